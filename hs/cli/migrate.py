@@ -12,7 +12,7 @@ from hs.nursery.exit_causes import cause_of
 from hs.settings.sections.database import DatabaseSettings
 from hs.storage.connect import DatabaseConfig, open_database
 from hs.storage.database import DatabaseError
-from hs.storage.migrate import Migration, Phase, bundled_migrations, pending
+from hs.storage.migrate import Migration, Phase, bundled_migrations, pending_migrations
 from hs.storage.migrate import migrate as apply_migrations
 
 
@@ -43,7 +43,7 @@ def migrate(configs: tuple[Path, ...], dry_run: bool, pre_only: bool) -> None:
         migrations = trio.run(_pending if dry_run else _migrate, settings.database, phases)
     except* DatabaseError as errors:
         cause, _ = cause_of(errors)
-        raise click.ClickException(f"{settings.database.place}: {cause}") from None
+        raise click.ClickException(f"{settings.database.description}: {cause}") from None
     state = "pending" if dry_run else "applied"
     for migration in migrations:
         click.echo(f"{state}: {migration.number:04} {migration.name}")
@@ -53,7 +53,7 @@ def migrate(configs: tuple[Path, ...], dry_run: bool, pre_only: bool) -> None:
 
 async def _pending(database: DatabaseSettings, phases: Sequence[Phase]) -> list[Migration]:
     async with open_bridge() as bridge, open_database(_config(database), bridge) as opened:
-        all_pending = await pending(opened, bundled_migrations())
+        all_pending = await pending_migrations(opened, bundled_migrations())
         return [migration for migration in all_pending if migration.phase in phases]
 
 

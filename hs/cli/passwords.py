@@ -41,10 +41,10 @@ def hash_password(password: str | None, rounds: int | None, configs: tuple[Path,
         settings = load_command_settings(configs)
         pepper = settings.passwords.pepper
         cost = rounds or settings.registration.bcrypt_rounds
-    click.echo(hashed(secret, pepper, cost))
+    click.echo(hash_with_bcrypt(secret, pepper, cost))
 
 
-def hashed(password: str, pepper: str, rounds: int) -> str:
+def hash_with_bcrypt(password: str, pepper: str, rounds: int) -> str:
     """Return the bcrypt hash of a password with the pepper appended."""
     peppered = (unicodedata.normalize("NFKC", password) + pepper).encode()
     return bcrypt.hashpw(peppered[:_BCRYPT_BYTES], bcrypt.gensalt(rounds)).decode("ascii")

@@ -167,7 +167,7 @@ def _url_from(settings: Settings | None) -> str:
     )
 
 
-def mac_of(secret: str, nonce: str, user: NewUser) -> str:
+def registration_mac(secret: str, nonce: str, user: NewUser) -> str:
     """Return the MAC that proves knowledge of the shared secret."""
     parts = [nonce, user.username, user.password, "admin" if user.is_admin else "notadmin"]
     if user.user_type:
@@ -184,7 +184,7 @@ def _register(server: Server, secret: str, user: NewUser) -> dict[str, Any]:
         "username": user.username,
         "password": user.password,
         "admin": user.is_admin,
-        "mac": mac_of(secret, nonce, user),
+        "mac": registration_mac(secret, nonce, user),
     }
     if user.user_type:
         body["user_type"] = user.user_type

@@ -66,7 +66,7 @@ def encode_lenient(value: object) -> bytes:
         raise BadJson(f"Not valid JSON: {fault}") from fault
 
 
-def for_keeping(encoded: bytes) -> bytes:
+def shrink_to_fit(encoded: bytes) -> bytes:
     """Return a copy of encoded bytes without the spare capacity behind them.
 
     orjson allocates at least 4 KiB; most messages are far shorter, so bytes kept in a cache are

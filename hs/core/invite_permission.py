@@ -12,13 +12,13 @@ import attrs
 from hs.core.globs import Glob, compile_glob
 from hs.core.ids import UserID, server_of
 
-STABLE: Final = "m.invite_permission_config"
+STABLE_TYPE: Final = "m.invite_permission_config"
 MSC4380_TYPE: Final = "org.matrix.msc4380.invite_permission_config"
-FINER: Final = "org.matrix.msc4155.invite_permission_config"
-TYPES: Final = (STABLE, MSC4380_TYPE, FINER)
+MSC4155_TYPE: Final = "org.matrix.msc4155.invite_permission_config"
+INVITE_PERMISSION_TYPES: Final = (STABLE_TYPE, MSC4380_TYPE, MSC4155_TYPE)
 
 
-class Verdict(enum.Enum):
+class InviteVerdict(enum.Enum):
     """The treatment of an invite: deliver it, hide it silently, or reject it with an error."""
 
     ALLOW = "allowed"
@@ -30,7 +30,7 @@ class Verdict(enum.Enum):
 _KEYS: Final = tuple(
     (verdict, scope)
     for scope in ("users", "servers")
-    for verdict in (Verdict.ALLOW, Verdict.IGNORE, Verdict.BLOCK)
+    for verdict in (InviteVerdict.ALLOW, InviteVerdict.IGNORE, InviteVerdict.BLOCK)
 )
 _PORT_DIGITS: Final = frozenset("0123456789")
 
@@ -39,7 +39,7 @@ _PORT_DIGITS: Final = frozenset("0123456789")
 class _Rule:
     """The verdict on invites by users whose ID, or whose server, matches one of the globs."""
 
-    verdict: Verdict
+    verdict: InviteVerdict
     is_of_servers: bool
     globs: tuple[Glob, ...]
 
@@ -51,33 +51,33 @@ class InvitePermission:
     blocks_everybody: bool = False
     rules: tuple[_Rule, ...] = ()
 
-    def verdict(self, inviter: UserID) -> Verdict:
+    def verdict(self, inviter: UserID) -> InviteVerdict:
         """Return the verdict on an invite by a user."""
         if self.blocks_everybody:
-            return Verdict.BLOCK
+            return InviteVerdict.BLOCK
         if not self.rules:
-            return Verdict.ALLOW
+            return InviteVerdict.ALLOW
         server = _without_port(server_of(inviter))
         for rule in self.rules:
             value = server if rule.is_of_servers else inviter
             if any(glob.matches(value) for glob in rule.globs):
                 return rule.verdict
-        return Verdict.ALLOW
+        return InviteVerdict.ALLOW
 
 
-EVERYBODY_MAY: Final = InvitePermission()
+ALLOW_EVERYBODY: Final = InvitePermission()
 
 
-def read_permission(contents: Mapping[str, Any]) -> InvitePermission:
+def parse_invite_permission(contents: Mapping[str, Any]) -> InvitePermission:
     """Read a user's rules from their account data, by type; malformed content is ignored."""
     blocks = any(
         isinstance(content := contents.get(event_type), dict)
         and content.get("default_action") == "block"
-        for event_type in (STABLE, MSC4380_TYPE)
+        for event_type in (STABLE_TYPE, MSC4380_TYPE)
     )
-    rules = _rules(contents.get(FINER))
+    rules = _rules(contents.get(MSC4155_TYPE))
     if not blocks and not rules:
-        return EVERYBODY_MAY
+        return ALLOW_EVERYBODY
     return InvitePermission(blocks, rules)
 
 

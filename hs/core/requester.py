@@ -6,7 +6,7 @@ from hs.core.ids import UserID
 
 
 @attrs.frozen
-class ConsentDue:
+class RequiredConsent:
     """The terms of service that a user must agree to first, and the page to do so at."""
 
     uri: str
@@ -27,9 +27,9 @@ class Requester:
     token_id: int | None = None
     is_guest: bool = False
     is_admin: bool = False
-    shadow: bool = False
+    is_shadow_banned: bool = False
     appservice_id: str | None = None
     locked: bool = False
     suspended: bool = False
-    unlimited: bool = False
-    consent_due: ConsentDue | None = None
+    is_rate_limit_exempt: bool = False
+    required_consent: RequiredConsent | None = None

@@ -36,7 +36,7 @@ class SearchQuery:
     """The conditions on a text: the phrases that it must contain, and those that it must not."""
 
     phrases: tuple[Phrase, ...]
-    unwanted: tuple[Phrase, ...] = ()
+    excluded: tuple[Phrase, ...] = ()
 
     @property
     def words(self) -> frozenset[str]:

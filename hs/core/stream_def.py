@@ -9,14 +9,14 @@ import attrs
 R = TypeVar("R")
 
 
-class Kind(enum.Enum):
+class StreamKind(enum.Enum):
     """Where the rows of a stream are stored."""
 
     TABLE = "table"  # in the database, so no row is ever lost
     MEMORY = "memory"  # in the writer's memory; a restart of the writer begins a new epoch
 
 
-class Writers(enum.Enum):
+class StreamWriters(enum.Enum):
     """Which processes write a stream."""
 
     MAIN = "main"  # the main process
@@ -60,8 +60,8 @@ class StreamDef(Generic[R]):
 
     name: str
     row: type[R]
-    kind: Kind
-    writers: Writers = Writers.MAIN
+    kind: StreamKind
+    writers: StreamWriters = StreamWriters.MAIN
     written_with: str | None = None
     wakes_users: Callable[[R], Iterable[str]] | None = None
     wakes_rooms: Callable[[R], Iterable[str]] | None = None
@@ -73,6 +73,6 @@ class StreamDef(Generic[R]):
     @property
     def writer_setting(self) -> str | None:
         """The key in `stream_writers` that names the writers; None if they cannot be chosen."""
-        if self.writers in (Writers.MAIN, Writers.EVERY):
+        if self.writers in (StreamWriters.MAIN, StreamWriters.EVERY):
             return None
         return self.written_with or self.name

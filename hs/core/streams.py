@@ -25,7 +25,7 @@ import msgspec
 
 from hs.core.errors import InvalidParam
 from hs.core.positions import EpochPosition, VectorPosition
-from hs.core.stream_def import Kind, StreamDef, WakeRule, Writers
+from hs.core.stream_def import StreamDef, StreamKind, StreamWriters, WakeRule
 
 MAX_TOKEN_LENGTH: Final = 8192
 PRIVATE_RECEIPT: Final = "m.read.private"
@@ -87,14 +87,19 @@ def without_pdu(row: EventRow) -> EventRow:
 EVENTS = StreamDef(
     "events",
     EventRow,
-    Kind.TABLE,
-    Writers.SHARDED,  # by room ID
+    StreamKind.TABLE,
+    StreamWriters.SHARDED,  # by room ID
     wake_rule=WakeRule.ROOM_MEMBERS,
     slim=without_pdu,
 )
 # Events from before this server's part of a room's history. The owner of the room stores them.
 BACKFILL = StreamDef(
-    "backfill", EventRow, Kind.TABLE, Writers.SHARDED, written_with="events", slim=without_pdu
+    "backfill",
+    EventRow,
+    StreamKind.TABLE,
+    StreamWriters.SHARDED,
+    written_with="events",
+    slim=without_pdu,
 )
 
 # Receipts, typing notifications, presence
@@ -117,8 +122,8 @@ class ReceiptRow:
 RECEIPTS = StreamDef(
     "receipts",
     ReceiptRow,
-    Kind.TABLE,
-    Writers.FIRST,
+    StreamKind.TABLE,
+    StreamWriters.FIRST,
     wakes_users=lambda row: (row.user_id,) if row.receipt_type == PRIVATE_RECEIPT else (),
     wakes_rooms=lambda row: () if row.receipt_type == PRIVATE_RECEIPT else (row.room_id,),
 )
@@ -135,8 +140,8 @@ class TypingRow:
 TYPING = StreamDef(
     "typing",
     TypingRow,
-    Kind.MEMORY,
-    Writers.ONE,
+    StreamKind.MEMORY,
+    StreamWriters.ONE,
     wakes_rooms=lambda row: (row.room_id,),
     recent=10_000,
     key=lambda row: row.room_id,
@@ -157,8 +162,8 @@ class PresenceRow:
 PRESENCE = StreamDef(
     "presence",
     PresenceRow,
-    Kind.MEMORY,
-    Writers.ONE,
+    StreamKind.MEMORY,
+    StreamWriters.ONE,
     wake_rule=WakeRule.SHARED_ROOMS,
     recent=10_000,
 )
@@ -177,7 +182,11 @@ class AccountDataRow:
 
 
 ACCOUNT_DATA = StreamDef(
-    "account_data", AccountDataRow, Kind.TABLE, Writers.ONE, wakes_users=lambda row: (row.user_id,)
+    "account_data",
+    AccountDataRow,
+    StreamKind.TABLE,
+    StreamWriters.ONE,
+    wakes_users=lambda row: (row.user_id,),
 )
 
 
@@ -190,7 +199,11 @@ class PushRulesRow:
 
 
 PUSH_RULES = StreamDef(
-    "push_rules", PushRulesRow, Kind.TABLE, Writers.ONE, wakes_users=lambda row: (row.user_id,)
+    "push_rules",
+    PushRulesRow,
+    StreamKind.TABLE,
+    StreamWriters.ONE,
+    wakes_users=lambda row: (row.user_id,),
 )
 
 
@@ -230,7 +243,7 @@ class UnreadRow:
     stored: int = 0
 
 
-UNREAD = StreamDef("unread", UnreadRow, Kind.MEMORY)
+UNREAD = StreamDef("unread", UnreadRow, StreamKind.MEMORY)
 
 
 @attrs.frozen
@@ -244,7 +257,7 @@ class PusherRow:
     enabled: bool = True
 
 
-PUSHERS = StreamDef("pushers", PusherRow, Kind.TABLE, Writers.ONE)
+PUSHERS = StreamDef("pushers", PusherRow, StreamKind.TABLE, StreamWriters.ONE)
 
 
 @attrs.frozen
@@ -268,7 +281,7 @@ class PushesRow:
     pushes: tuple[QueuedPush, ...]
 
 
-PUSHES = StreamDef("pushes", PushesRow, Kind.MEMORY, recent=100)
+PUSHES = StreamDef("pushes", PushesRow, StreamKind.MEMORY, recent=100)
 
 # Devices
 
@@ -296,8 +309,8 @@ def without_messages(row: ToDeviceRow) -> ToDeviceRow:
 TO_DEVICE = StreamDef(
     "to_device",
     ToDeviceRow,
-    Kind.TABLE,
-    Writers.ONE,
+    StreamKind.TABLE,
+    StreamWriters.ONE,
     wake_rule=WakeRule.DEVICE_OWNERS,
     slim=without_messages,
 )
@@ -322,8 +335,8 @@ class DeviceListRow:
 DEVICE_LISTS = StreamDef(
     "device_lists",
     DeviceListRow,
-    Kind.TABLE,
-    Writers.FIRST,
+    StreamKind.TABLE,
+    StreamWriters.FIRST,
     wakes_users=lambda row: (row.user_id,),
     wakes_rooms=lambda row: row.room_ids,
 )
@@ -344,8 +357,8 @@ class ThreadSubscriptionRow:
 THREAD_SUBSCRIPTIONS = StreamDef(
     "thread_subscriptions",
     ThreadSubscriptionRow,
-    Kind.TABLE,
-    Writers.ONE,
+    StreamKind.TABLE,
+    StreamWriters.ONE,
     wakes_users=lambda row: (row.user_id,),
 )
 
@@ -361,7 +374,7 @@ class FederationRow:
     payload: bytes | None = None
 
 
-FEDERATION = StreamDef("federation", FederationRow, Kind.MEMORY, Writers.EVERY)
+FEDERATION = StreamDef("federation", FederationRow, StreamKind.MEMORY, StreamWriters.EVERY)
 
 
 @attrs.frozen
@@ -371,7 +384,7 @@ class RatesRow:
     granted: tuple[tuple[str, str, float], ...]
 
 
-RATES = StreamDef("rates", RatesRow, Kind.MEMORY, Writers.EVERY, recent=1)
+RATES = StreamDef("rates", RatesRow, StreamKind.MEMORY, StreamWriters.EVERY, recent=1)
 
 
 @attrs.frozen
@@ -382,7 +395,7 @@ class CacheRow:
     keys: tuple[str, ...] = ()
 
 
-CACHES = StreamDef("caches", CacheRow, Kind.MEMORY, Writers.EVERY, recent=10_000)
+CACHES = StreamDef("caches", CacheRow, StreamKind.MEMORY, StreamWriters.EVERY, recent=10_000)
 
 # All of the above, in the order in which they are declared.
 CATALOGUE: Final[tuple[StreamDef[Any], ...]] = tuple(

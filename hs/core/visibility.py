@@ -24,7 +24,7 @@ class HistoryVisibility(Enum):
 
 
 @attrs.frozen
-class Viewpoint:
+class VisibilityContext:
     """The facts that decide whether a user may see one event.
 
     `visibility` and `membership` are those of the state before the event; `joined_since` says
@@ -45,7 +45,7 @@ def visibility_in(content: Mapping[str, Any] | None) -> HistoryVisibility:
         return HistoryVisibility.SHARED
 
 
-def may_see(event: Event, user_id: UserID, view: Viewpoint) -> bool:
+def may_see(event: Event, user_id: UserID, view: VisibilityContext) -> bool:
     """Return whether a user may see an event of the room's history.
 
     If the event itself changes the history visibility or the user's own membership, the user sees
@@ -90,7 +90,7 @@ def server_may_see(event: Event, visibility: HistoryVisibility, memberships: Ite
     return any(membership in sufficient for membership in memberships)
 
 
-def _allows(view: Viewpoint) -> bool:
+def _allows(view: VisibilityContext) -> bool:
     # Steps 1 to 5 of the specification.
     if view.visibility is HistoryVisibility.WORLD_READABLE:
         return True

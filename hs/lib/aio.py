@@ -58,7 +58,7 @@ class Bridge(Protocol):
         Raises: the coroutine's exception, BridgeClosed, CancelledOnLoop.
         """
 
-    async def run_patiently(
+    async def run_with_grace(
         self, grace_s: float, afn: Callable[[*Ts], Coroutine[Any, Any, T]], *args: *Ts
     ) -> T:
         """Run like `run`, but cancel the coroutine only `grace_s` after the caller was cancelled.
@@ -66,7 +66,7 @@ class Bridge(Protocol):
         If it ends within that time, the caller gets its result as if it had not been cancelled.
         """
 
-    def tell_trio(self, fn: Callable[[*Ts], object], *args: *Ts) -> None:
+    def call_in_trio(self, fn: Callable[[*Ts], object], *args: *Ts) -> None:
         """Schedule a call in the trio thread, from the loop's side; calls keep their order."""
 
     def call_in_loop(self, fn: Callable[[*Ts], object], *args: *Ts) -> None:
@@ -154,9 +154,9 @@ class _LoopBridge:
         self._trio_woken = False
 
     async def run(self, afn: Callable[[*Ts], Coroutine[Any, Any, T]], *args: *Ts) -> T:
-        return await self.run_patiently(0.0, afn, *args)
+        return await self.run_with_grace(0.0, afn, *args)
 
-    async def run_patiently(
+    async def run_with_grace(
         self, grace_s: float, afn: Callable[[*Ts], Coroutine[Any, Any, T]], *args: *Ts
     ) -> T:
         if self._closing:
@@ -188,7 +188,7 @@ class _LoopBridge:
                 raise BridgeClosed("the asyncio bridge was closed during the call") from None
             raise CancelledOnLoop("the coroutine was cancelled on the asyncio side") from None
 
-    def tell_trio(self, fn: Callable[[*Ts], object], *args: *Ts) -> None:
+    def call_in_trio(self, fn: Callable[[*Ts], object], *args: *Ts) -> None:
         self._to_trio.append((fn, args))
         if not self._trio_woken:
             self._trio_woken = True
@@ -270,7 +270,7 @@ class _LoopBridge:
             self._resume(job, outcome.Value(task.result()))
 
     def _resume(self, job: _Job, result: outcome.Outcome[Any]) -> None:
-        self.tell_trio(trio.lowlevel.reschedule, job.trio_task, result)
+        self.call_in_trio(trio.lowlevel.reschedule, job.trio_task, result)
 
     def _take_calls(self) -> None:
         self._trio_woken = False

@@ -64,7 +64,7 @@ class Batcher(Generic[A, R]):
         self._waiting: deque[_Entry[A]] = deque()
         self._arrived = trio.lowlevel.ParkingLot()
 
-    async def ask(self, item: A) -> R:
+    async def submit(self, item: A) -> R:
         """Submit an item and return its result.
 
         If the caller is cancelled, the item is withdrawn, unless its batch is running already.

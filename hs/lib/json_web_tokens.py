@@ -7,11 +7,11 @@ from typing import Any, Protocol
 import attrs
 
 
-class InvalidToken(Exception):
+class InvalidJwt(Exception):
     """The token has no valid signature, has expired, or is for another issuer or audience."""
 
 
-class TokenReader(Protocol):
+class JwtVerifier(Protocol):
     """Verifies tokens."""
 
     def claims(self, token: str) -> Mapping[str, Any]:
@@ -23,7 +23,7 @@ class TokenReader(Protocol):
 
 
 @attrs.frozen(eq=False, kw_only=True)
-class SignedTokenReader:
+class SignedJwtVerifier:
     """Verifies signature, issuer, audience and expiry of tokens, with one key and algorithm."""
 
     _key: str = attrs.field(repr=False)
@@ -50,5 +50,5 @@ class SignedTokenReader:
                 options={"verify_aud": bool(self._audiences), "require": required},
             )
         except (self._library.PyJWTError, ValueError, TypeError) as error:
-            raise InvalidToken(str(error)) from error
+            raise InvalidJwt(str(error)) from error
         return claims

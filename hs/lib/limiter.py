@@ -11,7 +11,7 @@ K = TypeVar("K", bound=Hashable)
 
 
 @attrs.frozen
-class Rate:
+class TokenBucketRate:
     """`burst` actions at once, and `per_second` more as time passes."""
 
     per_second: float = attrs.field(validator=gt(0))
@@ -27,7 +27,7 @@ class RateLimiter(Generic[K]):
 
     def __init__(
         self,
-        rate: Rate,
+        rate: TokenBucketRate,
         max_keys: int = 100_000,
         granted: Callable[[K, float, float], None] | None = None,
     ) -> None:
@@ -36,7 +36,9 @@ class RateLimiter(Generic[K]):
         self._granted = granted
         self._full_at: OrderedDict[K, float] = OrderedDict()
 
-    def take(self, key: K, now_s: float, *, cost: float = 1, rate: Rate | None = None) -> float:
+    def take(
+        self, key: K, now_s: float, *, cost: float = 1, rate: TokenBucketRate | None = None
+    ) -> float:
         """Take tokens and return 0, or take none and return the seconds until there are enough.
 
         `rate` overrides the limiter's rate for this key. A cost above the burst returns infinity.
@@ -58,7 +60,9 @@ class RateLimiter(Generic[K]):
         self._full_at.move_to_end(key)
         self._drop_full(now_s)
 
-    def peek(self, key: K, now_s: float, *, cost: float = 1, rate: Rate | None = None) -> float:
+    def peek(
+        self, key: K, now_s: float, *, cost: float = 1, rate: TokenBucketRate | None = None
+    ) -> float:
         """Return the result of `take` without taking tokens."""
         return self._after_taking(key, now_s, cost, rate or self._rate)[0]
 
@@ -69,7 +73,9 @@ class RateLimiter(Generic[K]):
     def __len__(self) -> int:
         return len(self._full_at)
 
-    def _after_taking(self, key: K, now_s: float, cost: float, rate: Rate) -> tuple[float, float]:
+    def _after_taking(
+        self, key: K, now_s: float, cost: float, rate: TokenBucketRate
+    ) -> tuple[float, float]:
         if cost > rate.burst:
             return float("inf"), now_s
         full_at = max(now_s, self._full_at.get(key, now_s)) + cost / rate.per_second

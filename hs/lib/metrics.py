@@ -24,7 +24,7 @@ Kind = Literal["counter", "gauge", "histogram"]
 
 
 @attrs.frozen
-class Family:
+class MetricFamily:
     """A metric: its name as scraped, its help text and its labels."""
 
     name: str
@@ -33,13 +33,13 @@ class Family:
     kind: Kind = "gauge"
 
 
-Sample = tuple[Family, tuple[str, ...], float]
+MetricSample = tuple[MetricFamily, tuple[str, ...], float]
 """A value of a family, with the values of the family's labels."""
 
 
-def rising(name: str, what: str, labels: tuple[str, ...] = ()) -> Family:
+def counter_family(name: str, what: str, labels: tuple[str, ...] = ()) -> MetricFamily:
     """Describe a counter; its name gets the suffix `_total` that Prometheus requires."""
-    return Family(f"{name}_total", what, labels, "counter")
+    return MetricFamily(f"{name}_total", what, labels, "counter")
 
 
 class Metrics:
@@ -47,10 +47,12 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry(auto_describe=True)
-        self.families: list[Family] = []
+        self.families: list[MetricFamily] = []
         self._made: dict[str, Counter | Gauge | Histogram] = {}
 
-    def watch(self, families: Sequence[Family], read: Callable[[], Iterable[Sample]]) -> None:
+    def add_source(
+        self, families: Sequence[MetricFamily], read: Callable[[], Iterable[MetricSample]]
+    ) -> None:
         """Call `read` for the samples of these families at every scrape."""
         self.families += families
         self.registry.register(_Watched(tuple(families), read))
@@ -60,7 +62,7 @@ class Metrics:
         counter = self._made.get(name)
         if counter is None:
             counter = self._made[name] = Counter(name, what, labels, registry=self.registry)
-            self.families.append(rising(name, what, tuple(labels)))
+            self.families.append(counter_family(name, what, tuple(labels)))
         assert isinstance(counter, Counter), name
         return counter
 
@@ -69,11 +71,11 @@ class Metrics:
         gauge = self._made.get(name)
         if gauge is None:
             gauge = self._made[name] = Gauge(name, what, labels, registry=self.registry)
-            self.families.append(Family(name, what, tuple(labels)))
+            self.families.append(MetricFamily(name, what, tuple(labels)))
         assert isinstance(gauge, Gauge), name
         return gauge
 
-    def gauge_of(self, name: str, what: str, read: Callable[[], float]) -> None:
+    def function_gauge(self, name: str, what: str, read: Callable[[], float]) -> None:
         """Create a gauge that is read at every scrape."""
         self.gauge(name, what).set_function(read)
 
@@ -90,11 +92,11 @@ class Metrics:
             histogram = self._made[name] = Histogram(
                 name, what, labels, registry=self.registry, buckets=tuple(buckets)
             )
-            self.families.append(Family(name, what, tuple(labels), "histogram"))
+            self.families.append(MetricFamily(name, what, tuple(labels), "histogram"))
         assert isinstance(histogram, Histogram), name
         return histogram
 
-    def watch_process(self) -> None:
+    def add_process_metrics(self) -> None:
         """Add the metrics of the interpreter and of the operating system about this process."""
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
@@ -109,8 +111,8 @@ class Metrics:
 class _Watched:
     """A collector of the Prometheus library that reads samples at scrape time."""
 
-    families: tuple[Family, ...]
-    read: Callable[[], Iterable[Sample]]
+    families: tuple[MetricFamily, ...]
+    read: Callable[[], Iterable[MetricSample]]
 
     def describe(self) -> Iterator[GaugeMetricFamily | CounterMetricFamily]:
         """Yield the families without samples."""
@@ -125,6 +127,6 @@ class _Watched:
         yield from families.values()
 
 
-def _empty(family: Family) -> GaugeMetricFamily | CounterMetricFamily:
+def _empty(family: MetricFamily) -> GaugeMetricFamily | CounterMetricFamily:
     make = CounterMetricFamily if family.kind == "counter" else GaugeMetricFamily
     return make(family.name, family.what, labels=family.labels)

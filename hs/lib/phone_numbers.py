@@ -5,7 +5,7 @@ from functools import cache
 from typing import Any
 
 
-def international(country: str, number: str) -> str | None:
+def international_digits(country: str, number: str) -> str | None:
     """Return the digits of a phone number, beginning with the country code.
 
     Return None if the number is invalid, for the caller to reject, or the library is missing.

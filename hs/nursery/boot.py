@@ -29,7 +29,7 @@ from hs.repl.leases import instance_lease
 from hs.settings.settings import Settings
 from hs.storage.connect import DatabaseConfig, open_database
 from hs.storage.database import Database, DatabaseError, DatabaseUnavailable
-from hs.storage.migrate import bundled_migrations, migrate, pending
+from hs.storage.migrate import bundled_migrations, migrate, pending_migrations
 
 EXIT_FAILED = 1
 NAME_WAIT_S = 40.0  # longer than the lease of a process whose host crashed
@@ -139,7 +139,7 @@ async def _open_database(settings: Settings, bridge: Bridge) -> AsyncIterator[Da
         try:
             database = await opened.enter_async_context(open_database(config, bridge))
         except DatabaseError as error:
-            message = f"{section.place}: {error}"
+            message = f"{section.description}: {error}"
             kind = DatabaseUnavailable if isinstance(error, DatabaseUnavailable) else DatabaseError
             raise kind(message) from error
         yield database
@@ -153,7 +153,7 @@ async def _schema_ready(database: Database, plan: Plan) -> None:
         return
     deadline = trio.current_time() + SCHEMA_WAIT_S
     is_reported = False
-    while await pending(database, bundled_migrations()):
+    while await pending_migrations(database, bundled_migrations()):
         if not is_reported:
             log.warning("waiting for the main process to migrate the database schema")
             is_reported = True

@@ -6,7 +6,7 @@ from hs.apis.web.drain import Drain
 from hs.apis.web.limits import Admission
 from hs.apis.web.route import collect
 from hs.lib.aio import Bridge
-from hs.lib.caching.lru_cache import gathered_caches
+from hs.lib.caching.lru_cache import collect_caches
 from hs.lib.clock import Clock
 from hs.lib.metrics import Metrics
 from hs.lib.tasks import Supervision
@@ -15,7 +15,7 @@ from hs.nursery.plan import Plan
 from hs.nursery.process import Process
 from hs.nursery.process_base import build_process_base
 from hs.nursery.services import RemoteServers, build_services
-from hs.services.accounts.sessions.server_blocking import unless_blocked
+from hs.services.accounts.sessions.server_blocking import with_server_blocking
 from hs.settings.settings import Settings
 from hs.storage.database import Database
 
@@ -26,7 +26,7 @@ def compose(
     """Build a process. Nothing starts, waits or connects here. Raises: SettingsError."""
     base = build_process_base(settings, plan, clock, bridge, database)
     drain, admission, metrics = Drain(), Admission(), Metrics()
-    with gathered_caches() as caches:
+    with collect_caches() as caches:
         services = build_services(base, admission, drain, RemoteServers())
     sessions, parts = services.core.sessions, services.parts
     process = Process(
@@ -39,7 +39,7 @@ def compose(
             if duty.plan_duty is None or duty.plan_duty in plan.duties
         ],
         endpoints=collect(*(endpoint for part in parts for endpoint in part.endpoints)),
-        authenticator=unless_blocked(sessions.authenticator, settings.blocking),
+        authenticator=with_server_blocking(sessions.authenticator, settings.blocking),
         rates=sessions.rates,
         admission=admission,
         drain=drain,

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import attrs
 
 from hs.core.signing.keys import Signer
-from hs.core.stream_def import Kind, StreamDef
+from hs.core.stream_def import StreamDef, StreamKind
 from hs.core.streams import CATALOGUE, RATES
 from hs.lib.aio import Bridge
 from hs.lib.clock import Clock
@@ -18,15 +18,15 @@ from hs.nursery.part import Part
 from hs.nursery.plan import Plan
 from hs.repl.cluster import Cluster, Connect, connect_by_redis
 from hs.repl.feed import Feed
-from hs.repl.inproc import alone
+from hs.repl.inproc import local_transport
 from hs.repl.leases import Leases, holder_name
 from hs.repl.memory_writer import MemoryWriter, epoch_at
 from hs.repl.ownership import Location, Ownership, Topology
 from hs.repl.signing_key import signing_key_of
 from hs.repl.transport import Transport
 from hs.repl.writers import TableWriter
-from hs.services.accounts.limits.rate_limits import MakeLimiter, own_limiter
-from hs.services.accounts.limits.shared_rate_limits import SharedRates
+from hs.services.accounts.limits.rate_limits import LimiterFactory, make_local_limiter
+from hs.services.accounts.limits.shared_rate_limits import SharedRateLimits
 from hs.settings.sections.workers import MAIN, WorkerSettings
 from hs.settings.settings import Settings
 from hs.storage.database import Database
@@ -52,12 +52,12 @@ class ProcessBase:
     signer: Signer
     table_writers: dict[str, TableWriter[Any]]
     memory_writers: dict[str, MemoryWriter[Any]]
-    shared_rates: SharedRates | None
+    shared_rates: SharedRateLimits | None
 
     @property
-    def limiters(self) -> MakeLimiter:
+    def limiters(self) -> LimiterFactory:
         """The maker of rate limiters, which count the requests of all processes together."""
-        return own_limiter if self.shared_rates is None else self.shared_rates.make
+        return make_local_limiter if self.shared_rates is None else self.shared_rates.make
 
     @property
     def part(self) -> Part:
@@ -130,13 +130,13 @@ def build_process_base(
     if plan.shared:
         transport, cluster = connect(settings, feed, ownership, bridge, database)
     else:
-        transport = alone(feed)
+        transport = local_transport(feed)
     tables: dict[str, TableWriter[Any]] = {}
     memories: dict[str, MemoryWriter[Any]] = {}
     for stream in CATALOGUE:
         if not ownership.writes(stream):
             continue
-        if stream.kind is Kind.TABLE:
+        if stream.kind is StreamKind.TABLE:
             tables[stream.name] = TableWriter(
                 stream, plan.instance, database, transport, clock.now_ms
             )
@@ -157,7 +157,7 @@ def build_process_base(
         signer=Signer(settings.server.server_name, signing_key_of(settings)),
         table_writers=tables,
         memory_writers=memories,
-        shared_rates=SharedRates(feed, memories[RATES.name]) if plan.shared else None,
+        shared_rates=SharedRateLimits(feed, memories[RATES.name]) if plan.shared else None,
     )
 
 

@@ -13,7 +13,7 @@ from hs.apis.web.drain import Drain
 from hs.apis.web.limits import Admission
 from hs.core.streams import CATALOGUE
 from hs.lib.caching.lru_cache import LruCache
-from hs.lib.metrics import Family, Metrics, Sample, rising
+from hs.lib.metrics import MetricFamily, Metrics, MetricSample, counter_family
 from hs.lib.tasks import Duty, Supervision, measure_lag
 from hs.nursery.process import Process
 from hs.nursery.process_base import ProcessBase
@@ -32,7 +32,7 @@ Caches = Collection[LruCache[Any, Any]]
 def watch_process(metrics: Metrics, process: Process) -> None:
     """Register what every process reports, whatever services it has."""
     base = process.base
-    metrics.watch_process()
+    metrics.add_process_metrics()
     watch_server(metrics, process.admission, process.drain)
     watch_streams(metrics, base)
     watch_database(metrics, base)
@@ -44,19 +44,23 @@ def watch_process(metrics: Metrics, process: Process) -> None:
 
 def watch_server(metrics: Metrics, admission: Admission, drain: Drain) -> None:
     """Report requests and the tasks that answer them."""
-    requests = Family("hs_http_requests_running", "Requests not answered yet, with long-polls")
-    running = Family("hs_work_running", "Requests computing, by class of work", ("work",))
-    waiting = Family("hs_work_waiting", "Requests waiting for their turn to compute", ("work",))
-    tasks = Family("hs_tasks", "Tasks under way")
+    requests = MetricFamily(
+        "hs_http_requests_running", "Requests not answered yet, with long-polls"
+    )
+    running = MetricFamily("hs_work_running", "Requests computing, by class of work", ("work",))
+    waiting = MetricFamily(
+        "hs_work_waiting", "Requests waiting for their turn to compute", ("work",)
+    )
+    tasks = MetricFamily("hs_tasks", "Tasks under way")
 
-    def read() -> Iterator[Sample]:
+    def read() -> Iterator[MetricSample]:
         yield requests, (), drain.in_flight
         for work, gate in admission.gates.items():
             yield running, (work.value,), gate.running
             yield waiting, (work.value,), gate.waiting
         yield tasks, (), trio.lowlevel.current_statistics().tasks_living
 
-    metrics.watch((requests, running, waiting, tasks), read)
+    metrics.add_source((requests, running, waiting, tasks), read)
 
 
 def watch_lag(metrics: Metrics) -> Duty:
@@ -76,22 +80,22 @@ def watch_lag(metrics: Metrics) -> Duty:
 def watch_caches(metrics: Metrics, caches: Caches, hot_rooms: HotRooms | None) -> None:
     """Report every cache; caches of the same name are added up."""
     labels = ("name",)
-    hits = Family("synapse_util_caches_cache_hits", "Found in a cache", labels)
-    asked = Family("synapse_util_caches_cache", "Looked for in a cache", labels)
-    size = Family(
+    hits = MetricFamily("synapse_util_caches_cache_hits", "Found in a cache", labels)
+    asked = MetricFamily("synapse_util_caches_cache", "Looked for in a cache", labels)
+    size = MetricFamily(
         "synapse_util_caches_cache_size",
         "What a cache holds: bytes where its limit is in bytes, else entries",
         labels,
     )
-    limit = Family("synapse_util_caches_cache_max_size", "The limit of that", labels)
-    entries = Family("hs_cache_entries", "Entries of a cache", labels)
-    evicted = Family(
+    limit = MetricFamily("synapse_util_caches_cache_max_size", "The limit of that", labels)
+    entries = MetricFamily("hs_cache_entries", "Entries of a cache", labels)
+    evicted = MetricFamily(
         "synapse_util_caches_cache_evicted_size",
         "Entries that made room for others",
         ("name", "reason"),
     )
 
-    def read() -> Iterator[Sample]:
+    def read() -> Iterator[MetricSample]:
         by_name: dict[str, list[LruCache[Any, Any]]] = {}
         for cache in caches:
             by_name.setdefault(cache.name, []).append(cache)
@@ -108,23 +112,31 @@ def watch_caches(metrics: Metrics, caches: Caches, hot_rooms: HotRooms | None) -
             yield limit, ("hot_rooms",), hot_rooms.limit
             yield entries, ("hot_rooms",), len(hot_rooms)
 
-    metrics.watch((hits, asked, size, limit, entries, evicted), read)
+    metrics.add_source((hits, asked, size, limit, entries, evicted), read)
 
 
 def watch_streams(metrics: Metrics, base: ProcessBase) -> None:
     """Report how far this process follows each writer, and its own commits."""
-    where = Family(
+    where = MetricFamily(
         "hs_stream_position",
         "How far this process has followed a writer of a stream, itself included",
         ("stream", "writer"),
     )
-    commits = rising("hs_stream_commits", "Transactions that wrote to a stream", ("stream",))
-    jobs = rising("hs_stream_commit_jobs", "Changes that those transactions wrote", ("stream",))
-    rows = rising("hs_stream_commit_rows", "Rows that those transactions added", ("stream",))
-    seconds = rising("hs_stream_commit_seconds", "Time those transactions took", ("stream",))
-    waiting = Family("hs_stream_writes_waiting", "Changes waiting to be written", ("stream",))
+    commits = counter_family(
+        "hs_stream_commits", "Transactions that wrote to a stream", ("stream",)
+    )
+    jobs = counter_family(
+        "hs_stream_commit_jobs", "Changes that those transactions wrote", ("stream",)
+    )
+    rows = counter_family(
+        "hs_stream_commit_rows", "Rows that those transactions added", ("stream",)
+    )
+    seconds = counter_family(
+        "hs_stream_commit_seconds", "Time those transactions took", ("stream",)
+    )
+    waiting = MetricFamily("hs_stream_writes_waiting", "Changes waiting to be written", ("stream",))
 
-    def read() -> Iterator[Sample]:
+    def read() -> Iterator[MetricSample]:
         for stream in CATALOGUE:
             for writer, position in list(base.feed.positions_of(stream).items()):
                 yield where, (stream.name, writer), position
@@ -135,20 +147,20 @@ def watch_streams(metrics: Metrics, base: ProcessBase) -> None:
             yield seconds, (name,), table.commit_s
             yield waiting, (name,), table.waiting
 
-    metrics.watch((where, commits, jobs, rows, seconds, waiting), read)
+    metrics.add_source((where, commits, jobs, rows, seconds, waiting), read)
 
 
 def watch_database(metrics: Metrics, base: ProcessBase) -> None:
     """Report database connections and units of work."""
-    connections = Family("hs_database_connections", "Open connections", ("state",))
-    limit = Family("hs_database_max_connections", "How many this process may open")
-    waiting = Family("hs_database_waiting", "Units of work waiting for a connection")
-    units = rising("hs_database_units", "Units of work done", ("kind",))
-    seconds = rising(
+    connections = MetricFamily("hs_database_connections", "Open connections", ("state",))
+    limit = MetricFamily("hs_database_max_connections", "How many this process may open")
+    waiting = MetricFamily("hs_database_waiting", "Units of work waiting for a connection")
+    units = counter_family("hs_database_units", "Units of work done", ("kind",))
+    seconds = counter_family(
         "hs_database_unit_seconds", "Time from asking for them to their results", ("kind",)
     )
 
-    def read() -> Iterator[Sample]:
+    def read() -> Iterator[MetricSample]:
         load = base.database.load()
         yield connections, ("used",), load.connections_used
         yield connections, ("idle",), load.connections - load.connections_used
@@ -158,21 +170,23 @@ def watch_database(metrics: Metrics, base: ProcessBase) -> None:
             yield units, (kind,), tally.count
             yield seconds, (kind,), tally.seconds
 
-    metrics.watch((connections, limit, waiting, units, seconds), read)
+    metrics.add_source((connections, limit, waiting, units, seconds), read)
 
 
 def watch_duties(
     metrics: Metrics, duties: Sequence[Duty], supervision: Supervision, base: ProcessBase
 ) -> None:
     """Report duties and leases."""
-    running = Family(
+    running = MetricFamily(
         "hs_duty_running", "1 while a duty runs or waits for its lease, 0 in between", ("duty",)
     )
-    restarts = rising("hs_duty_restarts", "Duties that failed and were started again", ("duty",))
-    waiting = Family("hs_duty_waiting", "What waits in memory for a duty", ("duty",))
-    leases = Family("hs_lease_held", "1 for each lease that this process holds", ("lease",))
+    restarts = counter_family(
+        "hs_duty_restarts", "Duties that failed and were started again", ("duty",)
+    )
+    waiting = MetricFamily("hs_duty_waiting", "What waits in memory for a duty", ("duty",))
+    leases = MetricFamily("hs_lease_held", "1 for each lease that this process holds", ("lease",))
 
-    def read() -> Iterator[Sample]:
+    def read() -> Iterator[MetricSample]:
         for name, runs in supervision.running.items():
             yield running, (name,), runs
             yield restarts, (name,), supervision.restarts[name]
@@ -182,44 +196,52 @@ def watch_duties(
         for lease in sorted(base.leases.held):
             yield leases, (lease,), 1
 
-    metrics.watch((running, restarts, waiting, leases), read)
+    metrics.add_source((running, restarts, waiting, leases), read)
 
 
 def watch_notifier(metrics: Metrics, notifier: Notifier) -> None:
     """Report long polls and the users who sync in this process."""
-    listeners = Family("synapse_notifier_listeners", "Long-polls waiting for something to happen")
-    users = Family("synapse_notifier_users", "Users who sync here, or did a moment ago")
+    listeners = MetricFamily(
+        "synapse_notifier_listeners", "Long-polls waiting for something to happen"
+    )
+    users = MetricFamily("synapse_notifier_users", "Users who sync here, or did a moment ago")
 
-    def read() -> Iterator[Sample]:
+    def read() -> Iterator[MetricSample]:
         yield listeners, (), notifier.waiting
         yield users, (), len(notifier)
 
-    metrics.watch((listeners, users), read)
+    metrics.add_source((listeners, users), read)
 
 
 def watch_committer(metrics: Metrics, committer: Committer) -> None:
     """Report the events that wait to be committed."""
-    events = Family("hs_events_waiting", "Events waiting to be written")
-    metrics.watch((events,), lambda: iter([(events, (), committer.waiting_events)]))
+    events = MetricFamily("hs_events_waiting", "Events waiting to be written")
+    metrics.add_source((events,), lambda: iter([(events, (), committer.waiting_events)]))
 
 
 def watch_push_evaluation(metrics: Metrics, duty: EvaluationDuty) -> None:
     """Report the events whose push rules are yet to be evaluated."""
-    pushes = Family("hs_push_evaluation_waiting", "Events waiting for their push rules")
-    metrics.watch((pushes,), lambda: iter([(pushes, (), duty.waiting)]))
+    pushes = MetricFamily("hs_push_evaluation_waiting", "Events waiting for their push rules")
+    metrics.add_source((pushes,), lambda: iter([(pushes, (), duty.waiting)]))
 
 
 def _watch_calls(metrics: Metrics, cluster: Cluster) -> None:
     made = ("method", "instance")
-    calls = rising("hs_rpc_calls", "Calls to other processes", made)
-    failures = rising("hs_rpc_failures", "Calls without an answer, or with that of a fault", made)
-    seconds = rising("hs_rpc_seconds", "Time that calls took", made)
-    answers = rising("hs_rpc_answers", "Calls of other processes answered here", ("method",))
-    faults = rising("hs_rpc_faults", "Calls that failed here", ("method",))
-    answer_seconds = rising("hs_rpc_answer_seconds", "Time that answering took", ("method",))
-    running = Family("hs_rpc_running", "Calls being answered here")
+    calls = counter_family("hs_rpc_calls", "Calls to other processes", made)
+    failures = counter_family(
+        "hs_rpc_failures", "Calls without an answer, or with that of a fault", made
+    )
+    seconds = counter_family("hs_rpc_seconds", "Time that calls took", made)
+    answers = counter_family(
+        "hs_rpc_answers", "Calls of other processes answered here", ("method",)
+    )
+    faults = counter_family("hs_rpc_faults", "Calls that failed here", ("method",))
+    answer_seconds = counter_family(
+        "hs_rpc_answer_seconds", "Time that answering took", ("method",)
+    )
+    running = MetricFamily("hs_rpc_running", "Calls being answered here")
 
-    def read() -> Iterator[Sample]:
+    def read() -> Iterator[MetricSample]:
         for key, tally in cluster.clients.calls.items():
             if tally.count:
                 yield calls, key, tally.count
@@ -232,28 +254,28 @@ def _watch_calls(metrics: Metrics, cluster: Cluster) -> None:
                 yield answer_seconds, (method,), tally.seconds
         yield running, (), cluster.server.running
 
-    metrics.watch((calls, failures, seconds, answers, faults, answer_seconds, running), read)
+    metrics.add_source((calls, failures, seconds, answers, faults, answer_seconds, running), read)
 
 
 def _watch_replication(metrics: Metrics, cluster: Cluster) -> None:
     ways = ("direction",)
-    connected = Family("hs_replication_connected", "1 while what others say arrives by Redis")
-    connections = rising("hs_replication_connections", "Times that Redis was connected to")
-    messages = rising("hs_replication_messages", "Messages over Redis", ways)
-    dropped = rising(
+    connected = MetricFamily("hs_replication_connected", "1 while what others say arrives by Redis")
+    connections = counter_family("hs_replication_connections", "Times that Redis was connected to")
+    messages = counter_family("hs_replication_messages", "Messages over Redis", ways)
+    dropped = counter_family(
         "hs_replication_dropped", "Messages lost here; what they told is read from the database"
     )
-    waiting = Family("hs_replication_waiting", "Messages waiting in this process", ways)
-    lag = Family(
+    waiting = MetricFamily("hs_replication_waiting", "Messages waiting in this process", ways)
+    lag = MetricFamily(
         "hs_stream_lag",
         "How far this process is behind what another one has told of its position",
         ("stream", "writer"),
     )
-    repairs = rising(
+    repairs = counter_family(
         "hs_stream_repairs", "Gaps that were filled by asking for rows", ("stream", "writer")
     )
 
-    def read() -> Iterator[Sample]:
+    def read() -> Iterator[MetricSample]:
         traffic = cluster.traffic
         yield connected, (), traffic.connected
         yield connections, (), traffic.connections
@@ -267,4 +289,4 @@ def _watch_replication(metrics: Metrics, cluster: Cluster) -> None:
             yield repairs, (stream, writer), begun
 
     families = (connected, connections, messages, dropped, waiting, lag, repairs)
-    metrics.watch(families, read)
+    metrics.add_source(families, read)

@@ -52,7 +52,7 @@ from hs.services.accounts.profiles.profiles import NoRemoteProfiles, RemoteProfi
 from hs.services.accounts.sessions.device_watchers import DeviceWatchers
 from hs.services.devices.remote_devices import NoRemoteDevices, RemoteDevices
 from hs.services.media.remote_media import NoRemoteMedia, RemoteMedia
-from hs.services.push.pushers.pusher_cleanup import PushersOfDevices
+from hs.services.push.pushers.pusher_cleanup import DevicePusherRemoval
 from hs.services.push.pushers.pusher_table import PusherWriter
 from hs.services.push.rules.push_rules import RulesWriter
 from hs.services.rooms.append.policy_servers import NoPolicyServers, PolicyServers
@@ -164,7 +164,7 @@ def _build_core(base: ProcessBase, remote: RemoteServers) -> CoreServices:
     device_writers = wire_device_writers(base)
     appservices = wire_appservice_clients(base, http)
     pusher_writer = wire_pusher_writer(base)
-    watchers = DeviceWatchers((device_writers.updates, PushersOfDevices(pusher_writer)))
+    watchers = DeviceWatchers((device_writers.updates, DevicePusherRemoval(pusher_writer)))
     servers = wire_threepid_servers(base, http)
     sessions = wire_sessions(base, watchers, appservices.identities, servers)
     rooms = wire_rooms(base, remote.rooms, remote.policies)

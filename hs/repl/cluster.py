@@ -15,7 +15,7 @@ from hs.repl.rpc_client import RpcClients
 from hs.repl.rpc_connection import PooledSender
 from hs.repl.rpc_http import RpcEndpoint
 from hs.repl.rpc_server import RpcServer
-from hs.repl.transport import Traffic, Transport
+from hs.repl.transport import Transport, TransportMetrics
 from hs.settings.settings import Settings
 from hs.storage.database import Database
 
@@ -28,7 +28,7 @@ class Cluster:
     server: RpcServer
     endpoint: RpcEndpoint
     sender: PooledSender
-    traffic: Traffic
+    traffic: TransportMetrics
     intake: Intake
     freshness: Freshness
 

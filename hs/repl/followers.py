@@ -122,7 +122,7 @@ class Entries(Protocol[K, V]):
 
     def get(self, key: K) -> V | None: ...
 
-    def get_kept(self, keys: Iterable[K]) -> dict[K, V]: ...
+    def get_cached(self, keys: Iterable[K]) -> dict[K, V]: ...
 
     def put(self, key: K, value: V) -> None: ...
 
@@ -175,7 +175,7 @@ class KeyFollower(Generic[K, V, R]):
         A value that does not fit into the cache is as of the end of its read.
         Raises: what `load` raises; the next call reads again.
         """
-        return await self._find(keys, self._entries.get_kept(keys))
+        return await self._find(keys, self._entries.get_cached(keys))
 
     def update(self, key: K, row: R) -> V | None:
         """Apply a row to the value of a key; return the value if it is kept."""
@@ -209,7 +209,7 @@ class KeyFollower(Generic[K, V, R]):
         while missing := [key for key in dict.fromkeys(keys) if key not in found]:
             loaded.update(await self._flights.run_many(missing, self._load_current))
             # What was found before the read may have been changed or dropped since.
-            found = {**loaded, **self._entries.get_kept(keys)}
+            found = {**loaded, **self._entries.get_cached(keys)}
         return found
 
     async def _load_current(self, keys: list[K]) -> Mapping[K, V]:

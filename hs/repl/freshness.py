@@ -11,7 +11,7 @@ from typing import Any, Final
 import attrs
 import trio
 
-from hs.core.stream_def import Kind, StreamDef
+from hs.core.stream_def import StreamDef, StreamKind
 from hs.core.streams import CATALOGUE
 from hs.repl.feed import Feed
 from hs.storage import stream_log
@@ -30,7 +30,7 @@ Look = Callable[[], Awaitable[None]]
 log = logging.getLogger(__name__)
 
 _TABLES: Final[Mapping[str, StreamDef[Any]]] = {
-    stream.name: stream for stream in CATALOGUE if stream.kind is Kind.TABLE
+    stream.name: stream for stream in CATALOGUE if stream.kind is StreamKind.TABLE
 }
 
 
@@ -59,7 +59,7 @@ class Freshness:
         known: list[tuple[str, str, int]] = []
         try:
             with trio.move_on_after(QUERY_S):
-                known = await self._database.read(stream_log.positions)
+                known = await self._database.read(stream_log.list_positions)
         except DatabaseError as error:
             log.warning("cannot read the positions of other processes: %s", error)
         targets = [

@@ -63,7 +63,7 @@ class InProcTransport:
         await trio.sleep_forever()
 
 
-def alone(feed: Feed) -> InProcTransport:
+def local_transport(feed: Feed) -> InProcTransport:
     """Return the transport of a server's only process."""
     return InProcHub().join(feed)
 

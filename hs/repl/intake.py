@@ -26,7 +26,7 @@ from typing import Any
 import attrs
 import trio
 
-from hs.core.stream_def import Kind, StreamDef, Writers
+from hs.core.stream_def import StreamDef, StreamKind, StreamWriters
 from hs.core.streams import CATALOGUE
 from hs.repl.feed import Batch, Feed
 from hs.repl.message import Message
@@ -93,10 +93,10 @@ class Intake:
         """Start at the positions in the database; services read older rows from the tables."""
         known = {
             (stream, writer): position
-            for stream, writer, position in await self._database.read(stream_log.positions)
+            for stream, writer, position in await self._database.read(stream_log.list_positions)
         }
         for stream, writer in expected:
-            if stream.kind is Kind.TABLE and writer != self._instance:
+            if stream.kind is StreamKind.TABLE and writer != self._instance:
                 self._feed.start_at(stream, writer, known.get((stream.name, writer), 0))
 
     def accept(self, message: Message) -> None:
@@ -118,9 +118,9 @@ class Intake:
 
         Raises: DatabaseError.
         """
-        for name, writer, position in await self._database.read(stream_log.positions):
+        for name, writer, position in await self._database.read(stream_log.list_positions):
             stream = self._streams.get(name)
-            if stream is None or stream.kind is not Kind.TABLE or writer == self._instance:
+            if stream is None or stream.kind is not StreamKind.TABLE or writer == self._instance:
                 continue
             known = self._feed.position_of(stream, writer)
             if known is not None and position > known:
@@ -128,7 +128,7 @@ class Intake:
                 lane.announced = max(lane.announced, position)
                 self._start_repair(lane)
         for lane in list(self._lanes.values()):
-            if lane.stream.kind is Kind.MEMORY:
+            if lane.stream.kind is StreamKind.MEMORY:
                 self._start_repair(lane)
 
     async def look(self) -> None:
@@ -162,7 +162,7 @@ class Intake:
         stream, writer = lane.stream, lane.writer
         known = self._feed.position_of(stream, writer)
         if known is None:
-            if stream.kind is Kind.MEMORY:
+            if stream.kind is StreamKind.MEMORY:
                 return False
             log.warning("%s writes stream %s but is not configured to", writer, stream.name)
             known = message.prev
@@ -199,9 +199,9 @@ class Intake:
 
     async def _try_repair(self, lane: _Lane, is_retry: bool) -> bool:
         try:
-            if lane.stream.writers is Writers.EVERY:
+            if lane.stream.writers is StreamWriters.EVERY:
                 return self._reset_to_newest(lane)
-            if lane.stream.kind is Kind.MEMORY:
+            if lane.stream.kind is StreamKind.MEMORY:
                 return await self._repair_from_writer(lane)
             await self._repair_from_tables(lane)
         except (DatabaseError, RpcFailed, RpcUnavailable) as error:
@@ -264,5 +264,5 @@ async def _read_commits(
     tx: Tx, stream: StreamDef[Any], writer: str, after: int
 ) -> tuple[int, list[LoggedCommit]]:
     # The position first, so that a commit in between is found in the log and not skipped.
-    newest = (await stream_log.positions_of(tx, stream.name)).get(writer, 0)
+    newest = (await stream_log.stream_positions(tx, stream.name)).get(writer, 0)
     return newest, list(await stream_log.read(tx, stream.name, writer, after, MAX_COMMITS))

@@ -169,7 +169,7 @@ class Leases:
             is_holder_alive = is_alive(holder)
             if is_holder_alive is False:
                 # It was killed on this host and will not renew, so do not wait for the expiry.
-                await self._database.write(leases.give_back, name, holder)
+                await self._database.write(leases.release, name, holder)
                 continue
             left_s = began + (living_wait_s if is_holder_alive else wait_s) - trio.current_time()
             if left_s <= 0:
@@ -225,6 +225,6 @@ class Leases:
     async def _give_back(self, lease: Lease) -> None:
         with trio.move_on_after(GIVE_BACK_S, shield=True):
             try:
-                await self._database.write(leases.give_back, lease.name, lease.holder)
+                await self._database.write(leases.release, lease.name, lease.holder)
             except DatabaseError as error:
                 log.warning("cannot give back lease %s, it expires: %s", lease.name, error)

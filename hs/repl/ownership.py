@@ -6,7 +6,7 @@ from typing import Any
 
 import attrs
 
-from hs.core.stream_def import StreamDef, Writers
+from hs.core.stream_def import StreamDef, StreamWriters
 from hs.core.streams import CATALOGUE
 
 
@@ -51,16 +51,16 @@ class Ownership:
 
         Raises: ValueError if the topology names several, but the stream is not sharded.
         """
-        if stream.writers is Writers.EVERY:
+        if stream.writers is StreamWriters.EVERY:
             return self.instances()
         names = self.topology.writers.get(stream.name, ())
-        if stream.writers is not Writers.SHARDED and len(names) > 1:
+        if stream.writers is not StreamWriters.SHARDED and len(names) > 1:
             raise ValueError(f"the stream {stream.name} can have only one writer")
         return tuple(names) or (self.topology.main,)
 
     def owner(self, stream: StreamDef[Any], key: str = "") -> str:
         """Return the process that writes a stream; if it is sharded, its shard with this key."""
-        if stream.writers is Writers.EVERY:
+        if stream.writers is StreamWriters.EVERY:
             return self.topology.instance
         writers = self.writers(stream)
         return writers[0] if len(writers) == 1 else writers[shard_of(key, len(writers))]

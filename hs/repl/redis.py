@@ -99,9 +99,9 @@ class RedisLink:
             await pubsub.subscribe(self._channel)
             async for message in pubsub.listen():
                 if message["type"] == "message":
-                    self._bridge.tell_trio(on_message, message["data"])
+                    self._bridge.call_in_trio(on_message, message["data"])
                 elif message["type"] == "subscribe":
-                    self._bridge.tell_trio(on_subscribed)
+                    self._bridge.call_in_trio(on_subscribed)
         except (RedisError, OSError) as error:
             raise RedisDown(str(error)) from error
         finally:
@@ -375,6 +375,6 @@ class RedisTransport:
                 self._enqueue(Message(MessageKind.ALIVE, self._instance))
 
 
-def channel_of(server_name: str) -> str:
+def channel_name(server_name: str) -> str:
     """Return the name of a server's Redis channel; several servers may share one Redis."""
     return f"{server_name}/hs/streams"

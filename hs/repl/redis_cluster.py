@@ -9,7 +9,7 @@ from hs.repl.freshness import Freshness
 from hs.repl.intake import Intake
 from hs.repl.ownership import Ownership
 from hs.repl.recent_rows import LocalRecentRows, RecentRows
-from hs.repl.redis import RedisAddress, RedisLink, RedisTransport, channel_of
+from hs.repl.redis import RedisAddress, RedisLink, RedisTransport, channel_name
 from hs.repl.rpc_client import RpcClients
 from hs.repl.rpc_connection import PooledSender
 from hs.repl.rpc_http import RpcEndpoint
@@ -37,7 +37,7 @@ def connect(
     clients = RpcClients(sender, secret, feed, look=look)
     intake = Intake(feed, instance, database, lambda other: clients.proxy(RecentRows, other))
     link = RedisLink(
-        _redis_address(settings.redis), channel_of(settings.server.server_name), instance, bridge
+        _redis_address(settings.redis), channel_name(settings.server.server_name), instance, bridge
     )
     transport = RedisTransport(
         feed=feed,
@@ -46,7 +46,7 @@ def connect(
         bridge=bridge,
         intake=intake,
         expected=ownership.expected(),
-        on_leaving=sender.expect_back,
+        on_leaving=sender.expect_restart,
     )
     server = RpcServer(lambda: transport.sources)
     server.register(RecentRows, LocalRecentRows(lambda: transport.sources))

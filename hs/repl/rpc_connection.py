@@ -143,7 +143,7 @@ class PooledSender:
                         pause_s = min(pause_s * 2, LAST_PAUSE_S)
         raise InstanceUnreachable(cause)
 
-    def expect_back(self, instance: str) -> None:
+    def expect_restart(self, instance: str) -> None:
         """Note that an instance stops as intended, and most likely starts again."""
         pool = self._pools.setdefault(instance, _Pool())
         pool.restarting_until = trio.current_time() + RESTART_S

@@ -35,7 +35,7 @@ class Source(Protocol):
         """Return the rows after a position from memory; None if they are in the tables."""
 
 
-class Traffic(Protocol):
+class TransportMetrics(Protocol):
     """The metrics of a transport between processes."""
 
     @property

@@ -89,13 +89,13 @@ class StreamIds:
     _jobs_left: int = 1
     _reserved: list[int] = attrs.Factory(list)  # descending
 
-    async def one(self) -> int:
+    async def next_id(self) -> int:
         """Return an ID that is greater than all before."""
         if not self._reserved:
             await self._reserve(1)
         return self._reserved.pop()
 
-    async def many(self, count: int) -> list[int]:
+    async def next_ids(self, count: int) -> list[int]:
         """Return ascending IDs that are greater than all before, not always consecutive."""
         if len(self._reserved) < count:
             await self._reserve(count - len(self._reserved))
@@ -320,7 +320,11 @@ class TableWriter(Generic[R]):
         while True:
             try:
                 position = await self._database.write(
-                    stream_log.begin_anew, name, self.writer, self._generation, next_generation
+                    stream_log.renew_generation,
+                    name,
+                    self.writer,
+                    self._generation,
+                    next_generation,
                 )
             except (DatabaseUnavailable, DatabaseConflict):
                 await trio.sleep(SETTLE_PAUSE_S)

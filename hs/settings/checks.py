@@ -206,7 +206,7 @@ def _check_sessions(settings: Settings, add_problem: AddProblem) -> None:
 
 
 def _check_certificates(settings: Settings, warn: Warn) -> None:
-    if settings.outside.use_insecure_ssl_client_just_for_testing_do_not_use:
+    if settings.outgoing.use_insecure_ssl_client_just_for_testing_do_not_use:
         warn(
             "use_insecure_ssl_client_just_for_testing_do_not_use",
             "true, so TLS certificates are not checked; remove it outside of tests",

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import attrs
 
-from hs.settings.kinds import PATH, STRING, At, Kind, Schema, optional
+from hs.settings.kinds import PATH, STRING, ConfigLocation, Kind, Schema, optional
 
 T = TypeVar("T")
 _KEY = "hs.settings.key"
@@ -89,7 +89,7 @@ def path_key_of(key: Key) -> Key:
     )
 
 
-def read_secret(key: Key, values: Mapping[str, Any], at: At) -> str | None:
+def read_secret(key: Key, values: Mapping[str, Any], at: ConfigLocation) -> str | None:
     """Read a secret, given inline or in a file."""
     value: str | None = key.kind.read(values.get(key.name), at)
     path_key = key.path_key or ""
@@ -97,17 +97,17 @@ def read_secret(key: Key, values: Mapping[str, Any], at: At) -> str | None:
         return value
     path_at = attrs.evolve(at, path=(*at.path[:-1], path_key))
     if value is not None:
-        path_at.refuse(f"{key.name} is set as well", f"remove one of {key.name} and {path_key}")
+        path_at.reject(f"{key.name} is set as well", f"remove one of {key.name} and {path_key}")
     path = PATH.read(values[path_key], path_at)
     try:
         return path.read_text().strip()
     except OSError as error:
-        path_at.refuse(
+        path_at.reject(
             f"cannot read {path}: {error.strerror}", "correct the path or its permissions"
         )
 
 
-def read_key(key: Key, values: Mapping[str, Any], at: At) -> Any:
+def read_key(key: Key, values: Mapping[str, Any], at: ConfigLocation) -> Any:
     """Read a key from the map that contains it; `at` is the place of the key."""
     return read_secret(key, values, at) if key.path_key else key.kind.read(values[key.name], at)
 
@@ -116,7 +116,7 @@ def is_present(key: Key, values: Mapping[str, Any]) -> bool:
     return key.name in values or (key.path_key is not None and key.path_key in values)
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return "; did you mean …?" with the known name nearest to an unknown one, or ""."""
     normalized = {candidate.replace("-", "_").lower(): candidate for candidate in known}
     close = difflib.get_close_matches(name.replace("-", "_").lower(), normalized, n=1, cutoff=0.7)
@@ -133,15 +133,15 @@ def block(cls: type[T]) -> Kind[T]:
         if _KEY in field.metadata
     }
 
-    def read(value: Any, at: At) -> T:
+    def read(value: Any, at: ConfigLocation) -> T:
         if value is None:
             return cls()
         if not isinstance(value, dict):
-            at.refuse(f"expected a map, found {value!r:.60}", f"its keys may be {', '.join(names)}")
+            at.reject(f"expected a map, found {value!r:.60}", f"its keys may be {', '.join(names)}")
         for name in value:
             if name not in names:
                 at.child(str(name)).warn(
-                    "unknown key, ignored" + nearest(str(name), names), is_unknown_key=True
+                    "unknown key, ignored" + did_you_mean(str(name), names), is_unknown_key=True
                 )
         for key in keys.values():
             if not key.is_effective and value.get(key.name, key.default) != key.default:

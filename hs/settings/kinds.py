@@ -34,10 +34,10 @@ _MAX_NUMBER = 1e300  # excludes .inf and .nan, with which nothing can be calcula
 _SIZE_UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
 
 
-class Unfit(Exception):
+class InvalidSetting(Exception):
     """A value is not valid for its key; carries the message and the remedy."""
 
-    def __init__(self, at: "At", message: str, remedy: str) -> None:
+    def __init__(self, at: "ConfigLocation", message: str, remedy: str) -> None:
         super().__init__(message)
         self.at = at
         self.message = message
@@ -45,7 +45,7 @@ class Unfit(Exception):
 
 
 @attrs.frozen
-class At:
+class ConfigLocation:
     """A place in the configuration: the path of a key, and its file and line; collects notices."""
 
     path: tuple[str, ...]
@@ -57,7 +57,7 @@ class At:
     def key(self) -> str:
         return ".".join(self.path)
 
-    def child(self, name: str) -> "At":
+    def child(self, name: str) -> "ConfigLocation":
         return attrs.evolve(self, path=(*self.path, name))
 
     def warn(self, message: str, *, is_unknown_key: bool = False) -> None:
@@ -70,8 +70,8 @@ class At:
             Notice(key=self.key, message=message, origin=self.origin, is_warning=False)
         )
 
-    def refuse(self, message: str, remedy: str) -> NoReturn:
-        raise Unfit(self, message, remedy)
+    def reject(self, message: str, remedy: str) -> NoReturn:
+        raise InvalidSetting(self, message, remedy)
 
 
 @attrs.frozen
@@ -79,7 +79,7 @@ class Kind(Generic[T]):
     """A type of setting; `read` converts a YAML value or raises Unfit."""
 
     label: str
-    read: Callable[[Any, At], T]
+    read: Callable[[Any, ConfigLocation], T]
     schema: Schema = attrs.field(factory=dict)
 
 
@@ -88,47 +88,47 @@ def _abbreviated(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "…"
 
 
-def _read_boolean(value: Any, at: At) -> bool:
+def _read_boolean(value: Any, at: ConfigLocation) -> bool:
     if isinstance(value, bool):
         return value
-    at.refuse(
+    at.reject(
         f"expected true or false, found {_abbreviated(value)}", "write true or false without quotes"
     )
 
 
-def _read_string(value: Any, at: At) -> str:
+def _read_string(value: Any, at: ConfigLocation) -> str:
     if isinstance(value, str):
         return value
-    at.refuse(f"expected a string, found {_abbreviated(value)}", "put the value in quotes")
+    at.reject(f"expected a string, found {_abbreviated(value)}", "put the value in quotes")
 
 
-def _read_number(value: Any, at: At) -> float:
+def _read_number(value: Any, at: ConfigLocation) -> float:
     if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _MAX_NUMBER:
         return float(value)
-    at.refuse(f"expected a number, found {_abbreviated(value)}", "write a number without quotes")
+    at.reject(f"expected a number, found {_abbreviated(value)}", "write a number without quotes")
 
 
-def _read_factor(value: Any, at: At) -> float:
+def _read_factor(value: Any, at: ConfigLocation) -> float:
     if (number := _read_number(value, at)) < 0:
-        at.refuse(f"{value} is too small", "the minimum is 0")
+        at.reject(f"{value} is too small", "the minimum is 0")
     return number
 
 
 def integer(minimum: int | None = None, maximum: int | None = None) -> Kind[int]:
     """Return the kind of an integer within bounds."""
 
-    def read(value: Any, at: At) -> int:
+    def read(value: Any, at: ConfigLocation) -> int:
         if isinstance(value, float) and value.is_integer():
             value = int(value)
         if not isinstance(value, int) or isinstance(value, bool):
-            at.refuse(
+            at.reject(
                 f"expected an integer, found {_abbreviated(value)}",
                 "write an integer without quotes",
             )
         if minimum is not None and value < minimum:
-            at.refuse(f"{value} is too small", f"the minimum is {minimum}")
+            at.reject(f"{value} is too small", f"the minimum is {minimum}")
         if maximum is not None and value > maximum:
-            at.refuse(f"{value} is too large", f"the maximum is {maximum}")
+            at.reject(f"{value} is too large", f"the maximum is {maximum}")
         return value
 
     bounds = {"minimum": minimum, "maximum": maximum}
@@ -136,83 +136,83 @@ def integer(minimum: int | None = None, maximum: int | None = None) -> Kind[int]
     return Kind("integer", read, {"type": "integer", **limits})
 
 
-def _read_duration(value: Any, at: At) -> int:
+def _read_duration(value: Any, at: ConfigLocation) -> int:
     if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         return value
     if isinstance(value, str) and (match := _DURATION.fullmatch(value)):
         number = float(match[1]) if "." in match[1] else int(match[1])
         return round(number * _DURATION_UNITS[match[2]])
-    at.refuse(
+    at.reject(
         f"expected a duration, found {_abbreviated(value)}",
         'write milliseconds, or a number with a unit such as "30s", "5m", "2h", "7d", "4w", "1y"',
     )
 
 
-def _read_size(value: Any, at: At) -> int:
+def _read_size(value: Any, at: ConfigLocation) -> int:
     if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         return value
     if isinstance(value, str) and (match := _SIZE.fullmatch(value)):
         return int(match[1]) * _SIZE_UNITS[match[2].upper()]
-    at.refuse(
+    at.reject(
         f"expected a size, found {_abbreviated(value)}",
         'write a number, or a number with a unit, such as "512K", "50M" or "1G"',
     )
 
 
-def _read_path(value: Any, at: At) -> Path:
+def _read_path(value: Any, at: ConfigLocation) -> Path:
     text = _read_string(value, at)
     if "\0" in text:
-        at.refuse("a path must not contain NUL", "correct the path")
+        at.reject("a path must not contain NUL", "correct the path")
     try:
         return at.folder / Path(text).expanduser()
     except RuntimeError as error:
-        at.refuse(f"cannot expand {_abbreviated(text)}: {error}", "write an absolute path")
+        at.reject(f"cannot expand {_abbreviated(text)}: {error}", "write an absolute path")
 
 
-def _read_server_name(value: Any, at: At) -> ServerName:
+def _read_server_name(value: Any, at: ConfigLocation) -> ServerName:
     try:
         return parse_server_name(_read_string(value, at))
     except InvalidParam:
-        at.refuse(
+        at.reject(
             f"{_abbreviated(value)} is not a server name",
             "write a host name, an IPv4 address or an [IPv6] address, with :port unless it is 8448",
         )
 
 
-def _read_mapping(value: Any, at: At) -> Mapping[str, Any]:
+def _read_mapping(value: Any, at: ConfigLocation) -> Mapping[str, Any]:
     if value is None:
         return MappingProxyType({})
     if isinstance(value, dict) and all(isinstance(name, str) for name in value):
         return MappingProxyType(value)
-    at.refuse(f"expected a map, found {_abbreviated(value)}", "write indented lines `name: value`")
+    at.reject(f"expected a map, found {_abbreviated(value)}", "write indented lines `name: value`")
 
 
-def _read_anything(value: Any, _at: At) -> Any:
+def _read_anything(value: Any, _at: ConfigLocation) -> Any:
     return value
 
 
-def _read_networks(value: Any, at: At) -> tuple[str, ...]:
+def _read_networks(value: Any, at: ConfigLocation) -> tuple[str, ...]:
     for network in (texts := list_of(STRING).read(value, at)):
         try:
             ipaddress.ip_network(network, strict=False)
         except ValueError:
-            at.refuse(f"{network!r} is not an IP network", 'write it like "10.0.0.0/8"')
+            at.reject(f"{network!r} is not an IP network", 'write it like "10.0.0.0/8"')
     return texts
 
 
 def optional(kind: Kind[T]) -> Kind[T | None]:
     """Return the kind of a value that may also be null."""
 
-    def read(value: Any, at: At) -> T | None:
+    def read(value: Any, at: ConfigLocation) -> T | None:
         return None if value is None else kind.read(value, at)
 
     return Kind(f"{kind.label} or null", read, {"anyOf": [kind.schema, {"type": "null"}]})
 
 
-def endless(kind: Kind[int]) -> Kind[int | None]:
+def or_infinity(kind: Kind[int]) -> Kind[int | None]:
     """Return the kind of a duration that may be null or "infinity", both meaning no limit."""
 
-    def read(value: Any, at: At) -> int | None:
+    def read(value: Any, at: ConfigLocation) -> int | None:
         return None if value in (None, "infinity") else kind.read(value, at)
 
     never: Schema = {"enum": [None, "infinity"]}
@@ -222,11 +222,11 @@ def endless(kind: Kind[int]) -> Kind[int | None]:
 def list_of(kind: Kind[T]) -> Kind[tuple[T, ...]]:
     """Return the kind of a list; null means an empty list."""
 
-    def read(value: Any, at: At) -> tuple[T, ...]:
+    def read(value: Any, at: ConfigLocation) -> tuple[T, ...]:
         if value is None:
             return ()
         if not isinstance(value, list):
-            at.refuse(f"expected a list, found {_abbreviated(value)}", "begin each entry with `- `")
+            at.reject(f"expected a list, found {_abbreviated(value)}", "begin each entry with `- `")
         return tuple(kind.read(entry, at.child(str(n))) for n, entry in enumerate(value))
 
     return Kind(f"list of {kind.label}", read, {"type": "array", "items": kind.schema})
@@ -236,7 +236,7 @@ def one_or_more(kind: Kind[T]) -> Kind[tuple[T, ...]]:
     """Return the kind of a list whose only entry may be written without the list."""
     entries = list_of(kind)
 
-    def read(value: Any, at: At) -> tuple[T, ...]:
+    def read(value: Any, at: ConfigLocation) -> tuple[T, ...]:
         return entries.read(value if isinstance(value, list) or value is None else [value], at)
 
     return Kind(f"{kind.label} or {entries.label}", read, {"anyOf": [kind.schema, entries.schema]})
@@ -245,7 +245,7 @@ def one_or_more(kind: Kind[T]) -> Kind[tuple[T, ...]]:
 def map_of(kind: Kind[T]) -> Kind[Mapping[str, T]]:
     """Return the kind of a map from names to values of one kind; null means an empty map."""
 
-    def read(value: Any, at: At) -> Mapping[str, T]:
+    def read(value: Any, at: ConfigLocation) -> Mapping[str, T]:
         value_map = _read_mapping(value, at)
         return MappingProxyType(
             {name: kind.read(entry, at.child(name)) for name, entry in value_map.items()}
@@ -258,23 +258,23 @@ def map_of(kind: Kind[T]) -> Kind[Mapping[str, T]]:
 def choice(*allowed: str) -> Kind[str]:
     """Return the kind of a word from a list."""
 
-    def read(value: Any, at: At) -> str:
+    def read(value: Any, at: ConfigLocation) -> str:
         # YAML 1.1 reads an unquoted `off` as false and `on` as true.
         word = {False: "off", True: "on"}[value] if isinstance(value, bool) else value
         if word not in allowed:
-            at.refuse(f"{_abbreviated(value)} is not allowed", f"write one of {', '.join(allowed)}")
+            at.reject(f"{_abbreviated(value)} is not allowed", f"write one of {', '.join(allowed)}")
         return str(word)
 
     return Kind(f"one of {', '.join(allowed)}", read, {"enum": list(allowed)})
 
 
-def either(first: Kind[T], second: Kind[K]) -> Kind[T | K]:
+def any_of(first: Kind[T], second: Kind[K]) -> Kind[T | K]:
     """Return the kind of a value of either kind; the first is tried first."""
 
-    def read(value: Any, at: At) -> T | K:
+    def read(value: Any, at: ConfigLocation) -> T | K:
         try:
             return first.read(value, at)
-        except Unfit:
+        except InvalidSetting:
             return second.read(value, at)
 
     return Kind(f"{first.label} or {second.label}", read, {"anyOf": [first.schema, second.schema]})

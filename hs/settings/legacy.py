@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from hs.settings.errors import Origin, Problem
-from hs.settings.kinds import At
+from hs.settings.kinds import ConfigLocation
 
 Values = dict[str, Any]
 
@@ -76,7 +76,9 @@ LEGACY_KEYS = frozenset(
 )
 
 
-def convert_legacy_keys(values: Values, at: Callable[[str], At], problems: list[Problem]) -> Values:
+def convert_legacy_keys(
+    values: Values, at: Callable[[str], ConfigLocation], problems: list[Problem]
+) -> Values:
     """Return the values with legacy keys converted; a key in its present form wins."""
     converted = {key: value for key, value in values.items() if key not in LEGACY_KEYS}
     for key in (key for key in values if key in LEGACY_KEYS):
@@ -92,7 +94,9 @@ def convert_legacy_keys(values: Values, at: Callable[[str], At], problems: list[
     return converted
 
 
-def _move_into_block(converted: Values, key: str, value: Any, at: Callable[[str], At]) -> None:
+def _move_into_block(
+    converted: Values, key: str, value: Any, at: Callable[[str], ConfigLocation]
+) -> None:
     block, name = _MOVED[key]
     present = converted.get(block) or {}
     if isinstance(present, Mapping):
@@ -100,7 +104,9 @@ def _move_into_block(converted: Values, key: str, value: Any, at: Callable[[str]
     at(key).note(f"old name, read as {block}.{name}")
 
 
-def _convert(converted: Values, key: str, values: Values, at: Callable[[str], At]) -> None:
+def _convert(
+    converted: Values, key: str, values: Values, at: Callable[[str], ConfigLocation]
+) -> None:
     match key:
         case "rc_messages_per_second":
             burst = values.get("rc_message_burst_count", 10)

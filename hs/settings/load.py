@@ -27,8 +27,8 @@ import attrs
 from hs.settings.checks import check_settings, protect_replication
 from hs.settings.documents import Document, read_documents
 from hs.settings.errors import Notice, Origin, Problem, SettingsError
-from hs.settings.fields import is_present, keys_of, nearest, read_key
-from hs.settings.kinds import FACTOR, At, Unfit
+from hs.settings.fields import did_you_mean, is_present, keys_of, read_key
+from hs.settings.kinds import FACTOR, ConfigLocation, InvalidSetting
 from hs.settings.legacy import LEGACY_KEYS, convert_legacy_keys
 from hs.settings.log_config import read_log_config
 from hs.settings.planned import PLANNED_KEYS
@@ -64,10 +64,10 @@ class _Loading:
     values: dict[str, Any] = attrs.field(factory=dict)
     problems: list[Problem] = attrs.field(factory=list)
 
-    def at(self, key: str) -> At:
+    def at(self, key: str) -> ConfigLocation:
         origin = self.document.origins.get(key, Origin())
         folder = origin.file.absolute().parent if origin.file else self.folder
-        return At((key,), folder, self.document.notices, origin)
+        return ConfigLocation((key,), folder, self.document.notices, origin)
 
     def add_problem(self, key: str, message: str, remedy: str) -> None:
         origin = self.at(key.partition(".")[0]).origin
@@ -83,7 +83,7 @@ class _Loading:
                 continue
             try:
                 values[key.name] = read_key(key, self.values, self.at(key.name))
-            except Unfit as error:
+            except InvalidSetting as error:
                 self.problems.append(
                     Problem(
                         key=error.at.key,
@@ -160,7 +160,7 @@ def _warn_about_unknown_keys(loading: _Loading) -> None:
     for name in loading.values:
         if name not in REGISTRY:
             loading.at(name).warn(
-                "unknown key, ignored" + nearest(name, (*REGISTRY, *LEGACY_KEYS)),
+                "unknown key, ignored" + did_you_mean(name, (*REGISTRY, *LEGACY_KEYS)),
                 is_unknown_key=True,
             )
 
@@ -174,7 +174,7 @@ def _check_keys_without_effect(loading: _Loading) -> None:
         at = loading.at(name)
         try:
             key.kind.read(value, at)
-        except Unfit as error:
+        except InvalidSetting as error:
             if name in _KEYS_WITHOUT_EFFECT:  # all other keys are read again with their section
                 loading.add_problem(error.at.key, error.message, error.remedy)
             continue
@@ -211,7 +211,7 @@ def _assemble(loading: _Loading, groups: dict[str, Any], environ: Mapping[str, s
         proposals=groups["proposals"],
         media=_media(loading, groups["media"]),
         metrics=groups["metrics"],
-        outside=groups["outside"],
+        outgoing=groups["outside"],
         delegates=blocks.account_threepid_delegates,
         captcha=groups["captcha"],
         lookups=groups["lookups"],
@@ -244,7 +244,7 @@ def _server(groups: dict[str, Any], keys: WorkerKeys, workers: WorkerSettings) -
 def _with_factor(caches: Any, text: str, loading: _Loading) -> Any:
     try:
         factor = FACTOR.read(float(text), loading.at(_FACTOR))
-    except (ValueError, Unfit):
+    except (ValueError, InvalidSetting):
         message = f"must be a number of 0 or more, not {text!r}"
         loading.add_problem(_FACTOR, message, "correct the environment variable, or unset it")
         return caches

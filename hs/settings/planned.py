@@ -15,7 +15,7 @@ from hs.settings.kinds import (
     STRING,
     STRINGS,
     Kind,
-    either,
+    any_of,
     list_of,
     map_of,
     optional,
@@ -90,7 +90,7 @@ _FEDERATION: tuple[Row, ...] = (
     ("federation_verify_certificates", BOOLEAN, True, "Verify TLS certificates of other servers."),
     (
         "federation_client_minimum_tls_version",
-        either(STRING, NUMBER),
+        any_of(STRING, NUMBER),
         "1",
         "Minimum TLS version for connections to other servers.",
     ),

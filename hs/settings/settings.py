@@ -29,7 +29,7 @@ from hs.settings.sections.listeners import DEFAULT_LISTENERS, LISTENERS, Listene
 from hs.settings.sections.login import ExistingSessionSettings, JwtSettings
 from hs.settings.sections.mail import MailSettings, TemplateSettings
 from hs.settings.sections.media import MediaSettings
-from hs.settings.sections.outgoing import OutsideSettings
+from hs.settings.sections.outgoing import OutgoingSettings
 from hs.settings.sections.previews import PreviewSettings
 from hs.settings.sections.proposals import ProposalSettings
 from hs.settings.sections.push import PushSettings
@@ -38,9 +38,9 @@ from hs.settings.sections.retention import (
     RETENTION,
     AutoAcceptSettings,
     BlockingSettings,
-    NoticeSettings,
     PrejoinSettings,
     RetentionSettings,
+    ServerNoticeSettings,
     StatsSettings,
 )
 from hs.settings.sections.rooms import RoomSettings
@@ -114,7 +114,7 @@ class BlockSettings:
     retention: RetentionSettings = setting(
         RETENTION, RetentionSettings(), "Retention of messages.", shown={}
     )
-    server_notices: NoticeSettings = sub_block(NoticeSettings, "Server notices.")
+    server_notices: ServerNoticeSettings = sub_block(ServerNoticeSettings, "Server notices.")
     auto_accept_invites: AutoAcceptSettings = sub_block(
         AutoAcceptSettings, "Automatic acceptance of invites."
     )
@@ -155,7 +155,7 @@ class Settings:
     media: MediaSettings = MediaSettings()
     metrics: MetricsSettings = MetricsSettings()
     appservices: AppserviceSettings = AppserviceSettings()
-    outside: OutsideSettings = OutsideSettings()
+    outgoing: OutgoingSettings = OutgoingSettings()
     delegates: DelegateSettings = DelegateSettings()
     captcha: CaptchaSettings = CaptchaSettings()
     lookups: LookupSettings = LookupSettings()
@@ -167,7 +167,7 @@ class Settings:
     jwt: JwtSettings = JwtSettings()
     consent: ConsentSettings = ConsentSettings()
     retention: RetentionSettings = RetentionSettings()
-    server_notices: NoticeSettings = NoticeSettings()
+    server_notices: ServerNoticeSettings = ServerNoticeSettings()
     auto_accept: AutoAcceptSettings = AutoAcceptSettings()
     prejoin: PrejoinSettings = PrejoinSettings()
     stats: StatsSettings = StatsSettings()
@@ -197,7 +197,7 @@ GROUPS: tuple[tuple[str, type, str], ...] = (
     ("proposals", ProposalSettings, "Proposals"),
     ("media", MediaSettings, "Media store"),
     ("metrics", MetricsSettings, "Metrics"),
-    ("outside", OutsideSettings, "Server"),
+    ("outside", OutgoingSettings, "Server"),
     ("captcha", CaptchaSettings, "Registration"),
     ("lookups", LookupSettings, "Registration"),
     ("previews", PreviewSettings, "Media store"),

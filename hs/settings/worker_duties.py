@@ -6,7 +6,7 @@ from types import MappingProxyType
 import attrs
 
 from hs.settings.errors import Problem
-from hs.settings.fields import nearest
+from hs.settings.fields import did_you_mean
 from hs.settings.sections.workers import (
     APPSERVICE_APP,
     FEDERATION_SENDER_APP,
@@ -20,7 +20,7 @@ from hs.settings.sections.workers import (
     InstanceAddress,
     WorkerKeys,
     WorkerSettings,
-    main_or,
+    process_name,
 )
 
 Refuse = Callable[[str, str, str], None]
@@ -82,7 +82,7 @@ def resolve_workers(
         writers=MappingProxyType(
             {stream: keys.stream_writers.get(stream, (MAIN,)) for stream in STREAMS}
         ),
-        background_tasks=(main_or(keys.run_background_tasks_on or MAIN),),
+        background_tasks=(process_name(keys.run_background_tasks_on or MAIN),),
         user_directory=holders(_USER_DIRECTORY),
         appservices=holders(_APPSERVICES),
         pushers=holders(_PUSHERS),
@@ -100,11 +100,11 @@ def _identity(keys: WorkerKeys, refuse: Refuse) -> tuple[str, str]:
     if app not in WORKER_APPS:
         refuse(
             "worker_app",
-            f"there is no worker of type {app!r}" + nearest(app, WORKER_APPS),
+            f"there is no worker of type {app!r}" + did_you_mean(app, WORKER_APPS),
             f"use one of {', '.join(WORKER_APPS)}",
         )
     name = keys.worker_name or app
-    if main_or(name) == MAIN:
+    if process_name(name) == MAIN:
         refuse("worker_name", f"{name!r} is the main process's name", "choose another name")
     return app, name
 
@@ -112,7 +112,7 @@ def _identity(keys: WorkerKeys, refuse: Refuse) -> tuple[str, str]:
 def _check_is_main(keys: WorkerKeys, refuse: Refuse) -> None:
     """Refuse a worker's file without `worker_app`, which would start a second main process."""
     remedy = "add `worker_app: synapse.app.generic_worker` to a worker's file, or remove the key"
-    if keys.worker_name is not None and main_or(keys.worker_name) != MAIN:
+    if keys.worker_name is not None and process_name(keys.worker_name) != MAIN:
         refuse("worker_name", "is set, but without worker_app this is the main process", remedy)
     elif keys.worker_listeners:
         refuse(
@@ -124,7 +124,7 @@ def _instances(
     keys: WorkerKeys, given: frozenset[str], name: str, refuse: Refuse, warn: Warn
 ) -> Mapping[str, InstanceAddress]:
     """Return the addresses of all processes, including the old form of main's."""
-    addresses = {main_or(name): address for name, address in keys.instance_map.items()}
+    addresses = {process_name(name): address for name, address in keys.instance_map.items()}
     old_form = {"worker_replication_host", "worker_replication_http_port"} & given
     if not old_form:
         return MappingProxyType(addresses)
@@ -154,7 +154,7 @@ def _instances(
 def _holders(duty: _Duty, keys: WorkerKeys, app: str, name: str, refuse: Refuse) -> tuple[str, ...]:
     written: str | tuple[str, ...] | None = getattr(keys, duty.new_key)
     names = (written,) if isinstance(written, str) else written or ()
-    holders = tuple(main_or(holder) for holder in names)
+    holders = tuple(process_name(holder) for holder in names)
     main_does_it: bool = getattr(keys, duty.old_key)
     if holders:
         if app == duty.old_app and name not in holders:
@@ -177,7 +177,7 @@ def _holders(duty: _Duty, keys: WorkerKeys, app: str, name: str, refuse: Refuse)
 
 def _media_jobs(keys: WorkerKeys, app: str, name: str) -> tuple[str, ...]:
     if keys.media_instance_running_background_jobs:
-        return (main_or(keys.media_instance_running_background_jobs),)
+        return (process_name(keys.media_instance_running_background_jobs),)
     if app == MEDIA_APP:
         return (name,)
     return (MAIN,) if keys.enable_media_repo else ()

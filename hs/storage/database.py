@@ -30,7 +30,7 @@ import attrs
 from hs.core.errors import Unavailable
 from hs.lib.tally import Tally
 from hs.storage.dialect import Dialect, Engine, Query
-from hs.storage.rows import ChangeReturning, Rows, RowValues, UpdateRows
+from hs.storage.rows import ChangeReturning, InsertRows, RowValues, UpdateRows
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -46,7 +46,7 @@ class Row(Protocol):
     def __iter__(self) -> Iterator[Any]: ...
 
 
-class LateRows:
+class DeferredRows:
     """Rows that a deferred `ChangeReturning` returned; available when its unit has ended."""
 
     __slots__ = ("_rows",)
@@ -98,7 +98,7 @@ class Tx(Protocol):
     async def executemany(self, query: Query, rows: Sequence[RowValues]) -> None:
         """Run a statement once for each row of parameters."""
 
-    async def insert_rows(self, insert: Rows, rows: Sequence[RowValues]) -> None:
+    async def insert_rows(self, insert: InsertRows, rows: Sequence[RowValues]) -> None:
         """Insert rows with one statement (deferred); `rows` may be empty."""
 
     async def update_rows(self, update: UpdateRows, rows: Sequence[RowValues]) -> None:
@@ -110,7 +110,7 @@ class Tx(Protocol):
         Raises: RowMissing, by the end of the unit, if no row has this key.
         """
 
-    async def change_returning(self, change: ChangeReturning, *args: Any) -> LateRows:
+    async def change_returning(self, change: ChangeReturning, *args: Any) -> DeferredRows:
         """Change rows (deferred); the changed rows are available when the unit has ended."""
 
     async def next_ids(self, stream: str, count: int) -> list[int]:
@@ -125,7 +125,7 @@ Unit = Callable[Concatenate[Tx, P], Coroutine[Any, Any, T]]
 
 
 @attrs.frozen
-class Load:
+class DatabaseLoad:
     """The load of a database as seen from this process; for metrics.
 
     `units` counts finished units by kind ("read", "snapshot", "write"); their seconds run from
@@ -166,7 +166,7 @@ class Database(Protocol):
     async def write(self, unit: Unit[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a unit in its own transaction; return after the commit is on disk."""
 
-    def load(self) -> Load:
+    def load(self) -> DatabaseLoad:
         """Return the current load."""
 
 
@@ -186,7 +186,7 @@ class UniqueViolation(ConstraintViolation):
     """A row with this key already exists."""
 
 
-class ForeignViolation(ConstraintViolation):
+class ForeignKeyViolation(ConstraintViolation):
     """A row refers to a row that does not exist, or is still referred to."""
 
 

@@ -10,7 +10,7 @@ from typing import Any, Final, ParamSpec, TypeVar
 
 import trio
 
-from hs.storage.database import Load, Unit
+from hs.storage.database import DatabaseLoad, Unit
 from hs.storage.dialect import SQLITE
 from hs.storage.sqlite.tx import (
     SqliteConnection,
@@ -61,8 +61,8 @@ class InlineDatabase:
         result: T = unit_outcome.unwrap()
         return result
 
-    def load(self) -> Load:
-        return Load(1, 0, 1, 0, {})
+    def load(self) -> DatabaseLoad:
+        return DatabaseLoad(1, 0, 1, 0, {})
 
     def close(self) -> None:
         """Close the connection, which discards the database."""

@@ -53,7 +53,7 @@ async def renew(tx: Tx, name: str, holder: str, fence: int, expires_ms: int) -> 
     return await tx.execute(RENEW, name, holder, expires_ms, fence) == 1
 
 
-async def give_back(tx: Tx, name: str, holder: str) -> None:
+async def release(tx: Tx, name: str, holder: str) -> None:
     """Release a lease if `holder` still holds it."""
     await tx.execute(GIVE_BACK, name, holder)
 

@@ -81,7 +81,9 @@ def sort_migrations(migrations: Sequence[Migration]) -> list[Migration]:
     return ordered
 
 
-async def pending(database: Database, migrations: Sequence[Migration]) -> list[Migration]:
+async def pending_migrations(
+    database: Database, migrations: Sequence[Migration]
+) -> list[Migration]:
     """Return the migrations that are not applied yet, without changing the database."""
     try:
         applied = await database.read(_applied)

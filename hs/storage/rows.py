@@ -14,8 +14,8 @@ from hs.storage.dialect import POSTGRES, Column, Statement, parse_columns, shift
 RowValues = Sequence[Any]
 
 
-class Rows:
-    """A multi-row INSERT, for example `Rows("events", "stream_id bigint, room_id text")`.
+class InsertRows:
+    """A multi-row INSERT, for example `InsertRows("events", "stream_id bigint, room_id text")`.
 
     `conflict` is an ON CONFLICT clause. With DO UPDATE, the rows of one batch must have distinct
     keys: PostgreSQL rejects duplicates, SQLite keeps the last row.
@@ -65,7 +65,7 @@ class ChangeReturning:
         self.statement = statement
 
 
-Batch = Rows | UpdateRows
+Batch = InsertRows | UpdateRows
 
 
 @functools.lru_cache(maxsize=4096)

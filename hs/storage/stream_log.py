@@ -21,7 +21,7 @@ from collections.abc import Sequence
 import attrs
 
 from hs.storage.database import Tx
-from hs.storage.rows import Rows, UpdateRows
+from hs.storage.rows import InsertRows, UpdateRows
 
 POSITIONS = "SELECT stream, writer, position FROM stream_positions"
 POSITION_OF_STREAM = """
@@ -39,7 +39,7 @@ RENEW_GENERATION = """
 UPDATE stream_positions SET life = $4 WHERE stream = $1 AND writer = $2 AND life IN ($3, $4)
 RETURNING position
 """
-APPEND = Rows(
+APPEND = InsertRows(
     "stream_log",
     "stream text, writer text, position bigint, previous bigint, written_ms bigint, "
     "row_bytes bytea",
@@ -60,12 +60,12 @@ class LoggedCommit:
     row_bytes: bytes
 
 
-async def positions(tx: Tx) -> list[tuple[str, str, int]]:
+async def list_positions(tx: Tx) -> list[tuple[str, str, int]]:
     """List (stream, writer, position of its last commit) for all streams."""
     return [(row[0], row[1], row[2]) for row in await tx.fetch(POSITIONS)]
 
 
-async def positions_of(tx: Tx, stream: str) -> dict[str, int]:
+async def stream_positions(tx: Tx, stream: str) -> dict[str, int]:
     """Return the position of each writer's last commit to a stream."""
     return {row[0]: row[1] for row in await tx.fetch(POSITION_OF_STREAM, stream)}
 
@@ -77,7 +77,7 @@ async def take_over(tx: Tx, stream: str, writer: str, generation: str) -> dict[s
     Returns: the positions of all writers of the stream.
     """
     await tx.execute(TAKE_OVER, stream, writer, generation)
-    return await positions_of(tx, stream)
+    return await stream_positions(tx, stream)
 
 
 async def set_position(tx: Tx, stream: str, writer: str, generation: str, position: int) -> None:
@@ -88,7 +88,7 @@ async def set_position(tx: Tx, stream: str, writer: str, generation: str, positi
     await tx.update_row(SET_POSITION, (stream, writer, generation, position))
 
 
-async def begin_anew(
+async def renew_generation(
     tx: Tx, stream: str, writer: str, generation: str, next_generation: str
 ) -> int | None:
     """Replace a writer's generation by its next one; may be repeated.
@@ -104,7 +104,7 @@ async def begin_anew(
 
 async def is_writer(tx: Tx, stream: str, writer: str, generation: str) -> bool:
     """Return whether `generation` may write; no other process takes over in this transaction."""
-    return await begin_anew(tx, stream, writer, generation, generation) is not None
+    return await renew_generation(tx, stream, writer, generation, generation) is not None
 
 
 async def append(tx: Tx, stream: str, writer: str, commit: LoggedCommit, now_ms: int) -> None:

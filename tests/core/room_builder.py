@@ -6,7 +6,7 @@ from typing import Any
 from hs.core.auth.rules import check_auth
 from hs.core.auth.selection import auth_types_for_event, check_auth_events_selection
 from hs.core.events import types
-from hs.core.events.build import EventDraft, GraphPlace, build_event
+from hs.core.events.build import EventDraft, GraphPosition, build_event
 from hs.core.events.event import Event
 from hs.core.events.event_types import StateKey
 from hs.core.events.hashes import reference_hash
@@ -45,7 +45,7 @@ class Room:
         keys = auth_types_for_event(self.rules, event_type, sender, state_key, content)
         cited = [self.state[key].event_id for key in keys if key in self.state]
         number = len(self.events)
-        place = GraphPlace(
+        place = GraphPosition(
             room_id=self.room_id,
             prev_events=[event.event_id for event in self.events[-1:]],
             auth_events=cited,

@@ -14,9 +14,9 @@ from hs.core.canonical_json import (
     canonical_json,
     check_unique_keys,
     encode_lenient,
-    for_keeping,
     parse_json,
     parse_json_object,
+    shrink_to_fit,
 )
 from hs.core.errors import BadJson, NotJson
 
@@ -121,7 +121,7 @@ def test_for_keeping_drops_spare_capacity() -> None:
     value, count = {"body": "x" * 100}, 50
     tracemalloc.start()
     try:
-        copies = [for_keeping(canonical_json(value)) for _ in range(count)]
+        copies = [shrink_to_fit(canonical_json(value)) for _ in range(count)]
         held_bytes, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

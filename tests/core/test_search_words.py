@@ -18,7 +18,7 @@ def test_search_term_is_cut_to_its_limits(part: str) -> None:
     query = parse_query(part * 1_000_000)
 
     assert query == bounded
-    assert sum(map(len, (*query.phrases, *query.unwanted))) <= MAX_QUERY_WORDS
+    assert sum(map(len, (*query.phrases, *query.excluded))) <= MAX_QUERY_WORDS
 
 
 def test_highlights_are_from_the_beginning_of_a_text() -> None:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hs.core.positions import EpochPosition, VectorPosition
-from hs.core.stream_def import Kind, StreamDef, Writers
+from hs.core.stream_def import StreamDef, StreamKind, StreamWriters
 from hs.core.streams import (
     BACKFILL,
     CACHES,
@@ -54,7 +54,7 @@ def test_wake_rule_excludes_lists_of_users_and_rooms(stream: StreamDef[Any]) -> 
 
 @pytest.mark.parametrize("stream", SYNCED_STREAMS, ids=lambda stream: stream.name)
 def test_memory_streams_have_an_epoch_in_the_sync_token(stream: StreamDef[Any]) -> None:
-    slot_type = EpochPosition if stream.kind is Kind.MEMORY else VectorPosition
+    slot_type = EpochPosition if stream.kind is StreamKind.MEMORY else VectorPosition
 
     assert type(getattr(SyncToken(), stream.name)) is slot_type
 
@@ -70,7 +70,7 @@ def test_writers_are_those_of_a_stream_with_the_same_rule(stream: StreamDef[Any]
 def test_stream_writers_names_streams_by_their_own_name_or_that_of_another() -> None:
     assert BACKFILL.writer_setting == EVENTS.writer_setting == "events"
     assert RECEIPTS.writer_setting == "receipts"
-    assert UNREAD.writers is Writers.MAIN
+    assert UNREAD.writers is StreamWriters.MAIN
     assert UNREAD.writer_setting is None
     assert CACHES.writer_setting is None
 

@@ -10,7 +10,7 @@ from immutables import Map
 
 from hs.core.errors import InvalidParam
 from hs.core.positions import EpochPosition, VectorPosition
-from hs.core.stream_def import Kind
+from hs.core.stream_def import StreamKind
 from hs.core.streams import SYNCED_STREAMS
 from hs.core.tokens import (
     PaginationToken,
@@ -48,7 +48,8 @@ FIRST_SLOTS = (
     "thread_subscriptions",
 )
 NEW_SLOTS_AT_START = "".join(
-    "_.0" if stream.kind is Kind.MEMORY else "_0" for stream in SYNCED_STREAMS[len(FIRST_SLOTS) :]
+    "_.0" if stream.kind is StreamKind.MEMORY else "_0"
+    for stream in SYNCED_STREAMS[len(FIRST_SLOTS) :]
 )
 
 

@@ -6,7 +6,7 @@ from hs.core.events.event import Event
 from hs.core.ids import UserID
 from hs.core.visibility import (
     HistoryVisibility,
-    Viewpoint,
+    VisibilityContext,
     may_see,
     membership_at,
     server_may_see,
@@ -31,18 +31,20 @@ def member_event(user_id: str, membership: str) -> Event:
 @pytest.mark.parametrize(
     ("view", "expected"),
     [
-        (Viewpoint(WORLD, "leave"), True),
-        (Viewpoint(WORLD, "ban"), True),
-        (Viewpoint(JOINED, "join"), True),
-        (Viewpoint(SHARED, "leave", joined_since=True), True),
-        (Viewpoint(SHARED, "leave"), False),
-        (Viewpoint(SHARED, "invite"), False),
-        (Viewpoint(INVITED, "invite"), True),
-        (Viewpoint(INVITED, "leave", joined_since=True), False),
-        (Viewpoint(JOINED, "invite", joined_since=True), False),
+        (VisibilityContext(WORLD, "leave"), True),
+        (VisibilityContext(WORLD, "ban"), True),
+        (VisibilityContext(JOINED, "join"), True),
+        (VisibilityContext(SHARED, "leave", joined_since=True), True),
+        (VisibilityContext(SHARED, "leave"), False),
+        (VisibilityContext(SHARED, "invite"), False),
+        (VisibilityContext(INVITED, "invite"), True),
+        (VisibilityContext(INVITED, "leave", joined_since=True), False),
+        (VisibilityContext(JOINED, "invite", joined_since=True), False),
     ],
 )
-def test_visibility_of_message_by_membership_at_event(view: Viewpoint, expected: bool) -> None:
+def test_visibility_of_message_by_membership_at_event(
+    view: VisibilityContext, expected: bool
+) -> None:
     assert may_see(MESSAGE, ALICE, view) is expected
 
 
@@ -50,14 +52,16 @@ def test_visibility_of_message_by_membership_at_event(view: Viewpoint, expected:
 def test_visibility_change_is_seen_under_old_or_new_setting(
     before: HistoryVisibility, after: str
 ) -> None:
-    assert may_see(visibility_event(after), ALICE, Viewpoint(before, "leave"))
-    assert not may_see(visibility_event("joined"), ALICE, Viewpoint(INVITED, "leave"))
+    assert may_see(visibility_event(after), ALICE, VisibilityContext(before, "leave"))
+    assert not may_see(visibility_event("joined"), ALICE, VisibilityContext(INVITED, "leave"))
 
 
 def test_user_sees_own_membership_changes_only() -> None:
-    assert may_see(member_event(ALICE, "join"), ALICE, Viewpoint(JOINED, "leave"))
-    assert may_see(member_event(ALICE, "ban"), ALICE, Viewpoint(JOINED, "join"))
-    assert not may_see(member_event("@carol:here", "join"), ALICE, Viewpoint(JOINED, "leave"))
+    assert may_see(member_event(ALICE, "join"), ALICE, VisibilityContext(JOINED, "leave"))
+    assert may_see(member_event(ALICE, "ban"), ALICE, VisibilityContext(JOINED, "join"))
+    assert not may_see(
+        member_event("@carol:here", "join"), ALICE, VisibilityContext(JOINED, "leave")
+    )
 
 
 def test_invalid_visibility_counts_as_shared() -> None:

@@ -10,8 +10,8 @@ from urllib.request import Request, urlopen
 import pytest
 import trio
 
-from tests.support.bridge import Asked, Bridge, running_bridge
-from tests.support.bridged import Bridged, open_scene
+from tests.support.bridge import Bridge, BridgeRequest, running_bridge
+from tests.support.bridged import BridgedServer, open_scene
 from tests.support.http_client import HttpClient
 from tests.support.ledger import CLIENT
 from tests.support.postgres import PostgresServer
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.process
 )
 def bridged(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Bridged]:
+) -> Iterator[BridgedServer]:
     """A server with two application services; on T2 a worker sends their transactions."""
     layout: Layout = request.param
     postgres: PostgresServer | None = None
@@ -41,10 +41,12 @@ def bridged(
             redis = request.getfixturevalue("redis_server")
             settings["notify_appservices_from_worker"] = "sync1"
         with running_cluster(layout, postgres, redis, **settings) as cluster:
-            yield Bridged(cluster, fax, pager)
+            yield BridgedServer(cluster, fax, pager)
 
 
-async def test_service_receives_events_of_rooms_that_its_users_are_in(bridged: Bridged) -> None:
+async def test_service_receives_events_of_rooms_that_its_users_are_in(
+    bridged: BridgedServer,
+) -> None:
     scene = await open_scene(bridged)
     earlier_id = await scene.say("before")
     await scene.add_ghost()
@@ -65,7 +67,7 @@ async def test_service_receives_events_of_rooms_that_its_users_are_in(bridged: B
     assert event_id not in [event["event_id"] for event in bridged.pager.events]
 
 
-async def test_service_sends_for_its_users_with_chosen_timestamp(bridged: Bridged) -> None:
+async def test_service_sends_for_its_users_with_chosen_timestamp(bridged: BridgedServer) -> None:
     scene = await open_scene(bridged)
     await scene.add_ghost()
     target = f"{scene.room}/send/m.room.message/x1?user_id={quote(scene.ghost)}&ts=1234567"
@@ -77,7 +79,7 @@ async def test_service_sends_for_its_users_with_chosen_timestamp(bridged: Bridge
     assert event.json["origin_server_ts"] == 1234567
 
 
-async def test_service_acts_only_for_users_of_its_namespaces(bridged: Bridged) -> None:
+async def test_service_acts_only_for_users_of_its_namespaces(bridged: BridgedServer) -> None:
     scene = await open_scene(bridged)
     await scene.add_ghost()
     whoami = f"{CLIENT}/account/whoami"
@@ -97,7 +99,7 @@ async def test_service_acts_only_for_users_of_its_namespaces(bridged: Bridged) -
     assert (unknown_device.status, unknown_device.errcode) == (400, "M_UNKNOWN_DEVICE")
 
 
-async def test_service_creates_and_deletes_devices_without_login(bridged: Bridged) -> None:
+async def test_service_creates_and_deletes_devices_without_login(bridged: BridgedServer) -> None:
     scene = await open_scene(bridged)
     await scene.add_ghost()
     as_ghost = f"user_id={quote(scene.ghost)}"
@@ -119,7 +121,7 @@ async def test_service_creates_and_deletes_devices_without_login(bridged: Bridge
     assert after_deletion.errcode == "M_UNKNOWN_DEVICE"
 
 
-async def test_names_of_exclusive_namespace_are_refused_to_others(bridged: Bridged) -> None:
+async def test_names_of_exclusive_namespace_are_refused_to_others(bridged: BridgedServer) -> None:
     scene = await open_scene(bridged)
     alias = quote(f"#_fax_{scene.number}:{SERVER_NAME}")
     directory = f"{CLIENT}/directory/room"
@@ -149,7 +151,7 @@ async def test_names_of_exclusive_namespace_are_refused_to_others(bridged: Bridg
     assert own_alias.status == 200
 
 
-async def test_service_receives_events_of_rooms_with_its_aliases(bridged: Bridged) -> None:
+async def test_service_receives_events_of_rooms_with_its_aliases(bridged: BridgedServer) -> None:
     scene = await open_scene(bridged)
     await scene.say("before")
     alias = quote(f"#_fax_room{scene.number}:{SERVER_NAME}")
@@ -168,20 +170,20 @@ async def test_service_receives_events_of_rooms_with_its_aliases(bridged: Bridge
     await scene.ask("DELETE", f"{CLIENT}/directory/room/{alias}")
 
 
-async def test_queried_service_creates_user_and_alias(bridged: Bridged) -> None:
+async def test_queried_service_creates_user_and_alias(bridged: BridgedServer) -> None:
     scene = await open_scene(bridged)
     url = bridged.cluster.any_url()
     new_user_id = f"@_fax_new{scene.number}:{SERVER_NAME}"
     alias = f"#_fax_new{scene.number}:{SERVER_NAME}"
 
-    def make_user(request: Asked) -> tuple[int, Any]:
+    def make_user(request: BridgeRequest) -> tuple[int, Any]:
         account = {"type": "m.login.application_service", "username": new_user_id[1:].split(":")[0]}
         request_as_service(
             scene.fax, "POST", f"{url}{CLIENT}/register", {**account, "inhibit_login": True}
         )
         return 200, {}
 
-    def make_alias(request: Asked) -> tuple[int, Any]:
+    def make_alias(request: BridgeRequest) -> tuple[int, Any]:
         target = f"{url}{CLIENT}/directory/room/{quote(alias)}"
         request_as_service(scene.fax, "PUT", target, {"room_id": scene.room_id})
         return 200, {}
@@ -212,7 +214,7 @@ def request_as_service(bridge: Bridge, method: str, url: str, content: Any) -> N
         assert response.status == 200
 
 
-async def test_third_party_protocols_of_services_are_merged(bridged: Bridged) -> None:
+async def test_third_party_protocols_of_services_are_merged(bridged: BridgedServer) -> None:
     scene = await open_scene(bridged)
     base = "/_matrix/app/v1/thirdparty"
 
@@ -238,17 +240,17 @@ async def test_third_party_protocols_of_services_are_merged(bridged: Bridged) ->
     instances = protocols.json["fax"]["instances"]
     assert {instance["instance_id"] for instance in instances} == {"fax|de", "fax|fr", "pager|uk"}
     assert users.json == users_by_id.json == [third_party_user]
-    queries = [query for query in bridged.fax.asked if query.path == f"{base}/user/fax"]
+    queries = [query for query in bridged.fax.requests if query.path == f"{base}/user/fax"]
     assert queries[-1].query == "number=1"
 
 
-async def test_service_pings_itself_through_server(bridged: Bridged) -> None:
+async def test_service_pings_itself_through_server(bridged: BridgedServer) -> None:
     scene = await open_scene(bridged)
     ping_path = "/_matrix/client/v1/appservice/{}/ping"
     callback_path = "/_matrix/app/v1/ping"
     received: list[Any] = []
 
-    def respond(request: Asked) -> tuple[int, Any]:
+    def respond(request: BridgeRequest) -> tuple[int, Any]:
         received.append(request.body)
         return 200, {}
 
@@ -264,7 +266,7 @@ async def test_service_pings_itself_through_server(bridged: Bridged) -> None:
     assert (failed.status, failed.errcode, failed.json["status"]) == (502, "M_BAD_STATUS", 418)
 
 
-async def test_third_party_network_has_own_room_directory(bridged: Bridged) -> None:
+async def test_third_party_network_has_own_room_directory(bridged: BridgedServer) -> None:
     scene = await open_scene(bridged)
     target = f"{CLIENT}/directory/list/appservice/de/{quote(scene.room_id)}"
 
@@ -283,7 +285,7 @@ async def test_third_party_network_has_own_room_directory(bridged: Bridged) -> N
     assert not await is_listed(include_all_networks=True)
 
 
-async def test_ephemeral_data_is_sent_to_service(bridged: Bridged) -> None:
+async def test_ephemeral_data_is_sent_to_service(bridged: BridgedServer) -> None:
     scene = await open_scene(bridged)
     await scene.add_ghost()
     event_id = await scene.say("read me")
@@ -320,7 +322,9 @@ async def test_ephemeral_data_is_sent_to_service(bridged: Bridged) -> None:
     assert ada in receipts[-1]["content"][event_id]["m.read"]
 
 
-async def test_to_device_messages_and_key_counts_are_sent_to_service(bridged: Bridged) -> None:
+async def test_to_device_messages_and_key_counts_are_sent_to_service(
+    bridged: BridgedServer,
+) -> None:
     scene = await open_scene(bridged)
     await scene.add_ghost()
     as_ghost = f"user_id={quote(scene.ghost)}"
@@ -361,7 +365,7 @@ async def test_to_device_messages_and_key_counts_are_sent_to_service(bridged: Br
     ]
 
 
-async def test_data_is_sent_after_downtime_of_sending_worker(bridged: Bridged) -> None:
+async def test_data_is_sent_after_downtime_of_sending_worker(bridged: BridgedServer) -> None:
     if bridged.cluster.layout == "T0":
         pytest.skip("there is only one process")
     scene = await open_scene(bridged)
@@ -398,7 +402,7 @@ async def test_data_is_sent_after_downtime_of_sending_worker(bridged: Bridged) -
     )
 
 
-async def test_failed_transaction_is_retried_unchanged(bridged: Bridged) -> None:
+async def test_failed_transaction_is_retried_unchanged(bridged: BridgedServer) -> None:
     scene = await open_scene(bridged)
     await scene.add_ghost()
     await scene.say("first")
@@ -424,7 +428,9 @@ async def restart_random_process(
         await trio.to_thread.run_sync(process.start)
 
 
-async def check_events_sent_once_and_in_order(bridged: Bridged, events: int, restarts: int) -> None:
+async def check_events_sent_once_and_in_order(
+    bridged: BridgedServer, events: int, restarts: int
+) -> None:
     """Send events while processes restart, and compare what the service received."""
     scene = await open_scene(bridged)
     await scene.add_ghost()
@@ -446,10 +452,10 @@ async def check_events_sent_once_and_in_order(bridged: Bridged, events: int, res
     assert scene.fax.changed == []
 
 
-async def test_events_are_sent_once_and_in_order_despite_restarts(bridged: Bridged) -> None:
+async def test_events_are_sent_once_and_in_order_despite_restarts(bridged: BridgedServer) -> None:
     await check_events_sent_once_and_in_order(bridged, 300, 4)
 
 
 @pytest.mark.long
-async def test_ten_thousand_events_are_sent_once_and_in_order(bridged: Bridged) -> None:
+async def test_ten_thousand_events_are_sent_once_and_in_order(bridged: BridgedServer) -> None:
     await check_events_sent_once_and_in_order(bridged, 10_000, 40)

@@ -78,7 +78,7 @@ async def test_cancelled_caller_waits_until_coroutine_has_ended(bridge: Bridge) 
 
     async def clean_up_slowly() -> None:
         try:
-            bridge.tell_trio(scope.cancel)
+            bridge.call_in_trio(scope.cancel)
             await asyncio.Event().wait()
         finally:
             for _ in range(10):
@@ -113,12 +113,12 @@ async def test_result_within_grace_period_is_returned(bridge: Bridge) -> None:
         return "done"
 
     with trio.move_on_after(0.01):
-        assert await bridge.run_patiently(60.0, take_a_moment) == "done"
+        assert await bridge.run_with_grace(60.0, take_a_moment) == "done"
 
 
 async def test_coroutine_is_cancelled_after_grace_period(bridge: Bridge) -> None:
     with trio.move_on_after(0.01) as scope:
-        await bridge.run_patiently(0.02, wait_forever)
+        await bridge.run_with_grace(0.02, wait_forever)
 
     assert scope.cancelled_caught
 
@@ -127,7 +127,7 @@ async def test_coroutine_that_ignores_cancellation_is_cancelled_again(
     kind: BridgeKind, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def ignore_first_cancellation() -> None:
-        bridge.tell_trio(scope.cancel)
+        bridge.call_in_trio(scope.cancel)
         with contextlib.suppress(asyncio.CancelledError):
             await wait_forever()
         await wait_forever()
@@ -202,7 +202,7 @@ async def test_calls_into_trio_keep_order_and_run_in_its_thread(bridge: Bridge) 
 
     async def send() -> None:
         for number in range(100):
-            bridge.tell_trio(receive, number)
+            bridge.call_in_trio(receive, number)
 
     await bridge.run(send)
     await all_received.wait()
@@ -220,8 +220,8 @@ async def test_failing_call_into_trio_is_logged_and_next_call_runs(
         raise ValueError("expected failure")
 
     async def send() -> None:
-        bridge.tell_trio(fail)
-        bridge.tell_trio(called.set)
+        bridge.call_in_trio(fail)
+        bridge.call_in_trio(called.set)
 
     await bridge.run(send)
     await called.wait()

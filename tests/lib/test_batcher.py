@@ -28,7 +28,7 @@ async def test_next_batch_collects_while_one_runs() -> None:
     results: dict[int, int] = {}
 
     async def submit(number: int) -> None:
-        results[number] = await batcher.ask(number)
+        results[number] = await batcher.submit(number)
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(batcher.serve)
@@ -54,9 +54,9 @@ async def test_errors_are_raised_in_their_callers() -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(batcher.serve)
         with pytest.raises(KeyError):
-            await batcher.ask(-1)
+            await batcher.submit(-1)
         with pytest.raises(OSError, match="unlucky"):
-            await batcher.ask(13)
+            await batcher.submit(13)
         nursery.cancel_scope.cancel()
 
 
@@ -66,10 +66,10 @@ async def test_item_of_cancelled_caller_is_withdrawn() -> None:
     batcher = Batcher(doubler.run, max_batch=10, max_waiting=100)
 
     with trio.move_on_after(0.01):
-        await batcher.ask(5)
+        await batcher.submit(5)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(batcher.serve)
-        assert await batcher.ask(6) == 12
+        assert await batcher.submit(6) == 12
         nursery.cancel_scope.cancel()
 
     assert doubler.batches == [[6]]
@@ -79,10 +79,10 @@ async def test_full_batcher_rejects_items() -> None:
     batcher = Batcher(Doubler().run, max_batch=1, max_waiting=1)
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(batcher.ask, 1)
+        nursery.start_soon(batcher.submit, 1)
         await wait_all_tasks_blocked()
         with pytest.raises(BatcherFull):
-            await batcher.ask(2)
+            await batcher.submit(2)
         nursery.cancel_scope.cancel()
 
 
@@ -92,7 +92,7 @@ async def test_waiting_callers_get_batcher_stopped() -> None:
 
     async def submit(number: int) -> None:
         with pytest.raises(BatcherStopped):
-            await batcher.ask(number)
+            await batcher.submit(number)
         stopped.append(number)
 
     async with trio.open_nursery() as callers:

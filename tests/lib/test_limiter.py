@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 
 from hs.lib.backoff import Backoff
 from hs.lib.clock import FixedClock, SystemClock, TrioClock
-from hs.lib.limiter import Rate, RateLimiter
+from hs.lib.limiter import RateLimiter, TokenBucketRate
 
 
 def test_burst_is_granted_at_once_then_one_per_interval() -> None:
-    limiter: RateLimiter[str] = RateLimiter(Rate(per_second=2, burst=3))
+    limiter: RateLimiter[str] = RateLimiter(TokenBucketRate(per_second=2, burst=3))
 
     granted = [limiter.take("a", 100.0) for _ in range(3)]
 
@@ -23,7 +23,7 @@ def test_burst_is_granted_at_once_then_one_per_interval() -> None:
 
 
 def test_peek_takes_no_tokens() -> None:
-    limiter: RateLimiter[str] = RateLimiter(Rate(1, 1))
+    limiter: RateLimiter[str] = RateLimiter(TokenBucketRate(1, 1))
 
     assert limiter.peek("a", 5) == limiter.peek("a", 5) == 0
     assert limiter.take("a", 5) == 0
@@ -31,14 +31,14 @@ def test_peek_takes_no_tokens() -> None:
 
 
 def test_rate_can_be_overridden_for_a_key() -> None:
-    limiter: RateLimiter[str] = RateLimiter(Rate(1, 1))
-    higher_rate = Rate(1000, 50)
+    limiter: RateLimiter[str] = RateLimiter(TokenBucketRate(1, 1))
+    higher_rate = TokenBucketRate(1000, 50)
 
     assert [limiter.take("a", 0, rate=higher_rate) for _ in range(50)] == [0] * 50
 
 
 def test_cost_above_burst_is_never_granted() -> None:
-    limiter: RateLimiter[str] = RateLimiter(Rate(1, 5))
+    limiter: RateLimiter[str] = RateLimiter(TokenBucketRate(1, 5))
 
     assert limiter.take("a", 0, cost=6) == math.inf
 
@@ -51,7 +51,7 @@ def test_cost_above_burst_is_never_granted() -> None:
 def test_grants_never_exceed_burst_and_rate(
     per_second: float, burst: int, pauses: list[float]
 ) -> None:
-    limiter: RateLimiter[int] = RateLimiter(Rate(per_second, burst))
+    limiter: RateLimiter[int] = RateLimiter(TokenBucketRate(per_second, burst))
     now_s, granted = 1000.0, 0
 
     for pause_s in pauses:
@@ -63,7 +63,7 @@ def test_grants_never_exceed_burst_and_rate(
 
 @given(st.floats(0.1, 50), st.integers(1, 5))
 def test_take_succeeds_after_the_returned_wait(per_second: float, burst: int) -> None:
-    limiter: RateLimiter[int] = RateLimiter(Rate(per_second, burst))
+    limiter: RateLimiter[int] = RateLimiter(TokenBucketRate(per_second, burst))
     now_s = 50.0
     for _ in range(20):
         wait_s = limiter.peek(0, now_s)
@@ -72,7 +72,7 @@ def test_take_succeeds_after_the_returned_wait(per_second: float, burst: int) ->
 
 
 def test_number_of_buckets_is_bounded_and_full_ones_are_dropped() -> None:
-    limiter: RateLimiter[int] = RateLimiter(Rate(1, 1), max_keys=10)
+    limiter: RateLimiter[int] = RateLimiter(TokenBucketRate(1, 1), max_keys=10)
 
     for key in range(50):
         limiter.take(key, 0.0)

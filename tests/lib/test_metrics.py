@@ -25,7 +25,7 @@ def test_name_cannot_be_reused_for_another_kind() -> None:
 def test_function_gauge_is_read_at_scrape_time() -> None:
     metrics = Metrics()
     cats = [1, 2]
-    metrics.gauge_of("cats", "Cats", lambda: len(cats))
+    metrics.function_gauge("cats", "Cats", lambda: len(cats))
     cats.append(3)
 
     assert b"cats 3.0" in metrics.render()

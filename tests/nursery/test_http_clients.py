@@ -10,7 +10,7 @@ from hs.lib.http_client.targets import Proxies
 from hs.nursery.wiring.http_clients import address_rules, chosen_proxies, user_agent
 from hs.settings.errors import SettingsError
 from hs.settings.load import load_settings
-from hs.settings.sections.outgoing import OutsideSettings
+from hs.settings.sections.outgoing import OutgoingSettings
 from hs.settings.settings import Settings
 
 ENVIRONMENT = Proxies("http://env", "https://env", ("env.test",))
@@ -23,15 +23,15 @@ def load_text(folder: Path, text: str) -> Settings:
 
 
 def test_each_proxy_setting_overrides_its_environment_variable() -> None:
-    settings = OutsideSettings(https_proxy="http://set", no_proxy_hosts=())
+    settings = OutgoingSettings(https_proxy="http://set", no_proxy_hosts=())
 
     assert chosen_proxies(settings, ENVIRONMENT) == Proxies("http://env", "http://set", ())
-    assert chosen_proxies(OutsideSettings(), ENVIRONMENT) == ENVIRONMENT
+    assert chosen_proxies(OutgoingSettings(), ENVIRONMENT) == ENVIRONMENT
 
 
 def test_user_agent_has_version_and_suffix() -> None:
-    assert user_agent(OutsideSettings()) == f"hs/{__version__}"
-    assert user_agent(OutsideSettings(user_agent_suffix="x")) == f"hs/{__version__} x"
+    assert user_agent(OutgoingSettings()) == f"hs/{__version__}"
+    assert user_agent(OutgoingSettings(user_agent_suffix="x")) == f"hs/{__version__} x"
 
 
 def test_unspecified_addresses_are_always_blocked() -> None:
@@ -77,7 +77,7 @@ enable_3pid_lookup: false
 """,
     )
 
-    assert settings.outside.http_proxy == "http://proxy"
+    assert settings.outgoing.http_proxy == "http://proxy"
     assert settings.previews.url_preview_ip_range_blacklist == ()
     assert settings.previews.max_spider_size == 1 << 20
     assert settings.previews.oembed.additional_providers == (tmp_path / "oembed.json",)

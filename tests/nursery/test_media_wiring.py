@@ -10,7 +10,7 @@ from hs.nursery.plan import MEDIA_JOBS, plan_of
 from hs.nursery.wiring.media import place_of
 from hs.services.media.content_stores import FolderStore
 from hs.settings.errors import SettingsError
-from hs.settings.sections.media import FolderSettings, S3Settings, StorageProvider
+from hs.settings.sections.media import FolderProviderSettings, S3ProviderSettings, StorageProvider
 from tests.settings.conftest import Load, load
 
 __all__ = ["load"]
@@ -50,9 +50,11 @@ def test_named_process_runs_media_jobs(load: Load) -> None:
 
 
 def test_storage_providers_follow_settings() -> None:
-    s3 = place_of(StorageProvider(place=S3Settings(bucket="media"), store_local=True))
+    s3 = place_of(StorageProvider(place=S3ProviderSettings(bucket="media"), store_local=True))
     folder = place_of(
-        StorageProvider(place=FolderSettings(directory=Path("/backup")), store_synchronous=True)
+        StorageProvider(
+            place=FolderProviderSettings(directory=Path("/backup")), store_synchronous=True
+        )
     )
 
     assert isinstance(s3.store, S3Bucket)
@@ -67,4 +69,4 @@ def test_missing_library_is_reported_with_package_to_install(
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
 
     with pytest.raises(SettingsError, match=r"hs\[s3\]"):
-        place_of(StorageProvider(place=S3Settings(bucket="media")))
+        place_of(StorageProvider(place=S3ProviderSettings(bucket="media")))

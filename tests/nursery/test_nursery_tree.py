@@ -28,9 +28,9 @@ from hs.settings.settings import Settings
 from hs.storage.database import Database, Tx
 from tests.nursery.conftest import Load
 from tests.support.databases import fresh_postgres
-from tests.support.http_client import HttpClient, Hungup
+from tests.support.http_client import ConnectionLost, HttpClient
 from tests.support.postgres import PostgresServer
-from tests.support.web import Answer
+from tests.support.web import WebResponse
 
 WAIT_S = 60.0
 SYNC = "/_matrix/client/v3/sync"
@@ -76,7 +76,7 @@ async def sleep_long(tx: Tx) -> None:
 
 
 async def add_receipt(tx: Tx, ids: StreamIds) -> tuple[int, list[tuple[int, ReceiptRow]]]:
-    return await ids.one(), []
+    return await ids.next_id(), []
 
 
 def composed_process(
@@ -329,7 +329,7 @@ async def test_running_request_is_finished_and_new_connections_are_refused(
                 while True:
                     try:
                         assert (await idle_client.get("/health/ready")).status == 503
-                    except Hungup:
+                    except ConnectionLost:
                         break
             assert responses == []
             api.may_finish.set()
@@ -362,7 +362,7 @@ async def test_waiting_sync_is_answered_early_with_its_since_token(
     settings: Settings, bridge: Bridge, database: Database
 ) -> None:
     process = compose(settings, plan_of(settings), SystemClock(), bridge, database)
-    responses: list[Answer] = []
+    responses: list[WebResponse] = []
 
     async def long_poll(client: HttpClient, since: str) -> None:
         responses.append(await client.get(f"{SYNC}?timeout=60000&since={since}"))

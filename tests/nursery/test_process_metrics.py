@@ -9,7 +9,7 @@ from hs.apis.web.request_log import RequestLog
 from hs.lib.aio import Bridge
 from hs.lib.caching.lru_cache import LruCache
 from hs.lib.clock import SystemClock
-from hs.lib.metrics import Family
+from hs.lib.metrics import MetricFamily
 from hs.nursery.compose import compose
 from hs.nursery.plan import plan_of
 from hs.nursery.process import Process
@@ -32,7 +32,7 @@ def composed_process(settings: Settings, bridge: Bridge, database: Database) -> 
     return compose(settings, plan_of(settings), SystemClock(), bridge, database)
 
 
-def row_of(family: Family) -> str:
+def row_of(family: MetricFamily) -> str:
     labels = ", ".join(f"`{label}`" for label in family.labels) or "–"
     return f"| `{family.name}` | {family.kind} | {labels} | {family.what}. |"
 

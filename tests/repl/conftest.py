@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 import attrs
 import pytest
 
-from hs.core.stream_def import Kind, StreamDef, Writers
+from hs.core.stream_def import StreamDef, StreamKind, StreamWriters
 from hs.repl.writers import Rows, StreamIds
 from hs.storage.database import Database, Tx
 from hs.storage.inline import open_inline
@@ -21,15 +21,15 @@ class Note:
 
 
 # NOTES has the name of a real stream, because a table stream must be declared in the schema.
-NOTES = StreamDef("receipts", Note, Kind.TABLE, Writers.SHARDED)
-HINTS = StreamDef("hints", Note, Kind.MEMORY, recent=5)
+NOTES = StreamDef("receipts", Note, StreamKind.TABLE, StreamWriters.SHARDED)
+HINTS = StreamDef("hints", Note, StreamKind.MEMORY, recent=5)
 
 
 async def add_note(tx: Tx, ids: StreamIds, text: str) -> tuple[int, Rows[Note]]:
     """Publish a note and return its ID; the text `bad` raises ValueError."""
     if text == "bad":
         raise ValueError(text)
-    number = await ids.one()
+    number = await ids.next_id()
     return number, [(number, Note(text))]
 
 

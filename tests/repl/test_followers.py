@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from hs.core.stream_def import Kind, StreamDef
+from hs.core.stream_def import StreamDef, StreamKind
 from hs.lib.caching.lru_cache import LruCache
 from hs.repl.feed import Batch, Feed
 from hs.repl.followers import KeyFollower, TableFollower
@@ -29,7 +29,7 @@ class Change:
     key: str
 
 
-CHANGES = StreamDef("changes", Change, Kind.MEMORY)
+CHANGES = StreamDef("changes", Change, StreamKind.MEMORY)
 
 
 @attrs.frozen

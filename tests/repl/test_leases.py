@@ -136,7 +136,7 @@ async def test_replaced_holder_is_stopped(
 ) -> None:
     with pytest.RaisesGroup(LeaseLost):
         async with process(db, "a").hold("duty"):
-            await db.write(leases.give_back, "duty", "a")
+            await db.write(leases.release, "duty", "a")
             taken = await process(db, "b").try_take("duty")
             await trio.sleep_forever()
 

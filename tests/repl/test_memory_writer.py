@@ -3,14 +3,14 @@
 import attrs
 
 from hs.repl.feed import Feed
-from hs.repl.inproc import alone
+from hs.repl.inproc import local_transport
 from hs.repl.memory_writer import MemoryWriter, epoch_at
 from tests.repl.conftest import HINTS, Note
 
 
 def test_memory_writer_remembers_the_last_row_of_each_key() -> None:
     last_by_text = attrs.evolve(HINTS, key=lambda row: row.text)
-    writer = MemoryWriter(last_by_text, "w1", alone(Feed()), epoch_at(1_000))
+    writer = MemoryWriter(last_by_text, "w1", local_transport(Feed()), epoch_at(1_000))
     start = writer.position
     for text in "abacada":
         writer.append_nowait([Note(text)])

@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from hs.core.stream_def import Kind
+from hs.core.stream_def import StreamKind
 from hs.core.streams import CACHES, CATALOGUE, EVENTS, RECEIPTS, TYPING
 from hs.repl.ownership import Location, Ownership, Topology, shard_of
 
@@ -60,4 +60,4 @@ def test_streams_have_unique_names() -> None:
     names = [stream.name for stream in CATALOGUE]
 
     assert len(set(names)) == len(names)
-    assert {stream.name for stream in CATALOGUE if stream.kind is Kind.TABLE} >= {"events"}
+    assert {stream.name for stream in CATALOGUE if stream.kind is StreamKind.TABLE} >= {"events"}

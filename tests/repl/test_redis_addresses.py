@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from hs.lib.aio import Bridge
-from hs.repl.redis import RedisAddress, channel_of
+from hs.repl.redis import RedisAddress, channel_name
 from hs.storage.database import Database
 from tests.repl.conftest import Note
 from tests.repl.nodes import CHANNEL, Cluster
@@ -116,4 +116,4 @@ async def until_connected(cluster: Cluster) -> None:
 
 
 def test_servers_that_share_a_redis_have_different_channels() -> None:
-    assert channel_of("one.example") != channel_of("two.example")
+    assert channel_name("one.example") != channel_name("two.example")

@@ -16,7 +16,7 @@ from hs.core.errors import Forbidden, LimitExceeded, MatrixError, RemoteFault, U
 from hs.core.streams import RECEIPTS
 from hs.repl import rpc_connection
 from hs.repl.feed import Feed
-from hs.repl.inproc import InProcHub, InProcTransport, alone
+from hs.repl.inproc import InProcHub, InProcTransport, local_transport
 from hs.repl.inproc_rpc import InProcSender
 from hs.repl.ownership import Location
 from hs.repl.rpc import DEFAULT_TIMEOUT_S, rpc, rpc_methods
@@ -136,7 +136,7 @@ async def client_of(
 
 async def test_payloads_keep_their_types_and_the_connection_is_reused() -> None:
     order = Order(Name("x"), (1, 2), {"a": [1, None, "ü"]})
-    async with shop_at(LocalShop(), alone(Feed())) as http, client_of(http) as shop:
+    async with shop_at(LocalShop(), local_transport(Feed())) as http, client_of(http) as shop:
         assert await shop.echo(order, times=2) == [order, order]
         assert await shop.echo(order, 1, b"\xff") == [order]
 
@@ -144,7 +144,7 @@ async def test_payloads_keep_their_types_and_the_connection_is_reused() -> None:
 
 
 async def test_calls_over_a_unix_socket(tmp_path: Path) -> None:
-    async with shop_at(LocalShop(), alone(Feed()), str(tmp_path / "s")) as http:
+    async with shop_at(LocalShop(), local_transport(Feed()), str(tmp_path / "s")) as http:
         async with client_of(http) as shop:
             assert await shop.count() == 1
 
@@ -156,7 +156,7 @@ async def test_calls_over_tls_need_a_trusted_certificate(
     owner_context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     owner_context.load_cert_chain(certificates.certificate, certificates.key)
     trusting = ssl.create_default_context(cafile=str(certificates.authority))
-    async with shop_at(LocalShop(), alone(Feed()), tls=owner_context) as http:
+    async with shop_at(LocalShop(), local_transport(Feed()), tls=owner_context) as http:
         for context, is_trusted in ((trusting, True), (ssl.create_default_context(), False)):
             sender = PooledSender({"owner": http.location}, context)
             shop = RpcClients(sender, "secret", Feed()).proxy(Shop, "owner")
@@ -173,7 +173,7 @@ async def test_calls_over_tls_need_a_trusted_certificate(
 
 
 async def test_errors_keep_their_class_and_fields() -> None:
-    async with shop_at(LocalShop(), alone(Feed())) as http, client_of(http) as shop:
+    async with shop_at(LocalShop(), local_transport(Feed())) as http, client_of(http) as shop:
         with pytest.raises(Forbidden) as refused:
             await shop.fail("forbidden")
         with pytest.raises(LimitExceeded) as limited:
@@ -188,7 +188,7 @@ async def test_errors_keep_their_class_and_fields() -> None:
 
 
 async def test_owner_without_its_database_is_temporarily_unavailable() -> None:
-    async with shop_at(LocalShop(), alone(Feed())) as http, client_of(http) as shop:
+    async with shop_at(LocalShop(), local_transport(Feed())) as http, client_of(http) as shop:
         with pytest.raises(MatrixError) as refused:
             await shop.fail("away")
 
@@ -199,7 +199,7 @@ async def test_owner_without_its_database_is_temporarily_unavailable() -> None:
 async def test_details_of_a_bug_stay_in_the_log_of_the_owner(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    async with shop_at(LocalShop(), alone(Feed())) as http, client_of(http) as shop:
+    async with shop_at(LocalShop(), local_transport(Feed())) as http, client_of(http) as shop:
         with pytest.raises(RpcFailed, match="ZeroDivisionError") as failed:
             await shop.fail("bug")
 
@@ -209,7 +209,7 @@ async def test_details_of_a_bug_stay_in_the_log_of_the_owner(
 
 async def test_call_retried_after_a_lost_reply_is_executed_once() -> None:
     local = LocalShop()
-    async with shop_at(local, alone(Feed())) as http, client_of(http) as shop:
+    async with shop_at(local, local_transport(Feed())) as http, client_of(http) as shop:
         http.lose = 2
 
         assert await shop.count() == 1
@@ -219,7 +219,7 @@ async def test_call_retried_after_a_lost_reply_is_executed_once() -> None:
 
 async def test_call_of_a_cancelled_caller_is_still_executed() -> None:
     local = LocalShop()
-    async with shop_at(local, alone(Feed())) as http, client_of(http) as shop:
+    async with shop_at(local, local_transport(Feed())) as http, client_of(http) as shop:
 
         async def leave_early() -> None:
             # The timeout of the call may pass before the cancellation.
@@ -237,7 +237,7 @@ async def test_call_of_a_cancelled_caller_is_still_executed() -> None:
 
 
 async def test_stopped_owner_is_unavailable_at_the_deadline() -> None:
-    async with shop_at(LocalShop(), alone(Feed())) as http:
+    async with shop_at(LocalShop(), local_transport(Feed())) as http:
         pass
     async with client_of(http) as shop:
         with pytest.raises(RpcUnavailable) as unavailable:
@@ -276,11 +276,11 @@ async def test_call_waits_for_an_owner_that_announced_its_restart(
         replies.append(await shop.count())
         replied.set()
 
-    sender.expect_back("owner")
+    sender.expect_restart("owner")
     nursery.start_soon(call)
     # Longer than CONNECT_S, for which a caller waits without the announcement.
     await trio.testing.wait_all_tasks_blocked(0.2)
-    async with shop_at(LocalShop(), alone(Feed()), path):
+    async with shop_at(LocalShop(), local_transport(Feed()), path):
         with trio.fail_after(60):
             await replied.wait()
 
@@ -292,19 +292,19 @@ async def test_idle_connection_that_the_owner_closed_is_not_used(tmp_path: Path)
     path = str(tmp_path / "s")
     sender = PooledSender({"owner": Location(path=path)})
     shop = RpcClients(sender, "secret", Feed()).proxy(Shop, "owner")
-    async with shop_at(LocalShop(), alone(Feed()), path):
+    async with shop_at(LocalShop(), local_transport(Feed()), path):
         assert await shop.count() == 1
     os.unlink(path)
 
     local = LocalShop()
-    async with shop_at(local, alone(Feed()), path) as http:
+    async with shop_at(local, local_transport(Feed()), path) as http:
         assert await shop.count() == 1
         assert http.connections == 1
     await sender.aclose()
 
 
 async def test_call_of_a_slow_owner_fails_at_the_deadline() -> None:
-    async with shop_at(LocalShop(), alone(Feed())) as http, client_of(http) as shop:
+    async with shop_at(LocalShop(), local_transport(Feed())) as http, client_of(http) as shop:
         with pytest.raises((RpcUnavailable, RpcFailed)):
             await shop.hang()
 
@@ -333,7 +333,7 @@ async def test_attempts_get_no_reply_while_the_server_stops() -> None:
 async def test_call_with_another_secret_is_rejected_and_both_ends_log_it_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    async with shop_at(LocalShop(), alone(Feed())) as http:
+    async with shop_at(LocalShop(), local_transport(Feed())) as http:
         async with client_of(http, secret="wrong") as shop:
             for _ in range(2):
                 with pytest.raises(RpcUnavailable, match="worker_replication_secret"):

@@ -8,7 +8,7 @@ import trio
 
 from hs.lib.aio import Bridge
 from hs.repl.feed import Batch, Feed
-from hs.repl.inproc import InProcHub, alone
+from hs.repl.inproc import InProcHub, local_transport
 from hs.repl.memory_writer import MemoryWriter, epoch_at
 from hs.repl.transport import Transport
 from hs.repl.writers import Rows, StreamIds, TableWriter, WriterReplaced, WriterStopped
@@ -16,8 +16,8 @@ from hs.storage import stream_log
 from hs.storage.database import (
     CommitUnknown,
     Database,
+    DatabaseLoad,
     DatabaseUnavailable,
-    Load,
     RowMissing,
     Tx,
     Unit,
@@ -41,7 +41,7 @@ async def test_write_returns_after_its_rows_were_delivered(
     feed = Feed()
     batches: list[Batch[Note]] = []
     feed.subscribe(NOTES, batches.append)
-    writer = table_writer(db, alone(feed))
+    writer = table_writer(db, local_transport(feed))
     await nursery.start(writer.run)
 
     number = await writer.write(add_note, "hello")
@@ -57,7 +57,7 @@ async def test_waiting_writes_share_one_commit_and_one_batch(
     feed = Feed()
     batches: list[Batch[Note]] = []
     feed.subscribe(NOTES, batches.append)
-    writer = table_writer(db, alone(feed))
+    writer = table_writer(db, local_transport(feed))
     await nursery.start(writer.run)
 
     async with trio.open_nursery() as jobs:
@@ -75,7 +75,7 @@ async def test_of_a_batch_only_the_job_that_raises_fails(
     feed = Feed()
     batches: list[Batch[Note]] = []
     feed.subscribe(NOTES, batches.append)
-    writer = table_writer(db, alone(feed))
+    writer = table_writer(db, local_transport(feed))
     await nursery.start(writer.run)
     failed: list[str] = []
 
@@ -100,7 +100,7 @@ async def test_cancelled_caller_does_not_stop_the_commit(
     feed = Feed()
     batches: list[Batch[Note]] = []
     feed.subscribe(NOTES, batches.append)
-    writer = table_writer(db, alone(feed))
+    writer = table_writer(db, local_transport(feed))
     await nursery.start(writer.run)
 
     with trio.CancelScope() as scope:
@@ -116,7 +116,7 @@ async def test_stopping_writer_finishes_waiting_jobs_and_refuses_new_ones(db: Da
     feed = Feed()
     batches: list[Batch[Note]] = []
     feed.subscribe(NOTES, batches.append)
-    writer = table_writer(db, alone(feed))
+    writer = table_writer(db, local_transport(feed))
     async with trio.open_nursery() as jobs:
         async with trio.open_nursery() as running:
             await running.start(writer.run)
@@ -132,7 +132,7 @@ async def test_stopping_writer_finishes_waiting_jobs_and_refuses_new_ones(db: Da
 async def test_writer_starts_at_the_highest_position_of_all_writers(db: Database) -> None:
     async def run_once(name: str) -> int:
         async with trio.open_nursery() as running:
-            writer = table_writer(db, alone(Feed()), name)
+            writer = table_writer(db, local_transport(Feed()), name)
             await running.start(writer.run)
             number = await writer.write(add_note, name)
             running.cancel_scope.cancel()
@@ -140,7 +140,7 @@ async def test_writer_starts_at_the_highest_position_of_all_writers(db: Database
 
     first, second = await run_once("w1"), await run_once("w2")
     async with trio.open_nursery() as running:
-        again = table_writer(db, alone(Feed()))
+        again = table_writer(db, local_transport(Feed()))
         await running.start(again.run)
         running.cancel_scope.cancel()
 
@@ -188,12 +188,12 @@ async def test_positions_of_two_busy_writers_are_separate(
 
 async def test_unit_may_reserve_many_ids(db: Database, nursery: trio.Nursery) -> None:
     feed = Feed()
-    writer = table_writer(db, alone(feed))
+    writer = table_writer(db, local_transport(feed))
     await nursery.start(writer.run)
 
     async def add_many(tx: Tx, ids: StreamIds, count: int) -> tuple[list[int], Rows[Note]]:
-        first = await ids.one()
-        numbers = [first, *await ids.many(count)]
+        first = await ids.next_id()
+        numbers = [first, *await ids.next_ids(count)]
         return numbers, [(number, Note("")) for number in numbers]
 
     reserved: list[int] = []
@@ -212,13 +212,13 @@ async def test_unit_may_reserve_many_ids(db: Database, nursery: trio.Nursery) ->
 
 
 async def test_only_process_writes_no_log(db: Database, nursery: trio.Nursery) -> None:
-    writer = table_writer(db, alone(Feed()))
+    writer = table_writer(db, local_transport(Feed()))
     await nursery.start(writer.run)
 
     await writer.write(add_note, "x")
 
     assert await db.read(stream_log.read, "receipts", "w1", 0, 10) == []
-    assert await db.read(stream_log.positions) == [("receipts", "w1", 1)]
+    assert await db.read(stream_log.list_positions) == [("receipts", "w1", 1)]
     nursery.cancel_scope.cancel()
 
 
@@ -226,11 +226,11 @@ def test_memory_writer_delivers_at_once_and_positions_grow_over_restarts() -> No
     feed = Feed()
     batches: list[Batch[Note]] = []
     feed.subscribe(HINTS, batches.append)
-    writer = MemoryWriter(HINTS, "w1", alone(feed), epoch_at(1_000))
+    writer = MemoryWriter(HINTS, "w1", local_transport(feed), epoch_at(1_000))
     writer.attach()
 
     position = writer.append_nowait([Note("a"), Note("b")])
-    later = MemoryWriter(HINTS, "w1", alone(feed), epoch_at(1_001))
+    later = MemoryWriter(HINTS, "w1", local_transport(feed), epoch_at(1_001))
 
     assert [row.text for _, row in batches[0].rows] == ["a", "b"]
     assert feed.position(HINTS).floor == position == epoch_at(1_000) + 2
@@ -239,7 +239,7 @@ def test_memory_writer_delivers_at_once_and_positions_grow_over_restarts() -> No
 
 
 def test_memory_writer_returns_missed_rows_or_a_reset() -> None:
-    writer = MemoryWriter(HINTS, "w1", alone(Feed()), epoch_at(1_000))
+    writer = MemoryWriter(HINTS, "w1", local_transport(Feed()), epoch_at(1_000))
     start = writer.position
     for text in "abcdefgh":
         writer.append_nowait([Note(text)])
@@ -279,14 +279,14 @@ class ForgetfulDatabase:
     async def read_snapshot(self, unit: Unit[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         return await self.real.read_snapshot(unit, *args, **kwargs)
 
-    def load(self) -> Load:
+    def load(self) -> DatabaseLoad:
         return self.real.load()
 
     async def read_long(self, unit: Unit[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         return await self.real.read_long(unit, *args, **kwargs)
 
     async def write(self, unit: Unit[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        if self.lose_undone and unit is not stream_log.begin_anew:
+        if self.lose_undone and unit is not stream_log.renew_generation:
             self.lose_undone -= 1
 
             async def undo(tx: Tx) -> None:
@@ -310,7 +310,7 @@ async def test_commit_with_a_lost_reply_is_published_once_if_it_was_done(
     feed = Feed()
     batches: list[Batch[Note]] = []
     feed.subscribe(NOTES, batches.append)
-    writer = table_writer(forgetful, alone(feed))
+    writer = table_writer(forgetful, local_transport(feed))
     await nursery.start(writer.run)
     forgetful.lose_done = True
 
@@ -333,7 +333,7 @@ async def test_commit_found_undone_cannot_be_done_later(
         return str(await tx.fetchval("SELECT life FROM stream_positions"))
 
     forgetful = ForgetfulDatabase(db)
-    writer = table_writer(forgetful, alone(Feed()))
+    writer = table_writer(forgetful, local_transport(Feed()))
     await nursery.start(writer.run)
     before = await db.read(generation)
     forgetful.lose_undone = 1
@@ -364,7 +364,7 @@ class FailingWriter:
 async def test_of_two_processes_with_one_name_only_the_later_one_writes(
     database: Database, nursery: trio.Nursery
 ) -> None:
-    earlier, later = (table_writer(database, alone(Feed())) for _ in range(2))
+    earlier, later = (table_writer(database, local_transport(Feed())) for _ in range(2))
     replaced = FailingWriter(earlier, WriterReplaced)
     await nursery.start(replaced.run)
     number = await earlier.write(add_note, "mine")
@@ -377,12 +377,12 @@ async def test_of_two_processes_with_one_name_only_the_later_one_writes(
     await replaced.ended.wait()
 
     assert await later.write(add_note, "mine by now") > number
-    assert await database.read(stream_log.positions) == [("receipts", "w1", later.committed)]
+    assert await database.read(stream_log.list_positions) == [("receipts", "w1", later.committed)]
     nursery.cancel_scope.cancel()
 
 
 async def test_write_now_of_a_replaced_writer_fails(db: Database, nursery: trio.Nursery) -> None:
-    replaced = FailingWriter(table_writer(db, alone(Feed())), WriterReplaced)
+    replaced = FailingWriter(table_writer(db, local_transport(Feed())), WriterReplaced)
     await nursery.start(replaced.run)
     await db.write(stream_log.take_over, "receipts", "w1", "another life")
 
@@ -397,7 +397,7 @@ async def test_writer_that_cannot_settle_a_commit_fails(
     db: Database, nursery: trio.Nursery, autojump_clock: trio.testing.MockClock, name: str
 ) -> None:
     forgetful = ForgetfulDatabase(db)
-    failing = FailingWriter(table_writer(forgetful, alone(Feed())), CommitUnknown)
+    failing = FailingWriter(table_writer(forgetful, local_transport(Feed())), CommitUnknown)
     await nursery.start(failing.run)
     forgetful.lose_done = forgetful.is_gone = True
 
@@ -441,7 +441,7 @@ async def test_start_waits_for_a_running_commit_of_an_earlier_life(
         commits.start_soon(database.write, commit_slowly)
         await until_a_commit_sleeps(database)
 
-        writer = table_writer(database, alone(Feed()))
+        writer = table_writer(database, local_transport(Feed()))
         await nursery.start(writer.run)
 
         assert writer.committed == 7
@@ -482,7 +482,7 @@ async def test_running_commit_with_a_lost_reply_is_waited_for(
         batches: list[Batch[Note]] = []
         feed.subscribe(NOTES, batches.append)
         impatient = ImpatientDatabase(database, nursery=commits)
-        writer = table_writer(impatient, alone(feed))
+        writer = table_writer(impatient, local_transport(feed))
         await nursery.start(writer.run)
         impatient.is_on = True
 

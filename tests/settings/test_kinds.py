@@ -11,18 +11,18 @@ from hs.settings.kinds import (
     DURATION,
     SIZE,
     STRING,
-    At,
-    Unfit,
+    ConfigLocation,
+    InvalidSetting,
     choice,
-    endless,
     integer,
     list_of,
     one_or_more,
+    or_infinity,
 )
 
 
-def at() -> At:
-    return At(("key",), Path(), [])
+def at() -> ConfigLocation:
+    return ConfigLocation(("key",), Path(), [])
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_size_units_are_powers_of_1024(written: Any, size: int) -> None:
     "written", ["soon", "-5m", "1.5", "1.5ms", ".5s", "5 fortnights", True, -1, 1.5, [], None]
 )
 def test_invalid_duration_is_rejected(written: Any) -> None:
-    with pytest.raises(Unfit, match="expected a duration"):
+    with pytest.raises(InvalidSetting, match="expected a duration"):
         DURATION.read(written, at())
 
 
@@ -75,7 +75,7 @@ def test_duration_unit_multiplies_the_number(number: int, unit: str) -> None:
 
 @pytest.mark.parametrize("written", [None, "infinity"])
 def test_infinite_duration_is_none(written: Any) -> None:
-    assert endless(DURATION).read(written, at()) is None
+    assert or_infinity(DURATION).read(written, at()) is None
 
 
 def test_unquoted_off_is_read_as_the_word_off() -> None:
@@ -87,7 +87,7 @@ def test_single_entry_is_read_as_a_list() -> None:
 
 
 def test_mistake_in_a_list_names_the_index() -> None:
-    with pytest.raises(Unfit) as error:
+    with pytest.raises(InvalidSetting) as error:
         list_of(integer(minimum=1)).read([1, 0], at())
 
     assert error.value.at.key == "key.1"

@@ -7,15 +7,15 @@ from hs.storage.database import (
     ConstraintViolation,
     Database,
     DatabaseError,
-    ForeignViolation,
-    LateRows,
+    DeferredRows,
+    ForeignKeyViolation,
     RowMissing,
     Tx,
     UniqueViolation,
 )
 from hs.storage.dialect import sql
 from hs.storage.migrate import Migration, migrate
-from hs.storage.rows import ChangeReturning, Rows, UpdateRows
+from hs.storage.rows import ChangeReturning, InsertRows, UpdateRows
 
 PETS = Migration.parse(
     "9000_pets.sql",
@@ -43,11 +43,11 @@ BY_NAME_AND_AGE = sql(
     """
     )
 )
-INSERT_NEW = Rows("pets", "name text, age bigint, tag bytea", "ON CONFLICT (name) DO NOTHING")
-INSERT_PETS = Rows("pets", "name text, age bigint")
-INSERT_OWNERS = Rows("owners", "pet text")
+INSERT_NEW = InsertRows("pets", "name text, age bigint, tag bytea", "ON CONFLICT (name) DO NOTHING")
+INSERT_PETS = InsertRows("pets", "name text, age bigint")
+INSERT_OWNERS = InsertRows("owners", "pet text")
 UPDATE_PETS = UpdateRows("pets", "name text", "age bigint, tag bytea")
-INSERT_BOWLS = Rows("bowls", "place text, meals bigint")
+INSERT_BOWLS = InsertRows("bowls", "place text, meals bigint")
 ADD_MEALS = ChangeReturning(
     "bowls", sql(lambda _: "UPDATE bowls SET meals = meals + $1 RETURNING place, meals")
 )
@@ -118,7 +118,7 @@ async def test_database_errors_are_raised_as_their_own_classes(pets: Database) -
 
     with pytest.raises(UniqueViolation) as unique:
         await pets.write(add, "rex", 4)
-    with pytest.raises(ForeignViolation):
+    with pytest.raises(ForeignKeyViolation):
         await pets.write(orphan)
     with pytest.raises(ConstraintViolation):
         await pets.write(ageless)
@@ -260,7 +260,7 @@ async def test_required_update_is_sent_with_deferred_batches(pets: Database) -> 
         await pets.write(update_with_others, "rex")
 
 
-async def update_with_others(tx: Tx, name: str, *, reads: bool = False) -> LateRows:
+async def update_with_others(tx: Tx, name: str, *, reads: bool = False) -> DeferredRows:
     """Update a required row and defer other changes; in several statements if `reads`."""
     if reads:
         await tx.fetchval("SELECT 1")
@@ -298,7 +298,7 @@ async def test_missing_required_row_undoes_the_unit(
 async def test_changed_rows_are_available_after_the_unit(
     pets: Database, reads: bool, bowls: tuple[str, ...]
 ) -> None:
-    async def add_meals_only(tx: Tx) -> LateRows:
+    async def add_meals_only(tx: Tx) -> DeferredRows:
         if reads:
             await tx.fetchval("SELECT 1")
         return await tx.change_returning(ADD_MEALS, 1)
@@ -317,7 +317,7 @@ async def test_changed_rows_are_available_after_the_unit(
 
 
 async def test_returning_changes_of_one_table_see_each_other(pets: Database) -> None:
-    async def change(tx: Tx) -> list[LateRows]:
+    async def change(tx: Tx) -> list[DeferredRows]:
         await fill_bowls(tx, "garden")
         first = await tx.change_returning(ADD_MEALS, 1)
         second = await tx.change_returning(ADD_MEALS, 1)

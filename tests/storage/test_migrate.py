@@ -10,7 +10,7 @@ from hs.storage.migrate import (
     Migration,
     bundled_migrations,
     migrate,
-    pending,
+    pending_migrations,
     sort_migrations,
     split_statements,
     statements_for,
@@ -35,7 +35,7 @@ async def count_half(tx: Tx) -> int:
 
 async def test_migration_is_applied_once_in_its_phase(database: Database) -> None:
     first = await migrate(database, [FIRST, LATER], ["pre"])
-    still_pending = await pending(database, [FIRST, LATER])
+    still_pending = await pending_migrations(database, [FIRST, LATER])
     second = await migrate(database, [FIRST, LATER], ["pre", "post"])
     third = await migrate(database, [FIRST, LATER], ["pre", "post"])
 
@@ -47,7 +47,7 @@ async def test_failed_migration_is_rolled_back_and_stops_the_rest(database: Data
     with pytest.raises(DatabaseError, match="first"):
         await migrate(database, [FIRST, BROKEN, LATER], ["pre", "post"])
 
-    assert await pending(database, [FIRST, BROKEN, LATER]) == [BROKEN, LATER]
+    assert await pending_migrations(database, [FIRST, BROKEN, LATER]) == [BROKEN, LATER]
     with pytest.raises(DatabaseError, match="half"):
         await database.read(count_half)
 
@@ -68,7 +68,7 @@ async def test_concurrent_processes_apply_each_migration_once(database: Database
 
 async def test_fixture_applies_all_bundled_migrations(database: Database) -> None:
     assert bundled_migrations() != []
-    assert await pending(database, bundled_migrations()) == []
+    assert await pending_migrations(database, bundled_migrations()) == []
 
 
 def test_semicolons_in_strings_comments_and_bodies_do_not_split_statements() -> None:

@@ -10,7 +10,7 @@ import hs.storage
 from hs.storage.database import Database, DatabaseError, Tx
 from hs.storage.dialect import Statement, sqlite_parameters
 from hs.storage.postgres.pool import ARRAY_TYPES
-from hs.storage.rows import ChangeReturning, Rows, UpdateRows
+from hs.storage.rows import ChangeReturning, InsertRows, UpdateRows
 
 ENGINE_SPECIFIC = ("hs.storage.sqlite", "hs.storage.postgres", "hs.storage.migrate")
 IS_STATEMENT = re.compile(r"\s*(SELECT|INSERT|UPDATE|DELETE|WITH)\s")
@@ -26,7 +26,7 @@ def statements() -> Iterator[tuple[str, str, str]]:
                 where = f"{module.name}.{name}"
                 if isinstance(constant, ChangeReturning):
                     constant = constant.statement
-                if isinstance(constant, Statement | Rows | UpdateRows):
+                if isinstance(constant, Statement | InsertRows | UpdateRows):
                     yield where, constant.postgres, constant.sqlite
                 elif isinstance(constant, str) and IS_STATEMENT.match(constant):
                     yield where, constant, sqlite_parameters(constant)

@@ -20,17 +20,17 @@ from hs.apis.client.accounts.devices import DevicesApi
 from hs.apis.client.accounts.filter import FilterApi
 from hs.apis.client.accounts.login import LoginApi
 from hs.apis.client.accounts.logout import LogoutApi
-from hs.apis.client.accounts.moderation import ModerationApi
+from hs.apis.client.accounts.moderation import AccountModerationApi
 from hs.apis.client.accounts.openid import OpenIdApi
 from hs.apis.client.accounts.password_policy import PasswordPolicyApi
-from hs.apis.client.accounts.profiles import ProfileApi
+from hs.apis.client.accounts.profiles import ProfilesApi
 from hs.apis.client.accounts.register import RegisterApi
 from hs.apis.client.appservices.thirdparty import ThirdPartyApi
 from hs.apis.client.rooms.tags import TagsApi
 from hs.apis.client.server.capabilities import CapabilitiesApi
 from hs.apis.client.server.versions import VersionsApi
-from hs.apis.client.server.voip import VoipApi
-from hs.apis.client.server.wellknown import WellKnownApi, told_to_clients
+from hs.apis.client.server.voip import TurnServerApi
+from hs.apis.client.server.wellknown import WellKnownApi, client_wellknown_content
 from hs.apis.federation.openid import OpenIdUserInfoApi
 from hs.apis.federation.version import ServerVersionApi
 from hs.apis.web.app import Application
@@ -45,10 +45,13 @@ from hs.repl.feed import Feed
 from hs.repl.inproc import InProcHub, InProcTransport
 from hs.repl.memory_writer import MemoryWriter, epoch_at
 from hs.repl.writers import TableWriter
-from hs.services.accounts.account_data.account_data import AccountData, LocalAccountDataWriter
-from hs.services.accounts.account_data.filters import Filters
-from hs.services.accounts.lifecycle.account_lifecycle import Lifecycle
-from hs.services.accounts.lifecycle.account_moderation import Moderation
+from hs.services.accounts.account_data.account_data import (
+    AccountDataService,
+    LocalAccountDataWriter,
+)
+from hs.services.accounts.account_data.filters import StoredFilters
+from hs.services.accounts.lifecycle.account_lifecycle import AccountLifecycle
+from hs.services.accounts.lifecycle.account_moderation import AccountModeration
 from hs.services.accounts.lifecycle.erased_users import ErasedUsersCache
 from hs.services.accounts.lifecycle.password_reset import PasswordReset
 from hs.services.accounts.limits.appservice_users import NoAppservices
@@ -60,12 +63,12 @@ from hs.services.accounts.login.password_check import (
     RegistrationTokenStage,
 )
 from hs.services.accounts.profiles.profile_changes import ProfileChanges
-from hs.services.accounts.profiles.profile_visibility import ProfileAudience
+from hs.services.accounts.profiles.profile_visibility import ProfileVisibility
 from hs.services.accounts.profiles.profiles import NoRemoteProfiles, Profiles
 from hs.services.accounts.registration.registration import NewAccount, Registration
-from hs.services.accounts.registration.shared_secret_registration import SharedSecret
+from hs.services.accounts.registration.shared_secret_registration import SharedSecretRegistration
 from hs.services.accounts.sessions.authenticator import Revocations, TokenAuthenticator
-from hs.services.accounts.sessions.device_management import Devices
+from hs.services.accounts.sessions.device_management import DeviceManagement
 from hs.services.accounts.sessions.interactive_auth import (
     DUMMY,
     PASSWORD,
@@ -75,13 +78,13 @@ from hs.services.accounts.sessions.interactive_auth import (
     UiaStage,
 )
 from hs.services.accounts.sessions.last_seen import LastSeen
-from hs.services.accounts.sessions.openid_tokens import OpenId
+from hs.services.accounts.sessions.openid_tokens import OpenIdTokens
 from hs.services.accounts.sessions.passwords import Passwords
-from hs.services.accounts.sessions.sessions import DeviceWish, Session, Sessions
+from hs.services.accounts.sessions.sessions import RequestedDevice, Session, Sessions
 from hs.services.accounts.sessions.turn_credentials import TurnServers
-from hs.services.appservices.appservice_client import ServiceCalls
+from hs.services.appservices.appservice_client import AppserviceClient
 from hs.services.appservices.appservice_identities import AppserviceIdentities
-from hs.services.appservices.appservice_registry import ServiceRegistry
+from hs.services.appservices.appservice_registry import AppserviceRegistry
 from hs.services.appservices.third_party_networks import ThirdPartyNetworks
 from hs.settings.sections.accounts import (
     PasswordSettings,
@@ -93,7 +96,7 @@ from hs.settings.sections.rate_limits import LoginRates, Rate, RateLimitSettings
 from hs.settings.sections.server import ServerSettings
 from hs.settings.settings import Settings
 from hs.storage.database import Database
-from tests.support.proving import KEY, IdentityWorld, Puzzles, address_servers
+from tests.support.proving import KEY, FakeCaptcha, FakeIdentityServer, address_servers
 from tests.support.sharing import SharedRooms
 from tests.support.web import WebClient
 
@@ -112,7 +115,7 @@ DEFAULTS = Settings(
 )
 
 
-class Watching:
+class RecordingWatcher:
     """A DeviceWatcher, RoomDeparture and Newcomers that records all calls."""
 
     def __init__(self) -> None:
@@ -140,28 +143,28 @@ class Accounts:
     feed: Feed
     clock: FixedClock
     settings: Settings
-    watching: Watching
+    watcher: RecordingWatcher
     authenticator: TokenAuthenticator
     last_seen: LastSeen
     sessions: Sessions
     profiles: Profiles
     registration: Registration
     login: Login
-    lifecycle: Lifecycle
+    lifecycle: AccountLifecycle
     revocations: Revocations
     interactive: InteractiveAuth
     services: AppserviceIdentities
-    account_data: AccountData
+    account_data: AccountDataService
     account_data_stream: TableWriter[AccountDataRow]
-    filters: Filters
-    openid: OpenId
+    filters: StoredFilters
+    openid: OpenIdTokens
     erased: ErasedUsersCache
     rates: RequestRateLimits
     tokens: RegistrationTokenStage
-    devices: Devices
+    devices: DeviceManagement
     proving: ThreepidServices
-    world: IdentityWorld
-    puzzles: Puzzles
+    world: FakeIdentityServer
+    puzzles: FakeCaptcha
     client: WebClient = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -178,7 +181,7 @@ class Accounts:
         account = NewAccount(
             user_id=UserID(f"@{name}:{SERVER}"),
             password=password,
-            device=DeviceWish(device_id=device_id or name.upper()),
+            device=RequestedDevice(device_id=device_id or name.upper()),
             **more,
         )
         session = await self.registration.register(account)
@@ -238,9 +241,9 @@ class _Base:
     transport: InProcTransport
     caches: MemoryWriter[CacheRow]
     instance: str
-    watching: Watching
-    world: IdentityWorld
-    puzzles: Puzzles
+    watching: RecordingWatcher
+    world: FakeIdentityServer
+    puzzles: FakeCaptcha
     services: AppserviceIdentities
 
 
@@ -258,7 +261,7 @@ def make_accounts(
         CACHES, instance, transport, epoch_at(clock.now_ms())
     )
     caches.attach()
-    registry = ServiceRegistry(settings.appservices.registrations, SERVER)
+    registry = AppserviceRegistry(settings.appservices.registrations, SERVER)
     return _build(
         _Base(
             database,
@@ -268,9 +271,9 @@ def make_accounts(
             transport,
             caches,
             instance,
-            Watching(),
-            IdentityWorld(),
-            Puzzles(),
+            RecordingWatcher(),
+            FakeIdentityServer(),
+            FakeCaptcha(),
             AppserviceIdentities(registry, database, feed),
         )
     )
@@ -313,7 +316,7 @@ def _build(base: _Base) -> Accounts:
         feed=feed,
         clock=clock,
         settings=settings,
-        watching=watching,
+        watcher=watching,
         authenticator=authenticator,
         last_seen=last_seen,
         sessions=sessions,
@@ -327,14 +330,14 @@ def _build(base: _Base) -> Accounts:
         puzzles=base.puzzles,
         revocations=revocations,
         interactive=InteractiveAuth(database, clock, settings.reauth, stages),
-        account_data=AccountData(database, feed, LocalAccountDataWriter(stream)),
+        account_data=AccountDataService(database, feed, LocalAccountDataWriter(stream)),
         account_data_stream=stream,
-        filters=Filters(database),
-        openid=OpenId(database, clock, SERVER),
+        filters=StoredFilters(database),
+        openid=OpenIdTokens(database, clock, SERVER),
         erased=ErasedUsersCache(database, feed),
         rates=RequestRateLimits(settings.rate_limits),
         tokens=tokens,
-        devices=Devices(database, clock, sessions, last_seen, watching),
+        devices=DeviceManagement(database, clock, sessions, last_seen, watching),
     )
 
 
@@ -351,8 +354,8 @@ def _lifecycle(
     profiles: Profiles,
     revocations: Revocations,
     servers: ThreepidServers,
-) -> Lifecycle:
-    return Lifecycle(
+) -> AccountLifecycle:
+    return AccountLifecycle(
         base.database,
         hasher,
         base.settings.passwords,
@@ -415,17 +418,19 @@ def apis_of(accounts: Accounts) -> list[object]:
     registration, sessions = accounts.registration, accounts.sessions
     secret = settings.registration.registration_shared_secret
     proving = accounts.proving
-    registry = ServiceRegistry(settings.appservices.registrations, SERVER)
+    registry = AppserviceRegistry(settings.appservices.registrations, SERVER)
     return [
         RegisterApi(registration, interactive, accounts.tokens, accounts.services, accounts.rates),
-        AdminRegisterApi(SharedSecret(accounts.database, accounts.clock, secret), registration),
+        AdminRegisterApi(
+            SharedSecretRegistration(accounts.database, accounts.clock, secret), registration
+        ),
         LoginApi(
             accounts.login,
             sessions,
             lifecycle,
             interactive,
             accounts.rates,
-            told_to_clients(settings.server, settings.proposals.matrix_rtc),
+            client_wellknown_content(settings.server, settings.proposals.matrix_rtc),
         ),
         LogoutApi(sessions),
         AccountApi(
@@ -433,12 +438,12 @@ def apis_of(accounts: Accounts) -> list[object]:
         ),
         *threepid_endpoints(settings, proving, lifecycle, interactive),
         PasswordPolicyApi(settings.passwords.policy),
-        ModerationApi(Moderation(accounts.database, accounts.revocations, SERVER)),
+        AccountModerationApi(AccountModeration(accounts.database, accounts.revocations, SERVER)),
         DevicesApi(accounts.devices, lifecycle, interactive),
-        ProfileApi(
+        ProfilesApi(
             accounts.profiles,
             ProfileChanges(accounts.profiles),
-            ProfileAudience(
+            ProfileVisibility(
                 SharedRooms(),
                 settings.server.require_auth_for_profile_requests,
                 settings.server.limit_profile_requests_to_users_who_share_rooms,
@@ -451,8 +456,8 @@ def apis_of(accounts: Accounts) -> list[object]:
         OpenIdUserInfoApi(accounts.openid),
         ServerVersionApi(),
         WhoisApi(accounts.devices),
-        ThirdPartyApi(ThirdPartyNetworks(registry, ServiceCalls(accounts.world, False))),
-        VoipApi(TurnServers(settings.turn, accounts.clock)),
+        ThirdPartyApi(ThirdPartyNetworks(registry, AppserviceClient(accounts.world, False))),
+        TurnServerApi(TurnServers(settings.turn, accounts.clock)),
         VersionsApi(settings.proposals, settings.rooms),
         CapabilitiesApi(
             lifecycle,

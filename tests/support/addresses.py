@@ -14,7 +14,7 @@ from hs.settings.settings import Settings
 from hs.storage.database import Database
 from tests.support.accounts import DEFAULTS, UNLIMITED, Accounts, open_accounts
 from tests.support.mail import MailBox, open_mail_box, plain_of
-from tests.support.web import Answer
+from tests.support.web import WebResponse
 
 V3 = "/_matrix/client/v3"
 ADDRESS = "alice@example.org"
@@ -22,16 +22,16 @@ FREE = attrs.evolve(UNLIMITED, rc_3pid_validation=Rate(1000, 1000))
 
 
 @attrs.define
-class Scene:
+class AddressScene:
     """A server, and one mail box for all addresses."""
 
     accounts: Accounts
     box: MailBox
 
-    async def post(self, path: str, body: Any, token: str | None = None) -> Answer:
+    async def post(self, path: str, body: Any, token: str | None = None) -> WebResponse:
         return await self.accounts.client.post(path, body, token=token)
 
-    async def ask(self, kind: str, email: str = ADDRESS, **more: Any) -> Answer:
+    async def ask(self, kind: str, email: str = ADDRESS, **more: Any) -> WebResponse:
         """Request a validation e-mail; kind is `register`, `account/password` or `account/3pid`."""
         body = {"email": email, "client_secret": "s3cret", "send_attempt": 1, **more}
         return await self.post(f"{V3}/{kind}/email/requestToken", body)
@@ -63,7 +63,7 @@ class Scene:
         response = await self.accounts.client.get(V3 + "/account/3pid", token=token)
         return [(entry["medium"], entry["address"]) for entry in response.json["threepids"]]
 
-    async def add(self, token: str, name: str, email: str = ADDRESS) -> Answer:
+    async def add(self, token: str, name: str, email: str = ADDRESS) -> WebResponse:
         """Validate an address and add it to an account."""
         proof = await self.prove("account/3pid", email)
         challenge = await self.post(V3 + "/account/3pid/add", proof, token)
@@ -75,7 +75,7 @@ class Scene:
 
 
 @asynccontextmanager
-async def open_scene(database: Database, **more: Any) -> AsyncIterator[Scene]:
+async def open_scene(database: Database, **more: Any) -> AsyncIterator[AddressScene]:
     """Start the accounts part of a server and a mail server; `more` are settings."""
     async with open_mail_box() as box:
         email = MailSettings(
@@ -84,4 +84,4 @@ async def open_scene(database: Database, **more: Any) -> AsyncIterator[Scene]:
         settings: Settings = attrs.evolve(DEFAULTS, email=email, rate_limits=FREE)
         settings = attrs.evolve(settings, **more)
         async with open_accounts(database, settings=settings) as accounts:
-            yield Scene(accounts, box)
+            yield AddressScene(accounts, box)

@@ -15,19 +15,23 @@ import orjson
 import trio
 
 from hs.core.ids import EventID, UserID
-from hs.lib.http_client import HttpAnswer, Unreachable
-from hs.services.appservices.appservice_client import ServiceCalls
-from hs.services.appservices.appservice_registry import ServiceRegistry
+from hs.lib.http_client import HttpResponse, HttpUnreachable
+from hs.services.appservices.appservice_client import AppserviceClient
+from hs.services.appservices.appservice_registry import AppserviceRegistry
 from hs.services.appservices.appservice_sender import AppserviceSender
-from hs.services.appservices.event_interest import Interest
+from hs.services.appservices.event_interest import EventInterest
 from hs.services.appservices.invite_state import InviteStates
 from hs.services.appservices.previous_memberships import PreviousMembershipReader
 from hs.services.appservices.transactions import TransactionMaker
 from hs.services.rooms.read.stripped_state import StrippedState
-from hs.settings.sections.appservices import AppserviceRegistration, Namespace, Namespaces
+from hs.settings.sections.appservices import (
+    AppserviceNamespace,
+    AppserviceNamespaces,
+    AppserviceRegistration,
+)
 from hs.storage.appservices import transactions as storage
 from hs.storage.database import Database
-from tests.support.reading import Reading, readers_of
+from tests.support.reading import ReadingScene, readers_of
 from tests.support.rooms import SERVER, World, open_world
 
 GHOST = UserID(f"@_irc_ghost:{SERVER}")
@@ -37,9 +41,9 @@ WAIT_S = 60.0
 
 def registration(name: str = "irc", **more: Any) -> AppserviceRegistration:
     """Return the registration of a service whose namespaces are named after it."""
-    namespaces = Namespaces(
-        users=(Namespace(re.compile(f"@_{name}_.*"), True),),
-        aliases=(Namespace(re.compile(f"#_{name}_.*"), True),),
+    namespaces = AppserviceNamespaces(
+        users=(AppserviceNamespace(re.compile(f"@_{name}_.*"), True),),
+        aliases=(AppserviceNamespace(re.compile(f"#_{name}_.*"), True),),
     )
     fields: dict[str, Any] = {
         "id": name,
@@ -53,7 +57,7 @@ def registration(name: str = "irc", **more: Any) -> AppserviceRegistration:
 
 
 @attrs.frozen
-class Sent:
+class SentRequest:
     """A request to a service."""
 
     method: str
@@ -63,12 +67,14 @@ class Sent:
 
 
 @attrs.define(eq=False)
-class Services:
+class FakeServices:
     """An HttpClient that acts as the services: it accepts requests, or fails as configured."""
 
-    sent: list[Sent] = attrs.Factory(list)
+    sent: list[SentRequest] = attrs.Factory(list)
     taken: list[tuple[str, bytes]] = attrs.Factory(list)
-    answer: Callable[[Sent], int | None] = lambda sent: 200  # None: never responds; 0: unreachable
+    answer: Callable[[SentRequest], int | None] = lambda sent: (
+        200
+    )  # None: never responds; 0: unreachable
     news: trio.Event = attrs.Factory(trio.Event)
 
     async def send(
@@ -81,20 +87,20 @@ class Services:
         timeout_s: float = 30.0,
         max_bytes: int = 1 << 20,
         redirects: int = 0,
-    ) -> HttpAnswer:
+    ) -> HttpResponse:
         await trio.lowlevel.checkpoint()
-        sent = Sent(method, url, headers, body)
+        sent = SentRequest(method, url, headers, body)
         self.sent.append(sent)
         status = self.answer(sent)
         if status == 0:
             self._wake()
-            raise Unreachable("connection refused")
+            raise HttpUnreachable("connection refused")
         if status is None or status == 200:
             self.taken.append((url, body or b""))
         self._wake()
         if status is None:
             await trio.sleep_forever()
-        return HttpAnswer(status or 200, {}, b"{}", url)
+        return HttpResponse(status or 200, {}, b"{}", url)
 
     def transactions(self, service: str = "irc") -> dict[str, dict[str, Any]]:
         """Return the accepted transactions of a service in order, each once."""
@@ -122,7 +128,7 @@ async def nothing() -> None:
 
 
 @attrs.define(eq=False)
-class BusyPast:
+class InterruptedPastMembers:
     """A PastMembers that runs `meanwhile` before its first look-up."""
 
     past: PreviousMembershipReader
@@ -135,15 +141,15 @@ class BusyPast:
 
 
 @attrs.define(eq=False)
-class Sending:
+class SendingScene:
     """A world and its application service sender, which can be stopped and started again.
 
     `meanwhile` runs once while a starting sender looks for missed events.
     """
 
     world: World
-    reading: Reading
-    services: Services
+    reading: ReadingScene
+    services: FakeServices
     nursery: trio.Nursery
     registrations: list[AppserviceRegistration]
     meanwhile: Callable[[], Awaitable[None]] = nothing
@@ -175,7 +181,7 @@ class Sending:
 
     def _make(self) -> AppserviceSender:
         world, reading = self.world, self.reading
-        registry = ServiceRegistry(self.registrations, SERVER)
+        registry = AppserviceRegistry(self.registrations, SERVER)
         stripped = StrippedState(world.database, world.events, world.states)
         maker = TransactionMaker(
             database=world.database,
@@ -187,25 +193,27 @@ class Sending:
         return AppserviceSender(
             world.database,
             world.feed,
-            Interest(registry, world.database),
+            EventInterest(registry, world.database),
             reading.memberships,
-            BusyPast(PreviousMembershipReader(world.events, world.states), self.meanwhile),
+            InterruptedPastMembers(
+                PreviousMembershipReader(world.events, world.states), self.meanwhile
+            ),
             maker,
-            ServiceCalls(self.services, False),
+            AppserviceClient(self.services, False),
         )
 
 
 @asynccontextmanager
 async def open_sending(
     database: Database, *registrations: AppserviceRegistration
-) -> AsyncIterator[Sending]:
+) -> AsyncIterator[SendingScene]:
     """Open a world with services and start the sender."""
     async with open_world(database) as world, trio.open_nursery() as nursery:
         chosen = list(registrations) or [registration()]
-        sending = Sending(world, readers_of(world), Services(), nursery, chosen)
+        sending = SendingScene(world, readers_of(world), FakeServices(), nursery, chosen)
         sending.begin()
         with trio.fail_after(WAIT_S):
-            while not await database.read(storage.positions, storage.ALL):
+            while not await database.read(storage.positions, storage.ALL_SERVICES):
                 await trio.lowlevel.checkpoint()
         yield sending
         nursery.cancel_scope.cancel()

@@ -21,7 +21,7 @@ Answer = tuple[int, Any]
 
 
 @attrs.frozen
-class Asked:
+class BridgeRequest:
     """A recorded request."""
 
     method: str
@@ -46,8 +46,8 @@ class Bridge:
     refuses: int = 0
     transactions: dict[str, dict[str, Any]] = attrs.Factory(dict)
     order: list[str] = attrs.Factory(list)
-    asked: list[Asked] = attrs.Factory(list)
-    pages: dict[str, Callable[[Asked], Answer]] = attrs.Factory(dict)
+    requests: list[BridgeRequest] = attrs.Factory(list)
+    pages: dict[str, Callable[[BridgeRequest], Answer]] = attrs.Factory(dict)
     changed: list[str] = attrs.Factory(list)
 
     def registration(self, **more: Any) -> dict[str, Any]:
@@ -77,9 +77,9 @@ class Bridge:
         path.write_text(yaml.safe_dump(self.registration(**more)))
         return str(path)
 
-    def take(self, request: Asked) -> Answer:
+    def take(self, request: BridgeRequest) -> Answer:
         """Handle one request and return the response."""
-        self.asked.append(request)
+        self.requests.append(request)
         if request.authorization != f"Bearer {self.hs_token}":
             return 403, {"errcode": "M_FORBIDDEN"}
         if request.path.startswith(TRANSACTIONS):
@@ -87,7 +87,7 @@ class Bridge:
         page = self.pages.get(request.path)
         return (404, {"errcode": "M_NOT_FOUND"}) if page is None else page(request)
 
-    def _take_transaction(self, request: Asked) -> Answer:
+    def _take_transaction(self, request: BridgeRequest) -> Answer:
         if self.refuses:
             self.refuses -= 1
             return 500, {}
@@ -127,7 +127,7 @@ class Bridge:
         while not (value := holds()):
             if time.monotonic() > deadline:
                 raise TimeoutError(
-                    f"timed out waiting for {what}; last requests: {self.asked[-5:]}"
+                    f"timed out waiting for {what}; last requests: {self.requests[-5:]}"
                 )
             time.sleep(POLL_S)
         return value
@@ -149,7 +149,7 @@ def running_bridge(name: str) -> Iterator[Bridge]:
             authorization = self.headers.get("authorization", "")
             path = unquote(target.path)
             status, answer = bridge.take(
-                Asked(self.command, path, target.query, authorization, body)
+                BridgeRequest(self.command, path, target.query, authorization, body)
             )
             encoded = json.dumps(answer).encode()
             self.send_response(status)

@@ -12,13 +12,13 @@ from tests.support.bridge import Bridge
 from tests.support.http_client import HttpClient
 from tests.support.ledger import CLIENT, Person
 from tests.support.processes import SERVER_NAME, Cluster
-from tests.support.web import Answer
+from tests.support.web import WebResponse
 
 NAMES = iter(range(10_000))
 
 
 @attrs.define
-class Bridged:
+class BridgedServer:
     """A server with two application services."""
 
     cluster: Cluster
@@ -27,10 +27,10 @@ class Bridged:
 
 
 @attrs.define
-class Scene:
+class BridgedScene:
     """A user with a room, and a service that may be in it."""
 
-    bridged: Bridged
+    bridged: BridgedServer
     ada: Person
     room_id: str
     number: int
@@ -53,7 +53,7 @@ class Scene:
 
     async def ask(
         self, method: str, target: str, content: Any = None, *, bridge: Bridge | None = None
-    ) -> Answer:
+    ) -> WebResponse:
         """Send a request as the service, or as another one."""
         url = self.bridged.cluster.any_url()
         token = (bridge or self.fax).as_token
@@ -82,11 +82,11 @@ class Scene:
         return await trio.to_thread.run_sync(self.fax.wait_until, holds, what)
 
 
-async def open_scene(bridged: Bridged) -> Scene:
+async def open_scene(bridged: BridgedServer) -> BridgedScene:
     ports = [int(url.rpartition(":")[2]) for url in bridged.cluster.urls]
     number = next(NAMES)
     ada = Person(ports, random.Random(number))
     await ada.register(f"ada{number}-{os.getpid()}")
     room = {"preset": "public_chat", "name": "The office"}
     room_id = (await ada.ask("POST", f"{CLIENT}/createRoom", room)).json["room_id"]
-    return Scene(bridged, ada, room_id, number)
+    return BridgedScene(bridged, ada, room_id, number)

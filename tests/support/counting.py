@@ -9,7 +9,7 @@ from hs.storage.database import Database, Tx
 
 
 @attrs.define
-class Count:
+class QueryCount:
     """The queries that a database received."""
 
     reads: int = 0
@@ -19,7 +19,7 @@ class Count:
 class CountingTx:
     """A transaction that records each statement."""
 
-    def __init__(self, tx: Tx, count: Count) -> None:
+    def __init__(self, tx: Tx, count: QueryCount) -> None:
         self._tx = tx
         self._count = count
 
@@ -38,7 +38,7 @@ class CountingTx:
 class CountingDatabase:
     """A database that counts its units of work."""
 
-    def __init__(self, database: Database, count: Count) -> None:
+    def __init__(self, database: Database, count: QueryCount) -> None:
         self._database = database
         self._count = count
 

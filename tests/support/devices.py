@@ -34,18 +34,18 @@ from hs.services.devices.device_list_writer import DeviceListWriter, LocalDevice
 from hs.services.devices.device_lists import DeviceLists
 from hs.services.devices.device_updates import DeviceCleanup, DeviceUpdates
 from hs.services.devices.inbox_writer import BundleUnpacker, InboxWriter, LocalInboxWriter
-from hs.services.devices.inboxes import Inboxes
+from hs.services.devices.inboxes import InboxReader
 from hs.services.devices.key_backup import KeyBackups
 from hs.services.devices.one_time_keys import OneTimeKeys
 from hs.services.devices.remote_devices import NoRemoteDevices
-from hs.services.devices.to_device import DehydratedDeviceMessages, ToDevice
+from hs.services.devices.to_device import DehydratedDeviceMessages, ToDeviceMessages
 from hs.services.devices.user_keys import UserKeysReader
-from hs.services.rooms.store.shared_rooms import RoomNeighbours
-from hs.services.sync.assembly import RoomReaders, Sources, make_sync
-from hs.services.sync.encryption_section import Encryption
+from hs.services.rooms.store.shared_rooms import SharedRooms
+from hs.services.sync.assembly import RoomReaders, SyncSources, make_sync
+from hs.services.sync.encryption_section import EncryptionSection
 from hs.services.sync.notifier import Notifier
 from hs.services.sync.sliding.assembly import make_sliding_sync
-from hs.services.sync.sliding.request import ExtensionsAsked, SlidingRequest
+from hs.services.sync.sliding.request import SlidingExtensionsRequest, SlidingRequest
 from hs.services.sync.sliding.sliding_sync import SlidingSync
 from hs.services.sync.sync_context import SyncRequest
 from hs.services.sync.sync_service import SyncService
@@ -55,13 +55,13 @@ from hs.storage.devices import devices
 from tests.support.reading import readers_of
 from tests.support.rooms import SERVER, World, open_world
 from tests.support.syncing import PresenceTable, Tables
-from tests.support.web import Answer, Tokens, WebClient, client_for
+from tests.support.web import Tokens, WebClient, WebResponse, client_for
 
 V3 = "/_matrix/client/v3"
 PASSWORD_OF_ALL = "open sesame"
 
 
-class Sesame:
+class SharedPasswordStage:
     """A password stage with one password for all users."""
 
     async def check(self, attempt: StageAttempt) -> None:
@@ -81,7 +81,7 @@ class Process:
     inboxes: InboxWriter
     updates: DeviceUpdates
     tokens: Tokens
-    to_device: ToDevice
+    to_device: ToDeviceMessages
     one_time_keys: OneTimeKeys
     device_lists: DeviceLists
     user_keys: UserKeysReader
@@ -106,7 +106,7 @@ class Process:
         await self.world.database.write(devices.delete, user_id, list(device_ids))
         await self.updates.devices_removed(user_id, list(device_ids))
 
-    async def upload(self, token: str, **keys: Any) -> Answer:
+    async def upload(self, token: str, **keys: Any) -> WebResponse:
         """Upload keys."""
         return await self.client.post(f"{V3}/keys/upload", keys, token=token)
 
@@ -128,7 +128,7 @@ class Process:
 
     async def send(
         self, token: str, txn_id: str, messages: Mapping[Any, Any], event_type: str = "m.test"
-    ) -> Answer:
+    ) -> WebResponse:
         """Send to-device messages."""
         return await self.client.put(
             f"{V3}/sendToDevice/{event_type}/{txn_id}", {"messages": messages}, token=token
@@ -145,7 +145,7 @@ class Process:
         self,
         user_id: UserID,
         device_id: str,
-        extensions: ExtensionsAsked,
+        extensions: SlidingExtensionsRequest,
         pos: str | None = None,
         timeout_ms: int = 0,
     ) -> Any:
@@ -189,13 +189,13 @@ def make_process(
     reading = readers_of(world)
     remote, tokens = NoRemoteDevices(), Tokens()
     updates = DeviceUpdates(lists, inboxes)
-    neighbours = RoomNeighbours(database, world.events, reading.memberships, reading.tails)
-    to_device = ToDevice(inboxes, remote, SERVER)
-    waiting = Inboxes(database, feed)
+    neighbours = SharedRooms(database, world.events, reading.memberships, reading.tails)
+    to_device = ToDeviceMessages(inboxes, remote, SERVER)
+    waiting = InboxReader(database, feed)
     one_time_keys = OneTimeKeys(database, feed, inboxes, remote, SERVER)
     device_lists = DeviceLists(database, feed, neighbours)
     user_keys = UserKeysReader(database, feed, is_owner=is_owner)
-    encryption = Encryption(waiting, device_lists, one_time_keys)
+    encryption = EncryptionSection(waiting, device_lists, one_time_keys)
     tables = Tables(feed)
     readers = RoomReaders(
         database,
@@ -207,7 +207,7 @@ def make_process(
         reading.rendering,
         reading.visibility,
     )
-    sources = Sources(
+    sources = SyncSources(
         tables, tables, tables, tables, tables, PresenceTable(tables), tables, (encryption,)
     )
     notifier = Notifier(feed)
@@ -237,10 +237,10 @@ def _client(
     one_time_keys: OneTimeKeys,
     device_lists: DeviceLists,
     user_keys: UserKeysReader,
-    to_device: ToDevice,
+    to_device: ToDeviceMessages,
     tokens: Tokens,
 ) -> WebClient:
-    database, remote, sesame = world.database, NoRemoteDevices(), Sesame()
+    database, remote, sesame = world.database, NoRemoteDevices(), SharedPasswordStage()
     return client_for(
         KeysApi(
             KeyDirectory(user_keys, lists, one_time_keys, remote, SERVER),

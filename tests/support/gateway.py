@@ -22,24 +22,24 @@ class Gateway:
     """The received notifications in order; `answers` are the statuses of the next responses."""
 
     url: str = ""
-    told: list[dict[str, Any]] = attrs.Factory(list)
-    asked: int = 0
+    notifications: list[dict[str, Any]] = attrs.Factory(list)
+    request_count: int = 0
     answers: list[int] = attrs.Factory(list)
     rejected: list[str] = attrs.Factory(list)
 
     def take(self, body: bytes) -> tuple[int, dict[str, Any]]:
         """Record a notification, or fail as configured; return status and body."""
-        self.asked += 1
+        self.request_count += 1
         if self.answers and (status := self.answers.pop(0)) != 200:
             return status, {}
-        self.told.append(json.loads(body)["notification"])
+        self.notifications.append(json.loads(body)["notification"])
         return 200, {"rejected": self.rejected}
 
     def events(self, pushkey: str | None = None) -> list[str]:
         """Return the IDs of the notified events, with repetitions."""
         return [
             notification["event_id"]
-            for notification in list(self.told)
+            for notification in list(self.notifications)
             if "event_id" in notification
             and pushkey in (None, notification["devices"][0]["pushkey"])
         ]
@@ -48,7 +48,7 @@ class Gateway:
         """Return the unread counts of notifications without an event."""
         return [
             notification["counts"]["unread"]
-            for notification in list(self.told)
+            for notification in list(self.notifications)
             if "event_id" not in notification
         ]
 
@@ -56,7 +56,7 @@ class Gateway:
         """Return the number of notifications for each (event, pushkey) that had more than one."""
         keys = [
             (notification["event_id"], notification["devices"][0]["pushkey"])
-            for notification in list(self.told)
+            for notification in list(self.notifications)
             if "event_id" in notification
         ]
         return {key: count for key, count in Counter(keys).items() if count > 1}
@@ -67,7 +67,7 @@ class Gateway:
         return deepcopy(
             next(
                 notification
-                for notification in self.told
+                for notification in self.notifications
                 if notification.get("event_id") == event_id
             )
         )
@@ -78,7 +78,7 @@ class Gateway:
         while not holds():
             if time.monotonic() > deadline:
                 raise TimeoutError(
-                    f"timed out waiting for {what}; last notifications: {self.told[-3:]}"
+                    f"timed out waiting for {what}; last notifications: {self.notifications[-3:]}"
                 )
             time.sleep(POLL_S)
 

@@ -106,7 +106,7 @@ _SLIDING = (
 
 
 @attrs.frozen
-class Known:
+class KnownIdentifiers:
     """Identifiers of objects that exist on the server, for requests to refer to."""
 
     user_ids: tuple[str, ...]
@@ -134,7 +134,7 @@ class HostileRequest:
 
 
 @st.composite
-def hostile_requests(draw: Draw, endpoint: Endpoint, known: Known) -> Any:
+def hostile_requests(draw: Draw, endpoint: Endpoint, known: KnownIdentifiers) -> Any:
     """Draw a request to an endpoint."""
     parts = _Parts(draw, known)
     if endpoint.parser is not None:
@@ -168,7 +168,7 @@ class _Parts:
     """A request under construction."""
 
     draw: Draw
-    known: Known
+    known: KnownIdentifiers
     path: dict[str, str] = attrs.Factory(dict)
     query: list[tuple[str, str]] = attrs.Factory(list)
     headers: dict[str, str] = attrs.Factory(dict)

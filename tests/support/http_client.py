@@ -8,13 +8,13 @@ import h11
 import orjson
 import trio
 
-from tests.support.web import Answer
+from tests.support.web import WebResponse
 
 _RECEIVE_BYTES = 65536
 _CLOSE_S = 1.0
 
 
-class Hungup(ConnectionError):
+class ConnectionLost(ConnectionError):
     """The connection failed, or was closed before the response was complete."""
 
 
@@ -46,15 +46,15 @@ class HttpClient:
             with trio.move_on_after(_CLOSE_S, shield=True):
                 await stream.aclose()
 
-    async def get(self, target: str, **more: Any) -> Answer:
+    async def get(self, target: str, **more: Any) -> WebResponse:
         """Send a GET request."""
         return await self.ask("GET", target, **more)
 
-    async def post(self, target: str, json: Any = None, **more: Any) -> Answer:
+    async def post(self, target: str, json: Any = None, **more: Any) -> WebResponse:
         """Send a POST request."""
         return await self.ask("POST", target, json=json, **more)
 
-    async def put(self, target: str, json: Any = None, **more: Any) -> Answer:
+    async def put(self, target: str, json: Any = None, **more: Any) -> WebResponse:
         """Send a PUT request."""
         return await self.ask("PUT", target, json=json, **more)
 
@@ -66,7 +66,7 @@ class HttpClient:
         json: Any = None,
         body: bytes | None = None,
         headers: dict[str, str] | None = None,
-    ) -> Answer:
+    ) -> WebResponse:
         """Send a request and return the complete response.
 
         Raises: ConnectionError, if the connection fails or is closed before that.
@@ -77,7 +77,7 @@ class HttpClient:
             return await self._exchange(method, target, body, headers or {})
         except (trio.BrokenResourceError, OSError, h11.RemoteProtocolError) as error:
             await self.aclose()
-            raise Hungup(f"{method} {target}: {error}") from error
+            raise ConnectionLost(f"{method} {target}: {error}") from error
         except BaseException:
             # After an incomplete exchange the connection cannot be used again.
             await self.aclose()
@@ -85,7 +85,7 @@ class HttpClient:
 
     async def _exchange(
         self, method: str, target: str, body: bytes, headers: dict[str, str]
-    ) -> Answer:
+    ) -> WebResponse:
         stream = await self._connect()
         sent_headers = {
             "host": f"{self.host}:{self.port}",
@@ -113,7 +113,7 @@ class HttpClient:
             self._state = h11.Connection(h11.CLIENT)
         return self._stream
 
-    async def _read_response(self, stream: trio.SocketStream) -> Answer:
+    async def _read_response(self, stream: trio.SocketStream) -> WebResponse:
         status, headers, body = 0, {}, bytearray()
         while True:
             event = self._state.next_event()
@@ -125,6 +125,6 @@ class HttpClient:
             elif isinstance(event, h11.Data):
                 body += event.data
             elif isinstance(event, h11.EndOfMessage):
-                return Answer(status, headers, bytes(body))
+                return WebResponse(status, headers, bytes(body))
             elif isinstance(event, h11.ConnectionClosed):
-                raise Hungup("connection closed without a response")
+                raise ConnectionLost("connection closed without a response")

@@ -16,9 +16,9 @@ from hs.core.signing.keys import Signer, SigningKey
 from hs.core.signing.signed_json import sign_json
 from hs.core.unpadded_base64 import encode_urlsafe_base64
 from hs.lib.aio import Bridge
-from hs.lib.http_client.addresses import NO_RULES, AddressRules
+from hs.lib.http_client.addresses import ALLOW_ALL, AddressRules
 from hs.lib.http_client.bridged import BridgedHttpClient
-from tests.support.sites import Asked, Page, Site, open_site, server_tls
+from tests.support.sites import Site, SiteRequest, SiteResponse, open_site, server_tls
 
 V2 = "/_matrix/identity/v2"
 PEPPER = "pepper"
@@ -33,7 +33,7 @@ class IdentityServer:
     known: dict[str, str] = attrs.field(factory=dict)
     waiting: list[dict[str, Any]] = attrs.field(factory=list)
     unbound: list[tuple[dict[str, Any], str]] = attrs.field(factory=list)
-    unbind_answer: Page = attrs.field(factory=lambda: _page({}))
+    unbind_answer: SiteResponse = attrs.field(factory=lambda: _page({}))
     algorithms: tuple[str, ...] = ("sha256", "none")
     is_key_valid: bool = True
     key: SigningKey = attrs.field(factory=lambda: SigningKey.from_seed("0", bytes(32)))
@@ -59,18 +59,18 @@ class IdentityServer:
         return sign_json({"mxid": mxid, "token": token, "sender": "@alice:test"}, signer)
 
     def _with_token(self, respond: Any) -> Any:
-        def check(request: Asked) -> Page:
+        def check(request: SiteRequest) -> SiteResponse:
             if request.headers.get("authorization") != f"Bearer {TOKEN}":
                 return _page({"errcode": "M_UNAUTHORIZED", "error": "who?"}, 401)
-            page: Page = respond(request)
+            page: SiteResponse = respond(request)
             return page
 
         return check
 
-    def _details(self, _request: Asked) -> Page:
+    def _details(self, _request: SiteRequest) -> SiteResponse:
         return _page({"lookup_pepper": PEPPER, "algorithms": self.algorithms})
 
-    def _lookup(self, request: Asked) -> Page:
+    def _lookup(self, request: SiteRequest) -> SiteResponse:
         body = orjson.loads(request.body)
         mappings = {}
         for address, user_id in self.known.items():
@@ -81,23 +81,23 @@ class IdentityServer:
                 mappings[address_key] = user_id
         return _page({"mappings": mappings})
 
-    def _store(self, request: Asked) -> Page:
+    def _store(self, request: SiteRequest) -> SiteResponse:
         self.waiting.append(orjson.loads(request.body))
         url = f"https://{self.name}{V2}/pubkey/isvalid"
         key = {"public_key": self.key.verify_key.base64, "key_validity_url": url}
         return _page({"token": "invite-token", "display_name": "b...@x", "public_keys": [key]})
 
-    def _bind(self, request: Asked) -> Page:
+    def _bind(self, request: SiteRequest) -> SiteResponse:
         body = orjson.loads(request.body)
         if body["sid"] != "good":
             return _page({"errcode": "M_SESSION_NOT_VALIDATED", "error": "not yet"}, 400)
         return _page({"medium": "email", "address": "bob@x.test", "mxid": body["mxid"]})
 
-    def _unbind(self, request: Asked) -> Page:
+    def _unbind(self, request: SiteRequest) -> SiteResponse:
         self.unbound.append((orjson.loads(request.body), request.headers["authorization"]))
         return self.unbind_answer
 
-    def _is_valid(self, request: Asked) -> Page:
+    def _is_valid(self, request: SiteRequest) -> SiteResponse:
         (key,) = parse_qs(urlsplit(request.path).query)["public_key"]
         return _page({"valid": self.is_key_valid and key == self.key.verify_key.base64})
 
@@ -111,7 +111,7 @@ async def open_identity_server(certificate: Path) -> AsyncIterator[IdentityServe
 
 @asynccontextmanager
 async def trusting_client(
-    bridge: Bridge, certificate: Path, rules: AddressRules = NO_RULES
+    bridge: Bridge, certificate: Path, rules: AddressRules = ALLOW_ALL
 ) -> AsyncIterator[BridgedHttpClient]:
     """Open an HTTP client that trusts the test certificate."""
     tls = ssl.create_default_context(cafile=certificate)
@@ -122,5 +122,5 @@ async def trusting_client(
         await client.aclose()
 
 
-def _page(content: Any, status: int = 200) -> Page:
-    return Page(orjson.dumps(content), status, {"content-type": "application/json"})
+def _page(content: Any, status: int = 200) -> SiteResponse:
+    return SiteResponse(orjson.dumps(content), status, {"content-type": "application/json"})

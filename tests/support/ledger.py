@@ -11,8 +11,8 @@ from urllib.parse import quote
 import attrs
 import trio
 
-from tests.support.http_client import HttpClient, Hungup
-from tests.support.web import Answer
+from tests.support.http_client import ConnectionLost, HttpClient
+from tests.support.web import WebResponse
 
 CLIENT = "/_matrix/client/v3"
 RETRY_S = 0.05
@@ -33,14 +33,14 @@ class Person:
     user_id: str = ""
     token: str = ""
 
-    async def ask(self, method: str, target: str, json: Any = None) -> Answer:
+    async def ask(self, method: str, target: str, json: Any = None) -> WebResponse:
         """Send a request until there is a response, to a random process at each attempt."""
         while True:
             async with HttpClient(self.rng.choice(self.ports), self.token or None) as client:
                 try:
                     with trio.fail_after(ANSWER_S):
                         answer = await client.ask(method, target, json=json)
-                except Hungup:
+                except ConnectionLost:
                     await trio.sleep(RETRY_S)
                     continue
             if answer.status not in TRY_AGAIN:

@@ -19,7 +19,7 @@ from hs.core.streams import CACHES
 from hs.lib.clock import FixedClock
 from hs.lib.sandbox.pool import Sandbox
 from hs.repl.feed import Feed
-from hs.repl.inproc import alone
+from hs.repl.inproc import local_transport
 from hs.repl.memory_writer import MemoryWriter, epoch_at
 from hs.services.media.content_stores import MediaStorage, ProviderStore
 from hs.services.media.last_access import MediaAccessTimes
@@ -90,7 +90,7 @@ async def open_media(
     """Start a media repository; `settings` are fields of MediaSettings."""
     clock, feed = FixedClock(), Feed()
     media_settings = MediaSettings(media_store_path=folder / "media", **settings)
-    caches = MemoryWriter(CACHES, "main", alone(feed), epoch_at(clock.now_ms()))
+    caches = MemoryWriter(CACHES, "main", local_transport(feed), epoch_at(clock.now_ms()))
     caches.attach()
     contents = MediaStorage(MediaFolder(media_settings.media_store_path), places, database)
     uses = MediaAccessTimes(database, clock)

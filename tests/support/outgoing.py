@@ -17,7 +17,7 @@ ONE_PUBLIC = address_rules(PRIVATE_NETWORKS, ("127.0.0.1/32",))
 
 
 @asynccontextmanager
-async def client(
+async def open_http_client(
     bridge: Bridge, rules: AddressRules = ONE_PUBLIC, **more: object
 ) -> AsyncIterator[BridgedHttpClient]:
     """Open a client."""
@@ -29,7 +29,7 @@ async def client(
             await http_client.aclose()
 
 
-def names(**addresses: Sequence[str]) -> Callable[[str], Awaitable[Sequence[str]]]:
+def fake_resolver(**addresses: Sequence[str]) -> Callable[[str], Awaitable[Sequence[str]]]:
     """Return a resolver: each look-up of a name returns its next addresses, then the last ones.
 
     The addresses of one look-up are separated by spaces.

@@ -15,7 +15,7 @@ from immutables import Map
 from hs.core.auth.rules import check_auth
 from hs.core.auth.selection import auth_types_for_event
 from hs.core.errors import Forbidden
-from hs.core.events.build import EventDraft, GraphPlace, build_event
+from hs.core.events.build import EventDraft, GraphPosition, build_event
 from hs.core.events.event import Event
 from hs.core.events.event_types import StateKey
 from hs.core.ids import EventID, RoomID, ServerName, UserID, server_of
@@ -23,7 +23,7 @@ from hs.core.signing.keys import Signer, SigningKey, VerifyKey
 from hs.core.stateres.resolve import resolve
 from hs.core.versions import ROOM_VERSIONS
 from hs.services.rooms.append.hot_room import encoded_reference_hash
-from hs.services.rooms.receive.pdu_checks import KeyNeed
+from hs.services.rooms.receive.pdu_checks import VerifyKeyRequest
 
 ADMIN = UserID("@admin:one.example")
 BERT = UserID("@bert:two.example")
@@ -43,12 +43,12 @@ def signer_of(server: ServerName) -> Signer:
     return Signer(server, SigningKey.from_seed("key", seed))
 
 
-class EveryKey:
+class AllKeysKeyRing:
     """A KeyRing that knows the keys of all servers."""
 
     async def keys_for(
-        self, needs: Collection[KeyNeed]
-    ) -> Mapping[KeyNeed, Mapping[str, VerifyKey]]:
+        self, needs: Collection[VerifyKeyRequest]
+    ) -> Mapping[VerifyKeyRequest, Mapping[str, VerifyKey]]:
         """Return the one key of each server."""
         keys = {need: signer_of(need.server).key.verify_key for need in needs}
         return {need: {key.key_id: key} for need, key in keys.items()}
@@ -134,7 +134,7 @@ class History:
                 cited_id: encoded_reference_hash(self.events[cited_id])
                 for cited_id in (*prevs, *cited)
             }
-        place = GraphPlace(
+        place = GraphPosition(
             room_id=self.room_id,
             prev_events=prevs,
             auth_events=cited,

@@ -8,7 +8,7 @@ import orjson
 
 from hs.core.ids import ServerName
 from hs.core.signing.keys import Signer, SigningKey
-from hs.lib.http_client import NO_HEADERS, HttpAnswer
+from hs.lib.http_client import NO_HEADERS, HttpResponse
 from hs.nursery.wiring.threepid_servers import ThreepidServers
 from hs.services.accounts.terms.captcha import Captcha
 from hs.services.accounts.threepids.identity_servers import IdentityServers
@@ -20,7 +20,7 @@ KEY = SigningKey.from_seed("a_test", bytes(32))
 
 
 @attrs.define(eq=False)
-class Puzzles:
+class FakeCaptcha:
     """A Captcha that accepts one known response and records all."""
 
     right: str = "right"
@@ -32,7 +32,7 @@ class Puzzles:
 
 
 @attrs.define(eq=False)
-class IdentityWorld:
+class FakeIdentityServer:
     """An HttpClient that acts as an identity server.
 
     It validates phone numbers and binds addresses.
@@ -54,12 +54,12 @@ class IdentityWorld:
         timeout_s: float = 30.0,
         max_bytes: int = 1 << 20,
         redirects: int = 0,
-    ) -> HttpAnswer:
+    ) -> HttpResponse:
         parts = urlsplit(url)
         query = {name: values[0] for name, values in parse_qs(parts.query).items()}
         fields = orjson.loads(body) if body else query
         status, content = self._respond(parts.path.rsplit("/", 1)[1], fields)
-        return HttpAnswer(status, {}, orjson.dumps(content), url)
+        return HttpResponse(status, {}, orjson.dumps(content), url)
 
     def _respond(self, name: str, fields: dict[str, str]) -> tuple[int, dict[str, object]]:
         if name == "requestToken":
@@ -83,7 +83,7 @@ class IdentityWorld:
 
 
 def address_servers(
-    settings: Settings, database: Database, world: IdentityWorld, captcha: Captcha
+    settings: Settings, database: Database, world: FakeIdentityServer, captcha: Captcha
 ) -> ThreepidServers:
     """Build the clients of identity servers, which send their requests to `world`."""
     signer = Signer(ServerName("test"), KEY)

@@ -12,11 +12,11 @@ from hs.core.requester import Requester
 from hs.core.streams import PUSHERS
 from hs.repl.inproc import InProcHub
 from hs.repl.writers import TableWriter
-from hs.services.push.evaluation.thread_subscribers import SubscribersOfThreads
+from hs.services.push.evaluation.thread_subscribers import ThreadSubscribers
 from hs.services.push.pushers.delivery import DeliveryResult, Push, Pusher
-from hs.services.push.pushers.http_pusher import Line, LineTools
-from hs.services.push.pushers.pusher_duty import MakeLine, PushSending
-from hs.services.push.pushers.pusher_positions import Positions
+from hs.services.push.pushers.http_pusher import HttpPusher, HttpPusherDependencies
+from hs.services.push.pushers.pusher_duty import PusherDuty, PusherFactory
+from hs.services.push.pushers.pusher_positions import PusherPositions
 from hs.services.push.pushers.pusher_table import PusherTable
 from hs.services.push.pushers.pushers import HTTP, Pushers
 from hs.storage.database import Database
@@ -93,8 +93,8 @@ class PushScene:
     unread: UnreadScene
     table: PusherTable
     pushers: Pushers
-    positions: Positions
-    sending: PushSending
+    positions: PusherPositions
+    sending: PusherDuty
     delivered: RecordingDelivery
 
     async def set_pusher(self, user_id: UserID, pushkey: str = "key", **more: Any) -> None:
@@ -120,17 +120,17 @@ async def open_pushing(
     is_ours: Callable[[UserID], bool] = lambda user_id: True,
     is_sending: bool = True,
     at_once: int = 10,
-    threads: SubscribersOfThreads | None = None,
+    threads: ThreadSubscribers | None = None,
 ) -> AsyncIterator[PushScene]:
     """Start the push services over a world; without `is_sending` nothing is delivered."""
     hub = hub or InProcHub()
     database: Database = world.database
     writer = TableWriter(PUSHERS, "main", database, hub.join(world.feed), world.clock.now_ms)
     table = PusherTable(writer, world.clock)
-    positions = Positions(database)
+    positions = PusherPositions(database)
     gateway = delivered or RecordingDelivery()
     slots, slow_slots = trio.CapacityLimiter(at_once), trio.CapacityLimiter(at_once)
-    tools = LineTools(
+    tools = HttpPusherDependencies(
         database=database,
         positions=positions,
         writer=table,
@@ -140,11 +140,11 @@ async def open_pushing(
         jitter_ms=0,
     )
 
-    def make(pusher: Pusher) -> Line:
-        return Line(pusher, gateway, tools)
+    def make(pusher: Pusher) -> HttpPusher:
+        return HttpPusher(pusher, gateway, tools)
 
-    makers: dict[str, MakeLine] = {HTTP: make}
-    sending = PushSending(database, world.feed, positions, makers, is_ours)
+    makers: dict[str, PusherFactory] = {HTTP: make}
+    sending = PusherDuty(database, world.feed, positions, makers, is_ours)
     async with open_unread(world, hub, threads) as unread, trio.open_nursery() as nursery:
         await nursery.start(writer.run)
         pushers = Pushers(database, table, True)

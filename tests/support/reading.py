@@ -13,28 +13,28 @@ from hs.apis.client.rooms.room_state import RoomStateApi
 from hs.apis.client.rooms.room_summary import RoomSummaryApi
 from hs.core.ids import EventID, RoomID, UserID
 from hs.core.requester import Requester
-from hs.services.appservices.appservice_registry import ServiceRegistry
-from hs.services.rooms.read.event_serializer import Showing
+from hs.services.appservices.appservice_registry import AppserviceRegistry
+from hs.services.rooms.read.event_serializer import EventSerializer
 from hs.services.rooms.read.hierarchy import Hierarchy
-from hs.services.rooms.read.pagination import Places
+from hs.services.rooms.read.pagination import TokenPositions
 from hs.services.rooms.read.related_events import RelatedEvents
-from hs.services.rooms.read.rendering import Rendering
+from hs.services.rooms.read.rendering import EventRenderer
 from hs.services.rooms.read.room_previews import RoomPreviews
 from hs.services.rooms.read.room_state import RoomState
 from hs.services.rooms.read.timelines import Timelines
-from hs.services.rooms.read.visibility import Expiry, Visibility
-from hs.services.rooms.store.aggregations import Aggregates
+from hs.services.rooms.read.visibility import RetentionCutoff, Visibility
+from hs.services.rooms.store.aggregations import AggregationStore
 from hs.services.rooms.store.memberships import Memberships
-from hs.services.rooms.store.recent_events import Tails
-from hs.services.rooms.store.replaced_state import PreviousStates
+from hs.services.rooms.store.recent_events import RecentEvents
+from hs.services.rooms.store.replaced_state import ReplacedState
 from tests.support.rooms import SERVER, World
 from tests.support.web import Tokens, WebClient, client_for
 
-NO_SERVICES = ServiceRegistry((), SERVER)
+NO_SERVICES = AppserviceRegistry((), SERVER)
 
 
 @attrs.define(eq=False)
-class Wishes:
+class UserPreferences:
     """The users that others ignore, and the users who asked for erasure."""
 
     ignored: dict[UserID, set[UserID]] = attrs.Factory(dict)
@@ -48,16 +48,16 @@ class Wishes:
 
 
 @attrs.define(eq=False)
-class Reading:
+class ReadingScene:
     """The services of one process that read rooms."""
 
     world: World
-    wishes: Wishes
+    wishes: UserPreferences
     memberships: Memberships
-    tails: Tails
-    aggregates: Aggregates
-    previous: PreviousStates
-    rendering: Rendering
+    tails: RecentEvents
+    aggregates: AggregationStore
+    previous: ReplacedState
+    rendering: EventRenderer
     visibility: Visibility
 
     async def see(
@@ -86,14 +86,14 @@ class Reading:
         return [event["content"]["body"] for event in events if "body" in event["content"]]
 
 
-def readers_of(world: World, expiry: Expiry | None = None) -> Reading:
+def readers_of(world: World, expiry: RetentionCutoff | None = None) -> ReadingScene:
     """Build the readers, before the world's first event or after a restart."""
-    wishes = Wishes()
+    wishes = UserPreferences()
     memberships = Memberships(world.database, world.feed, SERVER)
-    tails = Tails(world.feed)
-    aggregates = Aggregates(world.database, world.feed, world.events)
-    previous = PreviousStates(world.database, world.events, world.states)
-    rendering = Rendering(
+    tails = RecentEvents(world.feed)
+    aggregates = AggregationStore(world.database, world.feed, world.events)
+    previous = ReplacedState(world.database, world.events, world.states)
+    rendering = EventRenderer(
         world.database, world.feed, world.events, aggregates, previous, world.clock
     )
     visibility = Visibility(
@@ -106,36 +106,38 @@ def readers_of(world: World, expiry: Expiry | None = None) -> Reading:
         wishes,
         expiry,
     )
-    return Reading(world, wishes, memberships, tails, aggregates, previous, rendering, visibility)
+    return ReadingScene(
+        world, wishes, memberships, tails, aggregates, previous, rendering, visibility
+    )
 
 
-def timelines_of(reading: Reading) -> Timelines:
+def timelines_of(reading: ReadingScene) -> Timelines:
     """Build the service that reads history."""
     world = reading.world
-    showing = Showing(reading.visibility, reading.rendering)
+    showing = EventSerializer(reading.visibility, reading.rendering)
     return Timelines(
         world.database,
         world.events,
         world.states,
         reading.visibility,
         showing,
-        Places(world.database),
+        TokenPositions(world.database),
     )
 
 
 def client_of(
-    reading: Reading,
+    reading: ReadingScene,
     *user_ids: UserID,
     guests: Collection[UserID] = (),
-    services: ServiceRegistry = NO_SERVICES,
+    services: AppserviceRegistry = NO_SERVICES,
 ) -> WebClient:
     """Return a client of all endpoints that read rooms.
 
     A user's token is the user ID, a service's token is its ID.
     """
     world = reading.world
-    showing = Showing(reading.visibility, reading.rendering)
-    places = Places(world.database)
+    showing = EventSerializer(reading.visibility, reading.rendering)
+    places = TokenPositions(world.database)
     timelines = timelines_of(reading)
     state = RoomState(
         world.database,

@@ -15,45 +15,45 @@ import orjson
 import trio
 
 from hs.apis.client.directory.public_rooms import PublicRoomsApi
-from hs.apis.client.directory.room_aliases import DirectoryApi
+from hs.apis.client.directory.room_aliases import RoomAliasesApi
 from hs.apis.client.rooms.create_room import CreateRoomApi
 from hs.apis.client.rooms.delayed_events import DelayedEventsApi
 from hs.apis.client.rooms.membership import MembershipApi
 from hs.apis.client.rooms.send import SendApi
-from hs.apis.client.rooms.upgrade import UpgradeApi
+from hs.apis.client.rooms.upgrade import RoomUpgradeApi
 from hs.apis.federation.third_party_binds import ThirdPartyBindsApi
 from hs.core.events.event import Event
 from hs.core.ids import EventID, RoomID, UserID
 from hs.core.requester import Requester
 from hs.core.signing.keys import Signer, SigningKey
 from hs.core.streams import CACHES, CacheRow
-from hs.lib.http_client import HttpAnswer, Unreachable
+from hs.lib.http_client import HttpResponse, HttpUnreachable
 from hs.lib.limiter import RateLimiter
-from hs.repl.inproc import alone
+from hs.repl.inproc import local_transport
 from hs.repl.leases import Leases
 from hs.repl.memory_writer import MemoryWriter, epoch_at
 from hs.services.accounts.limits.rate_limits import RequestRateLimits, bucket_of
 from hs.services.accounts.threepids.identity_servers import IdentityServers
-from hs.services.directory.aliases import Aliases, NoNamespaces
+from hs.services.directory.aliases import LocalAliases, NoNamespaces
 from hs.services.directory.public_rooms import PublicRooms
 from hs.services.rooms.aliases.canonical_aliases import AliasResolver, CanonicalAliasCheck
-from hs.services.rooms.aliases.room_aliases import RoomNaming
-from hs.services.rooms.creation.create_with_third_party_invites import InvitingCreation
+from hs.services.rooms.aliases.room_aliases import RoomAliases
+from hs.services.rooms.creation.create_with_third_party_invites import RoomCreationWithInvites
 from hs.services.rooms.creation.room_creation import RoomCreation
 from hs.services.rooms.creation.room_upgrade import RoomUpgrade
-from hs.services.rooms.creation.upgrade_lock import UpgradeTurns
+from hs.services.rooms.creation.upgrade_lock import UpgradeLock
 from hs.services.rooms.membership.invite_permissions import InvitePermissions
 from hs.services.rooms.membership.membership import RoomMembership
 from hs.services.rooms.membership.membership_limits import MembershipLimits
 from hs.services.rooms.membership.remote_rooms import NoRemoteRooms
-from hs.services.rooms.membership.removal_with_redaction import Removal
+from hs.services.rooms.membership.removal_with_redaction import RemovalWithRedaction
 from hs.services.rooms.membership.restricted_joins import RestrictedJoins
-from hs.services.rooms.membership.room_succession import Succession
+from hs.services.rooms.membership.room_succession import RoomSuccession
 from hs.services.rooms.membership.third_party_invites import ThirdPartyInvites
 from hs.services.rooms.sending.delayed_events import DelayedEvents
-from hs.services.rooms.sending.event_sending import Sending
+from hs.services.rooms.sending.event_sending import EventSender
 from hs.services.rooms.sending.relation_checks import RelationChecks
-from hs.services.rooms.store.auth_state import DecidingReader
+from hs.services.rooms.store.auth_state import AuthStateReader
 from hs.services.rooms.store.memberships import Memberships
 from hs.settings.sections.rate_limits import InviteRates, JoinRates, Rate, RateLimitSettings
 from hs.settings.sections.rooms import RoomSettings
@@ -75,15 +75,15 @@ _numbers = count(1)
 SIGNER = Signer(SERVER, SigningKey.from_seed("a", bytes(32)))
 
 
-class NoOutside:
+class UnreachableHttpClient:
     """An HttpClient that cannot reach any server."""
 
-    async def send(self, method: str, url: str, **more: Any) -> HttpAnswer:
-        raise Unreachable("there is no network")
+    async def send(self, method: str, url: str, **more: Any) -> HttpResponse:
+        raise HttpUnreachable("there is no network")
 
 
 @attrs.define
-class Profiles:
+class FakeProfiles:
     """LocalProfiles over a dict."""
 
     known: dict[UserID, dict[str, str]] = attrs.Factory(dict)
@@ -93,7 +93,7 @@ class Profiles:
 
 
 @attrs.define(eq=False)
-class OwnThings:
+class FakeAccountData:
     """OwnData and RoomRules over dicts: account data, and the calls that copy push rules."""
 
     data: dict[tuple[UserID, RoomID | None, str], dict[str, Any]] = attrs.Factory(dict)
@@ -119,18 +119,18 @@ class Actions:
     """The services behind the clients' endpoints, over one world."""
 
     world: World
-    profiles: Profiles
+    profiles: FakeProfiles
     memberships: Memberships
-    aliases: Aliases
+    aliases: LocalAliases
     public_rooms: PublicRooms
     creation: RoomCreation
     membership: RoomMembership
-    naming: RoomNaming
-    sending: Sending
+    naming: RoomAliases
+    sending: EventSender
     upgrades: RoomUpgrade
-    own: OwnThings
+    own: FakeAccountData
     delayed: DelayedEvents
-    removal: Removal
+    removal: RemovalWithRedaction
     offers: ThirdPartyInvites
     tokens: Tokens = attrs.Factory(Tokens)
 
@@ -148,14 +148,14 @@ class Actions:
     def client(self, *more: object) -> WebClient:
         """Return a client of the room endpoints."""
         apis = (
-            CreateRoomApi(InvitingCreation(self.creation, self.offers)),
+            CreateRoomApi(RoomCreationWithInvites(self.creation, self.offers)),
             MembershipApi(self.membership, self.naming, self.removal, self.offers),
             ThirdPartyBindsApi(self.offers),
             SendApi(self.sending, self.delayed),
             DelayedEventsApi(self.delayed),
-            DirectoryApi(self.naming, self.public_rooms),
+            RoomAliasesApi(self.naming, self.public_rooms),
             PublicRoomsApi(self.public_rooms, SERVER, open_to_all=False),
-            UpgradeApi(self.upgrades),
+            RoomUpgradeApi(self.upgrades),
         )
         return client_for(*apis, *more, tokens=self.tokens)
 
@@ -187,30 +187,30 @@ class _Parts:
     """Dependencies that several services share."""
 
     world: World
-    profiles: Profiles
+    profiles: FakeProfiles
     memberships: Memberships
-    deciding: DecidingReader
-    aliases: Aliases
+    deciding: AuthStateReader
+    aliases: LocalAliases
     public_rooms: PublicRooms
     resolver: AliasResolver
     limits: MembershipLimits
     settings: RoomSettings
     remote: NoRemoteRooms = attrs.Factory(NoRemoteRooms)
-    own: OwnThings = attrs.Factory(OwnThings)
+    own: FakeAccountData = attrs.Factory(FakeAccountData)
 
     @property
-    def succession(self) -> Succession:
-        return Succession(self.memberships, self.own, self.own)
+    def succession(self) -> RoomSuccession:
+        return RoomSuccession(self.memberships, self.own, self.own)
 
 
 def make_actions(world: World, settings: RoomSettings, limits: RateLimitSettings) -> Actions:
     """Build the services."""
-    aliases = Aliases(world.database, SERVER, settings, world.clock, NoNamespaces())
+    aliases = LocalAliases(world.database, SERVER, settings, world.clock, NoNamespaces())
     parts = _Parts(
         world=world,
-        profiles=Profiles(),
+        profiles=FakeProfiles(),
         memberships=Memberships(world.database, world.feed, SERVER),
-        deciding=DecidingReader(world.states, world.events),
+        deciding=AuthStateReader(world.states, world.events),
         aliases=aliases,
         public_rooms=PublicRooms(world.database, settings),
         resolver=AliasResolver(aliases, NoRemoteRooms()),
@@ -219,7 +219,7 @@ def make_actions(world: World, settings: RoomSettings, limits: RateLimitSettings
     )
     drops = _drops(world)
     membership = _membership(parts, drops)
-    sending = Sending(
+    sending = EventSender(
         appender=world.appender,
         events=world.events,
         relations=RelationChecks(world.database, world.events),
@@ -236,7 +236,7 @@ def make_actions(world: World, settings: RoomSettings, limits: RateLimitSettings
         membership=membership,
         naming=_naming(parts),
         sending=sending,
-        removal=Removal(world.database, world.events, world.appender, membership),
+        removal=RemovalWithRedaction(world.database, world.events, world.appender, membership),
         offers=_offers(parts, membership),
         delayed=DelayedEvents(
             database=world.database,
@@ -248,23 +248,23 @@ def make_actions(world: World, settings: RoomSettings, limits: RateLimitSettings
         ),
         upgrades=RoomUpgrade(
             appender=world.appender,
-            deciding=parts.deciding,
+            auth_states=parts.deciding,
             states=world.states,
             events=world.events,
             aliases=aliases,
             profiles=parts.profiles,
             succession=parts.succession,
             database=world.database,
-            turns=turns_of(world),
+            lock=turns_of(world),
         ),
         own=parts.own,
     )
 
 
-def turns_of(world: World) -> UpgradeTurns:
+def turns_of(world: World) -> UpgradeLock:
     """Return the lock that serializes room upgrades; each call stands for another process."""
     leases = Leases(world.database, f"process {next(_numbers)}", lambda: now_ms(world))
-    return UpgradeTurns(leases)
+    return UpgradeLock(leases)
 
 
 def now_ms(world: World) -> int:
@@ -274,11 +274,11 @@ def now_ms(world: World) -> int:
 
 def _offers(parts: _Parts, membership: RoomMembership) -> ThirdPartyInvites:
     world = parts.world
-    servers = IdentityServers(world.database, NoOutside(), SIGNER)
+    servers = IdentityServers(world.database, UnreachableHttpClient(), SIGNER)
     return ThirdPartyInvites(
         servers=servers,
         appender=world.appender,
-        deciding=parts.deciding,
+        auth_states=parts.deciding,
         membership=membership,
         limiter=RateLimiter(bucket_of(PLENTY)),
     )
@@ -286,7 +286,7 @@ def _offers(parts: _Parts, membership: RoomMembership) -> ThirdPartyInvites:
 
 def _drops(world: World) -> MemoryWriter[CacheRow]:
     drops: MemoryWriter[CacheRow] = MemoryWriter(
-        CACHES, "main", alone(world.feed), epoch_at(world.clock.now_ms())
+        CACHES, "main", local_transport(world.feed), epoch_at(world.clock.now_ms())
     )
     drops.attach()
     return drops
@@ -296,7 +296,7 @@ def _membership(parts: _Parts, drops: MemoryWriter[CacheRow]) -> RoomMembership:
     world = parts.world
     return RoomMembership(
         appender=world.appender,
-        deciding=parts.deciding,
+        auth_states=parts.deciding,
         memberships=parts.memberships,
         restricted=RestrictedJoins(parts.memberships),
         profiles=parts.profiles,
@@ -323,12 +323,12 @@ def _creation(parts: _Parts) -> RoomCreation:
     )
 
 
-def _naming(parts: _Parts) -> RoomNaming:
-    return RoomNaming(
+def _naming(parts: _Parts) -> RoomAliases:
+    return RoomAliases(
         aliases=parts.aliases,
         public_rooms=parts.public_rooms,
         resolver=parts.resolver,
-        deciding=parts.deciding,
+        auth_states=parts.deciding,
         memberships=parts.memberships,
         appender=parts.world.appender,
         server_name=SERVER,

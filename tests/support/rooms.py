@@ -24,14 +24,18 @@ from hs.repl.transport import Transport
 from hs.repl.writers import TableWriter
 from hs.services.rooms.append.appender import RoomAppender
 from hs.services.rooms.append.committer import Committer
-from hs.services.rooms.append.drafts import Appended, Draft, TxnKey
+from hs.services.rooms.append.drafts import AppendedEvent, Draft, TransactionKey
 from hs.services.rooms.append.event_builder import EventBuilder, random_opaque
 from hs.services.rooms.append.hot_rooms import HotRooms
-from hs.services.rooms.append.policy_servers import NoPolicyServers, PolicyServers, RoomPolicies
+from hs.services.rooms.append.policy_servers import (
+    NoPolicyServers,
+    PolicyServerCheck,
+    PolicyServers,
+)
 from hs.services.rooms.append.room_writer import RoomWriter
 from hs.services.rooms.append.sharded_appender import ShardedAppender
-from hs.services.rooms.append.transaction_ids import TxnMemory
-from hs.services.rooms.receive.event_intake import RoomInbound
+from hs.services.rooms.append.transaction_ids import TransactionIds
+from hs.services.rooms.receive.event_intake import OwnedRoomReceiver
 from hs.services.rooms.receive.event_receiver import ShardedReceiver
 from hs.services.rooms.receive.pdu_checks import PduChecker
 from hs.services.rooms.receive.received_room import RoomStores
@@ -42,7 +46,7 @@ from hs.services.rooms.store.state_resolution import StateResolver
 from hs.services.rooms.store.state_store import StateStore
 from hs.storage.database import Database
 from hs.storage.rooms.chain_cover import index_chains
-from tests.support.peers import EveryKey
+from tests.support.peers import AllKeysKeyRing
 
 SERVER = ServerName("test.example")
 SIGNER = Signer(SERVER, SigningKey.from_seed("key", bytes(range(32))))
@@ -110,13 +114,17 @@ class World:
             await self.set_membership(room_id, creator, user_id, "invite")
         return room_id
 
-    async def append(self, room_id: RoomID, *drafts: Draft) -> list[Appended]:
+    async def append(self, room_id: RoomID, *drafts: Draft) -> list[AppendedEvent]:
         """Append drafts to a room."""
         return await self.appender.append(room_id, list(drafts))
 
     async def send(
-        self, room_id: RoomID, sender: UserID, body: str = "hello", txn: TxnKey | None = None
-    ) -> Appended:
+        self,
+        room_id: RoomID,
+        sender: UserID,
+        body: str = "hello",
+        txn: TransactionKey | None = None,
+    ) -> AppendedEvent:
         """Send a text message."""
         return (await self.append(room_id, message(sender, body, txn)))[0]
 
@@ -127,33 +135,33 @@ class World:
         event_type: str,
         content: Mapping[str, Any],
         state_key: str = "",
-    ) -> Appended:
+    ) -> AppendedEvent:
         """Set a state event."""
         return (await self.append(room_id, Draft(event_type, sender, dict(content), state_key)))[0]
 
-    async def join(self, room_id: RoomID, user_id: UserID) -> Appended:
+    async def join(self, room_id: RoomID, user_id: UserID) -> AppendedEvent:
         """Let a user join."""
         return (await self.append(room_id, member(user_id, "join")))[0]
 
-    async def leave(self, room_id: RoomID, user_id: UserID) -> Appended:
+    async def leave(self, room_id: RoomID, user_id: UserID) -> AppendedEvent:
         """Let a user leave."""
         return (await self.append(room_id, member(user_id, "leave")))[0]
 
     async def set_membership(
         self, room_id: RoomID, sender: UserID, user_id: UserID, membership: str
-    ) -> Appended:
+    ) -> AppendedEvent:
         """Let one user invite, kick or ban another."""
         content = {"membership": membership}
         draft = Draft(event_types.MEMBER, sender, content, user_id)
         return (await self.append(room_id, draft))[0]
 
-    async def redact(self, room_id: RoomID, sender: UserID, event_id: EventID) -> Appended:
+    async def redact(self, room_id: RoomID, sender: UserID, event_id: EventID) -> AppendedEvent:
         """Redact an event."""
         draft = Draft(event_types.REDACTION, sender, {}, redacts=event_id)
         return (await self.append(room_id, draft))[0]
 
 
-def message(sender: UserID, body: str = "hello", txn: TxnKey | None = None) -> Draft:
+def message(sender: UserID, body: str = "hello", txn: TransactionKey | None = None) -> Draft:
     """Return the draft of a text message."""
     content = {"msgtype": "m.text", "body": body}
     return Draft(event_types.MESSAGE, sender, content, txn=txn)
@@ -164,9 +172,11 @@ def member(user_id: UserID, membership: str, **content: Any) -> Draft:
     return Draft(event_types.MEMBER, user_id, {"membership": membership, **content}, user_id)
 
 
-def txn_key(user_id: UserID, room_id: RoomID, txn_id: str, device_id: str = "DEVICE") -> TxnKey:
+def txn_key(
+    user_id: UserID, room_id: RoomID, txn_id: str, device_id: str = "DEVICE"
+) -> TransactionKey:
     """Return the transaction key of a request to send a message."""
-    return TxnKey(user_id, device_id, f"/rooms/{room_id}/send/m.room.message", txn_id)
+    return TransactionKey(user_id, device_id, f"/rooms/{room_id}/send/m.room.message", txn_id)
 
 
 @asynccontextmanager
@@ -238,16 +248,16 @@ def make_world(
     writer = RoomWriter(
         rooms,
         events,
-        TxnMemory(database),
+        TransactionIds(database),
         builder,
         lambda room: ownership.is_mine(EVENTS, room),
-        RoomPolicies(Memberships(database, feed, SERVER), policy_servers or NoPolicyServers()),
+        PolicyServerCheck(Memberships(database, feed, SERVER), policy_servers or NoPolicyServers()),
     )
     appenders: dict[str, RoomAppender] = {instance: writer}
     auth_graph = AuthGraph(database)
     resolver = StateResolver(events, auth_graph)
-    inbound = RoomInbound(
-        PduChecker(EveryKey()), RoomStores(database, rooms, events, states, resolver)
+    inbound = OwnedRoomReceiver(
+        PduChecker(AllKeysKeyRing()), RoomStores(database, rooms, events, states, resolver)
     )
     world = World(
         database=database,

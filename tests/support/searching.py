@@ -11,16 +11,16 @@ from hs.core.filters import parse_event_filter
 from hs.core.ids import UserID
 from hs.core.requester import Requester
 from hs.services.accounts.limits.appservice_users import NoAppservices
-from hs.services.rooms.read.event_serializer import Showing
-from hs.services.rooms.read.pagination import Places
+from hs.services.rooms.read.event_serializer import EventSerializer
+from hs.services.rooms.read.pagination import TokenPositions
 from hs.services.rooms.read.room_state import RoomState
 from hs.services.rooms.read.timelines import Timelines
 from hs.services.search.message_search import MessageSearch
 from hs.services.search.result_serializer import SearchResultRenderer
 from hs.services.search.search_indexer import SearchIndexer, SearchProgress
-from hs.services.search.search_request import SearchAsk
+from hs.services.search.search_request import MessageSearchRequest
 from hs.storage.database import Database
-from tests.support.reading import Reading, readers_of
+from tests.support.reading import ReadingScene, readers_of
 from tests.support.rooms import World, open_world
 
 
@@ -29,7 +29,7 @@ class Searching:
     """A world with an index."""
 
     world: World
-    reading: Reading
+    reading: ReadingScene
     indexer: SearchIndexer
     messages: MessageSearch
 
@@ -38,7 +38,7 @@ class Searching:
     ) -> dict[str, Any]:
         """Search, after indexing all events."""
         await self.indexer.catch_up()
-        ask = SearchAsk(term, wanted=parse_event_filter(filter or {}), **fields)
+        ask = MessageSearchRequest(term, wanted=parse_event_filter(filter or {}), **fields)
         return await self.messages.search(Requester(user_id, "PHONE"), ask)
 
     async def finds(self, user_id: UserID, term: str, **fields: Any) -> list[str]:
@@ -70,8 +70,8 @@ def searching_of(world: World, *, is_enabled: bool = True) -> Searching:
     """Build message search over a world."""
     reading = readers_of(world)
     database, events, states = world.database, world.events, world.states
-    showing = Showing(reading.visibility, reading.rendering)
-    places = Places(database)
+    showing = EventSerializer(reading.visibility, reading.rendering)
+    places = TokenPositions(database)
     timelines = Timelines(database, events, states, reading.visibility, showing, places)
     room_state = RoomState(
         database,

@@ -14,7 +14,7 @@ _SITE_S = 120.0
 
 
 @attrs.frozen
-class Asked:
+class SiteRequest:
     """A recorded request; header names are in lower case."""
 
     method: str
@@ -24,7 +24,7 @@ class Asked:
 
 
 @attrs.frozen
-class Page:
+class SiteResponse:
     """A response; `raw` writes the whole response itself instead."""
 
     body: bytes = b""
@@ -33,7 +33,7 @@ class Page:
     raw: Callable[[trio.abc.Stream], Awaitable[None]] | None = None
 
 
-Respond = Callable[[Asked], Page | Awaitable[Page]]
+Respond = Callable[[SiteRequest], SiteResponse | Awaitable[SiteResponse]]
 
 
 @attrs.define(eq=False)
@@ -42,8 +42,8 @@ class Site:
 
     port: int = 0
     scheme: str = "http"
-    pages: dict[str, Page | Respond] = attrs.field(factory=dict)
-    asked: list[Asked] = attrs.field(factory=list)
+    pages: dict[str, SiteResponse | Respond] = attrs.field(factory=dict)
+    requests: list[SiteRequest] = attrs.field(factory=list)
     connections: int = 0
 
     def url(self, path: str = "/", host: str = "127.0.0.1") -> str:
@@ -52,7 +52,9 @@ class Site:
 
     def html(self, path: str, text: str) -> str:
         """Serve an HTML page and return its URL."""
-        self.pages[path] = Page(text.encode(), headers={"content-type": "text/html; charset=utf-8"})
+        self.pages[path] = SiteResponse(
+            text.encode(), headers={"content-type": "text/html; charset=utf-8"}
+        )
         return self.url(path)
 
     async def serve(self, stream: trio.abc.Stream) -> None:
@@ -60,18 +62,18 @@ class Site:
         self.connections += 1
         try:
             while (request := await read_request(stream)) is not None:
-                self.asked.append(request)
+                self.requests.append(request)
                 if not await self.answer(stream, request):
                     return
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             return
 
-    async def answer(self, stream: trio.abc.Stream, request: Asked) -> bool:
+    async def answer(self, stream: trio.abc.Stream, request: SiteRequest) -> bool:
         """Respond to one request; return whether the connection can serve another."""
-        page = self.pages.get(request.path.partition("?")[0], Page(b"nothing here", 404))
+        page = self.pages.get(request.path.partition("?")[0], SiteResponse(b"nothing here", 404))
         if callable(page):
             returned = page(request)
-            page = returned if isinstance(returned, Page) else await returned
+            page = returned if isinstance(returned, SiteResponse) else await returned
         if page.raw is not None:
             await page.raw(stream)
             return False
@@ -86,7 +88,7 @@ class Site:
         return True
 
 
-async def read_request(stream: trio.abc.Stream) -> Asked | None:
+async def read_request(stream: trio.abc.Stream) -> SiteRequest | None:
     """Read one request; return None at the end of the connection."""
     received = bytearray()
     while b"\r\n\r\n" not in received:
@@ -106,7 +108,7 @@ async def read_request(stream: trio.abc.Stream) -> Asked | None:
             return None
         body += part
         missing -= len(part)
-    return Asked(method, path, headers, body)
+    return SiteRequest(method, path, headers, body)
 
 
 @asynccontextmanager
@@ -157,7 +159,7 @@ async def forward(stream: trio.abc.Stream, hops: list[str], site: Site) -> None:
     hops.append(f"{request.method} {request.path}")
     if request.method != "CONNECT":
         path = "/" + request.path.split("/", 3)[-1]
-        site.asked.append(request)
+        site.requests.append(request)
         await site.answer(stream, attrs.evolve(request, path=path))
         return
     await stream.send_all(b"HTTP/1.1 200 Connected\r\n\r\n")

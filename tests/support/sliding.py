@@ -15,13 +15,13 @@ from hs.repl.ownership import Topology
 from hs.services.rooms.append.event_builder import random_opaque
 from hs.services.rooms.read.timelines import Timelines
 from hs.services.rooms.threads.thread_subscriptions import ThreadSubscriptions
-from hs.services.sync.assembly import RoomReaders, Sources
+from hs.services.sync.assembly import RoomReaders, SyncSources
 from hs.services.sync.notifier import Notifier
 from hs.services.sync.sliding.assembly import make_sliding_sync
 from hs.services.sync.sliding.request import SlidingRequest
 from hs.services.sync.sliding.sliding_sync import SlidingSync
 from hs.storage.database import Database
-from tests.support.reading import Reading, readers_of, timelines_of
+from tests.support.reading import ReadingScene, readers_of, timelines_of
 from tests.support.rooms import World, make_world, open_world
 from tests.support.syncing import PresenceTable, Tables
 
@@ -50,7 +50,7 @@ class Sliding:
     """A process that serves sliding sync."""
 
     world: World
-    reading: Reading
+    reading: ReadingScene
     tables: Tables
     notifier: Notifier
     service: SlidingSync
@@ -108,7 +108,7 @@ def make_sliding(
         reading.rendering,
         reading.visibility,
     )
-    sources = Sources(tables, tables, tables, tables, tables, PresenceTable(tables), tables)
+    sources = SyncSources(tables, tables, tables, tables, tables, PresenceTable(tables), tables)
     notifier = Notifier(world.feed)
     service = make_sliding_sync(readers, sources, notifier, world.clock, threads=subscriptions)
     return Sliding(world, reading, tables, notifier, service)

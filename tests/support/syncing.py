@@ -29,16 +29,16 @@ from hs.core.streams import (
     TypingRow,
 )
 from hs.repl.feed import Batch, Feed
-from hs.services.rooms.read.visibility import Expiry
+from hs.services.rooms.read.visibility import RetentionCutoff
 from hs.services.rooms.store.memberships import CACHE_NAME
-from hs.services.sync.assembly import RoomReaders, Sources, make_sync
+from hs.services.sync.assembly import RoomReaders, SyncSources, make_sync
 from hs.services.sync.notifier import Notifier
 from hs.services.sync.sources import AccountDataEntry, Extension
 from hs.services.sync.sync_context import SyncRequest
 from hs.services.sync.sync_service import SyncService
 from hs.storage.database import Database
 from hs.storage.rooms import rooms
-from tests.support.reading import Reading, readers_of
+from tests.support.reading import ReadingScene, readers_of
 from tests.support.rooms import World, open_world
 
 
@@ -178,7 +178,7 @@ class Syncing:
     """A process that serves `/sync`."""
 
     world: World
-    reading: Reading
+    reading: ReadingScene
     tables: Tables
     notifier: Notifier
     service: SyncService
@@ -204,7 +204,7 @@ class Syncing:
 
 @asynccontextmanager
 async def open_syncing(
-    database: Database, expiry: Expiry | None = None, **more: Any
+    database: Database, expiry: RetentionCutoff | None = None, **more: Any
 ) -> AsyncIterator[Syncing]:
     """Open a world and build sync over it; further keywords are passed to `make_sync`."""
     async with open_world(database) as world:
@@ -213,7 +213,7 @@ async def open_syncing(
 
 def make_syncing(
     world: World,
-    expiry: Expiry | None = None,
+    expiry: RetentionCutoff | None = None,
     extensions: Sequence[Extension] = (),
     **more: Any,
 ) -> Syncing:
@@ -233,7 +233,7 @@ def make_syncing(
         reading.rendering,
         reading.visibility,
     )
-    sources = Sources(
+    sources = SyncSources(
         tables, tables, tables, tables, tables, PresenceTable(tables), tables, extensions
     )
     notifier = Notifier(world.feed)

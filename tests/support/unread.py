@@ -19,13 +19,13 @@ from hs.repl.writers import TableWriter
 from hs.services.ephemeral.read_markers import ReadingService
 from hs.services.ephemeral.receipts import Receipts, ReceiptTable
 from hs.services.ephemeral.room_receipts import READ
-from hs.services.push.evaluation.custom_rules import CustomRuleUsers
+from hs.services.push.evaluation.custom_rules import UsersWithCustomRules
 from hs.services.push.evaluation.evaluation_duty import EvaluationDuty, EvaluationStore
 from hs.services.push.evaluation.event_evaluation import Evaluator
 from hs.services.push.evaluation.ignored_users import IgnoringUsers
 from hs.services.push.evaluation.push_queue import PushQueue
-from hs.services.push.evaluation.thread_subscribers import SubscribersOfThreads
-from hs.services.push.evaluation.users_with_pushers import PusherUsers
+from hs.services.push.evaluation.thread_subscribers import ThreadSubscribers
+from hs.services.push.evaluation.users_with_pushers import UsersWithPushers
 from hs.services.push.rules.push_rules import PushRules, PushRuleService, RulesTable
 from hs.services.push.unread.unread_counts import UnreadCounts
 from hs.services.rooms.store.memberships import Memberships
@@ -34,7 +34,7 @@ from tests.support.rooms import SERVER, World
 SOON_S = 60.0
 
 
-class NoMarkers:
+class NoReadMarkers:
     """Read markers that are never stored, and activity that is ignored."""
 
     async def fully_read(self, user_id: UserID, room_id: RoomID) -> EventID | None:
@@ -114,7 +114,7 @@ class UnreadScene:
 
 @asynccontextmanager
 async def open_unread(
-    world: World, hub: InProcHub | None = None, threads: SubscribersOfThreads | None = None
+    world: World, hub: InProcHub | None = None, threads: ThreadSubscribers | None = None
 ) -> AsyncIterator[UnreadScene]:
     """Start the evaluation over a world."""
     database, feed, now_ms = world.database, world.feed, world.clock.now_ms
@@ -126,8 +126,8 @@ async def open_unread(
         pushes_writer = MemoryWriter(PUSHES, "main", transport, epoch_at(now_ms()))
         members = Memberships(database, feed, SERVER)
         receipts = Receipts(database, feed)
-        custom, ignoring = CustomRuleUsers(database, feed), IgnoringUsers(database, feed)
-        pushed = PusherUsers(database, feed)
+        custom, ignoring = UsersWithCustomRules(database, feed), IgnoringUsers(database, feed)
+        pushed = UsersWithPushers(database, feed)
         features = PushFeatures(threads=threads is not None)
         evaluator = Evaluator(
             world.events, world.states, members, custom, ignoring, pushed, threads, features
@@ -150,7 +150,7 @@ async def open_unread(
             duty,
             lambda room_id: world.ownership.owner(EVENTS, room_id),
         )
-        no_markers = NoMarkers()
+        no_markers = NoReadMarkers()
         table = ReceiptTable(receipt_writer)
         reading = ReadingService(
             database, members, receipts, table, no_markers, world.clock, no_markers

@@ -51,7 +51,7 @@ class Tokens:
 
 
 @attrs.frozen
-class Answer:
+class WebResponse:
     """A response."""
 
     status: int
@@ -78,16 +78,16 @@ class WebClient:
     state: dict[str, Any] = attrs.field(factory=dict)
     client_ip: str = "192.0.2.1"
 
-    async def get(self, path: str, **more: Any) -> Answer:
+    async def get(self, path: str, **more: Any) -> WebResponse:
         return await self.ask("GET", path, **more)
 
-    async def put(self, path: str, json: Any = None, **more: Any) -> Answer:
+    async def put(self, path: str, json: Any = None, **more: Any) -> WebResponse:
         return await self.ask("PUT", path, json=json, **more)
 
-    async def post(self, path: str, json: Any = None, **more: Any) -> Answer:
+    async def post(self, path: str, json: Any = None, **more: Any) -> WebResponse:
         return await self.ask("POST", path, json=json, **more)
 
-    async def delete(self, path: str, json: Any = None, **more: Any) -> Answer:
+    async def delete(self, path: str, json: Any = None, **more: Any) -> WebResponse:
         return await self.ask("DELETE", path, json=json, **more)
 
     async def ask(
@@ -101,7 +101,7 @@ class WebClient:
         query: dict[str, Any] | None = None,
         headers: dict[str, str] | None = None,
         hang_up: trio.Event | None = None,
-    ) -> Answer:
+    ) -> WebResponse:
         """Send a request and return the response; setting `hang_up` closes the client's connection.
 
         Raises: ConnectionError, if the application closes the connection without a response.
@@ -165,10 +165,10 @@ class _Exchange:
         else:
             self._body += message["body"]
 
-    def answer(self) -> Answer:
+    def answer(self) -> WebResponse:
         if self._status is None:
             raise ConnectionError("connection closed without a response")
-        return Answer(self._status, self._headers, self._body)
+        return WebResponse(self._status, self._headers, self._body)
 
 
 def client_for(*apis: object, tokens: Tokens | None = None, **more: Any) -> WebClient:

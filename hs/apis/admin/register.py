@@ -10,8 +10,11 @@ from hs.apis.web.request import body
 from hs.apis.web.route import route
 from hs.core.errors import InvalidUsername
 from hs.services.accounts.registration.registration import NewAccount, Registration
-from hs.services.accounts.registration.shared_secret_registration import SharedSecret, SignedWish
-from hs.services.accounts.sessions.sessions import DeviceWish
+from hs.services.accounts.registration.shared_secret_registration import (
+    SharedSecretRegistration,
+    SharedSecretRequest,
+)
+from hs.services.accounts.sessions.sessions import RequestedDevice
 
 PATH = "/_synapse/admin/v1/register"
 MAX_NAME_CHARS = 512
@@ -35,7 +38,7 @@ class AdminRegisterRequest:
 class AdminRegisterApi:
     """Endpoints of registration with the shared secret."""
 
-    secret: SharedSecret
+    secret: SharedSecretRegistration
     registration: Registration
 
     @route("GET", PATH, auth=NONE)
@@ -48,7 +51,7 @@ class AdminRegisterApi:
         """Register an account for a caller that knows the secret."""
         if len(request.username) > MAX_NAME_CHARS:
             raise InvalidUsername(f"username must not be longer than {MAX_NAME_CHARS} characters")
-        signed_request = SignedWish(
+        signed_request = SharedSecretRequest(
             nonce=request.nonce,
             username=request.username,
             password=request.password,
@@ -64,6 +67,6 @@ class AdminRegisterApi:
             is_admin=request.admin,
             user_type=request.user_type,
             display_name=request.displayname,
-            device=None if request.inhibit_login else DeviceWish(),
+            device=None if request.inhibit_login else RequestedDevice(),
         )
         return session_response(user_id, await self.registration.register(account))

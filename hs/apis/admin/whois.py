@@ -9,7 +9,7 @@ from hs.apis.web.route import route
 from hs.core.errors import Forbidden
 from hs.core.ids import UserID
 from hs.core.requester import Requester
-from hs.services.accounts.sessions.device_management import Devices
+from hs.services.accounts.sessions.device_management import DeviceManagement
 
 
 @attrs.frozen
@@ -24,7 +24,7 @@ class WhoisRequest:
 class WhoisApi:
     """The endpoint of whois."""
 
-    devices: Devices
+    devices: DeviceManagement
 
     @route(
         "GET",

@@ -7,7 +7,7 @@ from hs.apis.web.request import query
 from hs.apis.web.route import route
 from hs.core.errors import MissingToken
 from hs.core.ids import UserID
-from hs.services.accounts.sessions.openid_tokens import OpenId
+from hs.services.accounts.sessions.openid_tokens import OpenIdTokens
 
 
 @attrs.frozen
@@ -28,7 +28,7 @@ class OpenIdUserInfoResponse:
 class OpenIdUserInfoApi:
     """The endpoint of OpenID user information."""
 
-    openid: OpenId
+    openid: OpenIdTokens
 
     @route("GET", "/_matrix/federation/v1/openid/userinfo", auth=NONE)
     async def get_openid_userinfo(self, request: OpenIdUserInfoRequest) -> OpenIdUserInfoResponse:

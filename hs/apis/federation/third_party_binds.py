@@ -31,5 +31,5 @@ class ThirdPartyBindsApi:
     @route("POST", "/_matrix/federation/v1/3pid/onbind", auth=NONE)
     async def on_bind(self, request: OnBindRequest) -> Empty:
         """Spec: server-server API, Third-party invites."""
-        await self.third_party_invites.bound(request.mxid, request.invites)
+        await self.third_party_invites.accept_bound(request.mxid, request.invites)
         return Empty()

@@ -18,8 +18,8 @@ from hs.core.ids import ServerName
 from hs.core.requester import Requester
 from hs.services.media.media_names import parse_address
 from hs.services.media.repository import Media, MediaRepository
-from hs.services.media.thumbnail_sizes import Wanted
-from hs.services.media.thumbnails import Shown, Thumbnails
+from hs.services.media.thumbnail_sizes import RequestedThumbnail
+from hs.services.media.thumbnails import ThumbnailFile, Thumbnails
 
 DEFAULT_WAIT_MS = 20_000
 
@@ -148,7 +148,7 @@ class MediaDownloadApi:
     async def _thumbnail(self, request: ThumbnailRequest, *, has_token: bool) -> Response:
         if request.width <= 0 or request.height <= 0:
             raise InvalidParam("width and height must be positive")
-        size = Wanted(request.width, request.height, request.method, request.animated)
+        size = RequestedThumbnail(request.width, request.height, request.method, request.animated)
         media = await self._find(request, has_token=has_token)
         thumbnail = await self.thumbnails.find(media, size)
         extension = thumbnail.content_type.rpartition("/")[2]
@@ -187,7 +187,9 @@ class MediaDownloadApi:
             raise NotFound("The media is on another server")
         return origin, media_id
 
-    def _read_thumbnail(self, thumbnail: Shown, start: int, length: int) -> AsyncIterator[bytes]:
+    def _read_thumbnail(
+        self, thumbnail: ThumbnailFile, start: int, length: int
+    ) -> AsyncIterator[bytes]:
         if thumbnail.content is None:
             return self.repository.contents.folder.read(thumbnail.location, start, length)
         return _single_part(thumbnail.content[start : start + length])

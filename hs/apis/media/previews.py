@@ -5,7 +5,7 @@ import attrs
 from hs.apis.web.request import query
 from hs.apis.web.route import route
 from hs.core.requester import Requester
-from hs.services.previews.preview_cache import Previews
+from hs.services.previews.preview_cache import UrlPreviews
 
 
 @attrs.frozen
@@ -18,10 +18,10 @@ class UrlPreviewRequest:
 
 
 @attrs.frozen
-class PreviewApi:
+class UrlPreviewApi:
     """The endpoint of URL previews, also at its deprecated path."""
 
-    previews: Previews
+    previews: UrlPreviews
 
     @route("GET", "/_matrix/client/v1/media/preview_url", rate="url_preview")
     @route("GET", "/_matrix/media/v3/preview_url", rate="url_preview")

@@ -72,13 +72,13 @@ class MediaUploadApi:
     async def upload_content(self, request: UploadContentRequest) -> UploadResponse:
         """Spec: client-server API, POST /_matrix/media/v3/upload."""
         stored = await self.repository.upload(request.requester, _upload(request))
-        self.thumbnails.draw_soon(stored)
+        self.thumbnails.schedule_generation(stored)
         return UploadResponse(stored.uri)
 
     @route("POST", "/_matrix/media/v1/create", auth=USER_OR_GUEST, rate="media_create")
     async def create_content(self, request: CreateContentRequest) -> UploadResponse:
         """Spec: client-server API, POST /_matrix/media/v1/create."""
-        created = await self.repository.announce(request.requester)
+        created = await self.repository.create(request.requester)
         return UploadResponse(created.uri, created.expires_ms)
 
     @route("PUT", "/_matrix/media/v3/upload/{server_name}/{media_id}", auth=USER_OR_GUEST)
@@ -87,8 +87,8 @@ class MediaUploadApi:
         origin, media_id = parse_address(request.server_name, request.media_id)
         if origin != self.server_name:
             raise NotFound("The MXC URI is on another server")
-        stored = await self.repository.fill(request.requester, media_id, _upload(request))
-        self.thumbnails.draw_soon(stored)
+        stored = await self.repository.upload_to(request.requester, media_id, _upload(request))
+        self.thumbnails.schedule_generation(stored)
         return Empty()
 
 

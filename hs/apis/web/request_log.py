@@ -25,7 +25,7 @@ class RequestLog:
             "synapse_http_server_response_time_seconds", "Time to answer", ["method", "servlet"]
         )
         self.connections = 0
-        metrics.gauge_of(
+        metrics.function_gauge(
             "hs_http_connections", "Open connections from clients", lambda: self.connections
         )
         self.lines = BatchedLines(access_log)

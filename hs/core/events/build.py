@@ -38,7 +38,7 @@ class EventDraft:
 
 
 @attrs.frozen
-class GraphPlace:
+class GraphPosition:
     """The position of a new event in its room's graph.
 
     `room_id` is None for a create event from room version 12 on, as the room ID is the hash of that
@@ -55,7 +55,9 @@ class GraphPlace:
     reference_hashes: Mapping[EventID, str] = attrs.field(factory=dict)
 
 
-def build_event(draft: EventDraft, place: GraphPlace, rules: RoomVersion, signer: Signer) -> Event:
+def build_event(
+    draft: EventDraft, place: GraphPosition, rules: RoomVersion, signer: Signer
+) -> Event:
     """Build a signed event from a draft.
 
     Raises: BadJson, if the room version does not allow the content; TooLarge.
@@ -137,7 +139,9 @@ def _sign(pdu: JsonObject, rules: RoomVersion, signer: Signer) -> Event:
     return trusted_event(event_id, pdu, canonical, rules)
 
 
-def _references(event_ids: Sequence[EventID], place: GraphPlace, rules: RoomVersion) -> list[Any]:
+def _references(
+    event_ids: Sequence[EventID], place: GraphPosition, rules: RoomVersion
+) -> list[Any]:
     if rules.event_id_is_hash:
         return list(event_ids)
     return [[event_id, {"sha256": place.reference_hashes[event_id]}] for event_id in event_ids]

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from hs.core.canonical_json import check_canonical, encode_checked, encode_lenient, for_keeping
+from hs.core.canonical_json import check_canonical, encode_checked, encode_lenient, shrink_to_fit
 from hs.core.versions import RoomVersion
 
 
@@ -13,7 +13,7 @@ def encode_pdu(pdu: Mapping[str, Any], rules: RoomVersion) -> bytes:
     Raises: BadJson.
     """
     strict = rules.strict_canonical_json
-    return for_keeping(encode_checked(pdu) if strict else encode_lenient(pdu))
+    return shrink_to_fit(encode_checked(pdu) if strict else encode_lenient(pdu))
 
 
 def check_pdu_json(pdu: Mapping[str, Any], rules: RoomVersion) -> None:

@@ -71,7 +71,7 @@ def has_valid_content_hash(event: Event) -> bool:
     return digest == content_hash(event.pdu, event.rules)
 
 
-def trusted_part(event: Event) -> Event:
+def redacted_unless_hash_matches(event: Event) -> Event:
     """Return the event, or its redacted form if the content hash does not match.
 
     Spec: server-server API, Checks performed on receipt of a PDU, step 3.

@@ -28,7 +28,7 @@ class RoomPolicy:
     key: VerifyKey
 
 
-def policy_in(content: Mapping[str, Any]) -> RoomPolicy | None:
+def room_policy_of(content: Mapping[str, Any]) -> RoomPolicy | None:
     """Read the content of `m.room.policy`; return None if it is invalid."""
     keys = content.get("public_keys")
     if not isinstance(keys, Mapping):
@@ -45,7 +45,7 @@ def is_exempt(event: Event) -> bool:
     return event.type == event_types.POLICY and event.state_key == ""
 
 
-def with_recommendation(event: Event, policy: RoomPolicy, answer: Mapping[str, Any]) -> Event:
+def with_policy_signature(event: Event, policy: RoomPolicy, answer: Mapping[str, Any]) -> Event:
     """Return a copy of an event with the signature that the policy server returned.
 
     Raises: InvalidSignature.

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from hs.core.events import types
 from hs.core.events.event import Event
-from hs.core.events.hashes import essential_bytes, trusted_part
+from hs.core.events.hashes import essential_bytes, redacted_unless_hash_matches
 from hs.core.ids import ServerName, UserID, is_user_id, server_in, server_of
 from hs.core.signing.keys import VerifyKey
 from hs.core.signing.signed_json import check_signatures
@@ -48,5 +48,5 @@ def _is_third_party_invite(event: Event) -> bool:
     # `third_party_invite` by redaction and remains as a plain, unsigned invite.
     if event.type != types.MEMBER or "third_party_invite" not in event.content:
         return False
-    content = trusted_part(event).content
+    content = redacted_unless_hash_matches(event).content
     return content.get("membership") == types.INVITE and "third_party_invite" in content

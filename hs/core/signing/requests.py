@@ -10,7 +10,7 @@ from hs.core.signing.keys import Signer
 from hs.core.signing.signed_json import sign_json
 
 
-def authorization_of(
+def authorization_header(
     signer: Signer, destination: str, method: str, uri: str, content: JsonObject | None
 ) -> str:
     """Return the Authorization header of a request; `uri` is the path with its query string.

@@ -27,7 +27,7 @@ Resolution: TypeAlias = Generator[frozenset[EventID], LoadedEvents, Map[StateKey
 
 
 @attrs.frozen
-class Problem:
+class ResolutionInput:
     """The input of state resolution.
 
     `auth_difference` is used from state resolution version 2 on; it is of the whole states, not
@@ -51,7 +51,7 @@ def needs_subgraph(rules: RoomVersion) -> bool:
     return rules.state_resolution == "v2.1"
 
 
-def resolution_steps(problem: Problem) -> Resolution:
+def resolution_steps(problem: ResolutionInput) -> Resolution:
     """Resolve states, yielding the IDs of events that must be loaded to continue."""
     conflict, rules = problem.conflict, problem.rules
     if not conflict.conflicted:
@@ -95,7 +95,7 @@ def resolve(
     if not conflict.conflicted:
         return conflict.unconflicted
     graph = {event_id: event.auth_events for event_id, event in events.items()}
-    problem = Problem(
+    problem = ResolutionInput(
         rules,
         conflict,
         auth_chain_difference([state.values() for state in state_sets], graph),

@@ -60,7 +60,7 @@ class LoadingCache(Generic[K, V]):
     def invalidate_many(self, keys: Iterable[K]) -> None:
         """Invalidate many keys, most of which are probably not cached."""
         invalid = frozenset(keys)
-        for key in self._entries.kept_among(invalid) | (self._loading.keys() & invalid):
+        for key in self._entries.cached_among(invalid) | (self._loading.keys() & invalid):
             self.invalidate(key)
 
     def invalidate_all(self) -> None:
@@ -100,7 +100,7 @@ class LoadingManyCache(Generic[K, V]):
 
         Raises: the exception of the load.
         """
-        values = self._entries.get_kept(keys)
+        values = self._entries.get_cached(keys)
         if len(values) < len(keys):
             values.update(await self._load_missing([key for key in keys if key not in values]))
         return values

@@ -18,7 +18,7 @@ _collecting: ContextVar["WeakSet[LruCache[Any, Any]] | None"] = ContextVar(
 
 
 @contextmanager
-def gathered_caches() -> Iterator["WeakSet[LruCache[Any, Any]]"]:
+def collect_caches() -> Iterator["WeakSet[LruCache[Any, Any]]"]:
     """Collect the caches created in the block, for metrics, without keeping them alive.
 
     Caches are created deep inside the components that own them. Recording them at creation makes
@@ -77,7 +77,7 @@ class LruCache(Generic[K, V]):
         self.hits += 1
         return value
 
-    def get_kept(self, keys: Iterable[K]) -> dict[K, V]:
+    def get_cached(self, keys: Iterable[K]) -> dict[K, V]:
         """Return the cached entries among many keys, in the given order; this counts as a use."""
         entries = self._entries
         cached: dict[K, V] = {}
@@ -114,7 +114,7 @@ class LruCache(Generic[K, V]):
             for key in keys:
                 touch(key)
 
-    def kept_among(self, keys: Iterable[K]) -> AbstractSet[K]:
+    def cached_among(self, keys: Iterable[K]) -> AbstractSet[K]:
         """Return which of many keys are cached; this does not count as a use."""
         return self._entries.keys() & keys
 

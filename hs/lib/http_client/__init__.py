@@ -7,12 +7,12 @@ from typing import Protocol
 import attrs
 
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
-ANSWER_S = 30.0
-ANSWER_BYTES = 1 << 20
+RESPONSE_TIMEOUT_S = 30.0
+MAX_RESPONSE_BYTES = 1 << 20
 
 
 @attrs.frozen
-class HttpAnswer:
+class HttpResponse:
     """A response; header names are in lower case, `url` is the last one in a chain of redirects."""
 
     status: int
@@ -29,15 +29,15 @@ class HttpFault(Exception):
         self.message = message
 
 
-class Unreachable(HttpFault):
+class HttpUnreachable(HttpFault):
     """The connection failed, or broke before the response was complete."""
 
 
-class TimedOut(HttpFault):
+class HttpTimedOut(HttpFault):
     """The response was not complete in time."""
 
 
-class Blocked(HttpFault):
+class HttpBlocked(HttpFault):
     """The URL or the address of the server is not allowed."""
 
 
@@ -55,10 +55,10 @@ class HttpClient(Protocol):
         *,
         headers: Mapping[str, str] = NO_HEADERS,
         body: bytes | None = None,
-        timeout_s: float = ANSWER_S,
-        max_bytes: int = ANSWER_BYTES,
+        timeout_s: float = RESPONSE_TIMEOUT_S,
+        max_bytes: int = MAX_RESPONSE_BYTES,
         redirects: int = 0,
-    ) -> HttpAnswer:
+    ) -> HttpResponse:
         """Send a request and return the response, whatever its status.
 
         At most `redirects` redirects are followed; with 0 the redirect itself is the response.

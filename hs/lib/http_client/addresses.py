@@ -50,10 +50,10 @@ class AddressRules:
         return not _is_in(address, self.blocked) or _is_in(address, self.allowed)
 
 
-NO_RULES = AddressRules()
+ALLOW_ALL = AddressRules()
 
 
-def networks(texts: Iterable[str]) -> tuple[Network, ...]:
+def parse_networks(texts: Iterable[str]) -> tuple[Network, ...]:
     """Parse networks such as `10.0.0.0/8`.
 
     Raises: ValueError.

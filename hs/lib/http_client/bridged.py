@@ -32,15 +32,15 @@ from yarl import URL
 
 from hs.lib.aio import Bridge
 from hs.lib.http_client import (
-    ANSWER_BYTES,
-    ANSWER_S,
+    MAX_RESPONSE_BYTES,
     NO_HEADERS,
-    Blocked,
-    HttpAnswer,
+    RESPONSE_TIMEOUT_S,
+    HttpBlocked,
     HttpFault,
+    HttpResponse,
+    HttpTimedOut,
+    HttpUnreachable,
     ResponseTooLarge,
-    TimedOut,
-    Unreachable,
 )
 from hs.lib.http_client.addresses import AddressRules, parse_address
 from hs.lib.http_client.targets import (
@@ -107,10 +107,10 @@ class BridgedHttpClient:
         *,
         headers: Mapping[str, str] = NO_HEADERS,
         body: bytes | None = None,
-        timeout_s: float = ANSWER_S,
-        max_bytes: int = ANSWER_BYTES,
+        timeout_s: float = RESPONSE_TIMEOUT_S,
+        max_bytes: int = MAX_RESPONSE_BYTES,
         redirects: int = 0,
-    ) -> HttpAnswer:
+    ) -> HttpResponse:
         """Send a request, see `HttpClient.send`; cancelling the caller aborts the request."""
         first = _Request(
             method=method,
@@ -136,7 +136,7 @@ class BridgedHttpClient:
 
     # The methods below run on the asyncio loop.
 
-    async def _send(self, request: _Request, timeout_s: float, redirects: int) -> HttpAnswer:
+    async def _send(self, request: _Request, timeout_s: float, redirects: int) -> HttpResponse:
         try:
             async with asyncio.timeout(timeout_s):
                 for _ in range(redirects + 1):
@@ -146,16 +146,16 @@ class BridgedHttpClient:
                         return response
                     request = _redirected(request, response.status, location)
         except TimeoutError:
-            raise TimedOut(f"timed out after {timeout_s:g} s") from None
+            raise HttpTimedOut(f"timed out after {timeout_s:g} s") from None
         raise HttpFault(f"more than {redirects} redirects")
 
-    async def _exchange(self, request: _Request) -> HttpAnswer:
+    async def _exchange(self, request: _Request) -> HttpResponse:
         target = request.target
         if target.literal is not None and not self._rules.permits(target.literal):
-            raise Blocked(f"{target.host} is a blocked address")
+            raise HttpBlocked(f"{target.host} is a blocked address")
         url = URL(target.url, encoded=True)
         if url.raw_host != target.host:
-            raise Blocked("the host in the URL is ambiguous")
+            raise HttpBlocked("the host in the URL is ambiguous")
         proxy = self._proxies.proxy_for(target)
         try:
             if proxy is not None:
@@ -170,7 +170,7 @@ class BridgedHttpClient:
                 allow_redirects=False,
             ) as response:
                 body = await _read(response, request.max_bytes)
-                return HttpAnswer(response.status, _headers(response), body, target.url)
+                return HttpResponse(response.status, _headers(response), body, target.url)
         except TimeoutError:
             raise
         except (aiohttp.ClientError, OSError, ValueError, zlib.error) as error:
@@ -182,7 +182,7 @@ class BridgedHttpClient:
             return
         for text in await self._addresses(target.host):
             if not self._is_permitted(text):
-                raise Blocked(f"{target.host} resolves to a blocked address")
+                raise HttpBlocked(f"{target.host} resolves to a blocked address")
 
     async def _addresses(self, host: str) -> Sequence[str]:
         if self._resolve is not None:
@@ -301,7 +301,7 @@ async def _read(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
     """Read a body; decompress it in steps, so that a decompression bomb is cut off in time."""
     encoding = response.headers.get("content-encoding", "identity").strip().lower()
     if encoding not in ("identity", "", "gzip", "x-gzip"):
-        raise Unreachable(f"unsupported content-encoding {encoding!r:.20} in the response")
+        raise HttpUnreachable(f"unsupported content-encoding {encoding!r:.20} in the response")
     decompressor = None if encoding in ("identity", "") else zlib.decompressobj(wbits=31)
     received, body = 0, bytearray()
     async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
@@ -313,7 +313,7 @@ async def _read(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
         if len(body) > max_bytes or received > max_bytes:
             raise ResponseTooLarge(f"the response is larger than {max_bytes} bytes")
     if decompressor is not None and received and not decompressor.eof:
-        raise Unreachable("the compressed response is truncated")
+        raise HttpUnreachable("the compressed response is truncated")
     return bytes(body)
 
 
@@ -338,9 +338,9 @@ def _fault(error: BaseException, target: RequestTarget) -> HttpFault:
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, _BlockedAddress):
-            return Blocked(f"{target.host} resolves to a blocked address")
+            return HttpBlocked(f"{target.host} resolves to a blocked address")
         cause = cause.__cause__ or cause.__context__
-    return Unreachable(
+    return HttpUnreachable(
         f"{target.scheme}://{target.host}: {str(error) or type(error).__name__:.200}"
     )
 

@@ -14,8 +14,8 @@ from urllib.parse import urljoin, urlsplit
 
 import attrs
 
-from hs.lib.http_client import Blocked
-from hs.lib.http_client.addresses import Address, networks, parse_address
+from hs.lib.http_client import HttpBlocked
+from hs.lib.http_client.addresses import Address, parse_address, parse_networks
 
 MAX_URL_CHARS = 8192
 
@@ -50,20 +50,20 @@ def parse_target(url: str) -> RequestTarget:
     Raises: Blocked.
     """
     if len(url) > MAX_URL_CHARS:
-        raise Blocked("the URL is too long")
+        raise HttpBlocked("the URL is too long")
     if not _URL_TEXT.fullmatch(url) or "\\" in url:
-        raise Blocked("the URL contains characters that must be percent-encoded")
+        raise HttpBlocked("the URL contains characters that must be percent-encoded")
     try:
         parts = urlsplit(url)
         port = parts.port
     except ValueError as error:
-        raise Blocked(f"invalid URL: {error}") from None
+        raise HttpBlocked(f"invalid URL: {error}") from None
     if parts.scheme not in _PORTS:
-        raise Blocked(f"scheme {parts.scheme!r:.20} is not allowed, only http and https are")
+        raise HttpBlocked(f"scheme {parts.scheme!r:.20} is not allowed, only http and https are")
     if "@" in parts.netloc:
-        raise Blocked("a URL with a user name or password is not allowed")
+        raise HttpBlocked("a URL with a user name or password is not allowed")
     if port == 0:
-        raise Blocked("port 0 is not allowed")
+        raise HttpBlocked("port 0 is not allowed")
     host = parts.hostname or ""
     literal = _literal(host, parts.netloc)
     if port is None:
@@ -76,10 +76,10 @@ def parse_location(base: RequestTarget, location: str) -> RequestTarget:
 
     Raises: Blocked.
     """
-    return parse_target(urljoin(base.url, escaped(location.strip())))
+    return parse_target(urljoin(base.url, escape_url(location.strip())))
 
 
-def escaped(url: str) -> str:
+def escape_url(url: str) -> str:
     """Return a URL with its host in IDNA form and other characters percent-encoded, if need be.
 
     Raises: Blocked.
@@ -96,7 +96,7 @@ def escaped(url: str) -> str:
             for char in parts._replace(netloc=netloc).geturl()
         )
     except (ValueError, UnicodeError) as error:
-        raise Blocked(f"invalid URL: {error}") from None
+        raise HttpBlocked(f"invalid URL: {error}") from None
 
 
 def _literal(host: str, netloc: str) -> Address | None:
@@ -108,15 +108,15 @@ def _literal(host: str, netloc: str) -> Address | None:
         address = parse_address(host)
         # A zone names a network interface of this machine; no URL from outside may choose it.
         if address is None or address.version != 6 or "%" in host:
-            raise Blocked(f"{host!r:.60} is not an IPv6 address")
+            raise HttpBlocked(f"{host!r:.60} is not an IPv6 address")
         return address
     if not _HOST.fullmatch(host) or len(host) > 255 or ".." in host:
-        raise Blocked(f"{host!r:.60} is not a host name")
+        raise HttpBlocked(f"{host!r:.60} is not a host name")
     if _LABEL_IS_NUMBER.fullmatch(host.rstrip(".").rpartition(".")[2]):
         # The system's resolver would read 2130706433, 0177.0.0.1, 0x7f.1 or 127.1 as an address.
         address = parse_address(host)
         if address is None:
-            raise Blocked(f"{host!r:.60} is not an IPv4 address in dotted decimal form")
+            raise HttpBlocked(f"{host!r:.60} is not an IPv4 address in dotted decimal form")
         return address
     return None
 
@@ -140,7 +140,7 @@ class Proxies:
 NO_PROXIES = Proxies()
 
 
-def proxies_of(environ: Mapping[str, str]) -> Proxies:
+def proxies_from_environment(environ: Mapping[str, str]) -> Proxies:
     """Read the conventional environment variables; those in lower case take precedence.
 
     HTTP_PROXY in upper case is ignored: a CGI server would set it from a request's header.
@@ -163,7 +163,7 @@ def _matches(pattern: str, target: RequestTarget) -> bool:
         return True
     if target.literal is not None and "/" in pattern:
         try:
-            (network,) = networks([pattern])
+            (network,) = parse_networks([pattern])
         except ValueError:
             return False
         return network.version == target.literal.version and target.literal in network

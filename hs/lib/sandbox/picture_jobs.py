@@ -10,7 +10,7 @@ Method = Literal["crop", "scale"]
 
 
 @attrs.frozen
-class Box:
+class ThumbnailBox:
     """A size that a thumbnail fills (crop) or fits into (scale); images are never enlarged."""
 
     width: int
@@ -25,14 +25,14 @@ class PictureJob:
 
     path: str
     max_pixels: int
-    boxes: tuple[Box, ...] = ()
+    boxes: tuple[ThumbnailBox, ...] = ()
 
 
 @attrs.frozen
-class Drawn:
+class DrawnThumbnail:
     """A thumbnail."""
 
-    box: Box
+    box: ThumbnailBox
     content_type: str
     content: bytes
 
@@ -49,10 +49,10 @@ class PictureReport:
     height: int
     is_animated: bool
     is_too_large: bool = False
-    drawn: tuple[Drawn, ...] = ()
+    drawn: tuple[DrawnThumbnail, ...] = ()
 
 
-def thumbnail_size(size: tuple[int, int], box: Box) -> tuple[int, int]:
+def thumbnail_size(size: tuple[int, int], box: ThumbnailBox) -> tuple[int, int]:
     """Return the size of the thumbnail of a picture for a box."""
     width, height = size
     if box.method == "crop":

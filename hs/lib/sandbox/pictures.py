@@ -9,10 +9,10 @@ from collections.abc import Iterable
 from PIL import AvifImagePlugin, Image, ImageFile, ImageOps
 
 from hs.lib.sandbox.picture_jobs import (
-    Box,
-    Drawn,
+    DrawnThumbnail,
     PictureJob,
     PictureReport,
+    ThumbnailBox,
     encode,
     read_job,
     thumbnail_size,
@@ -55,7 +55,7 @@ def _report(picture: ImageFile.ImageFile, job: PictureJob) -> PictureReport:
     width, height = picture.size[::-1] if is_turned else picture.size
     is_animated = bool(getattr(picture, "is_animated", False)) and picture.format != "MPO"
     is_too_large = width * height > job.max_pixels
-    drawn: tuple[Drawn, ...] = ()
+    drawn: tuple[DrawnThumbnail, ...] = ()
     if job.boxes and not is_too_large:
         drawn = tuple(_thumbnails(picture, (width, height), is_animated, job))
     return PictureReport(
@@ -76,12 +76,12 @@ def _type_of(picture: ImageFile.ImageFile) -> str:
 
 def _thumbnails(
     picture: ImageFile.ImageFile, size: Size, is_animated: bool, job: PictureJob
-) -> Iterable[Drawn]:
+) -> Iterable[DrawnThumbnail]:
     animated_boxes = [box for box in job.boxes if box.is_animated and is_animated]
     for box in animated_boxes:
         frames = _frames(picture, size, box, job.max_pixels)
         if frames:
-            yield Drawn(box, "image/webp", _animation(picture, *frames))
+            yield DrawnThumbnail(box, "image/webp", _animation(picture, *frames))
         else:
             yield _still(picture, size, [box])[0]
         picture.seek(0)
@@ -90,7 +90,9 @@ def _thumbnails(
         yield from _still(picture, size, still_boxes)
 
 
-def _still(picture: ImageFile.ImageFile, size: Size, boxes: list[Box]) -> list[Drawn]:
+def _still(
+    picture: ImageFile.ImageFile, size: Size, boxes: list[ThumbnailBox]
+) -> list[DrawnThumbnail]:
     is_photo = picture.format in PHOTOS
     picture.draft("RGB", _decoding_size(picture.size, boxes))
     profile = picture.info.get("icc_profile", b"") if picture.mode in ("RGB", "RGBA") else b""
@@ -106,11 +108,11 @@ def _still(picture: ImageFile.ImageFile, size: Size, boxes: list[Box]) -> list[D
         else:
             thumbnail.save(out, "PNG", **options)
             content_type = "image/png"
-        thumbnails.append(Drawn(box, content_type, out.getvalue()))
+        thumbnails.append(DrawnThumbnail(box, content_type, out.getvalue()))
     return thumbnails
 
 
-def _decoding_size(size: Size, boxes: list[Box]) -> Size:
+def _decoding_size(size: Size, boxes: list[ThumbnailBox]) -> Size:
     """Return the smallest size to decode to that leaves enough pixels for good thumbnails."""
     longest = max(max(box.width, box.height) for box in boxes)
     factor = min(1.0, 2 * longest / min(size))
@@ -122,7 +124,7 @@ def _in_rgb(picture: Image.Image) -> Image.Image:
     return picture if picture.mode == mode else picture.convert(mode)
 
 
-def _fitted(picture: Image.Image, size: Size, box: Box) -> Image.Image:
+def _fitted(picture: Image.Image, size: Size, box: ThumbnailBox) -> Image.Image:
     """Resize a picture, which may have been decoded to less than its own `size`."""
     target_size = thumbnail_size(size, box)
     width, height = picture.size
@@ -138,7 +140,7 @@ def _fitted(picture: Image.Image, size: Size, box: Box) -> Image.Image:
 
 
 def _frames(
-    picture: ImageFile.ImageFile, size: Size, box: Box, max_pixels: int
+    picture: ImageFile.ImageFile, size: Size, box: ThumbnailBox, max_pixels: int
 ) -> tuple[list[Image.Image], list[int]] | None:
     """Return the resized frames and their durations in ms, or None if they exceed a limit."""
     count: int = getattr(picture, "n_frames", 1)

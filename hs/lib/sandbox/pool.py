@@ -48,7 +48,7 @@ MAX_WAITING = 200
 _CHUNK = 1 << 16
 
 
-class FaultKind(enum.Enum):
+class SandboxFaultKind(enum.Enum):
     """The reasons why a job has no result."""
 
     FAILED = "the function raised an exception"
@@ -62,7 +62,7 @@ class FaultKind(enum.Enum):
 class SandboxFault(Exception):
     """A job has no result; `kind` is the reason, `message` the details for the log."""
 
-    def __init__(self, kind: FaultKind, message: str = "") -> None:
+    def __init__(self, kind: SandboxFaultKind, message: str = "") -> None:
         super().__init__(f"{kind.value}: {message}" if message else kind.value)
         self.kind = kind
         self.message = message
@@ -91,7 +91,7 @@ class _Child:
         while missing:
             part = await self.process.stdout.receive_some(min(missing, _CHUNK))
             if not part:
-                raise SandboxFault(FaultKind.CRASHED)
+                raise SandboxFault(SandboxFaultKind.CRASHED)
             parts.append(bytes(part))
             missing -= len(part)
         return b"".join(parts)
@@ -130,7 +130,7 @@ class Sandbox:
         Raises: SandboxFault.
         """
         if self._slots.statistics().tasks_waiting >= MAX_WAITING:
-            raise SandboxFault(FaultKind.BUSY)
+            raise SandboxFault(SandboxFaultKind.BUSY)
         async with self._slots:
             child = self._idle.pop() if self._idle else await self._start()
             try:
@@ -138,9 +138,9 @@ class Sandbox:
                     result = await self._work(child, function, payload, timeout_s, max_bytes)
             except trio.TooSlowError:
                 await child.end()
-                raise SandboxFault(FaultKind.TIMED_OUT, function) from None
+                raise SandboxFault(SandboxFaultKind.TIMED_OUT, function) from None
             except SandboxFault as fault:
-                if fault.kind in (FaultKind.FAILED, FaultKind.TOO_LARGE):
+                if fault.kind in (SandboxFaultKind.FAILED, SandboxFaultKind.TOO_LARGE):
                     await self._put_back(child)
                     raise
                 raise _with_exit_status(fault, await child.end(), function) from None
@@ -151,7 +151,9 @@ class Sandbox:
             await self._put_back(child)
             return result
 
-    async def keep(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    async def run_reaper(
+        self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
         """End idle children from time to time, and all children when cancelled."""
         task_status.started()
         try:
@@ -191,14 +193,14 @@ class Sandbox:
                 start_new_session=True,
             )
         except OSError as error:
-            raise SandboxFault(FaultKind.CRASHED, f"cannot start: {error}") from error
+            raise SandboxFault(SandboxFaultKind.CRASHED, f"cannot start: {error}") from error
         child = _Child(process)
         try:
             with trio.fail_after(START_TIMEOUT_S):
                 await child.receive(len(READY))
         except trio.TooSlowError:
             await child.end()
-            raise SandboxFault(FaultKind.TIMED_OUT, "while starting") from None
+            raise SandboxFault(SandboxFaultKind.TIMED_OUT, "while starting") from None
         except BaseException:
             await child.end()
             raise
@@ -214,18 +216,18 @@ class Sandbox:
             await child.send(name)
             await child.send(payload)
         except trio.BrokenResourceError:
-            raise SandboxFault(FaultKind.CRASHED) from None
+            raise SandboxFault(SandboxFaultKind.CRASHED) from None
         outcome, length = RESPONSE.unpack(await child.receive(RESPONSE.size))
         if outcome == DONE and length <= max_bytes:
             return await child.receive(length)
         if length > _CHUNK:
-            raise SandboxFault(FaultKind.CRASHED, "invalid response")
+            raise SandboxFault(SandboxFaultKind.CRASHED, "invalid response")
         message = (await child.receive(length)).decode(errors="replace")
         if outcome == OUT_OF_MEMORY:
-            raise SandboxFault(FaultKind.MEMORY, function)
+            raise SandboxFault(SandboxFaultKind.MEMORY, function)
         if outcome == RESULT_TOO_LARGE:
-            raise SandboxFault(FaultKind.TOO_LARGE, message)
-        raise SandboxFault(FaultKind.FAILED, message)
+            raise SandboxFault(SandboxFaultKind.TOO_LARGE, message)
+        raise SandboxFault(SandboxFaultKind.FAILED, message)
 
     async def _put_back(self, child: _Child) -> None:
         if child.jobs >= JOBS_PER_CHILD:
@@ -236,8 +238,10 @@ class Sandbox:
 
 
 def _with_exit_status(fault: SandboxFault, status: int, function: str) -> SandboxFault:
-    if fault.kind is not FaultKind.CRASHED:
+    if fault.kind is not SandboxFaultKind.CRASHED:
         return fault
     if status == -signal.SIGXCPU:
-        return SandboxFault(FaultKind.TIMED_OUT, f"{function} exceeded its CPU time")
-    return SandboxFault(FaultKind.CRASHED, fault.message or f"{function}: exit status {status}")
+        return SandboxFault(SandboxFaultKind.TIMED_OUT, f"{function} exceeded its CPU time")
+    return SandboxFault(
+        SandboxFaultKind.CRASHED, fault.message or f"{function}: exit status {status}"
+    )

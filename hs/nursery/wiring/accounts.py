@@ -7,11 +7,11 @@ from hs.apis.client.accounts.account_data import AccountDataApi
 from hs.apis.client.accounts.devices import DevicesApi
 from hs.apis.client.accounts.filter import FilterApi
 from hs.apis.client.accounts.logout import LogoutApi
-from hs.apis.client.accounts.moderation import ModerationApi
+from hs.apis.client.accounts.moderation import AccountModerationApi
 from hs.apis.client.accounts.openid import OpenIdApi
 from hs.apis.client.accounts.password_policy import PasswordPolicyApi
 from hs.apis.client.rooms.tags import TagsApi
-from hs.apis.client.server.voip import VoipApi
+from hs.apis.client.server.voip import TurnServerApi
 from hs.core.streams import ACCOUNT_DATA, CACHES
 from hs.lib.tasks import Duty
 from hs.nursery.part import Part
@@ -20,13 +20,13 @@ from hs.nursery.process_base import ProcessBase
 from hs.nursery.wiring.threepid_servers import ThreepidServers
 from hs.nursery.wiring.threepids import ThreepidServices, threepid_endpoints, wire_threepids
 from hs.services.accounts.account_data.account_data import (
-    AccountData,
+    AccountDataService,
     AccountDataWriter,
     LocalAccountDataWriter,
 )
-from hs.services.accounts.account_data.filters import Filters
-from hs.services.accounts.lifecycle.account_lifecycle import Lifecycle, RoomDeparture
-from hs.services.accounts.lifecycle.account_moderation import Moderation
+from hs.services.accounts.account_data.filters import StoredFilters
+from hs.services.accounts.lifecycle.account_lifecycle import AccountLifecycle, RoomDeparture
+from hs.services.accounts.lifecycle.account_moderation import AccountModeration
 from hs.services.accounts.lifecycle.erased_users import ErasedUsersCache
 from hs.services.accounts.lifecycle.password_reset import PasswordReset
 from hs.services.accounts.lifecycle.stale_devices import EVERY_S as STALE_EVERY_S
@@ -40,10 +40,10 @@ from hs.services.accounts.login.password_check import (
 )
 from hs.services.accounts.profiles.profiles import Profiles, RemoteProfiles
 from hs.services.accounts.sessions.authenticator import Revocations, TokenAuthenticator
-from hs.services.accounts.sessions.device_management import Devices
+from hs.services.accounts.sessions.device_management import DeviceManagement
 from hs.services.accounts.sessions.interactive_auth import DummyStage, InteractiveAuth, UiaStage
 from hs.services.accounts.sessions.last_seen import LastSeen
-from hs.services.accounts.sessions.openid_tokens import OpenId
+from hs.services.accounts.sessions.openid_tokens import OpenIdTokens
 from hs.services.accounts.sessions.passwords import Passwords
 from hs.services.accounts.sessions.sessions import DeviceWatcher, Sessions
 from hs.services.accounts.sessions.turn_credentials import TurnServers
@@ -75,12 +75,12 @@ class AccountServices:
     """What other subjects and the endpoints need of accounts."""
 
     profiles: Profiles
-    lifecycle: Lifecycle
-    devices: Devices
-    account_data: AccountData
-    filters: Filters
+    lifecycle: AccountLifecycle
+    devices: DeviceManagement
+    account_data: AccountDataService
+    filters: StoredFilters
     erased: ErasedUsersCache
-    openid: OpenId
+    openid: OpenIdTokens
     part: Part
 
 
@@ -165,10 +165,12 @@ def wire_accounts(
         ACCOUNT_DATA,
         lambda: LocalAccountDataWriter(base.table(ACCOUNT_DATA)),
     )
-    account_data = AccountData(database, feed, writer)
-    filters = Filters(database)
-    devices = Devices(database, base.clock, sessions.sessions, sessions.last_seen, sessions.watcher)
-    lifecycle = Lifecycle(
+    account_data = AccountDataService(database, feed, writer)
+    filters = StoredFilters(database)
+    devices = DeviceManagement(
+        database, base.clock, sessions.sessions, sessions.last_seen, sessions.watcher
+    )
+    lifecycle = AccountLifecycle(
         database=database,
         passwords=sessions.passwords,
         password_settings=settings.passwords,
@@ -178,7 +180,7 @@ def wire_accounts(
         departure=departure,
         published=sessions.threepids.servers.identity_servers,
     )
-    openid = OpenId(database, base.clock, settings.server.server_name)
+    openid = OpenIdTokens(database, base.clock, settings.server.server_name)
     endpoints = [
         *_account_endpoints(base, sessions, lifecycle, devices),
         *threepid_endpoints(settings, sessions.threepids, lifecycle, sessions.interactive),
@@ -200,7 +202,10 @@ def wire_accounts(
 
 
 def _account_endpoints(
-    base: ProcessBase, sessions: SessionServices, lifecycle: Lifecycle, devices: Devices
+    base: ProcessBase,
+    sessions: SessionServices,
+    lifecycle: AccountLifecycle,
+    devices: DeviceManagement,
 ) -> list[object]:
     settings, threepids = base.settings, sessions.threepids
     reset = PasswordReset(lifecycle, threepids.threepids, threepids.proofs)
@@ -208,9 +213,11 @@ def _account_endpoints(
         LogoutApi(sessions.sessions),
         AccountApi(lifecycle, sessions.interactive, reset),
         PasswordPolicyApi(settings.passwords.policy),
-        ModerationApi(Moderation(base.database, sessions.revocations, settings.server.server_name)),
+        AccountModerationApi(
+            AccountModeration(base.database, sessions.revocations, settings.server.server_name)
+        ),
         DevicesApi(devices, lifecycle, sessions.interactive),
-        VoipApi(TurnServers(settings.turn, base.clock)),
+        TurnServerApi(TurnServers(settings.turn, base.clock)),
     ]
 
 

@@ -6,13 +6,13 @@ from hs.nursery.part import Part
 from hs.nursery.process_base import ProcessBase
 from hs.nursery.wiring.accounts import AccountServices
 from hs.nursery.wiring.login import LoginServices
-from hs.services.accounts.registration.shared_secret_registration import SharedSecret
+from hs.services.accounts.registration.shared_secret_registration import SharedSecretRegistration
 
 
 def wire_admin_api(base: ProcessBase, accounts: AccountServices, login: LoginServices) -> Part:
     """Build the endpoints."""
     secret = base.settings.registration.registration_shared_secret
-    shared_secret = SharedSecret(base.database, base.clock, secret)
+    shared_secret = SharedSecretRegistration(base.database, base.clock, secret)
     return Part(
         endpoints=[
             AdminRegisterApi(shared_secret, login.registration),

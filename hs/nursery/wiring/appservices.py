@@ -13,11 +13,11 @@ from hs.nursery.wiring.http_clients import HttpClients
 from hs.nursery.wiring.room_reading import RoomReading
 from hs.nursery.wiring.rooms import Rooms
 from hs.services.appservices.alias_namespaces import AppserviceAliases
-from hs.services.appservices.appservice_client import ServiceCalls
+from hs.services.appservices.appservice_client import AppserviceClient
 from hs.services.appservices.appservice_identities import AppserviceIdentities
-from hs.services.appservices.appservice_registry import ServiceRegistry
+from hs.services.appservices.appservice_registry import AppserviceRegistry
 from hs.services.appservices.appservice_sender import AppserviceSender
-from hs.services.appservices.event_interest import Interest
+from hs.services.appservices.event_interest import EventInterest
 from hs.services.appservices.invite_state import InviteStates
 from hs.services.appservices.network_directory import NetworkDirectory, NetworkRoomLists
 from hs.services.appservices.ping import AppservicePing
@@ -32,9 +32,9 @@ from hs.services.rooms.read.stripped_state import StrippedState
 class AppserviceClients:
     """The registered services, as requesters and as servers to query; built before accounts."""
 
-    registry: ServiceRegistry
+    registry: AppserviceRegistry
     identities: AppserviceIdentities
-    calls: ServiceCalls
+    calls: AppserviceClient
     queries: AppserviceQueries
     aliases: AppserviceAliases
 
@@ -42,8 +42,8 @@ class AppserviceClients:
 def wire_appservice_clients(base: ProcessBase, http: HttpClients) -> AppserviceClients:
     """Build the registry of services and the clients that query them."""
     settings, database = base.settings.appservices, base.database
-    registry = ServiceRegistry(settings.registrations, base.settings.server.server_name)
-    calls = ServiceCalls(http.trusted, settings.legacy_authorization)
+    registry = AppserviceRegistry(settings.registrations, base.settings.server.server_name)
+    calls = AppserviceClient(http.trusted, settings.legacy_authorization)
     queries = AppserviceQueries(registry, calls, database)
     return AppserviceClients(
         registry=registry,
@@ -90,7 +90,7 @@ def _sending(
     sender = AppserviceSender(
         database=database,
         feed=base.feed,
-        interest=Interest(clients.registry, database),
+        interest=EventInterest(clients.registry, database),
         rooms=rooms.memberships,
         past=PreviousMembershipReader(rooms.events, rooms.states),
         maker=maker,

@@ -21,14 +21,14 @@ from hs.services.devices.device_list_writer import DeviceListWriter, LocalDevice
 from hs.services.devices.device_lists import DeviceLists
 from hs.services.devices.device_updates import CLEANUP_PERIOD_S, DeviceCleanup, DeviceUpdates
 from hs.services.devices.inbox_writer import BundleUnpacker, InboxWriter, LocalInboxWriter
-from hs.services.devices.inboxes import Inboxes
+from hs.services.devices.inboxes import InboxReader
 from hs.services.devices.key_backup import KeyBackups
 from hs.services.devices.one_time_keys import OneTimeKeys
 from hs.services.devices.remote_devices import RemoteDevices
-from hs.services.devices.to_device import DehydratedDeviceMessages, ToDevice
+from hs.services.devices.to_device import DehydratedDeviceMessages, ToDeviceMessages
 from hs.services.devices.user_keys import UserKeysReader
-from hs.services.rooms.store.shared_rooms import RoomNeighbours
-from hs.services.sync.encryption_section import Encryption
+from hs.services.rooms.store.shared_rooms import SharedRooms
+from hs.services.sync.encryption_section import EncryptionSection
 
 
 @attrs.frozen(eq=False, kw_only=True)
@@ -45,7 +45,7 @@ class DeviceWriters:
 class DeviceServices:
     """The sections of encryption in sync, and the cleanup of devices."""
 
-    encryption: Encryption
+    encryption: EncryptionSection
     part: Part
 
 
@@ -81,8 +81,8 @@ def wire_devices(
     """Build the readers and services; after rooms, before the notifier."""
     database, feed = base.database, base.feed
     server_name = base.settings.server.server_name
-    neighbours = RoomNeighbours(database, rooms.events, rooms.memberships, rooms.tails)
-    inboxes = Inboxes(database, feed, is_alone=not base.plan.shared)
+    neighbours = SharedRooms(database, rooms.events, rooms.memberships, rooms.tails)
+    inboxes = InboxReader(database, feed, is_alone=not base.plan.shared)
     one_time_keys = OneTimeKeys(database, feed, writers.inboxes, remote, server_name)
     device_lists = DeviceLists(database, feed, neighbours)
     user_keys = UserKeysReader(database, feed, is_owner=base.ownership.is_mine(DEVICE_LISTS))
@@ -94,17 +94,17 @@ def wire_devices(
     endpoints = [
         KeysApi(directory, one_time_keys, device_lists),
         CrossSigningApi(cross_signing, accounts.lifecycle, sessions.interactive),
-        ToDeviceApi(ToDevice(writers.inboxes, remote, server_name)),
+        ToDeviceApi(ToDeviceMessages(writers.inboxes, remote, server_name)),
         KeyBackupApi(KeyBackups(database)),
         DehydratedDeviceApi(dehydrated),
     ]
     return DeviceServices(
-        encryption=Encryption(inboxes, device_lists, one_time_keys),
+        encryption=EncryptionSection(inboxes, device_lists, one_time_keys),
         part=Part(endpoints=endpoints, duties=_duties(base, writers, inboxes)),
     )
 
 
-def _duties(base: ProcessBase, writers: DeviceWriters, inboxes: Inboxes) -> list[Duty]:
+def _duties(base: ProcessBase, writers: DeviceWriters, inboxes: InboxReader) -> list[Duty]:
     cleanup = DeviceCleanup(base.database, base.clock, writers.updates, writers.inboxes)
     duties = [
         Duty("acknowledged to-device messages", inboxes.run),

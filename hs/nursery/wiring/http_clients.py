@@ -6,12 +6,12 @@ import ssl
 import attrs
 
 from hs import __version__
-from hs.lib.http_client.addresses import NO_RULES, AddressRules, networks
+from hs.lib.http_client.addresses import ALLOW_ALL, AddressRules, parse_networks
 from hs.lib.http_client.bridged import BridgedHttpClient
-from hs.lib.http_client.targets import NO_PROXIES, Proxies, proxies_of
+from hs.lib.http_client.targets import NO_PROXIES, Proxies, proxies_from_environment
 from hs.nursery.part import Part
 from hs.nursery.process_base import ProcessBase
-from hs.settings.sections.outgoing import NOWHERE, OutsideSettings
+from hs.settings.sections.outgoing import UNSPECIFIED_NETWORKS, OutgoingSettings
 
 
 @attrs.frozen(eq=False, kw_only=True)
@@ -43,9 +43,9 @@ class HttpClients:
 
 def wire_http_clients(base: ProcessBase) -> HttpClients:
     """Build the clients; they open no connection yet."""
-    settings = base.settings.outside
+    settings = base.settings.outgoing
     rules = address_rules(settings.ip_range_blacklist, settings.ip_range_whitelist)
-    proxies = chosen_proxies(settings, proxies_of(os.environ))
+    proxies = chosen_proxies(settings, proxies_from_environment(os.environ))
 
     previews = base.settings.previews
     blocked = previews.url_preview_ip_range_blacklist
@@ -65,7 +65,7 @@ def wire_http_clients(base: ProcessBase) -> HttpClients:
     return HttpClients(
         public=client(rules, proxies),
         direct=client(rules, NO_PROXIES),
-        trusted=client(NO_RULES, NO_PROXIES),
+        trusted=client(ALLOW_ALL, NO_PROXIES),
         previews=client(preview_rules, proxies),
     )
 
@@ -81,11 +81,11 @@ def unchecked_tls() -> ssl.SSLContext:
 def address_rules(blocked: tuple[str, ...], allowed: tuple[str, ...]) -> AddressRules:
     """Return the address rules of these settings; without blocked ranges there are none."""
     if not blocked:
-        return NO_RULES
-    return AddressRules(networks((*blocked, *NOWHERE)), networks(allowed))
+        return ALLOW_ALL
+    return AddressRules(parse_networks((*blocked, *UNSPECIFIED_NETWORKS)), parse_networks(allowed))
 
 
-def chosen_proxies(settings: OutsideSettings, environment: Proxies) -> Proxies:
+def chosen_proxies(settings: OutgoingSettings, environment: Proxies) -> Proxies:
     """Return the proxies of the settings, or else of the environment."""
     bypass = settings.no_proxy_hosts
     return Proxies(
@@ -95,6 +95,6 @@ def chosen_proxies(settings: OutsideSettings, environment: Proxies) -> Proxies:
     )
 
 
-def user_agent(settings: OutsideSettings) -> str:
+def user_agent(settings: OutgoingSettings) -> str:
     """Return the User-Agent header of outgoing requests."""
     return " ".join(filter(None, [f"hs/{__version__}", settings.user_agent_suffix]))

@@ -6,15 +6,15 @@ import attrs
 
 from hs.apis.client.accounts.login import LoginApi
 from hs.apis.client.accounts.register import RegisterApi
-from hs.apis.client.server.wellknown import told_to_clients
-from hs.lib.json_web_tokens import SignedTokenReader
+from hs.apis.client.server.wellknown import client_wellknown_content
+from hs.lib.json_web_tokens import SignedJwtVerifier
 from hs.nursery.part import Part
 from hs.nursery.process_base import ProcessBase
 from hs.nursery.wiring.accounts import AccountServices, SessionServices
 from hs.services.accounts.login.jwt_login import JwtLogin
 from hs.services.accounts.login.login import Login
-from hs.services.accounts.registration.registration import Newcomers, Registration
-from hs.services.push.pushers.default_email_pushers import AllWelcomes
+from hs.services.accounts.registration.registration import NewUserListener, Registration
+from hs.services.push.pushers.default_email_pushers import NewUserActions
 from hs.settings.settings import Settings
 
 
@@ -31,7 +31,7 @@ def wire_login(
     base: ProcessBase,
     sessions: SessionServices,
     accounts: AccountServices,
-    newcomers: Sequence[Newcomers],
+    newcomers: Sequence[NewUserListener],
 ) -> LoginServices:
     """Build registration and log-in; each of `newcomers` is called with every new user."""
     settings = base.settings
@@ -46,7 +46,7 @@ def wire_login(
         profiles=accounts.profiles,
         appservices=sessions.appservices,
         threepids=sessions.threepids.threepids,
-        newcomers=AllWelcomes(newcomers),
+        newcomers=NewUserActions(newcomers),
     )
     login = Login(
         database=base.database,
@@ -89,7 +89,7 @@ def _endpoints(
             lifecycle=accounts.lifecycle,
             interactive=sessions.interactive,
             rates=sessions.rates,
-            well_known=told_to_clients(settings.server, settings.proposals.matrix_rtc),
+            well_known=client_wellknown_content(settings.server, settings.proposals.matrix_rtc),
         ),
     ]
 
@@ -99,7 +99,7 @@ def jwt_login(settings: Settings, registration: Registration) -> JwtLogin | None
     jwt = settings.jwt
     if not jwt.enabled:
         return None
-    reader = SignedTokenReader(
+    reader = SignedJwtVerifier(
         key=jwt.secret or "",
         algorithm=jwt.algorithm or "",
         issuer=jwt.issuer,

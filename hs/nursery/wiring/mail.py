@@ -7,7 +7,7 @@ import attrs
 from hs.lib.mail.mailer import Mailer, NoMailer, SmtpMailer, SmtpRoute
 from hs.lib.mail.template_filters import FILTERS
 from hs.lib.mail.templates import Templates
-from hs.settings.sections.mail import PLACES, MailSettings
+from hs.settings.sections.mail import SUBJECT_VARIABLES, MailSettings
 from hs.settings.settings import Settings
 
 
@@ -40,7 +40,7 @@ def route_of(email: MailSettings) -> SmtpRoute | None:
     return SmtpRoute(
         host=email.smtp_host,
         port=email.port,
-        sender=email.notif_from % {**PLACES, "app": email.app_name},
+        sender=email.notif_from % {**SUBJECT_VARIABLES, "app": email.app_name},
         user=email.smtp_user,
         password=email.smtp_pass,
         implicit_tls=email.force_tls,

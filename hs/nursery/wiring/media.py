@@ -21,7 +21,7 @@ from hs.services.media.repository import MediaRepository
 from hs.services.media.thumbnails import Thumbnails
 from hs.services.media.upload_waiters import UploadWaiters
 from hs.settings.errors import Problem, SettingsError
-from hs.settings.sections.media import FolderSettings, S3Settings, StorageProvider
+from hs.settings.sections.media import FolderProviderSettings, S3ProviderSettings, StorageProvider
 
 
 @attrs.frozen(eq=False, kw_only=True)
@@ -59,7 +59,7 @@ def wire_media(base: ProcessBase, remote: RemoteMedia, drain: Drain) -> MediaSer
         thumbnails=thumbnails,
         part=Part(
             endpoints=_endpoints(base, repository, thumbnails, drain),
-            runners=[("sandbox", sandbox.keep)],
+            runners=[("sandbox", sandbox.run_reaper)],
             duties=[
                 _cleanup(base, contents, repository),
                 *_duties(base, contents, uses, thumbnails),
@@ -124,8 +124,8 @@ def place_of(provider: StorageProvider) -> ProviderStore:
     )
 
 
-def _store_of(place: FolderSettings | S3Settings) -> ContentStore:
-    if isinstance(place, FolderSettings):
+def _store_of(place: FolderProviderSettings | S3ProviderSettings) -> ContentStore:
+    if isinstance(place, FolderProviderSettings):
         assert place.directory is not None
         return FolderStore(place.directory)
     if not is_s3_available():

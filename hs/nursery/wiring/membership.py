@@ -15,18 +15,18 @@ from hs.nursery.wiring.room_aliases import AliasServices
 from hs.nursery.wiring.rooms import Rooms
 from hs.nursery.wiring.threepid_servers import ThreepidServers
 from hs.services.accounts.limits.rate_limits import bucket_of
-from hs.services.rooms.membership.auto_accept_invites import AutoAccept
-from hs.services.rooms.membership.forget_on_leave import ForgettingLeavers
-from hs.services.rooms.membership.guest_removal import GuestExpulsion
+from hs.services.rooms.membership.auto_accept_invites import AutoAcceptDuty
+from hs.services.rooms.membership.forget_on_leave import ForgetOnLeaveDuty
+from hs.services.rooms.membership.guest_removal import GuestRemovalDuty
 from hs.services.rooms.membership.invite_permissions import InvitePermissions
 from hs.services.rooms.membership.member_policy import MemberPolicy
 from hs.services.rooms.membership.membership import RoomMembership
 from hs.services.rooms.membership.membership_limits import MembershipLimits
-from hs.services.rooms.membership.removal_with_redaction import Removal
+from hs.services.rooms.membership.removal_with_redaction import RemovalWithRedaction
 from hs.services.rooms.membership.restricted_joins import RestrictedJoins
-from hs.services.rooms.membership.room_succession import RoomRules, Succession
+from hs.services.rooms.membership.room_succession import RoomPushRules, RoomSuccession
 from hs.services.rooms.membership.third_party_invites import ThirdPartyInvites
-from hs.settings.sections.workers import main_or
+from hs.settings.sections.workers import process_name
 from hs.settings.settings import Settings
 
 
@@ -37,7 +37,7 @@ class MembershipServices:
     membership: RoomMembership
     limits: MembershipLimits
     invites: InvitePermissions
-    succession: Succession
+    succession: RoomSuccession
     third_party_invites: ThirdPartyInvites
     part: Part
 
@@ -48,17 +48,17 @@ def wire_membership(
     accounts: AccountServices,
     profiles: ProfileServices,
     aliases: AliasServices,
-    rules: RoomRules,
+    rules: RoomPushRules,
     servers: ThreepidServers,
 ) -> MembershipServices:
     """Build membership; `rules` are the push rules, which follow a user to an upgraded room."""
     settings = base.settings
     limits = MembershipLimits(settings.rate_limits, base.clock, base.limiters)
     invites = InvitePermissions(accounts.account_data)
-    succession = Succession(rooms.memberships, accounts.account_data, rules)
+    succession = RoomSuccession(rooms.memberships, accounts.account_data, rules)
     membership = RoomMembership(
         appender=rooms.appender,
-        deciding=rooms.auth_states,
+        auth_states=rooms.auth_states,
         memberships=rooms.memberships,
         restricted=RestrictedJoins(rooms.memberships),
         profiles=accounts.profiles,
@@ -73,14 +73,14 @@ def wire_membership(
     offers = ThirdPartyInvites(
         servers=servers.identity_servers,
         appender=rooms.appender,
-        deciding=rooms.auth_states,
+        auth_states=rooms.auth_states,
         membership=membership,
         limiter=base.limiters(
             "third_party_invite", bucket_of(settings.rate_limits.rc_third_party_invite)
         ),
         looks_up=settings.lookups.enable_3pid_lookup,
     )
-    removal = Removal(base.database, rooms.events, rooms.appender, membership)
+    removal = RemovalWithRedaction(base.database, rooms.events, rooms.appender, membership)
     endpoints = [MembershipApi(membership, aliases.naming, removal, offers)]
     return MembershipServices(
         membership=membership,
@@ -107,7 +107,7 @@ def _duties(
         if base.settings.rooms.forget_rooms_on_leave:
             duties.append(_forget_on_leave(base, rooms))
     if _accepts_invites(base):
-        accept = AutoAccept(
+        accept = AutoAcceptDuty(
             settings=base.settings.auto_accept,
             feed=base.feed,
             events=rooms.events,
@@ -120,7 +120,7 @@ def _duties(
 
 
 def _guest_removal(base: ProcessBase, rooms: Rooms) -> Duty:
-    removal = GuestExpulsion(
+    removal = GuestRemovalDuty(
         base.database,
         base.feed,
         rooms.appender,
@@ -132,7 +132,7 @@ def _guest_removal(base: ProcessBase, rooms: Rooms) -> Duty:
 
 
 def _forget_on_leave(base: ProcessBase, rooms: Rooms) -> Duty:
-    forgetting = ForgettingLeavers(
+    forgetting = ForgetOnLeaveDuty(
         base.database,
         base.feed,
         base.memory(CACHES),
@@ -147,5 +147,5 @@ def _accepts_invites(base: ProcessBase) -> bool:
     if not settings.enabled:
         return False
     if settings.worker_to_run_on:
-        return main_or(settings.worker_to_run_on) == base.plan.instance
+        return process_name(settings.worker_to_run_on) == base.plan.instance
     return BACKGROUND in base.plan.duties

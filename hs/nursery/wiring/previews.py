@@ -3,7 +3,7 @@
 import importlib.util
 from pathlib import Path
 
-from hs.apis.media.previews import PreviewApi
+from hs.apis.media.previews import UrlPreviewApi
 from hs.lib.tasks import Duty
 from hs.nursery.part import Part
 from hs.nursery.plan import MEDIA_JOBS
@@ -12,7 +12,7 @@ from hs.nursery.wiring.http_clients import HttpClients
 from hs.nursery.wiring.media import MediaServices
 from hs.services.previews.oembed import OEmbedProvider, built_in_providers, parse_providers
 from hs.services.previews.preview_builder import PreviewBuilder
-from hs.services.previews.preview_cache import Previews
+from hs.services.previews.preview_cache import UrlPreviews
 from hs.services.previews.preview_fetcher import PreviewFetcher
 from hs.services.previews.preview_images import PreviewImages
 from hs.settings.errors import Problem, SettingsError
@@ -45,7 +45,7 @@ def wire_previews(base: ProcessBase, http: HttpClients, media: MediaServices) ->
         max_bytes=max_bytes,
     )
     links = PreviewBuilder(fetcher, media.sandbox, images, _providers(base), max_bytes)
-    previews = Previews(base.database, base.clock, fetcher, links)
+    previews = UrlPreviews(base.database, base.clock, fetcher, links)
 
     async def clean_up() -> None:
         await previews.delete_expired()
@@ -58,7 +58,7 @@ def wire_previews(base: ProcessBase, http: HttpClients, media: MediaServices) ->
         period_s=CLEANUP_EVERY_S,
         at_start=False,
     )
-    return Part(endpoints=[PreviewApi(previews)], duties=[cleaning])
+    return Part(endpoints=[UrlPreviewApi(previews)], duties=[cleaning])
 
 
 def _providers(base: ProcessBase) -> list[OEmbedProvider]:

@@ -2,7 +2,7 @@
 
 import attrs
 
-from hs.apis.client.accounts.profiles import ProfileApi
+from hs.apis.client.accounts.profiles import ProfilesApi
 from hs.lib.tasks import Duty
 from hs.nursery.part import Part
 from hs.nursery.plan import BACKGROUND
@@ -11,7 +11,7 @@ from hs.nursery.wiring.accounts import AccountServices
 from hs.nursery.wiring.rooms import Rooms
 from hs.services.accounts.profiles.avatar_rules import AvatarRules
 from hs.services.accounts.profiles.profile_changes import ProfileChanges
-from hs.services.accounts.profiles.profile_visibility import ProfileAudience
+from hs.services.accounts.profiles.profile_visibility import ProfileVisibility
 from hs.services.rooms.profiles.profile_propagation import RoomProfiles
 
 
@@ -32,12 +32,12 @@ def wire_profiles(base: ProcessBase, rooms: Rooms, accounts: AccountServices) ->
         settings.rooms.max_avatar_size,
         settings.rooms.allowed_avatar_mimetypes,
     )
-    audience = ProfileAudience(
+    audience = ProfileVisibility(
         rooms.memberships,
         settings.server.require_auth_for_profile_requests,
         settings.server.limit_profile_requests_to_users_who_share_rooms,
     )
-    api = ProfileApi(accounts.profiles, ProfileChanges(accounts.profiles, avatars), audience)
+    api = ProfilesApi(accounts.profiles, ProfileChanges(accounts.profiles, avatars), audience)
     return ProfileServices(
         avatars=avatars,
         part=Part(

@@ -14,15 +14,15 @@ from hs.nursery.process_metrics import watch_push_evaluation
 from hs.nursery.wiring.ephemeral import EphemeralServices
 from hs.nursery.wiring.room_reading import RoomReading
 from hs.nursery.wiring.rooms import Rooms
-from hs.services.push.evaluation.custom_rules import CustomRuleUsers
+from hs.services.push.evaluation.custom_rules import UsersWithCustomRules
 from hs.services.push.evaluation.evaluation_duty import EvaluationDuty, EvaluationStore
 from hs.services.push.evaluation.event_evaluation import Evaluator
 from hs.services.push.evaluation.ignored_users import IgnoringUsers
 from hs.services.push.evaluation.push_queue import PushQueue
-from hs.services.push.evaluation.thread_subscribers import SubscribersOfThreads
-from hs.services.push.evaluation.users_with_pushers import PusherUsers
+from hs.services.push.evaluation.thread_subscribers import ThreadSubscribers
+from hs.services.push.evaluation.users_with_pushers import UsersWithPushers
 from hs.services.push.rules.push_rules import PushRules, PushRuleService, RulesTable, RulesWriter
-from hs.services.push.unread.notification_list import Notifications
+from hs.services.push.unread.notification_list import NotificationList
 from hs.services.push.unread.unread_counts import UnreadCounts
 
 
@@ -75,7 +75,7 @@ def wire_push(
         store,
         lambda room_id: base.ownership.owner(EVENTS, room_id),
     )
-    notifications = Notifications(
+    notifications = NotificationList(
         database=database,
         memberships=rooms.memberships,
         events=rooms.events,
@@ -100,9 +100,9 @@ def wire_push(
 def _evaluation(base: ProcessBase, rooms: Rooms, features: PushFeatures) -> EvaluationDuty:
     """Build the evaluation, which runs in the process that writes the stream `unread`."""
     database, feed = base.database, base.feed
-    custom, ignoring = CustomRuleUsers(database, feed), IgnoringUsers(database, feed)
-    pushed = PusherUsers(database, feed)
-    threads = SubscribersOfThreads(database, feed) if features.threads else None
+    custom, ignoring = UsersWithCustomRules(database, feed), IgnoringUsers(database, feed)
+    pushed = UsersWithPushers(database, feed)
+    threads = ThreadSubscribers(database, feed) if features.threads else None
     evaluator = Evaluator(
         events=rooms.events,
         states=rooms.states,

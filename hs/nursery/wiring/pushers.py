@@ -18,20 +18,20 @@ from hs.nursery.wiring.mail import MailServices, wire_mail, wire_pages
 from hs.nursery.wiring.push import PushServices
 from hs.nursery.wiring.rooms import Rooms
 from hs.repl.ownership import shard_of
-from hs.services.accounts.registration.registration import Newcomers
-from hs.services.push.pushers.default_email_pushers import MailForNewcomers
-from hs.services.push.pushers.email_content import MailContent
-from hs.services.push.pushers.email_pusher import MailLine, MailTools
-from hs.services.push.pushers.http_pusher import Line, LineTools
-from hs.services.push.pushers.push_gateway import GatewayPushes
-from hs.services.push.pushers.pusher_cleanup import UPKEEP_PERIOD_S, PusherUpkeep
-from hs.services.push.pushers.pusher_duty import MakeLine, PushSending
-from hs.services.push.pushers.pusher_positions import Positions
+from hs.services.accounts.registration.registration import NewUserListener
+from hs.services.push.pushers.default_email_pushers import DefaultEmailPushers
+from hs.services.push.pushers.email_content import NotificationEmailContent
+from hs.services.push.pushers.email_pusher import EmailPusher, EmailPusherDependencies
+from hs.services.push.pushers.http_pusher import HttpPusher, HttpPusherDependencies
+from hs.services.push.pushers.push_gateway import PushGateway
+from hs.services.push.pushers.pusher_cleanup import CLEANUP_PERIOD_S, PusherCleanup
+from hs.services.push.pushers.pusher_duty import PusherDuty, PusherFactory
+from hs.services.push.pushers.pusher_positions import PusherPositions
 from hs.services.push.pushers.pusher_table import PusherTable, PusherWriter
 from hs.services.push.pushers.pushers import EMAIL, HTTP, Pushers
-from hs.services.push.pushers.unsubscribe_links import Unsubscribing
-from hs.services.push.unread.push_pruning import PERIOD_S as PRUNING_PERIOD_S
-from hs.services.push.unread.push_pruning import PushPruning
+from hs.services.push.pushers.unsubscribe_links import UnsubscribeLinks
+from hs.services.push.unread.push_pruning import CLEANUP_PERIOD_S as PRUNING_PERIOD_S
+from hs.services.push.unread.push_pruning import NotificationCleanup
 
 SENT_AT_ONCE = 100
 SENT_AGAIN_AT_ONCE = 20
@@ -47,12 +47,12 @@ def wire_pushers(
 ) -> Part:
     """Build the endpoints of pushers and their duties; after push rules and counts."""
     database, mails = base.database, wire_mail(base.settings)
-    unsubscribing = Unsubscribing(writer, _base_url(base), _link_secret(base))
-    positions = Positions(database)
+    unsubscribing = UnsubscribeLinks(writer, _base_url(base), _link_secret(base))
+    positions = PusherPositions(database)
     makers = {HTTP: _gateway_lines(base, positions, writer, rooms, push, http)}
     if _mails_notifications(base, mails):
         makers[EMAIL] = _mail_lines(base, positions, writer, rooms, push, unsubscribing, mails)
-    cleanup, pruning = PusherUpkeep(database, writer), PushPruning(database, base.clock)
+    cleanup, pruning = PusherCleanup(database, writer), NotificationCleanup(database, base.clock)
     return Part(
         endpoints=[
             PushersApi(Pushers(database, writer, _mails_notifications(base, mails))),
@@ -62,13 +62,13 @@ def wire_pushers(
             *_sending_duties(base, makers, positions),
             Duty(
                 "pusher cleanup",
-                cleanup.tidy,
+                cleanup.clean_up,
                 plan_duty=BACKGROUND,
-                period_s=UPKEEP_PERIOD_S,
+                period_s=CLEANUP_PERIOD_S,
             ),
             Duty(
                 "notification cleanup",
-                pruning.prune,
+                pruning.clean_up,
                 plan_duty=BACKGROUND,
                 period_s=PRUNING_PERIOD_S,
             ),
@@ -76,16 +76,16 @@ def wire_pushers(
     )
 
 
-def newcomers_mail(base: ProcessBase, writer: PusherWriter) -> list[Newcomers]:
+def newcomers_mail(base: ProcessBase, writer: PusherWriter) -> list[NewUserListener]:
     """Build the e-mail pushers of new users, if the settings ask for them."""
     email = base.settings.email
     if not _mails_notifications(base, wire_mail(base.settings)):
         return []
-    return [MailForNewcomers(base.database, writer)] if email.notif_for_new_users else []
+    return [DefaultEmailPushers(base.database, writer)] if email.notif_for_new_users else []
 
 
 def _sending_duties(
-    base: ProcessBase, makers: Mapping[str, MakeLine], positions: Positions
+    base: ProcessBase, makers: Mapping[str, PusherFactory], positions: PusherPositions
 ) -> list[Duty]:
     """Build the duty that sends to this process's share of the users, if it has one."""
     if not base.settings.push.enabled:
@@ -93,10 +93,12 @@ def _sending_duties(
     return base.planned(PUSHERS_DUTY, lambda: _sending(base, makers, positions))
 
 
-def _sending(base: ProcessBase, makers: Mapping[str, MakeLine], positions: Positions) -> Duty:
+def _sending(
+    base: ProcessBase, makers: Mapping[str, PusherFactory], positions: PusherPositions
+) -> Duty:
     instances = base.settings.workers.pushers
     share, shares = instances.index(base.plan.instance), len(instances)
-    sending = PushSending(
+    sending = PusherDuty(
         base.database,
         base.feed,
         positions,
@@ -108,14 +110,14 @@ def _sending(base: ProcessBase, makers: Mapping[str, MakeLine], positions: Posit
 
 def _gateway_lines(
     base: ProcessBase,
-    positions: Positions,
+    positions: PusherPositions,
     writer: PusherWriter,
     rooms: Rooms,
     push: PushServices,
     http: HttpClients,
-) -> MakeLine:
+) -> PusherFactory:
     settings = base.settings.push
-    tools = LineTools(
+    tools = HttpPusherDependencies(
         database=base.database,
         positions=positions,
         writer=writer,
@@ -124,7 +126,7 @@ def _gateway_lines(
         slow_slots=trio.CapacityLimiter(SENT_AGAIN_AT_ONCE),
         jitter_ms=settings.jitter_delay,
     )
-    gateway = GatewayPushes(
+    gateway = PushGateway(
         http=http.public,
         settings=settings,
         events=rooms.events,
@@ -132,20 +134,20 @@ def _gateway_lines(
         members=rooms.memberships,
         counts=push.counts,
     )
-    return lambda pusher: Line(pusher, gateway, tools)
+    return lambda pusher: HttpPusher(pusher, gateway, tools)
 
 
 def _mail_lines(
     base: ProcessBase,
-    positions: Positions,
+    positions: PusherPositions,
     writer: PusherWriter,
     rooms: Rooms,
     push: PushServices,
-    unsubscribing: Unsubscribing,
+    unsubscribing: UnsubscribeLinks,
     mails: MailServices,
-) -> MakeLine:
+) -> PusherFactory:
     settings = base.settings.email
-    content = MailContent(
+    content = NotificationEmailContent(
         templates=mails.templates,
         settings=settings,
         server_name=base.settings.server.server_name,
@@ -154,7 +156,7 @@ def _mail_lines(
         states=rooms.states,
         members=rooms.memberships,
     )
-    tools = MailTools(
+    tools = EmailPusherDependencies(
         database=base.database,
         positions=positions,
         writer=writer,
@@ -165,7 +167,7 @@ def _mail_lines(
         mailer=mails.mailer,
         delay_ms=settings.notif_delay_before_mail,
     )
-    return lambda pusher: MailLine(pusher, tools)
+    return lambda pusher: EmailPusher(pusher, tools)
 
 
 def _mails_notifications(base: ProcessBase, mails: MailServices) -> bool:

@@ -3,24 +3,24 @@
 import attrs
 
 from hs.apis.client.directory.public_rooms import PublicRoomsApi
-from hs.apis.client.directory.room_aliases import DirectoryApi
+from hs.apis.client.directory.room_aliases import RoomAliasesApi
 from hs.nursery.part import Part
 from hs.nursery.process_base import ProcessBase
 from hs.nursery.wiring.rooms import Rooms
-from hs.services.directory.aliases import Aliases, AliasNamespaces
+from hs.services.directory.aliases import AliasNamespaces, LocalAliases
 from hs.services.directory.public_rooms import PublicRooms
 from hs.services.rooms.aliases.canonical_aliases import AliasResolver
-from hs.services.rooms.aliases.room_aliases import RoomNaming
+from hs.services.rooms.aliases.room_aliases import RoomAliases
 
 
 @attrs.frozen(eq=False, kw_only=True)
 class AliasServices:
     """Aliases, their resolver, and the room directory."""
 
-    aliases: Aliases
+    aliases: LocalAliases
     resolver: AliasResolver
     public_rooms: PublicRooms
-    naming: RoomNaming
+    naming: RoomAliases
     part: Part
 
 
@@ -30,14 +30,14 @@ def wire_room_aliases(
     """Build aliases; `namespaces` are those that application services reserve."""
     settings, database = base.settings, base.database
     server_name = settings.server.server_name
-    aliases = Aliases(database, server_name, settings.rooms, base.clock, namespaces)
+    aliases = LocalAliases(database, server_name, settings.rooms, base.clock, namespaces)
     public_rooms = PublicRooms(database, settings.rooms)
     resolver = AliasResolver(aliases, rooms.remote)
-    naming = RoomNaming(
+    naming = RoomAliases(
         aliases=aliases,
         public_rooms=public_rooms,
         resolver=resolver,
-        deciding=rooms.auth_states,
+        auth_states=rooms.auth_states,
         memberships=rooms.memberships,
         appender=rooms.appender,
         server_name=server_name,
@@ -51,5 +51,5 @@ def wire_room_aliases(
         resolver=resolver,
         public_rooms=public_rooms,
         naming=naming,
-        part=Part(endpoints=[DirectoryApi(naming, public_rooms), listing]),
+        part=Part(endpoints=[RoomAliasesApi(naming, public_rooms), listing]),
     )

@@ -3,25 +3,25 @@
 import attrs
 
 from hs.apis.client.rooms.create_room import CreateRoomApi
-from hs.apis.client.rooms.upgrade import UpgradeApi
+from hs.apis.client.rooms.upgrade import RoomUpgradeApi
 from hs.nursery.part import Part
 from hs.nursery.process_base import ProcessBase
 from hs.nursery.wiring.accounts import AccountServices
 from hs.nursery.wiring.membership import MembershipServices
 from hs.nursery.wiring.room_aliases import AliasServices
 from hs.nursery.wiring.rooms import Rooms
-from hs.services.rooms.creation.auto_join_rooms import AutoJoin
-from hs.services.rooms.creation.create_with_third_party_invites import InvitingCreation
+from hs.services.rooms.creation.auto_join_rooms import AutoJoinRooms
+from hs.services.rooms.creation.create_with_third_party_invites import RoomCreationWithInvites
 from hs.services.rooms.creation.room_creation import RoomCreation
 from hs.services.rooms.creation.room_upgrade import RoomUpgrade
-from hs.services.rooms.creation.upgrade_lock import UpgradeTurns
+from hs.services.rooms.creation.upgrade_lock import UpgradeLock
 
 
 @attrs.frozen(eq=False, kw_only=True)
 class CreationServices:
     """The service that joins new users to `auto_join_rooms`."""
 
-    auto_join: AutoJoin
+    auto_join: AutoJoinRooms
     part: Part
 
 
@@ -47,16 +47,16 @@ def wire_room_creation(
     )
     upgrades = RoomUpgrade(
         appender=rooms.appender,
-        deciding=rooms.auth_states,
+        auth_states=rooms.auth_states,
         states=rooms.states,
         events=rooms.events,
         aliases=aliases.aliases,
         profiles=accounts.profiles,
         succession=members.succession,
         database=base.database,
-        turns=UpgradeTurns(base.leases),
+        lock=UpgradeLock(base.leases),
     )
-    auto_join = AutoJoin(
+    auto_join = AutoJoinRooms(
         settings=settings.rooms,
         server_name=settings.server.server_name,
         database=base.database,
@@ -66,7 +66,7 @@ def wire_room_creation(
         memberships=rooms.memberships,
     )
     endpoints = [
-        CreateRoomApi(InvitingCreation(creation, members.third_party_invites)),
-        UpgradeApi(upgrades),
+        CreateRoomApi(RoomCreationWithInvites(creation, members.third_party_invites)),
+        RoomUpgradeApi(upgrades),
     ]
     return CreationServices(auto_join=auto_join, part=Part(endpoints=endpoints))

@@ -10,21 +10,21 @@ from hs.apis.client.rooms.room_summary import RoomSummaryApi
 from hs.nursery.part import Part
 from hs.nursery.process_base import ProcessBase
 from hs.nursery.wiring.rooms import Rooms
-from hs.services.rooms.read.event_serializer import Showing
+from hs.services.rooms.read.event_serializer import EventSerializer
 from hs.services.rooms.read.hierarchy import Hierarchy
 from hs.services.rooms.read.mutual_rooms import MutualRooms
-from hs.services.rooms.read.pagination import Places
+from hs.services.rooms.read.pagination import TokenPositions
 from hs.services.rooms.read.related_events import RelatedEvents
 from hs.services.rooms.read.rendering import MAX_BYTES as RENDERED_BYTES
-from hs.services.rooms.read.rendering import Rendering
+from hs.services.rooms.read.rendering import EventRenderer
 from hs.services.rooms.read.retention_policy import RetentionPolicies
 from hs.services.rooms.read.room_previews import RoomPreviews
 from hs.services.rooms.read.room_snapshot import RoomSnapshots
 from hs.services.rooms.read.room_state import RoomState, ServiceUsers
 from hs.services.rooms.read.timelines import Timelines
-from hs.services.rooms.read.visibility import ErasedUsers, IgnoredUsers, Visibility
-from hs.services.rooms.store.aggregations import Aggregates
-from hs.services.rooms.store.replaced_state import PreviousStates
+from hs.services.rooms.read.visibility import ErasedUserLookup, IgnoredUsers, Visibility
+from hs.services.rooms.store.aggregations import AggregationStore
+from hs.services.rooms.store.replaced_state import ReplacedState
 
 
 @attrs.frozen(eq=False, kw_only=True)
@@ -32,8 +32,8 @@ class RoomReading:
     """What sync, search and other subjects need to read rooms."""
 
     visibility: Visibility
-    rendering: Rendering
-    showing: Showing
+    rendering: EventRenderer
+    serializer: EventSerializer
     timelines: Timelines
     state: RoomState
     snapshots: RoomSnapshots
@@ -46,7 +46,7 @@ def wire_reading(
     rooms: Rooms,
     service_users: ServiceUsers,
     ignored: IgnoredUsers,
-    erased: ErasedUsers,
+    erased: ErasedUserLookup,
 ) -> RoomReading:
     """Build the readers; before the notifier, which relies on their caches."""
     database, feed, events = base.database, base.feed, rooms.events
@@ -64,14 +64,14 @@ def wire_reading(
         erased=erased,
         expiry=retention if policy.enabled else None,
     )
-    showing, places = Showing(visibility, rendering), Places(database)
+    serializer, positions = EventSerializer(visibility, rendering), TokenPositions(database)
     timelines = Timelines(
         database=database,
         events=events,
         states=states,
         visibility=visibility,
-        showing=showing,
-        places=places,
+        serializer=serializer,
+        positions=positions,
     )
     state = RoomState(
         database=database,
@@ -79,39 +79,39 @@ def wire_reading(
         states=states,
         memberships=memberships,
         visibility=visibility,
-        showing=showing,
-        places=places,
+        serializer=serializer,
+        positions=positions,
         service_users=service_users,
     )
     related = RelatedEvents(
         database=database,
         events=events,
         visibility=visibility,
-        showing=showing,
-        places=places,
+        serializer=serializer,
+        positions=positions,
         timelines=timelines,
     )
     return RoomReading(
         visibility=visibility,
         rendering=rendering,
-        showing=showing,
+        serializer=serializer,
         timelines=timelines,
         state=state,
-        snapshots=RoomSnapshots(database, visibility, timelines, showing, state),
+        snapshots=RoomSnapshots(database, visibility, timelines, serializer, state),
         retention=retention,
         part=Part(endpoints=_endpoints(base, rooms, timelines, state, related)),
     )
 
 
-def _rendering(base: ProcessBase, rooms: Rooms) -> Rendering:
+def _rendering(base: ProcessBase, rooms: Rooms) -> EventRenderer:
     database, events = base.database, rooms.events
     factor = base.settings.caches.caches.factor("rendered_events")
-    return Rendering(
+    return EventRenderer(
         database=database,
         feed=base.feed,
         events=events,
-        aggregates=Aggregates(database, base.feed, events),
-        previous=PreviousStates(database, events, rooms.states),
+        aggregates=AggregationStore(database, base.feed, events),
+        previous=ReplacedState(database, events, rooms.states),
         clock=base.clock,
         max_bytes=int(RENDERED_BYTES * factor),
     )

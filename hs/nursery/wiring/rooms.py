@@ -16,18 +16,18 @@ from hs.services.rooms.append.committer import Committer
 from hs.services.rooms.append.event_builder import EventBuilder
 from hs.services.rooms.append.hot_rooms import MAX_BYTES as HOT_BYTES
 from hs.services.rooms.append.hot_rooms import HotRooms
-from hs.services.rooms.append.policy_servers import PolicyServers, RoomPolicies
+from hs.services.rooms.append.policy_servers import PolicyServerCheck, PolicyServers
 from hs.services.rooms.append.room_writer import RoomWriter
 from hs.services.rooms.append.sharded_appender import ShardedAppender
-from hs.services.rooms.append.transaction_ids import TxnMemory
-from hs.services.rooms.membership.deactivated_users import CHORE_PERIOD_S, RoomDepartures
+from hs.services.rooms.append.transaction_ids import TransactionIds
+from hs.services.rooms.membership.deactivated_users import FINISH_PERIOD_S, RoomDepartures
 from hs.services.rooms.membership.remote_rooms import RemoteRooms
-from hs.services.rooms.retention.request_cleanup import UPKEEP_PERIOD_S, RoomUpkeep
-from hs.services.rooms.store.auth_state import DecidingReader
+from hs.services.rooms.retention.request_cleanup import CLEANUP_PERIOD_S, RoomCleanup
+from hs.services.rooms.store.auth_state import AuthStateReader
 from hs.services.rooms.store.event_store import EventStore
 from hs.services.rooms.store.memberships import Memberships
 from hs.services.rooms.store.recent_events import MAX_BYTES as TAIL_BYTES
-from hs.services.rooms.store.recent_events import Tails
+from hs.services.rooms.store.recent_events import RecentEvents
 from hs.services.rooms.store.state_store import MAX_CURRENT_BYTES, MAX_SNAPSHOT_BYTES, StateStore
 from hs.storage.rooms.chain_cover import index_chains
 
@@ -50,8 +50,8 @@ class Rooms:
     events: EventStore
     states: StateStore
     memberships: Memberships
-    tails: Tails
-    auth_states: DecidingReader
+    tails: RecentEvents
+    auth_states: AuthStateReader
     appender: ShardedAppender
     remote: RemoteRooms
     owner: RoomOwner | None
@@ -72,8 +72,8 @@ def wire_rooms(base: ProcessBase, remote: RemoteRooms, policies: PolicyServers) 
         int(MAX_SNAPSHOT_BYTES * caches.factor("state_snapshots")),
     )
     memberships = Memberships(base.database, base.feed, base.settings.server.server_name)
-    tails = Tails(base.feed, int(TAIL_BYTES * caches.factor("tails")))
-    owner = _owner(base, events, states, RoomPolicies(memberships, policies))
+    tails = RecentEvents(base.feed, int(TAIL_BYTES * caches.factor("tails")))
+    owner = _owner(base, events, states, PolicyServerCheck(memberships, policies))
 
     def writer() -> RoomWriter:
         assert owner is not None
@@ -86,7 +86,7 @@ def wire_rooms(base: ProcessBase, remote: RemoteRooms, policies: PolicyServers) 
         states=states,
         memberships=memberships,
         tails=tails,
-        auth_states=DecidingReader(states, events),
+        auth_states=AuthStateReader(states, events),
         appender=appender,
         remote=remote,
         owner=owner,
@@ -96,7 +96,7 @@ def wire_rooms(base: ProcessBase, remote: RemoteRooms, policies: PolicyServers) 
 
 
 def _owner(
-    base: ProcessBase, events: EventStore, states: StateStore, policies: RoomPolicies
+    base: ProcessBase, events: EventStore, states: StateStore, policies: PolicyServerCheck
 ) -> RoomOwner | None:
     if not base.ownership.writes(EVENTS):
         return None
@@ -108,7 +108,7 @@ def _owner(
     writer = RoomWriter(
         hot,
         events,
-        TxnMemory(base.database),
+        TransactionIds(base.database),
         EventBuilder(base.signer, base.clock),
         lambda room_id: base.ownership.is_mine(EVENTS, room_id),
         policies=policies,
@@ -117,23 +117,23 @@ def _owner(
 
 
 def _part(base: ProcessBase, owner: RoomOwner | None, departures: RoomDepartures) -> Part:
-    cleanup = RoomUpkeep(base.database, base.clock)
+    cleanup = RoomCleanup(base.database, base.clock)
     return Part(
         runners=[] if owner is None else [("committer", owner.committer.run)],
         duties=[
             Duty("departures", departures.run),
             Duty(
                 "transaction ID cleanup",
-                cleanup.forget_old_requests,
+                cleanup.delete_old_transaction_ids,
                 plan_duty=BACKGROUND,
-                period_s=UPKEEP_PERIOD_S,
+                period_s=CLEANUP_PERIOD_S,
                 at_start=False,
             ),
             Duty(
                 "deactivated users in rooms",
                 departures.finish_others,
                 plan_duty=BACKGROUND,
-                period_s=CHORE_PERIOD_S,
+                period_s=FINISH_PERIOD_S,
             ),
         ],
         metrics=[] if owner is None else [partial(watch_committer, committer=owner.committer)],

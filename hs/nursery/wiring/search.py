@@ -17,7 +17,7 @@ def wire_search(base: ProcessBase, rooms: Rooms, reading: RoomReading) -> Part:
     database, feed = base.database, base.feed
     is_enabled = base.settings.rooms.enable_search
     showing = SearchResultRenderer(
-        rooms.events, rooms.states, reading.timelines, reading.state, reading.showing
+        rooms.events, rooms.states, reading.timelines, reading.state, reading.serializer
     )
     messages = MessageSearch(
         database=database,

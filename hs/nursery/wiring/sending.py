@@ -14,7 +14,7 @@ from hs.nursery.wiring.rooms import Rooms
 from hs.services.rooms.aliases.canonical_aliases import CanonicalAliasCheck
 from hs.services.rooms.sending.delayed_event_sender import UPKEEP_PERIOD_S, DelayedSending
 from hs.services.rooms.sending.delayed_events import DelayedEvents
-from hs.services.rooms.sending.event_sending import Sending
+from hs.services.rooms.sending.event_sending import EventSender
 from hs.services.rooms.sending.relation_checks import RelationChecks
 
 
@@ -26,7 +26,7 @@ def wire_sending(
     members: MembershipServices,
 ) -> Part:
     """Build sending, and the duty that sends delayed events when they are due."""
-    sending = Sending(
+    sending = EventSender(
         appender=rooms.appender,
         events=rooms.events,
         relations=RelationChecks(base.database, rooms.events),

@@ -1,7 +1,7 @@
 """What the server says about itself: versions, capabilities, well-known files."""
 
 from hs.apis.client.server.capabilities import CapabilitiesApi
-from hs.apis.client.server.rtc import RtcApi
+from hs.apis.client.server.rtc import RtcTransportsApi
 from hs.apis.client.server.versions import VersionsApi
 from hs.apis.client.server.wellknown import WellKnownApi
 from hs.nursery.part import Part
@@ -29,6 +29,6 @@ def wire_server_info(
             VersionsApi(proposals, settings.rooms),
             WellKnownApi(settings.server, proposals.matrix_rtc),
             capabilities,
-            RtcApi(proposals.matrix_rtc),
+            RtcTransportsApi(proposals.matrix_rtc),
         ]
     )

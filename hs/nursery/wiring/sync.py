@@ -3,9 +3,9 @@
 from functools import partial
 from typing import Final
 
-from hs.apis.client.sync.deprecated_sync import OldSyncApi
-from hs.apis.client.sync.sliding_sync import SlidingSyncApi
-from hs.apis.client.sync.sliding_sync_v4 import AcceptedSlidingSyncApi
+from hs.apis.client.sync.deprecated_sync import DeprecatedSyncApi
+from hs.apis.client.sync.sliding_sync import UnstableSlidingSyncApi
+from hs.apis.client.sync.sliding_sync_v4 import SlidingSyncApi
 from hs.apis.client.sync.sync import SyncApi
 from hs.apis.web.drain import Drain
 from hs.apis.web.limits import Admission, WorkClass
@@ -22,15 +22,15 @@ from hs.nursery.wiring.push import PushServices
 from hs.nursery.wiring.room_reading import RoomReading
 from hs.nursery.wiring.rooms import Rooms
 from hs.nursery.wiring.threads import wire_threads
-from hs.services.rooms.read.stripped_state import StrippedState, shown_state
+from hs.services.rooms.read.stripped_state import StrippedState, included_state
 from hs.services.sync.assembly import (
     RoomReaders,
-    Sources,
-    make_old_sync,
+    SyncSources,
+    make_deprecated_sync,
     make_sync,
 )
 from hs.services.sync.notifier import Notifier
-from hs.services.sync.remote_presence import Strangers
+from hs.services.sync.remote_presence import RemotePresenceDuty
 from hs.services.sync.sliding.assembly import make_sliding_sync
 
 EXPIRE_EVERY_S: Final = 24 * 3600.0
@@ -41,9 +41,9 @@ def sync_sources(
     push: PushServices,
     ephemeral: EphemeralServices,
     devices: DeviceServices,
-) -> Sources:
+) -> SyncSources:
     """Return what sync reads besides rooms."""
-    return Sources(
+    return SyncSources(
         account_data=accounts.account_data,
         push_rules=push.rules,
         filters=accounts.filters,
@@ -59,7 +59,7 @@ def wire_sync(
     base: ProcessBase,
     rooms: Rooms,
     reading: RoomReading,
-    sources: Sources,
+    sources: SyncSources,
     devices: DeviceServices,
     *,
     admission: Admission,
@@ -70,7 +70,7 @@ def wire_sync(
     threads = wire_threads(base, reading)
     notifier = Notifier(base.feed)
     readers = _readers(base, rooms, reading)
-    strangers = Strangers(base.feed, notifier, readers.memberships)
+    strangers = RemotePresenceDuty(base.feed, notifier, readers.memberships)
     excluded = frozenset(RoomID(room) for room in settings.rooms.exclude_rooms_from_sync)
     gate = admission.gate(WorkClass.SYNC)
     v3 = make_sync(
@@ -93,13 +93,13 @@ def wire_sync(
         encryption=devices.encryption,
         threads=threads.subscriptions,
     )
-    old = make_old_sync(readers, sources, notifier, v3, reading.snapshots, gate=gate)
+    old = make_deprecated_sync(readers, sources, notifier, v3, reading.snapshots, gate=gate)
 
     endpoints = [
         SyncApi(v3),
+        UnstableSlidingSyncApi(sliding),
         SlidingSyncApi(sliding),
-        AcceptedSlidingSyncApi(sliding),
-        OldSyncApi(old.stream, old.initial),
+        DeprecatedSyncApi(old.stream, old.initial),
     ]
     duties = [
         Duty("end long polls at shutdown", partial(notifier.leave_on, drain.started)),
@@ -118,7 +118,7 @@ def wire_sync(
 
 
 def _readers(base: ProcessBase, rooms: Rooms, reading: RoomReading) -> RoomReaders:
-    shown = shown_state(base.settings.prejoin)
+    shown = included_state(base.settings.prejoin)
     return RoomReaders(
         base.database,
         base.feed,

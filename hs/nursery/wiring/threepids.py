@@ -8,8 +8,8 @@ import attrs
 from hs.apis.client.accounts.auth_pages import AuthPagesApi
 from hs.apis.client.accounts.consent import ConsentApi
 from hs.apis.client.accounts.login_page import LoginPageApi
-from hs.apis.client.accounts.threepid_pages import AddressPagesApi
-from hs.apis.client.accounts.threepid_tokens import AddressTokensApi
+from hs.apis.client.accounts.threepid_pages import ThreepidValidationApi
+from hs.apis.client.accounts.threepid_tokens import ThreepidTokensApi
 from hs.apis.client.accounts.threepids import ThreepidsApi
 from hs.core.signing.keys import SigningKey
 from hs.core.threepids import EMAIL
@@ -18,17 +18,17 @@ from hs.lib.clock import Clock
 from hs.lib.mail.templates import Templates
 from hs.nursery.wiring.mail import wire_mail, wire_pages
 from hs.nursery.wiring.threepid_servers import ThreepidServers
-from hs.services.accounts.lifecycle.account_lifecycle import Lifecycle
+from hs.services.accounts.lifecycle.account_lifecycle import AccountLifecycle
 from hs.services.accounts.limits.consent_requirement import ConsentRequirement
-from hs.services.accounts.registration.registration_requirements import Requirements
+from hs.services.accounts.registration.registration_requirements import RegistrationRequirements
 from hs.services.accounts.sessions.authenticator import Revocations
 from hs.services.accounts.sessions.interactive_auth import InteractiveAuth, UiaStage
-from hs.services.accounts.terms.policy_consent import Consent
+from hs.services.accounts.terms.policy_consent import PolicyConsent
 from hs.services.accounts.threepids.login_identifiers import LoginIdentifiers
-from hs.services.accounts.threepids.threepid_validation import AddressProofs
+from hs.services.accounts.threepids.threepid_validation import ThreepidValidation
 from hs.services.accounts.threepids.threepids import Threepids
 from hs.services.accounts.threepids.validation_emails import ValidationEmails
-from hs.services.accounts.threepids.validation_requests import ProofRequests
+from hs.services.accounts.threepids.validation_requests import ValidationRequests
 from hs.services.accounts.threepids.validation_stages import (
     EMAIL_IDENTITY,
     MSISDN,
@@ -48,10 +48,10 @@ class ThreepidServices:
 
     threepids: Threepids
     identifiers: LoginIdentifiers
-    proofs: AddressProofs
-    proof_requests: ProofRequests
-    consent: Consent
-    requirements: Requirements
+    proofs: ThreepidValidation
+    proof_requests: ValidationRequests
+    consent: PolicyConsent
+    requirements: RegistrationRequirements
     servers: ThreepidServers
     stages: dict[str, UiaStage]
     pages: Templates
@@ -74,9 +74,11 @@ def wire_threepids(
         threepids=threepids,
         identifiers=LoginIdentifiers(settings.server.server_name, threepids),
         proofs=proofs,
-        proof_requests=ProofRequests(proofs, threepids, settings.threepids, settings.rate_limits),
-        consent=Consent(database, clock, revocations, rule),
-        requirements=Requirements(
+        proof_requests=ValidationRequests(
+            proofs, threepids, settings.threepids, settings.rate_limits
+        ),
+        consent=PolicyConsent(database, clock, revocations, rule),
+        requirements=RegistrationRequirements(
             registration=settings.registration,
             threepids=settings.threepids,
             consent=rule,
@@ -94,14 +96,14 @@ def wire_threepids(
 def threepid_endpoints(
     settings: Settings,
     threepids: ThreepidServices,
-    lifecycle: Lifecycle,
+    lifecycle: AccountLifecycle,
     interactive: InteractiveAuth,
 ) -> list[object]:
     """Build the endpoints and pages that validate addresses and ask for consent."""
     server_name, pages = settings.server.server_name, threepids.pages
     return [
-        AddressTokensApi(threepids.proof_requests),
-        AddressPagesApi(threepids.proofs, pages),
+        ThreepidTokensApi(threepids.proof_requests),
+        ThreepidValidationApi(threepids.proofs, pages),
         ThreepidsApi(
             threepids.threepids,
             threepids.proofs,
@@ -138,7 +140,7 @@ def consent_rule(settings: Settings, key: SigningKey) -> ConsentRequirement:
 
 def _proofs(
     settings: Settings, database: Database, clock: Clock, servers: ThreepidServers
-) -> AddressProofs:
+) -> ThreepidValidation:
     mail = wire_mail(settings)
     mails = ValidationEmails(
         mailer=mail.mailer,
@@ -149,11 +151,11 @@ def _proofs(
         is_enabled=mail.is_configured,
     )
     lifetime_ms = settings.email.validation_token_lifetime
-    return AddressProofs(database, clock, mails, servers.phones, lifetime_ms)
+    return ThreepidValidation(database, clock, mails, servers.phones, lifetime_ms)
 
 
 def _stages(
-    proofs: AddressProofs, rule: ConsentRequirement, servers: ThreepidServers
+    proofs: ThreepidValidation, rule: ConsentRequirement, servers: ThreepidServers
 ) -> dict[str, UiaStage]:
     stages: dict[str, UiaStage] = {
         EMAIL_IDENTITY: ThreepidStage(proofs, EMAIL),

@@ -9,7 +9,7 @@ import attrs
 from hs.core.ids import UserID
 from hs.lib.clock import Clock
 from hs.services.admin.server_notices import ServerNotices
-from hs.services.rooms.append.drafts import TxnKey
+from hs.services.rooms.append.drafts import TransactionKey
 from hs.settings.sections.consent import ConsentSettings
 from hs.storage.admin import server_notices as storage
 from hs.storage.database import Database
@@ -41,16 +41,16 @@ class ConsentNotices:
         since_ms, sent = self._clock.now_ms() - SEEN_WITHIN_MS, 0
         include_guests = self._settings.send_server_notice_to_guests
         while users := await self._database.read(
-            storage.to_be_asked, version, since_ms, include_guests, notices_user, BATCH
+            storage.list_without_consent, version, since_ms, include_guests, notices_user, BATCH
         ):
             for user_id in users:
                 content = with_consent_uri(
                     dict(self._settings.server_notice_content), self._uri_for(user_id)
                 )
                 # The transaction ID makes a repetition after a crash return the same event.
-                txn = TxnKey(notices_user, "", _SCOPE, f"{user_id} {version}")
+                txn = TransactionKey(notices_user, "", _SCOPE, f"{user_id} {version}")
                 await self._notices.send(UserID(user_id), content, txn=txn)
-                await self._database.write(storage.note_asked, user_id, version)
+                await self._database.write(storage.record_consent_notice, user_id, version)
             sent += len(users)
         if sent:
             log.info("sent consent notices for version %s of the terms to %d users", version, sent)

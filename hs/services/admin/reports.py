@@ -12,7 +12,7 @@ from hs.core.ids import EventID, RoomID, UserID
 from hs.core.requester import Requester
 from hs.lib.clock import Clock
 from hs.storage.admin import reports as storage
-from hs.storage.admin.reports import Report
+from hs.storage.admin.reports import ReportRecord
 from hs.storage.database import Database
 
 MAX_REASON_CHARS: Final = 1000
@@ -86,7 +86,7 @@ class Reports:
     ) -> None:
         if reason is not None and len(reason) > MAX_REASON_CHARS:
             raise BadJson(f"'reason' must not be longer than {MAX_REASON_CHARS} characters")
-        report = Report(
+        report = ReportRecord(
             self.clock.now_ms(), requester.user_id, room_id, event_id, user_id, reason, score
         )
         await self.database.write(storage.add, report)

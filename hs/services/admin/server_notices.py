@@ -17,15 +17,15 @@ from hs.core.versions import RoomVersion, room_version
 from hs.lib.clock import Clock
 from hs.lib.keyed_lock import KeyedLock
 from hs.services.rooms.append.appender import RoomAppender
-from hs.services.rooms.append.drafts import Draft, TxnKey
+from hs.services.rooms.append.drafts import Draft, TransactionKey
 from hs.services.rooms.creation.initial_events import (
     PRIVATE_CHAT,
     default_power_levels,
     topic_content,
 )
-from hs.services.rooms.profiles.member_profiles import LocalProfiles, shown
+from hs.services.rooms.profiles.member_profiles import LocalProfiles, member_profile
 from hs.services.rooms.store.memberships import Memberships
-from hs.settings.sections.retention import NoticeSettings
+from hs.settings.sections.retention import ServerNoticeSettings
 from hs.storage.admin import server_notices
 from hs.storage.database import Database
 
@@ -49,7 +49,7 @@ class RoomTags(Protocol):
 class ServerNotices:
     """The sender of server notices; they are disabled if `notices_user` is None."""
 
-    settings: NoticeSettings
+    settings: ServerNoticeSettings
     notices_user: UserID | None
     default_version: str
     database: Database
@@ -69,7 +69,7 @@ class ServerNotices:
         """Create the account of the notices user, so that nobody can register it."""
         if self.notices_user is not None:
             await self.database.write(
-                server_notices.reserve, self.notices_user, self.clock.now_ms()
+                server_notices.reserve_account, self.notices_user, self.clock.now_ms()
             )
 
     async def send(
@@ -79,7 +79,7 @@ class ServerNotices:
         *,
         event_type: str = event_types.MESSAGE,
         state_key: str | None = None,
-        txn: TxnKey | None = None,
+        txn: TransactionKey | None = None,
     ) -> EventID:
         """Send a notice to a user; create the room or invite the user again if needed.
 
@@ -97,15 +97,17 @@ class ServerNotices:
         return (await self.appender.append(room_id, [draft]))[0].event_id
 
     async def _find_or_create_room(self, notices_user: UserID, user_id: UserID) -> RoomID:
-        stored_id = await self.database.read(server_notices.room_of, user_id)
+        stored_id = await self.database.read(server_notices.find_notice_room, user_id)
         if stored_id is not None:
             if await self.memberships.is_joined(RoomID(stored_id), notices_user):
                 return RoomID(stored_id)
-            await self.database.write(server_notices.forget, user_id, stored_id)
+            await self.database.write(server_notices.delete_notice_room, user_id, stored_id)
         drafts = self._initial_events(notices_user, room_version(self.default_version))
         created_id = (await self.appender.create(self.default_version, drafts))[0].room_id
         # Another process may have created a room concurrently; then this one stays unused.
-        room_id = RoomID(await self.database.write(server_notices.claim, user_id, created_id))
+        room_id = RoomID(
+            await self.database.write(server_notices.claim_notice_room, user_id, created_id)
+        )
         if room_id == created_id:
             log.info("created server notices room %s for %s", room_id, user_id)
         return room_id
@@ -117,7 +119,7 @@ class ServerNotices:
         if membership is not None and membership.membership in accepted:
             return
         await self.tags.put_tag(user_id, room_id, TAG, {})
-        profile = shown(await self.profiles.of_local(user_id))
+        profile = member_profile(await self.profiles.of_local(user_id))
         drafts = []
         if membership is None or membership.membership not in _INVITED_OR_JOINED:
             drafts.append(_member(notices_user, user_id, event_types.INVITE, profile))
@@ -128,7 +130,7 @@ class ServerNotices:
     def _initial_events(self, notices_user: UserID, rules: RoomVersion) -> list[Draft]:
         settings = self.settings
         levels = {**default_power_levels(rules, notices_user, PRIVATE_CHAT), "users_default": -10}
-        profile = shown(
+        profile = member_profile(
             {
                 "displayname": settings.system_mxid_display_name,
                 "avatar_url": settings.system_mxid_avatar_url,

@@ -8,7 +8,7 @@ from hs.core.ids import RoomAlias, RoomID
 from hs.core.requester import Requester
 from hs.core.streams import CacheRow
 from hs.repl.memory_writer import MemoryWriter
-from hs.services.appservices.appservice_registry import ServiceRegistry
+from hs.services.appservices.appservice_registry import AppserviceRegistry
 from hs.services.appservices.queries import AppserviceQueries
 
 ALIASES: Final = "room_aliases"
@@ -19,7 +19,7 @@ ALIASES: Final = "room_aliases"
 class AppserviceAliases:
     """The interface of the alias directory to application services."""
 
-    _registry: ServiceRegistry
+    _registry: AppserviceRegistry
     _queries: AppserviceQueries
     _caches: MemoryWriter[CacheRow]
 

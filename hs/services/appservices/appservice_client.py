@@ -10,8 +10,8 @@ from urllib.parse import quote, urlencode
 import attrs
 import orjson
 
-from hs.lib.http_client import HttpAnswer, HttpClient, HttpFault
-from hs.services.appservices.appservice_registry import Service
+from hs.lib.http_client import HttpClient, HttpFault, HttpResponse
+from hs.services.appservices.appservice_registry import Appservice
 
 V1: Final = "/_matrix/app/v1"
 ANSWER_BYTES: Final = 1 << 20
@@ -33,7 +33,7 @@ class AppserviceRoute:
 
 
 @attrs.frozen(eq=False)
-class ServiceCalls:
+class AppserviceClient:
     """The client of application services."""
 
     _http: HttpClient
@@ -41,14 +41,14 @@ class ServiceCalls:
 
     async def send(
         self,
-        service: Service,
+        service: Appservice,
         method: str,
         route: AppserviceRoute,
         *,
         body: bytes | None = None,
         query: QueryParameters = (),
         timeout_s: float,
-    ) -> HttpAnswer:
+    ) -> HttpResponse:
         """Send a request; repeat it with the legacy path if the service does not know the route.
 
         Raises: HttpFault.
@@ -63,7 +63,7 @@ class ServiceCalls:
 
     async def get_json(
         self,
-        service: Service,
+        service: Appservice,
         route: AppserviceRoute,
         query: QueryParameters = (),
         *,
@@ -83,13 +83,13 @@ class ServiceCalls:
 
     async def _send(
         self,
-        service: Service,
+        service: Appservice,
         method: str,
         path: str,
         body: bytes | None,
         query: QueryParameters,
         timeout_s: float,
-    ) -> HttpAnswer:
+    ) -> HttpResponse:
         registration = service.registration
         if registration.url is None:
             raise NoServiceUrl("the registration of the application service has no url")
@@ -114,7 +114,7 @@ def path_segment(text: str) -> str:
     return quote(text, safe="")
 
 
-def _is_unrecognised(answer: HttpAnswer) -> bool:
+def _is_unrecognised(answer: HttpResponse) -> bool:
     """Return whether the service does not know the route, as opposed to the requested object."""
     if answer.status not in _UNKNOWN_ROUTE:
         return False

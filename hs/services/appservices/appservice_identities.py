@@ -20,7 +20,7 @@ from hs.lib.caching.lru_cache import LruCache
 from hs.repl.feed import Batch, Feed
 from hs.services.accounts.sessions.authenticator import USERS
 from hs.services.accounts.sessions.token_format import hash_of
-from hs.services.appservices.appservice_registry import Service, ServiceRegistry
+from hs.services.appservices.appservice_registry import Appservice, AppserviceRegistry
 from hs.storage.accounts import users
 from hs.storage.accounts.users import UserRecord
 from hs.storage.database import Database
@@ -34,7 +34,7 @@ class AppserviceIdentities:
 
     def __init__(
         self,
-        registry: ServiceRegistry,
+        registry: AppserviceRegistry,
         database: Database,
         feed: Feed,
         hears_others: Callable[[], bool] = lambda: True,
@@ -64,7 +64,7 @@ class AppserviceIdentities:
         service = self._by_token.get(hash_of(token))
         if service is None:
             return None
-        return Requester(service.sender, appservice_id=service.id, unlimited=True)
+        return Requester(service.sender, appservice_id=service.id, is_rate_limit_exempt=True)
 
     async def acting_as(
         self, requester: Requester, user_id: str | None, device_id: str | None
@@ -90,7 +90,7 @@ class AppserviceIdentities:
         """Return whether a user ID is in the namespaces of a service."""
         return self._registry.owns(appservice_id, user_id)
 
-    async def _requester_as(self, service: Service, text: str) -> Requester:
+    async def _requester_as(self, service: Appservice, text: str) -> Requester:
         try:
             user_id = parse_user_id(text)
         except InvalidParam as error:
@@ -106,11 +106,11 @@ class AppserviceIdentities:
             user_id,
             is_guest=user.is_guest,
             is_admin=user.is_admin,
-            shadow=user.is_shadow_banned,
+            is_shadow_banned=user.is_shadow_banned,
             locked=user.is_locked,
             suspended=user.is_suspended,
             appservice_id=service.id,
-            unlimited=not service.registration.rate_limited,
+            is_rate_limit_exempt=not service.registration.rate_limited,
         )
 
     async def _find_user(self, user_id: UserID) -> UserRecord | None:

@@ -12,14 +12,14 @@ from hs.core.errors import Exclusive, Forbidden
 from hs.core.ids import RoomAlias, RoomID, ServerName, UserID
 from hs.core.requester import Requester
 from hs.lib.caching.lru_cache import LruCache
-from hs.settings.sections.appservices import AppserviceRegistration, Namespace
+from hs.settings.sections.appservices import AppserviceNamespace, AppserviceRegistration
 
 MAX_USERS: Final = 200_000
 """Limit on the users whose owning services are cached."""
 
 
 @attrs.frozen(eq=False)
-class Service:
+class Appservice:
     """An application service; `suffix` is the end of local user IDs, `:server_name`."""
 
     registration: AppserviceRegistration
@@ -58,7 +58,7 @@ class Service:
         return _matches(_exclusive(self.registration.namespaces.aliases), alias)
 
 
-class ServiceRegistry:
+class AppserviceRegistry:
     """The registered application services."""
 
     def __init__(
@@ -66,26 +66,26 @@ class ServiceRegistry:
     ) -> None:
         suffix = f":{server_name}"
         self.services = tuple(
-            Service(registration, UserID(f"@{registration.sender_localpart}{suffix}"), suffix)
+            Appservice(registration, UserID(f"@{registration.sender_localpart}{suffix}"), suffix)
             for registration in registrations
         )
         self._by_id = {service.id: service for service in self.services}
-        self._owners: LruCache[str, tuple[Service, ...]] = LruCache(
+        self._owners: LruCache[str, tuple[Appservice, ...]] = LruCache(
             "appservice_users", max_entries=MAX_USERS
         )
 
-    def get(self, service_id: str | None) -> Service | None:
+    def get(self, service_id: str | None) -> Appservice | None:
         """Return a service by its ID, or None."""
         return None if service_id is None else self._by_id.get(service_id)
 
-    def of_requester(self, requester: Requester) -> Service:
+    def of_requester(self, requester: Requester) -> Appservice:
         """Return the service that makes a request. Raises: Forbidden."""
         service = self.get(requester.appservice_id)
         if service is None:
             raise Forbidden("Only application services can use this endpoint")
         return service
 
-    def owners(self, user_id: str) -> tuple[Service, ...]:
+    def owners(self, user_id: str) -> tuple[Appservice, ...]:
         """Return the services in whose namespaces a user is."""
         if not self.services:
             return ()
@@ -95,11 +95,11 @@ class ServiceRegistry:
             self._owners.put(user_id, owners)
         return owners
 
-    def alias_owners(self, alias: str) -> tuple[Service, ...]:
+    def alias_owners(self, alias: str) -> tuple[Appservice, ...]:
         """Return the services in whose namespaces an alias is."""
         return tuple(service for service in self.services if service.owns_alias(alias))
 
-    def room_owners(self, room_id: RoomID) -> tuple[Service, ...]:
+    def room_owners(self, room_id: RoomID) -> tuple[Appservice, ...]:
         """Return the services in whose namespaces a room ID is."""
         return tuple(service for service in self.services if service.owns_room(room_id))
 
@@ -129,10 +129,10 @@ class ServiceRegistry:
             raise Exclusive("The alias is reserved by an application service")
 
 
-def _matches(namespaces: Iterable[Namespace], value: str) -> bool:
+def _matches(namespaces: Iterable[AppserviceNamespace], value: str) -> bool:
     # Anchored at the start only: registrations rely on this behaviour of homeservers.
     return any(namespace.pattern.match(value) is not None for namespace in namespaces)
 
 
-def _exclusive(namespaces: Iterable[Namespace]) -> list[Namespace]:
+def _exclusive(namespaces: Iterable[AppserviceNamespace]) -> list[AppserviceNamespace]:
     return [namespace for namespace in namespaces if namespace.exclusive]

@@ -2,7 +2,7 @@
 
 The rows of all streams go through one queue, so that the interest of services is always that of
 the moment of the row. Events of interest are stored in the commit that stores how far the stream
-was read (`waiting_events`); then each service's `Delivery` takes them out. A run begins with what
+was read (`waiting_events`); then each service's `TransactionDelivery` takes them out. A run begins with what
 is stored (`catching_up`), whatever ended the run before. `sender_states` has the states of a run.
 """
 
@@ -17,15 +17,15 @@ from hs.core.stream_def import StreamDef
 from hs.core.streams import CACHES, DEVICE_LISTS, EVENTS, PRESENCE, RECEIPTS, TO_DEVICE, TYPING
 from hs.repl.feed import Batch, Feed
 from hs.repl.feed_queue import FeedQueue, WhenFull
-from hs.services.appservices.appservice_client import ServiceCalls
+from hs.services.appservices.appservice_client import AppserviceClient
 from hs.services.appservices.catching_up import (
     EphemeralCatchUp,
     EventCatchUp,
     PastMemberships,
     RunStart,
 )
-from hs.services.appservices.ephemeral_queue import Outgoing
-from hs.services.appservices.event_interest import Interest, Services
+from hs.services.appservices.ephemeral_queue import OutgoingQueue
+from hs.services.appservices.event_interest import EventInterest, Services
 from hs.services.appservices.row_selection import (
     EncryptionSelection,
     EphemeralSelection,
@@ -35,7 +35,7 @@ from hs.services.appservices.row_selection import (
     RoomsOfUsers,
 )
 from hs.services.appservices.sender_states import SenderEvent, SenderStates
-from hs.services.appservices.transactions import Delivery, TransactionMaker
+from hs.services.appservices.transactions import TransactionDelivery, TransactionMaker
 from hs.services.appservices.waiting_events import MAX_EVENTS, WaitingEvents
 from hs.storage.appservices import transactions as storage
 from hs.storage.database import Database
@@ -77,18 +77,18 @@ class AppserviceSender:
         self,
         database: Database,
         feed: Feed,
-        interest: Interest,
+        interest: EventInterest,
         rooms: RoomsOfUsers,
         past: PastMemberships,
         maker: TransactionMaker,
-        calls: ServiceCalls,
+        calls: AppserviceClient,
     ) -> None:
         self._database = database
         self._feed = feed
         self._interest = interest
         self._rooms = RoomsOfAnyUser(database, rooms)
         self._past = past
-        self._deliver = lambda outgoing: Delivery(outgoing, maker, calls, database).run()
+        self._deliver = lambda outgoing: TransactionDelivery(outgoing, maker, calls, database).run()
         self._states = SenderStates()
         self._queue: FeedQueue[Batch[Row]] = FeedQueue(
             "application services",
@@ -108,7 +108,9 @@ class AppserviceSender:
     async def run(self) -> None:
         """Read and send for ever; return at once if there are no services to send to."""
         services = self._interest.services
-        await self._database.write(storage.forget_others, [service.id for service in services])
+        await self._database.write(
+            storage.delete_other_services, [service.id for service in services]
+        )
         if not services:
             return
         with self._running(), self._queue.opened():
@@ -132,7 +134,7 @@ class AppserviceSender:
 
     def _make_run(self, services: Services) -> _Run:
         database, interest, rooms = self._database, self._interest, self._rooms
-        outgoings = {service: Outgoing(service) for service in services}
+        outgoings = {service: OutgoingQueue(service) for service in services}
         waiting = WaitingEvents(database, self._states)
         events = EventSelection(interest, outgoings, rooms, waiting)
         ephemeral = EphemeralSelection(interest, outgoings, rooms)

@@ -13,8 +13,8 @@ from hs.core.ids import EventID
 from hs.core.positions import VectorPosition
 from hs.core.streams import DEVICE_LISTS, EVENTS, RECEIPTS, StateChange
 from hs.repl.feed import Feed
-from hs.services.appservices.ephemeral_queue import Outgoing, ReceiptNote
-from hs.services.appservices.event_interest import Interest
+from hs.services.appservices.ephemeral_queue import OutgoingQueue, ReceiptUpdate
+from hs.services.appservices.event_interest import EventInterest
 from hs.services.appservices.row_selection import (
     EncryptionSelection,
     EventSelection,
@@ -24,7 +24,7 @@ from hs.services.appservices.row_selection import (
 )
 from hs.services.appservices.waiting_events import WaitingEvents
 from hs.storage.appservices import transactions as storage
-from hs.storage.appservices.transactions import NewerEvent
+from hs.storage.appservices.transactions import EventOfInterest
 from hs.storage.database import Database
 from hs.storage.devices import to_device
 
@@ -62,7 +62,7 @@ class EventCatchUp:
     """Selects events that were stored since the last run, as if each had just happened."""
 
     _database: Database
-    _interest: Interest
+    _interest: EventInterest
     _past: PastMemberships
     _selection: EventSelection
     _waiting: WaitingEvents
@@ -78,7 +78,7 @@ class EventCatchUp:
         waiting = self._waiting
         after = waiting.position.floor
         while not waiting.position.covers_all(start):
-            events = await self._database.read(storage.newer_events, after, PAGE)
+            events = await self._database.read(storage.list_events_after, after, PAGE)
             for event in events:
                 is_new = not waiting.position.covers(event.writer, event.stream_id)
                 if is_new and start.covers(event.writer, event.stream_id):
@@ -89,7 +89,7 @@ class EventCatchUp:
             await waiting.store()
             after = events[-1].stream_id
 
-    def _select(self, event: NewerEvent, change: StateChange | None) -> None:
+    def _select(self, event: EventOfInterest, change: StateChange | None) -> None:
         waiting = self._waiting
         waiting.position = waiting.position.advance(event.writer, event.stream_id)
         self._selection.select(
@@ -108,7 +108,7 @@ class EventCatchUp:
         seen: set[tuple[str, str]] = set()
         after = self._waiting.position.floor
         while True:
-            events = await self._database.read(storage.newer_members, after, PAGE)
+            events = await self._database.read(storage.list_members_after, after, PAGE)
             for event, user_id in self._unread_members(events):
                 before, now = await self._past.memberships(EventID(event.event_id))
                 moved[event.event_id] = (event.type, user_id, event.event_id, now)
@@ -119,7 +119,9 @@ class EventCatchUp:
                 return moved
             after = events[-1].stream_id
 
-    def _unread_members(self, events: list[NewerEvent]) -> Iterator[tuple[NewerEvent, str]]:
+    def _unread_members(
+        self, events: list[EventOfInterest]
+    ) -> Iterator[tuple[EventOfInterest, str]]:
         for event in events:
             user_id = event.state_key or ""
             is_new = not self._waiting.position.covers(event.writer, event.stream_id)
@@ -132,7 +134,7 @@ class EphemeralCatchUp:
     """Finds receipts, device lists, messages and keys that services have not got yet."""
 
     _database: Database
-    _interest: Interest
+    _interest: EventInterest
     _outgoings: Outgoings
     _rooms: RoomsOfAnyUser
     _selection: EncryptionSelection
@@ -144,10 +146,10 @@ class EphemeralCatchUp:
         if any(service.registration.receives_encryption for service in self._outgoings):
             for device in await self._database.read(to_device.devices_with_messages):
                 await self._selection.add_device(*device, has_messages=True)
-            for device in await self._database.read(storage.devices_with_keys):
+            for device in await self._database.read(storage.list_devices_with_keys):
                 await self._selection.add_device(*device, has_messages=False)
 
-    async def _catch_up(self, outgoing: Outgoing, start: RunStart) -> None:
+    async def _catch_up(self, outgoing: OutgoingQueue, start: RunStart) -> None:
         stored = await self._database.read(storage.positions, outgoing.service.id)
         begin = {storage.RECEIPTS: start.receipts, storage.DEVICE_LISTS: start.device_lists}
         for name, position in begin.items():
@@ -160,25 +162,25 @@ class EphemeralCatchUp:
         new = [(name, str(position)) for name, position in begin.items() if name not in stored]
         await self._database.write(storage.set_positions, outgoing.service.id, new)
 
-    async def _catch_up_receipts(self, outgoing: Outgoing, after: int) -> None:
+    async def _catch_up_receipts(self, outgoing: OutgoingQueue, after: int) -> None:
         service = outgoing.service
         while after < outgoing.reached[storage.RECEIPTS]:
-            moved = await self._database.read(storage.moved_receipts, after, PAGE)
+            moved = await self._database.read(storage.list_receipts_after, after, PAGE)
             for receipt in moved:
                 if not is_shown(receipt.receipt_type, receipt.user_id, service):
                     continue
                 if service in self._interest.in_room(receipt.room_id):
                     key = receipt.room_id, receipt.receipt_type, receipt.user_id, receipt.thread_id
-                    note = ReceiptNote(receipt.event_id, receipt.ts)
+                    note = ReceiptUpdate(receipt.event_id, receipt.ts)
                     outgoing.add(outgoing.receipts, key, note)
             if len(moved) < PAGE:
                 return
             after = moved[-1].stream_id
 
-    async def _catch_up_device_lists(self, outgoing: Outgoing, after: int) -> None:
+    async def _catch_up_device_lists(self, outgoing: OutgoingQueue, after: int) -> None:
         users: dict[str, None] = {}
         while after < outgoing.reached[storage.DEVICE_LISTS]:
-            changed = await self._database.read(storage.changed_devices, after, PAGE)
+            changed = await self._database.read(storage.list_device_changes_after, after, PAGE)
             users.update((user_id, None) for _, user_id in changed)
             if len(changed) < PAGE:
                 break

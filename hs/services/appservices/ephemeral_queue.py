@@ -12,7 +12,7 @@ import attrs
 import trio
 
 from hs.core.streams import PresenceRow
-from hs.services.appservices.appservice_registry import Service
+from hs.services.appservices.appservice_registry import Appservice
 
 MAX_ENTRIES: Final = 10_000
 """Limit per kind; a service that is unreachable for long loses the oldest entries."""
@@ -25,7 +25,7 @@ ReceiptKey = tuple[str, str, str, str]  # room, type, user, thread
 
 
 @attrs.frozen
-class ReceiptNote:
+class ReceiptUpdate:
     """The current value of a receipt."""
 
     event_id: str
@@ -33,16 +33,16 @@ class ReceiptNote:
 
 
 @attrs.define(eq=False)
-class Outgoing:
+class OutgoingQueue:
     """The queue of one service; `wake` is set when anything is added.
 
     `reached` contains the positions up to which streams have been added.
     """
 
-    service: Service
+    service: Appservice
     has_events: bool = True
     typing: dict[str, tuple[str, ...]] = attrs.Factory(dict)
-    receipts: dict[ReceiptKey, ReceiptNote] = attrs.Factory(dict)
+    receipts: dict[ReceiptKey, ReceiptUpdate] = attrs.Factory(dict)
     presence: dict[str, PresenceRow] = attrs.Factory(dict)
     changed: dict[str, None] = attrs.Factory(dict)
     left: dict[str, None] = attrs.Factory(dict)
@@ -79,7 +79,7 @@ def take_oldest(entries: dict[K, V], limit: int) -> list[tuple[K, V]]:
     return oldest
 
 
-def render_receipts(receipts: list[tuple[ReceiptKey, ReceiptNote]]) -> list[dict[str, Any]]:
+def render_receipts(receipts: list[tuple[ReceiptKey, ReceiptUpdate]]) -> list[dict[str, Any]]:
     """Render receipts as m.receipt events, one per room unless threads require more.
 
     Spec: client-server API, Receipts.

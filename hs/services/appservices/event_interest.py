@@ -13,7 +13,7 @@ from hs.core.events import event_types
 from hs.core.ids import RoomID
 from hs.core.streams import StateChange
 from hs.lib.caching.lru_cache import LruCache
-from hs.services.appservices.appservice_registry import Service, ServiceRegistry
+from hs.services.appservices.appservice_registry import Appservice, AppserviceRegistry
 from hs.storage.appservices import transactions as storage
 from hs.storage.database import Database
 from hs.storage.directory import room_directory
@@ -22,17 +22,17 @@ PAGE: Final = 10_000
 MAX_ROOMS: Final = 50_000
 """Rooms for whose IDs the interested services are cached."""
 
-Services = tuple[Service, ...]
+Services = tuple[Appservice, ...]
 
 
-class Interest:
+class EventInterest:
     """The interest of services, in the process that sends to them.
 
     It follows the streams through the queue of `AppserviceSender`: a change counts from its place
     in the stream on, and changes that arrive during `load` are in the queue.
     """
 
-    def __init__(self, registry: ServiceRegistry, database: Database) -> None:
+    def __init__(self, registry: AppserviceRegistry, database: Database) -> None:
         self._registry = registry
         self._database = database
         self._services = tuple(service for service in registry.services if service.registration.url)
@@ -41,7 +41,7 @@ class Interest:
         self._by_alias = any(namespace.aliases for namespace in namespaces)
         self._by_ids: LruCache[str, Services] = LruCache("appservice_rooms", max_entries=MAX_ROOMS)
         # The users of each service that are joined to each room.
-        self._members: dict[str, dict[Service, set[str]]] = {}
+        self._members: dict[str, dict[Appservice, set[str]]] = {}
         self._aliased: dict[str, Services] = {}
 
     @property
@@ -53,7 +53,7 @@ class Interest:
         """Read the memberships of services' users and the aliases of rooms."""
         self._members.clear()
         after = ("", "")
-        while page := await self._database.read(storage.joined, after, PAGE):
+        while page := await self._database.read(storage.list_joined, after, PAGE):
             for user_id, room_id in page:
                 self._joined(room_id, user_id)
             after = page[-1]
@@ -63,7 +63,9 @@ class Interest:
         """Read the aliases of all rooms."""
         self._aliased.clear()
         after = ""
-        while self._by_alias and (page := await self._database.read(storage.aliases, after, PAGE)):
+        while self._by_alias and (
+            page := await self._database.read(storage.list_aliases, after, PAGE)
+        ):
             for alias, room_id in page:
                 self._add_aliases(room_id, (alias,))
             after = page[-1][0]
@@ -75,12 +77,12 @@ class Interest:
             self._aliased.pop(room_id, None)
             self._add_aliases(room_id, aliases)
 
-    def owners(self, user_id: str) -> list[Service]:
+    def owners(self, user_id: str) -> list[Appservice]:
         """List the services with a URL that a user belongs to."""
         owners = self._registry.owners(user_id)
         return [service for service in owners if service.registration.url]
 
-    def in_room(self, room_id: str) -> Collection[Service]:
+    def in_room(self, room_id: str) -> Collection[Appservice]:
         """List the services that are interested in all that happens in a room."""
         members = self._members.get(room_id)
         aliased = self._aliased.get(room_id)
@@ -90,13 +92,13 @@ class Interest:
         interested = dict.fromkeys((*(members or ()), *(aliased or ()), *by_id))
         return [service for service in interested if service.registration.url]
 
-    def in_rooms(self, room_ids: Iterable[str]) -> set[Service]:
+    def in_rooms(self, room_ids: Iterable[str]) -> set[Appservice]:
         """List the services that are interested in at least one of the rooms."""
         return {service for room_id in room_ids for service in self.in_room(room_id)}
 
     def in_event(
         self, room_id: str, event_type: str, sender: str, state_key: str | None
-    ) -> Collection[Service]:
+    ) -> Collection[Appservice]:
         """List the services that an event is for."""
         in_room = self.in_room(room_id)
         if event_type != event_types.MEMBER or state_key is None:

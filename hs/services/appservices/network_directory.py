@@ -9,7 +9,7 @@ import attrs
 
 from hs.core.ids import RoomID
 from hs.core.requester import Requester
-from hs.services.appservices.appservice_registry import ServiceRegistry
+from hs.services.appservices.appservice_registry import AppserviceRegistry
 
 
 class NetworkDirectory(Protocol):
@@ -24,7 +24,7 @@ class NetworkDirectory(Protocol):
 class NetworkRoomLists:
     """The room lists that services manage."""
 
-    _registry: ServiceRegistry
+    _registry: AppserviceRegistry
     _directory: NetworkDirectory
 
     async def set_listed(

@@ -12,10 +12,10 @@ import trio
 from hs.core.errors import Forbidden, MatrixError
 from hs.core.requester import Requester
 from hs.core.streams import CacheRow
-from hs.lib.http_client import HttpFault, TimedOut
+from hs.lib.http_client import HttpFault, HttpTimedOut
 from hs.repl.memory_writer import MemoryWriter
-from hs.services.appservices.appservice_client import AppserviceRoute, ServiceCalls
-from hs.services.appservices.appservice_registry import ServiceRegistry
+from hs.services.appservices.appservice_client import AppserviceClient, AppserviceRoute
+from hs.services.appservices.appservice_registry import AppserviceRegistry
 
 REACHABLE: Final = "appservice_reachable"
 """Row of the stream `caches`: these services were reached, so failed sends can be retried now."""
@@ -28,8 +28,8 @@ MAX_BODY_CHARS: Final = 1000
 class AppservicePing:
     """The ping of a service on its own request."""
 
-    _registry: ServiceRegistry
-    _calls: ServiceCalls
+    _registry: AppserviceRegistry
+    _calls: AppserviceClient
     _caches: MemoryWriter[CacheRow]
 
     async def ping(self, requester: Requester, service_id: str, txn_id: str | None) -> int:
@@ -55,7 +55,7 @@ class AppservicePing:
                 body=orjson.dumps(content),
                 timeout_s=ANSWER_S,
             )
-        except TimedOut as error:
+        except HttpTimedOut as error:
             raise MatrixError("M_CONNECTION_TIMEOUT", 504, error.message) from error
         except HttpFault as error:
             raise MatrixError("M_CONNECTION_FAILED", 502, error.message) from error

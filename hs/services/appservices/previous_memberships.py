@@ -25,7 +25,7 @@ class PreviousMembershipReader:
         before = None
         if stored.snapshot_id is not None:
             key = (event_types.MEMBER, stored.event.state_key)
-            event_ids = await self._states.of_snapshot(stored.snapshot_id, (key,))
+            event_ids = await self._states.snapshot_entries(stored.snapshot_id, (key,))
             if key in event_ids:
                 previous = await self._events.get_one(event_ids[key])
                 before = None if previous is None else _membership(previous.event.content)

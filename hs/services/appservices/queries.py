@@ -12,8 +12,12 @@ import trio
 
 from hs.core.ids import RoomAlias, UserID
 from hs.lib.http_client import HttpFault
-from hs.services.appservices.appservice_client import AppserviceRoute, ServiceCalls, path_segment
-from hs.services.appservices.appservice_registry import Service, ServiceRegistry
+from hs.services.appservices.appservice_client import (
+    AppserviceClient,
+    AppserviceRoute,
+    path_segment,
+)
+from hs.services.appservices.appservice_registry import Appservice, AppserviceRegistry
 from hs.storage.accounts import users
 from hs.storage.database import Database
 
@@ -30,8 +34,8 @@ log = logging.getLogger(__name__)
 class AppserviceQueries:
     """The queries of services by namespace; concurrent queries for an ID are shared."""
 
-    _registry: ServiceRegistry
-    _calls: ServiceCalls
+    _registry: AppserviceRegistry
+    _calls: AppserviceClient
     _database: Database
     _running: dict[str, trio.Event] = attrs.Factory(dict)
 
@@ -48,7 +52,7 @@ class AppserviceQueries:
         """Query for an alias that does not exist; return whether a service has created it."""
         return await self._query(self._registry.alias_owners(alias), alias, "rooms")
 
-    async def _query(self, owners: Sequence[Service], name: str, kind: str) -> bool:
+    async def _query(self, owners: Sequence[Appservice], name: str, kind: str) -> bool:
         if not owners:
             return False
         running = self._running.get(name)
@@ -66,7 +70,7 @@ class AppserviceQueries:
             del self._running[name]
             done.set()
 
-    async def _query_service(self, service: Service, name: str, kind: str) -> bool:
+    async def _query_service(self, service: Appservice, name: str, kind: str) -> bool:
         if service.registration.url is None:
             return False
         path = f"/{kind}/{path_segment(name)}"

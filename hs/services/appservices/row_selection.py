@@ -1,6 +1,6 @@
 """Selects what each application service is to get from the rows of streams, by its interest.
 
-Events go to the table by way of `WaitingEvents`; everything else goes to the `Outgoing` of the
+Events go to the table by way of `WaitingEvents`; everything else goes to the `OutgoingQueue` of the
 service. A row that interests no service costs a look into a dictionary.
 """
 
@@ -22,9 +22,9 @@ from hs.core.streams import (
 )
 from hs.repl.feed import Batch
 from hs.services.appservices.alias_namespaces import ALIASES
-from hs.services.appservices.appservice_registry import Service
-from hs.services.appservices.ephemeral_queue import Outgoing, ReceiptKey, ReceiptNote
-from hs.services.appservices.event_interest import Interest
+from hs.services.appservices.appservice_registry import Appservice
+from hs.services.appservices.ephemeral_queue import OutgoingQueue, ReceiptKey, ReceiptUpdate
+from hs.services.appservices.event_interest import EventInterest
 from hs.services.appservices.ping import REACHABLE
 from hs.services.appservices.waiting_events import WaitingEvents
 from hs.storage.accounts import users
@@ -34,7 +34,7 @@ from hs.storage.devices import device_lists
 
 _PUBLIC: Final = "m.read"
 
-Outgoings = Mapping[Service, Outgoing]
+Outgoings = Mapping[Appservice, OutgoingQueue]
 
 
 class RoomsOfUsers(Protocol):
@@ -56,10 +56,10 @@ class RoomsOfAnyUser:
         """List the rooms that a user is joined to."""
         if self._local.is_local(user_id):
             return await self._local.joined_rooms(UserID(user_id))
-        return await self._database.read(device_lists.rooms_of, user_id)
+        return await self._database.read(device_lists.joined_rooms, user_id)
 
 
-def is_shown(receipt_type: str, user_id: str, service: Service) -> bool:
+def is_shown(receipt_type: str, user_id: str, service: Appservice) -> bool:
     """Tell whether a service that is interested in a room gets a user's receipt there."""
     return receipt_type == _PUBLIC or service.owns_user(user_id)
 
@@ -68,7 +68,7 @@ def is_shown(receipt_type: str, user_id: str, service: Service) -> bool:
 class EventSelection:
     """Selects events, and follows who is where and what rooms are called."""
 
-    _interest: Interest
+    _interest: EventInterest
     _outgoings: Outgoings
     _rooms: RoomsOfAnyUser
     _waiting: WaitingEvents
@@ -117,7 +117,7 @@ class EventSelection:
                     await self._follow_sharing(sharing, user_id, membership)
 
     async def _follow_sharing(
-        self, services: list[Service], user_id: str, membership: str | None
+        self, services: list[Appservice], user_id: str, membership: str | None
     ) -> None:
         """Tell services whether they share a room with the user, and so need the device list."""
         if membership == event_types.JOIN:
@@ -134,7 +134,7 @@ class EventSelection:
 class EphemeralSelection:
     """Selects receipts, typing and presence for the services that receive them."""
 
-    _interest: Interest
+    _interest: EventInterest
     _outgoings: Outgoings
     _rooms: RoomsOfAnyUser
 
@@ -142,10 +142,10 @@ class EphemeralSelection:
         """Select receipts."""
         for _, row in batch.rows:
             key = (row.room_id, row.receipt_type, row.user_id, row.thread_id or "")
-            self._add_receipt(key, ReceiptNote(row.event_id, row.ts))
+            self._add_receipt(key, ReceiptUpdate(row.event_id, row.ts))
         _note_position(self._outgoings, storage.RECEIPTS, batch.position)
 
-    def _add_receipt(self, key: ReceiptKey, note: ReceiptNote) -> None:
+    def _add_receipt(self, key: ReceiptKey, note: ReceiptUpdate) -> None:
         room_id, receipt_type, user_id, _ = key
         for service in self._interest.in_room(room_id):
             receives = service.registration.receives_ephemeral
@@ -176,7 +176,7 @@ class EphemeralSelection:
 class EncryptionSelection:
     """Selects what services with encryption receive: inboxes, counts of keys and device lists."""
 
-    _interest: Interest
+    _interest: EventInterest
     _outgoings: Outgoings
     _database: Database
 
@@ -205,7 +205,7 @@ class EncryptionSelection:
                 devices = outgoing.inboxes if has_messages else outgoing.counts
                 outgoing.add(devices, (user_id, device_id), None)
 
-    async def _is_of_service(self, user_id: str, service: Service) -> bool:
+    async def _is_of_service(self, user_id: str, service: Appservice) -> bool:
         """Tell whether a service gets the messages of a user, which leave the inbox by that.
 
         A user whom the service does not have for itself may log in, and then needs the messages.

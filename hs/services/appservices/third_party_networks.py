@@ -14,12 +14,12 @@ from hs.core.canonical_json import JsonObject
 from hs.lib.caching.lru_cache import LruCache
 from hs.lib.http_client import HttpFault
 from hs.services.appservices.appservice_client import (
+    AppserviceClient,
     AppserviceRoute,
     QueryParameters,
-    ServiceCalls,
     path_segment,
 )
-from hs.services.appservices.appservice_registry import Service, ServiceRegistry
+from hs.services.appservices.appservice_registry import Appservice, AppserviceRegistry
 
 ANSWER_S: Final = 20.0
 CACHED_S: Final = 3600.0
@@ -43,7 +43,7 @@ class ThirdPartyNetworks:
     Services that fail or return invalid results are left out.
     """
 
-    def __init__(self, registry: ServiceRegistry, calls: ServiceCalls) -> None:
+    def __init__(self, registry: AppserviceRegistry, calls: AppserviceClient) -> None:
         self._registry = registry
         self._calls = calls
         self._protocols: LruCache[tuple[str, str], _CachedProtocol] = LruCache(
@@ -72,7 +72,7 @@ class ThirdPartyNetworks:
         services = self._offering(name)
         answers: list[JsonObject | None] = [None] * len(services)
 
-        async def request(index: int, service: Service) -> None:
+        async def request(index: int, service: Appservice) -> None:
             answers[index] = await self._protocol_of(service, name)
 
         async with trio.open_nursery() as nursery:
@@ -102,11 +102,11 @@ class ThirdPartyNetworks:
         route = _route("/thirdparty/user")
         return await self._look_up(services, route, [("userid", user_id)], _is_user)
 
-    def _offering(self, protocol: str) -> list[Service]:
+    def _offering(self, protocol: str) -> list[Appservice]:
         services = self._registry.services
         return [service for service in services if protocol in service.registration.protocols]
 
-    async def _protocol_of(self, service: Service, name: str) -> JsonObject | None:
+    async def _protocol_of(self, service: Appservice, name: str) -> JsonObject | None:
         key = (service.id, name)
         cached = self._protocols.get(key)
         if cached is not None and cached.until_s > trio.current_time():
@@ -122,14 +122,14 @@ class ThirdPartyNetworks:
 
     async def _look_up(
         self,
-        services: Sequence[Service],
+        services: Sequence[Appservice],
         route: AppserviceRoute,
         query: QueryParameters,
         is_valid: Callable[[Any], bool],
     ) -> list[JsonObject]:
         results_by_service: list[list[JsonObject]] = [[] for _ in services]
 
-        async def request(index: int, service: Service) -> None:
+        async def request(index: int, service: Appservice) -> None:
             results = await self._get_json(service, route, query)
             if isinstance(results, list):
                 results_by_service[index] = [result for result in results if is_valid(result)]
@@ -140,7 +140,7 @@ class ThirdPartyNetworks:
         return [result for results in results_by_service for result in results]
 
     async def _get_json(
-        self, service: Service, route: AppserviceRoute, query: QueryParameters
+        self, service: Appservice, route: AppserviceRoute, query: QueryParameters
     ) -> Any:
         if service.registration.url is None:
             return None
@@ -162,7 +162,7 @@ def _merge(answers: list[JsonObject]) -> JsonObject | None:
     return {**answers[0], "instances": instances}
 
 
-def _with_instance_ids(service: Service, protocol: JsonObject) -> JsonObject:
+def _with_instance_ids(service: Appservice, protocol: JsonObject) -> JsonObject:
     """Add the instance IDs with which clients select a network's room list."""
     instances = protocol.get("instances")
     result: list[JsonObject] = []

@@ -33,13 +33,13 @@ from hs.core.streams import PresenceRow
 from hs.lib.backoff import Backoff
 from hs.lib.clock import Clock
 from hs.lib.http_client import HttpFault
-from hs.services.appservices.appservice_client import AppserviceRoute, ServiceCalls
-from hs.services.appservices.ephemeral_queue import Outgoing, render_receipts, take_oldest
-from hs.services.rooms.read.rendering import Rendering
+from hs.services.appservices.appservice_client import AppserviceClient, AppserviceRoute
+from hs.services.appservices.ephemeral_queue import OutgoingQueue, render_receipts, take_oldest
+from hs.services.rooms.read.rendering import EventRenderer
 from hs.services.rooms.store.event_store import EventStore
 from hs.services.rooms.store.stored_event import StoredEvent
 from hs.storage.appservices import transactions as storage
-from hs.storage.appservices.transactions import NewTransaction, Transaction
+from hs.storage.appservices.transactions import NewTransaction, StoredTransaction
 from hs.storage.database import Database
 from hs.storage.devices import one_time_keys, to_device
 
@@ -93,10 +93,10 @@ class TransactionMaker:
     database: Database
     clock: Clock
     events: EventStore
-    rendering: Rendering
+    rendering: EventRenderer
     invites: InviteStateReader
 
-    async def make(self, outgoing: Outgoing) -> Transaction | None:
+    async def make(self, outgoing: OutgoingQueue) -> StoredTransaction | None:
         """Compose and store a transaction; return None if there is nothing to send."""
         parts = _Parts()
         if outgoing.has_events:
@@ -112,12 +112,12 @@ class TransactionMaker:
             parts.messages,
             [(stream, str(position)) for stream, position in _sent_positions(outgoing).items()],
         )
-        return await self.database.write(storage.begin, outgoing.service.id, new)
+        return await self.database.write(storage.store_transaction, outgoing.service.id, new)
 
-    async def _add_events(self, outgoing: Outgoing, parts: _Parts) -> None:
+    async def _add_events(self, outgoing: OutgoingQueue, parts: _Parts) -> None:
         outgoing.has_events = False
         service = outgoing.service
-        waiting = await self.database.read(storage.first_waiting, service.id, MAX_EVENTS)
+        waiting = await self.database.read(storage.list_pending, service.id, MAX_EVENTS)
         events = await self.events.get([EventID(entry.event_id) for entry in waiting])
         viewer = self.rendering.viewer(Requester(service.sender, appservice_id=service.id))
         await self.rendering.prepare(list(events.values()), viewer)
@@ -136,7 +136,7 @@ class TransactionMaker:
             outgoing.has_events = True
 
     async def _with_invite_state(
-        self, outgoing: Outgoing, stored: StoredEvent, rendered: bytes
+        self, outgoing: OutgoingQueue, stored: StoredEvent, rendered: bytes
     ) -> bytes:
         event = stored.event
         if event.type != event_types.MEMBER or event.content.get("membership") != "invite":
@@ -149,7 +149,7 @@ class TransactionMaker:
         content.setdefault("unsigned", {})["invite_room_state"] = list(state)
         return orjson.dumps(content)
 
-    def _add_ephemeral(self, outgoing: Outgoing, parts: _Parts) -> None:
+    def _add_ephemeral(self, outgoing: OutgoingQueue, parts: _Parts) -> None:
         typing = take_oldest(outgoing.typing, MAX_EPHEMERAL)
         events: list[dict[str, Any]] = [
             {"type": "m.typing", "room_id": room_id, "content": {"user_ids": user_ids}}
@@ -163,7 +163,7 @@ class TransactionMaker:
         if events:
             parts.body["ephemeral"] = parts.body[UNSTABLE_EPHEMERAL] = events
 
-    async def _add_messages(self, outgoing: Outgoing, parts: _Parts) -> None:
+    async def _add_messages(self, outgoing: OutgoingQueue, parts: _Parts) -> None:
         messages: list[dict[str, Any]] = []
         for key, _ in take_oldest(outgoing.inboxes, MAX_MESSAGES):
             limit = MAX_MESSAGES - len(messages)
@@ -171,7 +171,9 @@ class TransactionMaker:
                 outgoing.add(outgoing.inboxes, key, None)
                 continue
             user_id, device_id = key
-            pending = await self.database.read(to_device.pending, *key, 0, ANY_POSITION, limit)
+            pending = await self.database.read(
+                to_device.pending_messages, *key, 0, ANY_POSITION, limit
+            )
             messages += [
                 {**orjson.loads(message), "to_user_id": user_id, "to_device_id": device_id}
                 for _, message in pending
@@ -184,7 +186,7 @@ class TransactionMaker:
         if messages:
             parts.body[UNSTABLE_TO_DEVICE] = messages
 
-    async def _add_devices(self, outgoing: Outgoing, parts: _Parts) -> None:
+    async def _add_devices(self, outgoing: OutgoingQueue, parts: _Parts) -> None:
         changed = [user_id for user_id, _ in take_oldest(outgoing.changed, MAX_EPHEMERAL)]
         left = [user_id for user_id, _ in take_oldest(outgoing.left, MAX_EPHEMERAL)]
         if changed or left:
@@ -194,7 +196,7 @@ class TransactionMaker:
         for (user_id, device_id), _ in take_oldest(outgoing.counts, MAX_EPHEMERAL):
             stored_counts = await self.database.read(one_time_keys.counts, user_id, device_id)
             unused_types = await self.database.read(
-                one_time_keys.unused_fallbacks, user_id, device_id
+                one_time_keys.unused_fallback_algorithms, user_id, device_id
             )
             counts.setdefault(user_id, {})[device_id] = {"signed_curve25519": 0, **stored_counts}
             unused.setdefault(user_id, {})[device_id] = unused_types
@@ -204,7 +206,7 @@ class TransactionMaker:
             parts.body[FALLBACK_KEYS] = unused
 
 
-def _sent_positions(outgoing: Outgoing) -> dict[str, int]:
+def _sent_positions(outgoing: OutgoingQueue) -> dict[str, int]:
     """Return the positions up to which streams are sent: those with nothing left in memory."""
     has_entries = {
         storage.RECEIPTS: bool(outgoing.receipts),
@@ -229,25 +231,25 @@ def _presence(row: PresenceRow, now_ms: int) -> dict[str, Any]:
 
 
 @attrs.frozen(eq=False)
-class Delivery:
+class TransactionDelivery:
     """The delivery of transactions to one service, one after the other."""
 
-    _outgoing: Outgoing
+    _outgoing: OutgoingQueue
     _maker: TransactionMaker
-    _calls: ServiceCalls
+    _calls: AppserviceClient
     _database: Database
 
     async def run(self) -> None:
         """Deliver transactions until cancelled."""
         service_id = self._outgoing.service.id
-        unconfirmed = await self._database.read(storage.transaction, service_id)
+        unconfirmed = await self._database.read(storage.unconfirmed_transaction, service_id)
         while True:
             transaction = unconfirmed or await self._next()
             unconfirmed = None
             await self._deliver(transaction)
-            await self._database.write(storage.confirm, service_id, transaction)
+            await self._database.write(storage.delete_confirmed, service_id, transaction)
 
-    async def _next(self) -> Transaction:
+    async def _next(self) -> StoredTransaction:
         while True:
             self._outgoing.wake = trio.Event()
             transaction = await self._maker.make(self._outgoing)
@@ -255,7 +257,7 @@ class Delivery:
                 return transaction
             await self._outgoing.wake.wait()
 
-    async def _deliver(self, transaction: Transaction) -> None:
+    async def _deliver(self, transaction: StoredTransaction) -> None:
         backoff = Backoff(MIN_PAUSE_S, MAX_PAUSE_S)
         while True:
             self._outgoing.reachable = trio.Event()
@@ -275,7 +277,7 @@ class Delivery:
             with trio.move_on_after(pause_s):
                 await self._outgoing.reachable.wait()
 
-    async def _send(self, transaction: Transaction) -> str | None:
+    async def _send(self, transaction: StoredTransaction) -> str | None:
         """Send a transaction once; return an error message, or None if it was accepted."""
         path = f"/transactions/{transaction.txn_id}"
         try:

@@ -37,7 +37,7 @@ class WaitingEvents:
 
     async def begin(self, now: VectorPosition) -> None:
         """Read the stored position; the very first run begins at `now`."""
-        positions = await self._database.read(storage.positions, storage.ALL)
+        positions = await self._database.read(storage.positions, storage.ALL_SERVICES)
         self._stored = positions.get(storage.EVENTS)
         self.position = now if self._stored is None else VectorPosition.parse(self._stored)
 
@@ -62,7 +62,9 @@ class WaitingEvents:
         events, position = self._events, self.position.encode()
         self._states.note(SenderEvent.WRITE_BEGAN)
         try:
-            if not await self._database.write(storage.add_waiting, events, self._stored, position):
+            if not await self._database.write(
+                storage.enqueue_events, events, self._stored, position
+            ):
                 raise ReadElsewhere
         except BaseException:
             # If it was cancelled, it may have been stored all the same.

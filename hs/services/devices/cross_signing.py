@@ -28,7 +28,7 @@ from hs.services.devices.remote_devices import RemoteDevices
 from hs.services.devices.user_keys import UserKeys, UserKeysReader
 
 
-class Need(enum.Enum):
+class KeyUploadRequirement(enum.Enum):
     """What an upload of cross-signing keys requires."""
 
     NOTHING = "nothing"  # the same keys are stored already
@@ -47,7 +47,7 @@ class CrossSigning:
 
     async def read(
         self, user_id: UserID, uploaded: Mapping[str, JsonObject | None]
-    ) -> tuple[list[CrossSigningKey], Need]:
+    ) -> tuple[list[CrossSigningKey], KeyUploadRequirement]:
         """Check uploaded keys, by usage; return them and what storing them requires.
 
         Raises: InvalidParam, BadJson, MissingParam, InvalidSignature, Forbidden.
@@ -63,13 +63,13 @@ class CrossSigning:
             raise Forbidden("The public key must not equal the ID of one of your devices")
         stored_keys = stored.cross_signing
         if MASTER not in stored_keys:
-            return keys, Need.STORING
+            return keys, KeyUploadRequirement.STORING
         if all(
             key.usage in stored_keys and stored_keys[key.usage].public_key == key.public_key
             for key in keys
         ):
-            return keys, Need.NOTHING
-        return keys, Need.PROOF
+            return keys, KeyUploadRequirement.NOTHING
+        return keys, KeyUploadRequirement.PROOF
 
     async def store(
         self, user_id: UserID, keys: Sequence[CrossSigningKey], *, proved: bool

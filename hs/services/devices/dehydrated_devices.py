@@ -19,7 +19,7 @@ from hs.storage.devices import dehydrated_devices
 
 
 @attrs.frozen(kw_only=True)
-class Dehydration:
+class DehydratedDevice:
     """A dehydrated device to be stored."""
 
     device_id: str
@@ -40,7 +40,7 @@ class DehydratedDevices:
     _one_time_keys: OneTimeKeys
     _events: DehydratedDeviceMessages
 
-    async def put(self, user_id: UserID, device: Dehydration) -> str:
+    async def put(self, user_id: UserID, device: DehydratedDevice) -> str:
         """Store a device, replacing the previous one; return its ID.
 
         Raises: InvalidParam, BadJson.

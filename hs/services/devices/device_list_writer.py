@@ -30,7 +30,7 @@ from hs.repl.rpc import rpc
 from hs.repl.writers import StreamIds, TableWriter
 from hs.services.devices.key_objects import USER_SIGNING
 from hs.services.devices.one_time_key_storage import KeyUpload, device_not_found, store_keys
-from hs.storage.database import ForeignViolation, Tx
+from hs.storage.database import ForeignKeyViolation, Tx
 from hs.storage.devices import dehydrated_devices, device_keys, device_lists, devices, key_uploads
 from hs.storage.devices.device_keys import CrossSigningRecord, SignatureRecord
 
@@ -121,7 +121,7 @@ class LocalDeviceListWriter:
         now_ms = self._clock.now_ms()
         try:
             return await self._stream.write(_put_device_keys, content, other_keys, now_ms)
-        except ForeignViolation as error:
+        except ForeignKeyViolation as error:
             raise device_not_found() from error
 
     async def put_cross_signing(
@@ -168,15 +168,15 @@ async def _put_device_keys(
     tx: Tx, ids: StreamIds, content: bytes, other_keys: KeyUpload, now_ms: int
 ) -> tuple[dict[str, int] | None, Rows]:
     user_id, device_id = other_keys.user_id, other_keys.device_id
-    device = await key_uploads.known_with_rooms(tx, user_id, device_id)
+    device = await key_uploads.load_with_rooms(tx, user_id, device_id)
     if device is None:
         raise device_not_found()
     if device.content == content:
         return None, []
     # Devices and cross-signing keys share a namespace.
-    if device.is_name_of_cross_signing_key:
+    if device.device_id_is_cross_signing_key:
         raise Forbidden("device_id must not equal a cross-signing key ID")
-    await device_keys.put_device(tx, user_id, device_id, content)
+    await device_keys.put_device_keys(tx, user_id, device_id, content)
     counts = await store_keys(tx, other_keys, device) or device.counts
     return counts, await _change_rows_for_rooms(
         tx, ids, user_id, [device_id], device.room_ids, now_ms
@@ -191,7 +191,7 @@ async def _put_cross_signing(
     proved: bool,
     now_ms: int,
 ) -> tuple[None, Rows]:
-    stored = {key.usage: key for key in await device_keys.cross_signing_of(tx, [user_id])}
+    stored = {key.usage: key for key in await device_keys.list_cross_signing_keys(tx, [user_id])}
     new_keys = [
         key
         for key in keys
@@ -205,10 +205,10 @@ async def _put_cross_signing(
         if await devices.find(tx, user_id, key.public_key) is not None:
             raise Forbidden("The public key must not equal the ID of one of your devices")
         record = CrossSigningRecord(user_id, key.usage, key.public_key, key.content)
-        await device_keys.put_cross_signing(tx, record)
+        await device_keys.put_cross_signing_key(tx, record)
     replaced = [stored[key.usage].public_key for key in new_keys if key.usage in stored]
     if replaced:
-        await device_keys.forget_public_keys(tx, user_id, replaced)
+        await device_keys.delete_signatures_of_keys(tx, user_id, replaced)
     if all(key.usage == USER_SIGNING for key in new_keys):
         # Only the user can see this key, so other users must not query for it.
         return None, await _private_rows(tx, ids, user_id, [UserID(user_id)], now_ms)
@@ -229,7 +229,7 @@ async def _put_signatures(
         for signature in signatures
     ]
     target_ids = sorted({record.target_user_id for record in records})
-    stored = set(await device_keys.signatures_on(tx, target_ids))
+    stored = set(await device_keys.list_signatures(tx, target_ids))
     new_records = [record for record in dict.fromkeys(records) if record not in stored]
     if not new_records:
         return None, []
@@ -254,8 +254,8 @@ async def _forget(
     tx: Tx, ids: StreamIds, user_id: str, device_ids: list[str], now_ms: int
 ) -> tuple[None, Rows]:
     # A device that exists has been created again since its deletion.
-    deleted = await devices.gone_among(tx, user_id, device_ids)
-    await device_keys.delete_devices(tx, user_id, deleted)
+    deleted = await devices.missing_devices(tx, user_id, device_ids)
+    await device_keys.delete_device_keys(tx, user_id, deleted)
     for device_id in deleted:
         await dehydrated_devices.delete_device(tx, user_id, device_id)
     return None, await _change_rows(tx, ids, user_id, device_ids, now_ms)
@@ -272,11 +272,11 @@ async def _dehydrate(
     changed: list[str | None] = [device_id]
     if old_id is not None:
         await devices.delete(tx, user_id, [old_id])
-        await device_keys.delete_devices(tx, user_id, [old_id])
+        await device_keys.delete_device_keys(tx, user_id, [old_id])
         if old_id != device_id:
             changed.append(old_id)
     await devices.ensure(tx, user_id, device_id, device.name, now_ms)
-    await device_keys.put_device(tx, user_id, device_id, device.keys)
+    await device_keys.put_device_keys(tx, user_id, device_id, device.keys)
     await dehydrated_devices.put(tx, user_id, device_id, device.device_data)
     return old_id, await _change_rows(tx, ids, user_id, changed, now_ms)
 
@@ -290,7 +290,7 @@ async def _drop_dehydrated(
     device_id = device[0]
     await dehydrated_devices.delete(tx, user_id)
     await devices.delete(tx, user_id, [device_id])
-    await device_keys.delete_devices(tx, user_id, [device_id])
+    await device_keys.delete_device_keys(tx, user_id, [device_id])
     return device_id, await _change_rows(tx, ids, user_id, [device_id], now_ms)
 
 
@@ -298,15 +298,15 @@ async def _private_rows(
     tx: Tx, ids: StreamIds, user_id: str, targets: Sequence[UserID], now_ms: int
 ) -> Rows:
     """Write rows that tell only the user's devices that the keys of `targets` have changed."""
-    numbered = list(zip(await ids.many(len(targets)), targets, strict=True))
-    await device_lists.add_signed(tx, user_id, numbered, now_ms)
+    numbered = list(zip(await ids.next_ids(len(targets)), targets, strict=True))
+    await device_lists.add_signing_changes(tx, user_id, numbered, now_ms)
     return [(number, DeviceListRow(user_id, None, True, (target,))) for number, target in numbered]
 
 
 async def _change_rows(
     tx: Tx, ids: StreamIds, user_id: str, device_ids: Sequence[str | None], now_ms: int
 ) -> Rows:
-    room_ids = tuple(await device_lists.rooms_of(tx, user_id))
+    room_ids = tuple(await device_lists.joined_rooms(tx, user_id))
     return await _change_rows_for_rooms(tx, ids, user_id, device_ids, room_ids, now_ms)
 
 
@@ -318,9 +318,9 @@ async def _change_rows_for_rooms(
     room_ids: tuple[str, ...],
     now_ms: int,
 ) -> Rows:
-    numbers = await ids.many(len(device_ids))
+    numbers = await ids.next_ids(len(device_ids))
     changes = list(zip(numbers, device_ids, strict=True))
-    await device_lists.add(
+    await device_lists.add_changes(
         tx, [(number, user_id, device_id, now_ms) for number, device_id in changes]
     )
     return [

@@ -27,7 +27,7 @@ from hs.core.positions import VectorPosition
 from hs.core.streams import DEVICE_LISTS, EVENTS, DeviceListRow
 from hs.core.tokens import SyncToken
 from hs.repl.feed import Batch, Feed
-from hs.services.devices.remote_devices import MetAndParted, SharedRoomUsers
+from hs.services.devices.remote_devices import SharedRoomChanges, SharedRoomUsers
 from hs.storage.database import Database, Tx
 from hs.storage.devices import device_lists
 
@@ -36,7 +36,7 @@ MAX_USERS: Final = 50_000
 CATCH_UP_S: Final = 5.0
 
 
-class Moment(Protocol):
+class DeviceListPositions(Protocol):
     """The positions of a sync token that device list changes depend on."""
 
     @property
@@ -54,7 +54,7 @@ class DeviceListChanges(NamedTuple):
 
 
 NO_CHANGES: Final = DeviceListChanges([], [])
-_NO_SHARING_CHANGES: Final = MetAndParted()
+_NO_SHARING_CHANGES: Final = SharedRoomChanges()
 
 
 class DeviceLists:
@@ -78,7 +78,9 @@ class DeviceLists:
         await self._feed.wait_for_position(EVENTS, later.events, CATCH_UP_S)
         return await self.changes(user_id, earlier, later)
 
-    async def changes(self, user_id: UserID, since: Moment, now: Moment) -> DeviceListChanges:
+    async def changes(
+        self, user_id: UserID, since: DeviceListPositions, now: DeviceListPositions
+    ) -> DeviceListChanges:
         """Return the changes since a position.
 
         The result may include changes of memberships after `now`, which are then repeated later.
@@ -100,7 +102,7 @@ class DeviceLists:
         return DeviceListChanges(sorted(changed | met), sorted(parted - changed))
 
     async def _changed_and_signed(
-        self, user_id: UserID, since: Moment, now: Moment
+        self, user_id: UserID, since: DeviceListPositions, now: DeviceListPositions
     ) -> tuple[set[UserID], set[UserID]]:
         """Return the users with changes, and the users whose keys this user signed."""
         if since.device_lists is now.device_lists:
@@ -143,6 +145,6 @@ def _after(latest: OrderedDict[K, int], after: int) -> Iterator[K]:
 
 
 async def _read(tx: Tx, after: int, upto: int, user_id: UserID) -> tuple[set[UserID], set[UserID]]:
-    changed = await device_lists.changed(tx, after, upto)
-    signed = await device_lists.signed(tx, after, upto, user_id)
+    changed = await device_lists.changed_users(tx, after, upto)
+    signed = await device_lists.signed_users(tx, after, upto, user_id)
     return set(map(UserID, changed)), set(map(UserID, signed))

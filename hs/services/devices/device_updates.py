@@ -50,11 +50,13 @@ class DeviceCleanup:
         now_ms = self._clock.now_ms()
         await self._database.write(to_device.prune_requests, now_ms - REQUEST_RETENTION_MS)
         await self._database.write(device_lists.prune, now_ms - CHANGE_RETENTION_MS)
-        while leftovers := await self._database.read_long(to_device.leftovers, ORPHAN_BATCH):
-            await self._database.write(to_device.delete_leftovers, leftovers)
-        while closed := await self._database.read(to_device.closed, ORPHAN_BATCH):
+        while leftovers := await self._database.read_long(to_device.stale_messages, ORPHAN_BATCH):
+            await self._database.write(to_device.delete_stale_messages, leftovers)
+        while closed := await self._database.read(
+            to_device.users_with_closed_inboxes, ORPHAN_BATCH
+        ):
             for user_id in closed:
                 await self._inboxes.forget(UserID(user_id), [])
-        orphans = await self._database.read_long(device_keys.orphans, ORPHAN_BATCH)
+        orphans = await self._database.read_long(device_keys.list_orphans, ORPHAN_BATCH)
         for user_id, device_id in orphans:
             await self._updates.devices_removed(UserID(user_id), [device_id])

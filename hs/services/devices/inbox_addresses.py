@@ -59,7 +59,7 @@ class InboxAddressCache:
         users: Iterable[Mapping[str, int]] | None
         users = self._inboxes.get_all([user_id for user_id, _ in devices])
         if users is None:
-            cached = self._inboxes.get_kept({user_id for user_id, _ in devices})
+            cached = self._inboxes.get_cached({user_id for user_id, _ in devices})
             users = [cached.get(user_id, {}) for user_id, _ in devices]
         inboxes = [
             inboxes.get(device_id) for inboxes, (_, device_id) in zip(users, devices, strict=True)
@@ -95,7 +95,7 @@ class InboxAddressCache:
 
         `request` contains algorithms by user and device.
         """
-        cached = self._claimable.get_kept(
+        cached = self._claimable.get_cached(
             (user_id, device_id, algorithm)
             for user_id, devices in request.items()
             for device_id, algorithm in devices.items()

@@ -42,7 +42,7 @@ from hs.services.devices.inbox_addresses import (
     InboxLookup,
 )
 from hs.services.devices.one_time_key_storage import KeyUpload, device_not_found
-from hs.storage.database import ForeignViolation, Tx
+from hs.storage.database import ForeignKeyViolation, Tx
 from hs.storage.devices import one_time_keys, to_device
 
 MAX_CARRIED_BYTES: Final = 128 * 1024
@@ -201,7 +201,7 @@ class LocalInboxWriter:
         """Store keys."""
         try:
             return await self._stream.write(one_time_key_claims.upload, upload)
-        except ForeignViolation as error:
+        except ForeignKeyViolation as error:
             raise device_not_found() from error
 
     async def claim(self, request: dict[str, dict[str, str]]) -> dict[str, dict[str, bytes]]:
@@ -233,7 +233,7 @@ class LocalInboxWriter:
         if not devices:
             return {}
         late = await self._stream.write(one_time_key_claims.claim_known, algorithm, devices)
-        keys = one_time_keys.claimed(late.rows)
+        keys = one_time_keys.read_claimed(late.rows)
         if len(keys) < len(devices):
             exhausted = devices.keys() - {inbox for inbox, _ in keys}
             self._addresses.drop_claimable([(*devices[inbox], algorithm) for inbox in exhausted])
@@ -262,7 +262,7 @@ async def _send(
     now_ms: int,
     addresses: InboxAddressCache,
 ) -> tuple[tuple[bool, Mapping[str, Mapping[str, int]]], Rows]:
-    if not await to_device.note_request(
+    if not await to_device.record_request(
         tx, request.sender, request.device_id, request.event_type, request.txn_id, now_ms
     ):
         return (False, {}), []
@@ -279,7 +279,7 @@ async def _send(
         for (user_id, _), inbox in zip(outgoing.devices, cached, strict=True)
         if inbox is None
     }
-    user_devices = await to_device.devices(tx, users_to_read) if users_to_read else {}
+    user_devices = await to_device.inboxes_of_users(tx, users_to_read) if users_to_read else {}
     rows: Rows = []
     remaining = _addressed(outgoing, cached, user_devices)
     while remaining:
@@ -297,9 +297,9 @@ async def _are_valid(
     """Return whether cached inboxes are still valid: see `inbox_addresses`."""
     # The generation is checked first: inboxes that are removed from the closed ones after this
     # transaction's read of that table are removed by a later transaction of this writer.
-    if addresses.is_current(lookup) and not await to_device.are_any_closed(tx):
+    if addresses.is_current(lookup) and not await to_device.has_closed_inboxes(tx):
         return True
-    return await to_device.are_there(tx, inboxes)
+    return await to_device.all_exist(tx, inboxes)
 
 
 async def _add(
@@ -311,14 +311,14 @@ async def _add(
     messages: list[bytes],
 ) -> tuple[int, ToDeviceRow]:
     """Store one message for each device, all with the same stream number."""
-    number, head = await ids.one(), outgoing.head
+    number, head = await ids.next_id(), outgoing.head
     size_bytes = sum(map(len, messages)) + len(head) * len(messages)
     carried = tuple(messages) if size_bytes <= MAX_CARRIED_BYTES else None
     if outgoing.may_bundle and _is_bundle(devices, carried):
         await to_device.add_bundle(tx, number, inboxes, head, messages)
     else:
-        events = [to_device.whole(head, message) for message in messages]
-        await to_device.add(tx, number, inboxes, events)
+        events = [to_device.assemble_event(head, message) for message in messages]
+        await to_device.add_messages(tx, number, inboxes, events)
     return number, ToDeviceRow(devices, carried, head=head)
 
 
@@ -365,8 +365,8 @@ async def _unpack(tx: Tx, ids: StreamIds, upto: int) -> tuple[int, Rows]:
 
 
 async def _forget(tx: Tx, ids: StreamIds, user_id: str, device_ids: list[str]) -> tuple[None, Rows]:
-    await to_device.delete_closed(tx, user_id)
+    await to_device.delete_messages_of_deleted_devices(tx, user_id)
     devices = tuple((user_id, device_id) for device_id in device_ids)
     # A row is written even without devices, because only commits with rows check that this process
     # is still the writer.
-    return None, [(await ids.one(), ToDeviceRow(devices, keys=True, gone=True))]
+    return None, [(await ids.next_id(), ToDeviceRow(devices, keys=True, gone=True))]

@@ -67,7 +67,7 @@ class LatestMessages(NamedTuple):
     messages: tuple[tuple[int, bytes], ...]
 
 
-class Inboxes:
+class InboxReader:
     """The reader of device inboxes.
 
     With `is_alone` no other process serves devices, so acknowledgements need not be committed
@@ -117,7 +117,9 @@ class Inboxes:
             return [], max(after, upto)
         messages = self._cached(key, max(after, pending_range.first - 1), upto, limit)
         if messages is None or (not self._is_alone and messages and messages[0][0] <= began):
-            messages = await self._database.read(to_device.pending, *key, after, upto, limit)
+            messages = await self._database.read(
+                to_device.pending_messages, *key, after, upto, limit
+            )
             self._skip_acknowledged(key, after, messages[0][0] - 1 if messages else upto)
         reached = messages[-1][0] if len(messages) == limit else max(after, upto)
         return [message for _, message in messages], reached
@@ -171,7 +173,7 @@ class Inboxes:
                     log.warning("could not delete acknowledged to-device messages", exc_info=True)
 
     async def _read(self, key: _Key) -> PendingRange:
-        ends = await self._database.read(to_device.ends, *key)
+        ends = await self._database.read(to_device.pending_range, *key)
         return PendingRange(0, 0) if ends is None else PendingRange(*ends)
 
     def _cached(
@@ -222,16 +224,16 @@ class Inboxes:
         devices = cast(tuple[_Key, ...], row.devices)
         # While ranges are being loaded, any of the devices may be among them.
         tracked = (
-            set(devices) if self._loading_ranges.is_loading else self._ranges.kept_among(devices)
+            set(devices) if self._loading_ranges.is_loading else self._ranges.cached_among(devices)
         )
         # Most devices sync with other processes, or not now.
-        for key in self._latest.kept_among(devices) - tracked:
+        for key in self._latest.cached_among(devices) - tracked:
             self._latest.pop(key)
         if not tracked:
             return
         for index, key in enumerate(devices):
             if key in tracked:
-                carried = row.messages and to_device.whole(row.head, row.messages[index])
+                carried = row.messages and to_device.assemble_event(row.head, row.messages[index])
                 self._add(key, number, carried or None)
 
     def _add(self, key: _Key, number: int, message: bytes | None) -> None:

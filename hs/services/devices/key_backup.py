@@ -17,7 +17,7 @@ from hs.storage.devices import key_backup
 from hs.storage.devices.key_backup import BackupRecord, SessionRecord
 
 # Opaque to the server: an object for the specified algorithm; some clients store a string.
-Opaque = JsonObject | str
+OpaqueData = JsonObject | str
 
 
 @attrs.frozen
@@ -27,7 +27,7 @@ class SessionKey:
     first_message_index: int
     forwarded_count: int
     is_verified: bool
-    session_data: Opaque
+    session_data: OpaqueData
 
     def check(self) -> None:
         """Reject integers that canonical JSON cannot represent. Raises: BadJson."""
@@ -56,7 +56,7 @@ class BackupState:
 
 
 @attrs.frozen
-class Scope:
+class BackupScope:
     """The keys of a version that a request refers to: all, of one room, or of one session."""
 
     room_id: str | None = None
@@ -69,7 +69,7 @@ class KeyBackups:
 
     _database: Database
 
-    async def create(self, user_id: UserID, algorithm: str, auth_data: Opaque) -> str:
+    async def create(self, user_id: UserID, algorithm: str, auth_data: OpaqueData) -> str:
         """Create a version, which becomes the current one; return its ID."""
         data = orjson.dumps(auth_data)
         return str(await self._database.write(key_backup.create, user_id, algorithm, data))
@@ -88,7 +88,7 @@ class KeyBackups:
         user_id: UserID,
         version: str,
         algorithm: str,
-        auth_data: Opaque,
+        auth_data: OpaqueData,
         version_in_body: str | None,
     ) -> None:
         """Set a version's `auth_data`.
@@ -130,7 +130,7 @@ class KeyBackups:
         return await self._database.write(_put, user_id, _parse_version(version), keys)
 
     async def get(
-        self, user_id: UserID, version: str, scope: Scope
+        self, user_id: UserID, version: str, scope: BackupScope
     ) -> dict[str, dict[str, dict[str, Any]]]:
         """Return keys by room and session.
 
@@ -144,7 +144,7 @@ class KeyBackups:
             rooms.setdefault(record.room_id, {})[record.session_id] = _rendered(record)
         return rooms
 
-    async def delete_keys(self, user_id: UserID, version: str, scope: Scope) -> BackupState:
+    async def delete_keys(self, user_id: UserID, version: str, scope: BackupScope) -> BackupState:
         """Delete keys; unknown sessions are ignored. Raises: NotFound."""
         return await self._database.write(_delete_keys, user_id, _parse_version(version), scope)
 
@@ -211,7 +211,7 @@ async def _put(tx: Tx, user_id: str, version: int, keys: Sequence[SessionRecord]
         )
     session_ids = [(key.room_id, key.session_id) for key in keys]
     stored = (
-        await key_backup.known_sessions(tx, user_id, version, session_ids) if session_ids else {}
+        await key_backup.existing_sessions(tx, user_id, version, session_ids) if session_ids else {}
     )
     better_keys = [key for key in keys if is_better(key, stored.get((key.room_id, key.session_id)))]
     await key_backup.put_sessions(tx, user_id, version, better_keys)
@@ -227,12 +227,12 @@ def _rank(key: SessionRecord) -> tuple[bool, int, int]:
     return (not key.is_verified, key.first_message_index, key.forwarded_count)
 
 
-async def _get(tx: Tx, user_id: str, version: int, scope: Scope) -> list[SessionRecord]:
+async def _get(tx: Tx, user_id: str, version: int, scope: BackupScope) -> list[SessionRecord]:
     await _find(tx, user_id, version)
-    return await key_backup.sessions(tx, user_id, version, scope.room_id, scope.session_id)
+    return await key_backup.list_sessions(tx, user_id, version, scope.room_id, scope.session_id)
 
 
-async def _delete_keys(tx: Tx, user_id: str, version: int, scope: Scope) -> BackupState:
+async def _delete_keys(tx: Tx, user_id: str, version: int, scope: BackupScope) -> BackupState:
     backup = await _lock(tx, user_id, version)
     deleted = await key_backup.delete_sessions(
         tx, user_id, version, scope.room_id, scope.session_id

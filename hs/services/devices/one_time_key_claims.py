@@ -11,7 +11,7 @@ from hs.core.streams import ToDeviceRow
 from hs.repl.writers import StreamIds
 from hs.services.devices.inbox_addresses import DeviceAddress
 from hs.services.devices.one_time_key_storage import KeyUpload, device_not_found, store_keys
-from hs.storage.database import LateRows, Tx
+from hs.storage.database import DeferredRows, Tx
 from hs.storage.devices import key_uploads, one_time_keys, to_device
 
 Rows = list[tuple[int, ToDeviceRow]]
@@ -23,7 +23,7 @@ ClaimedKeys = dict[str, dict[str, bytes]]  # {user_id: {device_id: JSON object {
 async def upload(tx: Tx, ids: StreamIds, upload: KeyUpload) -> tuple[dict[str, int], Rows]:
     """Store keys; return the count per algorithm. Raises: InvalidParam, NotFound."""
     user_id, device_id = upload.user_id, upload.device_id
-    device = await key_uploads.known(tx, user_id, device_id)
+    device = await key_uploads.load(tx, user_id, device_id)
     if device is None:
         raise device_not_found()
     counts = await store_keys(tx, upload, device)
@@ -45,12 +45,12 @@ def unclaimed(request: ClaimRequest, claimed: ClaimedKeys) -> ClaimRequest:
 
 async def claim_known(
     tx: Tx, ids: StreamIds, algorithm: str, devices: Mapping[int, DeviceAddress]
-) -> tuple[LateRows, Rows]:
+) -> tuple[DeferredRows, Rows]:
     """Claim a one-time key of each device, by inbox, in one statement.
 
     The rows with the keys are available only after the transaction.
     """
-    late = await one_time_keys.claim(tx, devices, algorithm)
+    late = await one_time_keys.claim_deferred(tx, devices, algorithm)
     # It is not known yet which devices had a key, so all of them are announced.
     return late, await _changed_rows(ids, devices.values())
 
@@ -67,16 +67,16 @@ async def claim(
         for user_id, devices in request.items()
         for device_id, algorithm in devices.items()
     }
-    inboxes = await to_device.named(tx, list(algorithms))
+    inboxes = await to_device.inboxes_of_devices(tx, list(algorithms))
     devices = {inbox: device for device, inbox in inboxes.items()}
     requested = {inbox: algorithms[device] for inbox, device in devices.items()}
-    keys = await one_time_keys.claim_any(tx, requested) if requested else []
+    keys = await one_time_keys.claim_keys(tx, requested) if requested else []
     claimable = {(*devices[inbox], requested[inbox]): inbox for inbox, _ in keys}
     remaining = {
         inbox: requested[inbox] for inbox in requested.keys() - {inbox for inbox, _ in keys}
     }
     if remaining:
-        keys += await one_time_keys.use_fallbacks(tx, remaining)
+        keys += await one_time_keys.claim_fallbacks(tx, remaining)
     rows = await _changed_rows(ids, [devices[inbox] for inbox, _ in keys])
     return (by_device(devices, keys), claimable), rows
 
@@ -94,4 +94,4 @@ def by_device(
 
 async def _changed_rows(ids: StreamIds, devices: Iterable[DeviceAddress]) -> Rows:
     changed = tuple(devices)
-    return [(await ids.one(), ToDeviceRow(changed, keys=True))] if changed else []
+    return [(await ids.next_id(), ToDeviceRow(changed, keys=True))] if changed else []

@@ -14,7 +14,7 @@ from hs.core.ids import UserID
 from hs.services.devices.key_objects import OneTimeKey
 from hs.storage.database import Tx
 from hs.storage.devices import one_time_keys
-from hs.storage.devices.key_uploads import KnownOfDevice
+from hs.storage.devices.key_uploads import DeviceKeyState
 
 MAX_STORED_BYTES: Final = 128 * 1024
 """Limit on a device's one-time keys: an upload rewrites all keys of its algorithms."""
@@ -35,7 +35,7 @@ class KeyUpload:
     fallback_keys: list[OneTimeKey]
 
 
-async def store_keys(tx: Tx, upload: KeyUpload, device: KnownOfDevice) -> dict[str, int] | None:
+async def store_keys(tx: Tx, upload: KeyUpload, device: DeviceKeyState) -> dict[str, int] | None:
     """Store the keys that are not stored yet; return the new counts per algorithm.
 
     Return None if all keys were stored already. Raises: InvalidParam.
@@ -50,7 +50,7 @@ async def store_keys(tx: Tx, upload: KeyUpload, device: KnownOfDevice) -> dict[s
     if new_keys:
         _check_size(stored)
         added = {key.algorithm for key in new_keys}
-        if device.spent - added:
+        if device.spent_algorithms - added:
             await one_time_keys.delete_spent(tx, device.inbox)
         await one_time_keys.put(tx, device.inbox, {name: stored[name] for name in added})
     await one_time_keys.put_fallbacks(
@@ -59,7 +59,7 @@ async def store_keys(tx: Tx, upload: KeyUpload, device: KnownOfDevice) -> dict[s
     return {algorithm: len(keys) for algorithm, keys in stored.items()}
 
 
-def _new_keys(upload: KeyUpload, device: KnownOfDevice) -> list[OneTimeKey]:
+def _new_keys(upload: KeyUpload, device: DeviceKeyState) -> list[OneTimeKey]:
     """Return the keys that are not stored yet. Raises: InvalidParam."""
     if not device.one_time_keys:
         return upload.one_time_keys
@@ -75,11 +75,11 @@ def _new_keys(upload: KeyUpload, device: KnownOfDevice) -> list[OneTimeKey]:
 
 
 def _check_size(keys: Mapping[str, Sequence[bytes]]) -> None:
-    if sum(map(one_time_keys.size_of, keys.values())) > MAX_STORED_BYTES:
+    if sum(map(one_time_keys.stored_size, keys.values())) > MAX_STORED_BYTES:
         raise InvalidParam(f"A device can store at most {MAX_STORED_BYTES} bytes of one-time keys")
 
 
-def _is_stored(key: OneTimeKey, device: KnownOfDevice) -> bool:
+def _is_stored(key: OneTimeKey, device: DeviceKeyState) -> bool:
     # A fallback key that was used and is uploaded again stays used.
     stored = device.fallbacks.get(key.algorithm)
     return stored is not None and (stored.key_id, stored.content) == (key.key_id, key.content)

@@ -19,7 +19,7 @@ import attrs
 import orjson
 import trio
 
-from hs.core.canonical_json import JsonObject, for_keeping
+from hs.core.canonical_json import JsonObject, shrink_to_fit
 from hs.core.errors import RemoteFault
 from hs.core.ids import ServerName, UserID, parse_user_id, server_of
 from hs.core.streams import DEVICE_LISTS, TO_DEVICE, DeviceListRow, ToDeviceRow
@@ -152,8 +152,8 @@ class OneTimeKeys:
     async def _read(self, key: _Key) -> KeyCounts:
         counts, unused = await self._database.read(_load_counts, *key)
         shown_counts = with_required_count(counts)
-        counts_json = for_keeping(orjson.dumps(shown_counts))
-        unused_json = for_keeping(orjson.dumps(unused))
+        counts_json = shrink_to_fit(orjson.dumps(shown_counts))
+        unused_json = shrink_to_fit(orjson.dumps(unused))
         return KeyCounts(shown_counts, tuple(unused), counts_json, unused_json)
 
     def _on_rows(self, batch: Batch[ToDeviceRow]) -> None:
@@ -169,4 +169,4 @@ class OneTimeKeys:
 
 async def _load_counts(tx: Tx, user_id: str, device_id: str) -> tuple[dict[str, int], list[str]]:
     counts = await one_time_keys.counts(tx, user_id, device_id)
-    return counts, await one_time_keys.unused_fallbacks(tx, user_id, device_id)
+    return counts, await one_time_keys.unused_fallback_algorithms(tx, user_id, device_id)

@@ -10,7 +10,7 @@ from hs.core.ids import ServerName, UserID
 from hs.core.positions import VectorPosition
 
 
-class MetAndParted(NamedTuple):
+class SharedRoomChanges(NamedTuple):
     """Users who share a room with a user since a position, and users who no longer do."""
 
     met: AbstractSet[UserID] = frozenset()
@@ -24,7 +24,7 @@ class SharedRoomUsers(Protocol):
         """Return the users in `among` who share a room with a local user now."""
         ...
 
-    async def met_and_parted(self, user_id: UserID, since: VectorPosition) -> MetAndParted:
+    async def met_and_parted(self, user_id: UserID, since: VectorPosition) -> SharedRoomChanges:
         """Compare the current memberships with those at a position of the stream `events`."""
         ...
 

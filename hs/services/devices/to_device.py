@@ -25,7 +25,7 @@ from hs.storage.devices import to_device
 
 
 @attrs.frozen(eq=False)
-class ToDevice:
+class ToDeviceMessages:
     """The sender of to-device messages."""
 
     _writer: InboxWriter
@@ -62,7 +62,7 @@ class ToDevice:
                     local.append(orjson.dumps(content))
                 else:
                     remote.append(OutgoingMessage(UserID(user_id), device_id, content))
-        if requester.shadow:
+        if requester.is_shadow_banned:
             return
         head = _head(requester.user_id, event_type)
         request = ToDeviceRequest(requester.user_id, requester.device_id or "", event_type, txn_id)
@@ -104,6 +104,6 @@ class DehydratedDeviceMessages:
     ) -> tuple[list[bytes], int]:
         """Return a device's messages after a position, and the position of the last."""
         pending = await self._database.read(
-            to_device.pending, user_id, device_id, after, 2**62, limit
+            to_device.pending_messages, user_id, device_id, after, 2**62, limit
         )
         return [message for _, message in pending], pending[-1][0] if pending else after

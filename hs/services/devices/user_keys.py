@@ -14,7 +14,7 @@ from typing import Any, Final
 import attrs
 import orjson
 
-from hs.core.canonical_json import JsonObject, for_keeping
+from hs.core.canonical_json import JsonObject, shrink_to_fit
 from hs.core.ids import UserID
 from hs.core.streams import DEVICE_LISTS, DeviceListRow
 from hs.lib.caching.loading_cache import LoadingManyCache
@@ -96,7 +96,7 @@ class UserKeys:
     def _cross_signing_for_most_viewers(self) -> dict[str, orjson.Fragment]:
         return {
             usage: orjson.Fragment(
-                for_keeping(self._with_signatures(key.content, key.public_key, None))
+                shrink_to_fit(self._with_signatures(key.content, key.public_key, None))
             )
             for usage, key in self.cross_signing.items()
         }
@@ -213,9 +213,9 @@ async def _load(
     tx: Tx, user_ids: list[str]
 ) -> tuple[list[DeviceKeysRecord], list[CrossSigningRecord], list[SignatureRecord]]:
     return (
-        await device_keys.devices_of(tx, user_ids),
-        await device_keys.cross_signing_of(tx, user_ids),
-        await device_keys.signatures_on(tx, user_ids),
+        await device_keys.list_device_keys(tx, user_ids),
+        await device_keys.list_cross_signing_keys(tx, user_ids),
+        await device_keys.list_signatures(tx, user_ids),
     )
 
 

@@ -62,7 +62,7 @@ class LocalAlias:
 
 
 @attrs.frozen
-class Reservation:
+class AliasReservation:
     """An alias reserved for a room that is being created."""
 
     alias: RoomAlias
@@ -71,7 +71,7 @@ class Reservation:
 
 
 @attrs.frozen(eq=False)
-class Aliases:
+class LocalAliases:
     """The local room aliases."""
 
     _database: Database
@@ -112,7 +112,7 @@ class Aliases:
         aliases = await self._database.read(room_directory.aliases_of, room_id)
         return [RoomAlias(alias) for alias in aliases]
 
-    async def reserve(self, creator: UserID, alias: RoomAlias) -> Reservation:
+    async def reserve(self, creator: UserID, alias: RoomAlias) -> AliasReservation:
         """Reserve an alias for a room that is being created.
 
         Raises: Forbidden by the configured rules; RoomInUse.
@@ -121,9 +121,9 @@ class Aliases:
         now_ms = self._clock.now_ms()
         if not await self._add(alias, _NO_ROOM, creator, now_ms):
             raise RoomInUse("The room alias is already in use")
-        return Reservation(alias, creator, now_ms)
+        return AliasReservation(alias, creator, now_ms)
 
-    async def bind(self, reservation: Reservation, room_id: RoomID) -> None:
+    async def bind(self, reservation: AliasReservation, room_id: RoomID) -> None:
         """Make a reserved alias refer to the created room."""
         await self._database.write(
             room_directory.bind_alias,
@@ -134,7 +134,7 @@ class Aliases:
         )
         self._namespaces.aliases_changed(room_id)
 
-    async def release(self, reservation: Reservation) -> None:
+    async def release(self, reservation: AliasReservation) -> None:
         """Release a reservation whose room was not created."""
         await self._database.write(
             room_directory.release_alias,

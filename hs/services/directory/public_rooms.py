@@ -16,16 +16,16 @@ from hs.services.directory.aliases import is_allowed
 from hs.settings.sections.rooms import RoomSettings
 from hs.storage.database import Database
 from hs.storage.directory import room_directory
-from hs.storage.directory.room_directory import ListedRoom, Place, Wanted
+from hs.storage.directory.room_directory import ListedRoom, ListPosition, RoomListQuery
 
 MAX_LIMIT: Final = 500
 MAX_TERM: Final = 255
 
-_START: Final = Place(2**53, "")
+_START: Final = ListPosition(2**53, "")
 
 
 @attrs.frozen
-class Search:
+class PublicRoomsRequest:
     """A request for public rooms; None in `room_types` means rooms without a type.
 
     `network` selects the list of an application service's network, `all_networks` the rooms of all
@@ -54,7 +54,7 @@ class PublicRoomsPage:
 class _Since:
     """A pagination token: the page begins after `place` or, backwards, ends before it."""
 
-    place: Place
+    place: ListPosition
     backwards: bool
 
     def encode(self) -> str:
@@ -73,7 +73,7 @@ class _Since:
             raise InvalidParam("since is not a token of this endpoint")
         if not 0 <= members <= _START.joined_members or "\0" in room_id:
             raise InvalidParam("since is not a token of this endpoint")
-        return cls(Place(members, room_id), direction == "b")
+        return cls(ListPosition(members, room_id), direction == "b")
 
 
 @attrs.frozen(eq=False)
@@ -83,7 +83,7 @@ class PublicRooms:
     _database: Database
     _settings: RoomSettings
 
-    async def search(self, request: Search) -> PublicRoomsPage:
+    async def search(self, request: PublicRoomsRequest) -> PublicRoomsPage:
         """Return a page of the directory, rooms with most members first.
 
         Raises: InvalidParam for a negative limit or an invalid token.
@@ -138,7 +138,7 @@ class PublicRooms:
             raise Forbidden("The server's rules do not allow you to publish this room")
 
 
-def public_room(listed: ListedRoom) -> dict[str, Any]:
+def render_public_room(listed: ListedRoom) -> dict[str, Any]:
     """Render a room of the directory. Spec: PublishedRoomsChunk."""
     summary = listed.summary
     content: dict[str, Any] = {
@@ -155,16 +155,16 @@ def public_room(listed: ListedRoom) -> dict[str, Any]:
     return content
 
 
-def _query_of(request: Search) -> Wanted:
+def _query_of(request: PublicRoomsRequest) -> RoomListQuery:
     term = (request.term or "").strip()[:MAX_TERM].lower()
     for special in ("\\", "%", "_"):
         term = term.replace(special, f"\\{special}")
     pattern = f"%{term}%" if term else ""
     lists = (request.network, request.all_networks)
     if request.room_types is None:
-        return Wanted(pattern, True, True, (), *lists)
+        return RoomListQuery(pattern, True, True, (), *lists)
     types = [room_type for room_type in request.room_types if room_type is not None]
-    return Wanted(pattern, False, None in request.room_types, types, *lists)
+    return RoomListQuery(pattern, False, None in request.room_types, types, *lists)
 
 
 def _forward_page(
@@ -196,5 +196,5 @@ def _token_before(rooms: Sequence[ListedRoom]) -> str | None:
     return None if not rooms else _Since(_place(rooms[0]), backwards=True).encode()
 
 
-def _place(listed: ListedRoom) -> Place:
-    return Place(listed.summary.joined_members, listed.room_id)
+def _place(listed: ListedRoom) -> ListPosition:
+    return ListPosition(listed.summary.joined_members, listed.room_id)

@@ -20,7 +20,7 @@ from hs.repl.feed_queue import FeedQueue, WhenFull
 from hs.settings.sections.features import UserDirectorySettings
 from hs.storage.database import Database
 from hs.storage.directory import user_directory as storage
-from hs.storage.directory.user_directory import ListedUser, Search
+from hs.storage.directory.user_directory import DirectoryUser, UserSearch
 
 PROFILES_CACHE: Final = "profiles"
 MAX_RESULTS: Final = 50
@@ -68,16 +68,16 @@ class UserDirectoryUpdater:
         with self._changes.batch(MAX_CHANGES) as changes:
             if _MEMBERS in changes:
                 await self._read_members()
-            while unlisted := await self._database.read(storage.unlisted, BATCH):
+            while unlisted := await self._database.read(storage.list_unlisted, BATCH):
                 await self._put({}, set(unlisted), None)
             changed = {user_id for user_id in changes if user_id != _MEMBERS}
             if changed:
                 await self._put({}, changed, None)
 
     async def _read_members(self) -> None:
-        position = await self._database.read(storage.progress)
+        position = await self._database.read(storage.load_progress)
         while True:
-            members = await self._database.read(storage.newer_members, position, BATCH)
+            members = await self._database.read(storage.list_members_after, position, BATCH)
             if not members:
                 return
             profiles = {user_id: _member_profile(pdu) for _, user_id, pdu in members}
@@ -121,7 +121,7 @@ class UserDirectory:
             return {"limited": False, "results": []}
         users = await self.database.read_long(
             storage.search,
-            Search(
+            UserSearch(
                 requester=requester.user_id,
                 words=words,
                 limit=page_size + 1,
@@ -154,12 +154,12 @@ def _changed_profiles(batch: Batch[CacheRow]) -> Iterator[str]:
             yield from row.keys
 
 
-def _listed(user_id: str, profile: Mapping[str, Any], *, is_local: int) -> ListedUser:
+def _listed(user_id: str, profile: Mapping[str, Any], *, is_local: int) -> DirectoryUser:
     name = _text(profile.get("displayname"), MAX_NAME_CHARS)
     avatar_url = _text(profile.get("avatar_url"), MAX_AVATAR_CHARS)
     # The name comes first, so that names beginning with the words are the best matches.
     search_text = fold_text(f"{name or ''} {user_id}").strip()
-    return ListedUser(user_id, name, avatar_url, search_text, is_local)
+    return DirectoryUser(user_id, name, avatar_url, search_text, is_local)
 
 
 def _text(value: Any, max_chars: int) -> str | None:

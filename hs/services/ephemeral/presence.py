@@ -79,7 +79,7 @@ class PresenceService:
             raise InvalidParam("status_msg must be a string")
         if status_msg is not None and len(status_msg) > MAX_STATUS_CHARS:
             raise InvalidParam(f"status_msg must not exceed {MAX_STATUS_CHARS} characters")
-        if not self.is_enabled or requester.shadow:
+        if not self.is_enabled or requester.is_shadow_banned:
             return
         await self.writer.set_presence(user_id, requester.device_id or "", state, status_msg)
 

@@ -42,7 +42,7 @@ class PresenceStates:
 
     async def _load(self) -> None:
         found: dict[UserID, _Known] = {}
-        for record in await self._database.read(storage.not_offline):
+        for record in await self._database.read(storage.list_not_offline):
             found[UserID(record.user_id)] = _Known(0, _of_record(record))
         # What the feed brought meanwhile is newer, and stays last.
         found.update(self._users)
@@ -57,7 +57,7 @@ class PresenceStates:
     async def get(self, user_ids: Collection[UserID]) -> dict[UserID, PresenceRow]:
         """Give the presence of users; those nothing is known of are left out."""
         missing = [user_id for user_id in user_ids if user_id not in self._users]
-        records = await self._database.read(storage.of_users, missing) if missing else []
+        records = await self._database.read(storage.list_of_users, missing) if missing else []
         found = {UserID(record.user_id): _of_record(record) for record in records}
         for user_id in user_ids:
             held = self._users.get(user_id)

@@ -139,7 +139,7 @@ class LocalPresenceWriter:
     async def load(self) -> None:
         """Load users who were not offline before a restart, and give their devices time to sync."""
         grace_ms = self._clock.now_ms() + self._settings.sync_online_timeout
-        for record in await self._database.read(storage.not_offline):
+        for record in await self._database.read(storage.list_not_offline):
             user = self._users.setdefault(UserID(record.user_id), _user_from_record(record))
             user.devices.setdefault(_PLACEHOLDER, _Device(record.state, until_ms=grace_ms))
             self._schedule(UserID(record.user_id), user)
@@ -241,7 +241,7 @@ class LocalPresenceWriter:
         user = self._users.get(user_id)
         if user is not None:
             return user
-        records = await self._database.read(storage.of_users, [user_id])
+        records = await self._database.read(storage.list_of_users, [user_id])
         return self._users.setdefault(
             user_id, _user_from_record(records[0]) if records else _User()
         )

@@ -96,11 +96,11 @@ class ReadingService:
 
     async def _stream_id_in_room(self, room_id: RoomID, event_id: EventID) -> int | None:
         # Receipts for unknown events, and events of other rooms, are ignored.
-        location = await self.database.read(storage.place_of, event_id)
+        location = await self.database.read(storage.event_position, event_id)
         return None if location is None or location[0] != room_id else location[1]
 
     async def _check_thread(self, event_id: EventID, thread_id: str) -> None:
-        ancestors = await self.database.read(storage.ancestry, event_id, MAX_HOPS)
+        ancestors = await self.database.read(storage.list_ancestors, event_id, MAX_HOPS)
         root = next((parent for parent, rel_type in ancestors if rel_type == THREAD), None)
         if thread_id == MAIN_TIMELINE:
             is_in_thread = root is None
@@ -116,7 +116,7 @@ class ReadingService:
     ) -> None:
         current = await self.markers.fully_read(user_id, room_id)
         if current is not None:
-            location = await self.database.read(storage.place_of, current)
+            location = await self.database.read(storage.event_position, current)
             if location is not None and location[1] >= stream_id:
                 return
         await self.markers.set_fully_read(user_id, room_id, event_id)

@@ -121,7 +121,7 @@ class Receipts:
         return changed
 
     async def _read(self, room_ids: list[RoomID]) -> dict[RoomID, RoomReceipts]:
-        records = await self._database.read(storage.of_rooms, room_ids)
+        records = await self._database.read(storage.list_of_rooms, room_ids)
         rooms = {room_id: RoomReceipts() for room_id in room_ids}
         for record in records:
             rooms[RoomID(record.room_id)].put(_of_record(record))
@@ -156,7 +156,7 @@ async def _move_all(
 ) -> tuple[None, list[tuple[int, ReceiptRow]]]:
     rows: list[tuple[int, ReceiptRow]] = []
     for move in moves:
-        number = await ids.one()
+        number = await ids.next_id()
         record = ReceiptRecord(
             move.room_id,
             move.receipt_type,
@@ -167,7 +167,7 @@ async def _move_all(
             move.ts,
             number,
         )
-        if await storage.move(tx, record):
+        if await storage.move_receipt(tx, record):
             rows.append((number, _row(move)))
     return None, rows
 

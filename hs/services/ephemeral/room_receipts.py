@@ -9,7 +9,7 @@ from typing import Any, Final
 import attrs
 import orjson
 
-from hs.core.canonical_json import for_keeping
+from hs.core.canonical_json import shrink_to_fit
 from hs.core.ids import EventID, UserID
 
 READ: Final = "m.read"
@@ -113,7 +113,7 @@ class RoomReceipts:
             if len(self._rendered) >= _MAX_RENDERED:
                 self._rendered.clear()
             rendered = _render(self._visible(None, after))
-            self._rendered[after] = rendered and for_keeping(rendered)
+            self._rendered[after] = rendered and shrink_to_fit(rendered)
         return self._rendered[after]
 
     def read_up_to(self, user_id: UserID) -> ReadPositions:

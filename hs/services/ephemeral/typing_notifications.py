@@ -21,7 +21,7 @@ import attrs
 import orjson
 import trio
 
-from hs.core.canonical_json import for_keeping
+from hs.core.canonical_json import shrink_to_fit
 from hs.core.errors import Forbidden
 from hs.core.events import event_types
 from hs.core.ids import RoomID, UserID
@@ -100,7 +100,7 @@ class LocalTypingWriter:
 
     async def end_previous(self) -> None:
         """Publish empty lists for rooms where users were typing before a restart."""
-        self._stored_rooms = set(await self._database.read(typing_rooms.every))
+        self._stored_rooms = set(await self._database.read(typing_rooms.list_all))
         ended_rooms = self._stored_rooms - self._rooms.keys()
         self._ended_s = dict.fromkeys(ended_rooms, self._now_s()) | self._ended_s
         if ended_rooms:
@@ -117,7 +117,7 @@ class LocalTypingWriter:
         current: set[str] = {*self._rooms, *self._ended_s}
         added, removed = current - self._stored_rooms, self._stored_rooms - current
         if added or removed:
-            await self._database.write(typing_rooms.change, added, removed)
+            await self._database.write(typing_rooms.update, added, removed)
             self._stored_rooms = current
 
     async def _save_periodically(self) -> None:
@@ -256,9 +256,9 @@ class TypingService:
         if not await self.members.is_joined(room_id, user_id):
             raise Forbidden("You are not joined to this room")
         self.activity.note_active(user_id)
-        if not requester.shadow:
+        if not requester.is_shadow_banned:
             await self.writer.set_typing(room_id, user_id, max(0, timeout_ms))
 
 
 def _render(users: tuple[UserID, ...]) -> bytes:
-    return for_keeping(orjson.dumps({"type": "m.typing", "content": {"user_ids": users}}))
+    return shrink_to_fit(orjson.dumps({"type": "m.typing", "content": {"user_ids": users}}))

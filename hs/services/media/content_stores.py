@@ -163,7 +163,7 @@ class MediaStorage:
         """Copy files that were not copied because of a crash or a failed provider."""
         if not self.providers:
             return
-        uncopied = await self._database.read(media_files.uncopied, own_name, UNCOPIED_BATCH)
+        uncopied = await self._database.read(media_files.list_uncopied, own_name, UNCOPIED_BATCH)
         for location, is_local in uncopied:
             await self._copy(location, is_local)
 

@@ -32,7 +32,7 @@ class MediaAccessTimes:
         if self._waiting:
             batch = [(*key, used_ms) for key, used_ms in sorted(self._waiting.items())]
             self._waiting = {}
-            await self._database.write(media.note_used, batch)
+            await self._database.write(media.record_uses, batch)
 
     async def run(self) -> None:
         """Store access times every minute, and a last time when cancelled."""

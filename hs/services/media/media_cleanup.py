@@ -15,7 +15,7 @@ from hs.lib.clock import Clock
 from hs.services.media.content_stores import MediaStorage
 from hs.services.media.media_folder import CONTENT, TEMPORARY, THUMBNAILS
 from hs.services.media.repository import MediaRepository
-from hs.settings.sections.media import Retention
+from hs.settings.sections.media import MediaRetentionSettings
 from hs.storage.database import Database
 from hs.storage.media import media, media_files
 
@@ -37,11 +37,11 @@ class MediaCleanup:
     _contents: MediaStorage
     _repository: MediaRepository
     _server_name: ServerName
-    _retention: Retention
+    _retention: MediaRetentionSettings
 
     async def clean_up(self) -> None:
         """Run all steps."""
-        expired = await self._database.write(media.expire, self._clock.now_ms())
+        expired = await self._database.write(media.delete_expired, self._clock.now_ms())
         if expired:
             log.info("deleted %d expired media IDs without content", expired)
         await self.apply_retention()
@@ -53,8 +53,8 @@ class MediaCleanup:
         """Delete the addresses that have not been accessed within the retention time."""
         now_ms, retention = self._clock.now_ms(), self._retention
         for lifetime_ms, unused in (
-            (retention.local_media_lifetime, media.unused_local),
-            (retention.remote_media_lifetime, media.unused_remote),
+            (retention.local_media_lifetime, media.list_unused_local),
+            (retention.remote_media_lifetime, media.list_unused_remote),
         ):
             if lifetime_ms is None:
                 continue
@@ -71,7 +71,7 @@ class MediaCleanup:
         before_ms = self._clock.now_ms() - GRACE_MS
         failed: set[str] = set()
         while True:
-            orphans = await self._database.read(media_files.orphans, before_ms, BATCH)
+            orphans = await self._database.read(media_files.list_orphans, before_ms, BATCH)
             remaining = [location for location in orphans if location not in failed]
             if not remaining:
                 return
@@ -94,9 +94,9 @@ class MediaCleanup:
                 await folder.remove(location)
 
     async def _remove(self, location: str, before_ms: int) -> bool:
-        if not await self._database.write(media_files.condemn, location, before_ms):
+        if not await self._database.write(media_files.mark_for_removal, location, before_ms):
             return False
-        for thumbnail in await self._database.read(media_files.thumbnails_of, location):
+        for thumbnail in await self._database.read(media_files.thumbnail_locations, location):
             await self._contents.folder.remove(thumbnail)
         try:
             await self._contents.remove(location)

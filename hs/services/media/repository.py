@@ -88,7 +88,7 @@ class MediaRepository:
         draft = self._draft(requester.user_id, upload)
         return await self._receive(draft, upload, self._settings.media_upload_limits)
 
-    async def announce(self, requester: Requester) -> Media:
+    async def create(self, requester: Requester) -> Media:
         """Create an address to which the user uploads later. Raises: LimitExceeded."""
         now_ms = self._clock.now_ms()
         reserved = self._draft(requester.user_id, None)._replace(
@@ -99,7 +99,7 @@ class MediaRepository:
             await self._database.write(_create, reserved, max_pending, now_ms)
         return reserved
 
-    async def fill(self, requester: Requester, media_id: str, upload: Upload) -> Media:
+    async def upload_to(self, requester: Requester, media_id: str, upload: Upload) -> Media:
         """Store the content of a created address.
 
         Raises: NotFound, Forbidden, CannotOverwriteMedia, TooLarge.
@@ -272,19 +272,19 @@ async def _once(content: bytes) -> AsyncIterator[bytes]:
 
 async def _create(tx: Tx, reserved: Media, max_pending: int, now_ms: int) -> None:
     assert reserved.user_id is not None
-    await media.take_turn(tx, reserved.user_id)
-    count, first_expires_ms = await media.pending(tx, reserved.user_id, now_ms)
+    await media.serialize_uploads(tx, reserved.user_id)
+    count, first_expires_ms = await media.pending_uploads(tx, reserved.user_id, now_ms)
     if count >= max_pending:
         raise LimitExceeded(
             "Too many media IDs without uploaded content",
             retry_after_ms=max(1, first_expires_ms - now_ms),
         )
-    await media.announce(tx, reserved)
+    await media.reserve(tx, reserved)
 
 
 async def _check_limits(tx: Tx, user_id: str, size: int, limits: UploadLimits, now_ms: int) -> None:
     for limit in limits:
-        uploaded = await media.uploaded_since(tx, user_id, now_ms - limit.time_period)
+        uploaded = await media.uploaded_bytes_since(tx, user_id, now_ms - limit.time_period)
         if uploaded + size > limit.max_size:
             raise Forbidden("The upload would exceed your upload limit")
 
@@ -298,7 +298,7 @@ async def _link(
     Raises: Forbidden, CannotOverwriteMedia.
     """
     if draft.user_id is not None and limits:
-        await media.take_turn(tx, draft.user_id)
+        await media.serialize_uploads(tx, draft.user_id)
         await _check_limits(tx, draft.user_id, draft.size_bytes, limits, now_ms)
     location = await media.claim_file(tx, file, now_ms)
     if location is None:
@@ -306,6 +306,6 @@ async def _link(
     linked = draft._replace(location=location)
     if draft.expires_ms is None:
         await media.add(tx, linked)
-    elif not await media.fill(tx, linked, now_ms):
+    elif not await media.complete_upload(tx, linked, now_ms):
         raise CannotOverwriteMedia("Content has already been uploaded to this media ID")
     return linked

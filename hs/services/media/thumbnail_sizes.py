@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 import attrs
 
-from hs.lib.sandbox.picture_jobs import Box, Method, thumbnail_size
+from hs.lib.sandbox.picture_jobs import Method, ThumbnailBox, thumbnail_size
 from hs.settings.sections.media import ThumbnailSize
-from hs.storage.media.media_files import Picture
+from hs.storage.media.media_files import ImageProperties
 
 # Types that every browser displays, and that the specification permits for thumbnails.
 SERVED_UNCHANGED = frozenset(("image/jpeg", "image/png", "image/gif", "image/webp"))
@@ -19,7 +19,7 @@ LARGER_SIDES = (128, 256, 512, 1024, 1600, 2400, 3200, 4800)
 
 
 @attrs.frozen
-class Wanted:
+class RequestedThumbnail:
     """A client's request for a thumbnail."""
 
     width: int
@@ -29,8 +29,11 @@ class Wanted:
 
 
 def choose_thumbnail(
-    picture: Picture, request: Wanted, listed: Sequence[ThumbnailSize], is_exact: bool
-) -> Box | None:
+    picture: ImageProperties,
+    request: RequestedThumbnail,
+    listed: Sequence[ThumbnailSize],
+    is_exact: bool,
+) -> ThumbnailBox | None:
     """Return the thumbnail to serve; None means the picture itself.
 
     With `is_exact`, thumbnails are generated in the requested size.
@@ -44,39 +47,43 @@ def choose_thumbnail(
     if request.method == "scale" or fits:
         width, height = min(width, picture.width), min(height, picture.height)
     if is_exact:
-        return Box(width, height, request.method, is_animated)
+        return ThumbnailBox(width, height, request.method, is_animated)
     with_method = [size for size in listed if size.method == request.method] or listed
     large_enough = [
         size
         for size in with_method
         if size.width >= width
         and size.height >= height
-        and _covers(picture, Box(size.width, size.height, _method(size)), (width, height))
+        and _covers(picture, ThumbnailBox(size.width, size.height, _method(size)), (width, height))
     ]
     if large_enough:
         best = min(large_enough, key=lambda size: _misfit(size, request))
-        return Box(best.width, best.height, _method(best), is_animated)
+        return ThumbnailBox(best.width, best.height, _method(best), is_animated)
     longest = max(width, height)
     side = next((length for length in LARGER_SIDES if length >= longest), LARGER_SIDES[-1])
     if request.method == "scale":
-        return Box(side, side, "scale", is_animated)
+        return ThumbnailBox(side, side, "scale", is_animated)
     factor = side / longest
-    larger = Box(max(1, round(width * factor)), max(1, round(height * factor)), "crop", is_animated)
+    larger = ThumbnailBox(
+        max(1, round(width * factor)), max(1, round(height * factor)), "crop", is_animated
+    )
     if _covers(picture, larger, (width, height)):
         return larger
-    return Box(width, height, "crop", is_animated)
+    return ThumbnailBox(width, height, "crop", is_animated)
 
 
-def thumbnails_in_advance(picture: Picture, listed: Sequence[ThumbnailSize]) -> tuple[Box, ...]:
+def thumbnails_in_advance(
+    picture: ImageProperties, listed: Sequence[ThumbnailSize]
+) -> tuple[ThumbnailBox, ...]:
     """Return the thumbnails to generate after an upload: all configured sizes that are smaller."""
     return tuple(
-        Box(size.width, size.height, _method(size))
+        ThumbnailBox(size.width, size.height, _method(size))
         for size in listed
         if size.width < picture.width or size.height < picture.height
     )
 
 
-def _covers(picture: Picture, box: Box, size: tuple[int, int]) -> bool:
+def _covers(picture: ImageProperties, box: ThumbnailBox, size: tuple[int, int]) -> bool:
     """Return whether a crop, whose aspect ratio may differ, is at least as large as requested."""
     if box.method != "crop":
         return True
@@ -86,7 +93,7 @@ def _covers(picture: Picture, box: Box, size: tuple[int, int]) -> bool:
     return thumbnail_width >= int(width * scale) and thumbnail_height >= int(height * scale)
 
 
-def _misfit(size: ThumbnailSize, request: Wanted) -> tuple[float, int]:
+def _misfit(size: ThumbnailSize, request: RequestedThumbnail) -> tuple[float, int]:
     """Return a sort key: difference in aspect ratio (for crops), then area."""
     ratio_difference = 0.0
     if request.method == "crop":

@@ -27,22 +27,26 @@ from hs.lib.caching.lru_cache import LruCache
 from hs.lib.caching.single_flight import SingleFlight
 from hs.lib.sandbox.picture_jobs import (
     DRAW,
-    Box,
-    Drawn,
+    DrawnThumbnail,
     PictureJob,
     PictureReport,
+    ThumbnailBox,
     encode,
     read_report,
 )
-from hs.lib.sandbox.pool import FaultKind, Sandbox, SandboxFault
+from hs.lib.sandbox.pool import Sandbox, SandboxFault, SandboxFaultKind
 from hs.services.media.content_stores import MediaStorage
 from hs.services.media.media_folder import THUMBNAILS
-from hs.services.media.thumbnail_sizes import Wanted, choose_thumbnail, thumbnails_in_advance
+from hs.services.media.thumbnail_sizes import (
+    RequestedThumbnail,
+    choose_thumbnail,
+    thumbnails_in_advance,
+)
 from hs.settings.sections.media import MediaSettings
 from hs.storage.database import Database
 from hs.storage.media import media_files
 from hs.storage.media.media import Media
-from hs.storage.media.media_files import Picture, Size, Thumbnail
+from hs.storage.media.media_files import ImageProperties, ThumbnailRecord, ThumbnailSize
 
 INSPECT_S: Final = 20.0
 GENERATE_S: Final = 60.0
@@ -60,7 +64,7 @@ log = logging.getLogger(__name__)
 
 
 @attrs.frozen
-class Shown:
+class ThumbnailFile:
     """A file to serve; `content` is set if it is not stored in the folder."""
 
     content_type: str
@@ -77,7 +81,9 @@ class Thumbnails:
     _database: Database
     _sandbox: Sandbox
     _settings: MediaSettings
-    _flights: SingleFlight[tuple[str, Box | None]] = attrs.field(factory=SingleFlight, init=False)
+    _flights: SingleFlight[tuple[str, ThumbnailBox | None]] = attrs.field(
+        factory=SingleFlight, init=False
+    )
     _faults: LruCache[str, float] = attrs.field(init=False)
     _waiting: list[str] = attrs.field(factory=list, init=False)
     _wake: trio.Event = attrs.field(factory=trio.Event, init=False)
@@ -85,7 +91,7 @@ class Thumbnails:
     def __attrs_post_init__(self) -> None:
         self._faults = LruCache("thumbnail_faults", max_entries=FAULTS_REMEMBERED)
 
-    async def find(self, media: Media, request: Wanted) -> Shown:
+    async def find(self, media: Media, request: RequestedThumbnail) -> ThumbnailFile:
         """Return the thumbnail for a request, or the picture itself.
 
         Raises: Unknown if the media is not a picture, TooLarge, NotFound, LimitExceeded.
@@ -98,18 +104,18 @@ class Thumbnails:
         )
         if box is None:
             size = await self._contents.ensure(location)
-            return Shown(picture.content_type, size, location)
+            return ThumbnailFile(picture.content_type, size, location)
         stored = await self._find_stored(location, box)
         if stored is not None:
             return stored
         return await self._flights.run((location, box), self._generate, location, box)
 
-    async def picture_of(self, location: str) -> Picture:
+    async def picture_of(self, location: str) -> ImageProperties:
         """Return the type and size of a picture.
 
         Raises: Unknown if the file is not a picture, TooLarge, NotFound.
         """
-        picture = await self._database.read(media_files.picture, location)
+        picture = await self._database.read(media_files.image_properties, location)
         if picture is None:
             picture = await self._flights.run((location, None), self._inspect, location)
         if not picture.content_type:
@@ -118,7 +124,7 @@ class Thumbnails:
             raise TooLarge("The picture is too large to generate a thumbnail")
         return picture
 
-    def draw_soon(self, stored: Media) -> None:
+    def schedule_generation(self, stored: Media) -> None:
         """Schedule the generation of the configured sizes; skipped if the queue is full."""
         is_picture = stored.content_type.startswith("image/")
         if not is_picture or self._settings.dynamic_thumbnails or stored.location is None:
@@ -137,7 +143,7 @@ class Thumbnails:
 
     async def generate_in_advance(self, location: str) -> None:
         """Generate the thumbnails of a picture in all configured sizes that are smaller."""
-        if await self._database.read(media_files.picture, location) is not None:
+        if await self._database.read(media_files.image_properties, location) is not None:
             return
         try:
             picture = await self.picture_of(location)
@@ -147,17 +153,17 @@ class Thumbnails:
         except (MatrixError, Unavailable) as error:
             log.info("cannot generate thumbnails of %s: %s", location, error)
 
-    async def _find_stored(self, location: str, box: Box) -> Shown | None:
-        stored = await self._database.read(media_files.thumbnail, location, _size(box))
+    async def _find_stored(self, location: str, box: ThumbnailBox) -> ThumbnailFile | None:
+        stored = await self._database.read(media_files.find_thumbnail, location, _size(box))
         if stored is None or await self._contents.folder.size_of(stored.location) is None:
             return None
-        return Shown(stored.content_type, stored.size_bytes, stored.location)
+        return ThumbnailFile(stored.content_type, stored.size_bytes, stored.location)
 
-    async def _inspect(self, location: str) -> Picture:
+    async def _inspect(self, location: str) -> ImageProperties:
         report = await self._run_job(location, ())
         return _picture_from(report)
 
-    async def _generate(self, location: str, box: Box) -> Shown:
+    async def _generate(self, location: str, box: ThumbnailBox) -> ThumbnailFile:
         stored = await self._find_stored(location, box)
         if stored is not None:
             return stored
@@ -168,11 +174,11 @@ class Thumbnails:
         stored = await self._find_stored(location, box)
         if stored is not None:
             return stored
-        return Shown(
+        return ThumbnailFile(
             drawn.content_type, len(drawn.content), _location(location, drawn), drawn.content
         )
 
-    async def _run_job(self, location: str, boxes: tuple[Box, ...]) -> PictureReport:
+    async def _run_job(self, location: str, boxes: tuple[ThumbnailBox, ...]) -> PictureReport:
         """Inspect a file and generate thumbnails in the sandbox; store the results.
 
         Raises: Unknown, LimitExceeded, NotFound.
@@ -195,38 +201,42 @@ class Thumbnails:
         except msgspec.DecodeError:
             self._faults.put(location, trio.current_time())
             raise Unknown(_NO_PICTURE) from None
-        await self._database.write(media_files.set_picture, location, _picture_from(report))
+        await self._database.write(
+            media_files.set_image_properties, location, _picture_from(report)
+        )
         count = await self._database.read(media_files.thumbnail_count, location)
         for drawn in report.drawn[: max(0, MAX_STORED - count)]:
             await self._store(location, drawn)
         return report
 
     async def _record_fault(self, location: str, fault: SandboxFault) -> None:
-        if fault.kind is FaultKind.BUSY:
+        if fault.kind is SandboxFaultKind.BUSY:
             raise LimitExceeded("The server is busy", retry_after_ms=BUSY_MS)
         log.info("cannot generate thumbnails of %s: %s", location, fault)
-        if fault.kind is FaultKind.FAILED:
-            not_a_picture = Picture("", 0, 0, is_animated=False)
-            await self._database.write(media_files.set_picture, location, not_a_picture)
+        if fault.kind is SandboxFaultKind.FAILED:
+            not_a_picture = ImageProperties("", 0, 0, is_animated=False)
+            await self._database.write(media_files.set_image_properties, location, not_a_picture)
         else:
             # Another attempt may succeed, but must not be made for every request.
             self._faults.put(location, trio.current_time())
 
-    async def _store(self, location: str, drawn: Drawn) -> None:
-        thumbnail = Thumbnail(drawn.content_type, len(drawn.content), _location(location, drawn))
+    async def _store(self, location: str, drawn: DrawnThumbnail) -> None:
+        thumbnail = ThumbnailRecord(
+            drawn.content_type, len(drawn.content), _location(location, drawn)
+        )
         await self._contents.folder.write(drawn.content, thumbnail.location)
         await self._database.write(media_files.add_thumbnail, location, _size(drawn.box), thumbnail)
 
 
-def _picture_from(report: PictureReport) -> Picture:
-    return Picture(report.content_type, report.width, report.height, report.is_animated)
+def _picture_from(report: PictureReport) -> ImageProperties:
+    return ImageProperties(report.content_type, report.width, report.height, report.is_animated)
 
 
-def _size(box: Box) -> Size:
-    return Size(box.width, box.height, box.method, box.is_animated)
+def _size(box: ThumbnailBox) -> ThumbnailSize:
+    return ThumbnailSize(box.width, box.height, box.method, box.is_animated)
 
 
-def _location(location: str, drawn: Drawn) -> str:
+def _location(location: str, drawn: DrawnThumbnail) -> str:
     """Return the location of a thumbnail, named after its file and the requested size."""
     box = drawn.box
     suffix = "-animated" if box.is_animated else ""

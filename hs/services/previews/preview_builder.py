@@ -10,9 +10,9 @@ import trio
 
 from hs.core.errors import LimitExceeded, MatrixError
 from hs.lib.caching.lru_cache import LruCache
-from hs.lib.http_client import HttpAnswer
+from hs.lib.http_client import HttpResponse
 from hs.lib.sandbox.page_facts import READ_PAGE, PageFacts, PageJob, encode, read_facts
-from hs.lib.sandbox.pool import FaultKind, Sandbox, SandboxFault
+from hs.lib.sandbox.pool import Sandbox, SandboxFault, SandboxFaultKind
 from hs.services.previews.oembed import (
     MAX_RESPONSE_BYTES,
     OEmbedProvider,
@@ -101,7 +101,7 @@ class PreviewBuilder:
         draft, life_s = await self._page(answer, charset)
         return UrlPreview(await self._with_image(draft), life_s)
 
-    async def _page(self, answer: HttpAnswer, charset: str | None) -> tuple[PreviewDraft, int]:
+    async def _page(self, answer: HttpResponse, charset: str | None) -> tuple[PreviewDraft, int]:
         facts = await self._parse(answer.url, answer.body, charset)
         if facts is None:
             return PreviewDraft({}), UNPARSED_LIFE_S
@@ -143,11 +143,11 @@ class PreviewBuilder:
                 )
             return read_facts(output)
         except SandboxFault as fault:
-            if fault.kind is FaultKind.BUSY:
+            if fault.kind is SandboxFaultKind.BUSY:
                 raise LimitExceeded(
                     "Too many URL previews are being generated", retry_after_ms=BUSY_MS
                 ) from None
-            if fault.kind is FaultKind.TIMED_OUT:
+            if fault.kind is SandboxFaultKind.TIMED_OUT:
                 self._slow.put(host, trio.current_time() + SLOW_HOST_S)
             log.info("parsing a page for its preview failed: %s", fault)
         except msgspec.DecodeError:
@@ -161,7 +161,7 @@ class PreviewBuilder:
                 return {**draft.properties, **image.properties}
         return draft.properties
 
-    async def _image_preview(self, answer: HttpAnswer, content_type: str) -> Properties:
+    async def _image_preview(self, answer: HttpResponse, content_type: str) -> Properties:
         image = await self._images.store(answer.body, content_type, _name(answer.url))
         if image is None:
             return {}

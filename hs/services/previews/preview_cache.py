@@ -38,7 +38,7 @@ class _Cached:
 
 
 @attrs.define(eq=False)
-class Previews:
+class UrlPreviews:
     """The URL previews that clients request."""
 
     _database: Database
@@ -67,7 +67,7 @@ class Previews:
 
     async def delete_expired(self) -> None:
         """Delete expired previews."""
-        await self._database.write(url_previews.forget_expired, self._clock.now_ms())
+        await self._database.write(url_previews.delete_expired, self._clock.now_ms())
 
     async def _find(self, url: str) -> _Cached:
         url_hash, now_ms = hashlib.sha256(url.encode()).hexdigest(), self._clock.now_ms()

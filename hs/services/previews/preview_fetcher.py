@@ -11,8 +11,8 @@ import attrs
 import trio
 
 from hs.core.errors import Forbidden, InvalidParam, NotFound
-from hs.lib.http_client import Blocked, HttpAnswer, HttpClient, HttpFault
-from hs.lib.http_client.targets import escaped, parse_location, parse_target
+from hs.lib.http_client import HttpBlocked, HttpClient, HttpFault, HttpResponse
+from hs.lib.http_client.targets import escape_url, parse_location, parse_target
 from hs.services.previews.url_rules import is_blocked
 from hs.settings.sections.previews import UrlRule
 
@@ -47,14 +47,16 @@ class PreviewFetcher:
         """
         url = url.strip()
         try:
-            target = parse_target(escaped(url))
-        except Blocked as fault:
+            target = parse_target(escape_url(url))
+        except HttpBlocked as fault:
             raise InvalidParam(f"The URL cannot be fetched: {fault.message}") from None
         if is_blocked(self._rules, url) or is_blocked(self._rules, target.url):
             raise Forbidden("The URL is blocked by the configuration")
         return target.url
 
-    async def fetch(self, url: str, accept: str, *, timeout_s: float, max_bytes: int) -> HttpAnswer:
+    async def fetch(
+        self, url: str, accept: str, *, timeout_s: float, max_bytes: int
+    ) -> HttpResponse:
         """Fetch a URL with status 200, after redirects. Raises: NotFetched, and as `normalized`."""
         headers = {"accept": accept, "accept-language": ", ".join(self._languages)}
         deadline = trio.current_time() + timeout_s
@@ -73,14 +75,14 @@ class PreviewFetcher:
 
     async def _get(
         self, url: str, headers: Mapping[str, str], deadline: float, max_bytes: int
-    ) -> HttpAnswer:
+    ) -> HttpResponse:
         remaining_s = max(deadline - trio.current_time(), 0.001)
         return await self._http.send(
             "GET", url, headers=headers, timeout_s=remaining_s, max_bytes=max_bytes
         )
 
 
-def content_type_of(answer: HttpAnswer) -> tuple[str, str | None]:
+def content_type_of(answer: HttpResponse) -> tuple[str, str | None]:
     """Return the content type in lower case, and the charset or None."""
     content_type, *parameters = answer.headers.get("content-type", "").split(";")
     for parameter in parameters:
@@ -90,7 +92,7 @@ def content_type_of(answer: HttpAnswer) -> tuple[str, str | None]:
     return content_type.strip().lower(), None
 
 
-def _check_status(answer: HttpAnswer) -> HttpAnswer:
+def _check_status(answer: HttpResponse) -> HttpResponse:
     if answer.status != 200:
         raise NotFetched(f"status {answer.status}")
     return answer

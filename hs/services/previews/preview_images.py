@@ -75,7 +75,7 @@ class PreviewImages:
     ) -> PreviewImage | None:
         """Store an image; return None if it is not an image, too large, or quarantined."""
         sha256, now_ms = hashlib.sha256(content).hexdigest(), self._clock.now_ms()
-        existing = await self._database.write(url_previews.use_image, sha256, now_ms)
+        existing = await self._database.write(url_previews.find_image, sha256, now_ms)
         if existing is not None and existing.location is not None:
             return None if existing.quarantined_by is not None else await self._described(existing)
         stored = await self._repository.store(content, content_type, name or None, None)
@@ -89,7 +89,9 @@ class PreviewImages:
     async def delete_unused(self) -> None:
         """Delete images that no preview has used for UNUSED_LIFE_MS."""
         before_ms = self._clock.now_ms() - UNUSED_LIFE_MS
-        for origin, media_id in await self._database.write(url_previews.forget_images, before_ms):
+        for origin, media_id in await self._database.write(
+            url_previews.delete_unused_images, before_ms
+        ):
             await self._repository.delete(ServerName(origin), media_id)
 
     async def _described(self, stored: Media) -> PreviewImage | None:

@@ -20,16 +20,16 @@ from hs.core.requester import Requester
 from hs.core.search_words import SearchQuery, highlights_of, parse_query
 from hs.services.rooms.membership.room_succession import predecessor_of
 from hs.services.rooms.read.rendering import content_of
-from hs.services.rooms.read.visibility import Seen, Visibility
+from hs.services.rooms.read.visibility import Visibility, VisibleEvent
 from hs.services.rooms.store.event_store import EventStore
 from hs.services.rooms.store.memberships import Memberships
 from hs.services.rooms.store.state_store import StateStore
 from hs.services.search.result_serializer import SearchResultRenderer
 from hs.services.search.search_indexer import KEYS, SearchProgress, text_of
-from hs.services.search.search_request import SearchAsk, SearchCursor, parse_cursor
+from hs.services.search.search_request import MessageSearchRequest, SearchCursor, parse_cursor
 from hs.storage.database import Database
 from hs.storage.directory import search as storage
-from hs.storage.directory.search import Hit, Wanted
+from hs.storage.directory.search import MessageSearchQuery, SearchHit
 from hs.storage.rooms import relations
 
 DEFAULT_LIMIT: Final = 10
@@ -49,7 +49,7 @@ _READABLE: Final = frozenset((event_types.JOIN, event_types.LEAVE, event_types.B
 class _Page:
     """The results of a page, in order, and the start of the next page."""
 
-    results: Sequence[tuple[Hit, Seen]]
+    results: Sequence[tuple[SearchHit, VisibleEvent]]
     next_cursor: SearchCursor | None
 
 
@@ -66,7 +66,7 @@ class MessageSearch:
     _showing: SearchResultRenderer
     _is_enabled: bool = True
 
-    async def search(self, requester: Requester, request: SearchAsk) -> dict[str, Any]:
+    async def search(self, requester: Requester, request: MessageSearchRequest) -> dict[str, Any]:
         """Return a page of results, the section `room_events` of the response.
 
         Raises: InvalidParam; MatrixError if search is disabled.
@@ -98,8 +98,12 @@ class MessageSearch:
         return response
 
     async def _storage_query(
-        self, user_id: UserID, request: SearchAsk, query: SearchQuery, cursor: SearchCursor
-    ) -> Wanted | None:
+        self,
+        user_id: UserID,
+        request: MessageSearchRequest,
+        query: SearchQuery,
+        cursor: SearchCursor,
+    ) -> MessageSearchQuery | None:
         """Return the query of the index; None if there can be no results."""
         keys = KEYS if request.keys is None else [key for key in request.keys if key in KEYS]
         types = [KEYS[key][0] for key in keys if request.wanted.allows_type(KEYS[key][0])]
@@ -116,9 +120,11 @@ class MessageSearch:
         is_empty = not query.phrases or not types or not room_ids or senders == frozenset()
         if is_empty or request.wanted.limit == 0:
             return None
-        return Wanted(query, room_ids, types, None if senders is None else sorted(senders))
+        return MessageSearchQuery(
+            query, room_ids, types, None if senders is None else sorted(senders)
+        )
 
-    async def _searched_rooms(self, user_id: UserID, request: SearchAsk) -> list[RoomID]:
+    async def _searched_rooms(self, user_id: UserID, request: MessageSearchRequest) -> list[RoomID]:
         """Return the current and former rooms of the requester that match the filter."""
         rooms = await self._memberships.rooms_of(user_id)
         readable = [
@@ -147,11 +153,15 @@ class MessageSearch:
         return predecessors
 
     async def _page(
-        self, user_id: UserID, request: SearchAsk, query: Wanted, cursor: SearchCursor
+        self,
+        user_id: UserID,
+        request: MessageSearchRequest,
+        query: MessageSearchQuery,
+        cursor: SearchCursor,
     ) -> _Page:
         """Read hits until enough of them are visible."""
         limit = max(1, request.wanted.limit_within(DEFAULT_LIMIT, MAX_LIMIT))
-        results: list[tuple[Hit, Seen]] = []
+        results: list[tuple[SearchHit, VisibleEvent]] = []
         size = max(MIN_BATCH, 2 * limit)
         for _ in range(MAX_PASSES):
             hits = await self._hits(query, cursor, size)
@@ -169,7 +179,9 @@ class MessageSearch:
             size = min(MAX_BATCH, 2 * size)
         return _Page(results, cursor)
 
-    async def _count(self, user_id: UserID, request: SearchAsk, query: Wanted, page: _Page) -> int:
+    async def _count(
+        self, user_id: UserID, request: MessageSearchRequest, query: MessageSearchQuery, page: _Page
+    ) -> int:
         """Return the approximate number of results.
 
         Only rooms whose members may read everything are counted without checking each event. A
@@ -187,18 +199,24 @@ class MessageSearch:
                 readable.append(room_id)
         if not readable:
             return len(page.results)
-        counted = await self._database.read_long(storage.count, query._replace(room_ids=readable))
+        counted = await self._database.read_long(
+            storage.count_hits, query._replace(room_ids=readable)
+        )
         return max(counted, len(page.results))
 
-    async def _hits(self, query: Wanted, cursor: SearchCursor, size: int) -> list[Hit]:
+    async def _hits(
+        self, query: MessageSearchQuery, cursor: SearchCursor, size: int
+    ) -> list[SearchHit]:
         if cursor.order == "rank":
-            return await self._database.read_long(storage.best, query, cursor.rank_bound, size)
-        return await self._database.read_long(storage.latest, query, cursor.time_bound, size)
+            return await self._database.read_long(
+                storage.list_by_rank, query, cursor.rank_bound, size
+            )
+        return await self._database.read_long(storage.list_by_time, query, cursor.time_bound, size)
 
     async def _visible(
-        self, user_id: UserID, request: SearchAsk, hits: Sequence[Hit]
-    ) -> Mapping[int, Seen]:
-        stored = await self._events.get_numbered([hit.stream_id for hit in hits])
+        self, user_id: UserID, request: MessageSearchRequest, hits: Sequence[SearchHit]
+    ) -> Mapping[int, VisibleEvent]:
+        stored = await self._events.get_by_stream_ids([hit.stream_id for hit in hits])
         candidates = [
             event
             for event in stored.values()
@@ -209,7 +227,7 @@ class MessageSearch:
             children: dict[str, list[tuple[str, str]]] = {}
             event_ids = [event.event_id for event in candidates]
             for parent, rel_type, sender in await self._database.read(
-                relations.children, event_ids
+                relations.list_children, event_ids
             ):
                 children.setdefault(parent, []).append((rel_type, sender))
             candidates = [
@@ -239,7 +257,7 @@ def _highlights(page: _Page, query: SearchQuery) -> list[str]:
     return sorted(words)[:MAX_HIGHLIGHTS]
 
 
-def _grouped(key: Any, page: _Page, request: SearchAsk) -> dict[str, dict[str, Any]]:
+def _grouped(key: Any, page: _Page, request: MessageSearchRequest) -> dict[str, dict[str, Any]]:
     """Group the results of a page; a group's order is that of its first result."""
     groups: dict[str, dict[str, Any]] = {}
     for hit, visible in page.results:

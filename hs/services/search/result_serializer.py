@@ -9,15 +9,15 @@ import orjson
 from hs.core.events import event_types
 from hs.core.ids import RoomID
 from hs.core.requester import Requester
-from hs.services.rooms.read.event_serializer import Showing
+from hs.services.rooms.read.event_serializer import EventSerializer
 from hs.services.rooms.read.rendering import content_of, json_array
 from hs.services.rooms.read.room_state import RoomState
 from hs.services.rooms.read.timelines import Timelines
-from hs.services.rooms.read.visibility import Seen
+from hs.services.rooms.read.visibility import VisibleEvent
 from hs.services.rooms.store.event_store import EventStore
 from hs.services.rooms.store.state_store import StateStore
-from hs.services.search.search_request import ContextAsk
-from hs.storage.directory.search import Hit
+from hs.services.search.search_request import SearchContextRequest
+from hs.storage.directory.search import SearchHit
 
 MAX_CONTEXT_EVENTS = 50
 _PROFILE = ("displayname", "avatar_url")
@@ -31,10 +31,13 @@ class SearchResultRenderer:
     _states: StateStore
     _timelines: Timelines
     _room_state: RoomState
-    _showing: Showing
+    _showing: EventSerializer
 
     async def results(
-        self, requester: Requester, results: Sequence[tuple[Hit, Seen]], request: ContextAsk | None
+        self,
+        requester: Requester,
+        results: Sequence[tuple[SearchHit, VisibleEvent]],
+        request: SearchContextRequest | None,
     ) -> list[dict[str, Any]]:
         """Render results in order, with context if requested."""
         rendered = await self._showing.timeline(requester, [visible for _, visible in results])
@@ -54,7 +57,7 @@ class SearchResultRenderer:
         }
 
     async def _context(
-        self, requester: Requester, visible: Seen, request: ContextAsk
+        self, requester: Requester, visible: VisibleEvent, request: SearchContextRequest
     ) -> dict[str, Any]:
         around = await self._timelines.around(
             requester,
@@ -73,11 +76,11 @@ class SearchResultRenderer:
             context["profile_info"] = await self._profiles([visible, *around.older, *around.newer])
         return context
 
-    async def _profiles(self, events: Sequence[Seen]) -> dict[str, dict[str, Any]]:
+    async def _profiles(self, events: Sequence[VisibleEvent]) -> dict[str, dict[str, Any]]:
         """Return the senders' profiles at the first of the events, which is the result."""
         senders = dict.fromkeys(event.stored.event.sender for event in events)
         keys = [(event_types.MEMBER, sender) for sender in senders]
-        member_ids = await self._states.of_snapshot(events[0].stored.snapshot_id or 0, keys)
+        member_ids = await self._states.snapshot_entries(events[0].stored.snapshot_id or 0, keys)
         members = await self._events.get(member_ids.values())
         profiles: dict[str, dict[str, Any]] = {}
         for key, event_id in member_ids.items():

@@ -33,7 +33,7 @@ from hs.repl.feed import Batch, Feed
 from hs.repl.feed_queue import FeedQueue, WhenFull
 from hs.storage.database import Database
 from hs.storage.directory import search as storage
-from hs.storage.directory.search import Entry, Gone, TextEvent
+from hs.storage.directory.search import IndexableEvent, IndexEntry, IndexRemovals
 
 GATHER_S: Final = 0.5
 BATCH: Final = 500
@@ -95,7 +95,7 @@ class SearchIndexer:
         position = self._position or await self._read_progress()
         start = logged = after = position.floor
         while True:
-            events = await self._database.read_long(storage.newer, after, BATCH)
+            events = await self._database.read_long(storage.list_events_after, after, BATCH)
             is_last = len(events) < BATCH
             if is_last:
                 position = position.merge(delivered)
@@ -109,7 +109,7 @@ class SearchIndexer:
                 break
             if after - logged >= LOG_EVERY:
                 logged = after
-                total = await self._database.read(storage.highest)
+                total = await self._database.read(storage.highest_stream_id)
                 log.info("search index: indexed events up to %d of %d", after, total)
             await trio.sleep(PAUSE_S)
         if logged > start:
@@ -117,18 +117,18 @@ class SearchIndexer:
 
     async def _index_backfilled(self) -> None:
         """Index backfilled events, which have descending stream IDs."""
-        progress = await self._database.read(storage.progress, BACKWARDS)
+        progress = await self._database.read(storage.load_progress, BACKWARDS)
         below = int(progress) if progress is not None else 0
-        while events := await self._database.read_long(storage.older, below, BATCH):
+        while events := await self._database.read_long(storage.list_events_before, below, BATCH):
             below = events[-1].stream_id
             await self._put(events, BACKWARDS, str(below))
             await trio.sleep(PAUSE_S)
 
     async def _read_progress(self) -> VectorPosition:
-        progress = await self._database.read(storage.progress, FORWARDS)
+        progress = await self._database.read(storage.load_progress, FORWARDS)
         return VectorPosition() if progress is None else VectorPosition.parse(progress)
 
-    async def _put(self, events: Sequence[TextEvent], name: str, position: str) -> None:
+    async def _put(self, events: Sequence[IndexableEvent], name: str, position: str) -> None:
         room_ids = sorted({event.room_id for event in events})
         encrypted = await self._database.read(storage.encrypted_rooms, room_ids)
         indexed = [event for event in events if event.room_id not in encrypted]
@@ -138,8 +138,8 @@ class SearchIndexer:
         newly_encrypted = encrypted & {
             event.room_id for event in events if event.type == event_types.ENCRYPTION
         }
-        deletions = Gone(redactions, sorted(newly_encrypted))
-        await self._database.write(storage.put, entries, deletions, name, position)
+        deletions = IndexRemovals(redactions, sorted(newly_encrypted))
+        await self._database.write(storage.update_index, entries, deletions, name, position)
 
 
 @attrs.define(eq=False)
@@ -161,7 +161,7 @@ class SearchProgress:
         required = dict(self._required)
         with trio.move_on_after(timeout_s):
             while required:
-                progress = await self._database.read(storage.progress, FORWARDS)
+                progress = await self._database.read(storage.load_progress, FORWARDS)
                 position = VectorPosition() if progress is None else VectorPosition.parse(progress)
                 required = {
                     writer: number
@@ -217,7 +217,7 @@ def _grown_by_events(batch: Batch[EventRow]) -> Collection[str]:
     return (FORWARDS,) if any(concerns_search(row) for _, row in batch.rows) else ()
 
 
-def _entries(events: Sequence[TextEvent]) -> list[Entry]:
+def _entries(events: Sequence[IndexableEvent]) -> list[IndexEntry]:
     """Return the index entries of events with words. CPU-bound for long texts: run in a thread."""
     entries = []
     for event in events:
@@ -230,7 +230,7 @@ def _entries(events: Sequence[TextEvent]) -> list[Entry]:
         words = words_of(text_of(event.type, orjson.loads(bytes(event.pdu)).get("content")))
         if words:
             entries.append(
-                Entry(
+                IndexEntry(
                     event.stream_id,
                     event.room_id,
                     event.type,

@@ -13,7 +13,7 @@ import orjson
 
 from hs.core.errors import InvalidParam
 from hs.core.filters import ANY_EVENT, EventFilter
-from hs.storage.directory.search import Hit
+from hs.storage.directory.search import SearchHit
 
 Order = Literal["rank", "recent"]
 GroupKey = Literal["room_id", "sender"]
@@ -24,7 +24,7 @@ MAX_TOKEN_CHARS: Final = 2048
 
 
 @attrs.frozen
-class ContextAsk:
+class SearchContextRequest:
     """The requested context of each result."""
 
     before_limit: int = 5
@@ -33,7 +33,7 @@ class ContextAsk:
 
 
 @attrs.frozen
-class SearchAsk:
+class MessageSearchRequest:
     """A search request; `next_batch` is a token from an earlier response."""
 
     term: str
@@ -41,7 +41,7 @@ class SearchAsk:
     wanted: EventFilter = ANY_EVENT
     order: Order = "rank"
     groups: Sequence[GroupKey] = ()
-    context: ContextAsk | None = None
+    context: SearchContextRequest | None = None
     include_state: bool = False
     next_batch: str | None = None
 
@@ -58,7 +58,7 @@ class SearchCursor:
     stream_id: int = _GREATEST
     group: tuple[GroupKey, str] | None = None
 
-    def after(self, hit: Hit) -> "SearchCursor":
+    def after(self, hit: SearchHit) -> "SearchCursor":
         """Return a cursor that continues after a hit."""
         value = hit.score if self.order == "rank" else float(hit.origin_server_ts)
         return attrs.evolve(self, value=value, stream_id=hit.stream_id)

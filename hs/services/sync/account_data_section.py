@@ -19,20 +19,20 @@ from hs.core.streams import (
 )
 from hs.repl.feed import Feed
 from hs.services.rooms.store.memberships import Memberships
-from hs.services.rooms.store.recent_events import Tails
-from hs.services.sync.recent_changes import Recent
+from hs.services.rooms.store.recent_events import RecentEvents
+from hs.services.sync.recent_changes import RecentKeys
 from hs.services.sync.room_ephemeral import account_data_event
 from hs.services.sync.sources import AccountData, AccountDataEntry, Presence, PushRuleDocuments
-from hs.services.sync.sync_context import RoomTurn, Section, Turn
+from hs.services.sync.sync_context import MembershipSection, RoomSyncContext, SyncContext
 
-MAX_MET: Final = 500
+MAX_PRESENCE_USERS: Final = 500
 """Maximum number of users whose presence one response adds because they share a new room."""
 
 _PUSH_RULES: Final = "m.push_rules"
 _PRESENCE: Final = "m.presence"
 
 
-class Accounts:
+class AccountDataSection:
     """The reader and renderer of account data and push rules.
 
     It reads the database only if the streams report a change since the token.
@@ -43,15 +43,15 @@ class Accounts:
     ) -> None:
         self._account_data = account_data
         self._push_rules = push_rules
-        self._recent: Recent[UserID, AccountDataRow] = Recent(
+        self._recent: RecentKeys[UserID, AccountDataRow] = RecentKeys(
             feed, ACCOUNT_DATA, lambda row: (UserID(row.user_id),)
         )
-        self._recent_rules: Recent[UserID, PushRulesRow] = Recent(
+        self._recent_rules: RecentKeys[UserID, PushRulesRow] = RecentKeys(
             feed, PUSH_RULES, lambda row: (UserID(row.user_id),)
         )
 
     async def load(
-        self, context: Turn, room_contexts: Sequence[RoomTurn]
+        self, context: SyncContext, room_contexts: Sequence[RoomSyncContext]
     ) -> Sequence[AccountDataEntry]:
         """Return the entries that changed, and all entries of rooms that are new to the client."""
         if context.since is None:
@@ -62,7 +62,9 @@ class Accounts:
             upto = now.most()
             entries = await self._account_data.changes(context.user_id, since.floor, upto)
         new_rooms = {
-            room.room_id for room in room_contexts if room.is_new and room.section is Section.JOIN
+            room.room_id
+            for room in room_contexts
+            if room.is_new and room.section is MembershipSection.JOIN
         }
         if not new_rooms:
             return entries
@@ -73,7 +75,9 @@ class Accounts:
             *(entry for entry in all_entries if entry.room_id in new_rooms),
         ]
 
-    async def render(self, context: Turn, entries: Iterable[AccountDataEntry]) -> list[bytes]:
+    async def render(
+        self, context: SyncContext, entries: Iterable[AccountDataEntry]
+    ) -> list[bytes]:
         """Return the events of the global `account_data` section, push rules included."""
         event_filter = context.compiled_filter.filter.account_data
         events = [
@@ -86,7 +90,7 @@ class Accounts:
             events.append(account_data_event(_PUSH_RULES, content))
         return events
 
-    def _needs_push_rules(self, context: Turn) -> bool:
+    def _needs_push_rules(self, context: SyncContext) -> bool:
         if context.since is None:
             return True
         since = context.since.push_rules
@@ -95,7 +99,7 @@ class Accounts:
         return self._recent_rules.touched(context.user_id, since)
 
 
-def with_user_id(event: bytes) -> bytes:
+def with_content_user_id(event: bytes) -> bytes:
     """Return a presence event with `user_id` in its content, as `/events` clients expect it."""
     presence = orjson.loads(event)
     presence["content"]["user_id"] = presence["sender"]
@@ -110,7 +114,7 @@ class PresenceSection:
         feed: Feed,
         presence: Presence,
         memberships: Memberships,
-        tails: Tails,
+        tails: RecentEvents,
         excluded_rooms: AbstractSet[RoomID] = frozenset(),
     ) -> None:
         self._presence = presence
@@ -118,11 +122,13 @@ class PresenceSection:
         self._excluded_rooms = excluded_rooms
         self._memberships = memberships
         self._tails = tails
-        self._recent: Recent[UserID, PresenceRow] = Recent(
+        self._recent: RecentKeys[UserID, PresenceRow] = RecentKeys(
             feed, PRESENCE, lambda row: (UserID(row.user_id),)
         )
 
-    async def render(self, context: Turn, room_contexts: Sequence[RoomTurn]) -> list[bytes]:
+    async def render(
+        self, context: SyncContext, room_contexts: Sequence[RoomSyncContext]
+    ) -> list[bytes]:
         """Return the presence events since the token, or those of all visible users."""
         event_filter = context.compiled_filter.filter.presence
         if event_filter.allows_nothing or not event_filter.allows_type(_PRESENCE):
@@ -142,7 +148,7 @@ class PresenceSection:
             events.update(await self._presence.of(contacts))
         return _filter_events(context, event_filter, events)
 
-    async def render_room(self, context: Turn, room_id: RoomID) -> list[bytes]:
+    async def render_room(self, context: SyncContext, room_id: RoomID) -> list[bytes]:
         """Return the presence events of the members of one room whose presence changed."""
         assert context.since is not None
         if room_id in self._excluded_rooms:
@@ -152,15 +158,17 @@ class PresenceSection:
             return []
         joined = await self._memberships.joined(room_id)
         changed = joined if changed_users is None else joined & changed_users
-        events = await self._presence.of(sorted(changed)[:MAX_MET])
+        events = await self._presence.of(sorted(changed)[:MAX_PRESENCE_USERS])
         return _filter_events(context, context.compiled_filter.filter.presence, events)
 
-    async def _new_contacts(self, context: Turn, room_contexts: Sequence[RoomTurn]) -> set[UserID]:
+    async def _new_contacts(
+        self, context: SyncContext, room_contexts: Sequence[RoomSyncContext]
+    ) -> set[UserID]:
         """Return the users who have shared a room with the user only since the token."""
         contacts: set[UserID] = set()
         for room_context in room_contexts:
             if (
-                room_context.section is not Section.JOIN
+                room_context.section is not MembershipSection.JOIN
                 or room_context.room_id in self._excluded_rooms
             ):
                 continue
@@ -169,9 +177,9 @@ class PresenceSection:
             elif room_context.after is not None:
                 contacts.update(self._joined_since(room_context.room_id, context))
         contacts.discard(context.user_id)
-        return set(sorted(contacts)[:MAX_MET])
+        return set(sorted(contacts)[:MAX_PRESENCE_USERS])
 
-    def _joined_since(self, room_id: RoomID, context: Turn) -> set[UserID]:
+    def _joined_since(self, room_id: RoomID, context: SyncContext) -> set[UserID]:
         assert context.since is not None
         entries = self._tails.since(room_id, context.since.events)
         return {
@@ -184,7 +192,7 @@ class PresenceSection:
 
 
 def _filter_events(
-    context: Turn, event_filter: EventFilter, events: Mapping[UserID, bytes]
+    context: SyncContext, event_filter: EventFilter, events: Mapping[UserID, bytes]
 ) -> list[bytes]:
     allowed = [
         event

@@ -6,22 +6,22 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 import attrs
 
 from hs.core.ids import RoomID
-from hs.services.rooms.read.event_serializer import Showing
+from hs.services.rooms.read.event_serializer import EventSerializer
 from hs.services.rooms.read.room_snapshot import RoomSnapshots
-from hs.services.rooms.store.replaced_state import PreviousStates
-from hs.services.sync.account_data_section import Accounts, PresenceSection
-from hs.services.sync.compiled_filters import Plans
+from hs.services.rooms.store.replaced_state import ReplacedState
+from hs.services.sync.account_data_section import AccountDataSection, PresenceSection
+from hs.services.sync.compiled_filters import CompiledFilters
 from hs.services.sync.event_stream import EventStream
 from hs.services.sync.initial_sync import InitialSync
 from hs.services.sync.lazy_members import LazyMembers
 from hs.services.sync.notifier import Notifier
-from hs.services.sync.positions import Positions
-from hs.services.sync.response_cache import Answers
-from hs.services.sync.room_ephemeral import RoomExtras
+from hs.services.sync.positions import SyncPositions
+from hs.services.sync.response_cache import ResponseCache
+from hs.services.sync.room_ephemeral import RoomEphemeralSection
 from hs.services.sync.room_readers import RoomReaders as RoomReaders
-from hs.services.sync.room_selection import RoomTurns
-from hs.services.sync.room_summary import Summaries
-from hs.services.sync.rooms_section import RoomSections
+from hs.services.sync.room_selection import RoomSelection
+from hs.services.sync.room_summary import RoomSummaries
+from hs.services.sync.rooms_section import RoomsSection
 from hs.services.sync.sources import (
     AccountData,
     Extension,
@@ -30,16 +30,16 @@ from hs.services.sync.sources import (
     PushRuleDocuments,
     Receipts,
     Typing,
-    UnreadCounts,
+    UnreadCountSource,
 )
-from hs.services.sync.state_section import RoomStates
-from hs.services.sync.sync_service import Sections, SyncService
-from hs.services.sync.timeline_range import Windows
-from hs.services.sync.timeline_section import RoomTimelines
+from hs.services.sync.state_section import StateSection
+from hs.services.sync.sync_service import SyncSections, SyncService
+from hs.services.sync.timeline_range import TimelineRanges
+from hs.services.sync.timeline_section import TimelineSection
 
 
 @attrs.frozen(eq=False)
-class Sources:
+class SyncSources:
     """The interfaces of other services that sync reads from."""
 
     account_data: AccountData
@@ -48,13 +48,13 @@ class Sources:
     receipts: Receipts
     typing: Typing
     presence: Presence
-    counts: UnreadCounts
+    counts: UnreadCountSource
     extensions: Sequence[Extension] = ()
 
 
 def make_sync(
     rooms: RoomReaders,
-    sources: Sources,
+    sources: SyncSources,
     notifier: Notifier,
     *,
     max_timeline: int = 100,
@@ -70,9 +70,9 @@ def make_sync(
     `sync_response_cache_duration`; `gate` limits how many responses are computed at a time.
     """
     feed, events, states = rooms.feed, rooms.events, rooms.states
-    previous = PreviousStates(rooms.database, events, states)
-    sections = Sections(
-        RoomTurns(
+    previous = ReplacedState(rooms.database, events, states)
+    sections = SyncSections(
+        RoomSelection(
             rooms.database,
             feed,
             rooms.tails,
@@ -82,60 +82,65 @@ def make_sync(
             sources.account_data,
             excluded,
         ),
-        RoomSections(
-            Windows(rooms.database, rooms.tails, events),
-            RoomTimelines(events, states, rooms.visibility, rooms.rendering),
-            RoomStates(
-                rooms.database, rooms.tails, events, states, previous, rooms.visibility.stays
+        RoomsSection(
+            TimelineRanges(rooms.database, rooms.tails, events),
+            TimelineSection(events, states, rooms.visibility, rooms.rendering),
+            StateSection(
+                rooms.database,
+                rooms.tails,
+                events,
+                states,
+                previous,
+                rooms.visibility.membership_history,
             ),
-            Summaries(events, states, rooms.memberships, previous),
+            RoomSummaries(events, states, rooms.memberships, previous),
             rooms.stripped,
             sources.counts,
             events,
             rooms.rendering,
         ),
-        RoomExtras(feed, sources.receipts, sources.typing),
-        Accounts(feed, sources.account_data, sources.push_rules),
+        RoomEphemeralSection(feed, sources.receipts, sources.typing),
+        AccountDataSection(feed, sources.account_data, sources.push_rules),
         PresenceSection(feed, sources.presence, rooms.memberships, rooms.tails, without_presence),
         sources.extensions,
     )
     return SyncService(
-        Positions(feed),
+        SyncPositions(feed),
         notifier,
         rooms.memberships,
         rooms.visibility,
         rooms.rendering,
-        Plans(sources.filters, max_timeline),
+        CompiledFilters(sources.filters, max_timeline),
         LazyMembers(),
         sources.presence,
         sections,
-        Answers(kept_for_ms),
+        ResponseCache(kept_for_ms),
         nullcontext() if gate is None else gate,
     )
 
 
 @attrs.frozen(eq=False)
-class OldSync:
+class DeprecatedSync:
     """The services of the deprecated endpoints `/events` and `/initialSync`."""
 
     stream: EventStream
     initial: InitialSync
 
 
-def make_old_sync(
+def make_deprecated_sync(
     rooms: RoomReaders,
-    sources: Sources,
+    sources: SyncSources,
     notifier: Notifier,
     sync: SyncService,
     snapshots: RoomSnapshots,
     *,
     gate: AbstractAsyncContextManager[None] | None = None,
-) -> OldSync:
+) -> DeprecatedSync:
     """Build the deprecated services from the sections of the `/sync` service."""
-    positions = Positions(rooms.feed)
-    showing = Showing(rooms.visibility, rooms.rendering)
+    positions = SyncPositions(rooms.feed)
+    showing = EventSerializer(rooms.visibility, rooms.rendering)
     bound = nullcontext() if gate is None else gate
-    return OldSync(
+    return DeprecatedSync(
         EventStream(rooms, positions, notifier, sources.presence, showing, sync.sections, bound),
         InitialSync(
             rooms,

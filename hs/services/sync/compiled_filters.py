@@ -13,21 +13,23 @@ from hs.core.filters import NO_FILTER, SyncFilter, parse_sync_filter
 from hs.core.ids import UserID
 from hs.lib.caching.lru_cache import LruCache
 from hs.services.sync.sources import Filters
-from hs.services.sync.sync_context import DEFAULT_LIMIT, Plan
+from hs.services.sync.sync_context import DEFAULT_TIMELINE_LIMIT, CompiledFilter
 
 MAX_FILTERS: Final = 2_000
 MAX_FILTER_BYTES: Final = 65_536
-UNBOUNDED: Final = -1
+UNLIMITED: Final = -1
 
 
-class Plans:
+class CompiledFilters:
     """The cache of parsed filters, stored and inline."""
 
     def __init__(self, filters: Filters, max_limit: int) -> None:
         self._filters = filters
         self._max_limit = max_limit
-        self._inline: LruCache[str, Plan] = LruCache("inline_filters", max_entries=MAX_FILTERS)
-        self._stored: LruCache[tuple[UserID, str], Plan] = LruCache(
+        self._inline: LruCache[str, CompiledFilter] = LruCache(
+            "inline_filters", max_entries=MAX_FILTERS
+        )
+        self._stored: LruCache[tuple[UserID, str], CompiledFilter] = LruCache(
             "stored_filters", max_entries=MAX_FILTERS
         )
         # The parts of a filter that decide how events are rendered, and their ID.
@@ -35,7 +37,7 @@ class Plans:
         self._next_rendering_id = 1
         self._default = self._compile(NO_FILTER)
 
-    async def get(self, user_id: UserID, text: str | None) -> Plan:
+    async def get(self, user_id: UserID, text: str | None) -> CompiledFilter:
         """Return the parsed filter for the ID of a stored filter or for inline JSON.
 
         Raises: BadJson or InvalidParam if the inline filter is invalid; NotFound if the user has
@@ -56,7 +58,7 @@ class Plans:
             self._stored.put((user_id, text), compiled)
         return compiled
 
-    def _compile(self, sync_filter: SyncFilter) -> Plan:
+    def _compile(self, sync_filter: SyncFilter) -> CompiledFilter:
         timeline = sync_filter.room.timeline
         rendering = (
             sync_filter.event_fields,
@@ -72,9 +74,9 @@ class Plans:
             )
             self._rendering_ids.put(rendering, rendering_id)
         max_limit = self._max_limit
-        limit = DEFAULT_LIMIT if timeline.limit is None else timeline.limit
-        return Plan(
-            sync_filter, rendering_id, limit if max_limit == UNBOUNDED else min(limit, max_limit)
+        limit = DEFAULT_TIMELINE_LIMIT if timeline.limit is None else timeline.limit
+        return CompiledFilter(
+            sync_filter, rendering_id, limit if max_limit == UNLIMITED else min(limit, max_limit)
         )
 
 

@@ -11,16 +11,16 @@ from hs.core.ids import UserID
 from hs.core.positions import VectorPosition
 from hs.core.requester import Requester
 from hs.core.tokens import SyncToken
-from hs.services.devices.device_lists import DeviceListChanges, DeviceLists, Moment
-from hs.services.devices.inboxes import BATCH, Inboxes
+from hs.services.devices.device_lists import DeviceListChanges, DeviceListPositions, DeviceLists
+from hs.services.devices.inboxes import BATCH, InboxReader
 from hs.services.devices.one_time_keys import OneTimeKeys
-from hs.services.sync.sources import Extra
+from hs.services.sync.sources import ExtensionResult
 
 COUNTS: Final = "device_one_time_keys_count"
 FALLBACKS: Final = "device_unused_fallback_key_types"
 
 
-class Messages(NamedTuple):
+class ToDevicePage(NamedTuple):
     """To-device messages as JSON, and the stream position up to which they are complete."""
 
     events: list[bytes]
@@ -28,10 +28,10 @@ class Messages(NamedTuple):
 
 
 @attrs.frozen(eq=False)
-class Encryption:
+class EncryptionSection:
     """The renderer of the encryption sections; it reads the database only after changes."""
 
-    _inboxes: Inboxes
+    _inboxes: InboxReader
     _device_lists: DeviceLists
     _one_time_keys: OneTimeKeys
 
@@ -41,7 +41,7 @@ class Encryption:
         since: SyncToken | None,
         now: SyncToken,
         began: SyncToken,
-    ) -> Extra:
+    ) -> ExtensionResult:
         """Return the sections of `/sync`.
 
         A request with `since` acknowledges the messages up to it, which are deleted. `began` is
@@ -57,14 +57,14 @@ class Encryption:
                 members["device_lists"] = device_lists_json(changes)
         if device_id is not None:
             after = 0 if since is None else since.to_device.most()
-            page = await self.messages(user_id, device_id, after, now, began)
+            page = await self.to_device_page(user_id, device_id, after, now, began)
             if page.events:
                 has_changes, reached = True, VectorPosition(page.reached)
                 members["to_device"] = b'{"events":[%b]}' % b",".join(page.events)
-            members.update(await self.counts(user_id, device_id))
-        return Extra(members, has_changes, reached)
+            members.update(await self.key_counts(user_id, device_id))
+        return ExtensionResult(members, has_changes, reached)
 
-    async def messages(
+    async def to_device_page(
         self,
         user_id: UserID,
         device_id: str,
@@ -72,7 +72,7 @@ class Encryption:
         now: SyncToken,
         began: SyncToken,
         limit: int = BATCH,
-    ) -> Messages:
+    ) -> ToDevicePage:
         """Return the messages after a position, and acknowledge those up to it.
 
         Messages up to the position `began`, when the request arrived, may have been acknowledged by
@@ -82,14 +82,16 @@ class Encryption:
         if after and await self._inboxes.acknowledge(user_id, device_id, after):
             doubtful = 0
         page = await self._inboxes.messages(user_id, device_id, after, upto, doubtful, limit)
-        return Messages(*page)
+        return ToDevicePage(*page)
 
-    async def counts(self, user_id: UserID, device_id: str) -> Mapping[str, bytes]:
+    async def key_counts(self, user_id: UserID, device_id: str) -> Mapping[str, bytes]:
         """Return the JSON members with the key counts of a device, by name."""
         counts = await self._one_time_keys.counts(user_id, device_id)
         return {COUNTS: counts.counts_json, FALLBACKS: counts.fallbacks_json}
 
-    async def changes(self, user_id: UserID, since: Moment, now: Moment) -> DeviceListChanges:
+    async def device_list_changes(
+        self, user_id: UserID, since: DeviceListPositions, now: DeviceListPositions
+    ) -> DeviceListChanges:
         """Return the users whose device lists changed or need no more tracking."""
         return await self._device_lists.changes(user_id, since, now)
 
@@ -99,7 +101,7 @@ def device_lists_json(changes: DeviceListChanges) -> bytes:
     return orjson.dumps({"changed": changes.changed, "left": changes.left})
 
 
-def read_position(text: str | None) -> int:
+def parse_to_device_token(text: str | None) -> int:
     """Parse the `since` token of sliding sync's `to_device` extension; 0 if there is none.
 
     Raises: InvalidParam.

@@ -22,28 +22,33 @@ from hs.core.ids import EventID, RoomID
 from hs.core.positions import VectorPosition
 from hs.core.requester import Requester
 from hs.core.tokens import SyncToken
-from hs.services.rooms.read.event_serializer import Showing
+from hs.services.rooms.read.event_serializer import EventSerializer
 from hs.services.rooms.read.rendering import json_array
-from hs.services.rooms.read.visibility import Seen
+from hs.services.rooms.read.visibility import VisibleEvent
 from hs.services.rooms.store.memberships import LocalMembership, RoomsOf
-from hs.services.sync.account_data_section import with_user_id
+from hs.services.sync.account_data_section import with_content_user_id
 from hs.services.sync.lazy_members import SentMembers
 from hs.services.sync.notifier import Notifier, Watch
-from hs.services.sync.positions import Positions
-from hs.services.sync.room_ephemeral import account_data_event, in_room
+from hs.services.sync.positions import SyncPositions
+from hs.services.sync.room_ephemeral import account_data_event, with_room_id
 from hs.services.sync.room_readers import RoomReaders
 from hs.services.sync.sources import Presence
-from hs.services.sync.sync_context import DEFAULT_LIMIT, Plan, SyncRequest, Turn
-from hs.services.sync.sync_service import CATCH_UP_S, MAX_TIMEOUT_MS, Sections
+from hs.services.sync.sync_context import (
+    DEFAULT_TIMELINE_LIMIT,
+    CompiledFilter,
+    SyncContext,
+    SyncRequest,
+)
+from hs.services.sync.sync_service import CATCH_UP_S, MAX_TIMEOUT_MS, SyncSections
 from hs.storage.rooms import timelines
 
 MAX_EVENTS: Final = 100
 
-_NO_FILTER: Final = Plan(NO_FILTER, 0, DEFAULT_LIMIT)
+_NO_FILTER: Final = CompiledFilter(NO_FILTER, 0, DEFAULT_TIMELINE_LIMIT)
 
 
 @attrs.frozen
-class EventsAsk:
+class EventsRequest:
     """The parameters of `/events`: a start token (None: now), and optionally one room."""
 
     requester: Requester
@@ -54,7 +59,7 @@ class EventsAsk:
 
 
 @attrs.frozen
-class EventsPage:
+class EventStreamPage:
     """The events between two tokens."""
 
     start: str
@@ -81,14 +86,14 @@ class EventStream:
     """The service of `/events`."""
 
     _readers: RoomReaders
-    _positions: Positions
+    _positions: SyncPositions
     _notifier: Notifier
     _presence: Presence
-    _showing: Showing
-    _sections: Sections
+    _showing: EventSerializer
+    _sections: SyncSections
     _gate: AbstractAsyncContextManager[None]
 
-    async def events(self, request: EventsAsk) -> EventsPage:
+    async def events(self, request: EventsRequest) -> EventStreamPage:
         """Return the events after the start token; wait for some until the timeout.
 
         Raises: InvalidParam if the token is invalid; Forbidden if the user may not read the room;
@@ -107,7 +112,7 @@ class EventStream:
             with self._watching(request, rooms) as watch:
                 return await self._wait(request, start, since, watch)
 
-    def _watching(self, request: EventsAsk, rooms: RoomsOf) -> AbstractContextManager[Watch]:
+    def _watching(self, request: EventsRequest, rooms: RoomsOf) -> AbstractContextManager[Watch]:
         user_id = request.requester.user_id
         if request.room_id is not None:
             return self._notifier.peeking(user_id, request.room_id)
@@ -117,8 +122,8 @@ class EventStream:
         return self._notifier.watching(user_id, joined)
 
     async def _wait(
-        self, request: EventsAsk, start: str, since: SyncToken, watch: Watch
-    ) -> EventsPage:
+        self, request: EventsRequest, start: str, since: SyncToken, watch: Watch
+    ) -> EventStreamPage:
         deadline = trio.current_time() + min(request.timeout_ms, MAX_TIMEOUT_MS) / 1000
         while True:
             changes = watch.changes
@@ -126,15 +131,15 @@ class EventStream:
                 async with self._gate:
                     batch = await self._events_since(request, since)
                 if batch.chunk:
-                    return EventsPage(start, batch.token.encode(), json_array(batch.chunk))
+                    return EventStreamPage(start, batch.token.encode(), json_array(batch.chunk))
                 since = batch.token
                 if not batch.is_complete:
                     continue
             if self._notifier.is_leaving or trio.current_time() >= deadline:
-                return EventsPage(start, since.encode(), json_array(()))
+                return EventStreamPage(start, since.encode(), json_array(()))
             await self._notifier.wait(watch, changes, deadline)
 
-    async def _events_since(self, request: EventsAsk, since: SyncToken) -> _EventBatch:
+    async def _events_since(self, request: EventsRequest, since: SyncToken) -> _EventBatch:
         context = await self._context(request, since)
         arrivals = await self._arrivals(context, request.limit)
         page = arrivals[: request.limit]
@@ -148,7 +153,7 @@ class EventStream:
             token = attrs.evolve(token, events=events)
         return _EventBatch(token, chunk, len(arrivals) == len(page))
 
-    async def _context(self, events_request: EventsAsk, since: SyncToken) -> Turn:
+    async def _context(self, events_request: EventsRequest, since: SyncToken) -> SyncContext:
         user_id = events_request.requester.user_id
         ignored = await self._readers.visibility.ignored_by(user_id)
         rooms = await self._readers.memberships.rooms_of(user_id)
@@ -164,13 +169,13 @@ class EventStream:
                 rooms = immutables.Map({events_request.room_id: as_member})
         viewer = self._readers.rendering.viewer(events_request.requester, ignored)
         sync_request = SyncRequest(events_request.requester)
-        return Turn(
+        return SyncContext(
             sync_request, _NO_FILTER, since, position, rooms, ignored, viewer, SentMembers()
         )
 
     # Events
 
-    async def _arrivals(self, context: Turn, limit: int) -> list[_Arrival]:
+    async def _arrivals(self, context: SyncContext, limit: int) -> list[_Arrival]:
         """Return the new events in stream order, at most one more than the limit."""
         assert context.since is not None
         since = context.since.events
@@ -184,7 +189,7 @@ class EventStream:
                 arrivals.update(await self._until_left(context, room_id, own, limit + 1))
         return sorted(arrivals)[: limit + 1]
 
-    async def _in_room(self, context: Turn, room_id: RoomID, limit: int) -> list[_Arrival]:
+    async def _in_room(self, context: SyncContext, room_id: RoomID, limit: int) -> list[_Arrival]:
         assert context.since is not None
         entries: Iterable[_Arrival]
         recent = self._readers.tails.since(room_id, context.since.events)
@@ -203,7 +208,7 @@ class EventStream:
         ][:limit]
 
     async def _until_left(
-        self, context: Turn, room_id: RoomID, own: LocalMembership, limit: int
+        self, context: SyncContext, room_id: RoomID, own: LocalMembership, limit: int
     ) -> list[_Arrival]:
         """Return the events until the user left; of an invite or knock, only the user's event."""
         assert context.since is not None
@@ -228,14 +233,14 @@ class EventStream:
             event = stored.event
             if event.type == event_types.MEMBER and event.state_key == requester.user_id:
                 # Users always get their own membership events, even if they may not see the room.
-                own = Seen(stored, str(event.content.get("membership")))
+                own = VisibleEvent(stored, str(event.content.get("membership")))
                 seen.setdefault(event_id, own)
         chosen = [seen[event_id] for event_id in events if event_id in seen]
         return await self._showing.timeline(requester, chosen)
 
     # Account data, presence and ephemeral events
 
-    async def _other_events(self, context: Turn, request: EventsAsk) -> list[bytes]:
+    async def _other_events(self, context: SyncContext, request: EventsRequest) -> list[bytes]:
         sections = self._sections
         if request.room_id is None:
             presence = await sections.presence.render(context, ())
@@ -244,14 +249,14 @@ class EventStream:
         entries = await sections.account_data.load(context, ())
         room_events = await sections.ephemeral.load(context, (), ())
         return [
-            *(with_user_id(event) for event in presence),
+            *(with_content_user_id(event) for event in presence),
             *(
-                in_room(room_id, event)
+                with_room_id(room_id, event)
                 for room_id, events in room_events.ephemeral.items()
                 for event in events
             ),
             *(
-                event if room_id is None else in_room(room_id, event)
+                event if room_id is None else with_room_id(room_id, event)
                 for room_id, event in [
                     (entry.room_id, account_data_event(entry.type, entry.content))
                     for entry in entries

@@ -14,21 +14,26 @@ from hs.core.events import event_types
 from hs.core.filters import NO_FILTER
 from hs.core.ids import RoomID, UserID
 from hs.core.requester import Requester
-from hs.services.rooms.read.event_serializer import Showing
+from hs.services.rooms.read.event_serializer import EventSerializer
 from hs.services.rooms.read.rendering import json_array
 from hs.services.rooms.read.room_snapshot import RoomSnapshots
-from hs.services.rooms.read.visibility import Seen
+from hs.services.rooms.read.visibility import VisibleEvent
 from hs.services.rooms.store.memberships import LocalMembership, RoomsOf
-from hs.services.sync.account_data_section import MAX_MET, with_user_id
+from hs.services.sync.account_data_section import MAX_PRESENCE_USERS, with_content_user_id
 from hs.services.sync.lazy_members import SentMembers
-from hs.services.sync.positions import Moment, Positions
-from hs.services.sync.room_ephemeral import account_data_event, in_room, receipts_event
+from hs.services.sync.positions import SyncPosition, SyncPositions
+from hs.services.sync.room_ephemeral import account_data_event, receipts_event, with_room_id
 from hs.services.sync.room_readers import RoomReaders
 from hs.services.sync.sources import Presence, Receipts
-from hs.services.sync.sync_context import DEFAULT_LIMIT, Plan, SyncRequest, Turn
-from hs.services.sync.sync_service import Sections
+from hs.services.sync.sync_context import (
+    DEFAULT_TIMELINE_LIMIT,
+    CompiledFilter,
+    SyncContext,
+    SyncRequest,
+)
+from hs.services.sync.sync_service import SyncSections
 
-_NO_FILTER: Final = Plan(NO_FILTER, 0, DEFAULT_LIMIT)
+_NO_FILTER: Final = CompiledFilter(NO_FILTER, 0, DEFAULT_TIMELINE_LIMIT)
 _LEFT: Final = frozenset({event_types.LEAVE, event_types.BAN})
 
 
@@ -37,15 +42,15 @@ class InitialSync:
     """The service of both `initialSync` endpoints."""
 
     _readers: RoomReaders
-    _positions: Positions
+    _positions: SyncPositions
     _receipts: Receipts
     _presence: Presence
     _snapshots: RoomSnapshots
-    _showing: Showing
-    _sections: Sections
+    _showing: EventSerializer
+    _sections: SyncSections
     _gate: AbstractAsyncContextManager[None]
 
-    async def everything(self, requester: Requester, limit: int, with_left: bool) -> dict[str, Any]:
+    async def all_rooms(self, requester: Requester, limit: int, with_left: bool) -> dict[str, Any]:
         """Return all rooms with their latest messages, and presence, receipts and account data.
 
         `with_left` includes rooms that the user left but did not forget.
@@ -64,7 +69,7 @@ class InitialSync:
                     entries.append(await self._entry(requester, room_id, own, limit, position))
             viewer = self._readers.rendering.viewer(requester, ignored)
             request = SyncRequest(requester)
-            context = Turn(
+            context = SyncContext(
                 request, _NO_FILTER, None, position, rooms, ignored, viewer, SentMembers()
             )
             sections = self._sections
@@ -82,7 +87,7 @@ class InitialSync:
                 "account_data": json_array(account_data),
             }
 
-    async def room(self, requester: Requester, room_id: RoomID, limit: int) -> dict[str, Any]:
+    async def one_room(self, requester: Requester, room_id: RoomID, limit: int) -> dict[str, Any]:
         """Return a snapshot of one room, with presence and receipts unless the user left it.
 
         Raises: Forbidden if the user may not read the room.
@@ -93,14 +98,14 @@ class InitialSync:
         receipts: list[bytes] = []
         if entry.get("membership") not in _LEFT:
             joined = await self._readers.memberships.joined(room_id)
-            presence_by_user = await self._presence.of(sorted(joined)[:MAX_MET])
-            presence = [with_user_id(event) for event in presence_by_user.values()]
+            presence_by_user = await self._presence.of(sorted(joined)[:MAX_PRESENCE_USERS])
+            presence = [with_content_user_id(event) for event in presence_by_user.values()]
             receipts = await self._receipts_in(requester.user_id, {room_id}, position)
         entry["presence"] = json_array(presence)
         entry["receipts"] = json_array(receipts)
         return entry
 
-    async def _presence_for(self, context: Turn) -> list[bytes]:
+    async def _presence_for(self, context: SyncContext) -> list[bytes]:
         """Return the presence of all visible users; the requester is online in any case."""
         user_id = context.user_id
         events = await self._sections.presence.render(context, ())
@@ -110,7 +115,7 @@ class InitialSync:
             online = {"presence": "online", "last_active_ago": 0, "currently_active": True}
             own = {"type": "m.presence", "sender": user_id, "content": online}
             events.append(orjson.dumps(own))
-        return [with_user_id(event) for event in events]
+        return [with_content_user_id(event) for event in events]
 
     async def _entry(
         self,
@@ -118,7 +123,7 @@ class InitialSync:
         room_id: RoomID,
         own: LocalMembership,
         limit: int,
-        position: Moment,
+        position: SyncPosition,
     ) -> dict[str, Any]:
         if own.membership == event_types.INVITE:
             return await self._invite(requester, room_id, own)
@@ -129,7 +134,7 @@ class InitialSync:
             return {"room_id": room_id, "membership": own.membership}
 
     async def _snapshot(
-        self, requester: Requester, room_id: RoomID, limit: int, position: Moment
+        self, requester: Requester, room_id: RoomID, limit: int, position: SyncPosition
     ) -> dict[str, Any]:
         snapshot = await self._snapshots.of(requester, room_id, limit)
         messages = snapshot.messages
@@ -154,16 +159,20 @@ class InitialSync:
         stored = await self._readers.events.get_one(own.event_id)
         if stored is not None:
             entry["inviter"] = stored.event.sender
-            (rendered,) = await self._showing.timeline(requester, (Seen(stored, own.membership),))
+            (rendered,) = await self._showing.timeline(
+                requester, (VisibleEvent(stored, own.membership),)
+            )
             entry["invite"] = orjson.Fragment(rendered)
         return entry
 
     async def _receipts_in(
-        self, user_id: UserID, room_ids: set[RoomID], position: Moment
+        self, user_id: UserID, room_ids: set[RoomID], position: SyncPosition
     ) -> list[bytes]:
         upto = position.token.receipts.most()
         contents = await self._receipts.in_rooms(user_id, room_ids, 0, upto)
-        return [in_room(room_id, receipts_event(content)) for room_id, content in contents.items()]
+        return [
+            with_room_id(room_id, receipts_event(content)) for room_id, content in contents.items()
+        ]
 
 
 def _with_user_ids(events: orjson.Fragment) -> list[dict[str, Any]]:

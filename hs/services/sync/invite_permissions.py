@@ -7,16 +7,20 @@ from collections.abc import Iterable
 
 import orjson
 
-from hs.core.invite_permission import TYPES, InvitePermission, read_permission
+from hs.core.invite_permission import (
+    INVITE_PERMISSION_TYPES,
+    InvitePermission,
+    parse_invite_permission,
+)
 from hs.services.sync.sources import AccountDataEntry
 
 
-def permission_in(entries: Iterable[AccountDataEntry]) -> InvitePermission:
+def invite_permission_in(entries: Iterable[AccountDataEntry]) -> InvitePermission:
     """Return the invite permission that is set in the global account data."""
-    return read_permission(
+    return parse_invite_permission(
         {
             type_: orjson.loads(content)
             for room_id, type_, content in entries
-            if room_id is None and type_ in TYPES
+            if room_id is None and type_ in INVITE_PERMISSION_TYPES
         }
     )

@@ -26,7 +26,7 @@ from hs.lib.caching.lru_cache import LruCache
 MAX_DEVICES: Final = 10_000
 MAX_MEMBERS_PER_DEVICE: Final = 10_000
 
-Member = tuple[RoomID, UserID, EventID]
+SentMember = tuple[RoomID, UserID, EventID]
 
 
 @attrs.define(eq=False)
@@ -40,7 +40,7 @@ class SentMembers:
     confirmed: dict[RoomID, dict[UserID, EventID]] = attrs.Factory(dict)
     count: int = 0
     confirmed_token: str | None = None
-    pending: tuple[Member, ...] = ()
+    pending: tuple[SentMember, ...] = ()
     pending_token: str | None = None
 
     def resume(self, since: str | None) -> None:
@@ -61,7 +61,7 @@ class SentMembers:
         room = self.confirmed.get(room_id)
         return room is not None and room.get(user_id) == event_id
 
-    def set_pending(self, members: Iterable[Member], token: str) -> None:
+    def set_pending(self, members: Iterable[SentMember], token: str) -> None:
         """Record the members of a response as pending under its `next_batch` token."""
         self.pending = tuple(members)
         self.pending_token = token

@@ -88,7 +88,7 @@ class Notifier:
 
     def __init__(self, feed: Feed) -> None:
         # By user ID and by room ID, as the rows have them: plain strings.
-        self._watches: OrderedDict[str, Watch] = OrderedDict()
+        self._has_watch: OrderedDict[str, Watch] = OrderedDict()
         self._by_room: dict[str, set[Watch]] = {}
         self._peeks: set[Watch] = set()
         self.is_leaving = False
@@ -102,12 +102,12 @@ class Notifier:
             feed.subscribe(stream, self._callback_of(stream))
 
     def __len__(self) -> int:
-        return len(self._watches)
+        return len(self._has_watch)
 
     @property
     def waiting(self) -> int:
         """Number of waiting requests."""
-        return sum(len(watch.waiting) for watch in (*self._watches.values(), *self._peeks))
+        return sum(len(watch.waiting) for watch in (*self._has_watch.values(), *self._peeks))
 
     def watching(self, user_id: UserID, rooms: Iterable[RoomID]) -> AbstractContextManager[Watch]:
         """Use the watch of a user within a `with` block.
@@ -115,9 +115,9 @@ class Notifier:
         `rooms` are all that the user is joined to at the feed's current position. They are
         iterated only if the user has no watch yet.
         """
-        watch = self._watches.get(user_id)
+        watch = self._has_watch.get(user_id)
         if watch is None:
-            watch = self._watches[user_id] = Watch(user_id, set(rooms))
+            watch = self._has_watch[user_id] = Watch(user_id, set(rooms))
             for room_id in watch.rooms:
                 self._by_room.setdefault(room_id, set()).add(watch)
         return _Use(self, watch)
@@ -125,7 +125,7 @@ class Notifier:
     def release(self, watch: Watch) -> None:
         """Note the end of a use of a watch, and delete watches that are idle for too long."""
         watch.used_at = trio.current_time()
-        self._watches.move_to_end(watch.user_id)
+        self._has_watch.move_to_end(watch.user_id)
         self._sweep(watch.used_at)
 
     @contextmanager
@@ -140,9 +140,9 @@ class Notifier:
             self._peeks.discard(watch)
             self._remove_room(watch, room_id)
 
-    def watches(self, user_id: UserID) -> bool:
+    def has_watch(self, user_id: UserID) -> bool:
         """Return whether a user syncs here."""
-        return user_id in self._watches
+        return user_id in self._has_watch
 
     async def wait(self, watch: Watch, seen: int, deadline: float) -> None:
         """Wait until `watch.changes` is no longer `seen`, the deadline, or the process leaves."""
@@ -206,7 +206,7 @@ class Notifier:
     def wake_users(self, user_ids: Iterable[str]) -> None:
         """Wake users, if they sync here."""
         for user_id in user_ids:
-            watch = self._watches.get(user_id)
+            watch = self._has_watch.get(user_id)
             if watch is not None:
                 watch.wake()
 
@@ -221,7 +221,7 @@ class Notifier:
     def leave(self) -> None:
         """End all waits, now and from now on, because the process is about to end."""
         self.is_leaving = True
-        for watch in (*self._watches.values(), *self._peeks):
+        for watch in (*self._has_watch.values(), *self._peeks):
             watch.wake()
 
     async def leave_on(self, started: trio.Event) -> None:
@@ -231,13 +231,13 @@ class Notifier:
 
     def _sweep(self, now: float) -> None:
         for _ in range(_SWEPT_AT_ONCE):
-            if not self._watches:
+            if not self._has_watch:
                 return
-            watch = next(iter(self._watches.values()))
+            watch = next(iter(self._has_watch.values()))
             if watch.uses:
-                self._watches.move_to_end(watch.user_id)
-            elif len(self._watches) > MAX_WATCHES or now - watch.used_at > IDLE_S:
-                del self._watches[watch.user_id]
+                self._has_watch.move_to_end(watch.user_id)
+            elif len(self._has_watch) > MAX_WATCHES or now - watch.used_at > IDLE_S:
+                del self._has_watch[watch.user_id]
                 for room_id in list(watch.rooms):
                     self._remove_room(watch, room_id)
             else:
@@ -291,7 +291,7 @@ class Notifier:
         concerned: set[Watch] = set()
         room_id = row.room_id
         for event_type, state_key, _, membership in row.changes():
-            watch = self._watches.get(state_key)
+            watch = self._has_watch.get(state_key)
             if event_type != event_types.MEMBER or watch is None:
                 continue
             concerned.add(watch)
@@ -306,7 +306,7 @@ class Notifier:
         rooms: set[str] = set()
         for _, row in batch.rows:
             # The rooms of users who do not sync here are not known; `Strangers` loads them.
-            watch = self._watches.get(row.user_id)
+            watch = self._has_watch.get(row.user_id)
             if watch is not None:
                 rooms |= watch.rooms
         if self._is_ticking:
@@ -318,8 +318,8 @@ class Notifier:
 
     def _on_to_device(self, batch: Batch[ToDeviceRow]) -> None:
         for _, row in batch.rows:
-            for user_id in self._watches.keys() & {user_id for user_id, _ in row.devices}:
-                watch = self._watches[user_id]
+            for user_id in self._has_watch.keys() & {user_id for user_id, _ in row.devices}:
+                watch = self._has_watch[user_id]
                 if row.keys:
                     # New key counts are part of the next response, but end no wait.
                     watch.changes += 1

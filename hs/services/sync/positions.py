@@ -14,7 +14,7 @@ MAX_TOKENS: Final = 5_000
 
 
 @attrs.frozen(eq=False)
-class Moment:
+class SyncPosition:
     """A position of this process's feed: the token, its text, and the vectors in it.
 
     The vectors are in the order of SYNCED_STREAMS.
@@ -25,23 +25,23 @@ class Moment:
     vectors: tuple[VectorPosition, ...]
 
 
-class Positions:
+class SyncPositions:
     """The feed's current position, computed once per move, and a cache of parsed tokens."""
 
     def __init__(self, feed: Feed) -> None:
         self._feed = feed
         self._moves = -1
-        self._moment = Moment(SyncToken(), SyncToken().encode(), ())
+        self._moment = SyncPosition(SyncToken(), SyncToken().encode(), ())
         self._parsed: LruCache[str, SyncToken] = LruCache("sync_tokens", max_entries=MAX_TOKENS)
 
-    def now(self) -> Moment:
+    def now(self) -> SyncPosition:
         """Return the current position; all rows up to it were delivered to all subscribers."""
         if self._moves != self._feed.moves:
             self._moves = self._feed.moves
             vectors = tuple([self._feed.position(stream) for stream in SYNCED_STREAMS])
             if vectors != self._moment.vectors:
                 token = SyncToken.at(vectors)
-                self._moment = Moment(token, token.encode(), vectors)
+                self._moment = SyncPosition(token, token.encode(), vectors)
                 # A client that comes back with this text gets this very token. The vectors of
                 # streams that have not moved since are then the same objects as those of the
                 # token now, which saves comparing them.

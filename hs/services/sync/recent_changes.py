@@ -20,7 +20,7 @@ R = TypeVar("R")
 MAX_KEYS: Final = 50_000
 
 
-class Recent(Generic[K, R]):
+class RecentKeys(Generic[K, R]):
     """The last position at which each key of a stream was touched, back to a known position."""
 
     def __init__(

@@ -27,7 +27,7 @@ class JoinedRooms(Protocol):
         ...
 
 
-class Strangers:
+class RemotePresenceDuty:
     """The users with changed presence whose rooms are to be read."""
 
     def __init__(self, feed: Feed, notifier: Notifier, rooms: JoinedRooms) -> None:
@@ -57,5 +57,5 @@ class Strangers:
             return
         for _, row in batch.rows:
             user_id = UserID(row.user_id)
-            if not self._notifier.watches(user_id):
+            if not self._notifier.has_watch(user_id):
                 yield user_id

@@ -37,7 +37,7 @@ def _weigh(request: SyncRequest, cached: _CachedResponse) -> int:
     return 500 + len(cached.response)
 
 
-class Answers:
+class ResponseCache:
     """The cached responses of one process."""
 
     def __init__(self, kept_for_ms: int) -> None:

@@ -12,57 +12,63 @@ from hs.core.events import event_types
 from hs.core.ids import RoomID, UserID
 from hs.core.streams import RECEIPTS, TYPING, ReceiptRow, TypingRow
 from hs.repl.feed import Feed
-from hs.services.sync.recent_changes import Recent
+from hs.services.sync.recent_changes import RecentKeys
 from hs.services.sync.sources import AccountDataEntry, Receipts, Typing
-from hs.services.sync.sync_context import RoomTurn, Section, Turn
+from hs.services.sync.sync_context import MembershipSection, RoomSyncContext, SyncContext
 
-Parts = dict[RoomID, list[bytes]]
+EventsByRoom = dict[RoomID, list[bytes]]
 
 _RECEIPT = "m.receipt"
 _TYPING = "m.typing"
 
 
 @attrs.frozen(eq=False)
-class Extras:
+class RoomEphemeralEvents:
     """The rendered ephemeral and account data events of each room."""
 
-    ephemeral: Parts
-    account_data: Parts
+    ephemeral: EventsByRoom
+    account_data: EventsByRoom
 
     def rooms(self) -> set[RoomID]:
         """Return the rooms that have any such event."""
         return self.ephemeral.keys() | self.account_data.keys()
 
 
-class RoomExtras:
+class RoomEphemeralSection:
     """The reader of the ephemeral events and account data of rooms."""
 
     def __init__(self, feed: Feed, receipts: Receipts, typing: Typing) -> None:
         self._receipts = receipts
         self._typing = typing
-        self._recent_receipts: Recent[RoomID, ReceiptRow] = Recent(
+        self._recent_receipts: RecentKeys[RoomID, ReceiptRow] = RecentKeys(
             feed, RECEIPTS, lambda row: (RoomID(row.room_id),)
         )
-        self._recent_typing: Recent[RoomID, TypingRow] = Recent(
+        self._recent_typing: RecentKeys[RoomID, TypingRow] = RecentKeys(
             feed, TYPING, lambda row: (RoomID(row.room_id),)
         )
 
     async def load(
         self,
-        context: Turn,
-        room_contexts: Sequence[RoomTurn],
+        context: SyncContext,
+        room_contexts: Sequence[RoomSyncContext],
         account_data: Iterable[AccountDataEntry],
-    ) -> Extras:
+    ) -> RoomEphemeralEvents:
         """Return the changes since the token, and everything in rooms new to the client."""
         new_rooms = {
-            room.room_id for room in room_contexts if room.is_new and room.section is Section.JOIN
+            room.room_id
+            for room in room_contexts
+            if room.is_new and room.section is MembershipSection.JOIN
         }
-        ephemeral: Parts = {}
+        ephemeral: EventsByRoom = {}
         await self._add_receipts(context, new_rooms, ephemeral)
         self._add_typing(context, new_rooms, ephemeral)
-        return Extras(ephemeral, self._account_data(context, room_contexts, account_data))
+        return RoomEphemeralEvents(
+            ephemeral, self._account_data(context, room_contexts, account_data)
+        )
 
-    async def _add_receipts(self, context: Turn, new_rooms: set[RoomID], parts: Parts) -> None:
+    async def _add_receipts(
+        self, context: SyncContext, new_rooms: set[RoomID], parts: EventsByRoom
+    ) -> None:
         if not context.compiled_filter.filter.room.ephemeral.allows_type(_RECEIPT):
             return
         upto = context.position.token.receipts.most()
@@ -85,7 +91,9 @@ class RoomExtras:
             if context.compiled_filter.filter.room.ephemeral.allows_room(room_id):
                 parts.setdefault(room_id, []).append(receipts_event(content))
 
-    def _add_typing(self, context: Turn, new_rooms: set[RoomID], parts: Parts) -> None:
+    def _add_typing(
+        self, context: SyncContext, new_rooms: set[RoomID], parts: EventsByRoom
+    ) -> None:
         ephemeral = context.compiled_filter.filter.room.ephemeral
         if not ephemeral.allows_type(_TYPING):
             return
@@ -106,11 +114,14 @@ class RoomExtras:
                 parts.setdefault(room_id, []).append(_typing_event(user_ids))
 
     def _account_data(
-        self, context: Turn, room_contexts: Sequence[RoomTurn], entries: Iterable[AccountDataEntry]
-    ) -> Parts:
+        self,
+        context: SyncContext,
+        room_contexts: Sequence[RoomSyncContext],
+        entries: Iterable[AccountDataEntry],
+    ) -> EventsByRoom:
         event_filter = context.compiled_filter.filter.room.account_data
-        left = {room.room_id for room in room_contexts if room.section is Section.LEAVE}
-        parts: Parts = {}
+        left = {room.room_id for room in room_contexts if room.section is MembershipSection.LEAVE}
+        parts: EventsByRoom = {}
         for room_id, event_type, content in entries:
             if room_id is None or not event_filter.allows(event_type, None, {}):
                 continue
@@ -131,12 +142,12 @@ def receipts_event(content: bytes) -> bytes:
     return b'{"type":"m.receipt","content":%b}' % content
 
 
-def in_room(room_id: RoomID, event: bytes) -> bytes:
+def with_room_id(room_id: RoomID, event: bytes) -> bytes:
     """Return an encoded event with a `room_id` member added."""
     return b'{"room_id":%b,%b' % (orjson.dumps(room_id), event[1:])
 
 
-def _joined(context: Turn, room_ids: set[RoomID] | None) -> set[RoomID]:
+def _joined(context: SyncContext, room_ids: set[RoomID] | None) -> set[RoomID]:
     rooms = context.rooms
     allows = context.compiled_filter.filter.room.allows_room
     candidates: Iterable[RoomID] = rooms if room_ids is None else room_ids

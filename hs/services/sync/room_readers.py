@@ -3,12 +3,12 @@
 import attrs
 
 from hs.repl.feed import Feed
-from hs.services.rooms.read.rendering import Rendering
+from hs.services.rooms.read.rendering import EventRenderer
 from hs.services.rooms.read.stripped_state import StrippedState
 from hs.services.rooms.read.visibility import Visibility
 from hs.services.rooms.store.event_store import EventStore
 from hs.services.rooms.store.memberships import Memberships
-from hs.services.rooms.store.recent_events import Tails
+from hs.services.rooms.store.recent_events import RecentEvents
 from hs.services.rooms.store.state_store import StateStore
 from hs.storage.database import Database
 
@@ -22,8 +22,8 @@ class RoomReaders:
     events: EventStore
     states: StateStore
     memberships: Memberships
-    tails: Tails
-    rendering: Rendering
+    tails: RecentEvents
+    rendering: EventRenderer
     visibility: Visibility
     stripped: StrippedState = attrs.field()
 

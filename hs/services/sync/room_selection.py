@@ -25,20 +25,20 @@ import attrs
 
 from hs.core.events import event_types
 from hs.core.ids import RoomID, UserID
-from hs.core.invite_permission import Verdict
+from hs.core.invite_permission import InviteVerdict
 from hs.core.positions import VectorPosition
 from hs.core.streams import EVENTS, EventRow
 from hs.repl.feed import Feed
 from hs.services.rooms.read.visibility import Visibility
 from hs.services.rooms.store.event_store import EventStore
 from hs.services.rooms.store.memberships import LocalMembership
-from hs.services.rooms.store.recent_events import Tails
+from hs.services.rooms.store.recent_events import RecentEvents
 from hs.services.rooms.store.state_store import StateStore
 from hs.services.rooms.store.stored_event import StoredEvent, membership_in
-from hs.services.sync.invite_permissions import permission_in
-from hs.services.sync.recent_changes import Recent
+from hs.services.sync.invite_permissions import invite_permission_in
+from hs.services.sync.recent_changes import RecentKeys
 from hs.services.sync.sources import AccountData
-from hs.services.sync.sync_context import RoomTurn, Section, Turn
+from hs.services.sync.sync_context import MembershipSection, RoomSyncContext, SyncContext
 from hs.storage.database import Database
 from hs.storage.sync import room_changes
 
@@ -67,14 +67,14 @@ class _MembershipChanges:
         return any(membership_in(event) == event_types.JOIN for event in (*self.events, self.prior))
 
 
-class RoomTurns:
+class RoomSelection:
     """The selector of the rooms of sync responses."""
 
     def __init__(
         self,
         database: Database,
         feed: Feed,
-        tails: Tails,
+        tails: RecentEvents,
         events: EventStore,
         states: StateStore,
         visibility: Visibility,
@@ -88,15 +88,17 @@ class RoomTurns:
         self._visibility = visibility
         self._account_data = account_data
         self._excluded = excluded
-        self._recent_member_changes: Recent[UserID, EventRow] = Recent(feed, EVENTS, _members_in)
+        self._recent_member_changes: RecentKeys[UserID, EventRow] = RecentKeys(
+            feed, EVENTS, _members_in
+        )
 
-    def allows_room(self, context: Turn, room_id: RoomID) -> bool:
+    def allows_room(self, context: SyncContext, room_id: RoomID) -> bool:
         """Return whether neither the configuration nor the filter excludes the room."""
         return room_id not in self._excluded and context.compiled_filter.filter.room.allows_room(
             room_id
         )
 
-    async def initial(self, context: Turn) -> list[RoomTurn]:
+    async def initial(self, context: SyncContext) -> list[RoomSyncContext]:
         """Return the rooms of an initial sync."""
         room_contexts = []
         for room_id, membership in context.rooms.items():
@@ -109,10 +111,10 @@ class RoomTurns:
                 if context.compiled_filter.filter.room.include_leave:
                     room_contexts.append(await self._left_before(context, room_id, own))
             else:
-                room_contexts.append(_new_room(room_id, own, Section(own.membership)))
+                room_contexts.append(_new_room(room_id, own, MembershipSection(own.membership)))
         return await self._without_unwanted_invites(context, room_contexts)
 
-    async def incremental(self, context: Turn) -> list[RoomTurn]:
+    async def incremental(self, context: SyncContext) -> list[RoomSyncContext]:
         """Return the rooms with new events, and those in which the user's membership changed."""
         assert context.since is not None
         since = context.since.events
@@ -121,7 +123,9 @@ class RoomTurns:
         changed = await self._rooms_with_events(context, since)
         membership_changes = self._rooms_with_membership_change(context, since)
         room_contexts = [
-            RoomTurn(room_id, Section.JOIN, context.rooms[room_id], since, always_joined=True)
+            RoomSyncContext(
+                room_id, MembershipSection.JOIN, context.rooms[room_id], since, always_joined=True
+            )
             for room_id in changed
             if room_id in context.rooms
             and room_id not in membership_changes
@@ -136,7 +140,7 @@ class RoomTurns:
                 room_contexts.append(room)
         return await self._without_unwanted_invites(context, room_contexts)
 
-    async def _rooms_with_events(self, context: Turn, since: VectorPosition) -> set[RoomID]:
+    async def _rooms_with_events(self, context: SyncContext, since: VectorPosition) -> set[RoomID]:
         changed = self._tails.rooms_since(since)
         if changed is not None:
             return changed
@@ -146,19 +150,19 @@ class RoomTurns:
         return {RoomID(room_id) for room_id in room_ids}
 
     def _rooms_with_membership_change(
-        self, context: Turn, since: VectorPosition
+        self, context: SyncContext, since: VectorPosition
     ) -> dict[RoomID, LocalMembership]:
-        if self._tails.nobody_moved_since(since) or not self._recent_member_changes.touched(
-            context.user_id, since
-        ):
+        if self._tails.memberships_unchanged_since(
+            since
+        ) or not self._recent_member_changes.touched(context.user_id, since):
             return {}
         return {
             room_id: own for room_id, own in context.rooms.items() if own.stream_id > since.floor
         }
 
     async def _membership_change(
-        self, context: Turn, room_id: RoomID, own: LocalMembership, since: VectorPosition
-    ) -> RoomTurn | None:
+        self, context: SyncContext, room_id: RoomID, own: LocalMembership, since: VectorPosition
+    ) -> RoomSyncContext | None:
         changes = await self._membership_changes(context, own, since)
         if not changes.events:
             # All membership changes are before or after the interval, which the stream ID alone
@@ -166,14 +170,18 @@ class RoomTurns:
             membership = membership_in(changes.prior)
             if membership != event_types.JOIN or changes.prior is None:
                 return None
-            return RoomTurn(
-                room_id, Section.JOIN, _as_membership(changes.prior), since, always_joined=True
+            return RoomSyncContext(
+                room_id,
+                MembershipSection.JOIN,
+                _as_membership(changes.prior),
+                since,
+                always_joined=True,
             )
         own = _as_membership(changes.events[0])
         if own.membership == event_types.JOIN:
             return await self._joined_room(room_id, own, changes, since)
         if own.membership in (event_types.INVITE, event_types.KNOCK):
-            return _new_room(room_id, own, Section(own.membership))
+            return _new_room(room_id, own, MembershipSection(own.membership))
         # Even if forgotten: other devices of the user do not know yet that they left.
         return _left_room(room_id, own, changes, since)
 
@@ -183,39 +191,43 @@ class RoomTurns:
         own: LocalMembership,
         changes: _MembershipChanges,
         since: VectorPosition,
-    ) -> RoomTurn:
+    ) -> RoomSyncContext:
         if changes.was_always_joined():
-            return RoomTurn(room_id, Section.JOIN, own, since, always_joined=True)
+            return RoomSyncContext(room_id, MembershipSection.JOIN, own, since, always_joined=True)
         after: VectorPosition | None = None
         if membership_in(changes.prior) == event_types.JOIN:
             after = since
         elif changes.prior is not None and await self._ended_a_join(changes.prior):
             # The client received the events until the user left when that happened.
             after = VectorPosition(changes.prior.stream_id)
-        return RoomTurn(room_id, Section.JOIN, own, after, needs_full_state=True, is_new=True)
+        return RoomSyncContext(
+            room_id, MembershipSection.JOIN, own, after, needs_full_state=True, is_new=True
+        )
 
     async def _without_unwanted_invites(
-        self, context: Turn, room_contexts: list[RoomTurn]
-    ) -> list[RoomTurn]:
+        self, context: SyncContext, room_contexts: list[RoomSyncContext]
+    ) -> list[RoomSyncContext]:
         """Drop invites from ignored senders and those that the invite permission forbids."""
-        if not any(room.section is Section.INVITE for room in room_contexts):
+        if not any(room.section is MembershipSection.INVITE for room in room_contexts):
             return room_contexts
-        permission = permission_in(await self._account_data.all(context.user_id))
+        permission = invite_permission_in(await self._account_data.all(context.user_id))
         return [
             room
             for room in room_contexts
-            if room.section is not Section.INVITE
+            if room.section is not MembershipSection.INVITE
             or (
                 room.own.sender not in context.ignored
-                and permission.verdict(room.own.sender) is Verdict.ALLOW
+                and permission.verdict(room.own.sender) is InviteVerdict.ALLOW
             )
         ]
 
-    async def _left_before(self, context: Turn, room_id: RoomID, own: LocalMembership) -> RoomTurn:
-        access = await self._visibility.standing(context.user_id, room_id)
-        return RoomTurn(
+    async def _left_before(
+        self, context: SyncContext, room_id: RoomID, own: LocalMembership
+    ) -> RoomSyncContext:
+        access = await self._visibility.access(context.user_id, room_id)
+        return RoomSyncContext(
             room_id,
-            Section.LEAVE,
+            MembershipSection.LEAVE,
             own,
             None,
             last_stream_id=own.stream_id,
@@ -225,7 +237,7 @@ class RoomTurns:
         )
 
     async def _membership_changes(
-        self, context: Turn, own: LocalMembership, since: VectorPosition
+        self, context: SyncContext, own: LocalMembership, since: VectorPosition
     ) -> _MembershipChanges:
         """Walk back through the user's membership events, by the state before each of them."""
         events: list[StoredEvent] = []
@@ -239,7 +251,7 @@ class RoomTurns:
         return _MembershipChanges(events, stored)
 
     async def _membership_at_end(
-        self, context: Turn, own: LocalMembership
+        self, context: SyncContext, own: LocalMembership
     ) -> LocalMembership | None:
         stored = await self._events.get_one(own.event_id)
         for _ in range(MAX_STEPS_BACK):
@@ -252,7 +264,7 @@ class RoomTurns:
         if stored.snapshot_id is None:
             return None
         key = (event_types.MEMBER, stored.event.state_key or "")
-        previous = await self._states.of_snapshot(stored.snapshot_id, (key,))
+        previous = await self._states.snapshot_entries(stored.snapshot_id, (key,))
         return await self._events.get_one(previous[key]) if key in previous else None
 
     async def _ended_a_join(self, stored: StoredEvent) -> bool:
@@ -261,18 +273,20 @@ class RoomTurns:
         return membership_in(await self._previous_member_event(stored)) == event_types.JOIN
 
 
-def _new_room(room_id: RoomID, own: LocalMembership, section: Section) -> RoomTurn:
-    return RoomTurn(room_id, section, own, None, needs_full_state=True, is_new=True)
+def _new_room(room_id: RoomID, own: LocalMembership, section: MembershipSection) -> RoomSyncContext:
+    return RoomSyncContext(room_id, section, own, None, needs_full_state=True, is_new=True)
 
 
 def _left_room(
     room_id: RoomID, own: LocalMembership, changes: _MembershipChanges, since: VectorPosition
-) -> RoomTurn:
+) -> RoomSyncContext:
     if membership_in(changes.prior) == event_types.JOIN:
-        return RoomTurn(room_id, Section.LEAVE, own, since, last_stream_id=own.stream_id)
-    return RoomTurn(
+        return RoomSyncContext(
+            room_id, MembershipSection.LEAVE, own, since, last_stream_id=own.stream_id
+        )
+    return RoomSyncContext(
         room_id,
-        Section.LEAVE,
+        MembershipSection.LEAVE,
         own,
         None,
         last_stream_id=own.stream_id,

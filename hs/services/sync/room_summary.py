@@ -14,11 +14,11 @@ from hs.core.ids import EventID, RoomID, UserID
 from hs.services.rooms.read.rendering import content_of
 from hs.services.rooms.store.event_store import EventStore
 from hs.services.rooms.store.memberships import Memberships
-from hs.services.rooms.store.replaced_state import PreviousStates
+from hs.services.rooms.store.replaced_state import ReplacedState
 from hs.services.rooms.store.state_store import StateStore
 from hs.services.rooms.store.stored_event import StoredEvent
-from hs.services.sync.sync_context import RoomTurn, Section, Turn
-from hs.services.sync.timeline_range import Window
+from hs.services.sync.sync_context import MembershipSection, RoomSyncContext, SyncContext
+from hs.services.sync.timeline_range import TimelineRange
 
 # The state events that name a room, and the property that holds the name.
 _NAMING: Final = (
@@ -30,7 +30,7 @@ _NAMING_TYPES: Final = (event_types.NAME, event_types.CANONICAL_ALIAS)
 
 
 @attrs.frozen(eq=False)
-class Summary:
+class RoomSummary:
     """An encoded summary, and the heroes in it."""
 
     json: bytes
@@ -38,28 +38,32 @@ class Summary:
 
 
 @attrs.frozen(eq=False)
-class Summaries:
+class RoomSummaries:
     """The renderer of room summaries."""
 
     _events: EventStore
     _states: StateStore
     _memberships: Memberships
-    _previous: PreviousStates
+    _previous: ReplacedState
 
     async def of(
-        self, context: Turn, room_contexts: Sequence[RoomTurn], ranges: dict[RoomID, Window]
-    ) -> dict[RoomID, Summary]:
+        self,
+        context: SyncContext,
+        room_contexts: Sequence[RoomSyncContext],
+        ranges: dict[RoomID, TimelineRange],
+    ) -> dict[RoomID, RoomSummary]:
         """Return the summaries of the joined rooms whose members or name changed."""
         rooms = [
             room.room_id
             for room in room_contexts
-            if room.section is Section.JOIN and await self._is_due(room, ranges[room.room_id])
+            if room.section is MembershipSection.JOIN
+            and await self._is_due(room, ranges[room.room_id])
         ]
         if not rooms:
             return {}
         present = await self._memberships.present_in(rooms)
         nameless = await self._nameless(rooms)
-        summaries: dict[RoomID, Summary] = {}
+        summaries: dict[RoomID, RoomSummary] = {}
         for room_id in rooms:
             counts = present[room_id].joined_count, present[room_id].invited_count
             heroes = (
@@ -70,7 +74,7 @@ class Summaries:
             summaries[room_id] = _summary(*counts, heroes)
         return summaries
 
-    async def _is_due(self, room: RoomTurn, timeline_range: Window) -> bool:
+    async def _is_due(self, room: RoomSyncContext, timeline_range: TimelineRange) -> bool:
         if room.needs_full_state or not timeline_range.is_exact:
             return True
         members: list[EventID | None] = []
@@ -117,8 +121,8 @@ def _membership(stored: StoredEvent) -> object:
     return stored.event.content.get("membership")
 
 
-def _summary(joined: int, invited: int, heroes: Sequence[UserID] | None) -> Summary:
+def _summary(joined: int, invited: int, heroes: Sequence[UserID] | None) -> RoomSummary:
     counts = b'"m.joined_member_count":%d,"m.invited_member_count":%d' % (joined, invited)
     if heroes is None:
-        return Summary(b"{%b}" % counts)
-    return Summary(b'{%b,"m.heroes":%b}' % (counts, orjson.dumps(heroes)), heroes)
+        return RoomSummary(b"{%b}" % counts)
+    return RoomSummary(b'{%b,"m.heroes":%b}' % (counts, orjson.dumps(heroes)), heroes)

@@ -25,22 +25,25 @@ from hs.core.events.event_types import StateKey
 from hs.core.filters import EventFilter
 from hs.core.ids import EventID, RoomID, UserID
 from hs.core.push.unread import Count, RoomCounts
-from hs.services.rooms.read.rendering import Rendering, content_of
+from hs.services.rooms.read.rendering import EventRenderer, content_of
 from hs.services.rooms.read.stripped_state import StrippedState
 from hs.services.rooms.store.event_store import EventStore
 from hs.services.rooms.store.stored_event import StoredEvent
-from hs.services.sync.room_ephemeral import Extras
-from hs.services.sync.room_summary import Summaries, Summary
-from hs.services.sync.sources import NO_COUNTS, UnreadCounts
-from hs.services.sync.state_section import RoomStates, State, only_members
-from hs.services.sync.sync_context import RoomTurn, Section, Turn
-from hs.services.sync.timeline_range import Window, Windows
-from hs.services.sync.timeline_section import RoomTimelines, Timeline, shaped
+from hs.services.sync.room_ephemeral import RoomEphemeralEvents
+from hs.services.sync.room_summary import RoomSummaries, RoomSummary
+from hs.services.sync.sources import NO_COUNTS, UnreadCountSource
+from hs.services.sync.state_section import StateEntries, StateSection, without_other_members
+from hs.services.sync.sync_context import MembershipSection, RoomSyncContext, SyncContext
+from hs.services.sync.timeline_range import TimelineRange, TimelineRanges
+from hs.services.sync.timeline_section import RenderedTimeline, TimelineSection, apply_event_format
 
-MAX_FURTHER: Final = 2
+MAX_EXTENSIONS: Final = 2
 _EXTENSION_FACTOR: Final = 5
-_STRIPPED: Final = {Section.INVITE: b"invite_state", Section.KNOCK: b"knock_state"}
-_NO_STATE: Final[State] = {}
+_STRIPPED: Final = {
+    MembershipSection.INVITE: b"invite_state",
+    MembershipSection.KNOCK: b"knock_state",
+}
+_NO_STATE: Final[StateEntries] = {}
 _MSC3773: Final = b'"org.matrix.msc3773.unread_thread_notifications"'
 
 
@@ -48,35 +51,42 @@ _MSC3773: Final = b'"org.matrix.msc3773.unread_thread_notifications"'
 class _Room:
     """The parts of one joined or left room before they are encoded."""
 
-    context: RoomTurn
-    timeline_range: Window
-    timeline: Timeline
-    summary: Summary | None
+    context: RoomSyncContext
+    timeline_range: TimelineRange
+    timeline: RenderedTimeline
+    summary: RoomSummary | None
     state: Mapping[StateKey, EventID] = _NO_STATE
 
 
 @attrs.frozen(eq=False)
-class RoomSections:
+class RoomsSection:
     """The renderer of the `rooms` section."""
 
-    _ranges: Windows
-    _timelines: RoomTimelines
-    _states: RoomStates
-    _summaries: Summaries
+    _ranges: TimelineRanges
+    _timelines: TimelineSection
+    _states: StateSection
+    _summaries: RoomSummaries
     _stripped: StrippedState
-    _counts: UnreadCounts
+    _counts: UnreadCountSource
     _events: EventStore
-    _rendering: Rendering
+    _rendering: EventRenderer
 
     async def render(
-        self, context: Turn, room_contexts: Sequence[RoomTurn], room_events: Extras
+        self,
+        context: SyncContext,
+        room_contexts: Sequence[RoomSyncContext],
+        room_events: RoomEphemeralEvents,
     ) -> bytes | None:
         """Return the encoded `rooms` member of a response; None if it would be empty."""
         without_events = _rooms_without_events(context, room_contexts, room_events)
         if not room_contexts and not without_events:
             return None
-        sections: dict[Section, list[bytes]] = {}
-        visible = [room for room in room_contexts if room.section in (Section.JOIN, Section.LEAVE)]
+        sections: dict[MembershipSection, list[bytes]] = {}
+        visible = [
+            room
+            for room in room_contexts
+            if room.section in (MembershipSection.JOIN, MembershipSection.LEAVE)
+        ]
         rooms = await self._rooms(context, [*visible, *without_events])
         counts = await self._load_counts(context, rooms)
         state = await self._state_events(context, rooms)
@@ -102,7 +112,9 @@ class RoomSections:
         ]
         return b"{%b}" % b",".join(members)
 
-    async def _rooms(self, context: Turn, room_contexts: Sequence[RoomTurn]) -> list[_Room]:
+    async def _rooms(
+        self, context: SyncContext, room_contexts: Sequence[RoomSyncContext]
+    ) -> list[_Room]:
         ranges = await self._ranges.load(
             context, room_contexts, context.compiled_filter.timeline_limit
         )
@@ -111,7 +123,7 @@ class RoomSections:
         ]
         if with_full_state:
             await self._states.prefetch_current(
-                [room.room_id for room in with_full_state if room.section is Section.JOIN]
+                [room.room_id for room in with_full_state if room.section is MembershipSection.JOIN]
             )
         timelines = await self._timelines.render(context, room_contexts, ranges)
         await self._extend_timelines(context, room_contexts, ranges, timelines)
@@ -135,15 +147,15 @@ class RoomSections:
 
     async def _extend_timelines(
         self,
-        context: Turn,
-        room_contexts: Sequence[RoomTurn],
-        ranges: dict[RoomID, Window],
-        timelines: dict[RoomID, Timeline],
+        context: SyncContext,
+        room_contexts: Sequence[RoomSyncContext],
+        ranges: dict[RoomID, TimelineRange],
+        timelines: dict[RoomID, RenderedTimeline],
     ) -> None:
         """Extend timelines backwards in which visibility rules hide recent events."""
         limit = context.compiled_filter.timeline_limit
         short = [room for room in room_contexts if not (room.always_joined or room.never_joined)]
-        for _ in range(MAX_FURTHER):
+        for _ in range(MAX_EXTENSIONS):
             short = [
                 room
                 for room in short
@@ -158,7 +170,7 @@ class RoomSections:
 
     # State
 
-    async def _state(self, context: Turn, room: _Room) -> Mapping[StateKey, EventID]:
+    async def _state(self, context: SyncContext, room: _Room) -> Mapping[StateKey, EventID]:
         room_context, shown = room.context, room.timeline.shown
         compiled_filter = context.compiled_filter
         if compiled_filter.filter.room.state.allows_nothing:
@@ -175,7 +187,7 @@ class RoomSections:
                     context, room_context, room.timeline_range, shown
                 )
                 user_ids |= {UserID(key[1]) for key in changed if key[0] == event_types.MEMBER}
-            return only_members(full_state, user_ids)
+            return without_other_members(full_state, user_ids)
         state: Mapping[StateKey, EventID] = _NO_STATE
         timeline_range = room.timeline_range
         if not timeline_range.is_exact or any(entry.changes for entry in timeline_range.entries):
@@ -186,7 +198,7 @@ class RoomSections:
 
     async def _with_members(
         self,
-        context: Turn,
+        context: SyncContext,
         room: _Room,
         state: Mapping[StateKey, EventID],
         heroes: Sequence[UserID],
@@ -211,7 +223,7 @@ class RoomSections:
         }
         return {**new_members, **state} if new_members else state
 
-    async def _members(self, context: Turn, room: _Room) -> Mapping[UserID, EventID]:
+    async def _members(self, context: SyncContext, room: _Room) -> Mapping[UserID, EventID]:
         timeline = room.timeline
         if timeline.members is not None:
             return timeline.members
@@ -221,7 +233,7 @@ class RoomSections:
         return timeline.members
 
     async def _state_events(
-        self, context: Turn, rooms: Sequence[_Room]
+        self, context: SyncContext, rooms: Sequence[_Room]
     ) -> dict[EventID, StoredEvent]:
         ids = [event_id for room in rooms for event_id in room.state.values()]
         if not ids:
@@ -231,7 +243,7 @@ class RoomSections:
         return events
 
     def _state_json(
-        self, context: Turn, room: _Room, events: Mapping[EventID, StoredEvent]
+        self, context: SyncContext, room: _Room, events: Mapping[EventID, StoredEvent]
     ) -> list[bytes]:
         state_filter = context.compiled_filter.filter.room.state
         is_unfiltered = context.compiled_filter.shows_all_state
@@ -246,16 +258,18 @@ class RoomSections:
         if not context.compiled_filter.shapes_events:
             return rendered
         return [
-            shaped(context.compiled_filter, stored, text)
+            apply_event_format(context.compiled_filter, stored, text)
             for stored, text in zip(shown, rendered, strict=True)
         ]
 
     # Counts
 
     async def _load_counts(
-        self, context: Turn, rooms: Sequence[_Room]
+        self, context: SyncContext, rooms: Sequence[_Room]
     ) -> Mapping[RoomID, RoomCounts]:
-        joined = [room.context.room_id for room in rooms if room.context.section is Section.JOIN]
+        joined = [
+            room.context.room_id for room in rooms if room.context.section is MembershipSection.JOIN
+        ]
         if not joined:
             return {}
         return await self._counts.counts(context.user_id, joined, context.events_position)
@@ -264,9 +278,9 @@ class RoomSections:
 
     def _render_room(
         self,
-        context: Turn,
+        context: SyncContext,
         room: _Room,
-        room_events: Extras,
+        room_events: RoomEphemeralEvents,
         counts: Mapping[RoomID, RoomCounts],
         events: Mapping[EventID, StoredEvent],
     ) -> bytes | None:
@@ -298,7 +312,7 @@ class RoomSections:
                 b",".join(account_data),
             )
         ]
-        if room_context.section is Section.JOIN:
+        if room_context.section is MembershipSection.JOIN:
             parts.append(b',"ephemeral":{"events":[%b]}' % b",".join(ephemeral))
             parts.append(_counts_json(context, counts.get(room_context.room_id, NO_COUNTS)))
             if room.summary is not None:
@@ -307,8 +321,8 @@ class RoomSections:
 
 
 def _rooms_without_events(
-    context: Turn, room_contexts: Sequence[RoomTurn], room_events: Extras
-) -> list[RoomTurn]:
+    context: SyncContext, room_contexts: Sequence[RoomSyncContext], room_events: RoomEphemeralEvents
+) -> list[RoomSyncContext]:
     """Return the joined rooms without new events in which something else changed.
 
     With `full_state`, these are all joined rooms that are not in the response yet.
@@ -323,7 +337,9 @@ def _rooms_without_events(
         }.difference([room.room_id for room in room_contexts])
     since = None if context.since is None else context.since.events
     return [
-        RoomTurn(room_id, Section.JOIN, context.rooms[room_id], since, always_joined=True)
+        RoomSyncContext(
+            room_id, MembershipSection.JOIN, context.rooms[room_id], since, always_joined=True
+        )
         for room_id in rooms
     ]
 
@@ -333,7 +349,7 @@ def _filter_allows(event_filter: EventFilter, stored: StoredEvent) -> bool:
     return event_filter.allows(event.type, event.sender, content_of(stored))
 
 
-def _record_members(context: Turn, shown: Iterable[StoredEvent]) -> None:
+def _record_members(context: SyncContext, shown: Iterable[StoredEvent]) -> None:
     """Record the member events that the response sends to a lazily loading device."""
     for stored in shown:
         event = stored.event
@@ -345,7 +361,7 @@ def _keyed(room_id: RoomID, rendered: bytes) -> bytes:
     return b"%b:%b" % (orjson.dumps(room_id), rendered)
 
 
-def _counts_json(context: Turn, counts: RoomCounts) -> bytes:
+def _counts_json(context: SyncContext, counts: RoomCounts) -> bytes:
     if not context.compiled_filter.filter.room.timeline.unread_thread_notifications:
         return b',"unread_notifications":%b' % _count_json(counts.total())
     main = b',"unread_notifications":%b' % _count_json(counts.main)

@@ -89,7 +89,7 @@ class Presence(Protocol):
 NO_COUNTS = RoomCounts()
 
 
-class UnreadCounts(Protocol):
+class UnreadCountSource(Protocol):
     """Unread counts."""
 
     async def counts(
@@ -101,7 +101,7 @@ class UnreadCounts(Protocol):
         """
 
 
-class Extra(NamedTuple):
+class ExtensionResult(NamedTuple):
     """More members of a response as JSON, by name; with `news` they end a long poll.
 
     `to_device` is the position from which the next response continues in that stream; None means
@@ -109,7 +109,7 @@ class Extra(NamedTuple):
     """
 
     members: Mapping[str, bytes] = {}
-    news: bool = False
+    has_changes: bool = False
     to_device: VectorPosition | None = None
 
 
@@ -122,7 +122,7 @@ class Extension(Protocol):
         since: SyncToken | None,
         now: SyncToken,
         began: SyncToken,
-    ) -> Extra:
+    ) -> ExtensionResult:
         """Return what happened in `(since, now]`, or everything if `since` is None.
 
         `began` is the position at which the request arrived.

@@ -25,37 +25,37 @@ from hs.core.events.event_types import StateKey
 from hs.core.ids import EventID, RoomID, UserID
 from hs.lib.caching.lru_cache import LruCache
 from hs.services.rooms.store.event_store import EventStore
-from hs.services.rooms.store.membership_history import Stays
-from hs.services.rooms.store.recent_events import TailEntry, Tails
-from hs.services.rooms.store.replaced_state import PreviousStates
+from hs.services.rooms.store.membership_history import MembershipHistory
+from hs.services.rooms.store.recent_events import RecentEvent, RecentEvents
+from hs.services.rooms.store.replaced_state import ReplacedState
 from hs.services.rooms.store.state_snapshots import StateMap
 from hs.services.rooms.store.state_store import StateStore
 from hs.services.rooms.store.stored_event import StoredEvent
-from hs.services.sync.sync_context import RoomTurn, Section, Turn
-from hs.services.sync.timeline_range import Window
+from hs.services.sync.sync_context import MembershipSection, RoomSyncContext, SyncContext
+from hs.services.sync.timeline_range import TimelineRange
 from hs.storage.database import Database
 from hs.storage.sync import room_changes
 
-State = dict[StateKey, EventID]
+StateEntries = dict[StateKey, EventID]
 
-MAX_REPLACED: Final = 20_000
+MAX_REPLACED_EVENTS: Final = 20_000
 
-_NO_STATE: Final[State] = {}
+_NO_STATE: Final[StateEntries] = {}
 
 
 @attrs.frozen(eq=False)
-class RoomStates:
+class StateSection:
     """The reader of state sections."""
 
     _database: Database
-    _tails: Tails
+    _tails: RecentEvents
     _events: EventStore
     _states: StateStore
-    _previous: PreviousStates
-    _stays: Stays
+    _previous: ReplacedState
+    _stays: MembershipHistory
     # The event that each state event replaced; None if there was none. It never changes.
     _replaced: LruCache[EventID, EventID | None] = attrs.field(
-        factory=lambda: LruCache("replaced_state", max_entries=MAX_REPLACED), init=False
+        factory=lambda: LruCache("replaced_state", max_entries=MAX_REPLACED_EVENTS), init=False
     )
 
     async def prefetch_current(self, room_ids: Collection[RoomID]) -> None:
@@ -79,15 +79,15 @@ class RoomStates:
 
     async def changes(
         self,
-        context: Turn,
-        room_context: RoomTurn,
-        timeline_range: Window,
+        context: SyncContext,
+        room_context: RoomSyncContext,
+        timeline_range: TimelineRange,
         shown: Sequence[StoredEvent],
-    ) -> StateMap | State:
+    ) -> StateMap | StateEntries:
         """Return the state changes since the token that the timeline does not contain."""
         at_end = context.request.state_after is not None
         # In a left room, the range may go on after the user left.
-        if timeline_range.is_exact and room_context.section is not Section.LEAVE:
+        if timeline_range.is_exact and room_context.section is not MembershipSection.LEAVE:
             return _changes_before_timeline(
                 timeline_range.entries, {stored.event_id for stored in shown}, at_end
             )
@@ -99,8 +99,8 @@ class RoomStates:
         return changed if at_end else await self._at_timeline_start(changed, before, shown)
 
     async def full(
-        self, context: Turn, room_context: RoomTurn, shown: Sequence[StoredEvent]
-    ) -> StateMap | State:
+        self, context: SyncContext, room_context: RoomSyncContext, shown: Sequence[StoredEvent]
+    ) -> StateMap | StateEntries:
         """Return the full state."""
         if room_context.never_joined:
             return _NO_STATE
@@ -111,14 +111,14 @@ class RoomStates:
 
     async def select(
         self,
-        context: Turn,
-        room_context: RoomTurn,
+        context: SyncContext,
+        room_context: RoomSyncContext,
         keys: Iterable[StateKey],
         shown: Sequence[StoredEvent],
-    ) -> State:
+    ) -> StateEntries:
         """Return the entries for `keys` of the full state; missing keys are left out."""
         keys = list(keys)
-        if room_context.section is Section.LEAVE or self._later_events(
+        if room_context.section is MembershipSection.LEAVE or self._later_events(
             context, room_context.room_id
         ):
             end_state = await self._at_end(context, room_context)
@@ -137,12 +137,12 @@ class RoomStates:
                 entries[key] = value
         return entries
 
-    def _later_events(self, context: Turn, room_id: RoomID) -> Sequence[TailEntry] | None:
+    def _later_events(self, context: SyncContext, room_id: RoomID) -> Sequence[RecentEvent] | None:
         # Events that arrived after the end of the response while it was computed.
         return self._tails.since(room_id, context.events_position)
 
-    async def _at_end(self, context: Turn, room_context: RoomTurn) -> StateMap:
-        if room_context.section is Section.LEAVE:
+    async def _at_end(self, context: SyncContext, room_context: RoomSyncContext) -> StateMap:
+        if room_context.section is MembershipSection.LEAVE:
             return await self._stays.state_at_end(room_context.own.event_id)
         state_map = await self._states.current(room_context.room_id)
         for entry in self._later_events(context, room_context.room_id) or ():
@@ -151,7 +151,7 @@ class RoomStates:
         return state_map
 
     async def _rewind_later_events(
-        self, context: Turn, room_id: RoomID, state_map: StateMap
+        self, context: SyncContext, room_id: RoomID, state_map: StateMap
     ) -> StateMap:
         done: set[StateKey] = set()
         for entry in self._later_events(context, room_id) or ():
@@ -171,8 +171,8 @@ class RoomStates:
         return state_map
 
     async def _at_timeline_start(
-        self, changed: State, before: StateMap, shown: Sequence[StoredEvent]
-    ) -> State:
+        self, changed: StateEntries, before: StateMap, shown: Sequence[StoredEvent]
+    ) -> StateEntries:
         """Convert changes at the end of the timeline to changes at its start.
 
         For a key that the timeline sets, the change before the timeline is what its first event of
@@ -188,11 +188,11 @@ class RoomStates:
                 changed[key] = value
         return changed
 
-    async def _state_at_token(self, room_context: RoomTurn) -> StateMap | None:
+    async def _state_at_token(self, room_context: RoomSyncContext) -> StateMap | None:
         """Return the state at the client's token, from the events around it; None if unknown."""
         assert room_context.after is not None
         last, first = await self._database.read(
-            room_changes.around, room_context.room_id, room_context.after
+            room_changes.around_position, room_context.room_id, room_context.after
         )
         if first is not None:
             stored = await self._events.get_one(EventID(first))
@@ -221,10 +221,10 @@ class RoomStates:
     async def _entry_before(self, stored: StoredEvent, key: StateKey) -> EventID | None:
         if stored.snapshot_id is None:
             return None
-        return (await self._states.of_snapshot(stored.snapshot_id, (key,))).get(key)
+        return (await self._states.snapshot_entries(stored.snapshot_id, (key,))).get(key)
 
 
-def only_members(state: StateMap | State, user_ids: set[UserID]) -> State:
+def without_other_members(state: StateMap | StateEntries, user_ids: set[UserID]) -> StateEntries:
     """Return a state without the member events of other users than these."""
     return {
         key: event_id
@@ -234,8 +234,8 @@ def only_members(state: StateMap | State, user_ids: set[UserID]) -> State:
 
 
 def _changes_before_timeline(
-    entries: Sequence[TailEntry], shown: set[EventID], at_end: bool
-) -> State:
+    entries: Sequence[RecentEvent], shown: set[EventID], at_end: bool
+) -> StateEntries:
     changed: dict[StateKey, EventID | None] = {}
     # Keys that the timeline has set. From there on the client follows the timeline.
     settled: set[StateKey] = set()
@@ -251,7 +251,7 @@ def _changes_before_timeline(
     return {key: event_id for key, event_id in changed.items() if event_id is not None}
 
 
-def _difference(before: StateMap, after: StateMap) -> State:
+def _difference(before: StateMap, after: StateMap) -> StateEntries:
     if before is after:
         return {}
     get = before.get

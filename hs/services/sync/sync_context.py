@@ -13,10 +13,10 @@ from hs.core.requester import Requester
 from hs.core.tokens import SyncToken
 from hs.services.rooms.read.rendering import Viewer
 from hs.services.rooms.store.memberships import LocalMembership, RoomsOf
-from hs.services.sync.lazy_members import Member, SentMembers
-from hs.services.sync.positions import Moment
+from hs.services.sync.lazy_members import SentMember, SentMembers
+from hs.services.sync.positions import SyncPosition
 
-DEFAULT_LIMIT: Final = 10
+DEFAULT_TIMELINE_LIMIT: Final = 10
 
 
 @attrs.frozen
@@ -37,7 +37,7 @@ class SyncRequest:
 
 
 @attrs.frozen(eq=False)
-class Plan:
+class CompiledFilter:
     """A parsed filter with derived properties."""
 
     filter: SyncFilter
@@ -68,21 +68,21 @@ class Plan:
 
 
 @attrs.frozen(eq=False)
-class Turn:
+class SyncContext:
     """The context of one response, for the changes after `since` up to a fixed position.
 
     The rooms are those of the user at, or a little after, that position.
     """
 
     request: SyncRequest
-    compiled_filter: Plan
+    compiled_filter: CompiledFilter
     since: SyncToken | None
-    position: Moment
+    position: SyncPosition
     rooms: RoomsOf
     ignored: AbstractSet[UserID]
     viewer: Viewer
     sent_members: SentMembers
-    added_members: list[Member] = attrs.Factory(list)
+    added_members: list[SentMember] = attrs.Factory(list)
     """The member events that the response contains, collected while it is rendered."""
 
     @property
@@ -96,7 +96,7 @@ class Turn:
         return self.position.token.events
 
 
-class Section(enum.Enum):
+class MembershipSection(enum.Enum):
     """The parts of the `rooms` section, by the user's membership."""
 
     JOIN = "join"
@@ -106,11 +106,11 @@ class Section(enum.Enum):
 
 
 @attrs.frozen(eq=False)
-class RoomTurn:
+class RoomSyncContext:
     """The context of one room in a response."""
 
     room_id: RoomID
-    section: Section
+    section: MembershipSection
     own: LocalMembership
     after: VectorPosition | None
     """The timeline starts after this position; None: it is the latest part of all events."""
@@ -128,4 +128,4 @@ class RoomTurn:
     @property
     def may_lack_history(self) -> bool:
         """Whether the room is newly joined and may have earlier history than the timeline."""
-        return self.is_new and self.after is None and self.section is Section.JOIN
+        return self.is_new and self.after is None and self.section is MembershipSection.JOIN

@@ -38,20 +38,20 @@ from hs.core.events import event_types
 from hs.core.ids import RoomID
 from hs.core.tokens import SyncToken
 from hs.lib.caching.single_flight import SingleFlight
-from hs.services.rooms.read.rendering import Rendering
+from hs.services.rooms.read.rendering import EventRenderer
 from hs.services.rooms.read.visibility import Visibility
 from hs.services.rooms.store.memberships import Memberships, RoomsOf
-from hs.services.sync.account_data_section import Accounts, PresenceSection
-from hs.services.sync.compiled_filters import Plans
+from hs.services.sync.account_data_section import AccountDataSection, PresenceSection
+from hs.services.sync.compiled_filters import CompiledFilters
 from hs.services.sync.lazy_members import LazyMembers, SentMembers
 from hs.services.sync.notifier import Notifier, Watch
-from hs.services.sync.positions import Moment, Positions
-from hs.services.sync.response_cache import Answers
-from hs.services.sync.room_ephemeral import RoomExtras
-from hs.services.sync.room_selection import RoomTurns
-from hs.services.sync.rooms_section import RoomSections
-from hs.services.sync.sources import Extension, Extra, Presence
-from hs.services.sync.sync_context import Plan, RoomTurn, SyncRequest, Turn
+from hs.services.sync.positions import SyncPosition, SyncPositions
+from hs.services.sync.response_cache import ResponseCache
+from hs.services.sync.room_ephemeral import RoomEphemeralSection
+from hs.services.sync.room_selection import RoomSelection
+from hs.services.sync.rooms_section import RoomsSection
+from hs.services.sync.sources import Extension, ExtensionResult, Presence
+from hs.services.sync.sync_context import CompiledFilter, RoomSyncContext, SyncContext, SyncRequest
 
 CATCH_UP_S: Final = 5.0
 """How long a request waits for this process to reach the position of its token."""
@@ -60,13 +60,13 @@ MAX_TIMEOUT_MS: Final = 10 * 60 * 1000
 
 
 @attrs.frozen(eq=False)
-class Sections:
+class SyncSections:
     """The sections that responses consist of."""
 
-    room_selection: RoomTurns
-    rooms: RoomSections
-    ephemeral: RoomExtras
-    account_data: Accounts
+    room_selection: RoomSelection
+    rooms: RoomsSection
+    ephemeral: RoomEphemeralSection
+    account_data: AccountDataSection
     presence: PresenceSection
     extensions: Sequence[Extension] = ()
 
@@ -88,16 +88,16 @@ class _Response:
 class SyncService:
     """The service of `/sync`."""
 
-    _positions: Positions
+    _positions: SyncPositions
     _notifier: Notifier
     _memberships: Memberships
     _visibility: Visibility
-    _rendering: Rendering
-    _compiled_filters: Plans
+    _rendering: EventRenderer
+    _compiled_filters: CompiledFilters
     _lazy: LazyMembers
     _presence: Presence
-    sections: Sections
-    _response_cache: Answers
+    sections: SyncSections
+    _response_cache: ResponseCache
     _gate: AbstractAsyncContextManager[None]
     _flights: SingleFlight[tuple[SyncRequest, int]] = attrs.field(factory=SingleFlight, init=False)
 
@@ -135,7 +135,7 @@ class SyncService:
     async def _sync_at_once(
         self,
         request: SyncRequest,
-        compiled_filter: Plan,
+        compiled_filter: CompiledFilter,
         since: SyncToken | None,
         watch: Watch,
         rooms: RoomsOf,
@@ -151,7 +151,11 @@ class SyncService:
         )
 
     async def _compute_at_once(
-        self, request: SyncRequest, compiled_filter: Plan, since: SyncToken | None, watch: Watch
+        self,
+        request: SyncRequest,
+        compiled_filter: CompiledFilter,
+        since: SyncToken | None,
+        watch: Watch,
     ) -> bytes:
         changes = watch.changes
         sent = self._lazy.for_device(request.requester.user_id, request.requester.device_id)
@@ -164,7 +168,7 @@ class SyncService:
         return response.text
 
     async def _sync_changes(
-        self, request: SyncRequest, compiled_filter: Plan, since: SyncToken, watch: Watch
+        self, request: SyncRequest, compiled_filter: CompiledFilter, since: SyncToken, watch: Watch
     ) -> bytes:
         deadline = trio.current_time() + min(request.timeout_ms, MAX_TIMEOUT_MS) / 1000
         sent = self._lazy.for_device(request.requester.user_id, request.requester.device_id)
@@ -194,10 +198,10 @@ class SyncService:
     async def _context(
         self,
         request: SyncRequest,
-        compiled_filter: Plan,
+        compiled_filter: CompiledFilter,
         since: SyncToken | None,
         sent: SentMembers,
-    ) -> Turn:
+    ) -> SyncContext:
         user_id = request.requester.user_id
         ignored = await self._visibility.ignored_by(user_id)
         await self._rooms_of(request)
@@ -207,9 +211,9 @@ class SyncService:
         if rooms is None:
             rooms = await self._memberships.rooms_of(user_id)
         viewer = self._rendering.viewer(request.requester, ignored)
-        return Turn(request, compiled_filter, since, position, rooms, ignored, viewer, sent)
+        return SyncContext(request, compiled_filter, since, position, rooms, ignored, viewer, sent)
 
-    async def _without_changes(self, request: SyncRequest, position: Moment) -> bytes:
+    async def _without_changes(self, request: SyncRequest, position: SyncPosition) -> bytes:
         """Return a response without changes: the members that extensions always send."""
         members: list[bytes] = []
         for extension in self.sections.extensions:
@@ -218,7 +222,7 @@ class SyncService:
             members += _extension_members(result)
         return _encode(position.text, members)
 
-    async def _respond(self, context: Turn, began: Moment) -> _Response:
+    async def _respond(self, context: SyncContext, began: SyncPosition) -> _Response:
         sections = self.sections
         if context.since is None:
             room_contexts = await sections.room_selection.initial(context)
@@ -233,7 +237,7 @@ class SyncService:
         for extension in sections.extensions:
             requester, since, now = context.request.requester, context.since, context.position.token
             extra = await extension.render(requester, since, now, began.token)
-            has_changes = has_changes or extra.news
+            has_changes = has_changes or extra.has_changes
             members += _extension_members(extra)
             if extra.to_device is not None:
                 may_be_cached = False
@@ -245,7 +249,9 @@ class SyncService:
         context.sent_members.set_pending(context.added_members, next_batch)
         return _Response(_encode(next_batch, members), has_changes, may_be_cached)
 
-    async def _rooms_member(self, context: Turn, room_contexts: list[RoomTurn]) -> list[bytes]:
+    async def _rooms_member(
+        self, context: SyncContext, room_contexts: list[RoomSyncContext]
+    ) -> list[bytes]:
         sections = self.sections
         members: list[bytes] = []
         entries = await sections.account_data.load(context, room_contexts)
@@ -264,7 +270,7 @@ def _joined(rooms: RoomsOf) -> Iterator[RoomID]:
     return (room_id for room_id, own in rooms.items() if own.membership == event_types.JOIN)
 
 
-def _has_moved(since: SyncToken, position: Moment) -> bool:
+def _has_moved(since: SyncToken, position: SyncPosition) -> bool:
     return since is not position.token and since != position.token
 
 
@@ -272,7 +278,7 @@ def _empty_response(next_batch: str) -> bytes:
     return b'{"next_batch":"%b"}' % next_batch.encode()
 
 
-def _extension_members(result: Extra) -> list[bytes]:
+def _extension_members(result: ExtensionResult) -> list[bytes]:
     return [b"%b:%b" % (orjson.dumps(name), value) for name, value in result.members.items()]
 
 

@@ -24,12 +24,12 @@ from hs.core.events import event_types
 from hs.core.ids import EventID, RoomID, UserID
 from hs.core.positions import VectorPosition
 from hs.services.rooms.store.event_store import EventStore
-from hs.services.rooms.store.recent_events import TailEntry, Tails
-from hs.services.sync.sync_context import RoomTurn, Turn
+from hs.services.rooms.store.recent_events import RecentEvent, RecentEvents
+from hs.services.sync.sync_context import RoomSyncContext, SyncContext
 from hs.storage.database import Database
 from hs.storage.rooms import relations
 from hs.storage.sync import room_changes
-from hs.storage.sync.room_changes import Span, WindowRow
+from hs.storage.sync.room_changes import StreamRange, TimelineRow
 
 MAX_ROUNDS: Final = 6
 FILTERED_CHUNK: Final = 100
@@ -37,12 +37,12 @@ _ROUND_FACTOR: Final = 4
 
 
 @attrs.define(eq=False)
-class Window:
+class TimelineRange:
     """The events of a room within a response, earliest first."""
 
-    entries: Sequence[TailEntry] = ()
+    entries: Sequence[RecentEvent] = ()
     """The events that were examined."""
-    shown: Sequence[TailEntry] = ()
+    shown: Sequence[RecentEvent] = ()
     """The events for the timeline, which pass the filter and its limit."""
     limited: bool = False
     is_exact: bool = False
@@ -53,28 +53,28 @@ class Window:
 class _RoomRead:
     """The progress of reading one room in rounds, backwards from the end of its interval."""
 
-    room: RoomTurn
+    room: RoomSyncContext
     low: int
     high: int
-    rows: list[WindowRow] = attrs.Factory(list)
+    rows: list[TimelineRow] = attrs.Factory(list)
     passed: int = 0
     exhausted: bool = False
 
 
 @attrs.frozen(eq=False)
-class Windows:
+class TimelineRanges:
     """The loader of timeline ranges."""
 
     _database: Database
-    _tails: Tails
+    _tails: RecentEvents
     _events: EventStore
 
     async def load(
-        self, context: Turn, room_contexts: Sequence[RoomTurn], limit: int
-    ) -> dict[RoomID, Window]:
+        self, context: SyncContext, room_contexts: Sequence[RoomSyncContext], limit: int
+    ) -> dict[RoomID, TimelineRange]:
         """Return the range of each room, with at most `limit` events for the timeline."""
-        ranges: dict[RoomID, Window] = {}
-        missing: list[RoomTurn] = []
+        ranges: dict[RoomID, TimelineRange] = {}
+        missing: list[RoomSyncContext] = []
         for room in room_contexts:
             timeline_range = (
                 await self._only_member_event(room)
@@ -97,18 +97,20 @@ class Windows:
                 )
         return ranges
 
-    async def _only_member_event(self, room: RoomTurn) -> Window:
+    async def _only_member_event(self, room: RoomSyncContext) -> TimelineRange:
         stored = await self._events.get_one(room.own.event_id)
         if stored is None:
-            return Window(is_exact=True)
+            return TimelineRange(is_exact=True)
         event = stored.event
-        entry = TailEntry(
+        entry = RecentEvent(
             stored.stream_id, stored.writer, stored.event_id, event.type, event.state_key,
             event.sender, event.depth, stored.contains_url, (),
         )  # fmt: skip
-        return Window((entry,), (entry,), is_exact=True)
+        return TimelineRange((entry,), (entry,), is_exact=True)
 
-    def _from_memory(self, context: Turn, room: RoomTurn, limit: int) -> Window | None:
+    def _from_memory(
+        self, context: SyncContext, room: RoomSyncContext, limit: int
+    ) -> TimelineRange | None:
         if room.after is None:
             if not context.compiled_filter.shows_every_event:
                 return None
@@ -116,7 +118,7 @@ class Windows:
             entries = None if last is None else _in_interval(context, room, last)
             if entries is None or len(entries) <= limit:
                 return None
-            return Window(entries, entries[-limit:] if limit else (), limited=True)
+            return TimelineRange(entries, entries[-limit:] if limit else (), limited=True)
         since = self._tails.since(room.room_id, room.after)
         if since is None:
             return None
@@ -125,8 +127,8 @@ class Windows:
         return _make_range(entries, filtered, limit, is_exact=True)
 
     async def _from_database(
-        self, context: Turn, room_contexts: Sequence[RoomTurn], limit: int
-    ) -> dict[RoomID, Window]:
+        self, context: SyncContext, room_contexts: Sequence[RoomSyncContext], limit: int
+    ) -> dict[RoomID, TimelineRange]:
         readings = [
             _RoomRead(
                 room,
@@ -157,11 +159,13 @@ class Windows:
             reading.room.room_id: _range_from_rows(context, reading, limit) for reading in readings
         }
 
-    async def _read_round(self, context: Turn, readings: Sequence[_RoomRead], chunk: int) -> None:
-        spans: dict[Span, list[str]] = {}
+    async def _read_round(
+        self, context: SyncContext, readings: Sequence[_RoomRead], chunk: int
+    ) -> None:
+        spans: dict[StreamRange, list[str]] = {}
         for reading in readings:
             spans.setdefault((reading.low, reading.high), []).append(reading.room.room_id)
-        rows_by_room = await self._database.read(room_changes.windows, spans, chunk)
+        rows_by_room = await self._database.read(room_changes.load_timelines, spans, chunk)
         for reading in readings:
             room_id = reading.room.room_id
             rows = rows_by_room.get(room_id, [])
@@ -171,13 +175,15 @@ class Windows:
             if rows:
                 reading.high = rows[0].stream_id - 1
 
-    async def _filter_by_relations(self, context: Turn, ranges: dict[RoomID, Window]) -> None:
+    async def _filter_by_relations(
+        self, context: SyncContext, ranges: dict[RoomID, TimelineRange]
+    ) -> None:
         timeline = context.compiled_filter.filter.room.timeline
         shown = [
             entry.event_id for timeline_range in ranges.values() for entry in timeline_range.shown
         ]
         children: dict[str, list[tuple[str, str]]] = {}
-        for parent, rel_type, sender in await self._database.read(relations.children, shown):
+        for parent, rel_type, sender in await self._database.read(relations.list_children, shown):
             children.setdefault(parent, []).append((rel_type, sender))
         for timeline_range in ranges.values():
             timeline_range.shown = [
@@ -187,13 +193,13 @@ class Windows:
             ]
 
 
-def _starts_with_creation(timeline_range: Window) -> bool:
+def _starts_with_creation(timeline_range: TimelineRange) -> bool:
     return bool(timeline_range.shown) and timeline_range.shown[0].type == event_types.CREATE
 
 
 def _in_interval(
-    context: Turn, room: RoomTurn, entries: Sequence[TailEntry]
-) -> Sequence[TailEntry]:
+    context: SyncContext, room: RoomSyncContext, entries: Sequence[RecentEvent]
+) -> Sequence[RecentEvent]:
     upto = context.events_position
     if not entries or (
         room.last_stream_id is None
@@ -209,7 +215,9 @@ def _in_interval(
     ]
 
 
-def _filter(context: Turn, room_id: RoomID, entries: Sequence[TailEntry]) -> Sequence[TailEntry]:
+def _filter(
+    context: SyncContext, room_id: RoomID, entries: Sequence[RecentEvent]
+) -> Sequence[RecentEvent]:
     if context.compiled_filter.shows_every_event:
         return entries
     timeline = context.compiled_filter.filter.room.timeline
@@ -225,15 +233,15 @@ def _filter(context: Turn, room_id: RoomID, entries: Sequence[TailEntry]) -> Seq
 
 
 def _make_range(
-    entries: Sequence[TailEntry], filtered: Sequence[TailEntry], limit: int, *, is_exact: bool
-) -> Window:
+    entries: Sequence[RecentEvent], filtered: Sequence[RecentEvent], limit: int, *, is_exact: bool
+) -> TimelineRange:
     limited = len(filtered) > limit
     if limited:
         filtered = filtered[len(filtered) - limit :]
-    return Window(entries, filtered, limited, is_exact)
+    return TimelineRange(entries, filtered, limited, is_exact)
 
 
-def _range_from_rows(context: Turn, reading: _RoomRead, limit: int) -> Window:
+def _range_from_rows(context: SyncContext, reading: _RoomRead, limit: int) -> TimelineRange:
     room, upto = reading.room, context.events_position
     after = VectorPosition(room_changes.LOWEST) if room.after is None else room.after
     rows = [
@@ -255,9 +263,9 @@ def _range_from_rows(context: Turn, reading: _RoomRead, limit: int) -> Window:
     return timeline_range
 
 
-def _entry(row: WindowRow) -> TailEntry:
+def _entry(row: TimelineRow) -> RecentEvent:
     changes = () if row.state_key is None else ((row.type, row.state_key, row.event_id, None),)
-    return TailEntry(
+    return RecentEvent(
         row.stream_id,
         row.writer,
         EventID(row.event_id),

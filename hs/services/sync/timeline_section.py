@@ -27,13 +27,18 @@ from hs.core.relations import relation_of
 from hs.core.tokens import TopologicalToken
 from hs.lib.caching.lru_cache import LruCache
 from hs.lib.caching.single_flight import SingleFlight
-from hs.services.rooms.read.rendering import Rendering, federation_form, with_fields
-from hs.services.rooms.read.visibility import Seen, Visibility
+from hs.services.rooms.read.rendering import EventRenderer, federation_form, with_fields
+from hs.services.rooms.read.visibility import Visibility, VisibleEvent
 from hs.services.rooms.store.event_store import EventStore
 from hs.services.rooms.store.state_store import StateStore
 from hs.services.rooms.store.stored_event import StoredEvent
-from hs.services.sync.sync_context import Plan, RoomTurn, Section, Turn
-from hs.services.sync.timeline_range import Window
+from hs.services.sync.sync_context import (
+    CompiledFilter,
+    MembershipSection,
+    RoomSyncContext,
+    SyncContext,
+)
+from hs.services.sync.timeline_range import TimelineRange
 
 MAX_SHARED: Final = 2_000
 SHARED_FOR_MS: Final = 2_000  # short, because shared timelines contain `age`
@@ -44,7 +49,7 @@ _Key = tuple[RoomID, int, int, int, bool, int]
 
 
 @attrs.define(eq=False)
-class Timeline:
+class RenderedTimeline:
     """A rendered timeline section and the events in it."""
 
     json: bytes
@@ -55,30 +60,37 @@ class Timeline:
     """The member events of the senders; None until they are looked up."""
 
 
-class RoomTimelines:
+class TimelineSection:
     """The renderer of timeline sections."""
 
     def __init__(
-        self, events: EventStore, states: StateStore, visibility: Visibility, rendering: Rendering
+        self,
+        events: EventStore,
+        states: StateStore,
+        visibility: Visibility,
+        rendering: EventRenderer,
     ) -> None:
         self._events = events
         self._states = states
         self._visibility = visibility
         self._rendering = rendering
-        self._shared: LruCache[_Key, Timeline] = LruCache(
+        self._shared: LruCache[_Key, RenderedTimeline] = LruCache(
             "shared_timelines", max_entries=MAX_SHARED
         )
         self._flights: SingleFlight[_Key] = SingleFlight()
 
     async def render(
-        self, context: Turn, room_contexts: Sequence[RoomTurn], ranges: dict[RoomID, Window]
-    ) -> dict[RoomID, Timeline]:
+        self,
+        context: SyncContext,
+        room_contexts: Sequence[RoomSyncContext],
+        ranges: dict[RoomID, TimelineRange],
+    ) -> dict[RoomID, RenderedTimeline]:
         """Return the timeline of each room.
 
         Marks a range as limited if more events than the limit turn out to be visible.
         """
-        timelines: dict[RoomID, Timeline] = {}
-        personal: list[RoomTurn] = []
+        timelines: dict[RoomID, RenderedTimeline] = {}
+        personal: list[RoomSyncContext] = []
         for room in room_contexts:
             timeline_range = ranges[room.room_id]
             if not timeline_range.shown:
@@ -94,8 +106,8 @@ class RoomTimelines:
         return timelines
 
     async def _find_shared(
-        self, context: Turn, room: RoomTurn, timeline_range: Window
-    ) -> Timeline | None:
+        self, context: SyncContext, room: RoomSyncContext, timeline_range: TimelineRange
+    ) -> RenderedTimeline | None:
         if not room.always_joined or context.ignored or self._visibility.expires:
             return None
         shown = timeline_range.shown
@@ -134,17 +146,24 @@ class RoomTimelines:
         return events
 
     async def _render_shared(
-        self, context: Turn, key: _Key, stored: list[StoredEvent], timeline_range: Window
-    ) -> Timeline:
-        seen = [Seen(event, _JOIN) for event in stored]
+        self,
+        context: SyncContext,
+        key: _Key,
+        stored: list[StoredEvent],
+        timeline_range: TimelineRange,
+    ) -> RenderedTimeline:
+        seen = [VisibleEvent(event, _JOIN) for event in stored]
         await self._rendering.prepare(stored, context.viewer)
         timeline = self._make_timeline(context, seen, timeline_range)
         self._shared.put(key, timeline)
         return timeline
 
     async def _render_personal(
-        self, context: Turn, room_contexts: Sequence[RoomTurn], ranges: dict[RoomID, Window]
-    ) -> dict[RoomID, Timeline]:
+        self,
+        context: SyncContext,
+        room_contexts: Sequence[RoomSyncContext],
+        ranges: dict[RoomID, TimelineRange],
+    ) -> dict[RoomID, RenderedTimeline]:
         ids = [entry.event_id for room in room_contexts for entry in ranges[room.room_id].shown]
         events = await self._events.get(ids)
         seen = await self._visible_events(context, room_contexts, ranges, events)
@@ -165,13 +184,13 @@ class RoomTimelines:
 
     async def _visible_events(
         self,
-        context: Turn,
-        room_contexts: Sequence[RoomTurn],
-        ranges: dict[RoomID, Window],
+        context: SyncContext,
+        room_contexts: Sequence[RoomSyncContext],
+        ranges: dict[RoomID, TimelineRange],
         events: dict[EventID, StoredEvent],
-    ) -> dict[RoomID, list[Seen]]:
+    ) -> dict[RoomID, list[VisibleEvent]]:
         """Return the visible events of each room, without messages of ignored users."""
-        seen: dict[RoomID, list[Seen]] = {room.room_id: [] for room in room_contexts}
+        seen: dict[RoomID, list[VisibleEvent]] = {room.room_id: [] for room in room_contexts}
         to_check: list[StoredEvent] = []
         for room in room_contexts:
             stored = [
@@ -183,7 +202,7 @@ class RoomTimelines:
                 ignored = context.ignored
                 hidden_before = await self._visibility.hidden_before(room.room_id)
                 seen[room.room_id] = [
-                    Seen(event, _membership_at(event, context.user_id))
+                    VisibleEvent(event, _membership_at(event, context.user_id))
                     for event in stored
                     if event.event.state_key is not None
                     or (
@@ -192,7 +211,7 @@ class RoomTimelines:
                     )
                 ]
             elif room.never_joined:
-                seen[room.room_id] = [Seen(event, room.own.membership) for event in stored]
+                seen[room.room_id] = [VisibleEvent(event, room.own.membership) for event in stored]
             else:
                 to_check += stored
         if to_check:
@@ -201,8 +220,11 @@ class RoomTimelines:
         return seen
 
     async def _filter_visible(
-        self, context: Turn, room_contexts: Sequence[RoomTurn], events: Sequence[StoredEvent]
-    ) -> list[Seen]:
+        self,
+        context: SyncContext,
+        room_contexts: Sequence[RoomSyncContext],
+        events: Sequence[StoredEvent],
+    ) -> list[VisibleEvent]:
         """Return the events that the user may see, in order, and two kinds in addition.
 
         Current state of joined rooms is included even if it was set while the user could not see
@@ -210,12 +232,14 @@ class RoomTimelines:
         change for an older one. A ban after leaving is included, because clients would otherwise go
         on showing the room as one that was left.
         """
-        own = {room.own.event_id for room in room_contexts if room.section is Section.LEAVE}
+        own = {
+            room.own.event_id for room in room_contexts if room.section is MembershipSection.LEAVE
+        }
         visible = await self._visibility.filter_visible(context.user_id, events, known=own)
         if len(visible) == len(events):
             return visible
         views = {view.stored.event_id: view for view in visible}
-        joined = {room.room_id for room in room_contexts if room.section is Section.JOIN}
+        joined = {room.room_id for room in room_contexts if room.section is MembershipSection.JOIN}
         hidden = [
             stored
             for stored in events
@@ -243,8 +267,8 @@ class RoomTimelines:
         return current
 
     def _make_timeline(
-        self, context: Turn, seen: Sequence[Seen], timeline_range: Window
-    ) -> Timeline:
+        self, context: SyncContext, seen: Sequence[VisibleEvent], timeline_range: TimelineRange
+    ) -> RenderedTimeline:
         rendering, viewer, compiled_filter = (
             self._rendering,
             context.viewer,
@@ -253,7 +277,7 @@ class RoomTimelines:
         rendered = rendering.timeline_events(seen, viewer, room_id=False)
         if compiled_filter.shapes_events:
             rendered = [
-                shaped(compiled_filter, view.stored, text)
+                apply_event_format(compiled_filter, view.stored, text)
                 for view, text in zip(seen, rendered, strict=True)
             ]
         first = seen[0].stored
@@ -262,7 +286,7 @@ class RoomTimelines:
             # There are no earlier events, but clients expect a token, and some of them expect
             # events before it. With this token they page through the room from its end.
             prev_batch = context.position.text
-        return Timeline(
+        return RenderedTimeline(
             _encode(rendered, prev_batch, limited=timeline_range.limited),
             [view.stored for view in seen],
             frozenset(view.stored.event.sender for view in seen),
@@ -270,7 +294,9 @@ class RoomTimelines:
         )
 
 
-def shaped(compiled_filter: Plan, stored: StoredEvent, rendered: bytes) -> bytes:
+def apply_event_format(
+    compiled_filter: CompiledFilter, stored: StoredEvent, rendered: bytes
+) -> bytes:
     """Return a rendered event in the format and with the fields that the filter selects."""
     if compiled_filter.filter.federation_format:
         rendered = federation_form(stored, rendered)
@@ -287,10 +313,12 @@ def _membership_at(stored: StoredEvent, user_id: UserID) -> str:
     return _JOIN
 
 
-def _empty(context: Turn, timeline_range: Window) -> Timeline:
+def _empty(context: SyncContext, timeline_range: TimelineRange) -> RenderedTimeline:
     since = context.request.since
     prev_batch = context.position.text if since is None or timeline_range.limited else since
-    return Timeline(_encode((), prev_batch, limited=timeline_range.limited), (), frozenset(), 0)
+    return RenderedTimeline(
+        _encode((), prev_batch, limited=timeline_range.limited), (), frozenset(), 0
+    )
 
 
 def _encode(rendered: Sequence[bytes], prev_batch: str, *, limited: bool) -> bytes:

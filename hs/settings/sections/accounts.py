@@ -11,11 +11,11 @@ from hs.settings.kinds import (
     DURATION,
     STRING,
     STRINGS,
-    At,
+    ConfigLocation,
     Kind,
     choice,
-    endless,
     integer,
+    or_infinity,
 )
 
 ONLY_FOR_REAUTH = "only_for_reauth"
@@ -61,16 +61,22 @@ class SessionSettings:
     """Lifetimes of sessions and tokens, in milliseconds; None means no limit."""
 
     session_lifetime: int | None = setting(
-        endless(DURATION), None, "Time after which a user must log in again.", shown="infinity"
+        or_infinity(DURATION), None, "Time after which a user must log in again.", shown="infinity"
     )
     refreshable_access_token_lifetime: int | None = setting(
-        endless(DURATION), 300_000, "Lifetime of access tokens that can be refreshed.", shown="5m"
+        or_infinity(DURATION),
+        300_000,
+        "Lifetime of access tokens that can be refreshed.",
+        shown="5m",
     )
     refresh_token_lifetime: int | None = setting(
-        endless(DURATION), None, "Lifetime of refresh tokens that are not used.", shown="infinity"
+        or_infinity(DURATION),
+        None,
+        "Lifetime of refresh tokens that are not used.",
+        shown="infinity",
     )
     nonrefreshable_access_token_lifetime: int | None = setting(
-        endless(DURATION),
+        or_infinity(DURATION),
         None,
         "Lifetime of access tokens that cannot be refreshed.",
         shown="infinity",
@@ -91,10 +97,10 @@ class PasswordPolicy:
     require_uppercase: bool = setting(BOOLEAN, False, "Require an upper-case letter.")
 
 
-def _read_enabled(value: Any, at: At) -> bool | str:
+def _read_enabled(value: Any, at: ConfigLocation) -> bool | str:
     if isinstance(value, bool) or value == ONLY_FOR_REAUTH:
         return value  # type: ignore[no-any-return]  # narrowed to bool or that one string
-    at.refuse(f"{value!r} is not allowed", f"write true, false or {ONLY_FOR_REAUTH}")
+    at.reject(f"{value!r} is not allowed", f"write true, false or {ONLY_FOR_REAUTH}")
 
 
 ENABLED = Kind(
@@ -144,7 +150,7 @@ class ReauthSettings:
     )
 
 
-def _read_reauth(value: Any, at: At) -> ReauthSettings:
+def _read_reauth(value: Any, at: ConfigLocation) -> ReauthSettings:
     if isinstance(value, dict):
         for name in value:
             if name != "session_timeout":

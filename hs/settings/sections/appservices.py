@@ -16,7 +16,16 @@ from hs.core.ids import parse_user_id
 from hs.settings.documents import read_documents
 from hs.settings.errors import Origin, Problem, SettingsError
 from hs.settings.fields import setting
-from hs.settings.kinds import BOOLEAN, PATH, STRING, STRINGS, At, Unfit, list_of, optional
+from hs.settings.kinds import (
+    BOOLEAN,
+    PATH,
+    STRING,
+    STRINGS,
+    ConfigLocation,
+    InvalidSetting,
+    list_of,
+    optional,
+)
 
 KEY: Final = "app_service_config_files"
 MAX_PATTERN_CHARS: Final = 1000
@@ -50,7 +59,7 @@ class AppserviceKeys:
 
 
 @attrs.frozen
-class Namespace:
+class AppserviceNamespace:
     """A pattern of IDs that a service is interested in, or owns exclusively."""
 
     pattern: re.Pattern[str]
@@ -58,12 +67,12 @@ class Namespace:
 
 
 @attrs.frozen(kw_only=True)
-class Namespaces:
+class AppserviceNamespaces:
     """The user IDs, aliases and room IDs that a service is interested in."""
 
-    users: tuple[Namespace, ...] = ()
-    aliases: tuple[Namespace, ...] = ()
-    rooms: tuple[Namespace, ...] = ()
+    users: tuple[AppserviceNamespace, ...] = ()
+    aliases: tuple[AppserviceNamespace, ...] = ()
+    rooms: tuple[AppserviceNamespace, ...] = ()
 
 
 @attrs.frozen(kw_only=True)
@@ -75,7 +84,7 @@ class AppserviceRegistration:
     as_token: str = attrs.field(repr=False)
     hs_token: str = attrs.field(repr=False)
     sender_localpart: str
-    namespaces: Namespaces = Namespaces()
+    namespaces: AppserviceNamespaces = AppserviceNamespaces()
     rate_limited: bool = True
     protocols: tuple[str, ...] = ()
     receives_ephemeral: bool = False
@@ -120,10 +129,10 @@ def read_registration(file: Path) -> AppserviceRegistration:
     """
     document = read_documents([file])
     values = document.values
-    at = At((), file.parent, [], Origin(file=file))
+    at = ConfigLocation((), file.parent, [], Origin(file=file))
     try:
         if not values:
-            at.refuse("file contains no registration", f"correct the path in {KEY}")
+            at.reject("file contains no registration", f"correct the path in {KEY}")
         return AppserviceRegistration(
             id=_text(values, "id", at),
             url=_url(values, at),
@@ -136,7 +145,7 @@ def read_registration(file: Path) -> AppserviceRegistration:
             receives_ephemeral=_flag(values, EPHEMERAL_KEYS, at, default=False),
             receives_encryption=_flag(values, ENCRYPTION_KEYS, at, default=False),
         )
-    except Unfit as error:
+    except InvalidSetting as error:
         line = document.origins.get(error.at.path[0], Origin()) if error.at.path else Origin()
         raise SettingsError(
             [
@@ -150,25 +159,25 @@ def read_registration(file: Path) -> AppserviceRegistration:
         ) from None
 
 
-def _text(values: Mapping[str, Any], name: str, at: At) -> str:
+def _text(values: Mapping[str, Any], name: str, at: ConfigLocation) -> str:
     key_at = at.child(name)
     if name not in values:
-        key_at.refuse("missing", f"add `{name}: …`, see the documentation of the service")
+        key_at.reject("missing", f"add `{name}: …`, see the documentation of the service")
     text = STRING.read(values[name], key_at)
     if not text or "\0" in text:
-        key_at.refuse("must not be empty", f"set the {name} of the service")
+        key_at.reject("must not be empty", f"set the {name} of the service")
     return text
 
 
-def _url(values: Mapping[str, Any], at: At) -> str | None:
+def _url(values: Mapping[str, Any], at: ConfigLocation) -> str | None:
     key_at = at.child("url")
     if "url" not in values:
-        key_at.refuse("missing", "add the URL of the service, or `url: null` to send nothing to it")
+        key_at.reject("missing", "add the URL of the service, or `url: null` to send nothing to it")
     url = optional(STRING).read(values["url"], key_at)
     if not url:
         return None
     if not _is_base(url):
-        key_at.refuse(f"{url!r} is not a URL", 'write it like "http://127.0.0.1:29318"')
+        key_at.reject(f"{url!r} is not a URL", 'write it like "http://127.0.0.1:29318"')
     return url.rstrip("/")
 
 
@@ -181,67 +190,69 @@ def _is_base(url: str) -> bool:
     return is_whole and not parts.query and not parts.fragment
 
 
-def _sender(values: Mapping[str, Any], at: At) -> str:
+def _sender(values: Mapping[str, Any], at: ConfigLocation) -> str:
     localpart = _text(values, "sender_localpart", at)
     key_at = at.child("sender_localpart")
     if localpart.startswith("@") or ":" in localpart:
-        key_at.refuse(
+        key_at.reject(
             f"{localpart!r} is a full user ID", "write only the part between @ and the colon"
         )
     try:
         parse_user_id(f"@{localpart}:x")
     except InvalidParam:
-        key_at.refuse(f"{localpart!r} is not a valid localpart", "use a-z, 0-9 and . _ = / + -")
+        key_at.reject(f"{localpart!r} is not a valid localpart", "use a-z, 0-9 and . _ = / + -")
     return localpart
 
 
-def _namespaces(value: Any, at: At) -> Namespaces:
+def _namespaces(value: Any, at: ConfigLocation) -> AppserviceNamespaces:
     if value is None:
-        return Namespaces()
+        return AppserviceNamespaces()
     if not isinstance(value, dict):
-        at.refuse("expected a map", "it may contain the lists users, aliases and rooms")
+        at.reject("expected a map", "it may contain the lists users, aliases and rooms")
     lists = {
         name: _namespace_list(value.get(name), at.child(name))
         for name in ("users", "aliases", "rooms")
     }
-    return Namespaces(**lists)
+    return AppserviceNamespaces(**lists)
 
 
-def _namespace_list(value: Any, at: At) -> tuple[Namespace, ...]:
+def _namespace_list(value: Any, at: ConfigLocation) -> tuple[AppserviceNamespace, ...]:
     if value is None:
         return ()
     if not isinstance(value, list):
-        at.refuse("expected a list", "begin each entry with `- exclusive: …`")
+        at.reject("expected a list", "begin each entry with `- exclusive: …`")
     if len(value) > MAX_NAMESPACES:
-        at.refuse(
+        at.reject(
             f"more than {MAX_NAMESPACES} namespaces", "combine some of them with | in one regex"
         )
     return tuple(_namespace(entry, at.child(str(n))) for n, entry in enumerate(value))
 
 
-def _namespace(value: Any, at: At) -> Namespace:
+def _namespace(value: Any, at: ConfigLocation) -> AppserviceNamespace:
     if not isinstance(value, dict) or "regex" not in value:
-        at.refuse("expected a map with `regex`", 'write `exclusive: true` and `regex: "@_irc_.*"`')
+        at.reject("expected a map with `regex`", 'write `exclusive: true` and `regex: "@_irc_.*"`')
     pattern = STRING.read(value["regex"], at.child("regex"))
     exclusive = BOOLEAN.read(value.get("exclusive", False), at.child("exclusive"))
-    return Namespace(_compiled(pattern, at.child("regex")), exclusive)
+    return AppserviceNamespace(_compiled(pattern, at.child("regex")), exclusive)
 
 
-def _compiled(pattern: str, at: At) -> re.Pattern[str]:
+def _compiled(pattern: str, at: ConfigLocation) -> re.Pattern[str]:
     if len(pattern) > MAX_PATTERN_CHARS:
-        at.refuse(f"regex is longer than {MAX_PATTERN_CHARS} characters", "use several namespaces")
+        at.reject(f"regex is longer than {MAX_PATTERN_CHARS} characters", "use several namespaces")
     if _NESTED.search(pattern) is not None:
-        at.refuse(
+        at.reject(
             f"{pattern!r} contains a nested repetition, which may take exponential time",
             "use a single repetition, such as (a|b)* or .*",
         )
     try:
         return re.compile(pattern)
     except (re.error, OverflowError, RecursionError) as error:
-        at.refuse(f"{pattern!r} is not a regular expression: {error}", "correct the expression")
+        at.reject(f"{pattern!r} is not a regular expression: {error}", "correct the expression")
 
 
-def _flag(values: Mapping[str, Any], names: Iterable[str], at: At, *, default: bool) -> bool:
+def _flag(
+    values: Mapping[str, Any], names: Iterable[str], at: ConfigLocation, *, default: bool
+) -> bool:
     # Registration files contain null for flags that are not set.
     flags = [
         BOOLEAN.read(values[name], at.child(name)) for name in names if values.get(name) is not None

@@ -8,10 +8,10 @@ from typing import Any
 import attrs
 
 from hs.settings.fields import setting
-from hs.settings.kinds import BOOLEAN, OBJECT, PATH, STRING, At, Kind, optional
+from hs.settings.kinds import BOOLEAN, OBJECT, PATH, STRING, ConfigLocation, Kind, optional
 
 
-def _read_version(value: Any, at: At) -> str:
+def _read_version(value: Any, at: ConfigLocation) -> str:
     # YAML reads an unquoted 1.0 as a number.
     if isinstance(value, int | float) and not isinstance(value, bool):
         return str(value)

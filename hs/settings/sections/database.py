@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 import attrs
 
-from hs.settings.fields import nearest
-from hs.settings.kinds import BOOLEAN, COUNT, OBJECT, PATH, STRING, At, Kind
+from hs.settings.fields import did_you_mean
+from hs.settings.kinds import BOOLEAN, COUNT, OBJECT, PATH, STRING, ConfigLocation, Kind
 
 _POSTGRES_NAMES = ("psycopg2", "psycopg", "asyncpg", "postgres", "postgresql")
 _SQLITE_NAMES = ("sqlite3", "sqlite")
@@ -79,7 +79,7 @@ class DatabaseSettings:
         return str(self.path) if self.is_sqlite else str(self.args["database"])
 
     @property
-    def place(self) -> str:
+    def description(self) -> str:
         """Name, location and configuration key of the database, for error messages."""
         if self.is_sqlite:
             return f"the database {self.label} (key database)"
@@ -88,31 +88,31 @@ class DatabaseSettings:
         return f"the database {self.label} at {host} (key database)"
 
 
-def _report_unused_args(args: Mapping[str, Any], at: At) -> None:
+def _report_unused_args(args: Mapping[str, Any], at: ConfigLocation) -> None:
     known = (*_USED_ARGS, *_LIBPQ_ARGS, *_IGNORED_ARGS)
     for name in args:
         if name in _IGNORED_ARGS:
             at.child(name).note("ignored: the driver of this server does not need it")
         elif name not in known:
-            at.child(name).warn("unknown argument, ignored" + nearest(name, known))
+            at.child(name).warn("unknown argument, ignored" + did_you_mean(name, known))
 
 
-def _check_strings(args: Mapping[str, Any], at: At) -> None:
+def _check_strings(args: Mapping[str, Any], at: ConfigLocation) -> None:
     for name in ("user", "password", "database", "options", "application_name", *_LIBPQ_ARGS):
         if args.get(name) is not None:
             STRING.read(args[name], at.child(name))
 
 
-def _check_pool(args: Mapping[str, Any], at: At) -> None:
+def _check_pool(args: Mapping[str, Any], at: ConfigLocation) -> None:
     min_connections = COUNT.read(args.get("cp_min", 1), at.child("cp_min"))
     max_connections = COUNT.read(args.get("cp_max", 10), at.child("cp_max"))
     if max_connections < max(min_connections, 1):
-        at.child("cp_max").refuse(
+        at.child("cp_max").reject(
             f"{max_connections} is less than cp_min or 1", "increase cp_max, or decrease cp_min"
         )
 
 
-def _read_postgres(args: Mapping[str, Any], at: At) -> DatabaseSettings:
+def _read_postgres(args: Mapping[str, Any], at: ConfigLocation) -> DatabaseSettings:
     _report_unused_args(args, at)
     used = {
         name: args[name] for name in (*_USED_ARGS, *_LIBPQ_ARGS) if args.get(name) not in (None, "")
@@ -120,27 +120,29 @@ def _read_postgres(args: Mapping[str, Any], at: At) -> DatabaseSettings:
     if "dbname" in used:
         used.setdefault("database", used.pop("dbname"))
     if "database" not in used:
-        at.child("database").refuse("name of the database is missing", "add `database: synapse`")
+        at.child("database").reject("name of the database is missing", "add `database: synapse`")
     _check_strings(used, at)
     _check_pool(used, at)
     return DatabaseSettings(engine="postgres", args=MappingProxyType(used))
 
 
-def _read_sqlite(args: Mapping[str, Any], at: At) -> DatabaseSettings:
+def _read_sqlite(args: Mapping[str, Any], at: ConfigLocation) -> DatabaseSettings:
     for name in args:
         if name not in ("database", *_IGNORED_ARGS, "cp_min", "cp_max"):
-            at.child(name).warn("unknown argument, ignored" + nearest(name, ["database"]))
+            at.child(name).warn("unknown argument, ignored" + did_you_mean(name, ["database"]))
     name = STRING.read(args.get("database", "homeserver.db"), at.child("database"))
     path = Path(name) if name == ":memory:" else PATH.read(name, at.child("database"))
     return DatabaseSettings(engine="sqlite", path=path)
 
 
-def _read_database(value: Any, at: At) -> DatabaseSettings:
+def _read_database(value: Any, at: ConfigLocation) -> DatabaseSettings:
     value_map = OBJECT.read(value, at)
     known = ("name", "args", "txn_limit", "allow_unsafe_locale")
     for name in value_map:
         if name not in known:
-            at.child(name).warn("unknown key, ignored" + nearest(name, known), is_unknown_key=True)
+            at.child(name).warn(
+                "unknown key, ignored" + did_you_mean(name, known), is_unknown_key=True
+            )
     name = STRING.read(value_map.get("name", "sqlite3"), at.child("name"))
     args = OBJECT.read(value_map.get("args"), at.child("args"))
     if name in _POSTGRES_NAMES:
@@ -148,7 +150,7 @@ def _read_database(value: Any, at: At) -> DatabaseSettings:
     elif name in _SQLITE_NAMES:
         settings = _read_sqlite(args, at.child("args"))
     else:
-        at.child("name").refuse(
+        at.child("name").reject(
             f"{name!r} is not a supported database", "write sqlite3 or psycopg2"
         )
     COUNT.read(value_map.get("txn_limit", 0), at.child("txn_limit"))

@@ -13,7 +13,7 @@ from hs.settings.kinds import (
     FACTOR,
     OBJECT,
     STRING,
-    At,
+    ConfigLocation,
     Kind,
     map_of,
     one_or_more,
@@ -21,7 +21,7 @@ from hs.settings.kinds import (
 )
 
 
-def _read_tracking(value: Any, at: At) -> bool | str:
+def _read_tracking(value: Any, at: ConfigLocation) -> bool | str:
     return "untracked" if value == "untracked" else BOOLEAN.read(value, at)
 
 

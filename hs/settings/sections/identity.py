@@ -6,17 +6,17 @@ from urllib.parse import urlsplit
 import attrs
 
 from hs.settings.fields import secret, setting
-from hs.settings.kinds import BOOLEAN, STRING, At, Kind, optional
+from hs.settings.kinds import BOOLEAN, STRING, ConfigLocation, Kind, optional
 
 
-def _read_url(value: Any, at: At) -> str:
+def _read_url(value: Any, at: ConfigLocation) -> str:
     text = STRING.read(value, at)
     try:
         parts = urlsplit(text)
     except ValueError:
         parts = urlsplit("")
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        at.refuse(
+        at.reject(
             f"{text!r:.80} is not an http or https URL", 'write it like "https://example.org"'
         )
     return text

@@ -12,7 +12,7 @@ from hs.settings.kinds import (
     PATH,
     PORT,
     STRING,
-    At,
+    ConfigLocation,
     Kind,
     list_of,
     one_or_more,
@@ -134,7 +134,7 @@ DEFAULT_LISTENERS = (Listener(port=8008, resources=(Resource(names=("client", "f
 _LISTENER_BLOCK = block(_ListenerBlock)
 
 
-def _mode(value: int | str, at: At) -> int:
+def _mode(value: int | str, at: ConfigLocation) -> int:
     # YAML reads 0660 as octal and 660 as decimal. A decimal number beyond 0o777 is taken to be
     # written in octal digits; smaller ones are real modes.
     if type(value) is int and 0 <= value <= _MAX_MODE:
@@ -144,29 +144,29 @@ def _mode(value: int | str, at: At) -> int:
     except ValueError:
         mode = -1
     if not 0 <= mode <= _MAX_MODE or isinstance(value, bool):
-        at.refuse(f"{value!r} is not a file mode", 'write octal digits such as "660"')
+        at.reject(f"{value!r} is not a file mode", 'write octal digits such as "660"')
     return mode
 
 
-def _check_type(listener: _ListenerBlock, at: At) -> None:
+def _check_type(listener: _ListenerBlock, at: ConfigLocation) -> None:
     if listener.type == "replication":
-        at.child("type").refuse(
+        at.child("type").reject(
             "the type `replication` is no longer supported",
             "use `type: http` with `resources: [{names: [replication]}]`, and Redis",
         )
     if listener.type not in _TYPES:
-        at.child("type").refuse(
+        at.child("type").reject(
             f"{listener.type!r} is not a type of listener", f"write one of {', '.join(_TYPES)}"
         )
     if listener.type == "manhole":
         at.note("has no effect: this server has no manhole")
 
 
-def _check_resources(listener: _ListenerBlock, at: At) -> None:
+def _check_resources(listener: _ListenerBlock, at: ConfigLocation) -> None:
     for resource in listener.resources:
         for name in resource.names:
             if name not in RESOURCES:
-                at.child("resources").refuse(
+                at.child("resources").reject(
                     f"{name!r} is not a resource", f"use {', '.join(RESOURCES)}"
                 )
     if listener.type == "http" and not listener.resources:
@@ -177,12 +177,12 @@ def _check_resources(listener: _ListenerBlock, at: At) -> None:
         )
 
 
-def _read_listener(value: Any, at: At) -> Listener:
+def _read_listener(value: Any, at: ConfigLocation) -> Listener:
     if not isinstance(value, dict):
-        at.refuse("expected a map", "begin each listener with `- port: …`")
+        at.reject("expected a map", "begin each listener with `- port: …`")
     listener = _LISTENER_BLOCK.read(value, at)
     if (listener.port is None) == (listener.path is None):
-        at.refuse("a listener needs either a port or a path", "set exactly one of them")
+        at.reject("a listener needs either a port or a path", "set exactly one of them")
     _check_type(listener, at)
     _check_resources(listener, at)
     addresses = listener.bind_addresses or listener.bind_address

@@ -12,22 +12,22 @@ from hs.settings.kinds import (
     PATH,
     PORT,
     STRING,
-    At,
+    ConfigLocation,
     Kind,
     optional,
 )
 
 SMTP_PORT = 25
 SMTPS_PORT = 465
-PLACES = {"app": "", "server_name": "", "person": "", "room": "", "space": ""}
+SUBJECT_VARIABLES = {"app": "", "server_name": "", "person": "", "room": "", "space": ""}
 
 
-def _read_format(value: Any, at: At) -> str:
+def _read_format(value: Any, at: ConfigLocation) -> str:
     text = STRING.read(value, at)
     try:
-        text % PLACES
+        text % SUBJECT_VARIABLES
     except (KeyError, ValueError, TypeError) as error:
-        at.refuse(
+        at.reject(
             f"{text!r} is not a valid format: {error}",
             "use only %(app)s, %(server_name)s, %(person)s, %(room)s, %(space)s, and %% for %",
         )

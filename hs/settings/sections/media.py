@@ -17,13 +17,13 @@ from hs.settings.kinds import (
     SERVER_NAME,
     SIZE,
     STRING,
-    At,
+    ConfigLocation,
     Kind,
     choice,
-    endless,
     integer,
     list_of,
     optional,
+    or_infinity,
 )
 
 CROP, SCALE = "crop", "scale"
@@ -59,10 +59,10 @@ DEFAULT_SIZES = (
 )
 
 
-def _read_size(value: Any, at: At) -> ThumbnailSize:
+def _read_size(value: Any, at: ConfigLocation) -> ThumbnailSize:
     size: ThumbnailSize = block(ThumbnailSize).read(value, at)
     if not (size.width and size.height):
-        at.refuse("a thumbnail size needs width and height", "write `{width: 320, height: 240}`")
+        at.reject("a thumbnail size needs width and height", "write `{width: 320, height: 240}`")
     return size
 
 
@@ -74,10 +74,10 @@ class UploadLimit:
     max_size: int = setting(SIZE, 0, "Total size of uploads allowed in the period.")
 
 
-def _read_limit(value: Any, at: At) -> UploadLimit:
+def _read_limit(value: Any, at: ConfigLocation) -> UploadLimit:
     limit: UploadLimit = block(UploadLimit).read(value, at)
     if not limit.time_period or "max_size" not in value:
-        at.refuse(
+        at.reject(
             "an upload limit needs time_period and max_size",
             'write `{time_period: "1d", max_size: "1G"}`',
         )
@@ -85,30 +85,30 @@ def _read_limit(value: Any, at: At) -> UploadLimit:
 
 
 @attrs.frozen(kw_only=True)
-class Retention:
+class MediaRetentionSettings:
     """How long media are kept after their last use; None keeps them forever."""
 
     local_media_lifetime: int | None = setting(
-        endless(DURATION),
+        or_infinity(DURATION),
         None,
         "Time after their last use when media of local users are deleted; never if null.",
     )
     remote_media_lifetime: int | None = setting(
-        endless(DURATION),
+        or_infinity(DURATION),
         None,
         "Time after their last use when copies of remote media are deleted; never if null.",
     )
 
 
 @attrs.frozen(kw_only=True)
-class FolderSettings:
+class FolderProviderSettings:
     """A storage provider in a folder."""
 
     directory: Path | None = setting(optional(PATH), None, "Path of the folder.")
 
 
 @attrs.frozen(kw_only=True)
-class S3Settings:
+class S3ProviderSettings:
     """A storage provider in a bucket of an S3-compatible service."""
 
     bucket: str = setting(STRING, "", "Name of the bucket.")
@@ -149,13 +149,13 @@ class _ProviderBlock:
 class StorageProvider:
     """A further store to which media are copied, and from which missing files are read."""
 
-    place: FolderSettings | S3Settings
+    place: FolderProviderSettings | S3ProviderSettings
     store_local: bool = False
     store_remote: bool = False
     store_synchronous: bool = False
 
 
-def _read_provider(value: Any, at: At) -> StorageProvider:
+def _read_provider(value: Any, at: ConfigLocation) -> StorageProvider:
     provider: _ProviderBlock = block(_ProviderBlock).read(value, at)
     return StorageProvider(
         place=_read_place(provider, at),
@@ -165,23 +165,25 @@ def _read_provider(value: Any, at: At) -> StorageProvider:
     )
 
 
-def _read_place(provider: _ProviderBlock, at: At) -> FolderSettings | S3Settings:
+def _read_place(
+    provider: _ProviderBlock, at: ConfigLocation
+) -> FolderProviderSettings | S3ProviderSettings:
     config_at, config = at.child("config"), dict(provider.config)
     if provider.module in FOLDER_MODULES:
-        folder: FolderSettings = block(FolderSettings).read(config, config_at)
+        folder: FolderProviderSettings = block(FolderProviderSettings).read(config, config_at)
         if folder.directory is None:
-            config_at.refuse("directory is missing", "add `directory: /path/of/the/folder`")
+            config_at.reject("directory is missing", "add `directory: /path/of/the/folder`")
         return folder
     if provider.module in S3_MODULES:
-        s3: S3Settings = block(S3Settings).read(config, config_at)
+        s3: S3ProviderSettings = block(S3ProviderSettings).read(config, config_at)
         if not s3.bucket:
-            config_at.refuse("bucket is missing", "add `bucket: name-of-the-bucket`")
+            config_at.reject("bucket is missing", "add `bucket: name-of-the-bucket`")
         if (s3.access_key_id is None) != (s3.secret_access_key is None):
-            config_at.refuse(
+            config_at.reject(
                 "access_key_id and secret_access_key must be set together", "add the missing one"
             )
         return s3
-    at.child("module").refuse(
+    at.child("module").reject(
         f"{provider.module!r} is not a supported storage provider",
         f"use {FOLDER_MODULES[0]} or {S3_MODULES[0]}",
     )
@@ -243,4 +245,6 @@ class MediaSettings:
         "Servers whose media cannot be downloaded through this server.",
         shown=[],
     )
-    media_retention: Retention = sub_block(Retention, "Deletion of media that are no longer used.")
+    media_retention: MediaRetentionSettings = sub_block(
+        MediaRetentionSettings, "Deletion of media that are no longer used."
+    )

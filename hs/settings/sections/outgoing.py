@@ -29,11 +29,11 @@ PRIVATE_NETWORKS = (
     "fec0::/10",
 )
 # Blocked regardless of the settings: unspecified addresses, which would reach this machine.
-NOWHERE = ("0.0.0.0/8", "::/128")
+UNSPECIFIED_NETWORKS = ("0.0.0.0/8", "::/128")
 
 
 @attrs.frozen(kw_only=True)
-class OutsideSettings:
+class OutgoingSettings:
     """Outgoing requests; the proxy keys take precedence over environment variables."""
 
     ip_range_blacklist: tuple[str, ...] = setting(

@@ -17,7 +17,7 @@ from hs.settings.kinds import (
     SIZE,
     STRING,
     STRINGS,
-    At,
+    ConfigLocation,
     Kind,
     list_of,
     map_of,
@@ -37,18 +37,18 @@ class UrlRule:
     patterns: Mapping[str, re.Pattern[str]] = MappingProxyType({})
 
 
-def _read_rule(value: Any, at: At) -> UrlRule:
+def _read_rule(value: Any, at: ConfigLocation) -> UrlRule:
     patterns = {}
     for part, text in map_of(STRING).read(value, at).items():
         part_at = at.child(part)
         if part not in URL_PARTS:
-            part_at.refuse(f"{part!r} is not a part of a URL", f"use one of {', '.join(URL_PARTS)}")
+            part_at.reject(f"{part!r} is not a part of a URL", f"use one of {', '.join(URL_PARTS)}")
         try:
             patterns[part] = re.compile(text if text.startswith("^") else fnmatch.translate(text))
         except re.error as error:
-            part_at.refuse(f"not a regular expression: {error}", "correct the pattern")
+            part_at.reject(f"not a regular expression: {error}", "correct the pattern")
     if not patterns:
-        at.refuse("a rule without parts would match every URL", "name at least one part")
+        at.reject("a rule without parts would match every URL", "name at least one part")
     return UrlRule(MappingProxyType(patterns))
 
 

@@ -6,7 +6,16 @@ from typing import Any, Final
 import attrs
 
 from hs.settings.fields import setting
-from hs.settings.kinds import BOOLEAN, DURATION, OBJECT, STRING, At, Kind, list_of, optional
+from hs.settings.kinds import (
+    BOOLEAN,
+    DURATION,
+    OBJECT,
+    STRING,
+    ConfigLocation,
+    Kind,
+    list_of,
+    optional,
+)
 
 THREAD_SUBSCRIPTIONS: Final = "msc4306_enabled"
 ENCRYPTED_PUSHES: Final = "msc4028_push_encrypted_events"
@@ -27,7 +36,7 @@ class RtcSettings:
     transports: tuple[Mapping[str, Any], ...] = ()
 
 
-def _read_experiments(value: Any, at: At) -> Experiments:
+def _read_experiments(value: Any, at: ConfigLocation) -> Experiments:
     value_map = OBJECT.read(value, at)
     for flag in value_map:
         if flag not in (THREAD_SUBSCRIPTIONS, ENCRYPTED_PUSHES):
@@ -41,7 +50,7 @@ def _read_experiments(value: Any, at: At) -> Experiments:
     )
 
 
-def _read_rtc(value: Any, at: At) -> RtcSettings:
+def _read_rtc(value: Any, at: ConfigLocation) -> RtcSettings:
     value_map = OBJECT.read(value, at)
     for name in value_map:
         if name != "transports":
@@ -53,10 +62,10 @@ def _read_rtc(value: Any, at: At) -> RtcSettings:
     return RtcSettings(transports=transports)
 
 
-def _read_delay(value: Any, at: At) -> int:
+def _read_delay(value: Any, at: ConfigLocation) -> int:
     delay_ms = DURATION.read(value, at)
     if delay_ms == 0:
-        at.refuse("must not be 0", "remove the key to disable delayed events")
+        at.reject("must not be 0", "remove the key to disable delayed events")
     return delay_ms
 
 

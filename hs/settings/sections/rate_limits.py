@@ -6,7 +6,7 @@ from typing import Any
 import attrs
 
 from hs.settings.fields import setting, sub_block
-from hs.settings.kinds import COUNT, NUMBER, At, Kind, integer
+from hs.settings.kinds import COUNT, NUMBER, ConfigLocation, Kind, integer
 
 
 @attrs.frozen
@@ -20,17 +20,17 @@ class Rate:
 def rate_kind(default: Rate) -> Kind[Rate]:
     """Return the kind of a rate, of which either part may be left out."""
 
-    def read(value: Any, at: At) -> Rate:
+    def read(value: Any, at: ConfigLocation) -> Rate:
         parts: Mapping[str, Any] = {} if value is None else value
         if not isinstance(parts, dict) or set(parts) - {"per_second", "burst_count"}:
-            at.refuse(
+            at.reject(
                 "expected a map with per_second and burst_count",
                 "write `{per_second: 1, burst_count: 10}`",
             )
         per_second = NUMBER.read(parts.get("per_second", default.per_second), at)
         burst = NUMBER.read(parts.get("burst_count", default.burst_count), at)
         if per_second < 0 or burst < 0:
-            at.refuse("a rate must not be negative", "write numbers of 0 or more")
+            at.reject("a rate must not be negative", "write numbers of 0 or more")
         return Rate(per_second, int(burst))
 
     number = {"type": "number", "minimum": 0}

@@ -7,7 +7,7 @@ from hs.settings.kinds import (
     BOOLEAN,
     DURATION,
     STRING,
-    At,
+    ConfigLocation,
     Kind,
     list_of,
     optional,
@@ -18,7 +18,7 @@ DAY_MS = 86_400_000
 
 
 @attrs.frozen(kw_only=True)
-class Lifetimes:
+class RetentionPolicy:
     """The retention policy of rooms that have none of their own."""
 
     min_lifetime: int | None = setting(
@@ -42,14 +42,14 @@ class PurgeJob:
     )
 
 
-def _read_jobs(value: object, at: At) -> tuple[PurgeJob, ...]:
+def _read_jobs(value: object, at: ConfigLocation) -> tuple[PurgeJob, ...]:
     jobs = list_of(block(PurgeJob)).read(value, at)
     for job in jobs:
         if job.interval <= 0:
-            at.refuse("the interval of a purge job must not be 0", 'write an interval like "12h"')
+            at.reject("the interval of a purge job must not be 0", 'write an interval like "12h"')
         shortest, longest = job.shortest_max_lifetime, job.longest_max_lifetime
         if shortest is not None and longest is not None and shortest > longest:
-            at.refuse(
+            at.reject(
                 "the shortest_max_lifetime of a purge job exceeds its longest_max_lifetime",
                 "swap the two values",
             )
@@ -66,8 +66,11 @@ class RetentionSettings:
     """Message retention."""
 
     enabled: bool = setting(BOOLEAN, False, "Hide and delete old messages.")
-    default_policy: Lifetimes = setting(
-        block(Lifetimes), Lifetimes(), "Policy of rooms that have none of their own.", shown={}
+    default_policy: RetentionPolicy = setting(
+        block(RetentionPolicy),
+        RetentionPolicy(),
+        "Policy of rooms that have none of their own.",
+        shown={},
     )
     allowed_lifetime_min: int | None = setting(
         MAYBE,
@@ -87,11 +90,11 @@ class RetentionSettings:
     )
 
 
-def _read_retention(value: object, at: At) -> RetentionSettings:
+def _read_retention(value: object, at: ConfigLocation) -> RetentionSettings:
     settings = block(RetentionSettings).read(value, at)
     lower_ms, upper_ms = settings.allowed_lifetime_min, settings.allowed_lifetime_max
     if lower_ms is not None and upper_ms is not None and lower_ms > upper_ms:
-        at.child("allowed_lifetime_min").refuse(
+        at.child("allowed_lifetime_min").reject(
             "exceeds allowed_lifetime_max", "swap the two values, or remove one"
         )
     policy = settings.default_policy
@@ -100,7 +103,7 @@ def _read_retention(value: object, at: At) -> RetentionSettings:
         and policy.max_lifetime is not None
         and policy.min_lifetime > policy.max_lifetime
     ):
-        at.child("default_policy").refuse(
+        at.child("default_policy").reject(
             "its min_lifetime exceeds its max_lifetime", "swap the two values, or remove one"
         )
     return settings
@@ -112,7 +115,7 @@ RETENTION: Kind[RetentionSettings] = Kind(
 
 
 @attrs.frozen(kw_only=True)
-class NoticeSettings:
+class ServerNoticeSettings:
     """The user who sends server notices; None as local part disables them."""
 
     system_mxid_localpart: str | None = setting(
@@ -174,11 +177,11 @@ class BlockingSettings:
     )
 
 
-def _read_types(value: object, at: At) -> tuple[tuple[str, str | None], ...]:
+def _read_types(value: object, at: ConfigLocation) -> tuple[tuple[str, str | None], ...]:
     if value is None:
         return ()
     if not isinstance(value, list):
-        at.refuse("expected a list of event types", "begin each entry with `- `")
+        at.reject("expected a list of event types", "begin each entry with `- `")
     types: list[tuple[str, str | None]] = []
     for number, entry in enumerate(value):
         match entry:
@@ -187,7 +190,7 @@ def _read_types(value: object, at: At) -> tuple[tuple[str, str | None], ...]:
             case [str(event_type), str(state_key)]:
                 types.append((event_type, state_key))
             case _:
-                at.child(str(number)).refuse(
+                at.child(str(number)).reject(
                     f"{entry!r:.60} is neither an event type nor a pair of type and state key",
                     "write `- m.room.example` or `- [m.room.example, state_key]`",
                 )

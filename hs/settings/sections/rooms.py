@@ -15,13 +15,13 @@ from hs.settings.kinds import (
     SIZE,
     STRING,
     STRINGS,
-    At,
+    ConfigLocation,
     Kind,
     choice,
-    endless,
     list_of,
     map_of,
     optional,
+    or_infinity,
 )
 
 _PRESETS = ("public_chat", "private_chat", "trusted_private_chat")
@@ -39,10 +39,10 @@ class RoomRule:
     )
 
 
-def _read_version(value: Any, at: At) -> str:
+def _read_version(value: Any, at: ConfigLocation) -> str:
     version = str(value)
     if version not in ROOM_VERSIONS:
-        at.refuse(
+        at.reject(
             f"room version {version!r} is not supported", f"use one of {', '.join(ROOM_VERSIONS)}"
         )
     return version
@@ -103,13 +103,13 @@ class RoomSettings:
     )
     auto_join_rooms_for_guests: bool = setting(BOOLEAN, True, "Let guests join these rooms too.")
     redaction_retention_period: int | None = setting(
-        endless(DURATION),
+        or_infinity(DURATION),
         7 * 86_400_000,
         "Time after which the content of redacted events is deleted.",
         shown="7d",
     )
     forgotten_room_retention_period: int | None = setting(
-        endless(DURATION),
+        or_infinity(DURATION),
         None,
         "Time after which rooms are deleted that all their local users have forgotten; never if "
         "null.",

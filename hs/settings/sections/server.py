@@ -18,9 +18,9 @@ from hs.settings.kinds import (
     PATH,
     SERVER_NAME,
     STRING,
-    endless,
     map_of,
     optional,
+    or_infinity,
 )
 from hs.settings.sections.support import SupportSettings
 
@@ -77,13 +77,13 @@ class ServerSettings:
         BOOLEAN, False, "Show profiles only to users who share a room with the user."
     )
     delete_stale_devices_after: int | None = setting(
-        endless(DURATION), None, "Time after which unused devices are deleted; never if null."
+        or_infinity(DURATION), None, "Time after which unused devices are deleted; never if null."
     )
     filter_timeline_limit: int = setting(
         INTEGER, 100, "Maximum number of timeline events per room in a response; -1 for no limit."
     )
     user_ips_max_age: int | None = setting(
-        endless(DURATION),
+        or_infinity(DURATION),
         28 * 86_400_000,
         "Time for which IP addresses and user agents of clients are stored.",
         shown="28d",

@@ -6,15 +6,24 @@ from typing import Any
 import attrs
 
 from hs.settings.fields import block, setting
-from hs.settings.kinds import BOOLEAN, STRING, At, Kind, choice, list_of, one_or_more, optional
+from hs.settings.kinds import (
+    BOOLEAN,
+    STRING,
+    ConfigLocation,
+    Kind,
+    choice,
+    list_of,
+    one_or_more,
+    optional,
+)
 
 
-def _read_pattern(value: Any, at: At) -> str:
+def _read_pattern(value: Any, at: ConfigLocation) -> str:
     text = STRING.read(value, at)
     try:
         re.compile(text)
     except re.error as error:
-        at.refuse(f"{text!r} is not a regular expression: {error}", "correct the expression")
+        at.reject(f"{text!r} is not a regular expression: {error}", "correct the expression")
     return text
 
 

@@ -7,15 +7,15 @@ from typing import Any
 
 import attrs
 
-from hs.core.stream_def import Writers
+from hs.core.stream_def import StreamWriters
 from hs.core.streams import CATALOGUE
-from hs.settings.fields import block, nearest, secret, setting
+from hs.settings.fields import block, did_you_mean, secret, setting
 from hs.settings.kinds import (
     BOOLEAN,
     PATH,
     PORT,
     STRING,
-    At,
+    ConfigLocation,
     Kind,
     map_of,
     one_or_more,
@@ -48,7 +48,7 @@ WORKER_APPS = (
 )
 _WRITERS = {
     **{stream.writer_setting: stream.writers for stream in CATALOGUE if stream.writer_setting},
-    "quarantined_media_changes": Writers.FIRST,  # accepted, without effect: no such stream here
+    "quarantined_media_changes": StreamWriters.FIRST,  # accepted, without effect: no such stream here
 }
 STREAMS = tuple(_WRITERS)
 """The names that `stream_writers` accepts."""
@@ -67,33 +67,33 @@ class InstanceAddress:
 _ADDRESS = block(InstanceAddress)
 
 
-def _read_address(value: Any, at: At) -> InstanceAddress:
+def _read_address(value: Any, at: ConfigLocation) -> InstanceAddress:
     address = _ADDRESS.read(value, at)
     if address.path is None and not (address.host and address.port):
-        at.refuse("an instance needs host and port, or path", "add the missing keys")
+        at.reject("an instance needs host and port, or path", "add the missing keys")
     return address
 
 
-def _read_writers(value: Any, at: At) -> Mapping[str, tuple[str, ...]]:
+def _read_writers(value: Any, at: ConfigLocation) -> Mapping[str, tuple[str, ...]]:
     writers = _NAMES_BY_STREAM.read(value, at)
     for stream, names in writers.items():
         here = at.child(stream)
         if stream not in _WRITERS:
-            here.refuse(
-                f"there is no stream {stream!r}" + nearest(stream, STREAMS),
+            here.reject(
+                f"there is no stream {stream!r}" + did_you_mean(stream, STREAMS),
                 f"use {', '.join(STREAMS)}",
             )
         if len(set(names)) != len(names):
-            here.refuse("a writer is named twice", "name each writer once")
-        if len(names) > 1 and _WRITERS[stream] is Writers.ONE:
-            here.refuse("this stream has exactly one writer", "name a single worker")
-        if len(names) > 1 and _WRITERS[stream] is Writers.FIRST:
+            here.reject("a writer is named twice", "name each writer once")
+        if len(names) > 1 and _WRITERS[stream] is StreamWriters.ONE:
+            here.reject("this stream has exactly one writer", "name a single worker")
+        if len(names) > 1 and _WRITERS[stream] is StreamWriters.FIRST:
             here.note(f"only the first writer, {names[0]}, is used")
     return MappingProxyType(
         {
             stream: tuple(
-                main_or(name)
-                for name in (names if _WRITERS[stream] is Writers.SHARDED else names[:1])
+                process_name(name)
+                for name in (names if _WRITERS[stream] is StreamWriters.SHARDED else names[:1])
             )
             for stream, names in writers.items()
             if names
@@ -106,7 +106,7 @@ WRITERS = Kind("map of stream to writers", _read_writers, _NAMES_BY_STREAM.schem
 NAMES = one_or_more(STRING)
 
 
-def main_or(name: str) -> str:
+def process_name(name: str) -> str:
     """Return `main` for either name of the main process, and a worker's name unchanged."""
     return MAIN if name in ("main", "master") else name
 

@@ -9,7 +9,7 @@ GLOBAL = ""
 DELETED = b""
 
 
-class AccountDatum(NamedTuple):
+class AccountDataRecord(NamedTuple):
     """One entry of account data; `room_id` is "" for global data, `content` is JSON."""
 
     room_id: str
@@ -42,10 +42,10 @@ async def get(tx: Tx, user_id: str, room_id: str, type_: str) -> bytes | None:
     return bytes(content) if content else None
 
 
-async def all_of(tx: Tx, user_id: str) -> list[AccountDatum]:
+async def list_all(tx: Tx, user_id: str) -> list[AccountDataRecord]:
     """List all entries of a user, including deleted ones."""
     rows = await tx.fetch(ALL, user_id)
-    return [AccountDatum(row[0], row[1], bytes(row[2]), row[3]) for row in rows]
+    return [AccountDataRecord(row[0], row[1], bytes(row[2]), row[3]) for row in rows]
 
 
 async def delete_all(tx: Tx, user_id: str) -> None:
@@ -53,6 +53,6 @@ async def delete_all(tx: Tx, user_id: str) -> None:
     await tx.execute(DELETE_ALL, user_id)
 
 
-async def everybodys(tx: Tx, type_: str) -> list[tuple[str, bytes]]:
+async def list_by_type(tx: Tx, type_: str) -> list[tuple[str, bytes]]:
     """List (user ID, content) of global account data of one type for all users."""
     return [(row[0], bytes(row[1])) for row in await tx.fetch(OF_TYPE, type_)]

@@ -12,13 +12,13 @@ ON CONFLICT (user_id) DO UPDATE SET version = excluded.version, given_ms = exclu
 """
 
 
-async def version_of(tx: Tx, user_id: str) -> str | None:
+async def accepted_version(tx: Tx, user_id: str) -> str | None:
     """Return the version that a user last agreed to."""
     version: str | None = await tx.fetchval(FIND, user_id)
     return version
 
 
-async def put(tx: Tx, user_id: str, version: str, now_ms: int) -> bool:
+async def record_consent(tx: Tx, user_id: str, version: str, now_ms: int) -> bool:
     """Store a user's consent; return False if there is no such active user."""
     if await tx.fetchval(IS_USER, user_id) is None:
         return False

@@ -11,6 +11,6 @@ ORDER BY users.user_id LIMIT 1000
 """
 
 
-async def left_behind(tx: Tx) -> list[UserID]:
+async def list_still_in_rooms(tx: Tx) -> list[UserID]:
     """List deactivated users who have not left all their rooms, at most 1000."""
     return [UserID(row[0]) for row in await tx.fetch(STILL_IN_ROOMS)]

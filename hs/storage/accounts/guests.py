@@ -13,6 +13,6 @@ AMONG = sql(
 )
 
 
-async def among(tx: Tx, user_ids: Sequence[str]) -> list[str]:
+async def guests_among(tx: Tx, user_ids: Sequence[str]) -> list[str]:
     """List those of the users who are guests."""
     return [row[0] for row in await tx.fetch(AMONG, list(user_ids))]

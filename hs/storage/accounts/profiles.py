@@ -34,7 +34,7 @@ class ProfileChange(NamedTuple):
     change_id: int
 
 
-async def of_user(tx: Tx, user_id: str) -> dict[str, Any] | None:
+async def get_profile(tx: Tx, user_id: str) -> dict[str, Any] | None:
     """Return a local user's profile; None if there is no such active user."""
     rows = await tx.fetch(ALL, user_id)
     if not rows and await tx.fetchval(EXISTS, user_id) is None:
@@ -42,12 +42,12 @@ async def of_user(tx: Tx, user_id: str) -> dict[str, Any] | None:
     return {row[0]: orjson.loads(row[1]) for row in rows}
 
 
-async def put(tx: Tx, user_id: str, field: str, value: Any) -> None:
+async def set_field(tx: Tx, user_id: str, field: str, value: Any) -> None:
     """Set a field; `value` is any JSON value."""
     await tx.execute(SET, user_id, field, orjson.dumps(value))
 
 
-async def delete(tx: Tx, user_id: str, field: str) -> None:
+async def delete_field(tx: Tx, user_id: str, field: str) -> None:
     """Delete a field."""
     await tx.execute(DELETE, user_id, field)
 
@@ -57,17 +57,17 @@ async def delete_all(tx: Tx, user_id: str) -> None:
     await tx.execute(DELETE_ALL, user_id)
 
 
-async def note_change(tx: Tx, user_id: str) -> None:
+async def record_change(tx: Tx, user_id: str) -> None:
     """Record that the user's rooms have yet to show the new profile."""
     (change_id,) = await tx.next_ids(CHANGES, 1)
     await tx.execute(RECORD_CHANGE, user_id, change_id)
 
 
-async def changed(tx: Tx, after: int, limit: int) -> list[ProfileChange]:
+async def list_changes(tx: Tx, after: int, limit: int) -> list[ProfileChange]:
     """List pending changes with IDs greater than `after`, in order."""
     return [ProfileChange(UserID(row[0]), row[1]) for row in await tx.fetch(CHANGED, after, limit)]
 
 
-async def forget_change(tx: Tx, change: ProfileChange) -> None:
+async def delete_change(tx: Tx, change: ProfileChange) -> None:
     """Delete a change that all rooms show; a later change of the user is kept."""
     await tx.execute(DELETE_CHANGE, *change)

@@ -25,12 +25,12 @@ async def add(tx: Tx, user_id: str, medium: str, address: str, id_server: str) -
     await tx.execute(ADD, user_id, medium, address, id_server)
 
 
-async def servers_of(tx: Tx, user_id: str, medium: str, address: str) -> list[str]:
+async def identity_servers_of(tx: Tx, user_id: str, medium: str, address: str) -> list[str]:
     """List the identity servers at which a user's identifier is bound."""
     return [str(row[0]) for row in await tx.fetch(OF_ADDRESS, user_id, medium, address)]
 
 
-async def of_user(tx: Tx, user_id: str) -> list[tuple[str, str, str]]:
+async def list_of_user(tx: Tx, user_id: str) -> list[tuple[str, str, str]]:
     """List (medium, address, identity server) of all bindings of a user."""
     rows = await tx.fetch(OF_USER, user_id)
     return [(str(medium), str(address), str(server)) for medium, address, server in rows]

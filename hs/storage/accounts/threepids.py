@@ -15,7 +15,7 @@ class ThreepidRecord(NamedTuple):
     added_ms: int
 
 
-class SessionRecord(NamedTuple):
+class ThreepidSessionRecord(NamedTuple):
     """A validation session."""
 
     sid: str
@@ -71,7 +71,7 @@ PRUNE_TOKENS = "DELETE FROM threepid_tokens WHERE expires_ms <= $1"
 PRUNE_SESSIONS = "DELETE FROM threepid_sessions WHERE created_ms <= $1"
 
 
-async def of_user(tx: Tx, user_id: str) -> list[ThreepidRecord]:
+async def list_of_user(tx: Tx, user_id: str) -> list[ThreepidRecord]:
     """List a user's identifiers, oldest first."""
     return [ThreepidRecord(*row) for row in await tx.fetch(OF_USER, user_id)]
 
@@ -100,13 +100,15 @@ async def delete_all(tx: Tx, user_id: str) -> int:
     return await tx.execute(DELETE_OF_USER, user_id)
 
 
-async def find_session(tx: Tx, sid: str, since_ms: int) -> SessionRecord | None:
+async def find_session(tx: Tx, sid: str, since_ms: int) -> ThreepidSessionRecord | None:
     """Return a session created after a time (ms)."""
     row = await tx.fetchrow(FIND_SESSION, sid, since_ms)
-    return None if row is None else SessionRecord(*row)
+    return None if row is None else ThreepidSessionRecord(*row)
 
 
-async def begin(tx: Tx, session: SessionRecord, since_ms: int) -> SessionRecord:
+async def begin_session(
+    tx: Tx, session: ThreepidSessionRecord, since_ms: int
+) -> ThreepidSessionRecord:
     """Create a session, or return one that the same client created after a time (ms).
 
     An older session of the client is replaced.
@@ -118,14 +120,14 @@ async def begin(tx: Tx, session: SessionRecord, since_ms: int) -> SessionRecord:
         )
         if row is None:
             continue
-        existing = SessionRecord(*row)
+        existing = ThreepidSessionRecord(*row)
         if existing.created_ms > since_ms:
             return existing
-        await end_session(tx, existing.sid)
+        await delete_session(tx, existing.sid)
     return session
 
 
-async def set_sent(
+async def record_message_sent(
     tx: Tx, sid: str, attempt: int, next_link: str | None, remote_sid: str | None = None
 ) -> None:
     """Store the number of the attempt for which a message was sent."""
@@ -137,7 +139,7 @@ async def add_token(tx: Tx, token_hash: str, sid: str, expires_ms: int) -> None:
     await tx.execute(INSERT_TOKEN, token_hash, sid, expires_ms)
 
 
-async def token_confirms(tx: Tx, token_hash: str, sid: str, now_ms: int) -> bool:
+async def token_belongs_to_session(tx: Tx, token_hash: str, sid: str, now_ms: int) -> bool:
     """Return whether an unexpired token belongs to the session."""
     token_sid: str | None = await tx.fetchval(FIND_TOKEN, token_hash, now_ms)
     return token_sid == sid
@@ -148,7 +150,7 @@ async def set_validated(tx: Tx, sid: str, now_ms: int) -> None:
     await tx.execute(SET_VALIDATED, sid, now_ms)
 
 
-async def end_session(tx: Tx, sid: str) -> None:
+async def delete_session(tx: Tx, sid: str) -> None:
     """Delete a session and its tokens, so that it cannot be used again."""
     await tx.execute(DELETE_TOKENS, sid)
     await tx.execute(DELETE_SESSION, sid)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from hs.storage.database import Row, Tx
 
 
-class AccessToken(NamedTuple):
+class AccessTokenRecord(NamedTuple):
     """An access token to insert; `proved_ms` is when its holder last authenticated."""
 
     token_hash: str
@@ -18,7 +18,7 @@ class AccessToken(NamedTuple):
     proved_ms: int = 0
 
 
-class FoundToken(NamedTuple):
+class AccessTokenOwner(NamedTuple):
     """An access token as found: its user and device, and the restrictions of the account."""
 
     token_id: int
@@ -37,7 +37,7 @@ class FoundToken(NamedTuple):
     is_exempt: bool
 
 
-class RefreshToken(NamedTuple):
+class RefreshTokenRecord(NamedTuple):
     """A stored refresh token; `next_id` is the refresh token that it was exchanged for."""
 
     refresh_id: int
@@ -98,37 +98,37 @@ FIND_OPENID = "SELECT user_id FROM openid_tokens WHERE token_hash = $1 AND expir
 PRUNE_OPENID = "DELETE FROM openid_tokens WHERE expires_ms <= $1"
 
 
-async def insert(tx: Tx, token: AccessToken) -> int:
+async def insert(tx: Tx, token: AccessTokenRecord) -> int:
     """Insert an access token; return its ID."""
     (token_id,) = await tx.next_ids("access_tokens", 1)
     await tx.execute(INSERT, token_id, *token)
     return token_id
 
 
-async def find(tx: Tx, token_hash: str) -> FoundToken | None:
+async def find(tx: Tx, token_hash: str) -> AccessTokenOwner | None:
     """Return the token with this hash, with its user's flags."""
     row = await tx.fetchrow(FIND, token_hash)
     if row is None:
         return None
     first, flags = tuple(row)[:6], (bool(flag) for flag in tuple(row)[6:])
-    return FoundToken(*first, *flags)
+    return AccessTokenOwner(*first, *flags)
 
 
 async def mark_used(tx: Tx, token_id: int, refresh_id: int) -> list[str]:
     """Mark a token as used and delete the tokens it replaces; return the access tokens' hashes."""
     await tx.execute(SET_USED, token_id)
-    return await end_before(tx, refresh_id)
+    return await delete_predecessors(tx, refresh_id)
 
 
-async def end_before(tx: Tx, refresh_id: int) -> list[str]:
+async def delete_predecessors(tx: Tx, refresh_id: int) -> list[str]:
     """Delete the tokens that were exchanged for this refresh token; return their access hashes."""
     hashes: list[str] = []
     for row in await tx.fetch(PREDECESSORS, refresh_id):
-        hashes += await end_refresh(tx, row[0])
+        hashes += await delete_refresh(tx, row[0])
     return hashes
 
 
-async def end_refresh(tx: Tx, refresh_id: int) -> list[str]:
+async def delete_refresh(tx: Tx, refresh_id: int) -> list[str]:
     """Delete a refresh token and its access tokens; return the access tokens' hashes."""
     hashes = _hashes(await tx.fetch(DELETE_OF_REFRESH, refresh_id))
     await tx.execute(DELETE_REFRESH, refresh_id)
@@ -179,11 +179,11 @@ async def insert_refresh(
     return refresh_id
 
 
-async def lock_refresh(tx: Tx, token_hash: str) -> RefreshToken | None:
+async def lock_refresh(tx: Tx, token_hash: str) -> RefreshTokenRecord | None:
     """Return a refresh token, locked until the transaction ends against a second exchange."""
     await tx.execute(LOCK_REFRESH, token_hash)
     row = await tx.fetchrow(FIND_REFRESH, token_hash)
-    return None if row is None else RefreshToken(*row)
+    return None if row is None else RefreshTokenRecord(*row)
 
 
 async def set_next(tx: Tx, refresh_id: int, next_id: int) -> None:
@@ -199,7 +199,7 @@ async def insert_login_token(
     await tx.execute(INSERT_LOGIN, token_hash, user_id, expires_ms)
 
 
-async def use_login_token(tx: Tx, token_hash: str, now_ms: int) -> str | None:
+async def consume_login_token(tx: Tx, token_hash: str, now_ms: int) -> str | None:
     """Delete a login token; return its user, or None if it does not exist or has expired."""
     row = await tx.fetchrow(USE_LOGIN, token_hash)
     return None if row is None or row[1] <= now_ms else str(row[0])

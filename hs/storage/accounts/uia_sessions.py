@@ -10,7 +10,7 @@ from hs.core.canonical_json import JsonObject
 from hs.storage.database import Tx
 
 
-class UiaRecord(NamedTuple):
+class UiaSessionRecord(NamedTuple):
     """A UIA session.
 
     `remembered` holds parameters of the first request, `proved` what each completed stage found
@@ -23,9 +23,9 @@ class UiaRecord(NamedTuple):
     created_ms: int
     completed: tuple[str, ...]
     registration_token: str | None
-    remembered: JsonObject | None = None
+    request_parameters: JsonObject | None = None
     outcome: str | None = None
-    proved: Mapping[str, JsonObject] = MappingProxyType({})
+    results: Mapping[str, JsonObject] = MappingProxyType({})
 
 
 INSERT = """
@@ -55,12 +55,12 @@ async def insert(
     await tx.execute(INSERT, session_id, operation, user_id, now_ms, text)
 
 
-async def find(tx: Tx, session_id: str, since_ms: int) -> UiaRecord | None:
+async def find(tx: Tx, session_id: str, since_ms: int) -> UiaSessionRecord | None:
     """Return a session created after a time (ms)."""
     row = await tx.fetchrow(FIND, session_id, since_ms)
     if row is None:
         return None
-    return UiaRecord(
+    return UiaSessionRecord(
         row[0],
         row[1],
         row[2],
@@ -73,7 +73,7 @@ async def find(tx: Tx, session_id: str, since_ms: int) -> UiaRecord | None:
     )
 
 
-async def complete(
+async def record_completed(
     tx: Tx, session_id: str, completed: tuple[str, ...], proved: Mapping[str, JsonObject]
 ) -> None:
     """Store the completed stages and what they found out."""
@@ -81,12 +81,12 @@ async def complete(
     await tx.execute(COMPLETE, session_id, orjson.dumps(completed).decode(), proved_json)
 
 
-async def hold_registration_token(tx: Tx, session_id: str, token: str) -> None:
+async def reserve_registration_token(tx: Tx, session_id: str, token: str) -> None:
     """Reserve one use of a registration token for a session."""
     await tx.execute(RESERVE_TOKEN, session_id, token)
 
 
-async def conclude(tx: Tx, session_id: str, outcome: str) -> bool:
+async def set_outcome(tx: Tx, session_id: str, outcome: str) -> bool:
     """Store the outcome of a session; return False if it has one already."""
     return await tx.execute(CONCLUDE, session_id, outcome) == 1
 

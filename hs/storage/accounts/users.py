@@ -97,12 +97,12 @@ async def find_user_ignoring_case(tx: Tx, user_id: str) -> UserRecord | None:
     return _user(tuple(rows[0])) if len(rows) == 1 else None
 
 
-async def existing(tx: Tx, user_ids: list[str]) -> set[str]:
+async def existing_users(tx: Tx, user_ids: list[str]) -> set[str]:
     """Return those of the user IDs that have accounts, including deactivated ones."""
     return {row[0] for row in await tx.fetch(LOCAL_EXIST, user_ids)}
 
 
-async def has_several_users(tx: Tx) -> bool:
+async def has_multiple_users(tx: Tx) -> bool:
     """Return whether there are at least two users, not counting guests and appservice users."""
     return len(await tx.fetch(SOME_USERS)) > 1
 
@@ -112,7 +112,7 @@ async def set_password(tx: Tx, user_id: str, password_hash: str | None) -> None:
     await tx.execute(SET_PASSWORD, user_id, password_hash)
 
 
-async def renew_password(tx: Tx, user_id: str, old_hash: str, new_hash: str) -> None:
+async def rehash_password(tx: Tx, user_id: str, old_hash: str, new_hash: str) -> None:
     """Replace the hash of an unchanged password, unless the password was changed meanwhile."""
     await tx.execute(RENEW_PASSWORD, user_id, old_hash, new_hash)
 
@@ -142,7 +142,7 @@ async def deactivate(tx: Tx, user_id: str, erase: bool) -> None:
     await tx.execute(DEACTIVATE, user_id, int(erase))
 
 
-async def erased(tx: Tx) -> list[str]:
+async def erased_users(tx: Tx) -> list[str]:
     """List all users who asked to be erased."""
     return [row[0] for row in await tx.fetch(ERASED)]
 
@@ -162,7 +162,7 @@ async def insert_registration_token(
     await tx.execute(INSERT_TOKEN, token, uses_allowed, expires_ms)
 
 
-async def registration_token_is_good(
+async def registration_token_is_valid(
     tx: Tx, token: str, now_ms: int, session_id: str, sessions_since_ms: int
 ) -> bool:
     """Return whether a token has a use left that no other session has reserved."""
@@ -186,7 +186,7 @@ async def insert_nonce(tx: Tx, nonce: str, now_ms: int, expires_ms: int) -> None
     await tx.execute(INSERT_NONCE, nonce, expires_ms)
 
 
-async def use_nonce(tx: Tx, nonce: str, now_ms: int) -> bool:
+async def consume_nonce(tx: Tx, nonce: str, now_ms: int) -> bool:
     """Delete a nonce; return False if it does not exist or has expired."""
     return await tx.execute(USE_NONCE, nonce, now_ms) == 1
 

@@ -17,7 +17,7 @@ LIMIT 1
 """
 
 
-class Report(NamedTuple):
+class ReportRecord(NamedTuple):
     """A report of a room, of an event in a room, or of a user."""
 
     received_ms: int
@@ -29,7 +29,7 @@ class Report(NamedTuple):
     score: int | None
 
 
-async def add(tx: Tx, report: Report) -> int:
+async def add(tx: Tx, report: ReportRecord) -> int:
     """Insert a report; return its number."""
     (number,) = await tx.next_ids("reports", 1)
     await tx.execute(ADD, number, *report)

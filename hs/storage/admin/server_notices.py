@@ -25,30 +25,30 @@ ON CONFLICT (user_id) DO UPDATE SET version = excluded.version
 """
 
 
-async def room_of(tx: Tx, user_id: str) -> str | None:
+async def find_notice_room(tx: Tx, user_id: str) -> str | None:
     """Return the notice room of a user."""
     room_id: str | None = await tx.fetchval(FIND, user_id)
     return room_id
 
 
-async def claim(tx: Tx, user_id: str, room_id: str) -> str:
+async def claim_notice_room(tx: Tx, user_id: str, room_id: str) -> str:
     """Store the notice room of a user unless there is one; return the stored one."""
     await tx.execute(CLAIM, user_id, room_id)
     stored: str = await tx.fetchval(FIND, user_id)
     return stored
 
 
-async def forget(tx: Tx, user_id: str, room_id: str) -> None:
+async def delete_notice_room(tx: Tx, user_id: str, room_id: str) -> None:
     """Delete the notice room of a user, if it is this one."""
     await tx.execute(FORGET, user_id, room_id)
 
 
-async def reserve(tx: Tx, user_id: str, now_ms: int) -> None:
+async def reserve_account(tx: Tx, user_id: str, now_ms: int) -> None:
     """Create an account without a password unless it exists."""
     await tx.execute(RESERVE, user_id, now_ms)
 
 
-async def to_be_asked(
+async def list_without_consent(
     tx: Tx, version: str, since_ms: int, guests_too: bool, except_user: str, limit: int
 ) -> list[str]:
     """List users seen since a time who have neither agreed to a version nor been notified of it."""
@@ -56,6 +56,6 @@ async def to_be_asked(
     return [row[0] for row in rows]
 
 
-async def note_asked(tx: Tx, user_id: str, version: str) -> None:
+async def record_consent_notice(tx: Tx, user_id: str, version: str) -> None:
     """Store that a user was notified of a version."""
     await tx.execute(RECORD_NOTIFIED, user_id, version)

@@ -14,9 +14,9 @@ import orjson
 
 from hs.storage.database import Tx
 from hs.storage.devices import to_device
-from hs.storage.rows import Rows
+from hs.storage.rows import InsertRows
 
-ALL: Final = ""
+ALL_SERVICES: Final = ""
 """The service ID under which positions shared by all services are stored."""
 
 QUEUE: Final = "appservice_waiting"
@@ -28,7 +28,7 @@ RECEIPTS: Final = "receipts"
 DEVICE_LISTS: Final = "device_lists"
 
 POSITIONS = "SELECT stream, position FROM appservice_positions WHERE service_id = $1"
-SET_POSITIONS = Rows(
+SET_POSITIONS = InsertRows(
     "appservice_positions",
     "service_id text, stream text, position text",
     conflict="ON CONFLICT (service_id, stream) DO UPDATE SET position = excluded.position",
@@ -41,7 +41,7 @@ ADVANCE_POSITION = """
 UPDATE appservice_positions SET position = $4
 WHERE service_id = $1 AND stream = $2 AND position = $3
 """
-INSERT_WAITING = Rows("appservice_waiting", "service_id text, number bigint, event_id text")
+INSERT_WAITING = InsertRows("appservice_waiting", "service_id text, number bigint, event_id text")
 FIRST_WAITING = """
 SELECT number, event_id FROM appservice_waiting WHERE service_id = $1 ORDER BY number LIMIT $2
 """
@@ -92,14 +92,14 @@ WHERE EXISTS (SELECT 1 FROM one_time_keys k WHERE k.inbox = d.inbox)
 """
 
 
-class WaitingEvent(NamedTuple):
+class PendingEvent(NamedTuple):
     """An event in the queue of a service."""
 
     number: int
     event_id: str
 
 
-class Transaction(NamedTuple):
+class StoredTransaction(NamedTuple):
     """A transaction that its service has not confirmed.
 
     `messages` are (user, device, last stream ID) of its to-device messages.
@@ -120,7 +120,7 @@ class NewTransaction(NamedTuple):
     positions: Sequence[tuple[str, str]]
 
 
-class NewerEvent(NamedTuple):
+class EventOfInterest(NamedTuple):
     """An event with the fields that decide which services are interested in it."""
 
     stream_id: int
@@ -132,7 +132,7 @@ class NewerEvent(NamedTuple):
     sender: str
 
 
-class MovedReceipt(NamedTuple):
+class ReceiptChange(NamedTuple):
     """A receipt at its present position."""
 
     stream_id: int
@@ -154,7 +154,7 @@ async def set_positions(tx: Tx, service_id: str, reached: Sequence[tuple[str, st
     await tx.insert_rows(SET_POSITIONS, [(service_id, *position) for position in reached])
 
 
-async def add_waiting(
+async def enqueue_events(
     tx: Tx, events: Sequence[tuple[str, str]], before: str | None, position: str
 ) -> bool:
     """Enqueue events (service_id, event_id), and move the position of the event stream.
@@ -175,79 +175,79 @@ async def add_waiting(
 
 async def _advance_position(tx: Tx, before: str | None, position: str) -> bool:
     if before is None:
-        return await tx.fetchval(SET_FIRST_POSITION, ALL, EVENTS, position) is not None
-    return await tx.execute(ADVANCE_POSITION, ALL, EVENTS, before, position) == 1
+        return await tx.fetchval(SET_FIRST_POSITION, ALL_SERVICES, EVENTS, position) is not None
+    return await tx.execute(ADVANCE_POSITION, ALL_SERVICES, EVENTS, before, position) == 1
 
 
-async def first_waiting(tx: Tx, service_id: str, limit: int) -> list[WaitingEvent]:
+async def list_pending(tx: Tx, service_id: str, limit: int) -> list[PendingEvent]:
     """List the first events in the queue of a service."""
-    return [WaitingEvent(*row) for row in await tx.fetch(FIRST_WAITING, service_id, limit)]
+    return [PendingEvent(*row) for row in await tx.fetch(FIRST_WAITING, service_id, limit)]
 
 
-async def transaction(tx: Tx, service_id: str) -> Transaction | None:
+async def unconfirmed_transaction(tx: Tx, service_id: str) -> StoredTransaction | None:
     """Return the unconfirmed transaction of a service."""
     row = await tx.fetchrow(TRANSACTION, service_id)
     if row is None:
         return None
     messages = [(user, device, upto) for user, device, upto in orjson.loads(row[3])]
-    return Transaction(row[0], row[1], bytes(row[2]), messages)
+    return StoredTransaction(row[0], row[1], bytes(row[2]), messages)
 
 
-async def begin(tx: Tx, service_id: str, new: NewTransaction) -> Transaction:
+async def store_transaction(tx: Tx, service_id: str, new: NewTransaction) -> StoredTransaction:
     """Store a transaction before it is sent; the service must have no other."""
     (txn_id,) = await tx.next_ids(TRANSACTIONS, 1)
     messages = orjson.dumps(list(new.messages))
     await tx.execute(INSERT_TRANSACTION, service_id, txn_id, new.last_number, new.body, messages)
     await set_positions(tx, service_id, new.positions)
-    return Transaction(txn_id, new.last_number, new.body, new.messages)
+    return StoredTransaction(txn_id, new.last_number, new.body, new.messages)
 
 
-async def confirm(tx: Tx, service_id: str, confirmed: Transaction) -> None:
+async def delete_confirmed(tx: Tx, service_id: str, confirmed: StoredTransaction) -> None:
     """Delete a confirmed transaction with its events and to-device messages."""
     await tx.execute(DELETE_TRANSACTION, service_id, confirmed.txn_id)
     await tx.execute(DELETE_WAITING, service_id, confirmed.last_number)
     await to_device.delete_upto(tx, confirmed.messages)
 
 
-async def forget_others(tx: Tx, service_ids: Collection[str]) -> None:
+async def delete_other_services(tx: Tx, service_ids: Collection[str]) -> None:
     """Delete the data of all services not listed; of all services if the list is empty."""
     stored = {row[0] for row in await tx.fetch(SERVICES)}
-    remaining = {ALL, *service_ids} if service_ids else set()
+    remaining = {ALL_SERVICES, *service_ids} if service_ids else set()
     for service_id in stored - remaining:
         for statement in DELETE_SERVICE:
             await tx.execute(statement, service_id)
 
 
-async def newer_events(tx: Tx, after: int, limit: int) -> list[NewerEvent]:
+async def list_events_after(tx: Tx, after: int, limit: int) -> list[EventOfInterest]:
     """List accepted events after a stream ID, in order."""
-    return [NewerEvent(*row) for row in await tx.fetch(NEWER_EVENTS, after, limit)]
+    return [EventOfInterest(*row) for row in await tx.fetch(NEWER_EVENTS, after, limit)]
 
 
-async def newer_members(tx: Tx, after: int, limit: int) -> list[NewerEvent]:
+async def list_members_after(tx: Tx, after: int, limit: int) -> list[EventOfInterest]:
     """List accepted member events after a stream ID, in order."""
-    return [NewerEvent(*row) for row in await tx.fetch(NEWER_MEMBERS, after, limit)]
+    return [EventOfInterest(*row) for row in await tx.fetch(NEWER_MEMBERS, after, limit)]
 
 
-async def joined(tx: Tx, after: tuple[str, str], limit: int) -> list[tuple[str, str]]:
+async def list_joined(tx: Tx, after: tuple[str, str], limit: int) -> list[tuple[str, str]]:
     """List (user, room) for the joined rooms of local users, in order."""
     return [(row[0], row[1]) for row in await tx.fetch(JOINED, *after, limit)]
 
 
-async def aliases(tx: Tx, after: str, limit: int) -> list[tuple[str, str]]:
+async def list_aliases(tx: Tx, after: str, limit: int) -> list[tuple[str, str]]:
     """List (alias, room), in order of aliases."""
     return [(row[0], row[1]) for row in await tx.fetch(ALIASES, after, limit)]
 
 
-async def moved_receipts(tx: Tx, after: int, limit: int) -> list[MovedReceipt]:
+async def list_receipts_after(tx: Tx, after: int, limit: int) -> list[ReceiptChange]:
     """List receipts that moved after a position, in order."""
-    return [MovedReceipt(*row) for row in await tx.fetch(MOVED_RECEIPTS, after, limit)]
+    return [ReceiptChange(*row) for row in await tx.fetch(MOVED_RECEIPTS, after, limit)]
 
 
-async def changed_devices(tx: Tx, after: int, limit: int) -> list[tuple[int, str]]:
+async def list_device_changes_after(tx: Tx, after: int, limit: int) -> list[tuple[int, str]]:
     """List (position, user) of public device list changes, in order."""
     return [(row[0], row[1]) for row in await tx.fetch(CHANGED_DEVICES, after, limit)]
 
 
-async def devices_with_keys(tx: Tx) -> list[tuple[str, str]]:
+async def list_devices_with_keys(tx: Tx) -> list[tuple[str, str]]:
     """List the devices with rows of one-time keys, even if all keys were claimed."""
     return [(row[0], row[1]) for row in await tx.fetch(DEVICES_WITH_KEYS)]

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from hs.storage.database import Tx
 from hs.storage.dialect import sql
-from hs.storage.rows import Rows
+from hs.storage.rows import InsertRows
 
 
 class DeviceKeysRecord(NamedTuple):
@@ -36,7 +36,7 @@ class SignatureRecord(NamedTuple):
     signature: str
 
 
-PUT_DEVICE = Rows(
+PUT_DEVICE = InsertRows(
     "device_keys",
     "user_id text, device_id text, content bytea",
     conflict="ON CONFLICT (user_id, device_id) DO UPDATE SET content = excluded.content",
@@ -75,7 +75,7 @@ SIGNATURES_ON = sql(
         f"FROM key_signatures WHERE {d.any_of('target_user_id', 1, 'text')}"
     )
 )
-PUT_SIGNATURES = Rows(
+PUT_SIGNATURES = InsertRows(
     "key_signatures",
     "target_user_id text, target_id text, signer_user_id text, key_id text, signature text",
     conflict="ON CONFLICT (target_user_id, target_id, signer_user_id, key_id) "
@@ -94,18 +94,18 @@ DELETE_SIGNATURES_BY = sql(
 )
 
 
-async def put_device(tx: Tx, user_id: str, device_id: str, content: bytes) -> None:
+async def put_device_keys(tx: Tx, user_id: str, device_id: str, content: bytes) -> None:
     """Insert or replace the identity keys of a device."""
     await tx.insert_rows(PUT_DEVICE, [(user_id, device_id, content)])
 
 
-async def devices_of(tx: Tx, user_ids: Sequence[str]) -> list[DeviceKeysRecord]:
+async def list_device_keys(tx: Tx, user_ids: Sequence[str]) -> list[DeviceKeysRecord]:
     """List the identity keys of all devices of users."""
     rows = await tx.fetch(DEVICES_OF, list(user_ids))
     return [DeviceKeysRecord(row[0], row[1], bytes(row[2]), row[3]) for row in rows]
 
 
-async def delete_devices(tx: Tx, user_id: str, device_ids: Sequence[str]) -> None:
+async def delete_device_keys(tx: Tx, user_id: str, device_ids: Sequence[str]) -> None:
     """Delete the identity keys of devices, and the signatures on them and by them."""
     await tx.execute(DELETE_DEVICES, user_id, list(device_ids))
     await tx.execute(DELETE_SIGNATURES_ON, user_id, list(device_ids))
@@ -114,28 +114,28 @@ async def delete_devices(tx: Tx, user_id: str, device_ids: Sequence[str]) -> Non
     )
 
 
-async def orphans(tx: Tx, limit: int) -> list[tuple[str, str]]:
+async def list_orphans(tx: Tx, limit: int) -> list[tuple[str, str]]:
     """List (user_id, device_id) of identity keys whose device does not exist."""
     return [(row[0], row[1]) for row in await tx.fetch(ORPHANS, limit)]
 
 
-async def is_cross_signing(tx: Tx, user_id: str, public_key: str) -> bool:
+async def is_cross_signing_key(tx: Tx, user_id: str, public_key: str) -> bool:
     """Return whether a user has a cross-signing key with this public key."""
     return await tx.fetchval(IS_CROSS_SIGNING, user_id, public_key) is not None
 
 
-async def put_cross_signing(tx: Tx, key: CrossSigningRecord) -> None:
+async def put_cross_signing_key(tx: Tx, key: CrossSigningRecord) -> None:
     """Insert or replace a cross-signing key of a user."""
     await tx.execute(PUT_CROSS_SIGNING, *key)
 
 
-async def cross_signing_of(tx: Tx, user_ids: Sequence[str]) -> list[CrossSigningRecord]:
+async def list_cross_signing_keys(tx: Tx, user_ids: Sequence[str]) -> list[CrossSigningRecord]:
     """List the cross-signing keys of users."""
     rows = await tx.fetch(CROSS_SIGNING_OF, list(user_ids))
     return [CrossSigningRecord(row[0], row[1], row[2], bytes(row[3])) for row in rows]
 
 
-async def forget_public_keys(tx: Tx, user_id: str, public_keys: Sequence[str]) -> None:
+async def delete_signatures_of_keys(tx: Tx, user_id: str, public_keys: Sequence[str]) -> None:
     """Delete the signatures on and by cross-signing keys that a user has replaced."""
     await tx.execute(DELETE_SIGNATURES_ON, user_id, list(public_keys))
     await tx.execute(
@@ -148,6 +148,6 @@ async def put_signatures(tx: Tx, signatures: Sequence[SignatureRecord]) -> None:
     await tx.insert_rows(PUT_SIGNATURES, signatures)
 
 
-async def signatures_on(tx: Tx, user_ids: Sequence[str]) -> list[SignatureRecord]:
+async def list_signatures(tx: Tx, user_ids: Sequence[str]) -> list[SignatureRecord]:
     """List all signatures on the keys of users, by whichever user."""
     return [SignatureRecord(*row) for row in await tx.fetch(SIGNATURES_ON, list(user_ids))]

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 from hs.storage.database import Tx
-from hs.storage.rows import Rows
+from hs.storage.rows import InsertRows
 
-INSERT = Rows(
+INSERT = InsertRows(
     "device_list_changes",
     "stream_id bigint, user_id text, device_id text, is_private smallint, created_ms bigint, "
     "target_user_id text",
@@ -29,7 +29,7 @@ AND COALESCE(later.target_user_id, '') = COALESCE(device_list_changes.target_use
 ROOMS_OF = "SELECT room_id FROM current_state WHERE state_key = $1 AND membership = 'join'"
 
 
-async def add(tx: Tx, changes: Sequence[tuple[int, str, str | None, int]]) -> None:
+async def add_changes(tx: Tx, changes: Sequence[tuple[int, str, str | None, int]]) -> None:
     """Add changes visible to other users: (stream_id, user_id, device_id, created_ms)."""
     await tx.insert_rows(
         INSERT,
@@ -40,19 +40,21 @@ async def add(tx: Tx, changes: Sequence[tuple[int, str, str | None, int]]) -> No
     )
 
 
-async def add_signed(tx: Tx, user_id: str, targets: Sequence[tuple[int, str]], now_ms: int) -> None:
+async def add_signing_changes(
+    tx: Tx, user_id: str, targets: Sequence[tuple[int, str]], now_ms: int
+) -> None:
     """Add changes that only the signing user sees: (stream_id, target_user_id)."""
     await tx.insert_rows(
         INSERT, [(stream_id, user_id, None, 1, now_ms, target) for stream_id, target in targets]
     )
 
 
-async def changed(tx: Tx, after: int, upto: int) -> list[str]:
+async def changed_users(tx: Tx, after: int, upto: int) -> list[str]:
     """List the users with a public change in `(after, upto]`."""
     return [row[0] for row in await tx.fetch(CHANGED, after, upto)]
 
 
-async def signed(tx: Tx, after: int, upto: int, user_id: str) -> list[str]:
+async def signed_users(tx: Tx, after: int, upto: int, user_id: str) -> list[str]:
     """List the users whose keys a user has signed in `(after, upto]`."""
     return [row[0] for row in await tx.fetch(SIGNED, after, upto, user_id)]
 
@@ -62,6 +64,6 @@ async def prune(tx: Tx, before_ms: int) -> int:
     return await tx.execute(PRUNE, before_ms)
 
 
-async def rooms_of(tx: Tx, user_id: str) -> list[str]:
+async def joined_rooms(tx: Tx, user_id: str) -> list[str]:
     """List the rooms that a user, local or remote, is joined to."""
     return [row[0] for row in await tx.fetch(ROOMS_OF, user_id)]

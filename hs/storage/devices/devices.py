@@ -22,7 +22,7 @@ class DeviceRecord(NamedTuple):
     last_seen_user_agent: str | None
 
 
-class Sighting(NamedTuple):
+class LastSeenUpdate(NamedTuple):
     """An update of when and from where a device was last seen."""
 
     user_id: str
@@ -96,17 +96,17 @@ async def ensure(
     assert row is not None
     is_new = bool(row[0] == inbox)
     if is_new and row[1]:
-        await device_keys.delete_devices(tx, user_id, [device_id])
+        await device_keys.delete_device_keys(tx, user_id, [device_id])
     return is_new
 
 
-async def gone_among(tx: Tx, user_id: str, device_ids: Sequence[str]) -> list[str]:
+async def missing_devices(tx: Tx, user_id: str, device_ids: Sequence[str]) -> list[str]:
     """Return the device IDs, of those given, that the user does not have."""
     present = {row[0] for row in await tx.fetch(PRESENT, user_id, list(device_ids))}
     return [device_id for device_id in device_ids if device_id not in present]
 
 
-async def all_of(tx: Tx, user_id: str) -> list[DeviceRecord]:
+async def list_devices(tx: Tx, user_id: str) -> list[DeviceRecord]:
     """List a user's devices, oldest first."""
     return [DeviceRecord(*row) for row in await tx.fetch(ALL, user_id)]
 
@@ -148,12 +148,12 @@ async def delete_all(tx: Tx, user_id: str) -> tuple[list[str], list[str]]:
     return [row[0] for row in rows], await tokens.delete_of_user(tx, user_id)
 
 
-async def unused(tx: Tx, before_ms: int, limit: int) -> list[tuple[str, str]]:
+async def list_unused(tx: Tx, before_ms: int, limit: int) -> list[tuple[str, str]]:
     """List (user_id, device_id) of devices not seen since a time (ms); skips appservice users."""
     return [(row[0], row[1]) for row in await tx.fetch(UNUSED, before_ms, limit)]
 
 
-async def forget_addresses(tx: Tx, before_ms: int) -> int:
+async def clear_addresses(tx: Tx, before_ms: int) -> int:
     """Delete IP addresses and user agents of devices last seen before a time (ms).
 
     Returns: the number of devices changed.
@@ -161,6 +161,6 @@ async def forget_addresses(tx: Tx, before_ms: int) -> int:
     return await tx.execute(FORGET_ADDRESSES, before_ms)
 
 
-async def note_seen(tx: Tx, sightings: Sequence[Sighting]) -> None:
+async def update_last_seen(tx: Tx, sightings: Sequence[LastSeenUpdate]) -> None:
     """Update when and from where devices were last used; each device at most once."""
     await tx.update_rows(SEEN, sightings)

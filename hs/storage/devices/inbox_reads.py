@@ -20,7 +20,7 @@ ADVANCE = sql(
 )
 
 
-async def mark(tx: Tx, acknowledged: Collection[tuple[str, str, int]]) -> None:
+async def record_reads(tx: Tx, acknowledged: Collection[tuple[str, str, int]]) -> None:
     """Record acknowledgements: (user_id, device_id, last stream ID)."""
     await tx.executemany(MARK, sorted(acknowledged))
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from hs.storage.database import Row, Tx
 from hs.storage.dialect import sql
-from hs.storage.rows import Rows
+from hs.storage.rows import InsertRows
 
 STREAM = "key_backups"
 
@@ -47,7 +47,7 @@ COUNT = "SELECT count(*) FROM key_backup_sessions WHERE user_id = $1 AND version
 SET_AUTH_DATA = "UPDATE key_backups SET auth_data = $3 WHERE user_id = $1 AND version = $2"
 SET_ETAG = "UPDATE key_backups SET etag = $3 WHERE user_id = $1 AND version = $2"
 DELETE = "UPDATE key_backups SET is_deleted = 1 WHERE user_id = $1 AND version = $2"
-PUT = Rows(
+PUT = InsertRows(
     "key_backup_sessions",
     "user_id text, version bigint, room_id text, session_id text, first_message_index bigint, "
     "forwarded_count bigint, is_verified smallint, session_data bytea",
@@ -135,7 +135,7 @@ async def put_sessions(
     await tx.insert_rows(PUT, [(user_id, version, *record) for record in records])
 
 
-async def sessions(
+async def list_sessions(
     tx: Tx, user_id: str, version: int, room_id: str | None, session_id: str | None
 ) -> list[SessionRecord]:
     """List the keys of a version, optionally restricted to a room or one session."""
@@ -144,7 +144,7 @@ async def sessions(
     return [_session(row) for row in rows]
 
 
-async def known_sessions(
+async def existing_sessions(
     tx: Tx, user_id: str, version: int, session_keys: Sequence[tuple[str, str]]
 ) -> dict[tuple[str, str], SessionRecord]:
     """Return those of the sessions (room_id, session_id) whose keys a version contains."""

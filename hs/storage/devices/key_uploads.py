@@ -10,7 +10,7 @@ from hs.storage.devices.one_time_keys import FallbackRecord
 
 
 @attrs.frozen
-class KnownOfDevice:
+class DeviceKeyState:
     """A device's inbox and its keys.
 
     `content` is its identity keys in canonical JSON, if uploaded. `one_time_keys` maps algorithms
@@ -21,9 +21,9 @@ class KnownOfDevice:
 
     inbox: int
     content: bytes | None
-    is_name_of_cross_signing_key: bool
+    device_id_is_cross_signing_key: bool
     one_time_keys: dict[str, list[bytes]]
-    spent: frozenset[str]
+    spent_algorithms: frozenset[str]
     fallbacks: dict[str, FallbackRecord]
     room_ids: tuple[str, ...]
 
@@ -61,17 +61,17 @@ WHERE state_key = $1 AND membership = 'join'
 """
 
 
-async def known(tx: Tx, user_id: str, device_id: str) -> KnownOfDevice | None:
+async def load(tx: Tx, user_id: str, device_id: str) -> DeviceKeyState | None:
     """Load the keys of a device; None if the device does not exist."""
     return _from_rows(await tx.fetch(KNOWN, user_id, device_id))
 
 
-async def known_with_rooms(tx: Tx, user_id: str, device_id: str) -> KnownOfDevice | None:
+async def load_with_rooms(tx: Tx, user_id: str, device_id: str) -> DeviceKeyState | None:
     """Load the keys of a device and the rooms its user is joined to."""
     return _from_rows(await tx.fetch(KNOWN_WITH_ROOMS, user_id, device_id))
 
 
-def _from_rows(rows: Sequence[Row]) -> KnownOfDevice | None:
+def _from_rows(rows: Sequence[Row]) -> DeviceKeyState | None:
     device: Row | None = None
     keys: dict[str, list[bytes]] = {}
     fallbacks: dict[str, FallbackRecord] = {}
@@ -88,12 +88,12 @@ def _from_rows(rows: Sequence[Row]) -> KnownOfDevice | None:
             room_ids.append(name)
     if device is None:
         return None
-    return KnownOfDevice(
+    return DeviceKeyState(
         inbox=device[4],
         content=None if device[5] is None else bytes(device[5]),
-        is_name_of_cross_signing_key=device[3] == 1,
+        device_id_is_cross_signing_key=device[3] == 1,
         one_time_keys={name: unclaimed for name, unclaimed in keys.items() if unclaimed},
-        spent=frozenset([name for name, unclaimed in keys.items() if not unclaimed]),
+        spent_algorithms=frozenset([name for name, unclaimed in keys.items() if not unclaimed]),
         fallbacks=fallbacks,
         room_ids=tuple(room_ids),
     )

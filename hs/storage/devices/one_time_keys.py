@@ -23,9 +23,9 @@ from typing import NamedTuple
 
 import orjson
 
-from hs.storage.database import LateRows, Row, Tx
+from hs.storage.database import DeferredRows, Row, Tx
 from hs.storage.dialect import Dialect, sql
-from hs.storage.rows import ChangeReturning, Rows
+from hs.storage.rows import ChangeReturning, InsertRows
 
 
 class FallbackRecord(NamedTuple):
@@ -38,7 +38,7 @@ class FallbackRecord(NamedTuple):
 
 
 # On PostgreSQL, concurrent changes of one row end in a conflict, and one unit is run again.
-PUT = Rows(
+PUT = InsertRows(
     "one_time_keys",
     "inbox bigint, algorithm text, amount integer, width integer, keys bytea",
     conflict="ON CONFLICT (inbox, algorithm) DO UPDATE SET taken = 0, "
@@ -66,7 +66,7 @@ def _matches_claim(d: Dialect) -> str:
 CLAIM_ANY = sql(
     lambda d: f"{_CLAIM_NEXT} WHERE {_matches_claim(d)} AND taken < amount {_RETURN_CLAIMED}"
 )
-PUT_FALLBACKS = Rows(
+PUT_FALLBACKS = InsertRows(
     "fallback_keys",
     "inbox bigint, algorithm text, key_id text, content bytea",
     conflict="ON CONFLICT (inbox, algorithm) "
@@ -96,7 +96,7 @@ SELECT k.algorithm FROM fallback_keys k {_OF_DEVICE} AND k.is_used = 0 ORDER BY 
 """
 
 
-def size_of(keys: Sequence[bytes]) -> int:
+def stored_size(keys: Sequence[bytes]) -> int:
     """Return the bytes that keys of one algorithm take when they are stored."""
     return len(keys) * max(map(len, keys), default=0)
 
@@ -126,20 +126,20 @@ async def counts(tx: Tx, user_id: str, device_id: str) -> dict[str, int]:
     return {row[0]: row[1] for row in await tx.fetch(COUNTS, user_id, device_id)}
 
 
-async def claim(tx: Tx, inboxes: Collection[int], algorithm: str) -> LateRows:
-    """Claim the oldest key of each device that has one (deferred); read with `claimed`."""
+async def claim_deferred(tx: Tx, inboxes: Collection[int], algorithm: str) -> DeferredRows:
+    """Claim the oldest key of each device that has one (deferred); read with `read_claimed`."""
     return await tx.change_returning(CLAIM, list(inboxes), algorithm)
 
 
-async def claim_any(tx: Tx, algorithms: Mapping[int, str]) -> list[tuple[int, bytes]]:
+async def claim_keys(tx: Tx, algorithms: Mapping[int, str]) -> list[tuple[int, bytes]]:
     """Claim the oldest key of each inbox that has one for its algorithm.
 
-    Returns: (inbox, key) as in `claimed`.
+    Returns: (inbox, key) as in `read_claimed`.
     """
-    return claimed(await tx.fetch(CLAIM_ANY, list(algorithms), list(algorithms.values())))
+    return read_claimed(await tx.fetch(CLAIM_ANY, list(algorithms), list(algorithms.values())))
 
 
-def claimed(rows: Sequence[Row]) -> list[tuple[int, bytes]]:
+def read_claimed(rows: Sequence[Row]) -> list[tuple[int, bytes]]:
     """Read the rows of a claim: (inbox, key as it was stored)."""
     return [(row[0], bytes(row[1]).rstrip()) for row in rows]
 
@@ -149,16 +149,16 @@ async def put_fallbacks(tx: Tx, inbox: int, keys: Sequence[tuple[str, str, bytes
     await tx.insert_rows(PUT_FALLBACKS, [(inbox, *key) for key in keys])
 
 
-async def use_fallbacks(tx: Tx, algorithms: Mapping[int, str]) -> list[tuple[int, bytes]]:
+async def claim_fallbacks(tx: Tx, algorithms: Mapping[int, str]) -> list[tuple[int, bytes]]:
     """Claim the fallback key of each inbox that has one, and mark it as used.
 
-    Returns: (inbox, key) as in `claimed`.
+    Returns: (inbox, key) as in `read_claimed`.
     """
     rows = await tx.fetch(USE_FALLBACKS, list(algorithms), list(algorithms.values()))
-    return [(row[0], shown(row[1], row[2], bytes(row[3]))) for row in rows]
+    return [(row[0], encode_named_key(row[1], row[2], bytes(row[3]))) for row in rows]
 
 
-def shown(algorithm: str, key_id: str, content: bytes) -> bytes:
+def encode_named_key(algorithm: str, key_id: str, content: bytes) -> bytes:
     """Encode the JSON object `{"algorithm:key_id": content}`; `content` is JSON."""
     return b"{%b:%b}" % (orjson.dumps(f"{algorithm}:{key_id}"), content)
 
@@ -173,6 +173,6 @@ async def delete(tx: Tx, user_id: str, device_ids: Sequence[str]) -> None:
     await tx.execute(DELETE_FALLBACKS, user_id, list(device_ids))
 
 
-async def unused_fallbacks(tx: Tx, user_id: str, device_id: str) -> list[str]:
+async def unused_fallback_algorithms(tx: Tx, user_id: str, device_id: str) -> list[str]:
     """List the algorithms of a device's fallback keys that were never claimed."""
     return [row[0] for row in await tx.fetch(UNUSED_FALLBACKS, user_id, device_id)]

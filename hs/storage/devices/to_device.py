@@ -11,7 +11,7 @@ Rules:
   reads, and records acknowledgements.
 - A device has acknowledged all messages up to `inbox_reads.upto`. Readers skip these wherever they
   lie, so a message that is filed while its device acknowledges it is not delivered again; its row
-  is deleted later (`leftovers`).
+  is deleted later (`stale_messages`).
 - Filing is one transaction, but a reader runs two statements. It reads bundles first and filed
   messages second: a message that is filed in between is found twice, and never missed.
 - The inbox of a deleted device is listed in the table closed_inboxes until the writer has deleted
@@ -26,20 +26,22 @@ import orjson
 from hs.storage.database import Row, Tx
 from hs.storage.devices import inbox_reads
 from hs.storage.dialect import sql
-from hs.storage.rows import Rows
+from hs.storage.rows import InsertRows
 
 MAX_FILED_AT_ONCE: Final = 2000
 """Maximum number of messages filed in one transaction; a single larger bundle is filed alone."""
 
 MAX_BUNDLES_AT_ONCE: Final = 100
 
-INSERT = Rows(
+INSERT = InsertRows(
     "inbox_messages",
     "inbox bigint, stream_id bigint, message bytea",
     # A writer that was just replaced may file the same bundle at the same time.
     conflict="ON CONFLICT (inbox, stream_id) DO NOTHING",
 )
-INSERT_BUNDLE = Rows("inbox_bundles", "stream_id bigint, inboxes text, head bytea, messages bytea")
+INSERT_BUNDLE = InsertRows(
+    "inbox_bundles", "stream_id bigint, inboxes text, head bytea, messages bytea"
+)
 _INBOX = "(SELECT inbox FROM devices WHERE user_id = $1 AND device_id = $2)"
 _READ = f"COALESCE((SELECT upto FROM inbox_reads WHERE inbox = {_INBOX}), 0)"
 _FILED = f"FROM inbox_messages WHERE inbox = {_INBOX} AND stream_id > {_READ}"
@@ -130,7 +132,9 @@ class _Bundle(NamedTuple):
     messages: list[bytes]
 
 
-async def add(tx: Tx, stream_id: int, inboxes: Collection[int], events: Collection[bytes]) -> None:
+async def add_messages(
+    tx: Tx, stream_id: int, inboxes: Collection[int], events: Collection[bytes]
+) -> None:
     """Add one message (JSON without line breaks) to each inbox, all under one stream ID."""
     rows = [(inbox, stream_id, event) for inbox, event in zip(inboxes, events, strict=True)]
     await tx.insert_rows(INSERT, rows)
@@ -139,18 +143,18 @@ async def add(tx: Tx, stream_id: int, inboxes: Collection[int], events: Collecti
 async def add_bundle(
     tx: Tx, stream_id: int, inboxes: list[int], head: bytes, messages: Collection[bytes]
 ) -> None:
-    """Add one message to each inbox as a bundle; for `head` and `messages` see `whole`."""
+    """Add one message to each inbox as a bundle; for `head` and `messages` see `assemble_event`."""
     # JSON is the fastest way to format many numbers.
     text = f",{orjson.dumps(inboxes)[1:-1].decode()},"
     await tx.insert_rows(INSERT_BUNDLE, [(stream_id, text, head, b"\n".join(messages))])
 
 
-def whole(head: bytes, message: bytes) -> bytes:
+def assemble_event(head: bytes, message: bytes) -> bytes:
     """Return an event's JSON: `head`, the message and "}"; the message alone if `head` is empty."""
     return head + message + b"}" if head else message
 
 
-async def pending(
+async def pending_messages(
     tx: Tx, user_id: str, device_id: str, after: int, upto: int, limit: int
 ) -> list[tuple[int, bytes]]:
     """Return the first messages of a device in `(after, upto]` as (stream ID, event), in order."""
@@ -164,7 +168,7 @@ async def pending(
     return sorted(messages.items())[:limit] if bundled else list(messages.items())
 
 
-async def ends(tx: Tx, user_id: str, device_id: str) -> tuple[int, int] | None:
+async def pending_range(tx: Tx, user_id: str, device_id: str) -> tuple[int, int] | None:
     """Return the first and the last stream ID of the messages waiting for a device, if any."""
     row = await tx.fetchrow(ENDS, user_id, device_id)
     return None if row is None or row[0] is None else (row[0], row[1])
@@ -172,11 +176,11 @@ async def ends(tx: Tx, user_id: str, device_id: str) -> tuple[int, int] | None:
 
 async def delete_upto(tx: Tx, acknowledged: Collection[tuple[str, str, int]]) -> None:
     """Record acknowledgements (user_id, device_id, last stream ID) and delete those messages."""
-    await inbox_reads.mark(tx, acknowledged)
+    await inbox_reads.record_reads(tx, acknowledged)
     await tx.executemany(DELETE_UPTO, sorted(acknowledged))
 
 
-async def leftovers(tx: Tx, limit: int) -> list[tuple[int, int]]:
+async def stale_messages(tx: Tx, limit: int) -> list[tuple[int, int]]:
     """List (inbox, stream ID) of filed messages that will never be delivered.
 
     They belong to deleted devices, or were filed while their device acknowledged them.
@@ -184,8 +188,8 @@ async def leftovers(tx: Tx, limit: int) -> list[tuple[int, int]]:
     return [(row[0], row[1]) for row in await tx.fetch(LEFTOVERS, limit)]
 
 
-async def delete_leftovers(tx: Tx, messages: Sequence[tuple[int, int]]) -> None:
-    """Delete messages listed by `leftovers`, and the acknowledgements of deleted devices."""
+async def delete_stale_messages(tx: Tx, messages: Sequence[tuple[int, int]]) -> None:
+    """Delete messages listed by `stale_messages`, and the acknowledgements of deleted devices."""
     await tx.executemany(DELETE_ONE, sorted(messages))
     await tx.execute(DELETE_ORPHANED_READS)
 
@@ -205,7 +209,7 @@ async def file_bundles(tx: Tx, upto: int) -> int:
     inboxes = list({inbox for bundle in bundles for inbox in bundle.inboxes})
     read_upto = {row[0]: row[1] for row in await tx.fetch(READ_UPTO, inboxes)}
     filed = [
-        (inbox, bundle.stream_id, whole(bundle.head, message))
+        (inbox, bundle.stream_id, assemble_event(bundle.head, message))
         for bundle in bundles
         for inbox, message in zip(bundle.inboxes, bundle.messages, strict=True)
         if inbox in read_upto and bundle.stream_id > read_upto[inbox]
@@ -223,24 +227,24 @@ async def devices_with_messages(tx: Tx) -> list[tuple[str, str]]:
     return [(row[0], row[1]) for row in await tx.fetch(DEVICES_WITH_MESSAGES, list(bundled))]
 
 
-async def delete_closed(tx: Tx, user_id: str) -> None:
+async def delete_messages_of_deleted_devices(tx: Tx, user_id: str) -> None:
     """Delete all messages to deleted devices of a user; called by the only writer of messages."""
     await tx.execute(DELETE_CLOSED, user_id)
     await tx.execute(DELETE_CLOSED_READS, user_id)
     await tx.execute(FORGET_CLOSED, user_id)
 
 
-async def closed(tx: Tx, limit: int) -> list[str]:
+async def users_with_closed_inboxes(tx: Tx, limit: int) -> list[str]:
     """List users with deleted devices whose messages may not be deleted yet."""
     return [row[0] for row in await tx.fetch(CLOSED, limit)]
 
 
-async def are_any_closed(tx: Tx) -> bool:
+async def has_closed_inboxes(tx: Tx) -> bool:
     """Return whether any deleted device may still have messages."""
     return bool(await tx.fetchval(ARE_ANY_CLOSED))
 
 
-async def devices(tx: Tx, user_ids: Collection[str]) -> dict[str, dict[str, int]]:
+async def inboxes_of_users(tx: Tx, user_ids: Collection[str]) -> dict[str, dict[str, int]]:
     """Return {user_id: {device_id: inbox}}; users without devices are left out."""
     inboxes: dict[str, dict[str, int]] = {}
     for user_id, device_id, inbox in await tx.fetch(DEVICES, list(user_ids)):
@@ -248,20 +252,22 @@ async def devices(tx: Tx, user_ids: Collection[str]) -> dict[str, dict[str, int]
     return inboxes
 
 
-async def named(tx: Tx, names: Sequence[tuple[str, str]]) -> dict[tuple[str, str], int]:
+async def inboxes_of_devices(
+    tx: Tx, names: Sequence[tuple[str, str]]
+) -> dict[tuple[str, str], int]:
     """Return the inboxes of devices (user_id, device_id); missing devices are left out."""
     columns = [[user_id for user_id, _ in names], [device_id for _, device_id in names]]
     return {(row[0], row[1]): row[2] for row in await tx.fetch(NAMED, *columns)}
 
 
-async def are_there(tx: Tx, inboxes: Collection[int]) -> bool:
+async def all_exist(tx: Tx, inboxes: Collection[int]) -> bool:
     """Return whether the devices of all these inboxes exist."""
     distinct = set(inboxes)
     count: int = await tx.fetchval(ARE_THERE, list(distinct))
     return count == len(distinct)
 
 
-async def note_request(
+async def record_request(
     tx: Tx, user_id: str, device_id: str, event_type: str, txn_id: str, now_ms: int
 ) -> bool:
     """Record a request; return False if it was recorded before."""
@@ -274,7 +280,7 @@ async def prune_requests(tx: Tx, before_ms: int) -> int:
 
 
 def _message_to(inbox: int, bundle: _Bundle) -> bytes:
-    return whole(bundle.head, bundle.messages[bundle.inboxes.index(inbox)])
+    return assemble_event(bundle.head, bundle.messages[bundle.inboxes.index(inbox)])
 
 
 def _bundle(row: Row) -> _Bundle:

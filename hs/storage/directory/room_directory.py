@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 from hs.storage.database import Tx
 from hs.storage.dialect import Statement, sql
-from hs.storage.rooms.rooms import SummaryRecord
+from hs.storage.rooms.rooms import RoomSummaryRecord
 
 ADD = """
 INSERT INTO room_aliases (alias, room_id, creator, created_ms) VALUES ($1, $2, $3, $4)
@@ -117,7 +117,7 @@ class AliasRecord(NamedTuple):
     creator: str
 
 
-class Wanted(NamedTuple):
+class RoomListQuery(NamedTuple):
     """A query for listed rooms.
 
     `pattern` is a lower-case LIKE pattern with backslash escapes, "" for all rooms. `network` is
@@ -136,10 +136,10 @@ class ListedRoom(NamedTuple):
     """A room in the directory with its summary."""
 
     room_id: str
-    summary: SummaryRecord
+    summary: RoomSummaryRecord
 
 
-class Place(NamedTuple):
+class ListPosition(NamedTuple):
     """A position between two rooms of a list."""
 
     joined_members: int
@@ -209,35 +209,39 @@ async def set_network_listed(tx: Tx, instance_id: str, room_id: str, listed: boo
     return await is_listed(tx, room_id) is not None
 
 
-async def count_listed(tx: Tx, query: Wanted) -> int:
+async def count_listed(tx: Tx, query: RoomListQuery) -> int:
     """Count the matching rooms."""
     statement = _queries_for(query).total
     return int(await tx.fetchval(statement, *_arguments(query), *_of_network(query)))
 
 
-async def list_after(tx: Tx, query: Wanted, position: Place, limit: int) -> list[ListedRoom]:
+async def list_after(
+    tx: Tx, query: RoomListQuery, position: ListPosition, limit: int
+) -> list[ListedRoom]:
     """List matching rooms after a position, largest first."""
     arguments = (*_arguments(query), *position, limit, *_of_network(query))
     rows = await tx.fetch(_queries_for(query).forward, *arguments)
-    return [ListedRoom(row[0], SummaryRecord(*tuple(row)[1:])) for row in rows]
+    return [ListedRoom(row[0], RoomSummaryRecord(*tuple(row)[1:])) for row in rows]
 
 
-async def list_before(tx: Tx, query: Wanted, position: Place, limit: int) -> list[ListedRoom]:
+async def list_before(
+    tx: Tx, query: RoomListQuery, position: ListPosition, limit: int
+) -> list[ListedRoom]:
     """List the matching rooms just before a position, in the order of the list."""
     arguments = (*_arguments(query), *position, limit, *_of_network(query))
     rows = await tx.fetch(_queries_for(query).backward, *arguments)
-    return [ListedRoom(row[0], SummaryRecord(*tuple(row)[1:])) for row in reversed(rows)]
+    return [ListedRoom(row[0], RoomSummaryRecord(*tuple(row)[1:])) for row in reversed(rows)]
 
 
-def _queries_for(query: Wanted) -> _Queries:
+def _queries_for(query: RoomListQuery) -> _Queries:
     if query.network is not None:
         return _NETWORK_QUERIES
     return _ALL_QUERIES if query.all_networks else _SERVER_QUERIES
 
 
-def _of_network(query: Wanted) -> tuple[str, ...]:
+def _of_network(query: RoomListQuery) -> tuple[str, ...]:
     return () if query.network is None else (query.network,)
 
 
-def _arguments(query: Wanted) -> tuple[str, int, int, list[str]]:
+def _arguments(query: RoomListQuery) -> tuple[str, int, int, list[str]]:
     return query.pattern, int(query.any_type), int(query.untyped), list(query.types)

@@ -87,7 +87,7 @@ MAX_POSITIONS: Final = 255
 _NO_SENDERS: Final[Sequence[str]] = ()
 
 
-class TextEvent(NamedTuple):
+class IndexableEvent(NamedTuple):
     """An event that may contain text, or redacts another event."""
 
     stream_id: int
@@ -102,7 +102,7 @@ class TextEvent(NamedTuple):
     pdu: bytes
 
 
-class Entry(NamedTuple):
+class IndexEntry(NamedTuple):
     """An entry of the index."""
 
     stream_id: int
@@ -113,14 +113,14 @@ class Entry(NamedTuple):
     words: Sequence[str]
 
 
-class Gone(NamedTuple):
+class IndexRemovals(NamedTuple):
     """Entries to remove: of events redacted by these redactions, and of these rooms."""
 
     redactions: Sequence[str]
     rooms: Sequence[str]
 
 
-class Wanted(NamedTuple):
+class MessageSearchQuery(NamedTuple):
     """A query and its scope; `senders` None means all senders."""
 
     query: SearchQuery
@@ -129,7 +129,7 @@ class Wanted(NamedTuple):
     senders: Sequence[str] | None
 
 
-class Hit(NamedTuple):
+class SearchHit(NamedTuple):
     """A matching event."""
 
     stream_id: int
@@ -138,7 +138,9 @@ class Hit(NamedTuple):
     score: float
 
 
-async def put(tx: Tx, entries: Sequence[Entry], removals: Gone, name: str, position: str) -> None:
+async def update_index(
+    tx: Tx, entries: Sequence[IndexEntry], removals: IndexRemovals, name: str, position: str
+) -> None:
     """Add entries, delete removed ones, and store the progress."""
     encode = _ENCODE_WORDS[tx.dialect.engine]
     await tx.executemany(INSERT, [(*entry[:-1], encode(entry.words)) for entry in entries])
@@ -160,45 +162,53 @@ async def remove(tx: Tx, stream_ids: Sequence[int]) -> None:
     await tx.execute(DELETE, list(stream_ids))
 
 
-async def newer(tx: Tx, after: int, limit: int) -> list[TextEvent]:
+async def list_events_after(tx: Tx, after: int, limit: int) -> list[IndexableEvent]:
     """List events after a stream ID, in order."""
-    return [TextEvent(*row) for row in await tx.fetch(NEWER, after, limit)]
+    return [IndexableEvent(*row) for row in await tx.fetch(NEWER, after, limit)]
 
 
-async def older(tx: Tx, below: int, limit: int) -> list[TextEvent]:
+async def list_events_before(tx: Tx, below: int, limit: int) -> list[IndexableEvent]:
     """List events before a stream ID, latest first."""
-    return [TextEvent(*row) for row in await tx.fetch(OLDER, below, limit)]
+    return [IndexableEvent(*row) for row in await tx.fetch(OLDER, below, limit)]
 
 
-async def progress(tx: Tx, name: str) -> str | None:
+async def load_progress(tx: Tx, name: str) -> str | None:
     """Return the stored progress of the index; None if it has not begun."""
     position: str | None = await tx.fetchval(PROGRESS, name)
     return position
 
 
-async def highest(tx: Tx) -> int:
+async def highest_stream_id(tx: Tx) -> int:
     """Return the highest stream ID of all events; 0 if there are none."""
     number: int | None = await tx.fetchval(HIGHEST)
     return number or 0
 
 
-async def best(tx: Tx, search: Wanted, below: tuple[float, int], limit: int) -> list[Hit]:
+async def list_by_rank(
+    tx: Tx, search: MessageSearchQuery, below: tuple[float, int], limit: int
+) -> list[SearchHit]:
     """List hits after (score, stream_id), best first."""
-    return [Hit(*row) for row in await tx.fetch(BY_RANK, *_arguments(tx, search), *below, limit)]
+    return [
+        SearchHit(*row) for row in await tx.fetch(BY_RANK, *_arguments(tx, search), *below, limit)
+    ]
 
 
-async def latest(tx: Tx, search: Wanted, below: tuple[int, int], limit: int) -> list[Hit]:
+async def list_by_time(
+    tx: Tx, search: MessageSearchQuery, below: tuple[int, int], limit: int
+) -> list[SearchHit]:
     """List hits before (origin_server_ts, stream_id), latest first."""
-    return [Hit(*row) for row in await tx.fetch(BY_TIME, *_arguments(tx, search), *below, limit)]
+    return [
+        SearchHit(*row) for row in await tx.fetch(BY_TIME, *_arguments(tx, search), *below, limit)
+    ]
 
 
-async def count(tx: Tx, search: Wanted) -> int:
+async def count_hits(tx: Tx, search: MessageSearchQuery) -> int:
     """Count hits, up to MAX_COUNT."""
     number: int = await tx.fetchval(COUNT, *_arguments(tx, search), MAX_COUNT)
     return number
 
 
-def _arguments(tx: Tx, search: Wanted) -> tuple[object, ...]:
+def _arguments(tx: Tx, search: MessageSearchQuery) -> tuple[object, ...]:
     senders = search.senders
     return (
         _ENCODE_QUERY[tx.dialect.engine](search.query),
@@ -226,7 +236,7 @@ def _tsvector(words: Sequence[str]) -> str:
 
 def _fts5_query(query: SearchQuery) -> str:
     text = " AND ".join(_fts5_phrase(phrase) for phrase in query.phrases)
-    for phrase in query.unwanted:
+    for phrase in query.excluded:
         text = f"({text}) NOT {_fts5_phrase(phrase)}"
     return text
 
@@ -237,7 +247,7 @@ def _fts5_phrase(phrase: Phrase) -> str:
 
 def _tsquery(query: SearchQuery) -> str:
     required = [_ts_phrase(phrase) for phrase in query.phrases]
-    return " & ".join([*required, *(f"!{_ts_phrase(phrase)}" for phrase in query.unwanted)])
+    return " & ".join([*required, *(f"!{_ts_phrase(phrase)}" for phrase in query.excluded)])
 
 
 def _ts_phrase(phrase: Phrase) -> str:

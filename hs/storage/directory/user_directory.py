@@ -9,9 +9,9 @@ from typing import Final, NamedTuple
 
 from hs.storage.database import Tx
 from hs.storage.dialect import sql
-from hs.storage.rows import Rows
+from hs.storage.rows import InsertRows
 
-PUT = Rows(
+PUT = InsertRows(
     "user_directory",
     "user_id text, display_name text, avatar_url text, search_text text, is_local smallint",
     conflict=(
@@ -72,7 +72,7 @@ LIMIT $2
 """
 
 
-class ListedUser(NamedTuple):
+class DirectoryUser(NamedTuple):
     """A row of the directory; `search_text` is case-folded."""
 
     user_id: str
@@ -82,7 +82,7 @@ class ListedUser(NamedTuple):
     is_local: int
 
 
-class Search(NamedTuple):
+class UserSearch(NamedTuple):
     """A search in the directory; `words` are case-folded."""
 
     requester: str
@@ -103,26 +103,26 @@ class FoundUser(NamedTuple):
     avatar_url: str | None
 
 
-async def put(tx: Tx, users: Sequence[ListedUser], position: int | None) -> None:
+async def put(tx: Tx, users: Sequence[DirectoryUser], position: int | None) -> None:
     """Insert or replace users, each at most once, and store the position read of member events."""
     await tx.insert_rows(PUT, users)
     if position is not None:
         await tx.execute(SET_PROGRESS, position)
 
 
-async def progress(tx: Tx) -> int:
+async def load_progress(tx: Tx) -> int:
     """Return the position up to which member events are read."""
     position: int | None = await tx.fetchval(PROGRESS)
     return position or 0
 
 
-async def newer_members(tx: Tx, after: int, limit: int) -> list[tuple[int, str, bytes]]:
+async def list_members_after(tx: Tx, after: int, limit: int) -> list[tuple[int, str, bytes]]:
     """List (stream_id, user_id, PDU) of member events after a stream ID, in order."""
     rows = await tx.fetch(NEWER_MEMBERS, after, limit)
     return [(row[0], row[1], bytes(row[2])) for row in rows]
 
 
-async def unlisted(tx: Tx, limit: int) -> list[str]:
+async def list_unlisted(tx: Tx, limit: int) -> list[str]:
     """List local users who are not in the directory."""
     return [row[0] for row in await tx.fetch(UNLISTED, limit)]
 
@@ -137,7 +137,7 @@ async def profiles_of(tx: Tx, user_ids: Sequence[str]) -> dict[str, dict[str, by
     return profiles
 
 
-async def search(tx: Tx, query: Search) -> list[FoundUser]:
+async def search(tx: Tx, query: UserSearch) -> list[FoundUser]:
     """Search users, best matches first; `words` must not be empty."""
     words = [f"%{_escape_like(word)}%" for word in query.words[:_TOKENS]]
     words += ["%"] * (_TOKENS - len(words))

@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 from hs.storage.database import Row, Tx
 from hs.storage.dialect import sql
-from hs.storage.rows import Rows
+from hs.storage.rows import InsertRows
 
-SAVE = Rows(
+SAVE = InsertRows(
     "presence",
     "user_id text, state text, last_active_ms bigint, status_msg text, currently_active smallint",
     conflict=(
@@ -36,12 +36,12 @@ async def save(tx: Tx, records: Sequence[PresenceRecord]) -> None:
     await tx.insert_rows(SAVE, [(*record[:4], int(record[4])) for record in records])
 
 
-async def of_users(tx: Tx, user_ids: Sequence[str]) -> list[PresenceRecord]:
+async def list_of_users(tx: Tx, user_ids: Sequence[str]) -> list[PresenceRecord]:
     """Return the last published presence of users; users without any are left out."""
     return [_record(row) for row in await tx.fetch(OF_USERS, list(user_ids))]
 
 
-async def not_offline(tx: Tx) -> list[PresenceRecord]:
+async def list_not_offline(tx: Tx) -> list[PresenceRecord]:
     """List the presence of all users who are not offline."""
     return [_record(row) for row in await tx.fetch(NOT_OFFLINE)]
 

@@ -47,29 +47,29 @@ class ReceiptRecord(NamedTuple):
     stream_id: int
 
 
-async def stands(tx: Tx, record: ReceiptRecord) -> bool:
+async def is_at_or_after(tx: Tx, record: ReceiptRecord) -> bool:
     """Return whether the receipt is already at this event or at a later one."""
     row = await tx.fetchval(IS_AT_OR_AFTER, *record[:4], record.event_stream_id)
     return row is not None
 
 
-async def move(tx: Tx, record: ReceiptRecord) -> bool:
+async def move_receipt(tx: Tx, record: ReceiptRecord) -> bool:
     """Move a receipt forward; return False if it is already there or further on."""
     return await tx.execute(MOVE, *record) > 0
 
 
-async def of_rooms(tx: Tx, room_ids: Sequence[str]) -> list[ReceiptRecord]:
+async def list_of_rooms(tx: Tx, room_ids: Sequence[str]) -> list[ReceiptRecord]:
     """List the receipts of rooms, ordered by when they moved."""
     return [ReceiptRecord(*row) for row in await tx.fetch(OF_ROOMS, list(room_ids))]
 
 
-async def place_of(tx: Tx, event_id: str) -> tuple[str, int] | None:
+async def event_position(tx: Tx, event_id: str) -> tuple[str, int] | None:
     """Return the room and the stream ID of an event."""
     row = await tx.fetchrow(EVENT_POSITION, event_id)
     return None if row is None else (row[0], row[1])
 
 
-async def ancestry(tx: Tx, event_id: str, hops: int) -> list[tuple[str, str]]:
+async def list_ancestors(tx: Tx, event_id: str, hops: int) -> list[tuple[str, str]]:
     """Follow an event's relations up to `hops` parents; return (parent, rel_type) of each step."""
     steps: list[tuple[str, str]] = []
     child_id = event_id

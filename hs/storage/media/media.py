@@ -106,7 +106,7 @@ async def get(tx: Tx, origin: str, media_id: str) -> Media | None:
     return None if row is None else _media(row)
 
 
-async def announce(tx: Tx, media: Media) -> None:
+async def reserve(tx: Tx, media: Media) -> None:
     """Insert a media item whose user will upload the content later."""
     await tx.execute(
         ANNOUNCE,
@@ -119,7 +119,7 @@ async def announce(tx: Tx, media: Media) -> None:
     )
 
 
-async def pending(tx: Tx, user_id: str, now_ms: int) -> tuple[int, int]:
+async def pending_uploads(tx: Tx, user_id: str, now_ms: int) -> tuple[int, int]:
     """Return the number of a user's pending uploads and when the first expires (ms)."""
     row = await tx.fetchrow(PENDING, user_id, now_ms)
     assert row is not None
@@ -159,7 +159,7 @@ async def add(tx: Tx, media: Media) -> None:
     )
 
 
-async def fill(tx: Tx, media: Media, now_ms: int) -> bool:
+async def complete_upload(tx: Tx, media: Media, now_ms: int) -> bool:
     """Set the content of a reserved media item; return False if it is filled or expired."""
     filled = await tx.execute(
         FILL,
@@ -175,7 +175,7 @@ async def fill(tx: Tx, media: Media, now_ms: int) -> bool:
     return filled > 0
 
 
-async def take_turn(tx: Tx, user_id: str) -> None:
+async def serialize_uploads(tx: Tx, user_id: str) -> None:
     """Make transactions of a user conflict that count uploads first and then add one.
 
     Of two at the same time, one is run again and counts the upload of the other.
@@ -183,7 +183,7 @@ async def take_turn(tx: Tx, user_id: str) -> None:
     await tx.execute(TAKE_TURN, user_id)
 
 
-async def uploaded_since(tx: Tx, user_id: str, since_ms: int) -> int:
+async def uploaded_bytes_since(tx: Tx, user_id: str, since_ms: int) -> int:
     """Return the total size (bytes) of a user's uploads since a time (ms)."""
     return int(await tx.fetchval(UPLOADED, user_id, since_ms))
 
@@ -199,22 +199,26 @@ async def set_quarantined(tx: Tx, origin: str, media_id: str, by: str | None) ->
     return await tx.execute(QUARANTINE, origin, media_id, by) > 0
 
 
-async def expire(tx: Tx, now_ms: int) -> int:
+async def delete_expired(tx: Tx, now_ms: int) -> int:
     """Delete reserved media items that were not uploaded in time; return their number."""
     return await tx.execute(EXPIRE, now_ms)
 
 
-async def unused_local(tx: Tx, own_name: str, before_ms: int, limit: int) -> list[tuple[str, str]]:
+async def list_unused_local(
+    tx: Tx, own_name: str, before_ms: int, limit: int
+) -> list[tuple[str, str]]:
     """List local media items that were not used since a time (ms), oldest use first."""
     return [(row[0], row[1]) for row in await tx.fetch(UNUSED, own_name, before_ms, limit)]
 
 
-async def unused_remote(tx: Tx, own_name: str, before_ms: int, limit: int) -> list[tuple[str, str]]:
+async def list_unused_remote(
+    tx: Tx, own_name: str, before_ms: int, limit: int
+) -> list[tuple[str, str]]:
     """List remote media items that were not used since a time (ms), oldest use first."""
     return [(row[0], row[1]) for row in await tx.fetch(UNUSED_REMOTE, own_name, before_ms, limit)]
 
 
-async def note_used(tx: Tx, uses: Sequence[tuple[str, str, int]]) -> None:
+async def record_uses(tx: Tx, uses: Sequence[tuple[str, str, int]]) -> None:
     """Store when media items were last used: (origin, media_id, time in ms)."""
     await tx.update_rows(USED, uses)
 

@@ -2,11 +2,11 @@
 
 Removal has two steps, so that a file is never deleted while an upload claims it:
 
-1. `condemn` marks a file that no media item refers to and no upload has claimed recently. A marked
+1. `mark_for_removal` marks a file that no media item refers to and no upload has claimed recently. A marked
    file is neither claimed nor given thumbnails.
 2. The caller deletes the file from the store and calls `delete_file`.
 
-A removal that was interrupted is listed again by `orphans`.
+A removal that was interrupted is listed again by `list_orphans`.
 """
 
 from typing import NamedTuple
@@ -58,7 +58,7 @@ SELECT location, (
 COPIED = "UPDATE media_files SET is_copied = 1 WHERE location = $1"
 
 
-class Picture(NamedTuple):
+class ImageProperties(NamedTuple):
     """The image properties of a file; an empty content type means that it is not an image."""
 
     content_type: str
@@ -67,7 +67,7 @@ class Picture(NamedTuple):
     is_animated: bool
 
 
-class Size(NamedTuple):
+class ThumbnailSize(NamedTuple):
     """The size and method of a thumbnail, as requested."""
 
     width: int
@@ -76,7 +76,7 @@ class Size(NamedTuple):
     is_animated: bool
 
 
-class Thumbnail(NamedTuple):
+class ThumbnailRecord(NamedTuple):
     """A stored thumbnail."""
 
     content_type: str
@@ -84,13 +84,13 @@ class Thumbnail(NamedTuple):
     location: str
 
 
-async def picture(tx: Tx, location: str) -> Picture | None:
+async def image_properties(tx: Tx, location: str) -> ImageProperties | None:
     """Return the image properties of a file; None if they were not determined yet."""
     row = await tx.fetchrow(PICTURE, location)
-    return None if row is None else Picture(row[0], row[1], row[2], bool(row[3]))
+    return None if row is None else ImageProperties(row[0], row[1], row[2], bool(row[3]))
 
 
-async def set_picture(tx: Tx, location: str, properties: Picture) -> None:
+async def set_image_properties(tx: Tx, location: str, properties: ImageProperties) -> None:
     """Store the image properties of a file."""
     await tx.execute(
         SET_PICTURE,
@@ -102,13 +102,15 @@ async def set_picture(tx: Tx, location: str, properties: Picture) -> None:
     )
 
 
-async def thumbnail(tx: Tx, location: str, size: Size) -> Thumbnail | None:
+async def find_thumbnail(tx: Tx, location: str, size: ThumbnailSize) -> ThumbnailRecord | None:
     """Return a thumbnail of a file."""
     row = await tx.fetchrow(THUMBNAIL, location, *_key(size))
     return None if row is None else _thumbnail(row)
 
 
-async def add_thumbnail(tx: Tx, location: str, size: Size, record: Thumbnail) -> None:
+async def add_thumbnail(
+    tx: Tx, location: str, size: ThumbnailSize, record: ThumbnailRecord
+) -> None:
     """Insert or replace a thumbnail, unless its file is being removed."""
     await tx.execute(ADD_THUMBNAIL, location, *_key(size), *record)
 
@@ -118,17 +120,17 @@ async def thumbnail_count(tx: Tx, location: str) -> int:
     return int(await tx.fetchval(THUMBNAIL_COUNT, location))
 
 
-async def condemn(tx: Tx, location: str, claimed_before_ms: int) -> bool:
+async def mark_for_removal(tx: Tx, location: str, claimed_before_ms: int) -> bool:
     """Mark a file for removal if no media item refers to it; return whether it is marked."""
     return await tx.execute(MARK_FOR_REMOVAL, location, claimed_before_ms) > 0
 
 
-async def orphans(tx: Tx, claimed_before_ms: int, limit: int) -> list[str]:
+async def list_orphans(tx: Tx, claimed_before_ms: int, limit: int) -> list[str]:
     """List files that no media item refers to, and those whose removal was interrupted."""
     return [row[0] for row in await tx.fetch(ORPHANS, claimed_before_ms, limit)]
 
 
-async def thumbnails_of(tx: Tx, location: str) -> list[str]:
+async def thumbnail_locations(tx: Tx, location: str) -> list[str]:
     """Return the locations of a file's thumbnails."""
     return [row[0] for row in await tx.fetch(THUMBNAILS, location)]
 
@@ -144,7 +146,7 @@ async def exists(tx: Tx, location: str) -> bool:
     return await tx.fetchval(EXISTS, location) is not None
 
 
-async def uncopied(tx: Tx, own_name: str, limit: int) -> list[tuple[str, bool]]:
+async def list_uncopied(tx: Tx, own_name: str, limit: int) -> list[tuple[str, bool]]:
     """List (location, is local) of files that are not yet copied to all further stores."""
     return [(row[0], bool(row[1])) for row in await tx.fetch(UNCOPIED, own_name, limit)]
 
@@ -154,9 +156,9 @@ async def set_copied(tx: Tx, location: str) -> None:
     await tx.execute(COPIED, location)
 
 
-def _key(size: Size) -> tuple[int, int, str, int]:
+def _key(size: ThumbnailSize) -> tuple[int, int, str, int]:
     return size.width, size.height, size.method, int(size.is_animated)
 
 
-def _thumbnail(row: Row) -> Thumbnail:
-    return Thumbnail(row[0], row[1], row[2])
+def _thumbnail(row: Row) -> ThumbnailRecord:
+    return ThumbnailRecord(row[0], row[1], row[2])

@@ -38,12 +38,12 @@ async def put(
     await tx.execute(PUT, url_hash, url, preview, fetched_ts, expires_ts)
 
 
-async def forget_expired(tx: Tx, now_ms: int) -> int:
+async def delete_expired(tx: Tx, now_ms: int) -> int:
     """Delete expired previews; return their number."""
     return await tx.execute(DELETE_EXPIRED, now_ms)
 
 
-async def use_image(tx: Tx, sha256: str, now_ms: int) -> Media | None:
+async def find_image(tx: Tx, sha256: str, now_ms: int) -> Media | None:
     """Return the media item that holds an image, and mark the image as used."""
     row = await tx.fetchrow(USED_IMAGE, sha256, now_ms)
     return None if row is None else await media.get(tx, str(row[0]), str(row[1]))
@@ -54,7 +54,7 @@ async def put_image(tx: Tx, sha256: str, stored: Media, now_ms: int) -> None:
     await tx.execute(PUT_IMAGE, sha256, stored.origin, stored.media_id, now_ms)
 
 
-async def forget_images(tx: Tx, before_ms: int) -> list[tuple[str, str]]:
+async def delete_unused_images(tx: Tx, before_ms: int) -> list[tuple[str, str]]:
     """Delete images not used since a time (ms); return (origin, media ID) of their media items."""
     rows = await tx.fetch(UNUSED_IMAGES, before_ms)
     return [(str(origin), str(media_id)) for origin, media_id in rows]

@@ -24,7 +24,13 @@ import trio
 
 from hs.lib.aio import Bridge
 from hs.lib.tally import Tally
-from hs.storage.database import CommitUnknown, DatabaseConflict, DatabaseUnavailable, Load, Unit
+from hs.storage.database import (
+    CommitUnknown,
+    DatabaseConflict,
+    DatabaseLoad,
+    DatabaseUnavailable,
+    Unit,
+)
 from hs.storage.dialect import POSTGRES
 from hs.storage.postgres.config import PostgresConfig
 from hs.storage.postgres.pool import Pool
@@ -84,13 +90,13 @@ class PostgresDatabase:
         self._units = {AUTOCOMMIT: Tally(), SNAPSHOT: Tally(), WRITE: Tally()}
 
     async def read(self, unit: Unit[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        result: T = await self._bridge.run_patiently(
+        result: T = await self._bridge.run_with_grace(
             READ_GRACE_S, self._run, AUTOCOMMIT, unit, args, kwargs
         )
         return result
 
     async def read_snapshot(self, unit: Unit[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        result: T = await self._bridge.run_patiently(
+        result: T = await self._bridge.run_with_grace(
             READ_GRACE_S, self._run, SNAPSHOT, unit, args, kwargs
         )
         return result
@@ -100,19 +106,19 @@ class PostgresDatabase:
         return result
 
     async def write(self, unit: Unit[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        result: T = await self._bridge.run_patiently(
+        result: T = await self._bridge.run_with_grace(
             WRITE_GRACE_S, self._run, WRITE, unit, args, kwargs
         )
         return result
 
-    def load(self) -> Load:
+    def load(self) -> DatabaseLoad:
         idle, used, waiting = self._pool.load()
         units = {
             "read": self._units[AUTOCOMMIT],
             "snapshot": self._units[SNAPSHOT],
             "write": self._units[WRITE],
         }
-        return Load(idle + used, used, self._pool.max_connections, waiting, units)
+        return DatabaseLoad(idle + used, used, self._pool.max_connections, waiting, units)
 
     # The methods below run in the loop's thread.
 

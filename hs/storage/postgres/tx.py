@@ -27,8 +27,8 @@ from hs.storage.database import (
     DatabaseError,
     DatabaseTimeout,
     DatabaseUnavailable,
-    ForeignViolation,
-    LateRows,
+    DeferredRows,
+    ForeignKeyViolation,
     Row,
     RowMissing,
     UniqueViolation,
@@ -37,7 +37,7 @@ from hs.storage.dialect import POSTGRES, Query, Statement
 from hs.storage.rows import (
     Batch,
     ChangeReturning,
-    Rows,
+    InsertRows,
     RowValues,
     UpdateRows,
     combine_batches,
@@ -81,7 +81,7 @@ class PostgresTx:
         self._in_transaction = False
         self._deferred: list[tuple[Batch, list[tuple[Any, ...]]]] = []
         self._required: tuple[UpdateRows, list[tuple[Any, ...]]] | None = None
-        self._change: tuple[ChangeReturning, tuple[Any, ...], LateRows] | None = None
+        self._change: tuple[ChangeReturning, tuple[Any, ...], DeferredRows] | None = None
         self._deferred_tables: set[str] = set()
 
     async def commit(self) -> None:
@@ -163,7 +163,7 @@ class PostgresTx:
             await self._flush()
             await self._conn.executemany(_text(query), rows)
 
-    async def insert_rows(self, insert: Rows, rows: Sequence[RowValues]) -> None:
+    async def insert_rows(self, insert: InsertRows, rows: Sequence[RowValues]) -> None:
         await self._defer(insert, rows)
 
     async def update_rows(self, update: UpdateRows, rows: Sequence[RowValues]) -> None:
@@ -178,9 +178,9 @@ class PostgresTx:
         await self._flush_if_taken(update.table, self._required)
         self._required = update, to_columns(update, [row])
 
-    async def change_returning(self, change: ChangeReturning, *args: Any) -> LateRows:
+    async def change_returning(self, change: ChangeReturning, *args: Any) -> DeferredRows:
         await self._flush_if_taken(change.table, self._change)
-        late = LateRows()
+        late = DeferredRows()
         self._change = change, args, late
         return late
 
@@ -205,7 +205,7 @@ def translate_error(error: BaseException, *, is_closed: bool) -> DatabaseError |
         case asyncpg.UniqueViolationError():
             return UniqueViolation(str(error), error.constraint_name or "")
         case asyncpg.ForeignKeyViolationError():
-            return ForeignViolation(str(error), error.constraint_name or "")
+            return ForeignKeyViolation(str(error), error.constraint_name or "")
         case asyncpg.IntegrityConstraintViolationError():
             return ConstraintViolation(str(error), error.constraint_name or "")
         case asyncpg.SerializationError() | asyncpg.DeadlockDetectedError():

@@ -14,7 +14,7 @@ from hs.storage.database import Tx
 from hs.storage.dialect import sql
 from hs.storage.push import pushers
 from hs.storage.push.pushers import QueueRecord
-from hs.storage.rows import Rows
+from hs.storage.rows import InsertRows
 
 RULES = "SELECT rules FROM push_rulesets WHERE user_id = $1"
 ALL_RULES = "SELECT user_id, rules FROM push_rulesets"
@@ -22,19 +22,19 @@ SET_RULES = """
 INSERT INTO push_rulesets (user_id, rules, stream_id) VALUES ($1, $2, $3)
 ON CONFLICT (user_id) DO UPDATE SET rules = excluded.rules, stream_id = excluded.stream_id
 """
-INSERT_OUTCOMES = Rows(
+INSERT_OUTCOMES = InsertRows(
     "push_outcomes",
     "stream_id bigint, room_id text, event_id text, thread_id text, sender text, "
     "notify smallint, highlight smallint, actions text",
     conflict="ON CONFLICT (stream_id) DO NOTHING",
 )
-INSERT_EXCEPTIONS = Rows(
+INSERT_EXCEPTIONS = InsertRows(
     "push_exceptions",
     "user_id text, room_id text, stream_id bigint, event_id text, thread_id text, "
     "notify smallint, highlight smallint, actions text",
     conflict="ON CONFLICT (user_id, room_id, stream_id) DO NOTHING",
 )
-SET_MARKS = Rows(
+SET_MARKS = InsertRows(
     "push_marks",
     "user_id text, room_id text, thread_id text, stream_id bigint",
     conflict=(
@@ -160,7 +160,7 @@ async def load_rules(tx: Tx, user_id: str) -> bytes | None:
     return None if rules is None else bytes(rules)
 
 
-async def all_rules(tx: Tx) -> list[tuple[str, bytes]]:
+async def list_rules(tx: Tx) -> list[tuple[str, bytes]]:
     """List (user, encoded rules) of all users who set any."""
     return [(row[0], bytes(row[1])) for row in await tx.fetch(ALL_RULES)]
 
@@ -193,7 +193,7 @@ async def list_events_after(tx: Tx, after: int, limit: int) -> list[tuple[int, s
     return [(row[0], row[1], row[2]) for row in await tx.fetch(NEWER_EVENTS, after, limit)]
 
 
-async def marks_of(tx: Tx, user_id: str) -> list[tuple[str, str, int]]:
+async def list_marks(tx: Tx, user_id: str) -> list[tuple[str, str, int]]:
     """List (room, thread, stream ID) of a user's marks."""
     return [(row[0], row[1], row[2]) for row in await tx.fetch(MARKS, user_id)]
 

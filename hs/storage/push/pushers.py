@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 from hs.storage.database import Row, Tx
 from hs.storage.dialect import sql
-from hs.storage.rows import Rows, UpdateRows
+from hs.storage.rows import InsertRows, UpdateRows
 
 _COLUMNS: Final = (
     "user_id, app_id, pushkey, kind, app_display_name, device_display_name, profile_tag, lang, "
@@ -55,7 +55,7 @@ SELECT max(last) FROM (
     SELECT max(seq) AS last FROM push_queue UNION ALL SELECT max(position) AS last FROM pushers
 ) AS lasts
 """
-ADD = Rows(
+ADD = InsertRows(
     "push_queue",
     "user_id text, seq bigint, stream_id bigint, room_id text, event_id text, thread_id text, "
     "actions text, added_ms bigint",
@@ -84,7 +84,7 @@ SELECT room_id, sent_ms, throttle_ms FROM push_throttles
 WHERE user_id = $1 AND app_id = $2 AND pushkey = $3
 """
 ADDRESS_OWNER = "SELECT user_id FROM user_threepids WHERE medium = $1 AND address = $2"
-SET_THROTTLES = Rows(
+SET_THROTTLES = InsertRows(
     "push_throttles",
     "user_id text, app_id text, pushkey text, room_id text, sent_ms bigint, throttle_ms bigint",
     conflict=(
@@ -152,7 +152,7 @@ async def list_of_user(tx: Tx, user_id: str) -> list[PusherRecord]:
     return [_pusher(row) for row in await tx.fetch(OF_USER, user_id)]
 
 
-async def all_enabled(tx: Tx) -> list[PusherRecord]:
+async def list_enabled(tx: Tx) -> list[PusherRecord]:
     """List the enabled pushers of all users."""
     return [_pusher(row) for row in await tx.fetch(ENABLED)]
 
@@ -205,7 +205,7 @@ async def list_queued(tx: Tx, user_id: str, after: int, limit: int) -> list[Queu
     return [QueueRecord(*(row[n] for n in range(8))) for row in rows]
 
 
-async def waiting_users(tx: Tx) -> list[str]:
+async def list_users_with_notifications(tx: Tx) -> list[str]:
     """List the users who have queued notifications."""
     return [row[0] for row in await tx.fetch(WAITING_USERS)]
 

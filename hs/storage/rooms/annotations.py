@@ -10,7 +10,9 @@ LIMIT 1
 """
 
 
-async def find(tx: Tx, parent_id: str, event_type: str, sender: str, key: str) -> str | None:
+async def find_annotation(
+    tx: Tx, parent_id: str, event_type: str, sender: str, key: str
+) -> str | None:
     """Return the ID of the event by which `sender` annotates the parent with `key`."""
     event_id: str | None = await tx.fetchval(FIND, parent_id, event_type, sender, key)
     return event_id

@@ -23,7 +23,7 @@ from hs.core.ids import EventID
 from hs.core.stateres.chain_cover import Link, Links, Place, PlaceRange, place_events
 from hs.storage.database import Tx
 from hs.storage.dialect import sql
-from hs.storage.rows import Rows
+from hs.storage.rows import InsertRows
 
 T = TypeVar("T")
 
@@ -55,11 +55,11 @@ EVENTS_IN = sql(
         "AND a.sequence > ranges.low AND a.sequence <= ranges.high"
     )
 )
-INSERT_PLACES = Rows(
+INSERT_PLACES = InsertRows(
     "auth_chains",
     "stream_id bigint, event_id text, room_id text, chain_id bigint, sequence bigint",
 )
-INSERT_LINKS = Rows(
+INSERT_LINKS = InsertRows(
     "auth_chain_links",
     "origin_chain bigint, origin_sequence bigint, target_chain bigint, target_sequence bigint",
 )

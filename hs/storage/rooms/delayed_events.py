@@ -7,7 +7,7 @@ from hs.storage.dialect import sql
 
 SCHEDULED: Final = 0
 TAKEN: Final = 1
-OVER: Final = 2
+FINISHED: Final = 2
 
 _COLUMNS = (
     "delay_id, user_id, device_id, scope, txn_id, room_id, type, state_key, content, "
@@ -111,13 +111,13 @@ class DelayedRecord(NamedTuple):
     finished_ms: int | None = None
 
 
-class TooMany(NamedTuple):
+class DelayedEventLimitReached(NamedTuple):
     """The user has reached the limit of delayed events; the next one is due at `next_ms`."""
 
     next_ms: int
 
 
-async def schedule(tx: Tx, record: DelayedRecord, limit: int) -> str | TooMany:
+async def schedule(tx: Tx, record: DelayedRecord, limit: int) -> str | DelayedEventLimitReached:
     """Schedule an event and return its delay ID.
 
     A request with a known transaction ID returns the delay ID of the first request.
@@ -130,7 +130,7 @@ async def schedule(tx: Tx, record: DelayedRecord, limit: int) -> str | TooMany:
             return str(delay_id)
     pending = await tx.fetchrow(PENDING, record.user_id)
     if pending is not None and pending[0] >= limit:
-        return TooMany(pending[1] or 0)
+        return DelayedEventLimitReached(pending[1] or 0)
     await tx.execute(INSERT, *record)
     return record.delay_id
 
@@ -141,12 +141,12 @@ async def find(tx: Tx, delay_id: str) -> DelayedRecord | None:
     return None if row is None else _record(row)
 
 
-async def of_user(tx: Tx, user_id: str) -> list[DelayedRecord]:
+async def list_scheduled(tx: Tx, user_id: str) -> list[DelayedRecord]:
     """List the scheduled events of a user, the next due first."""
     return [_record(row) for row in await tx.fetch(OF_USER, user_id)]
 
 
-async def finished_of_user(tx: Tx, user_id: str, limit: int) -> list[DelayedRecord]:
+async def list_finished(tx: Tx, user_id: str, limit: int) -> list[DelayedRecord]:
     """List the finished events of a user, the latest first."""
     return [_record(row) for row in await tx.fetch(FINISHED_OF_USER, user_id, limit)]
 
@@ -197,7 +197,7 @@ async def next_due(tx: Tx, lost_after_ms: int) -> int | None:
     return due
 
 
-async def rooms_of_state(tx: Tx) -> list[str]:
+async def rooms_with_scheduled_state(tx: Tx) -> list[str]:
     """List the rooms in which delayed state events are pending."""
     return [row[0] for row in await tx.fetch(ROOMS_OF_STATE)]
 

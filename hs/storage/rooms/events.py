@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from hs.storage.database import Row, Tx
 from hs.storage.dialect import sql
-from hs.storage.rows import Rows, UpdateRows
+from hs.storage.rows import InsertRows, UpdateRows
 
 
 class EventRecord(NamedTuple):
@@ -27,7 +27,7 @@ class EventRecord(NamedTuple):
     pdu: bytes
 
 
-class FoundEvent(NamedTuple):
+class LoadedEvent(NamedTuple):
     """A stored event as loaded: its bytes, its room's version, and the server's data about it."""
 
     stream_id: int
@@ -41,7 +41,7 @@ class FoundEvent(NamedTuple):
     pdu: bytes
 
 
-INSERT = Rows(
+INSERT = InsertRows(
     "events",
     "stream_id bigint, writer text, event_id text, room_id text, type text, state_key text, "
     "sender text, depth bigint, origin_server_ts bigint, snapshot_id bigint, status smallint, "
@@ -65,7 +65,7 @@ STREAM_IDS_AND_SENDERS = sql(
         f"SELECT event_id, stream_id, sender FROM events WHERE {d.any_of('event_id', 1, 'text')}"
     )
 )
-INSERT_REDACTIONS = Rows(
+INSERT_REDACTIONS = InsertRows(
     "redactions",
     "redaction_id text, room_id text, redacts text, sender text",
     conflict="ON CONFLICT (redaction_id) DO NOTHING",
@@ -79,7 +79,7 @@ REDACTIONS_OF = sql(
 )
 SET_STATUS = UpdateRows("events", key="event_id text", values="status smallint")
 SET_PLACE = UpdateRows("events", key="event_id text", values="snapshot_id bigint, status smallint")
-ADD_BACKWARD = Rows(
+ADD_BACKWARD = InsertRows(
     "backward_extremities",
     "room_id text, event_id text",
     conflict="ON CONFLICT (room_id, event_id) DO NOTHING",
@@ -101,22 +101,22 @@ async def insert(tx: Tx, records: Sequence[EventRecord]) -> None:
     await tx.insert_rows(INSERT, records)
 
 
-async def find(tx: Tx, event_ids: Sequence[str]) -> list[FoundEvent]:
+async def find(tx: Tx, event_ids: Sequence[str]) -> list[LoadedEvent]:
     """Return those of the events that are stored, in no particular order."""
     return [_loaded(row) for row in await tx.fetch(BY_ID, list(event_ids))]
 
 
-async def find_by_stream_id(tx: Tx, stream_ids: Sequence[int]) -> list[FoundEvent]:
+async def find_by_stream_id(tx: Tx, stream_ids: Sequence[int]) -> list[LoadedEvent]:
     """Return the events with these stream IDs, in no particular order."""
     return [_loaded(row) for row in await tx.fetch(BY_STREAM_ID, list(stream_ids))]
 
 
-async def known(tx: Tx, event_ids: Sequence[str]) -> dict[str, int]:
+async def stream_ids_of(tx: Tx, event_ids: Sequence[str]) -> dict[str, int]:
     """Return the stream IDs of those events that are stored."""
     return {row[0]: row[1] for row in await tx.fetch(KNOWN, list(event_ids))}
 
 
-async def numbers_of(tx: Tx, event_ids: Sequence[str]) -> list[tuple[str, int, str]]:
+async def stream_ids_and_senders(tx: Tx, event_ids: Sequence[str]) -> list[tuple[str, int, str]]:
     """List (event_id, stream_id, sender) of those events that are stored."""
     return [
         (row[0], row[1], row[2]) for row in await tx.fetch(STREAM_IDS_AND_SENDERS, list(event_ids))
@@ -128,7 +128,7 @@ async def event_ids_of(tx: Tx, stream_ids: Sequence[int]) -> dict[int, str]:
     return {row[0]: row[1] for row in await tx.fetch(IDS_OF_STREAM_IDS, list(stream_ids))}
 
 
-async def insert_redactions(tx: Tx, rows: Sequence[tuple[str, str, str, str]]) -> None:
+async def add_redactions(tx: Tx, rows: Sequence[tuple[str, str, str, str]]) -> None:
     """Store redactions (redaction_id, room_id, redacts, sender), whether in force or not."""
     await tx.insert_rows(INSERT_REDACTIONS, rows)
 
@@ -138,7 +138,7 @@ async def set_redacted(tx: Tx, pairs: Sequence[tuple[str, str]]) -> None:
     await tx.update_rows(SET_REDACTED, pairs)
 
 
-async def redactions_of(tx: Tx, event_ids: Sequence[str]) -> list[tuple[str, str, str]]:
+async def list_redactions(tx: Tx, event_ids: Sequence[str]) -> list[tuple[str, str, str]]:
     """List (redacted event, redaction, its sender) for these events, whether in force or not."""
     return [(row[0], row[1], row[2]) for row in await tx.fetch(REDACTIONS_OF, list(event_ids))]
 
@@ -148,25 +148,27 @@ async def set_status(tx: Tx, pairs: Sequence[tuple[str, int]]) -> None:
     await tx.update_rows(SET_STATUS, pairs)
 
 
-async def set_place(tx: Tx, rows: Sequence[tuple[str, int, int]]) -> None:
+async def place_outliers(tx: Tx, rows: Sequence[tuple[str, int, int]]) -> None:
     """Turn outliers into events of the graph: (event_id, snapshot_id, status)."""
     await tx.update_rows(SET_PLACE, rows)
 
 
-async def add_backward(tx: Tx, pairs: Sequence[tuple[str, str]]) -> None:
+async def add_backward_extremities(tx: Tx, pairs: Sequence[tuple[str, str]]) -> None:
     """Store backward extremities, events that are referred to and missing: (room_id, event_id)."""
     await tx.insert_rows(ADD_BACKWARD, pairs)
 
 
-async def lacking_among(tx: Tx, event_ids: Sequence[str]) -> list[str]:
+async def backward_extremities_among(tx: Tx, event_ids: Sequence[str]) -> list[str]:
     """Return those of the events that are backward extremities."""
     return [row[0] for row in await tx.fetch(LACKING_AMONG, list(event_ids))]
 
 
-async def remove_backward(tx: Tx, event_ids: Sequence[str]) -> None:
+async def remove_backward_extremities(tx: Tx, event_ids: Sequence[str]) -> None:
     """Delete backward extremities whose events are stored now."""
     await tx.execute(REMOVE_BACKWARD, list(event_ids))
 
 
-def _loaded(row: Row) -> FoundEvent:
-    return FoundEvent(row[0], row[1], row[2], row[3], row[4], row[5], row[6], row[7], bytes(row[8]))
+def _loaded(row: Row) -> LoadedEvent:
+    return LoadedEvent(
+        row[0], row[1], row[2], row[3], row[4], row[5], row[6], row[7], bytes(row[8])
+    )

@@ -19,7 +19,7 @@ ROOM_OF_ALIAS = "SELECT room_id FROM room_aliases WHERE alias = $1"
 IS_PUBLIC = "SELECT is_public FROM rooms WHERE room_id = $1"
 
 
-class RoomRecord(NamedTuple):
+class HierarchyRoomRecord(NamedTuple):
     """A room as room lists show it."""
 
     room_id: str
@@ -38,10 +38,10 @@ class RoomRecord(NamedTuple):
     tombstoned: int
 
 
-async def summaries(tx: Tx, room_ids: Sequence[str]) -> dict[str, RoomRecord]:
+async def load_summaries(tx: Tx, room_ids: Sequence[str]) -> dict[str, HierarchyRoomRecord]:
     """Return the summaries of those rooms that exist."""
     rows = await tx.fetch(SUMMARIES, list(room_ids))
-    return {row[0]: RoomRecord(*row) for row in rows}
+    return {row[0]: HierarchyRoomRecord(*row) for row in rows}
 
 
 async def room_of_alias(tx: Tx, alias: str) -> str | None:

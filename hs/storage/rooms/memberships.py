@@ -40,7 +40,7 @@ WHERE mine.state_key = $1 AND mine.membership = 'join'
 """
 
 
-class LocalRecord(NamedTuple):
+class LocalMembershipRecord(NamedTuple):
     """A row of `local_memberships`."""
 
     room_id: str
@@ -51,7 +51,7 @@ class LocalRecord(NamedTuple):
     forgotten: int
 
 
-class PresentRecord(NamedTuple):
+class PresentMemberRecord(NamedTuple):
     """A joined or invited member."""
 
     room_id: str
@@ -60,9 +60,9 @@ class PresentRecord(NamedTuple):
     stream_id: int
 
 
-async def of_user(tx: Tx, user_id: str) -> list[LocalRecord]:
+async def list_of_user(tx: Tx, user_id: str) -> list[LocalMembershipRecord]:
     """List the memberships of a local user in all rooms."""
-    return [LocalRecord(*row) for row in await tx.fetch(OF_USER, user_id)]
+    return [LocalMembershipRecord(*row) for row in await tx.fetch(OF_USER, user_id)]
 
 
 async def joined_rooms(tx: Tx, user_id: str) -> list[str]:
@@ -76,18 +76,18 @@ async def join_event(tx: Tx, room_id: str, user_id: str) -> str | None:
     return event_id
 
 
-async def present(tx: Tx, room_ids: Sequence[str]) -> list[PresentRecord]:
+async def list_present_members(tx: Tx, room_ids: Sequence[str]) -> list[PresentMemberRecord]:
     """List the joined and invited members of rooms, earliest first."""
-    return [PresentRecord(*row) for row in await tx.fetch(PRESENT, list(room_ids))]
+    return [PresentMemberRecord(*row) for row in await tx.fetch(PRESENT, list(room_ids))]
 
 
-async def of_members(tx: Tx, room_id: str, user_ids: Sequence[str]) -> dict[str, str]:
+async def memberships_of(tx: Tx, room_id: str, user_ids: Sequence[str]) -> dict[str, str]:
     """Return the memberships of those users that the current state of a room names."""
     rows = await tx.fetch(OF_MEMBERS, room_id, list(user_ids))
     return {row[0]: row[1] for row in rows if row[1] is not None}
 
 
-async def gone(tx: Tx, room_id: str, except_user: str, limit: int) -> list[str]:
+async def list_former_members(tx: Tx, room_id: str, except_user: str, limit: int) -> list[str]:
     """List users who left a room or were banned, except for one user, earliest first."""
     return [row[0] for row in await tx.fetch(FORMER, room_id, except_user, limit)]
 

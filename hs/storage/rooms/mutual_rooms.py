@@ -17,7 +17,7 @@ WHERE mine.type = 'm.room.member' AND mine.state_key = $1 AND mine.membership = 
 """
 
 
-async def shared(
+async def list_mutual_rooms(
     tx: Tx, user_id: str, other_user_id: str, after: str, limit: int
 ) -> tuple[list[str], int]:
     """List the mutual rooms after a room ID, in order of room IDs; return them and the total."""

@@ -20,7 +20,7 @@ from typing import Final, NamedTuple
 
 from hs.storage.database import Tx
 from hs.storage.dialect import sql
-from hs.storage.rows import Rows, UpdateRows
+from hs.storage.rows import InsertRows, UpdateRows
 
 ROOMS = "SELECT room_id FROM rooms WHERE room_id > $1 ORDER BY room_id LIMIT $2"
 ROOMS_WITH_POLICY = """
@@ -70,7 +70,7 @@ FORGOTTEN = """
 SELECT room_id FROM local_memberships GROUP BY room_id HAVING min(forgotten) = 1
 """
 RECORDED = "SELECT room_id FROM forgotten_rooms"
-RECORD = Rows(
+RECORD = InsertRows(
     "forgotten_rooms",
     "room_id text, since_ms bigint",
     conflict="ON CONFLICT (room_id) DO NOTHING",
@@ -114,7 +114,7 @@ _ROOM_TABLES: Final = (
 DELETE_ROOM: Final = [f"DELETE FROM {table} WHERE room_id = $1" for table in _ROOM_TABLES]
 
 
-class Redacted(NamedTuple):
+class RedactionRecord(NamedTuple):
     """A redaction event, and the event that it redacted, if that is stored."""
 
     stream_id: int
@@ -124,23 +124,23 @@ class Redacted(NamedTuple):
     version: str | None
 
 
-async def rooms(tx: Tx, after: str, limit: int) -> list[str]:
+async def list_rooms(tx: Tx, after: str, limit: int) -> list[str]:
     """List room IDs after a given one, in order."""
     return [row[0] for row in await tx.fetch(ROOMS, after, limit)]
 
 
-async def rooms_with_policy(tx: Tx, after: str, limit: int) -> list[str]:
+async def list_rooms_with_policy(tx: Tx, after: str, limit: int) -> list[str]:
     """List rooms with an m.room.retention event, after a given room ID, in order."""
     return [row[0] for row in await tx.fetch(ROOMS_WITH_POLICY, after, limit)]
 
 
-async def room_end(tx: Tx, room_id: str) -> tuple[str, int] | None:
+async def forward_extremities(tx: Tx, room_id: str) -> tuple[str, int] | None:
     """Return a room's forward extremities (JSON) and the stream ID of its last event."""
     row = await tx.fetchrow(EXTREMITIES, room_id)
     return None if row is None else (row[0], row[1])
 
 
-async def old_messages(
+async def list_old_messages(
     tx: Tx, room_id: str, before_ms: int, after: int, limit: int
 ) -> list[tuple[int, str]]:
     """List (stream_id, event_id) of a room's message events before a time, in stream order."""
@@ -162,12 +162,12 @@ async def delete_events(tx: Tx, events: Sequence[tuple[int, str]]) -> None:
     await tx.execute(DELETE_EVENTS, stream_ids)
 
 
-async def redacted(tx: Tx, after: int, limit: int) -> list[Redacted]:
+async def list_redactions(tx: Tx, after: int, limit: int) -> list[RedactionRecord]:
     """List redactions after a stream ID, in order."""
-    return [Redacted(*row) for row in await tx.fetch(REDACTED, after, limit)]
+    return [RedactionRecord(*row) for row in await tx.fetch(REDACTED, after, limit)]
 
 
-async def progress(tx: Tx, name: str) -> int:
+async def load_progress(tx: Tx, name: str) -> int:
     """Return the position up to which a named job has run; 0 if it never ran."""
     position: int | None = await tx.fetchval(PROGRESS, name)
     return position or 0
@@ -179,7 +179,7 @@ async def replace_pdus(tx: Tx, pdus: Sequence[tuple[str, bytes]], name: str, pos
     await tx.execute(SET_PROGRESS, name, position)
 
 
-async def note_forgotten(tx: Tx, now_ms: int) -> None:
+async def record_forgotten_rooms(tx: Tx, now_ms: int) -> None:
     """Record which rooms all their local users have forgotten, and since when."""
     forgotten = {row[0] for row in await tx.fetch(FORGOTTEN)}
     recorded = {row[0] for row in await tx.fetch(RECORDED)}
@@ -187,12 +187,12 @@ async def note_forgotten(tx: Tx, now_ms: int) -> None:
     await tx.insert_rows(RECORD, [(room_id, now_ms) for room_id in sorted(forgotten - recorded)])
 
 
-async def long_forgotten(tx: Tx, before_ms: int) -> list[str]:
+async def rooms_forgotten_before(tx: Tx, before_ms: int) -> list[str]:
     """List rooms that were recorded as forgotten before a time (ms)."""
     return [row[0] for row in await tx.fetch(LONG_FORGOTTEN, before_ms)]
 
 
-async def purge_forgotten(tx: Tx, room_id: str) -> list[str] | None:
+async def purge_forgotten_room(tx: Tx, room_id: str) -> list[str] | None:
     """Delete a room and everything that belongs to it.
 
     Returns: its local members; None if a local user remembers the room again.

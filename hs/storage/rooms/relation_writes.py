@@ -5,17 +5,17 @@ from typing import NamedTuple
 
 from hs.storage.database import Tx
 from hs.storage.dialect import sql
-from hs.storage.rows import Rows
+from hs.storage.rows import InsertRows
 
 THREAD = "m.thread"
 
-INSERT = Rows(
+INSERT = InsertRows(
     "relations",
     "event_id text, room_id text, parent_id text, rel_type text, aggregation_key text, "
     "type text, sender text, depth bigint, stream_id bigint",
     conflict="ON CONFLICT (event_id) DO NOTHING",
 )
-ADD_REPLIES = Rows(
+ADD_REPLIES = InsertRows(
     "threads",
     "root_id text, room_id text, latest_event_id text, latest_stream_id bigint, replies bigint",
     conflict=(

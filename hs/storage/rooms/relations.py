@@ -116,7 +116,7 @@ THREADS_MOVED_DOWN = sql(
 )
 
 
-class Linked(NamedTuple):
+class RelationLink(NamedTuple):
     """An edit of an event, or a reference to it."""
 
     parent_id: str
@@ -124,7 +124,7 @@ class Linked(NamedTuple):
     rel_type: str
 
 
-class Thread(NamedTuple):
+class ThreadSummary(NamedTuple):
     """The last reply of a thread, and the number of replies."""
 
     root_id: str
@@ -132,15 +132,15 @@ class Thread(NamedTuple):
     replies: int
 
 
-class Related(NamedTuple):
+class AggregationRows(NamedTuple):
     """The rows from which bundled aggregations of several events are built."""
 
-    linked: list[Linked]
-    threads: list[Thread]
+    linked: list[RelationLink]
+    threads: list[ThreadSummary]
     repliers: list[tuple[str, str, int]]  # (root, sender, replies)
 
 
-class Child(NamedTuple):
+class ChildEvent(NamedTuple):
     """A child event and its position in the room's history."""
 
     event_id: str
@@ -148,19 +148,19 @@ class Child(NamedTuple):
     stream_id: int
 
 
-async def related_to(tx: Tx, event_ids: Sequence[str], max_edits: int) -> Related:
+async def load_aggregations(tx: Tx, event_ids: Sequence[str], max_edits: int) -> AggregationRows:
     """Load what bundled aggregations need, with at most `max_edits` edits per event."""
     ids = list(event_ids)
-    linked = [Linked(*row) for row in await tx.fetch(LINKED, ids, max_edits)]
-    summaries = [Thread(*row) for row in await tx.fetch(THREADS_OF, ids)]
+    linked = [RelationLink(*row) for row in await tx.fetch(LINKED, ids, max_edits)]
+    summaries = [ThreadSummary(*row) for row in await tx.fetch(THREADS_OF, ids)]
     repliers: list[tuple[str, str, int]] = []
     if summaries:
         rows = await tx.fetch(REPLIERS, [thread.root_id for thread in summaries])
         repliers = [(row[0], row[1], row[2]) for row in rows]
-    return Related(linked, summaries, repliers)
+    return AggregationRows(linked, summaries, repliers)
 
 
-async def latest_replies_but(
+async def latest_replies_except(
     tx: Tx, root_ids: Sequence[str], senders: Sequence[str]
 ) -> dict[str, str]:
     """Return the last reply in each thread whose sender is not one of `senders`."""
@@ -168,12 +168,12 @@ async def latest_replies_but(
     return {row[0]: row[1] for row in rows if row[1] is not None}
 
 
-async def children(tx: Tx, event_ids: Sequence[str]) -> list[tuple[str, str, str]]:
+async def list_children(tx: Tx, event_ids: Sequence[str]) -> list[tuple[str, str, str]]:
     """List (parent, rel_type, sender) of the children of events."""
     return [(row[0], row[1], row[2]) for row in await tx.fetch(CHILDREN, list(event_ids))]
 
 
-class Wanted(NamedTuple):
+class ChildrenQuery(NamedTuple):
     """A query for children of an event; positions are (depth, stream_id), "" matches everything."""
 
     room_id: str
@@ -197,27 +197,27 @@ class Wanted(NamedTuple):
         )
 
 
-async def newest_children(tx: Tx, query: Wanted) -> list[Child]:
+async def newest_children(tx: Tx, query: ChildrenQuery) -> list[ChildEvent]:
     """List children, newest first."""
-    return [Child(*row) for row in await tx.fetch(NEWEST_CHILDREN, *query.arguments())]
+    return [ChildEvent(*row) for row in await tx.fetch(NEWEST_CHILDREN, *query.arguments())]
 
 
-async def oldest_children(tx: Tx, query: Wanted) -> list[Child]:
+async def oldest_children(tx: Tx, query: ChildrenQuery) -> list[ChildEvent]:
     """List children, oldest first."""
-    return [Child(*row) for row in await tx.fetch(OLDEST_CHILDREN, *query.arguments())]
+    return [ChildEvent(*row) for row in await tx.fetch(OLDEST_CHILDREN, *query.arguments())]
 
 
-async def newest_family(tx: Tx, query: Wanted) -> list[Child]:
+async def newest_descendants(tx: Tx, query: ChildrenQuery) -> list[ChildEvent]:
     """List descendants up to three hops away, newest first."""
-    return [Child(*row) for row in await tx.fetch(NEWEST_DESCENDANTS, *query.arguments())]
+    return [ChildEvent(*row) for row in await tx.fetch(NEWEST_DESCENDANTS, *query.arguments())]
 
 
-async def oldest_family(tx: Tx, query: Wanted) -> list[Child]:
+async def oldest_descendants(tx: Tx, query: ChildrenQuery) -> list[ChildEvent]:
     """List descendants up to three hops away, oldest first."""
-    return [Child(*row) for row in await tx.fetch(OLDEST_DESCENDANTS, *query.arguments())]
+    return [ChildEvent(*row) for row in await tx.fetch(OLDEST_DESCENDANTS, *query.arguments())]
 
 
-class ThreadsWanted(NamedTuple):
+class ThreadsQuery(NamedTuple):
     """A query for up to `limit` threads of a room with a last reply before stream ID `before`.
 
     Replies of `ignored` users do not count. A `participant` of "" matches all threads.
@@ -230,7 +230,7 @@ class ThreadsWanted(NamedTuple):
     participant: str = ""
 
 
-async def threads(tx: Tx, query: ThreadsWanted) -> list[tuple[str, int]]:
+async def threads(tx: Tx, query: ThreadsQuery) -> list[tuple[str, int]]:
     """List (root, stream ID of the last reply) of a room's threads, latest first."""
     args = (*query[:3], list(query.ignored), query.participant)
     threads_on_page = [(row[0], row[1]) for row in await tx.fetch(THREADS, *args)]

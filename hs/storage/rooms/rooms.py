@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 from hs.storage.database import Tx
 from hs.storage.dialect import sql
-from hs.storage.rows import Rows
+from hs.storage.rows import InsertRows
 
-INSERT_ROOM = Rows(
+INSERT_ROOM = InsertRows(
     "rooms",
     "room_id text, version text, creator text, created_ms bigint",
     conflict="ON CONFLICT (room_id) DO NOTHING",
@@ -16,7 +16,7 @@ VERSIONS = sql(
     lambda d: f"SELECT room_id, version FROM rooms WHERE {d.any_of('room_id', 1, 'text')}"
 )
 HEAD = "SELECT extremities, snapshot_id, depth, stream_id FROM room_heads WHERE room_id = $1"
-SET_HEADS = Rows(
+SET_HEADS = InsertRows(
     "room_heads",
     "room_id text, extremities text, snapshot_id bigint, depth bigint, stream_id bigint",
     conflict=(
@@ -32,7 +32,7 @@ _SUMMARY = (
 )
 _SUMMARY_NAMES = [column.split()[0] for column in _SUMMARY.split(", ")]
 SUMMARY = f"SELECT {', '.join(_SUMMARY_NAMES)} FROM room_summaries WHERE room_id = $1"
-SET_SUMMARIES = Rows(
+SET_SUMMARIES = InsertRows(
     "room_summaries",
     f"room_id text, {_SUMMARY}",
     conflict=(
@@ -40,7 +40,7 @@ SET_SUMMARIES = Rows(
         + ", ".join(f"{name} = excluded.{name}" for name in _SUMMARY_NAMES)
     ),
 )
-SET_LOCAL_MEMBERSHIPS = Rows(
+SET_LOCAL_MEMBERSHIPS = InsertRows(
     "local_memberships",
     "user_id text, room_id text, membership text, event_id text, stream_id bigint, sender text",
     conflict=(
@@ -65,7 +65,7 @@ class HeadRecord(NamedTuple):
     stream_id: int
 
 
-class SummaryRecord(NamedTuple):
+class RoomSummaryRecord(NamedTuple):
     """The summary of a room for room lists; the fields are the columns in order."""
 
     name: str | None = None
@@ -103,10 +103,10 @@ async def set_heads(tx: Tx, rows: Sequence[tuple[str, str, int, int, int]]) -> N
     await tx.insert_rows(SET_HEADS, rows)
 
 
-async def summary(tx: Tx, room_id: str) -> SummaryRecord | None:
+async def summary(tx: Tx, room_id: str) -> RoomSummaryRecord | None:
     """Return the summary of a room."""
     row = await tx.fetchrow(SUMMARY, room_id)
-    return None if row is None else SummaryRecord(*row)
+    return None if row is None else RoomSummaryRecord(*row)
 
 
 async def set_summaries(tx: Tx, rows: Sequence[tuple[object, ...]]) -> None:

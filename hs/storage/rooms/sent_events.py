@@ -17,7 +17,9 @@ ORDER BY stream_id DESC LIMIT $4
 """
 
 
-async def sent(tx: Tx, room_id: str, sender: str, after: int, before: int, limit: int) -> list[str]:
+async def list_sent(
+    tx: Tx, room_id: str, sender: str, after: int, before: int, limit: int
+) -> list[str]:
     """List a user's events with stream IDs in `(after, before)` that can be redacted, newest first.
 
     Already redacted events are left out.
@@ -26,7 +28,7 @@ async def sent(tx: Tx, room_id: str, sender: str, after: int, before: int, limit
     return [row[0] for row in rows]
 
 
-async def member_events(
+async def list_member_events(
     tx: Tx, room_id: str, user_id: str, before: int, limit: int
 ) -> list[tuple[int, str]]:
     """List (stream_id, event_id) of a user's member events before a stream ID, newest first."""

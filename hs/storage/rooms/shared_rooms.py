@@ -7,7 +7,7 @@ from hs.storage.database import Tx
 from hs.storage.dialect import sql
 
 
-class MovedRecord(NamedTuple):
+class MembershipChangeRecord(NamedTuple):
     """A change of membership: an m.room.member event."""
 
     room_id: str
@@ -34,13 +34,15 @@ MOVED = sql(
 )
 
 
-async def shared_rooms(
+async def list_shared_rooms(
     tx: Tx, user_id: str, other_user_ids: Sequence[str]
 ) -> list[tuple[str, str]]:
     """List (other user, room) for the rooms to which the user and another one are joined."""
     return [(row[0], row[1]) for row in await tx.fetch(SHARED, user_id, list(other_user_ids))]
 
 
-async def moved(tx: Tx, room_ids: Sequence[str], after: int) -> list[MovedRecord]:
+async def list_membership_changes(
+    tx: Tx, room_ids: Sequence[str], after: int
+) -> list[MembershipChangeRecord]:
     """List the member events of rooms after a stream ID, earliest first."""
-    return [MovedRecord(*row) for row in await tx.fetch(MOVED, list(room_ids), after)]
+    return [MembershipChangeRecord(*row) for row in await tx.fetch(MOVED, list(room_ids), after)]

@@ -21,7 +21,7 @@ from typing import NamedTuple
 from hs.storage.database import Tx
 from hs.storage.dialect import sql
 from hs.storage.rooms import events
-from hs.storage.rows import Rows
+from hs.storage.rows import InsertRows
 
 EMPTY_SNAPSHOT = 0
 REMOVED = 0
@@ -48,7 +48,7 @@ INSERT_KEYS = sql(
         "ON CONFLICT (type, state_key) DO NOTHING RETURNING type, state_key, id"
     )
 )
-INSERT_SNAPSHOTS = Rows(
+INSERT_SNAPSHOTS = InsertRows(
     "state_snapshots",
     "id bigint, room_id text, parent_id bigint, hops smallint, delta bytea",
 )
@@ -84,7 +84,7 @@ CURRENT_OF_KEYS = sql(
         "ON c.type = requested.type AND c.state_key = requested.state_key WHERE c.room_id = $1"
     )
 )
-UPSERT_CURRENT = Rows(
+UPSERT_CURRENT = InsertRows(
     "current_state",
     "room_id text, type text, state_key text, event_id text, stream_id bigint, membership text",
     conflict=(
@@ -175,7 +175,7 @@ async def hops_of(tx: Tx, snapshot_id: int) -> int:
     return int(await tx.fetchval(HOPS, snapshot_id) or 0)
 
 
-async def chain(tx: Tx, snapshot_id: int) -> list[tuple[int, bytes]]:
+async def load_chain(tx: Tx, snapshot_id: int) -> list[tuple[int, bytes]]:
     """Return (id, delta) of a snapshot and its ancestors, the oldest first.
 
     The result is empty for snapshot 0 and for unknown snapshots.
@@ -187,10 +187,10 @@ async def chain(tx: Tx, snapshot_id: int) -> list[tuple[int, bytes]]:
 
 async def snapshot_numbers(tx: Tx, snapshot_id: int) -> dict[int, int]:
     """Return a snapshot as {number of the key: stream ID of the event}."""
-    return overlay({}, (delta for _, delta in await chain(tx, snapshot_id)))
+    return apply_deltas({}, (delta for _, delta in await load_chain(tx, snapshot_id)))
 
 
-def overlay(base: Mapping[int, int], deltas: Iterable[bytes]) -> dict[int, int]:
+def apply_deltas(base: Mapping[int, int], deltas: Iterable[bytes]) -> dict[int, int]:
     """Apply deltas, oldest first, to a map of numbers; drop removed keys."""
     result = dict(base)
     for delta in deltas:
@@ -198,7 +198,7 @@ def overlay(base: Mapping[int, int], deltas: Iterable[bytes]) -> dict[int, int]:
     return {key: stream_id for key, stream_id in result.items() if stream_id != REMOVED}
 
 
-async def named(tx: Tx, numbers: Mapping[int, int]) -> dict[Key, str]:
+async def resolve_numbers(tx: Tx, numbers: Mapping[int, int]) -> dict[Key, str]:
     """Convert a map of numbers to {(type, state_key): event ID}."""
     if not numbers:
         return {}
@@ -216,24 +216,24 @@ async def snapshot_subset(tx: Tx, snapshot_id: int, keys: Sequence[Key]) -> dict
     return {key: ids[numbers[number]] for key, number in present.items()}
 
 
-async def current(tx: Tx, room_id: str) -> list[CurrentEntry]:
+async def load_current(tx: Tx, room_id: str) -> list[CurrentEntry]:
     """Return the whole current state of a room."""
     return [CurrentEntry(*row) for row in await tx.fetch(CURRENT, room_id)]
 
 
-async def current_in(tx: Tx, room_ids: Sequence[str]) -> list[tuple[str, str, str, str]]:
+async def load_current_of_rooms(tx: Tx, room_ids: Sequence[str]) -> list[tuple[str, str, str, str]]:
     """List (room_id, type, state_key, event_id) of the current state of rooms."""
     rows = await tx.fetch(CURRENT_IN, list(room_ids))
     return [(row[0], row[1], row[2], row[3]) for row in rows]
 
 
-async def current_of_types(tx: Tx, room_id: str, types: Sequence[str]) -> dict[Key, str]:
+async def load_current_of_types(tx: Tx, room_id: str, types: Sequence[str]) -> dict[Key, str]:
     """Return the entries of some types in the current state of a room."""
     rows = await tx.fetch(CURRENT_OF_TYPES, room_id, list(types))
     return {(row[0], row[1]): row[2] for row in rows}
 
 
-async def current_of_keys(tx: Tx, room_id: str, keys: Sequence[Key]) -> dict[Key, str]:
+async def load_current_of_keys(tx: Tx, room_id: str, keys: Sequence[Key]) -> dict[Key, str]:
     """Return some entries of the current state of a room."""
     types = [key[0] for key in keys]
     state_keys = [key[1] for key in keys]

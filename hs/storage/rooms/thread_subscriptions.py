@@ -50,7 +50,7 @@ async def put(tx: Tx, record: SubscriptionRecord) -> None:
     await tx.execute(PUT, *(int(value) if isinstance(value, bool) else value for value in record))
 
 
-async def changes(
+async def list_changes(
     tx: Tx, user_id: str, after: int, upto: int, limit: int, *, gone_too: bool
 ) -> list[SubscriptionRecord]:
     """List subscriptions that changed in `(after, upto]`, latest first.
@@ -61,7 +61,7 @@ async def changes(
     return [_record(row) for row in rows]
 
 
-async def subscribers(tx: Tx, room_id: str, root_id: str) -> frozenset[str]:
+async def list_subscribers(tx: Tx, room_id: str, root_id: str) -> frozenset[str]:
     """Return the subscribers of a thread."""
     return frozenset(row[0] for row in await tx.fetch(SUBSCRIBERS, room_id, root_id))
 

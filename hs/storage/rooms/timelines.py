@@ -42,7 +42,7 @@ WHERE room_id = $1 AND status = 0 AND stream_id < $2 ORDER BY stream_id DESC LIM
 """
 
 
-class Placed(NamedTuple):
+class TimelineEvent(NamedTuple):
     """An event with its position and the fields that filters look at.
 
     (depth, stream_id) is its position in the room's history, stream_id alone that of its arrival.
@@ -57,7 +57,7 @@ class Placed(NamedTuple):
     contains_url: int
 
 
-class Timed(NamedTuple):
+class TimedEvent(NamedTuple):
     """An event's timestamp and position."""
 
     event_id: str
@@ -66,33 +66,43 @@ class Timed(NamedTuple):
     stream_id: int
 
 
-Place = tuple[int, int]
+HistoryPosition = tuple[int, int]
 """(depth, stream_id), ordered as the room's history."""
 
 
-async def newest(tx: Tx, room_id: str, after: Place, upto: Place, limit: int) -> list[Placed]:
+async def newest(
+    tx: Tx, room_id: str, after: HistoryPosition, upto: HistoryPosition, limit: int
+) -> list[TimelineEvent]:
     """List events in `(after, upto]` of a room's history, newest first."""
     rows = await tx.fetch(NEWEST, room_id, *after, *upto, limit)
-    return [Placed(*row) for row in rows]
+    return [TimelineEvent(*row) for row in rows]
 
 
-async def oldest(tx: Tx, room_id: str, after: Place, upto: Place, limit: int) -> list[Placed]:
+async def oldest(
+    tx: Tx, room_id: str, after: HistoryPosition, upto: HistoryPosition, limit: int
+) -> list[TimelineEvent]:
     """List events in `(after, upto]` of a room's history, oldest first."""
     rows = await tx.fetch(OLDEST, room_id, *after, *upto, limit)
-    return [Placed(*row) for row in rows]
+    return [TimelineEvent(*row) for row in rows]
 
 
-async def last_arrived(tx: Tx, room_id: str, upto: int, limit: int) -> list[Placed]:
+async def last_arrived(tx: Tx, room_id: str, upto: int, limit: int) -> list[TimelineEvent]:
     """List the last events that arrived in a room up to a stream ID, latest first."""
-    return [Placed(*row) for row in await tx.fetch(LAST_ARRIVED, room_id, upto, limit)]
+    return [TimelineEvent(*row) for row in await tx.fetch(LAST_ARRIVED, room_id, upto, limit)]
 
 
-async def arrived_between(tx: Tx, room_id: str, after: int, upto: int, limit: int) -> list[Placed]:
+async def arrived_between(
+    tx: Tx, room_id: str, after: int, upto: int, limit: int
+) -> list[TimelineEvent]:
     """List events that arrived in a room in `(after, upto]`, earliest first."""
-    return [Placed(*row) for row in await tx.fetch(ARRIVED_AFTER, room_id, after, upto, limit)]
+    return [
+        TimelineEvent(*row) for row in await tx.fetch(ARRIVED_AFTER, room_id, after, upto, limit)
+    ]
 
 
-async def around_time(tx: Tx, room_id: str, origin_server_ts: int, window: int) -> list[Timed]:
+async def list_around_time(
+    tx: Tx, room_id: str, origin_server_ts: int, window: int
+) -> list[TimedEvent]:
     """List events that arrived close to those of a time, up to `window` on each side, unordered.
 
     Timestamps mostly increase with arrival, except for events that other servers sent late or
@@ -113,7 +123,7 @@ async def around_time(tx: Tx, room_id: str, origin_server_ts: int, window: int) 
         *await tx.fetch(TIMES_FROM, room_id, low, window),
         *await tx.fetch(TIMES_BELOW, room_id, low, window),
     ]
-    return [Timed(*row) for row in rows]
+    return [TimedEvent(*row) for row in rows]
 
 
 async def entries_at(
@@ -131,7 +141,7 @@ async def entries_at(
         accumulated: dict[int, int] = {}
         top = max(remaining)
         remaining.discard(top)
-        for snapshot_id, delta in await state.chain(tx, top):
+        for snapshot_id, delta in await state.load_chain(tx, top):
             accumulated.update(pair for pair in state.unpack(delta) if pair[0] in requested)
             if snapshot_id in remaining or snapshot_id == top:
                 remaining.discard(snapshot_id)

@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 from hs.storage.database import Tx
 from hs.storage.dialect import sql
-from hs.storage.rows import Rows
+from hs.storage.rows import InsertRows
 
-INSERT = Rows(
+INSERT = InsertRows(
     "transaction_ids",
     "user_id text, device_id text, scope text, txn_id text, event_id text, created_ms bigint",
     conflict="ON CONFLICT (user_id, device_id, scope, txn_id) DO NOTHING",
@@ -41,7 +41,7 @@ async def insert(tx: Tx, rows: Sequence[tuple[str, str, str, str, str, int]]) ->
     await tx.insert_rows(INSERT, rows)
 
 
-class RequestRow(NamedTuple):
+class TransactionRecord(NamedTuple):
     """A request with a transaction ID, and the event that it created."""
 
     scope: str
@@ -51,13 +51,13 @@ class RequestRow(NamedTuple):
     room_id: str
 
 
-async def recent(tx: Tx, user_id: str, device_id: str, limit: int) -> list[RequestRow]:
+async def list_recent(tx: Tx, user_id: str, device_id: str, limit: int) -> list[TransactionRecord]:
     """List a device's latest requests, newest first."""
     rows = await tx.fetch(RECENT, user_id, device_id, limit)
-    return [RequestRow(*row) for row in rows]
+    return [TransactionRecord(*row) for row in rows]
 
 
-async def older(
+async def list_older(
     tx: Tx, user_id: str, device_id: str, skip: int, limit: int
 ) -> list[tuple[str, str]]:
     """List (scope, txn_id) of a device's requests after skipping the latest ones, newest first."""
@@ -65,13 +65,17 @@ async def older(
     return [(row[0], row[1]) for row in rows]
 
 
-async def find(tx: Tx, user_id: str, device_id: str, scope: str, txn_id: str) -> RequestRow | None:
+async def find(
+    tx: Tx, user_id: str, device_id: str, scope: str, txn_id: str
+) -> TransactionRecord | None:
     """Return the event that a request has created, if it is known."""
     row = await tx.fetchrow(FIND, user_id, device_id, scope, txn_id)
-    return None if row is None else RequestRow(*row)
+    return None if row is None else TransactionRecord(*row)
 
 
-async def of_events(tx: Tx, user_id: str, event_ids: Sequence[str]) -> dict[str, tuple[str, str]]:
+async def find_by_events(
+    tx: Tx, user_id: str, event_ids: Sequence[str]
+) -> dict[str, tuple[str, str]]:
     """Return (device_id, txn_id) of those events that the user sent with a transaction ID."""
     rows = await tx.fetch(OF_EVENTS, user_id, list(event_ids))
     return {row[0]: (row[1], row[2]) for row in rows}

@@ -29,7 +29,7 @@ import outcome
 import trio
 
 from hs.lib.tally import Tally
-from hs.storage.database import DatabaseError, DatabaseUnavailable, Load, Unit
+from hs.storage.database import DatabaseError, DatabaseLoad, DatabaseUnavailable, Unit
 from hs.storage.dialect import SQLITE
 from hs.storage.sqlite.tx import BUSY_TIMEOUT_MS, SqliteTx, connect, run_read, run_unit, write_group
 
@@ -119,11 +119,11 @@ class SqliteDatabase:
         result: T = await self._submit("write", self._writes, unit, args, kwargs)
         return result
 
-    def load(self) -> Load:
+    def load(self) -> DatabaseLoad:
         waiting = sum(jobs.qsize() for jobs in (self._reads, self._long_reads, self._writes))
         threads = len(self._threads)
         used = min(threads, max(0, self._outstanding - waiting))
-        return Load(threads, used, threads, waiting, self._units)
+        return DatabaseLoad(threads, used, threads, waiting, self._units)
 
     async def _submit(
         self,

@@ -20,14 +20,14 @@ from hs.storage.database import (
     ConstraintViolation,
     DatabaseError,
     DatabaseUnavailable,
-    ForeignViolation,
-    LateRows,
+    DeferredRows,
+    ForeignKeyViolation,
     Row,
     RowMissing,
     UniqueViolation,
 )
 from hs.storage.dialect import SQLITE, Query, Statement, sqlite_parameters
-from hs.storage.rows import ChangeReturning, Rows, RowValues, UpdateRows
+from hs.storage.rows import ChangeReturning, InsertRows, RowValues, UpdateRows
 
 T = TypeVar("T")
 SqliteConnection = sqlite3.Connection
@@ -102,7 +102,7 @@ class SqliteTx:
     async def executemany(self, query: Query, rows: Sequence[RowValues]) -> None:
         self._conn.executemany(_text(query), rows)
 
-    async def insert_rows(self, insert: Rows, rows: Sequence[RowValues]) -> None:
+    async def insert_rows(self, insert: InsertRows, rows: Sequence[RowValues]) -> None:
         self._conn.executemany(insert.sqlite, rows)
 
     async def update_rows(self, update: UpdateRows, rows: Sequence[RowValues]) -> None:
@@ -112,8 +112,8 @@ class SqliteTx:
         if self._conn.execute(update.sqlite, row).rowcount != 1:
             raise RowMissing(f"no row with this key in {update.table}")
 
-    async def change_returning(self, change: ChangeReturning, *args: Any) -> LateRows:
-        late = LateRows()
+    async def change_returning(self, change: ChangeReturning, *args: Any) -> DeferredRows:
+        late = DeferredRows()
         late.set_rows(self._run(change.statement, args).fetchall())
         return late
 
@@ -209,7 +209,7 @@ def translate_error(error: sqlite3.Error) -> DatabaseError:
     if code in ("SQLITE_CONSTRAINT_UNIQUE", "SQLITE_CONSTRAINT_PRIMARYKEY"):
         return UniqueViolation(message, message.rpartition(": ")[2])
     if code == "SQLITE_CONSTRAINT_FOREIGNKEY":
-        return ForeignViolation(message)
+        return ForeignKeyViolation(message)
     if isinstance(error, sqlite3.IntegrityError):
         return ConstraintViolation(message, message.rpartition(": ")[2])
     if code.startswith(("SQLITE_BUSY", "SQLITE_FULL", "SQLITE_IOERR", "SQLITE_CANTOPEN")):

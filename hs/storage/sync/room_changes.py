@@ -41,7 +41,7 @@ ORDER BY stream_id LIMIT $3
 NEXT_AT_ONCE = 20
 
 
-class WindowRow(NamedTuple):
+class TimelineRow(NamedTuple):
     """An event of a room's timeline."""
 
     room_id: str
@@ -56,21 +56,21 @@ class WindowRow(NamedTuple):
     snapshot_id: int | None
 
 
-Span = tuple[int, int]
+StreamRange = tuple[int, int]
 """A range of stream IDs, `(low, high]`."""
 
 
-async def windows(
-    tx: Tx, rooms_by_span: Mapping[Span, Sequence[str]], limit: int
-) -> dict[str, list[WindowRow]]:
+async def load_timelines(
+    tx: Tx, rooms_by_span: Mapping[StreamRange, Sequence[str]], limit: int
+) -> dict[str, list[TimelineRow]]:
     """Return the last events of rooms in ranges of the stream, earliest first, by room.
 
     A room must be in one range only; at most `limit` events of it are returned.
     """
-    timelines: dict[str, list[WindowRow]] = {}
+    timelines: dict[str, list[TimelineRow]] = {}
     for (low, high), room_ids in rooms_by_span.items():
         for row in await tx.fetch(WINDOWS, list(room_ids), low, high, limit):
-            timelines.setdefault(row[0], []).append(WindowRow(*row))
+            timelines.setdefault(row[0], []).append(TimelineRow(*row))
     return timelines
 
 
@@ -79,7 +79,9 @@ async def changed_rooms(tx: Tx, room_ids: Sequence[str], after: int) -> list[str
     return [row[0] for row in await tx.fetch(CHANGED_ROOMS, list(room_ids), after)]
 
 
-async def around(tx: Tx, room_id: str, seen: VectorPosition) -> tuple[str | None, str | None]:
+async def around_position(
+    tx: Tx, room_id: str, seen: VectorPosition
+) -> tuple[str | None, str | None]:
     """Return the last event of a room that a position covers, and the first that it does not."""
     last: str | None = await tx.fetchval(LAST_UPTO, room_id, seen.floor)
     reached = seen.floor

@@ -117,7 +117,7 @@ class PositionRecord(NamedTuple):
     base: bytes | None
 
 
-class NewPosition(NamedTuple):
+class NewPositionRecord(NamedTuple):
     """A position to store after `previous`; with `base`, it gets a base of its own."""
 
     key: ConnectionKey
@@ -128,7 +128,7 @@ class NewPosition(NamedTuple):
     created_ms: int
 
 
-class FactsRecord(NamedTuple):
+class RoomListFacts(NamedTuple):
     """The facts by which room lists are filtered and sorted."""
 
     room_id: str
@@ -147,7 +147,7 @@ class StateEntry(NamedTuple):
     event_id: str
 
 
-async def find(tx: Tx, key: ConnectionKey, position_id: int) -> PositionRecord | None:
+async def find_position(tx: Tx, key: ConnectionKey, position_id: int) -> PositionRecord | None:
     """Return a position of a connection, if it is still stored."""
     row = await tx.fetchrow(FIND, *key, position_id)
     if row is None:
@@ -155,7 +155,9 @@ async def find(tx: Tx, key: ConnectionKey, position_id: int) -> PositionRecord |
     return PositionRecord(row[0], bytes(row[1]), None if row[2] is None else bytes(row[2]))
 
 
-async def keep(tx: Tx, new: NewPosition, max_connections: int) -> tuple[int, int | None] | None:
+async def store_position(
+    tx: Tx, new: NewPositionRecord, max_connections: int
+) -> tuple[int, int | None] | None:
     """Store a position, and delete all positions of the connection but this and the previous one.
 
     A new connection makes a device's connections beyond `max_connections` end, the least recently
@@ -186,7 +188,7 @@ async def _drop_oldest(tx: Tx, key: ConnectionKey, max_connections: int) -> None
         await tx.execute(DROP_CONNECTION_BASES, key.user_id, key.device_id, row[0])
 
 
-async def expire(tx: Tx, before_ms: int) -> int:
+async def delete_expired(tx: Tx, before_ms: int) -> int:
     """Delete positions created before a time (ms) and unused bases; return how many positions."""
     deleted = await tx.execute(EXPIRE, before_ms)
     if deleted:
@@ -194,7 +196,7 @@ async def expire(tx: Tx, before_ms: int) -> int:
     return deleted
 
 
-async def bumps(
+async def load_bump_stamps(
     tx: Tx, room_ids: Sequence[str], types: Sequence[str]
 ) -> dict[str, tuple[int, int]]:
     """Return, for each room, the stream IDs of its last event of these types and of any type."""
@@ -202,18 +204,18 @@ async def bumps(
     return {row[0]: (row[1] or 0, row[2] or 0) for row in rows}
 
 
-async def facts(tx: Tx, room_ids: Sequence[str]) -> list[FactsRecord]:
+async def load_facts(tx: Tx, room_ids: Sequence[str]) -> list[RoomListFacts]:
     """Return the facts of those rooms whose state is stored."""
-    return [FactsRecord(*row) for row in await tx.fetch(FACTS, list(room_ids))]
+    return [RoomListFacts(*row) for row in await tx.fetch(FACTS, list(room_ids))]
 
 
-async def stripped(tx: Tx, room_ids: Sequence[str], user_id: str) -> dict[str, bytes]:
+async def load_stripped_state(tx: Tx, room_ids: Sequence[str], user_id: str) -> dict[str, bytes]:
     """Return the stripped state (JSON) of a user's invites and knocks, by room."""
     rows = await tx.fetch(STRIPPED, list(room_ids), user_id)
     return {row[0]: bytes(row[1]) for row in rows}
 
 
-async def state_of(
+async def load_state(
     tx: Tx, room_ids: Sequence[str], types: Sequence[str], members: Sequence[str]
 ) -> list[StateEntry]:
     """Return the current state entries of some types, and of some members, of many rooms."""
@@ -221,11 +223,11 @@ async def state_of(
     return [StateEntry(*row) for row in rows]
 
 
-async def all_state_of(tx: Tx, room_ids: Sequence[str]) -> list[StateEntry]:
+async def load_all_state(tx: Tx, room_ids: Sequence[str]) -> list[StateEntry]:
     """Return the whole current state of many rooms."""
     return [StateEntry(*row) for row in await tx.fetch(ALL_STATE, list(room_ids))]
 
 
-async def members_since(tx: Tx, room_id: str, after: int) -> dict[str, str]:
+async def list_members_since(tx: Tx, room_id: str, after: int) -> dict[str, str]:
     """Return the current member events of a room after a stream ID: {user_id: event_id}."""
     return {row[0]: row[1] for row in await tx.fetch(MEMBERS_SINCE, room_id, after)}

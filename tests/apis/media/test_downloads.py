@@ -10,7 +10,7 @@ from hs.apis.media.serving import RangeConditions, ServedFile, disposition, serv
 from hs.lib.sandbox.pool import Sandbox
 from hs.storage.database import Database
 from tests.support.media import MediaWorld, open_media, parts_of
-from tests.support.web import Answer
+from tests.support.web import WebResponse
 
 UPLOAD = "/_matrix/media/v3/upload"
 AUTHENTICATED = "/_matrix/client/v1/media"
@@ -33,7 +33,7 @@ async def upload(
     return str(response.json["content_uri"]).removeprefix("mxc://")
 
 
-async def download(world: MediaWorld, address: str, **headers: str) -> Answer:
+async def download(world: MediaWorld, address: str, **headers: str) -> WebResponse:
     sent = {name.replace("_", "-"): value for name, value in headers.items()}
     return await world.client.get(
         f"{AUTHENTICATED}/download/{address}", token="alice", headers=sent

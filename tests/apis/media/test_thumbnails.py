@@ -11,14 +11,14 @@ from PIL import Image
 from hs.storage.database import Database
 from tests.apis.media.test_downloads import upload
 from tests.support.media import MediaWorld, open_media, opened, picture
-from tests.support.web import Answer
+from tests.support.web import WebResponse
 
 THUMBNAIL = "/_matrix/client/v1/media/thumbnail"
 
 
 async def get_thumbnail(
     world: MediaWorld, address: str, width: int, height: int, **more: Any
-) -> Answer:
+) -> WebResponse:
     query = {"width": width, "height": height, **more}
     return await world.client.get(f"{THUMBNAIL}/{address}", token="alice", query=query)
 
@@ -104,7 +104,7 @@ async def test_lost_thumbnail_is_generated_again(world: MediaWorld) -> None:
 
 async def test_concurrent_requests_generate_one_thumbnail(world: MediaWorld) -> None:
     address = await upload(world, picture(1000, 800), "application/octet-stream")
-    responses: list[Answer] = []
+    responses: list[WebResponse] = []
 
     async def get() -> None:
         responses.append(await get_thumbnail(world, address, 200, 200))

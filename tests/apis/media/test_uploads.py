@@ -11,14 +11,16 @@ from hs.apis.web.http_request import ClientDisconnected
 from hs.settings.sections.media import UploadLimit
 from hs.storage.database import Database
 from tests.support.media import MediaWorld, open_media, parts_of
-from tests.support.web import Answer
+from tests.support.web import WebResponse
 
 UPLOAD = "/_matrix/media/v3/upload"
 CREATE = "/_matrix/media/v1/create"
 DOWNLOAD = "/_matrix/client/v1/media/download"
 
 
-async def post(world: MediaWorld, content: bytes, token: str = "alice", **headers: str) -> Answer:
+async def post(
+    world: MediaWorld, content: bytes, token: str = "alice", **headers: str
+) -> WebResponse:
     return await world.client.post(UPLOAD, body=parts_of(content), token=token, headers=headers)
 
 
@@ -30,7 +32,7 @@ async def create_mxc(world: MediaWorld) -> str:
 
 async def upload_to_mxc(
     world: MediaWorld, address: str, content: bytes = b"content", token: str = "alice"
-) -> Answer:
+) -> WebResponse:
     return await world.client.put(f"{UPLOAD}/{address}", body=parts_of(content), token=token)
 
 
@@ -212,7 +214,7 @@ async def test_download_before_the_upload_times_out(world: MediaWorld) -> None:
 
 async def test_waiting_download_gets_the_content_after_the_upload(world: MediaWorld) -> None:
     address = await create_mxc(world)
-    responses: list[Answer] = []
+    responses: list[WebResponse] = []
 
     async def wait() -> None:
         responses.append(
@@ -229,7 +231,7 @@ async def test_waiting_download_gets_the_content_after_the_upload(world: MediaWo
 
 async def test_waiting_download_ends_when_the_drain_begins(world: MediaWorld) -> None:
     address = await create_mxc(world)
-    responses: list[Answer] = []
+    responses: list[WebResponse] = []
 
     async def wait() -> None:
         responses.append(

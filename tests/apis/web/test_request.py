@@ -28,7 +28,7 @@ from hs.core.canonical_json import MAX_DEPTH, JsonObject, parse_json
 from hs.core.errors import BadJson, InvalidParam
 from hs.core.ids import EventID, UserID, parse_event_id
 from hs.core.requester import Requester
-from tests.support.web import Answer, Tokens, client_for
+from tests.support.web import Tokens, WebResponse, client_for
 
 
 @attrs.frozen
@@ -129,7 +129,7 @@ class KindsApi:
 TARGET = "/all/@a:b"
 
 
-async def post(target: str = TARGET, json: Any = None, **more: Any) -> Answer:
+async def post(target: str = TARGET, json: Any = None, **more: Any) -> WebResponse:
     tokens = Tokens()
     tokens.user("alice")
     json = {"name": "n"} if json is None else json

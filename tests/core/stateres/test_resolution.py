@@ -13,8 +13,8 @@ from hs.core.ids import EventID
 from hs.core.stateres.conflict import StateMap, find_conflict
 from hs.core.stateres.loading import LoadedEvents
 from hs.core.stateres.resolve import (
-    Problem,
     Resolution,
+    ResolutionInput,
     resolution_steps,
     resolve,
     run_in_memory,
@@ -82,7 +82,7 @@ def test_unconflicted_state_is_kept(room: ForkedRoom) -> None:
 @given(ROOMS)
 def test_additional_loaded_events_do_not_change_result(room: ForkedRoom) -> None:
     conflict = find_conflict(room.forks)
-    problem = Problem(room.rules, conflict, frozenset(), conflict.event_ids)
+    problem = ResolutionInput(room.rules, conflict, frozenset(), conflict.event_ids)
     minimal, sent_all = resolution_steps(problem), resolution_steps(problem)
 
     assert run_in_memory(minimal, LoadedEvents(room.events)) == _send_all_events(sent_all, room)
@@ -157,7 +157,9 @@ def test_subgraph_is_used_from_version_2_1_on(version: str, expected: bool) -> N
     conflict = find_conflict([room.states[number] for number in numbers])
     between = room.states[5]["m.room.member", CAROL]
 
-    requested = next(resolution_steps(Problem(room.rules, conflict, frozenset(), {between})))
+    requested = next(
+        resolution_steps(ResolutionInput(room.rules, conflict, frozenset(), {between}))
+    )
 
     assert (between in requested) is expected
 

@@ -12,14 +12,14 @@ import attrs
 import pytest
 import trio
 
-from hs.cli.register import NewUser, mac_of
+from hs.cli.register import NewUser, registration_mac
 from hs.services.accounts.sessions.token_format import random_letters
 from tests.support.http_client import HttpClient
 from tests.support.mail import MailBox, open_mail_box, plain_of
 from tests.support.postgres import PostgresServer
 from tests.support.processes import SERVER_NAME, SHARED_SECRET, Cluster, Layout, running_cluster
 from tests.support.redis import RedisServer
-from tests.support.web import Answer
+from tests.support.web import WebResponse
 
 pytestmark = pytest.mark.process
 
@@ -47,12 +47,12 @@ class Scene:
     rng: random.Random = attrs.Factory(lambda: random.Random(7))
     token: str | None = None
 
-    async def ask(self, method: str, target: str, json: Any = None, **more: Any) -> Answer:
+    async def ask(self, method: str, target: str, json: Any = None, **more: Any) -> WebResponse:
         token = more.pop("token", None)
         async with HttpClient(self.rng.choice(self.ports), token) as client:
             return await client.ask(method, target, json=json, **more)
 
-    async def ask_all(self, method: str, target: str, token: str) -> list[Answer]:
+    async def ask_all(self, method: str, target: str, token: str) -> list[WebResponse]:
         """Send the request to every process; return the responses."""
         responses = []
         for port in self.ports:
@@ -103,14 +103,14 @@ class Scene:
             "username": "root",
             "password": "secret",
             "admin": True,
-            "mac": mac_of(SHARED_SECRET, nonce, user),
+            "mac": registration_mac(SHARED_SECRET, nonce, user),
         }
         registered = await self.ask("POST", "/_synapse/admin/v1/register", registration)
         assert registered.status == 200, registered.body
         token: str = registered.json["access_token"]
         return token
 
-    async def wait_for_status(self, token: str, target: str, status: int) -> Answer:
+    async def wait_for_status(self, token: str, target: str, status: int) -> WebResponse:
         """Wait until every process responds with a status; return the first response."""
         with trio.fail_after(LIMIT_S):
             while True:

@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hs.apis.web.auth import Auth
 from hs.apis.web.route import Endpoint
 from hs.cli.inspect_plan import declared_endpoints
-from tests.support.hostile import HostileRequest, Known, hostile_requests
+from tests.support.hostile import HostileRequest, KnownIdentifiers, hostile_requests
 from tests.support.media import picture
 from tests.support.postgres import PostgresServer
 from tests.support.processes import Cluster, running_cluster
@@ -50,7 +50,7 @@ class Fuzzed:
     connection: socket.socket | None = None
     token: str = ""
     users: int = 0
-    known: Known = Known(
+    known: KnownIdentifiers = KnownIdentifiers(
         user_ids=(),
         room_ids=(),
         event_ids=(),
@@ -123,7 +123,7 @@ class Fuzzed:
         message = {"msgtype": "m.text", "body": "b"}
         events = [self.call("PUT", f"{path}/{n}", message)["event_id"] for n in range(3)]
         page = self.call("GET", f"{CLIENT}/rooms/{room_id}/messages?dir=b&limit=2")
-        self.known = Known(
+        self.known = KnownIdentifiers(
             user_ids=(user_id, user_id, other_user_id, "@nobody:hs.test", "@who:remote.invalid"),
             room_ids=(room_id, room_id, room_id, "!nothing:hs.test"),
             event_ids=(*events, "$nothing"),

@@ -24,8 +24,8 @@ from tests.support.damage import corrupted_page, damaged, good_archives, good_pi
 from tests.support.http_client import HttpClient
 from tests.support.ledger import Person
 from tests.support.processes import Cluster, running_cluster
-from tests.support.sites import Page, Site, open_site
-from tests.support.web import Answer
+from tests.support.sites import Site, SiteResponse, open_site
+from tests.support.web import WebResponse
 
 pytestmark = pytest.mark.process
 FEW, MANY = 120, 10_000
@@ -87,12 +87,12 @@ class Attack:
             headers["content-encoding"] = "gzip"
             page = gzip.compress(page)
             page = damaged(self.rng, [page]) if self.rng.random() < 0.7 else page
-        self.site.pages[path] = Page(page, headers=headers)
+        self.site.pages[path] = SiteResponse(page, headers=headers)
         async with self.client() as client:
             url = quote(self.site.url(path), safe="")
             self.count_response("page", await client.get(f"{MEDIA}/preview_url?url={url}"))
 
-    def count_response(self, kind: str, response: Answer) -> None:
+    def count_response(self, kind: str, response: WebResponse) -> None:
         """Count a response, which must be one that the specification allows."""
         assert response.status in ERRCODES, (kind, response)
         assert response.status == 200 or response.errcode == ERRCODES[response.status], (

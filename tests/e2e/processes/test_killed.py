@@ -11,7 +11,7 @@ import attrs
 import pytest
 import trio
 
-from tests.support.http_client import HttpClient, Hungup
+from tests.support.http_client import ConnectionLost, HttpClient
 from tests.support.postgres import PostgresServer
 from tests.support.processes import Layout, ServerProcess, running_cluster
 
@@ -69,7 +69,7 @@ class Sender:
         while True:
             try:
                 answer = await self.client.put(path, {"msgtype": "m.text", "body": text})
-            except Hungup:
+            except ConnectionLost:
                 await trio.sleep(RETRY_S)
                 continue
             if answer.status == 200:

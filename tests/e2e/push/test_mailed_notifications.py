@@ -14,14 +14,14 @@ from tests.support.mail import MailBox, open_mail_box, plain_of
 from tests.support.postgres import PostgresServer
 from tests.support.processes import Cluster, Layout, running_cluster
 from tests.support.redis import RedisServer
-from tests.support.web import Answer
+from tests.support.web import WebResponse
 
 pytestmark = pytest.mark.process
 
 ADDRESS = "bob@example.org"
 
 
-async def ask(person: Person, method: str, target: str, json: Any = None) -> Answer:
+async def ask(person: Person, method: str, target: str, json: Any = None) -> WebResponse:
     """Send a request once and return the response, whatever its status."""
     async with HttpClient(person.rng.choice(person.ports), person.token or None) as client:
         return await client.ask(method, target, json=json)

@@ -100,7 +100,7 @@ class Stage:
     def _arrived(self) -> Sequence[tuple[str, str]]:
         return [
             (notification["event_id"], notification["devices"][0]["pushkey"])
-            for notification in list(self.gateway.told)
+            for notification in list(self.gateway.notifications)
             if "event_id" in notification
         ]
 

@@ -178,7 +178,7 @@ async def test_failed_pushes_are_retried(cluster: Cluster, gateway: Gateway) -> 
     await scene.notification_of(sent[-1])
 
     assert gateway.events() == sent
-    assert gateway.asked == 5
+    assert gateway.request_count == 5
 
 
 async def test_rejected_pusher_is_deleted(cluster: Cluster, gateway: Gateway) -> None:

@@ -8,7 +8,7 @@ import attrs
 import pytest
 import trio
 
-from tests.support.http_client import HttpClient, Hungup
+from tests.support.http_client import ConnectionLost, HttpClient
 from tests.support.postgres import PostgresServer
 from tests.support.processes import MANY, Cluster, Layout, running_cluster
 from tests.support.redis import RedisServer
@@ -51,7 +51,7 @@ class User:
             while True:
                 try:
                     response = await self._send_once(method, path, body)
-                except (Hungup, OSError):
+                except (ConnectionLost, OSError):
                     await trio.sleep(0.1)
                     continue
                 if response.status not in (502, 503):

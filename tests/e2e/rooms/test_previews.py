@@ -16,8 +16,8 @@ from tests.support.media import picture
 from tests.support.postgres import PostgresServer
 from tests.support.processes import Cluster, Layout, running_cluster
 from tests.support.redis import RedisServer
-from tests.support.sites import Page, open_site
-from tests.support.web import Answer
+from tests.support.sites import SiteResponse, open_site
+from tests.support.web import WebResponse
 
 pytestmark = pytest.mark.process
 PREVIEW = "/_matrix/client/v1/media/preview_url"
@@ -59,7 +59,7 @@ async def register_person(cluster: Cluster) -> Person:
     return person
 
 
-async def preview(person: Person, port: int, url: str, path: str = PREVIEW) -> Answer:
+async def preview(person: Person, port: int, url: str, path: str = PREVIEW) -> WebResponse:
     async with HttpClient(port, person.token or None) as client:
         return await client.get(f"{path}?url={quote(url, safe='')}")
 
@@ -69,7 +69,9 @@ async def test_page_is_fetched_once_for_all_processes(cluster: Cluster) -> None:
 
     async with open_site() as site:
         url = site.html("/page", HTML)
-        site.pages["/image.png"] = Page(picture(40, 30), headers={"content-type": "image/png"})
+        site.pages["/image.png"] = SiteResponse(
+            picture(40, 30), headers={"content-type": "image/png"}
+        )
         answers = [
             await preview(person, port, url, path)
             for port in person.ports
@@ -82,7 +84,7 @@ async def test_page_is_fetched_once_for_all_processes(cluster: Cluster) -> None:
     assert (first["og:title"], first["og:description"]) == ("A page", "Some text.")
     assert (first["og:image:width"], first["og:image:height"]) == (40, 30)
     assert first["matrix:image:size"] == len(picture(40, 30))
-    assert [request.path for request in site.asked] == ["/page", "/image.png"]
+    assert [request.path for request in site.requests] == ["/page", "/image.png"]
     image = first["og:image"].removeprefix("mxc://")
     for port in person.ports:
         async with HttpClient(port, person.token) as client:

@@ -11,7 +11,7 @@ from tests.support.http_client import HttpClient
 from tests.support.postgres import PostgresServer
 from tests.support.processes import Cluster, Layout, running_cluster
 from tests.support.redis import RedisServer
-from tests.support.web import Answer
+from tests.support.web import WebResponse
 
 pytestmark = pytest.mark.process
 
@@ -83,7 +83,7 @@ async def _joined(ports: Iterator[int], token: str) -> list[str]:
     return rooms
 
 
-async def _register(ports: Iterator[int], name: str) -> Answer:
+async def _register(ports: Iterator[int], name: str) -> WebResponse:
     auth = {"auth": {"type": "m.login.dummy"}} if name != "notices" else {}
     return await _ask(
         ports, "", "POST", "v3/register", {"username": name, "password": "correct horse", **auth}
@@ -92,7 +92,7 @@ async def _register(ports: Iterator[int], name: str) -> Answer:
 
 async def _ask(
     ports: Iterator[int], token: str, method: str, path: str, body: Any = None
-) -> Answer:
+) -> WebResponse:
     async with HttpClient(next(ports)) as client:
         client.token = token or None
         return await client.ask(method, f"/_matrix/client/{path}", json=body)

@@ -160,7 +160,7 @@ def test_get_kept_counts_each_key_as_used() -> None:
     for key, value in (("a", 1), ("b", 2), ("c", 3)):
         cache.put(key, value)
 
-    cached = cache.get_kept(["b", "unknown", "a"])
+    cached = cache.get_cached(["b", "unknown", "a"])
     cache.put("d", 4)
 
     assert list(cached.items()) == [("b", 2), ("a", 1)]

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hs.lib.http_client.addresses import NO_RULES, AddressRules, embedded_ipv4, networks
+from hs.lib.http_client.addresses import ALLOW_ALL, AddressRules, embedded_ipv4, parse_networks
 from hs.nursery.wiring.http_clients import address_rules
 from hs.settings.sections.outgoing import PRIVATE_NETWORKS
 
@@ -52,12 +52,12 @@ def test_allowed_networks_override_blocked_ones() -> None:
 
 
 def test_every_address_is_permitted_without_rules() -> None:
-    assert all(NO_RULES.permits(ip_address(text)) for text in [*PRIVATE, *PUBLIC])
-    assert address_rules((), ()) is NO_RULES
+    assert all(ALLOW_ALL.permits(ip_address(text)) for text in [*PRIVATE, *PUBLIC])
+    assert address_rules((), ()) is ALLOW_ALL
 
 
 def test_allowed_address_that_embeds_blocked_one_is_blocked() -> None:
-    rules = AddressRules(networks(["127.0.0.0/8"]), networks(["2002::/16"]))
+    rules = AddressRules(parse_networks(["127.0.0.0/8"]), parse_networks(["2002::/16"]))
 
     assert not rules.permits(IPv6Address("2002:7f00:1::"))
 

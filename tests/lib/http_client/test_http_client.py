@@ -10,18 +10,18 @@ import trio
 
 from hs.lib.aio import Bridge
 from hs.lib.http_client import (
-    Blocked,
+    HttpBlocked,
     HttpFault,
+    HttpTimedOut,
+    HttpUnreachable,
     ResponseTooLarge,
-    TimedOut,
-    Unreachable,
 )
-from hs.lib.http_client.addresses import networks
-from tests.support.outgoing import PRIVATE, client, names
+from hs.lib.http_client.addresses import parse_networks
+from tests.support.outgoing import PRIVATE, fake_resolver, open_http_client
 from tests.support.sites import (
-    Asked,
-    Page,
     Site,
+    SiteRequest,
+    SiteResponse,
     make_certificate,
     open_site,
     server_tls,
@@ -31,19 +31,19 @@ from tests.support.sites import (
 @pytest.fixture
 async def site() -> AsyncIterator[Site]:
     async with open_site() as opened:
-        opened.pages["/hello"] = Page(b"hello")
+        opened.pages["/hello"] = SiteResponse(b"hello")
         yield opened
 
 
 async def test_response_is_returned_completely(bridge: Bridge, site: Site) -> None:
-    site.pages["/echo"] = lambda request: Page(request.body, 418, {"X-Thing": "a"})
+    site.pages["/echo"] = lambda request: SiteResponse(request.body, 418, {"X-Thing": "a"})
 
-    async with client(bridge) as http:
+    async with open_http_client(bridge) as http:
         response = await http.send(
             "POST", site.url("/echo?a=%2F"), headers={"X-A": "b"}, body=b"in"
         )
 
-    request = site.asked[0]
+    request = site.requests[0]
     assert (response.status, response.headers["x-thing"], response.body) == (418, "a", b"in")
     assert (request.method, request.path, request.headers["x-a"]) == ("POST", "/echo?a=%2F", "b")
     assert request.headers["user-agent"] == "test/1"
@@ -54,23 +54,23 @@ async def test_invalid_utf8_in_headers_is_replaced(bridge: Bridge, site: Site) -
         head = "X-Odd: é".encode() + b"\xff\r\nX-Odd: 2\r\nContent-Length: 0\r\n\r\n"
         await stream.send_all(b"HTTP/1.1 200 OK\r\n" + head)
 
-    site.pages["/"] = Page(raw=send_odd_headers)
+    site.pages["/"] = SiteResponse(raw=send_odd_headers)
 
-    async with client(bridge) as http:
+    async with open_http_client(bridge) as http:
         response = await http.send("GET", site.url())
 
     assert response.headers["x-odd"] == "é\ufffd, 2"
 
 
 async def test_connections_are_reused_and_cookies_ignored(bridge: Bridge, site: Site) -> None:
-    site.pages["/"] = Page(headers={"set-cookie": "a=b"})
+    site.pages["/"] = SiteResponse(headers={"set-cookie": "a=b"})
 
-    async with client(bridge) as http:
+    async with open_http_client(bridge) as http:
         for _ in range(3):
             await http.send("GET", site.url())
 
     assert site.connections == 1
-    assert all("cookie" not in asked.headers for asked in site.asked)
+    assert all("cookie" not in asked.headers for asked in site.requests)
 
 
 async def test_proxy_of_environment_is_ignored(
@@ -78,7 +78,7 @@ async def test_proxy_of_environment_is_ignored(
 ) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
 
-    async with client(bridge) as http:
+    async with open_http_client(bridge) as http:
         assert (await http.send("GET", site.url("/hello"))).body == b"hello"
 
 
@@ -87,8 +87,8 @@ async def test_proxy_of_environment_is_ignored(
     ["127.0.0.1", "localhost", "[::1]", "[::ffff:127.0.0.1]", "0.0.0.0", "[::]", "127.0.0.2"],
 )
 async def test_addresses_of_this_machine_are_blocked(bridge: Bridge, site: Site, host: str) -> None:
-    async with client(bridge, PRIVATE) as http:
-        with pytest.raises(Blocked):
+    async with open_http_client(bridge, PRIVATE) as http:
+        with pytest.raises(HttpBlocked):
             await http.send("GET", site.url("/hello", host))
 
     assert site.connections == 0
@@ -98,29 +98,31 @@ async def test_addresses_of_this_machine_are_blocked(bridge: Bridge, site: Site,
 async def test_unusual_spellings_of_addresses_are_blocked(
     bridge: Bridge, site: Site, host: str
 ) -> None:
-    async with client(bridge, PRIVATE) as http:
-        with pytest.raises(Blocked):
+    async with open_http_client(bridge, PRIVATE) as http:
+        with pytest.raises(HttpBlocked):
             await http.send("GET", site.url("/hello", host))
 
 
 async def test_names_are_blocked_by_their_addresses(bridge: Bridge, site: Site) -> None:
-    resolve = names(good=["127.0.0.1"], bad=["10.0.0.1"], both=["10.0.0.1 127.0.0.1"], six=["::1"])
+    resolve = fake_resolver(
+        good=["127.0.0.1"], bad=["10.0.0.1"], both=["10.0.0.1 127.0.0.1"], six=["::1"]
+    )
 
-    async with client(bridge, resolve=resolve) as http:
+    async with open_http_client(bridge, resolve=resolve) as http:
         for host in ("good.test", "both.test"):
             assert (await http.send("GET", site.url("/hello", host))).status == 200
         for host in ("bad.test", "six.test"):
-            with pytest.raises(Blocked):
+            with pytest.raises(HttpBlocked):
                 await http.send("GET", site.url("/hello", host))
 
 
 async def test_name_that_changes_to_blocked_address_is_blocked(bridge: Bridge, site: Site) -> None:
-    resolve = names(rebinding=["127.0.0.1", "127.0.0.2"])
-    site.pages["/hello"] = Page(b"hello", headers={"connection": "close"})
+    resolve = fake_resolver(rebinding=["127.0.0.1", "127.0.0.2"])
+    site.pages["/hello"] = SiteResponse(b"hello", headers={"connection": "close"})
 
-    async with client(bridge, resolve=resolve) as http:
+    async with open_http_client(bridge, resolve=resolve) as http:
         first = await http.send("GET", site.url("/hello", "rebinding.test"))
-        with pytest.raises(Blocked):
+        with pytest.raises(HttpBlocked):
             await http.send("GET", site.url("/hello", "rebinding.test"))
 
     assert first.status == 200
@@ -133,25 +135,25 @@ async def test_connection_uses_the_address_that_was_checked(bridge: Bridge, site
         resolved.append(host)
         return ["127.0.0.1"] if len(resolved) == 1 else ["127.0.0.2"]
 
-    async with client(bridge, resolve=resolve) as http:
+    async with open_http_client(bridge, resolve=resolve) as http:
         await http.send("GET", site.url("/hello", "rebinding.test"))
 
     assert resolved == ["rebinding.test"]
 
 
 async def test_unknown_name_is_unreachable(bridge: Bridge) -> None:
-    async with client(bridge) as http:
-        with pytest.raises(Unreachable):
+    async with open_http_client(bridge) as http:
+        with pytest.raises(HttpUnreachable):
             await http.send("GET", "http://nowhere.invalid/")
 
 
 async def test_closed_port_and_connection_are_unreachable(bridge: Bridge, site: Site) -> None:
-    site.pages["/"] = Page(raw=trio.aclose_forcefully)
+    site.pages["/"] = SiteResponse(raw=trio.aclose_forcefully)
 
-    async with client(bridge) as http:
-        with pytest.raises(Unreachable):
+    async with open_http_client(bridge) as http:
+        with pytest.raises(HttpUnreachable):
             await http.send("POST", site.url())
-        with pytest.raises(Unreachable):
+        with pytest.raises(HttpUnreachable):
             await http.send("GET", "http://127.0.0.1:1/")
 
 
@@ -159,9 +161,9 @@ async def test_closed_port_and_connection_are_unreachable(bridge: Bridge, site: 
 
 
 async def test_redirects_are_followed_only_on_request(bridge: Bridge, site: Site) -> None:
-    site.pages["/a"] = Page(status=302, headers={"location": "/hello"})
+    site.pages["/a"] = SiteResponse(status=302, headers={"location": "/hello"})
 
-    async with client(bridge) as http:
+    async with open_http_client(bridge) as http:
         raw = await http.send("GET", site.url("/a"))
         followed = await http.send("GET", site.url("/a"), redirects=1)
 
@@ -186,32 +188,32 @@ async def test_redirects_to_blocked_targets_are_blocked(
     bridge: Bridge, site: Site, location: str
 ) -> None:
     headers = {"location": location.format(port=site.port)}
-    site.pages["/a"] = Page(status=301, headers=headers)
+    site.pages["/a"] = SiteResponse(status=301, headers=headers)
 
-    async with client(bridge, resolve=names(bad=["10.0.0.1"])) as http:
-        with pytest.raises(Blocked):
+    async with open_http_client(bridge, resolve=fake_resolver(bad=["10.0.0.1"])) as http:
+        with pytest.raises(HttpBlocked):
             await http.send("GET", site.url("/a"), redirects=5)
 
 
 async def test_number_of_redirects_is_bounded(bridge: Bridge, site: Site) -> None:
-    site.pages["/a"] = Page(status=302, headers={"location": "/a"})
+    site.pages["/a"] = SiteResponse(status=302, headers={"location": "/a"})
 
-    async with client(bridge) as http:
+    async with open_http_client(bridge) as http:
         with pytest.raises(HttpFault, match="more than 3 redirects"):
             await http.send("GET", site.url("/a"), redirects=3)
 
-    assert len(site.asked) == 4
+    assert len(site.requests) == 4
 
 
 async def test_credentials_are_not_sent_to_another_origin(bridge: Bridge, site: Site) -> None:
     other_url = site.url("/hello", "other.test")
-    site.pages["/a"] = Page(status=307, headers={"location": other_url})
+    site.pages["/a"] = SiteResponse(status=307, headers={"location": other_url})
 
-    async with client(bridge, resolve=names(other=["127.0.0.1"])) as http:
+    async with open_http_client(bridge, resolve=fake_resolver(other=["127.0.0.1"])) as http:
         headers = {"Authorization": "Bearer x", "X-Kept": "y"}
         await http.send("GET", site.url("/a"), headers=headers, redirects=1)
 
-    first, second = site.asked
+    first, second = site.requests
     assert first.headers["authorization"] == "Bearer x"
     assert "authorization" not in second.headers
     assert second.headers["x-kept"] == "y"
@@ -221,12 +223,12 @@ async def test_credentials_are_not_sent_to_another_origin(bridge: Bridge, site: 
 async def test_redirected_post_keeps_body_only_for_status_308(
     bridge: Bridge, site: Site, status: int, method: str
 ) -> None:
-    site.pages["/a"] = Page(status=status, headers={"location": "/hello"})
+    site.pages["/a"] = SiteResponse(status=status, headers={"location": "/hello"})
 
-    async with client(bridge) as http:
+    async with open_http_client(bridge) as http:
         await http.send("POST", site.url("/a"), body=b"in", redirects=1)
 
-    assert (site.asked[1].method, site.asked[1].body) == (method, b"in" * (method == "POST"))
+    assert (site.requests[1].method, site.requests[1].body) == (method, b"in" * (method == "POST"))
 
 
 # Endless and malformed responses
@@ -259,47 +261,47 @@ async def send_nothing(stream: trio.abc.Stream) -> None:
 async def test_slow_response_times_out(
     bridge: Bridge, site: Site, raw: Callable[[trio.abc.Stream], Awaitable[None]]
 ) -> None:
-    site.pages["/"] = Page(raw=raw)
+    site.pages["/"] = SiteResponse(raw=raw)
 
-    async with client(bridge) as http:
-        with pytest.raises(TimedOut):
+    async with open_http_client(bridge) as http:
+        with pytest.raises(HttpTimedOut):
             await http.send("GET", site.url(), timeout_s=0.5)
 
 
 async def test_timeout_covers_all_redirects(bridge: Bridge, site: Site) -> None:
-    async def redirect_later(request: Asked) -> Page:
+    async def redirect_later(request: SiteRequest) -> SiteResponse:
         await trio.sleep(0.3)
-        return Page(status=302, headers={"location": "/a"})
+        return SiteResponse(status=302, headers={"location": "/a"})
 
     site.pages["/a"] = redirect_later
 
-    async with client(bridge) as http:
-        with pytest.raises(TimedOut):
+    async with open_http_client(bridge) as http:
+        with pytest.raises(HttpTimedOut):
             await http.send("GET", site.url("/a"), timeout_s=1, redirects=100)
 
-    assert len(site.asked) < 10
+    assert len(site.requests) < 10
 
 
 async def test_endless_response_is_cut_off_at_limit(bridge: Bridge, site: Site) -> None:
-    site.pages["/"] = Page(raw=send_endless_body)
+    site.pages["/"] = SiteResponse(raw=send_endless_body)
 
-    async with client(bridge) as http:
+    async with open_http_client(bridge) as http:
         with pytest.raises(ResponseTooLarge):
             await http.send("GET", site.url(), max_bytes=1 << 20)
 
 
 async def test_endless_headers_are_cut_off(bridge: Bridge, site: Site) -> None:
-    site.pages["/"] = Page(raw=send_endless_head)
+    site.pages["/"] = SiteResponse(raw=send_endless_head)
 
-    async with client(bridge) as http:
+    async with open_http_client(bridge) as http:
         with pytest.raises(HttpFault):
             await http.send("GET", site.url(), timeout_s=20)
 
 
 async def test_response_of_exactly_the_limit_is_accepted(bridge: Bridge, site: Site) -> None:
-    site.pages["/"] = Page(bytes(1000))
+    site.pages["/"] = SiteResponse(bytes(1000))
 
-    async with client(bridge) as http:
+    async with open_http_client(bridge) as http:
         assert len((await http.send("GET", site.url(), max_bytes=1000)).body) == 1000
         with pytest.raises(ResponseTooLarge):
             await http.send("GET", site.url(), max_bytes=999)
@@ -307,9 +309,11 @@ async def test_response_of_exactly_the_limit_is_accepted(bridge: Bridge, site: S
 
 async def test_compressed_response_is_decompressed(bridge: Bridge, site: Site) -> None:
     text = b"some text, some text" * 1000
-    site.pages["/"] = Page(gzip.compress(text, mtime=0), headers={"content-encoding": "gzip"})
+    site.pages["/"] = SiteResponse(
+        gzip.compress(text, mtime=0), headers={"content-encoding": "gzip"}
+    )
 
-    async with client(bridge) as http:
+    async with open_http_client(bridge) as http:
         assert (await http.send("GET", site.url(), max_bytes=len(text))).body == text
         with pytest.raises(ResponseTooLarge):
             await http.send("GET", site.url(), max_bytes=len(text) - 1)
@@ -318,9 +322,9 @@ async def test_compressed_response_is_decompressed(bridge: Bridge, site: Site) -
 async def test_decompression_bomb_is_cut_off(bridge: Bridge, site: Site) -> None:
     bomb = gzip.compress(gzip.compress(bytes(200 << 20), 9) + bytes(100 << 20), 9)
     assert len(bomb) < 1 << 20
-    site.pages["/"] = Page(bomb, headers={"content-encoding": "gzip"})
+    site.pages["/"] = SiteResponse(bomb, headers={"content-encoding": "gzip"})
 
-    async with client(bridge) as http:
+    async with open_http_client(bridge) as http:
         with pytest.raises(ResponseTooLarge):
             await http.send("GET", site.url(), max_bytes=1 << 20)
 
@@ -337,10 +341,10 @@ async def test_decompression_bomb_is_cut_off(bridge: Bridge, site: Site) -> None
 async def test_malformed_compression_is_fault(
     bridge: Bridge, site: Site, encoding: str, body: bytes
 ) -> None:
-    site.pages["/"] = Page(body, headers={"content-encoding": encoding})
+    site.pages["/"] = SiteResponse(body, headers={"content-encoding": encoding})
 
-    async with client(bridge) as http:
-        with pytest.raises(Unreachable):
+    async with open_http_client(bridge) as http:
+        with pytest.raises(HttpUnreachable):
             await http.send("GET", site.url())
 
 
@@ -348,10 +352,10 @@ async def test_truncated_body_is_fault(bridge: Bridge, site: Site) -> None:
     async def send_half(stream: trio.abc.Stream) -> None:
         await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf")
 
-    site.pages["/"] = Page(raw=send_half)
+    site.pages["/"] = SiteResponse(raw=send_half)
 
-    async with client(bridge) as http:
-        with pytest.raises(Unreachable):
+    async with open_http_client(bridge) as http:
+        with pytest.raises(HttpUnreachable):
             await http.send("GET", site.url())
 
 
@@ -363,9 +367,9 @@ async def test_cancelled_caller_closes_the_connection(bridge: Bridge, site: Site
         assert not await stream.receive_some(1)
         closed.set()
 
-    site.pages["/"] = Page(raw=wait_for_close)
+    site.pages["/"] = SiteResponse(raw=wait_for_close)
 
-    async with client(bridge) as http, trio.open_nursery() as nursery:
+    async with open_http_client(bridge) as http, trio.open_nursery() as nursery:
 
         async def send() -> None:
             await http.send("GET", site.url(), timeout_s=60)
@@ -387,19 +391,19 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 async def test_certificates_are_verified(bridge: Bridge, certificate: Path) -> None:
     trusting_tls = ssl.create_default_context(cafile=certificate)
-    resolve = names(localhost=["127.0.0.1"], other=["127.0.0.1"])
+    resolve = fake_resolver(localhost=["127.0.0.1"], other=["127.0.0.1"])
 
     async with open_site(server_tls(certificate)) as site:
-        site.pages["/hello"] = Page(b"hello")
-        async with client(bridge, resolve=resolve, tls=trusting_tls) as http:
+        site.pages["/hello"] = SiteResponse(b"hello")
+        async with open_http_client(bridge, resolve=resolve, tls=trusting_tls) as http:
             assert (await http.send("GET", site.url("/hello", "localhost"))).body == b"hello"
-            with pytest.raises(Unreachable):
+            with pytest.raises(HttpUnreachable):
                 await http.send("GET", site.url("/hello", "other.test"))
-        async with client(bridge, resolve=resolve) as http:
-            with pytest.raises(Unreachable):
+        async with open_http_client(bridge, resolve=resolve) as http:
+            with pytest.raises(HttpUnreachable):
                 await http.send("GET", site.url("/hello", "localhost"))
 
 
 def test_invalid_network_raises_value_error() -> None:
     with pytest.raises(ValueError, match="does not appear"):
-        networks(["10.0.0.0/99"])
+        parse_networks(["10.0.0.0/99"])

@@ -4,13 +4,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hs.lib.http_client import Blocked
+from hs.lib.http_client import HttpBlocked
 from hs.lib.http_client.targets import (
     Proxies,
-    escaped,
+    escape_url,
     parse_location,
     parse_target,
-    proxies_of,
+    proxies_from_environment,
 )
 
 REJECTED = {
@@ -92,7 +92,7 @@ REJECTED = {
 
 @pytest.mark.parametrize("url", [url for urls in REJECTED.values() for url in urls])
 def test_unusual_urls_are_rejected(url: str) -> None:
-    with pytest.raises(Blocked):
+    with pytest.raises(HttpBlocked):
         parse_target(url)
 
 
@@ -131,30 +131,32 @@ def test_fragment_is_removed() -> None:
     ],
 )
 def test_unicode_digits_and_dots_are_normalized_to_address(host: str) -> None:
-    url = escaped(f"http://{host}/")
+    url = escape_url(f"http://{host}/")
 
     assert str(parse_target(url).literal) == "127.0.0.1"
 
 
 def test_unicode_letters_are_normalized_to_name() -> None:
-    assert parse_target(escaped("http://ⓛⓞⓒⓐⓛⓗⓞⓢⓣ/")).host == "localhost"
+    assert parse_target(escape_url("http://ⓛⓞⓒⓐⓛⓗⓞⓢⓣ/")).host == "localhost"
 
 
 def test_lone_surrogates_are_rejected() -> None:
-    with pytest.raises(Blocked):
-        escaped("http://example.org/\ud800")
+    with pytest.raises(HttpBlocked):
+        escape_url("http://example.org/\ud800")
 
 
 def test_non_ascii_characters_and_spaces_are_escaped() -> None:
-    assert escaped("https://Bücher.example/a b?ü") == "https://xn--bcher-kva.example/a%20b?%C3%BC"
+    assert (
+        escape_url("https://Bücher.example/a b?ü") == "https://xn--bcher-kva.example/a%20b?%C3%BC"
+    )
 
 
 @given(st.text(max_size=60))
 def test_any_text_is_parsed_or_blocked(text: str) -> None:
     for url in (text, f"http://{text}", f"http://{text}/"):
         try:
-            parse_target(escaped(url))
-        except Blocked:
+            parse_target(escape_url(url))
+        except HttpBlocked:
             continue
 
 
@@ -163,7 +165,7 @@ def test_redirect_may_be_relative_but_not_to_other_scheme() -> None:
 
     assert parse_location(base, "../c d").url == "http://example.org/c%20d"
     assert parse_location(base, "//other.org/").host == "other.org"
-    with pytest.raises(Blocked):
+    with pytest.raises(HttpBlocked):
         parse_location(base, "file:///etc/passwd")
 
 
@@ -190,5 +192,7 @@ def test_proxies_are_read_from_environment() -> None:
         "HTTP_PROXY": "http://from-a-header",
     }
 
-    assert proxies_of(environ) == Proxies("http://a", "http://b", ("localhost", ".corp"))
-    assert proxies_of({"HTTP_PROXY": "http://from-a-header"}) == Proxies()
+    assert proxies_from_environment(environ) == Proxies(
+        "http://a", "http://b", ("localhost", ".corp")
+    )
+    assert proxies_from_environment({"HTTP_PROXY": "http://from-a-header"}) == Proxies()

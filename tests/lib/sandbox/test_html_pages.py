@@ -13,7 +13,7 @@ from hs.lib.plain_text import one_line
 from hs.lib.sandbox.charsets import decode_page
 from hs.lib.sandbox.html_pages import read_page
 from hs.lib.sandbox.page_facts import READ_PAGE, PageFacts, PageImage, PageJob, encode, read_facts
-from hs.lib.sandbox.pool import FaultKind, Sandbox, SandboxFault
+from hs.lib.sandbox.pool import Sandbox, SandboxFault, SandboxFaultKind
 from tests.support.damage import corrupted_page
 
 SEED = 20_261_124
@@ -185,7 +185,7 @@ async def test_page_that_takes_too_long_is_aborted(sandbox: Sandbox, page: bytes
     with pytest.raises(SandboxFault) as fault:
         await sandbox.run(READ_PAGE, job, timeout_s=1, max_bytes=MAX_BYTES)
 
-    assert fault.value.kind in (FaultKind.TIMED_OUT, FaultKind.CRASHED)
+    assert fault.value.kind in (SandboxFaultKind.TIMED_OUT, SandboxFaultKind.CRASHED)
     after = await sandbox.run(
         READ_PAGE,
         encode(PageJob(b"<title>a</title>")),

@@ -12,20 +12,20 @@ from PIL import Image
 
 from hs.lib.sandbox.picture_jobs import (
     DRAW,
-    Box,
     PictureJob,
     PictureReport,
+    ThumbnailBox,
     encode,
     read_report,
     thumbnail_size,
 )
 from hs.lib.sandbox.pictures import draw
-from hs.lib.sandbox.pool import FaultKind, Sandbox, SandboxFault
+from hs.lib.sandbox.pool import Sandbox, SandboxFault, SandboxFaultKind
 
 MANY_PIXELS = 32 << 20
 
 
-def report_of(path: Path, *boxes: Box, max_pixels: int = MANY_PIXELS) -> PictureReport:
+def report_of(path: Path, *boxes: ThumbnailBox, max_pixels: int = MANY_PIXELS) -> PictureReport:
     return read_report(draw(encode(PictureJob(str(path), max_pixels, boxes))))
 
 
@@ -53,11 +53,11 @@ def save_animation(path: Path, **options: Any) -> Path:
 
 
 side_lengths = st.integers(min_value=1, max_value=5000)
-boxes = st.builds(Box, side_lengths, side_lengths, st.sampled_from(["crop", "scale"]))
+boxes = st.builds(ThumbnailBox, side_lengths, side_lengths, st.sampled_from(["crop", "scale"]))
 
 
 @given(side_lengths, side_lengths, boxes)
-def test_thumbnail_fits_into_box_and_picture(width: int, height: int, box: Box) -> None:
+def test_thumbnail_fits_into_box_and_picture(width: int, height: int, box: ThumbnailBox) -> None:
     across, down = thumbnail_size((width, height), box)
 
     assert 1 <= across <= min(box.width, width)
@@ -65,7 +65,7 @@ def test_thumbnail_fits_into_box_and_picture(width: int, height: int, box: Box) 
 
 
 @given(side_lengths, side_lengths, boxes)
-def test_thumbnail_of_larger_picture_fills_box(width: int, height: int, box: Box) -> None:
+def test_thumbnail_of_larger_picture_fills_box(width: int, height: int, box: ThumbnailBox) -> None:
     across, down = thumbnail_size((width, height), box)
 
     if width >= box.width and height >= box.height:
@@ -74,7 +74,7 @@ def test_thumbnail_of_larger_picture_fills_box(width: int, height: int, box: Box
 
 
 def test_crop_fills_box_and_scale_keeps_proportions(photo: Path) -> None:
-    report = report_of(photo, Box(100, 100, "crop"), Box(100, 100, "scale"))
+    report = report_of(photo, ThumbnailBox(100, 100, "crop"), ThumbnailBox(100, 100, "scale"))
 
     crop, scale = [image_of(thumbnail.content) for thumbnail in report.drawn]
     assert (report.content_type, report.width, report.height) == ("image/jpeg", 600, 300)
@@ -89,7 +89,7 @@ def test_rotated_photo_is_turned_upright_and_loses_metadata(tmp_path: Path) -> N
     exif[0x010F] = "maker of cameras"
     path = save(picture, tmp_path / "turned.jpg", exif=exif)
 
-    report = report_of(path, Box(100, 100, "scale"))
+    report = report_of(path, ThumbnailBox(100, 100, "scale"))
 
     thumbnail = image_of(report.drawn[0].content)
     assert (report.width, report.height) == (200, 400)
@@ -100,7 +100,7 @@ def test_rotated_photo_is_turned_upright_and_loses_metadata(tmp_path: Path) -> N
 def test_transparency_is_preserved(tmp_path: Path) -> None:
     path = save(Image.new("RGBA", (90, 90), (255, 0, 0, 0)), tmp_path / "glass.webp")
 
-    report = report_of(path, Box(30, 30, "crop"))
+    report = report_of(path, ThumbnailBox(30, 30, "crop"))
 
     assert report.drawn[0].content_type == "image/png"
     assert image_of(report.drawn[0].content).getpixel((15, 15))[3] == 0  # type: ignore[index]  # RGBA
@@ -110,7 +110,9 @@ def test_transparency_is_preserved(tmp_path: Path) -> None:
 def test_animated_thumbnail_is_drawn_on_request(tmp_path: Path, name: str) -> None:
     path = save_animation(tmp_path / name)
 
-    report = report_of(path, Box(50, 50, "scale", is_animated=True), Box(50, 50, "scale"))
+    report = report_of(
+        path, ThumbnailBox(50, 50, "scale", is_animated=True), ThumbnailBox(50, 50, "scale")
+    )
 
     animated, still = report.drawn
     assert report.is_animated
@@ -120,7 +122,7 @@ def test_animated_thumbnail_is_drawn_on_request(tmp_path: Path, name: str) -> No
 
 
 def test_still_picture_yields_still_thumbnail(photo: Path) -> None:
-    report = report_of(photo, Box(50, 50, "scale", is_animated=True))
+    report = report_of(photo, ThumbnailBox(50, 50, "scale", is_animated=True))
 
     assert not report.is_animated
     assert report.drawn[0].content_type == "image/jpeg"
@@ -130,17 +132,17 @@ def test_still_picture_yields_still_thumbnail(photo: Path) -> None:
 def test_all_pixel_modes_are_drawn(tmp_path: Path, mode: str) -> None:
     path = save(Image.new(mode, (64, 64)), tmp_path / "some.png")
 
-    assert image_of(report_of(path, Box(32, 32, "crop")).drawn[0].content).size == (32, 32)
+    assert image_of(report_of(path, ThumbnailBox(32, 32, "crop")).drawn[0].content).size == (32, 32)
 
 
 def test_cmyk_is_converted_to_rgb(tmp_path: Path) -> None:
     path = save(Image.new("CMYK", (64, 64)), tmp_path / "print.jpg")
 
-    assert image_of(report_of(path, Box(32, 32, "crop")).drawn[0].content).mode == "RGB"
+    assert image_of(report_of(path, ThumbnailBox(32, 32, "crop")).drawn[0].content).mode == "RGB"
 
 
 def test_picture_with_too_many_pixels_is_not_drawn(photo: Path) -> None:
-    report = report_of(photo, Box(32, 32, "crop"), max_pixels=1000)
+    report = report_of(photo, ThumbnailBox(32, 32, "crop"), max_pixels=1000)
 
     assert report.is_too_large
     assert report.drawn == ()
@@ -162,14 +164,14 @@ async def test_file_that_is_not_a_picture_is_rejected(sandbox: Sandbox, tmp_path
     with pytest.raises(SandboxFault) as caught:
         await sandbox.run(DRAW, job, timeout_s=60, max_bytes=1 << 20)
 
-    assert caught.value.kind is FaultKind.FAILED
+    assert caught.value.kind is SandboxFaultKind.FAILED
 
 
 async def test_largest_allowed_picture_fits_into_memory_limit(
     sandbox: Sandbox, tmp_path: Path
 ) -> None:
     path = save(Image.new("RGB", (5792, 5792), "red"), tmp_path / "large.png")
-    all_boxes = tuple(Box(side, side, "crop") for side in (32, 96, 320, 640, 800))
+    all_boxes = tuple(ThumbnailBox(side, side, "crop") for side in (32, 96, 320, 640, 800))
 
     job = encode(PictureJob(str(path), MANY_PIXELS, all_boxes))
     report = read_report(await sandbox.run(DRAW, job, timeout_s=120, max_bytes=64 << 20))

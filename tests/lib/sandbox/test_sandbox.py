@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from hs.lib.sandbox import pool as sandbox_module
-from hs.lib.sandbox.pool import FaultKind, Sandbox, SandboxFault
+from hs.lib.sandbox.pool import Sandbox, SandboxFault, SandboxFaultKind
 
 FUNCTIONS = "tests.support.sandboxed"
 # Far above the duration of any job here; reached only if something hangs.
@@ -35,7 +35,9 @@ async def run(
     )
 
 
-async def fault_of(sandbox: Sandbox, name: str, payload: bytes = b"", **bounds: float) -> FaultKind:
+async def fault_of(
+    sandbox: Sandbox, name: str, payload: bytes = b"", **bounds: float
+) -> SandboxFaultKind:
     with pytest.raises(SandboxFault) as caught:
         await run(sandbox, name, payload, **bounds)  # type: ignore[arg-type]  # bounds by name
     return caught.value.kind
@@ -69,21 +71,21 @@ async def test_exception_is_reported_and_child_is_reused(sandbox: Sandbox) -> No
     with pytest.raises(SandboxFault, match="ValueError: not an image") as caught:
         await run(sandbox, "fail", b"not an image")
 
-    assert caught.value.kind is FaultKind.FAILED
+    assert caught.value.kind is SandboxFaultKind.FAILED
     assert await run(sandbox, "pid") == before
 
 
 @pytest.mark.parametrize(
     ("name", "payload", "kind"),
     [
-        ("hoard", b"400000000", FaultKind.MEMORY),
-        ("hoard", b"2000000", FaultKind.TOO_LARGE),
-        ("crash", b"", FaultKind.CRASHED),
-        ("no_such_function", b"", FaultKind.FAILED),
+        ("hoard", b"400000000", SandboxFaultKind.MEMORY),
+        ("hoard", b"2000000", SandboxFaultKind.TOO_LARGE),
+        ("crash", b"", SandboxFaultKind.CRASHED),
+        ("no_such_function", b"", SandboxFaultKind.FAILED),
     ],
 )
 async def test_fault_has_its_kind_and_next_job_succeeds(
-    sandbox: Sandbox, name: str, payload: bytes, kind: FaultKind
+    sandbox: Sandbox, name: str, payload: bytes, kind: SandboxFaultKind
 ) -> None:
     assert await fault_of(sandbox, name, payload) is kind
 
@@ -92,7 +94,7 @@ async def test_fault_has_its_kind_and_next_job_succeeds(
 
 @pytest.mark.parametrize("name", ["spin", "linger"])
 async def test_job_that_takes_too_long_is_killed(sandbox: Sandbox, name: str) -> None:
-    assert await fault_of(sandbox, name, timeout_s=1.0) is FaultKind.TIMED_OUT
+    assert await fault_of(sandbox, name, timeout_s=1.0) is SandboxFaultKind.TIMED_OUT
 
     assert await run(sandbox, "shout", b"alive") == b"ALIVE"
 
@@ -154,7 +156,7 @@ async def test_child_is_replaced_after_maximum_number_of_jobs(
 
 async def test_keep_ends_all_children_when_cancelled(sandbox: Sandbox) -> None:
     async with trio.open_nursery() as nursery:
-        await nursery.start(sandbox.keep)
+        await nursery.start(sandbox.run_reaper)
         child = int(await run(sandbox, "pid"))
         nursery.cancel_scope.cancel()
 
@@ -166,4 +168,4 @@ async def test_too_many_waiting_jobs_are_rejected(
 ) -> None:
     monkeypatch.setattr(sandbox_module, "MAX_WAITING", 0)
 
-    assert await fault_of(sandbox, "shout", timeout_s=math.inf) is FaultKind.BUSY
+    assert await fault_of(sandbox, "shout", timeout_s=math.inf) is SandboxFaultKind.BUSY

@@ -50,7 +50,7 @@ async def test_active_users_are_notified_once_per_version(database: Database) ->
             (NOTICES_USER, now_ms),
         ):
             await database.write(add, user_id, seen_ms)
-        await database.write(consents.put, BOB, "1", 0)
+        await database.write(consents.record_consent, BOB, "1", 0)
 
         assert await consent_notices.send_due() == 1
         assert await consent_notices.send_due() == 0

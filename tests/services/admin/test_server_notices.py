@@ -12,7 +12,7 @@ from hs.lib.keyed_lock import KeyedLock
 from hs.services.admin.server_notices import ServerNotices
 from hs.services.rooms.membership.member_policy import MemberPolicy
 from hs.services.rooms.membership.membership import JoinRequest
-from hs.settings.sections.retention import NoticeSettings
+from hs.settings.sections.retention import ServerNoticeSettings
 from hs.storage.database import Database
 from tests.support.room_actions import Actions, open_actions
 from tests.support.rooms import ALICE, BOB, SERVER, ZOE
@@ -36,7 +36,7 @@ def notices_of(actions: Actions, tags: RecordedTags, **settings: Any) -> ServerN
         actions.membership, policy=MemberPolicy(notices_user=NOTICES_USER)
     )
     return ServerNotices(
-        settings=NoticeSettings(system_mxid_localpart="server", **settings),
+        settings=ServerNoticeSettings(system_mxid_localpart="server", **settings),
         notices_user=NOTICES_USER,
         default_version="11",
         database=actions.world.database,

@@ -5,14 +5,14 @@ import pytest
 from hs.core.errors import Exclusive, Forbidden
 from hs.core.ids import RoomAlias, UserID
 from hs.core.requester import Requester
-from hs.services.appservices.appservice_client import AppserviceRoute, ServiceCalls
-from hs.services.appservices.appservice_registry import ServiceRegistry
+from hs.services.appservices.appservice_client import AppserviceClient, AppserviceRoute
+from hs.services.appservices.appservice_registry import AppserviceRegistry
 from hs.services.appservices.third_party_networks import ThirdPartyNetworks
-from tests.support.appservices import Sent, Services, registration
+from tests.support.appservices import FakeServices, SentRequest, registration
 from tests.support.rooms import ALICE, SERVER
 
 
-def _is_rejected(registry: ServiceRegistry, requester: Requester, alias: str) -> bool:
+def _is_rejected(registry: AppserviceRegistry, requester: Requester, alias: str) -> bool:
     try:
         registry.check_may_manage(requester, RoomAlias(alias))
     except Exclusive:
@@ -21,9 +21,9 @@ def _is_rejected(registry: ServiceRegistry, requester: Requester, alias: str) ->
 
 
 async def test_legacy_route_is_used_if_the_current_one_is_unknown() -> None:
-    services = Services(answer=lambda sent: 200 if "/_matrix/" not in sent.url else 404)
-    registry = ServiceRegistry([registration()], SERVER)
-    calls = ServiceCalls(services, False)
+    services = FakeServices(answer=lambda sent: 200 if "/_matrix/" not in sent.url else 404)
+    registry = AppserviceRegistry([registration()], SERVER)
+    calls = AppserviceClient(services, False)
 
     answer = await calls.send(
         registry.services[0], "GET", AppserviceRoute("/users/x", "/users/x"), timeout_s=10
@@ -37,9 +37,9 @@ async def test_legacy_route_is_used_if_the_current_one_is_unknown() -> None:
 
 
 async def test_token_is_sent_in_the_query_if_configured() -> None:
-    services = Services()
-    registry = ServiceRegistry([registration()], SERVER)
-    calls = ServiceCalls(services, True)
+    services = FakeServices()
+    registry = AppserviceRegistry([registration()], SERVER)
+    calls = AppserviceClient(services, True)
 
     await calls.send(
         registry.services[0], "GET", AppserviceRoute("/x"), query=[("a", "b c")], timeout_s=10
@@ -49,12 +49,13 @@ async def test_token_is_sent_in_the_query_if_configured() -> None:
 
 
 async def test_results_of_reachable_services_are_returned() -> None:
-    def answer(sent: Sent) -> int:
+    def answer(sent: SentRequest) -> int:
         return 0 if "irc.test" in sent.url else 200
 
     registrations = [registration(protocols=("chat",)), registration("sms", protocols=("chat",))]
     networks = ThirdPartyNetworks(
-        ServiceRegistry(registrations, SERVER), ServiceCalls(Services(answer=answer), False)
+        AppserviceRegistry(registrations, SERVER),
+        AppserviceClient(FakeServices(answer=answer), False),
     )
 
     assert await networks.protocol("chat") == {"instances": []}
@@ -62,7 +63,7 @@ async def test_results_of_reachable_services_are_returned() -> None:
 
 
 def test_exclusive_aliases_are_reserved_for_their_service() -> None:
-    registry = ServiceRegistry([registration(), registration("sms")], SERVER)
+    registry = AppserviceRegistry([registration(), registration("sms")], SERVER)
     human = Requester(ALICE)
     irc = Requester(UserID("@ircbot:x"), appservice_id="irc")
 
@@ -74,7 +75,7 @@ def test_exclusive_aliases_are_reserved_for_their_service() -> None:
 
 
 def test_remote_users_are_in_no_namespace() -> None:
-    registry = ServiceRegistry([registration()], SERVER)
+    registry = AppserviceRegistry([registration()], SERVER)
 
     assert registry.owns("irc", UserID(f"@_irc_x:{SERVER}"))
     assert registry.owns("irc", UserID(f"@ircbot:{SERVER}"))
@@ -83,7 +84,7 @@ def test_remote_users_are_in_no_namespace() -> None:
 
 
 def test_user_without_service_is_rejected() -> None:
-    registry = ServiceRegistry([registration()], SERVER)
+    registry = AppserviceRegistry([registration()], SERVER)
 
     with pytest.raises(Forbidden):
         registry.of_requester(Requester(ALICE))

@@ -10,7 +10,7 @@ from hs.core.streams import CACHES, CacheRow
 from hs.repl.feed import Batch
 from hs.services.accounts.sessions.authenticator import USERS
 from hs.services.appservices.appservice_identities import AppserviceIdentities
-from hs.services.appservices.appservice_registry import ServiceRegistry
+from hs.services.appservices.appservice_registry import AppserviceRegistry
 from hs.settings.sections.appservices import AppserviceRegistration
 from hs.storage.accounts import users
 from hs.storage.accounts.users import UserRecord
@@ -32,7 +32,7 @@ async def world(database: Database) -> AsyncIterator[World]:
 
 def identities(world: World, *registrations: AppserviceRegistration) -> AppserviceIdentities:
     """Return the identities of services."""
-    registry = ServiceRegistry(registrations or [registration()], SERVER)
+    registry = AppserviceRegistry(registrations or [registration()], SERVER)
     return AppserviceIdentities(registry, world.database, world.feed)
 
 
@@ -43,7 +43,7 @@ async def test_token_of_a_service_is_its_own_user(world: World) -> None:
     assert service_identities.requester_of("as-another") is None
     assert requester is not None
     assert (requester.user_id, requester.appservice_id) == (BOT, "irc")
-    assert requester.unlimited
+    assert requester.is_rate_limit_exempt
     assert await service_identities.acting_as(requester, BOT, None) == requester
 
 
@@ -55,7 +55,7 @@ async def test_service_acts_as_users_it_has_registered(world: World) -> None:
     acting = await service_identities.acting_as(requester, GHOST, None)
 
     assert (acting.user_id, acting.appservice_id) == (GHOST, "irc")
-    assert not acting.unlimited
+    assert not acting.is_rate_limit_exempt
     for user_id in (ALICE, f"@_irc_nobody:{SERVER}", "@_irc_ghost:elsewhere.test", "nonsense"):
         with pytest.raises(Forbidden):
             await service_identities.acting_as(requester, user_id, None)
@@ -70,7 +70,7 @@ async def test_users_of_services_without_rate_limits_are_unlimited(world: World)
     requester = service_identities.requester_of("as-irc")
     assert requester is not None
 
-    assert (await service_identities.acting_as(requester, GHOST, None)).unlimited
+    assert (await service_identities.acting_as(requester, GHOST, None)).is_rate_limit_exempt
 
 
 async def test_device_must_exist(world: World) -> None:
@@ -108,7 +108,7 @@ def announce_change(world: World, user_id: UserID) -> None:
 
 async def test_database_is_read_while_disconnected(world: World) -> None:
     is_connected = [True]
-    registry = ServiceRegistry([registration()], SERVER)
+    registry = AppserviceRegistry([registration()], SERVER)
     service_identities = AppserviceIdentities(
         registry, world.database, world.feed, lambda: is_connected[0]
     )

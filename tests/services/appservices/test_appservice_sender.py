@@ -14,14 +14,14 @@ from hs.repl.feed_queue import QueueOverflow
 from hs.services.appservices import appservice_sender
 from hs.services.appservices.transactions import UNSTABLE_TO_DEVICE
 from hs.services.appservices.waiting_events import ReadElsewhere
-from hs.settings.sections.appservices import Namespace, Namespaces
+from hs.settings.sections.appservices import AppserviceNamespace, AppserviceNamespaces
 from hs.storage.accounts import users
 from hs.storage.accounts.users import UserRecord
 from hs.storage.appservices import transactions as storage
 from hs.storage.database import Database, Tx
 from hs.storage.devices import devices, to_device
 from hs.storage.directory import room_directory
-from tests.support.appservices import GHOST, OTHER_GHOST, Sent, open_sending, registration
+from tests.support.appservices import GHOST, OTHER_GHOST, SentRequest, open_sending, registration
 from tests.support.rooms import ALICE, BOB, SERVER, World
 
 OPERATIONS = 60
@@ -65,13 +65,15 @@ async def test_replaced_process_adds_no_waiting_events(database: Database) -> No
             room_id = await world.create_room(ALICE, join=[GHOST])
             first = await world.send(room_id, ALICE, "first")
             await sending.services.until(lambda: first.event_id in sending.services.events())
-            await database.write(storage.set_positions, storage.ALL, [(storage.EVENTS, "900")])
+            await database.write(
+                storage.set_positions, storage.ALL_SERVICES, [(storage.EVENTS, "900")]
+            )
 
             await world.send(room_id, ALICE, "read by another process")
             await sending.over()
 
-    assert await database.read(storage.first_waiting, "irc", 10) == []
-    assert (await database.read(storage.positions, storage.ALL))[storage.EVENTS] == "900"
+    assert await database.read(storage.list_pending, "irc", 10) == []
+    assert (await database.read(storage.positions, storage.ALL_SERVICES))[storage.EVENTS] == "900"
 
 
 async def test_changes_while_catching_up_are_handled_in_order(
@@ -195,9 +197,9 @@ async def test_data_of_a_removed_service_is_deleted(database: Database) -> None:
         sending.begin()
         await sending.over()
 
-        assert await database.read(storage.transaction, "irc") is None
-        assert await database.read(storage.first_waiting, "irc", 10) == []
-        assert await database.read(storage.positions, storage.ALL) == {}
+        assert await database.read(storage.unconfirmed_transaction, "irc") is None
+        assert await database.read(storage.list_pending, "irc", 10) == []
+        assert await database.read(storage.positions, storage.ALL_SERVICES) == {}
 
 
 async def test_requests_carry_the_token_in_a_header(database: Database) -> None:
@@ -252,7 +254,7 @@ async def test_each_event_is_sent_once_and_in_order(database: Database, seed: in
         assert len({*services.taken}) == len(services.transactions())
 
 
-def _then_succeed(statuses: list[int | None]) -> Callable[[Sent], int | None]:
+def _then_succeed(statuses: list[int | None]) -> Callable[[SentRequest], int | None]:
     return lambda sent: statuses.pop() if statuses else 200
 
 
@@ -269,7 +271,7 @@ async def _toggle_membership(
 
 
 async def test_messages_of_shared_users_are_not_sent_to_the_service(database: Database) -> None:
-    all_users = Namespaces(users=(Namespace(re.compile(".*"), False),))
+    all_users = AppserviceNamespaces(users=(AppserviceNamespace(re.compile(".*"), False),))
     service = registration(namespaces=all_users, receives_encryption=True)
     for number, (user_id, appservice_id) in enumerate([(ALICE, None), (GHOST, "irc")], 1):
         record = UserRecord(user_id, None, 0, appservice_id=appservice_id)
@@ -286,12 +288,12 @@ async def test_messages_of_shared_users_are_not_sent_to_the_service(database: Da
             for message in body.get(UNSTABLE_TO_DEVICE, ())
         ]
         assert recipients == [GHOST]
-        assert len(await database.read(to_device.pending, ALICE, "PHONE", 0, 100, 10)) == 1
-        assert await database.read(to_device.pending, GHOST, "PHONE", 0, 100, 10) == []
+        assert len(await database.read(to_device.pending_messages, ALICE, "PHONE", 0, 100, 10)) == 1
+        assert await database.read(to_device.pending_messages, GHOST, "PHONE", 0, 100, 10) == []
 
 
 async def store_message(tx: Tx, user_id: UserID, number: int) -> None:
     await devices.ensure(tx, user_id, "PHONE", None, 0)
-    inbox = (await to_device.devices(tx, [user_id]))[user_id]["PHONE"]
+    inbox = (await to_device.inboxes_of_users(tx, [user_id]))[user_id]["PHONE"]
     message = orjson.dumps({"type": "m.room.encrypted", "sender": BOB, "content": {}})
-    await to_device.add(tx, number, [inbox], [message])
+    await to_device.add_messages(tx, number, [inbox], [message])

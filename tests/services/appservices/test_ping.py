@@ -8,28 +8,28 @@ from hs.core.errors import MatrixError
 from hs.core.ids import UserID
 from hs.core.requester import Requester
 from hs.core.streams import CACHES
-from hs.lib.http_client import TimedOut
+from hs.lib.http_client import HttpTimedOut
 from hs.repl.feed import Feed
-from hs.repl.inproc import alone
+from hs.repl.inproc import local_transport
 from hs.repl.memory_writer import MemoryWriter
-from hs.services.appservices.appservice_client import ServiceCalls
-from hs.services.appservices.appservice_registry import ServiceRegistry
+from hs.services.appservices.appservice_client import AppserviceClient
+from hs.services.appservices.appservice_registry import AppserviceRegistry
 from hs.services.appservices.ping import AppservicePing
-from tests.support.appservices import Sent, Services, registration
+from tests.support.appservices import FakeServices, SentRequest, registration
 from tests.support.rooms import SERVER
 
 IRC = Requester(UserID(f"@ircbot:{SERVER}"), appservice_id="irc")
 
 
-def time_out(sent: Sent) -> int:
-    raise TimedOut("no answer in 30 s")
+def time_out(sent: SentRequest) -> int:
+    raise HttpTimedOut("no answer in 30 s")
 
 
-async def ping_error(answer: Callable[[Sent], int], url: str | None) -> MatrixError:
+async def ping_error(answer: Callable[[SentRequest], int], url: str | None) -> MatrixError:
     """Return the error of a ping."""
-    caches = MemoryWriter(CACHES, "main", alone(Feed()), 0)
-    registry = ServiceRegistry([registration(url=url)], SERVER)
-    ping = AppservicePing(registry, ServiceCalls(Services(answer=answer), False), caches)
+    caches = MemoryWriter(CACHES, "main", local_transport(Feed()), 0)
+    registry = AppserviceRegistry([registration(url=url)], SERVER)
+    ping = AppservicePing(registry, AppserviceClient(FakeServices(answer=answer), False), caches)
     with pytest.raises(MatrixError) as error:
         await ping.ping(IRC, "irc", "t1")
     return error.value
@@ -45,7 +45,7 @@ async def ping_error(answer: Callable[[Sent], int], url: str | None) -> MatrixEr
     ],
 )
 async def test_failed_ping_returns_the_reason(
-    answer: Callable[[Sent], int], url: str | None, errcode: str, status: int
+    answer: Callable[[SentRequest], int], url: str | None, errcode: str, status: int
 ) -> None:
     error = await ping_error(answer, url)
 

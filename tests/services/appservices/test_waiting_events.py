@@ -28,7 +28,7 @@ async def begin_at(database: Database, number: int) -> tuple[SenderStates, Waiti
 
 
 async def stored_events(database: Database, service_id: str) -> list[str]:
-    events = await database.read(storage.first_waiting, service_id, 10)
+    events = await database.read(storage.list_pending, service_id, 10)
     return [event.event_id for event in events]
 
 

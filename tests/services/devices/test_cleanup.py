@@ -6,7 +6,7 @@ from hs.services.devices.device_list_writer import NewSignature
 from hs.services.devices.device_updates import CHANGE_RETENTION_MS, REQUEST_RETENTION_MS
 from hs.storage.database import Database, Tx
 from hs.storage.devices import device_lists, devices
-from tests.support.counting import Count, CountingDatabase
+from tests.support.counting import CountingDatabase, QueryCount
 from tests.support.devices import Process, one_time_keys, open_devices, plain_keys
 from tests.support.rooms import ALICE, BOB, CAROL
 
@@ -88,7 +88,7 @@ async def test_old_changes_are_deleted_except_the_latest_of_each_user(server: Pr
 
     async def remaining(tx: Tx) -> tuple[int, list[str]]:
         count = await tx.fetchval("SELECT count(*) FROM device_list_changes")
-        return count, await device_lists.changed(tx, 0, 2**62)
+        return count, await device_lists.changed_users(tx, 0, 2**62)
 
     assert await server.world.database.read(remaining) == (1, [BOB])
 
@@ -106,7 +106,7 @@ async def test_latest_signature_on_each_users_keys_is_kept(server: Process) -> N
         row_count = await tx.fetchval(
             "SELECT count(*) FROM device_list_changes WHERE is_private = 1"
         )
-        return row_count, {*await device_lists.signed(tx, 0, 2**62, ALICE)}
+        return row_count, {*await device_lists.signed_users(tx, 0, 2**62, ALICE)}
 
     assert await server.world.database.read(remaining) == (2, {BOB, CAROL})
 
@@ -128,7 +128,7 @@ async def test_repeated_request_is_recognised_for_a_day(server: Process) -> None
 
 
 async def test_sync_without_messages_does_not_read_the_database(database: Database) -> None:
-    count = Count()
+    count = QueryCount()
     counting: Any = CountingDatabase(database, count)
     async with open_devices(counting) as server:
         await server.world.create_room(ALICE, join=[BOB])
@@ -147,7 +147,7 @@ async def test_sync_without_messages_does_not_read_the_database(database: Databa
 
 
 async def test_owner_reads_the_keys_of_a_user_once(database: Database) -> None:
-    count = Count()
+    count = QueryCount()
     counting: Any = CountingDatabase(database, count)
     async with open_devices(counting) as server:
         phone = await server.device(ALICE, "PHONE")

@@ -29,7 +29,7 @@ async def log_in(tx: Tx) -> None:
 
 
 async def upload_once(tx: Tx, upload: KeyUpload) -> None:
-    device = await key_uploads.known(tx, *PHONE)
+    device = await key_uploads.load(tx, *PHONE)
     assert device is not None
     await store_keys(tx, upload, device)
 
@@ -38,7 +38,7 @@ async def upload_while(
     tx: Tx, upload: KeyUpload, has_read: asyncio.Event, go: asyncio.Event
 ) -> None:
     """Upload keys, with a pause after reading the stored ones."""
-    device = await key_uploads.known(tx, *PHONE)
+    device = await key_uploads.load(tx, *PHONE)
     assert device is not None
     has_read.set()
     await go.wait()
@@ -46,9 +46,9 @@ async def upload_while(
 
 
 async def claim(tx: Tx, algorithm: str) -> list[tuple[int, bytes]]:
-    device = await key_uploads.known(tx, *PHONE)
+    device = await key_uploads.load(tx, *PHONE)
     assert device is not None
-    return await one_time_keys.claim_any(tx, {device.inbox: algorithm})
+    return await one_time_keys.claim_keys(tx, {device.inbox: algorithm})
 
 
 async def claim_all(database: Database, algorithm: str) -> list[bytes]:

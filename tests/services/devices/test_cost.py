@@ -3,7 +3,7 @@
 from typing import Any
 
 from hs.storage.database import Database
-from tests.support.counting import Count, CountingDatabase
+from tests.support.counting import CountingDatabase, QueryCount
 from tests.support.devices import one_time_keys, open_devices, plain_keys
 from tests.support.rooms import ALICE
 
@@ -11,7 +11,7 @@ from tests.support.rooms import ALICE
 MAX_UPLOAD_ROUND_TRIPS = 3
 
 
-def round_trips(count: Count) -> list[str]:
+def round_trips(count: QueryCount) -> list[str]:
     return [
         statement
         for statement in count.statements
@@ -20,7 +20,7 @@ def round_trips(count: Count) -> list[str]:
 
 
 async def test_key_upload_reads_once_and_writes_once(database: Database) -> None:
-    count = Count()
+    count = QueryCount()
     counting: Any = CountingDatabase(database, count)
     fallback = {"signed_curve25519:fb": {"key": "public"}}
     async with open_devices(counting) as server:

@@ -6,7 +6,7 @@ from typing import Any
 from hs.core.canonical_json import JsonObject
 from tests.support.devices import PASSWORD_OF_ALL, V3, KeyPair, Process, plain_keys
 from tests.support.rooms import ALICE, BOB
-from tests.support.web import Answer
+from tests.support.web import WebResponse
 
 MASTER_KEY = KeyPair.of_user(ALICE, 1)
 SELF_SIGNING_KEY = KeyPair.of_user(ALICE, 2)
@@ -25,7 +25,7 @@ def first_keys() -> JsonObject:
     }
 
 
-async def upload(server: Process, token: str, keys: JsonObject) -> Answer:
+async def upload(server: Process, token: str, keys: JsonObject) -> WebResponse:
     return await server.client.post(f"{V3}/keys/device_signing/upload", keys, token=token)
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from tests.support.devices import V3, Process, one_time_keys, plain_keys
 from tests.support.rooms import ALICE, BOB
-from tests.support.web import Answer
+from tests.support.web import WebResponse
 
 PATH = "/_matrix/client/unstable/org.matrix.msc3814.v1/dehydrated_device"
 
@@ -29,7 +29,7 @@ async def alice(server: Process) -> str:
     return await server.device(ALICE, "PHONE")
 
 
-async def put(server: Process, token: str, body: Any) -> Answer:
+async def put(server: Process, token: str, body: Any) -> WebResponse:
     return await server.client.put(PATH, body, token=token)
 
 

@@ -14,7 +14,7 @@ from hs.repl.inproc import InProcHub
 from hs.repl.ownership import Topology
 from hs.services.devices.device_list_writer import NewSignature
 from hs.services.rooms.append.event_builder import random_opaque
-from hs.services.sync.sliding.request import ExtensionAsked, ExtensionsAsked
+from hs.services.sync.sliding.request import ScopedExtensionRequest, SlidingExtensionsRequest
 from hs.storage.database import Database
 from tests.support.devices import V3, Process, make_process, open_devices, plain_keys
 from tests.support.rooms import ALICE, BOB, CAROL, make_world
@@ -171,7 +171,7 @@ async def test_device_change_wakes_long_polls_of_users_in_shared_rooms(
 
 async def test_sliding_sync_contains_device_lists(server: Process, token: str) -> None:
     room_id = await server.world.create_room(ALICE, join=[BOB, CAROL])
-    extensions = ExtensionsAsked(e2ee=ExtensionAsked(enabled=True))
+    extensions = SlidingExtensionsRequest(e2ee=ScopedExtensionRequest(enabled=True))
     first = await server.slide(ALICE, "PHONE", extensions)
 
     await server.device(BOB, "TABLET")

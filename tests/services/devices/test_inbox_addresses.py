@@ -10,7 +10,7 @@ from hs.services.devices.inbox_addresses import MAX_DEVICES_PER_USER, InboxAddre
 from hs.storage import stream_log
 from hs.storage.database import Database
 from hs.storage.devices import devices, to_device
-from tests.support.counting import Count, CountingDatabase
+from tests.support.counting import CountingDatabase, QueryCount
 from tests.support.devices import Process, open_devices
 from tests.support.rooms import ALICE, BOB
 
@@ -79,7 +79,7 @@ def test_users_with_very_many_devices_are_not_cached() -> None:
 
 
 async def test_second_message_to_several_devices_does_not_read_devices(database: Database) -> None:
-    count = Count()
+    count = QueryCount()
     counting: Any = CountingDatabase(database, count)
     async with open_devices(counting) as server:
         phone = await server.device(ALICE, "PHONE")
@@ -109,7 +109,7 @@ async def test_forget_of_a_replaced_writer_is_not_committed(database: Database) 
         await delete_device_with_replaced_writer(database)
 
     assert error.group_contains(WriterReplaced)
-    assert await database.read(to_device.closed, 1) == [ALICE]
+    assert await database.read(to_device.users_with_closed_inboxes, 1) == [ALICE]
 
 
 async def test_recreated_device_receives_messages_at_every_stage(server: Process) -> None:

@@ -10,7 +10,7 @@ from hs.core.streams import TO_DEVICE
 from hs.services.devices import inbox_writer
 from hs.services.devices.inbox_addresses import DeviceAddress
 from hs.services.devices.inbox_writer import MAX_CARRIED_BYTES, ToDeviceRequest
-from hs.services.devices.inboxes import MAX_LATEST, Inboxes
+from hs.services.devices.inboxes import MAX_LATEST, InboxReader
 from hs.storage.devices import to_device
 from tests.support.devices import Process
 from tests.support.rooms import ALICE, BOB
@@ -38,14 +38,14 @@ async def send(server: Process, txn_ids: Counter, *bodies: str, to: UserID = BOB
 
 async def stored(server: Process, user_id: UserID = BOB) -> list[str]:
     messages = await server.world.database.read(
-        to_device.pending, user_id, "TABLET", 0, FOREVER, 10_000
+        to_device.pending_messages, user_id, "TABLET", 0, FOREVER, 10_000
     )
     return [message.decode() for _, message in messages]
 
 
 async def page(
     server: Process,
-    inboxes: Inboxes,
+    inboxes: InboxReader,
     after: int = 0,
     user_id: UserID = BOB,
     began: int = FOREVER,
@@ -62,16 +62,16 @@ def txn_ids() -> Counter:
 
 
 @pytest.fixture
-async def inboxes(server: Process) -> Inboxes:
+async def inboxes(server: Process) -> InboxReader:
     """Inboxes that delete acknowledged messages only when `delete` is called."""
-    inboxes = Inboxes(server.world.database, server.world.feed, is_alone=True)
+    inboxes = InboxReader(server.world.database, server.world.feed, is_alone=True)
     await server.device(ALICE, "TABLET")
     await server.device(BOB, "TABLET")
     return inboxes
 
 
 async def test_acknowledged_messages_are_not_returned_before_their_deletion(
-    server: Process, txn_ids: Counter, inboxes: Inboxes
+    server: Process, txn_ids: Counter, inboxes: InboxReader
 ) -> None:
     await send(server, txn_ids, "1", "2")
     first, reached = await page(server, inboxes)
@@ -88,7 +88,7 @@ async def test_acknowledged_messages_are_not_returned_before_their_deletion(
 
 
 async def test_acknowledged_messages_are_deleted_at_shutdown(
-    server: Process, txn_ids: Counter, inboxes: Inboxes
+    server: Process, txn_ids: Counter, inboxes: InboxReader
 ) -> None:
     await send(server, txn_ids, "1")
     _, reached = await page(server, inboxes)
@@ -102,7 +102,7 @@ async def test_acknowledged_messages_are_deleted_at_shutdown(
 
 
 async def test_future_messages_cannot_be_acknowledged(
-    server: Process, txn_ids: Counter, inboxes: Inboxes
+    server: Process, txn_ids: Counter, inboxes: InboxReader
 ) -> None:
     await send(server, txn_ids, "1")
     await page(server, inboxes)
@@ -115,7 +115,7 @@ async def test_future_messages_cannot_be_acknowledged(
     assert (await page(server, inboxes))[0] == ["2"]
 
 
-class NotifyingInboxes(Inboxes):
+class NotifyingInboxes(InboxReader):
     """Inboxes that signal deletions."""
 
     deleted = trio.Event()
@@ -150,7 +150,7 @@ async def test_acknowledged_messages_are_deleted_by_the_duty(
 
 
 async def test_waiting_device_gets_its_next_messages_from_the_cache(
-    server: Process, txn_ids: Counter, inboxes: Inboxes
+    server: Process, txn_ids: Counter, inboxes: InboxReader
 ) -> None:
     await page(server, inboxes)
     await send(server, txn_ids, "1", "2")
@@ -161,10 +161,10 @@ async def test_waiting_device_gets_its_next_messages_from_the_cache(
 
 
 async def test_initial_request_does_not_return_messages_acknowledged_to_another_process(
-    server: Process, txn_ids: Counter, inboxes: Inboxes
+    server: Process, txn_ids: Counter, inboxes: InboxReader
 ) -> None:
     first_process, second_process = (
-        Inboxes(server.world.database, server.world.feed) for _ in range(2)
+        InboxReader(server.world.database, server.world.feed) for _ in range(2)
     )
     for inboxes in (first_process, second_process):
         await page(server, inboxes)
@@ -181,10 +181,10 @@ async def test_initial_request_does_not_return_messages_acknowledged_to_another_
 
 
 async def test_older_token_does_not_return_messages_acknowledged_to_another_process(
-    server: Process, txn_ids: Counter, inboxes: Inboxes
+    server: Process, txn_ids: Counter, inboxes: InboxReader
 ) -> None:
     first_process, second_process = (
-        Inboxes(server.world.database, server.world.feed) for _ in range(2)
+        InboxReader(server.world.database, server.world.feed) for _ in range(2)
     )
     await send(server, txn_ids, "0")
     _, old_token = await page(server, first_process)
@@ -201,7 +201,7 @@ async def test_older_token_does_not_return_messages_acknowledged_to_another_proc
 
 
 async def test_recreated_device_does_not_get_messages_of_the_deleted_one(
-    server: Process, txn_ids: Counter, inboxes: Inboxes
+    server: Process, txn_ids: Counter, inboxes: InboxReader
 ) -> None:
     await page(server, inboxes)
     await send(server, txn_ids, "old")
@@ -217,14 +217,14 @@ async def test_recreated_device_does_not_get_messages_of_the_deleted_one(
 async def test_cache_and_database_return_the_same_messages(
     server: Process,
     txn_ids: Counter,
-    inboxes: Inboxes,
+    inboxes: InboxReader,
     seed: int,
     min_bundled: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(inbox_writer, "MIN_BUNDLED", min_bundled)
     generator = random.Random(seed)
-    second_inboxes = Inboxes(server.world.database, server.world.feed)
+    second_inboxes = InboxReader(server.world.database, server.world.feed)
     sent: list[str] = []
     received: list[str] = []
     token = 0
@@ -245,7 +245,7 @@ async def test_cache_and_database_return_the_same_messages(
                 nursery.start_soon(send, server, txn_ids, f"{len(sent)}")
             sent.append(f"{len(sent)}")
         elif action < 0.7:
-            restarted = Inboxes(server.world.database, server.world.feed)
+            restarted = InboxReader(server.world.database, server.world.feed)
             assert await page(server, restarted, token) == await page(server, inboxes, token)
         else:
             # As /sync does: the token acknowledges what was returned before.
@@ -270,7 +270,7 @@ async def test_cache_and_database_return_the_same_messages(
 
 
 async def test_request_may_contain_several_messages_for_a_device(
-    server: Process, txn_ids: Counter, inboxes: Inboxes
+    server: Process, txn_ids: Counter, inboxes: InboxReader
 ) -> None:
     await page(server, inboxes)
     request = ToDeviceRequest(ALICE, "PHONE", "m.test", txn_ids.next())

@@ -10,7 +10,7 @@ from hs.services.devices.key_backup import is_better
 from hs.storage.devices.key_backup import SessionRecord
 from tests.support.devices import V3, Process
 from tests.support.rooms import ALICE, BOB
-from tests.support.web import Answer
+from tests.support.web import WebResponse
 
 ALGORITHM = "m.megolm_backup.v1.curve25519-aes-sha2"
 KEYS = f"{V3}/room_keys/keys"
@@ -40,17 +40,17 @@ class Backup:
         version: str = answer.json["version"]
         return version
 
-    async def put(self, path: str, version: str | None, body: Any) -> Answer:
+    async def put(self, path: str, version: str | None, body: Any) -> WebResponse:
         query = {} if version is None else {"version": version}
         return await self.client.put(KEYS + path, body, token=self.token, query=query)
 
-    async def get(self, path: str, version: str) -> Answer:
+    async def get(self, path: str, version: str) -> WebResponse:
         return await self.client.get(KEYS + path, token=self.token, query={"version": version})
 
-    async def delete(self, path: str, version: str) -> Answer:
+    async def delete(self, path: str, version: str) -> WebResponse:
         return await self.client.delete(KEYS + path, token=self.token, query={"version": version})
 
-    async def info(self, version: str = "") -> Answer:
+    async def info(self, version: str = "") -> WebResponse:
         return await self.client.get(f"{VERSION}/{version}".rstrip("/"), token=self.token)
 
 
@@ -175,7 +175,7 @@ async def test_deleted_version_stays_deleted(backup: Backup) -> None:
 async def test_only_auth_data_of_a_version_can_be_changed(backup: Backup) -> None:
     version = await backup.create()
 
-    async def update(**extra: Any) -> Answer:
+    async def update(**extra: Any) -> WebResponse:
         body = {"algorithm": ALGORITHM, "auth_data": {"public_key": "new"}, **extra}
         return await backup.client.put(f"{VERSION}/{version}", body, token=backup.token)
 

@@ -9,7 +9,7 @@ from hs.core.streams import TO_DEVICE
 from hs.services.devices import inbox_writer
 from hs.services.devices.inbox_addresses import DeviceAddress
 from hs.services.devices.inbox_writer import ToDeviceRequest
-from hs.services.devices.inboxes import Inboxes
+from hs.services.devices.inboxes import InboxReader
 from hs.storage.database import Tx
 from hs.storage.devices import inbox_reads, to_device
 from tests.support.devices import Process
@@ -52,7 +52,7 @@ class Crowd:
         stored = []
         for device_id in self.devices:
             pending = await self.server.world.database.read(
-                to_device.pending, self.owner(device_id), device_id, 0, FOREVER, 10_000
+                to_device.pending_messages, self.owner(device_id), device_id, 0, FOREVER, 10_000
             )
             stored.append([message.decode() for _, message in pending])
         return stored
@@ -71,7 +71,7 @@ class Crowd:
         return await self.server.world.database.read(count)
 
 
-async def received(server: Process, inboxes: Inboxes) -> list[str]:
+async def received(server: Process, inboxes: InboxReader) -> list[str]:
     """Return the messages that Bob's tablet receives."""
     upto = server.world.feed.position(TO_DEVICE).most()
     messages, _ = await inboxes.messages(BOB, "TABLET", 0, upto, upto)
@@ -104,7 +104,7 @@ async def test_acknowledged_message_is_deleted_before_and_after_unpacking(
     crowd: Crowd, when: str
 ) -> None:
     server = crowd.server
-    inboxes = Inboxes(server.world.database, server.world.feed)
+    inboxes = InboxReader(server.world.database, server.world.feed)
     first = await crowd.send("1")
     await crowd.send("2")
     await received(server, inboxes)
@@ -114,7 +114,7 @@ async def test_acknowledged_message_is_deleted_before_and_after_unpacking(
     await server.filer.unpack(FOREVER)
     await inboxes.delete()
 
-    restarted = Inboxes(server.world.database, server.world.feed)
+    restarted = InboxReader(server.world.database, server.world.feed)
 
     assert await crowd.counted() == (0, 19)
     assert await received(server, restarted) == ["2 to TABLET"]
@@ -125,14 +125,14 @@ async def test_message_acknowledged_during_unpacking_is_not_returned(
     crowd: Crowd,
 ) -> None:
     server = crowd.server
-    inboxes = Inboxes(server.world.database, server.world.feed, is_alone=True)
+    inboxes = InboxReader(server.world.database, server.world.feed, is_alone=True)
     number = await crowd.send("1")
     await received(server, inboxes)
     await server.filer.unpack(FOREVER)
     # As if the message had been unpacked by a transaction that did not see the acknowledgement.
-    await server.world.database.write(inbox_reads.mark, [(BOB, "TABLET", number)])
+    await server.world.database.write(inbox_reads.record_reads, [(BOB, "TABLET", number)])
 
-    restarted = Inboxes(server.world.database, server.world.feed)
+    restarted = InboxReader(server.world.database, server.world.feed)
 
     assert (await crowd.stored())[TABLET] == []
     assert await received(server, restarted) == []
@@ -235,7 +235,7 @@ async def test_pages_continue_from_unpacked_messages_to_bundles(crowd: Crowd) ->
     after = 0
     for _ in range(4):
         page = await crowd.server.world.database.read(
-            to_device.pending, BOB, "TABLET", after, FOREVER, 2
+            to_device.pending_messages, BOB, "TABLET", after, FOREVER, 2
         )
         pages.append([message for _, message in page])
         after = page[-1][0] if page else after
@@ -253,7 +253,7 @@ async def test_leftover_messages_are_deleted_by_the_cleanup(crowd: Crowd) -> Non
     first = await crowd.send("1")
     await crowd.send("2")
     await server.filer.unpack(FOREVER)
-    await server.world.database.write(inbox_reads.mark, [(BOB, "TABLET", first)])
+    await server.world.database.write(inbox_reads.record_reads, [(BOB, "TABLET", first)])
 
     async def delete_phone(tx: Tx) -> None:
         await tx.execute("DELETE FROM devices WHERE device_id = 'PHONE0'")
@@ -273,7 +273,7 @@ async def test_devices_with_messages_are_found_before_and_after_unpacking(crowd:
     bundled = await database.read(to_device.devices_with_messages)
     await server.filer.unpack(FOREVER)
     unpacked = await database.read(to_device.devices_with_messages)
-    await database.write(inbox_reads.mark, [(BOB, "TABLET", first)])
+    await database.write(inbox_reads.record_reads, [(BOB, "TABLET", first)])
 
     all_devices = {(crowd.owner(device_id), device_id) for device_id in crowd.devices}
     assert {*bundled} == {*unpacked} == all_devices

@@ -9,9 +9,9 @@ import pytest
 from hs.core.streams import TO_DEVICE
 from hs.core.tokens import SyncToken
 from hs.services.devices.inbox_writer import ToDeviceRequest
-from hs.services.devices.inboxes import Inboxes
-from hs.services.sync.encryption_section import Encryption
-from tests.support.counting import Count, CountingDatabase
+from hs.services.devices.inboxes import InboxReader
+from hs.services.sync.encryption_section import EncryptionSection
+from tests.support.counting import CountingDatabase, QueryCount
 from tests.support.devices import Process
 from tests.support.rooms import ALICE, BOB
 
@@ -21,9 +21,9 @@ class Tablet:
     """A device and the services of several processes that answer it."""
 
     server: Process
-    count: Count
-    inboxes: list[Inboxes]
-    processes: list[Encryption]
+    count: QueryCount
+    inboxes: list[InboxReader]
+    processes: list[EncryptionSection]
     sent: int = 0
 
     async def send(self) -> None:
@@ -45,7 +45,7 @@ class Tablet:
         Return the numbers of the messages, and the next token.
         """
         now = self.now()
-        page = await self.processes[process].messages(
+        page = await self.processes[process].to_device_page(
             BOB, "TABLET", after, now, began or now, limit
         )
         return [int(message) for message in page.events], page.reached
@@ -54,16 +54,16 @@ class Tablet:
 @pytest.fixture
 async def tablet(server: Process) -> Tablet:
     """A device that is served by three processes."""
-    count = Count()
+    count = QueryCount()
     database: Any = CountingDatabase(server.world.database, count)
     lists, keys = server.device_lists, server.one_time_keys
-    inboxes = [Inboxes(database, server.world.feed) for _ in range(3)]
+    inboxes = [InboxReader(database, server.world.feed) for _ in range(3)]
     await server.device(BOB, "TABLET")
     tablet = Tablet(
         server,
         count,
         inboxes,
-        [Encryption(process_inboxes, lists, keys) for process_inboxes in inboxes],
+        [EncryptionSection(process_inboxes, lists, keys) for process_inboxes in inboxes],
     )
     for process in range(3):
         await tablet.request_messages(process, 0)

@@ -12,7 +12,7 @@ from hs.repl.rpc import rpc_methods
 from hs.services.devices.device_list_writer import DeviceListWriter
 from hs.services.devices.inbox_writer import InboxWriter
 from hs.services.rooms.append.event_builder import random_opaque
-from hs.services.sync.sliding.request import ExtensionsAsked, ToDeviceAsked
+from hs.services.sync.sliding.request import SlidingExtensionsRequest, ToDeviceExtensionRequest
 from hs.storage.database import Database
 from tests.support.devices import (
     V3,
@@ -25,7 +25,7 @@ from tests.support.devices import (
 )
 from tests.support.rooms import ALICE, BOB, make_world
 
-MESSAGES = ExtensionsAsked(to_device=ToDeviceAsked(True))
+MESSAGES = SlidingExtensionsRequest(to_device=ToDeviceExtensionRequest(True))
 
 Pair = tuple[Process, Process]
 
@@ -110,7 +110,9 @@ async def test_old_token_does_not_return_messages_acknowledged_to_another_proces
     await owner.send(phone, "t1", {ALICE: {"PHONE": {"body": "before"}}})
     old_token = (await reader.sync(ALICE, "PHONE"))["next_batch"]
     sliding = await reader.slide(ALICE, "PHONE", MESSAGES)
-    messages = attrs.evolve(MESSAGES, to_device=ToDeviceAsked(True, since=next_batch_of(sliding)))
+    messages = attrs.evolve(
+        MESSAGES, to_device=ToDeviceExtensionRequest(True, since=next_batch_of(sliding))
+    )
     await owner.sync(ALICE, "PHONE", old_token)
     await owner.send(phone, "t2", {ALICE: {"PHONE": {"body": "once"}}})
 

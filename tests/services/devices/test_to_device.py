@@ -6,7 +6,11 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from hs.services.sync.sliding.request import ExtensionAsked, ExtensionsAsked, ToDeviceAsked
+from hs.services.sync.sliding.request import (
+    ScopedExtensionRequest,
+    SlidingExtensionsRequest,
+    ToDeviceExtensionRequest,
+)
 from hs.storage.devices import devices
 from tests.support.devices import Process
 from tests.support.rooms import ALICE, BOB, ZOE
@@ -188,9 +192,9 @@ async def test_sliding_sync_paginates_messages_by_its_own_token(server: Process)
         await server.send(phone, f"t{n}", {BOB: {"TABLET": text(f"m{n}")}})
 
     async def ask(since: str | None, pos: str | None) -> Any:
-        extensions = ExtensionsAsked(
-            to_device=ToDeviceAsked(enabled=True, since=since, limit=2),
-            e2ee=ExtensionAsked(enabled=True),
+        extensions = SlidingExtensionsRequest(
+            to_device=ToDeviceExtensionRequest(enabled=True, since=since, limit=2),
+            e2ee=ScopedExtensionRequest(enabled=True),
         )
         return await server.slide(BOB, "TABLET", extensions, pos)
 

@@ -16,7 +16,7 @@ from hs.settings.sections.features import UserDirectorySettings
 from hs.storage.accounts import profiles
 from hs.storage.database import Database, DatabaseUnavailable, Tx
 from hs.storage.directory import user_directory
-from hs.storage.directory.user_directory import ListedUser
+from hs.storage.directory.user_directory import DirectoryUser
 from tests.support.rooms import ALICE, BOB, CAROL, SERVER, World, open_world
 
 ADD_USER = "INSERT INTO users (user_id, created_ms) VALUES ($1, 0)"
@@ -26,7 +26,7 @@ DEACTIVATE = "UPDATE users SET is_deactivated = 1 WHERE user_id = $1"
 async def add_user(tx: Tx, user_id: str, name: str | None) -> None:
     await tx.execute(ADD_USER, user_id)
     if name is not None:
-        await profiles.put(tx, user_id, "displayname", name)
+        await profiles.set_field(tx, user_id, "displayname", name)
 
 
 async def deactivate(tx: Tx, user_id: str) -> None:
@@ -111,7 +111,7 @@ async def test_new_display_name_is_found(database: Database) -> None:
         await scene.world.create_room(ALICE, join=[CAROL])
         await scene.updater.catch_up()
 
-        await database.write(profiles.put, CAROL, "displayname", "Lewis")
+        await database.write(profiles.set_field, CAROL, "displayname", "Lewis")
         scene.world.feed.deliver(Batch(CACHES, "main", 0, 1, [(1, CacheRow("profiles", (CAROL,)))]))
 
         assert await scene.found_ids(ALICE, "lewis") == [CAROL]
@@ -123,7 +123,7 @@ async def test_new_name_is_found_after_the_database_was_unavailable(
     async with open_scene(database) as scene:
         await scene.world.create_room(ALICE, join=[CAROL])
         await scene.updater.catch_up()
-        await database.write(profiles.put, CAROL, "displayname", "Lewis")
+        await database.write(profiles.set_field, CAROL, "displayname", "Lewis")
         scene.world.feed.deliver(Batch(CACHES, "main", 0, 1, [(1, CacheRow("profiles", (CAROL,)))]))
         with monkeypatch.context() as patch:
             patch.setattr(user_directory, "put", be_unavailable)
@@ -133,7 +133,7 @@ async def test_new_name_is_found_after_the_database_was_unavailable(
         assert await scene.found_ids(ALICE, "lewis") == [CAROL]
 
 
-async def be_unavailable(tx: Tx, users: list[ListedUser], position: int | None) -> None:
+async def be_unavailable(tx: Tx, users: list[DirectoryUser], position: int | None) -> None:
     raise DatabaseUnavailable("away")
 
 

@@ -14,7 +14,7 @@ from hs.core.requester import Requester
 from hs.core.streams import EVENTS, PRESENCE, EventRow, PresenceRow
 from hs.lib.clock import FixedClock
 from hs.repl.feed import Batch, Feed
-from hs.repl.inproc import alone
+from hs.repl.inproc import local_transport
 from hs.repl.memory_writer import MemoryWriter, epoch_at
 from hs.services.ephemeral.presence import PresenceService
 from hs.services.ephemeral.presence_states import PresenceStates
@@ -66,7 +66,7 @@ class Scene:
 
 def make_scene(database: Database, settings: PresenceSettings = SETTINGS) -> Scene:
     feed, clock = Feed(), FixedClock()
-    stream = MemoryWriter(PRESENCE, "main", alone(feed), epoch_at(clock.now_ms()))
+    stream = MemoryWriter(PRESENCE, "main", local_transport(feed), epoch_at(clock.now_ms()))
     stream.attach()
     states = PresenceStates(database, feed)
     writer = LocalPresenceWriter(stream, database, settings, clock)

@@ -14,7 +14,7 @@ from hs.core.events import event_types
 from hs.core.ids import EventID, RoomID, UserID
 from hs.core.requester import Requester
 from hs.core.streams import RECEIPTS, ReceiptRow
-from hs.repl.inproc import alone
+from hs.repl.inproc import local_transport
 from hs.repl.writers import TableWriter
 from hs.services.ephemeral.read_markers import ReadingService
 from hs.services.ephemeral.receipts import Receipts, ReceiptTable
@@ -71,7 +71,9 @@ class Scene:
 @asynccontextmanager
 async def open_scene(database: Database) -> AsyncIterator[Scene]:
     async with open_world(database) as world, trio.open_nursery() as nursery:
-        writer = TableWriter(RECEIPTS, "main", database, alone(world.feed), world.clock.now_ms)
+        writer = TableWriter(
+            RECEIPTS, "main", database, local_transport(world.feed), world.clock.now_ms
+        )
         receipts = Receipts(database, world.feed)
         members = Memberships(database, world.feed, SERVER)
         await nursery.start(writer.run)

@@ -10,7 +10,7 @@ from hs.core.ids import RoomID, UserID
 from hs.core.requester import Requester
 from hs.core.streams import EVENTS, TYPING, EventRow, TypingRow
 from hs.repl.feed import Batch, Feed
-from hs.repl.inproc import alone
+from hs.repl.inproc import local_transport
 from hs.repl.memory_writer import MemoryWriter
 from hs.services.ephemeral.typing_notifications import (
     ENDED_KEPT_S,
@@ -48,7 +48,7 @@ class Typing:
     def __init__(self, database: Database) -> None:
         self.now_s = 0.0
         self.feed = Feed()
-        stream = MemoryWriter(TYPING, "main", alone(self.feed), EPOCH)
+        stream = MemoryWriter(TYPING, "main", local_transport(self.feed), EPOCH)
         stream.attach()
         self.users = TypingUsers(self.feed)
         self.writer = LocalTypingWriter(stream, self.feed, database, lambda: self.now_s)
@@ -110,7 +110,7 @@ async def test_duty_ends_typing_after_the_timeout(
     inline_database: Database, autojump_clock: trio.testing.MockClock
 ) -> None:
     feed = Feed()
-    stream = MemoryWriter(TYPING, "main", alone(feed), EPOCH)
+    stream = MemoryWriter(TYPING, "main", local_transport(feed), EPOCH)
     users = TypingUsers(feed)
     writer = LocalTypingWriter(stream, feed, inline_database)
     async with trio.open_nursery() as nursery:

@@ -12,7 +12,7 @@ import trio
 from hs.core.errors import NotFound
 from hs.lib.s3 import S3Bucket
 from hs.services.media.content_stores import ContentStore, FolderStore, ProviderStore
-from hs.settings.sections.media import S3Settings
+from hs.settings.sections.media import S3ProviderSettings
 from hs.storage.database import Database
 from hs.storage.media import media_files
 from tests.support.media import SERVER, MediaWorld, open_media
@@ -56,7 +56,7 @@ def bucket(url: str, name: str, *, exists: bool) -> S3Bucket:
         access_key_id="key",
         secret_access_key="secret",
         session_token=None,
-        storage_class=S3Settings().storage_class,
+        storage_class=S3ProviderSettings().storage_class,
         threads=4,
     )
 
@@ -119,7 +119,7 @@ async def test_copies_are_made_in_the_background(
         assert stored.location is not None
         with trio.fail_after(60):
             while True:
-                if not await database.read(media_files.uncopied, SERVER, 1):
+                if not await database.read(media_files.list_uncopied, SERVER, 1):
                     break
                 await trio.sleep(0.01)
 
@@ -157,13 +157,13 @@ async def test_missing_copies_are_made_by_the_cleanup(database: Database, tmp_pa
         stored = await world.store(b"content")
         assert stored.location is not None
         await trio.testing.wait_all_tasks_blocked()
-        uncopied = await database.read(media_files.uncopied, SERVER, 5)
+        uncopied = await database.read(media_files.list_uncopied, SERVER, 5)
         store.is_unavailable = False
         await world.upkeep.clean_up()
 
         assert uncopied == [(stored.location, True)]
         assert await store.fetch(stored.location, tmp_path / "again")
-        assert await database.read(media_files.uncopied, SERVER, 5) == []
+        assert await database.read(media_files.list_uncopied, SERVER, 5) == []
 
 
 async def test_upload_fails_while_a_synchronous_provider_is_unavailable(

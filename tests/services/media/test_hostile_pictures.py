@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from hs.lib.sandbox.picture_jobs import DRAW, Box, PictureJob, encode, read_report
-from hs.lib.sandbox.pool import FaultKind, Sandbox, SandboxFault
+from hs.lib.sandbox.picture_jobs import DRAW, PictureJob, ThumbnailBox, encode, read_report
+from hs.lib.sandbox.pool import Sandbox, SandboxFault, SandboxFaultKind
 from tests.support.damage import damaged, good_archives, good_pictures
 
 SEED = 20_261_124
@@ -21,7 +21,11 @@ MAX_USUAL_BYTES = 200 << 20
 CHECK_MEMORY_EVERY = 50
 MAX_PIXELS = 4 << 20
 LIMIT_S = 60.0
-BOXES = (Box(32, 32, "crop"), Box(320, 240, "scale"), Box(64, 64, "scale", is_animated=True))
+BOXES = (
+    ThumbnailBox(32, 32, "crop"),
+    ThumbnailBox(320, 240, "scale"),
+    ThumbnailBox(64, 64, "scale", is_animated=True),
+)
 
 
 @pytest.fixture
@@ -33,12 +37,12 @@ async def sandbox() -> AsyncIterator[Sandbox]:
 
 async def process_damaged(
     sandbox: Sandbox, folder: Path, count: int
-) -> dict[FaultKind | None, int]:
+) -> dict[SandboxFaultKind | None, int]:
     """Generate thumbnails of damaged pictures and archives; return the number of each outcome."""
     rng = random.Random(SEED)
     contents = [*good_pictures(rng), *good_archives(rng)]
     path = folder / "picture"
-    outcomes: dict[FaultKind | None, int] = {}
+    outcomes: dict[SandboxFaultKind | None, int] = {}
     for number in range(1, count + 1):
         path.write_bytes(damaged(rng, contents))
         outcome = await outcome_of(sandbox, path)
@@ -49,7 +53,7 @@ async def process_damaged(
     return outcomes
 
 
-async def outcome_of(sandbox: Sandbox, path: Path) -> FaultKind | None:
+async def outcome_of(sandbox: Sandbox, path: Path) -> SandboxFaultKind | None:
     """Generate thumbnails; return the kind of fault, or None if there was none."""
     job = encode(PictureJob(str(path), MAX_PIXELS, BOXES))
     try:
@@ -75,7 +79,7 @@ async def test_damaged_pictures_do_not_crash_the_sandbox(
     outcomes = await process_damaged(sandbox, tmp_path, count)
 
     assert sum(outcomes.values()) == count
-    assert outcomes.keys() <= {None, FaultKind.FAILED, FaultKind.MEMORY}
+    assert outcomes.keys() <= {None, SandboxFaultKind.FAILED, SandboxFaultKind.MEMORY}
     assert len(outcomes) > 1
 
 
@@ -130,6 +134,11 @@ async def test_decompression_bombs_stay_within_the_limits(
 
     outcome = await outcome_of(sandbox, path)
 
-    assert outcome in (None, FaultKind.FAILED, FaultKind.MEMORY, FaultKind.TIMED_OUT)
+    assert outcome in (
+        None,
+        SandboxFaultKind.FAILED,
+        SandboxFaultKind.MEMORY,
+        SandboxFaultKind.TIMED_OUT,
+    )
     assert await outcome_of(sandbox, good) is None
     assert await peak_bytes(sandbox) < MEMORY_BYTES

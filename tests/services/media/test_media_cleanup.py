@@ -17,7 +17,7 @@ from hs.core.ids import UserID
 from hs.lib import files
 from hs.services.media.media_folder import MediaFolder
 from hs.services.media.synapse_media_folder import synapse_location
-from hs.settings.sections.media import Retention
+from hs.settings.sections.media import MediaRetentionSettings
 from hs.storage.database import Database
 from tests.support.media import SERVER, MediaWorld, open_media, parts_of, picture
 
@@ -92,7 +92,7 @@ async def test_file_uploaded_again_before_the_cleanup_is_kept(world: MediaWorld)
 
 
 async def test_retention_deletes_unused_media(database: Database, tmp_path: Path) -> None:
-    retention = Retention(local_media_lifetime=10 * HOUR_MS)
+    retention = MediaRetentionSettings(local_media_lifetime=10 * HOUR_MS)
     async with open_media(database, tmp_path, media_retention=retention) as world:
         unused, used = await world.store(b"unused"), await world.store(b"used")
         world.clock.advance(6 * HOUR_MS)
@@ -111,12 +111,12 @@ async def test_retention_deletes_unused_media(database: Database, tmp_path: Path
 
 async def test_expired_addresses_are_deleted(world: MediaWorld) -> None:
     for _ in range(5):
-        await world.repository.announce(world.alice)
+        await world.repository.create(world.alice)
     world.clock.advance(25 * HOUR_MS)
 
     await world.upkeep.clean_up()
 
-    assert await world.repository.announce(world.alice)
+    assert await world.repository.create(world.alice)
 
 
 async def test_files_left_by_a_crash_are_deleted_after_a_day(world: MediaWorld) -> None:

@@ -11,7 +11,7 @@ import trio
 from hs.core.errors import MatrixError, NotFound
 from hs.core.ids import ServerName
 from hs.services.media.remote_media import RemoteContent
-from hs.settings.sections.media import Retention
+from hs.settings.sections.media import MediaRetentionSettings
 from hs.storage.database import Database
 from tests.support.media import open_media, parts_of
 
@@ -100,7 +100,7 @@ async def test_remote_media_above_the_limit_is_not_stored(
 
 
 async def test_remote_media_has_its_own_retention(database: Database, tmp_path: Path) -> None:
-    remote, retention = RemoteServer(), Retention(remote_media_lifetime=HOUR_MS)
+    remote, retention = RemoteServer(), MediaRetentionSettings(remote_media_lifetime=HOUR_MS)
     async with open_media(database, tmp_path, remote=remote, media_retention=retention) as world:
         own = await world.store(b"our own")
         await world.repository.find(REMOTE, "abc", 0, has_token=True)

@@ -7,15 +7,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hs.lib.sandbox.picture_jobs import Method, thumbnail_size
-from hs.services.media.thumbnail_sizes import Wanted, choose_thumbnail
+from hs.services.media.thumbnail_sizes import RequestedThumbnail, choose_thumbnail
 from hs.settings.sections.media import MediaSettings
-from hs.storage.media.media_files import Picture
+from hs.storage.media.media_files import ImageProperties
 
 CONFIGURED = MediaSettings().thumbnail_sizes
 sides = st.integers(20, 3000)
 
 
-def thumbnail_size_for(picture: Picture, request: Wanted, *, is_exact: bool) -> tuple[int, int]:
+def thumbnail_size_for(
+    picture: ImageProperties, request: RequestedThumbnail, *, is_exact: bool
+) -> tuple[int, int]:
     size = (picture.width, picture.height)
     box = choose_thumbnail(picture, request, CONFIGURED, is_exact)
     return size if box is None else thumbnail_size(size, box)
@@ -30,10 +32,10 @@ def test_thumbnail_is_at_least_as_large_as_requested_or_possible(
     method: Method,
     is_exact: bool,
 ) -> None:
-    picture = Picture("image/png", width, height, is_animated=False)
+    picture = ImageProperties("image/png", width, height, is_animated=False)
 
     actual_width, actual_height = thumbnail_size_for(
-        picture, Wanted(requested_width, requested_height, method), is_exact=is_exact
+        picture, RequestedThumbnail(requested_width, requested_height, method), is_exact=is_exact
     )
 
     assert actual_width <= width
@@ -50,9 +52,9 @@ def test_thumbnail_is_at_least_as_large_as_requested_or_possible(
 
 
 def test_configured_crop_that_would_be_too_small_is_not_chosen() -> None:
-    banner = Picture("image/png", 500, 90, is_animated=False)
+    banner = ImageProperties("image/png", 500, 90, is_animated=False)
 
-    width, height = thumbnail_size_for(banner, Wanted(96, 60, "crop"), is_exact=False)
+    width, height = thumbnail_size_for(banner, RequestedThumbnail(96, 60, "crop"), is_exact=False)
 
     assert (width, height) >= (96, 60)
     assert height >= 60

@@ -18,16 +18,21 @@ from hs.lib.sandbox.pool import Sandbox
 from hs.nursery.wiring.http_clients import address_rules
 from hs.services.previews.oembed import parse_providers
 from hs.services.previews.preview_builder import SLOW_HOST_S, PreviewBuilder
-from hs.services.previews.preview_cache import FAULT_LIFE_S, MAX_CONCURRENT, MAX_WAITING, Previews
+from hs.services.previews.preview_cache import (
+    FAULT_LIFE_S,
+    MAX_CONCURRENT,
+    MAX_WAITING,
+    UrlPreviews,
+)
 from hs.services.previews.preview_fetcher import NotFetched, PreviewFetcher
 from hs.services.previews.preview_images import UNUSED_LIFE_MS, PreviewImages
 from hs.settings.errors import Origin
-from hs.settings.kinds import At
+from hs.settings.kinds import ConfigLocation
 from hs.settings.sections.outgoing import PRIVATE_NETWORKS
 from hs.settings.sections.previews import URL_RULES
 from hs.storage.database import Database
 from tests.support.media import MediaWorld, open_media, picture
-from tests.support.sites import Asked, Page, Site, open_site
+from tests.support.sites import Site, SiteRequest, SiteResponse, open_site
 
 MAX_BYTES = 1 << 20
 # Enough to parse a page even on a slow machine.
@@ -43,7 +48,7 @@ class World:
 
     site: Site
     media: MediaWorld
-    previews: Previews
+    previews: UrlPreviews
     sandbox: Sandbox
 
     async def preview_of(self, path: str) -> dict[str, Any]:
@@ -71,7 +76,7 @@ async def open_world(
 
 def make_previews(
     media: MediaWorld, http: BridgedHttpClient, sandbox: Sandbox, site: Site, parse_s: float
-) -> Previews:
+) -> UrlPreviews:
     blocked = [{"path": "/forbidden/*"}, {"port": "^0*81$"}, {"username": "*"}]
     fetcher = PreviewFetcher(http, rules_of(*blocked), ["de", "en;q=0.5"])
     images = PreviewImages(
@@ -80,11 +85,11 @@ def make_previews(
     endpoints = [{"schemes": [site.url("/described/*")], "url": site.url("/oembed")}]
     providers = parse_providers(orjson.dumps([{"endpoints": endpoints}]))
     links = PreviewBuilder(fetcher, sandbox, images, providers, MAX_BYTES, parse_s)
-    return Previews(media.database, media.clock, fetcher, links)
+    return UrlPreviews(media.database, media.clock, fetcher, links)
 
 
 def rules_of(*rules: dict[str, str]) -> Any:
-    return URL_RULES.read(list(rules), At(("rules",), Path(), [], Origin()))
+    return URL_RULES.read(list(rules), ConfigLocation(("rules",), Path(), [], Origin()))
 
 
 @pytest.fixture
@@ -95,7 +100,7 @@ async def world(database: Database, bridge: Bridge, tmp_path: Path) -> AsyncIter
 
 async def test_preview_of_a_page_contains_its_image(world: World) -> None:
     world.site.html("/a", '<meta property=og:title content=T><meta property=og:image content="i">')
-    world.site.pages["/i"] = Page(picture(20, 10), headers=PNG)
+    world.site.pages["/i"] = SiteResponse(picture(20, 10), headers=PNG)
 
     preview = await world.preview_of("/a")
 
@@ -106,7 +111,7 @@ async def test_preview_of_a_page_contains_its_image(world: World) -> None:
         10,
     )
     assert preview["matrix:image:size"] == len(picture(20, 10))
-    assert world.site.asked[0].headers["accept-language"] == "de, en;q=0.5"
+    assert world.site.requests[0].headers["accept-language"] == "de, en;q=0.5"
 
 
 async def test_preview_of_a_slow_page_is_not_cached_for_long(
@@ -120,13 +125,13 @@ async def test_preview_of_a_slow_page_is_not_cached_for_long(
         previews.append(await world.preview_of("/a"))
 
         assert previews == [{}, {}, {}]
-        assert len(world.site.asked) == 2
+        assert len(world.site.requests) == 2
 
 
 async def test_invalid_images_are_not_stored(world: World) -> None:
     world.site.html("/a", "<title>T</title><img src=bad><img src=svg><img src=gone>")
-    world.site.pages["/bad"] = Page(b"this is no picture", headers=PNG)
-    world.site.pages["/svg"] = Page(b"<svg/>", headers={"content-type": "image/svg+xml"})
+    world.site.pages["/bad"] = SiteResponse(b"this is no picture", headers=PNG)
+    world.site.pages["/svg"] = SiteResponse(b"<svg/>", headers={"content-type": "image/svg+xml"})
 
     assert await world.preview_of("/a") == {"og:title": "T"}
     assert await world.media.database.read(count_media) == 0
@@ -138,13 +143,13 @@ async def count_media(tx: Any) -> int:
 
 async def test_next_image_is_used_if_the_first_is_missing(world: World) -> None:
     world.site.html("/a", "<meta property=og:image content=/gone><img src=i>")
-    world.site.pages["/i"] = Page(picture(20, 10), headers=PNG)
+    world.site.pages["/i"] = SiteResponse(picture(20, 10), headers=PNG)
 
     assert "og:image" in await world.preview_of("/a")
 
 
 async def test_preview_of_an_image_url_is_the_image(world: World) -> None:
-    world.site.pages["/a/cat%20.png"] = Page(picture(20, 10), headers=PNG)
+    world.site.pages["/a/cat%20.png"] = SiteResponse(picture(20, 10), headers=PNG)
 
     preview = await world.preview_of("/a/cat .png")
 
@@ -155,27 +160,29 @@ async def test_preview_of_an_image_url_is_the_image(world: World) -> None:
     "content_type", ["application/pdf", "video/mp4", "application/json", "text/plain"]
 )
 async def test_preview_of_other_content_is_empty(world: World, content_type: str) -> None:
-    world.site.pages["/a"] = Page(b"<title>no page</title>", headers={"content-type": content_type})
+    world.site.pages["/a"] = SiteResponse(
+        b"<title>no page</title>", headers={"content-type": content_type}
+    )
 
     assert await world.preview_of("/a") == {}
 
 
 async def test_redirects_are_followed(world: World) -> None:
-    world.site.pages["/a"] = Page(status=302, headers={"location": "/there/b"})
+    world.site.pages["/a"] = SiteResponse(status=302, headers={"location": "/there/b"})
     world.site.html("/there/b", "<title>T</title><img src=i>")
-    world.site.pages["/there/i"] = Page(picture(20, 10), headers=PNG)
+    world.site.pages["/there/i"] = SiteResponse(picture(20, 10), headers=PNG)
 
     assert "og:image" in await world.preview_of("/a")
 
 
 @pytest.mark.parametrize("location", ["/forbidden/x", "http://a:b@127.0.0.1/", "http://x:0081/"])
 async def test_redirects_to_blocked_urls_are_not_followed(world: World, location: str) -> None:
-    world.site.pages["/a"] = Page(status=302, headers={"location": location})
+    world.site.pages["/a"] = SiteResponse(status=302, headers={"location": location})
 
     with pytest.raises((Forbidden, NotFetched)):
         await world.preview_of("/a")
 
-    assert [asked.path for asked in world.site.asked] == ["/a"]
+    assert [asked.path for asked in world.site.requests] == ["/a"]
 
 
 @pytest.mark.parametrize(
@@ -238,8 +245,12 @@ async def test_all_parts_of_a_rule_must_match(world: World) -> None:
 
 
 async def test_large_pages_and_errors_raise_not_fetched(world: World) -> None:
-    world.site.pages["/large"] = Page(bytes(MAX_BYTES + 1), headers={"content-type": "text/html"})
-    world.site.pages["/fails"] = Page(b"<title>oh</title>", 500, {"content-type": "text/html"})
+    world.site.pages["/large"] = SiteResponse(
+        bytes(MAX_BYTES + 1), headers={"content-type": "text/html"}
+    )
+    world.site.pages["/fails"] = SiteResponse(
+        b"<title>oh</title>", 500, {"content-type": "text/html"}
+    )
 
     for path in ("/large", "/fails", "/missing"):
         with pytest.raises(NotFetched):
@@ -267,13 +278,13 @@ async def test_configured_provider_describes_its_pages(world: World) -> None:
         "title": "V",
         "thumbnail_url": world.site.url("/i"),
     }
-    world.site.pages["/oembed"] = Page(orjson.dumps(answer), headers=JSON)
-    world.site.pages["/i"] = Page(picture(20, 10), headers=PNG)
+    world.site.pages["/oembed"] = SiteResponse(orjson.dumps(answer), headers=JSON)
+    world.site.pages["/i"] = SiteResponse(picture(20, 10), headers=PNG)
 
     preview = await world.preview_of("/described/1")
 
     assert (preview["og:title"], preview["og:image:width"]) == ("V", 20)
-    assert [asked.path.partition("?")[0] for asked in world.site.asked] == ["/oembed", "/i"]
+    assert [asked.path.partition("?")[0] for asked in world.site.requests] == ["/oembed", "/i"]
 
 
 async def test_page_itself_is_used_if_its_provider_fails(world: World) -> None:
@@ -288,7 +299,7 @@ async def test_oembed_link_of_a_page_adds_missing_properties(world: World) -> No
         "<title>Weak</title><p>Text.<link rel=alternate type=application/json+oembed href=/o?x>",
     )
     answer = {"version": "1.0", "type": "rich", "title": "Strong", "html": "<p>Rich text</p>"}
-    world.site.pages["/o"] = Page(orjson.dumps(answer), headers=JSON)
+    world.site.pages["/o"] = SiteResponse(orjson.dumps(answer), headers=JSON)
 
     preview = await world.preview_of("/a")
 
@@ -307,11 +318,11 @@ async def test_preview_is_fetched_once_until_it_expires(world: World) -> None:
     await world.preview_of("/a#fragment")
     world.previews._cache.clear()
     await world.preview_of("/a")
-    assert len(world.site.asked) == 1
+    assert len(world.site.requests) == 1
     world.media.clock.advance(HOUR_MS + 1)
     await world.preview_of("/a")
 
-    assert len(world.site.asked) == 2
+    assert len(world.site.requests) == 2
 
 
 async def test_concurrent_requests_share_one_fetch(world: World) -> None:
@@ -326,14 +337,14 @@ async def test_concurrent_requests_share_one_fetch(world: World) -> None:
             nursery.start_soon(request_preview)
 
     assert answers == [{"og:title": "T"}] * 20
-    assert len(world.site.asked) == 1
+    assert len(world.site.requests) == 1
 
 
 async def test_failed_url_is_fetched_again_only_later(world: World) -> None:
     for _ in range(3):
         with pytest.raises(NotFetched):
             await world.preview_of("/missing")
-    assert len(world.site.asked) == 1
+    assert len(world.site.requests) == 1
     world.media.clock.advance(FAULT_LIFE_S * 1000 + 1)
     world.site.html("/missing", "<title>here</title>")
 
@@ -343,9 +354,9 @@ async def test_failed_url_is_fetched_again_only_later(world: World) -> None:
 async def test_concurrent_fetches_are_limited(world: World) -> None:
     go = trio.Event()
 
-    async def wait(asked: Asked) -> Page:
+    async def wait(asked: SiteRequest) -> SiteResponse:
         await go.wait()
-        return Page(b"", headers={"content-type": "text/html"})
+        return SiteResponse(b"", headers={"content-type": "text/html"})
 
     count = MAX_CONCURRENT + MAX_WAITING
     for number in range(count):
@@ -369,7 +380,7 @@ async def test_image_is_stored_once_and_deleted_when_unused(
     images = world.previews._builder._images
     for path in ("/a", "/b"):
         world.site.html(path, f"<title>T</title><img src={path}.png>")
-        world.site.pages[f"{path}.png"] = Page(picture(20, 10), headers=PNG)
+        world.site.pages[f"{path}.png"] = SiteResponse(picture(20, 10), headers=PNG)
 
     first = await world.preview_of("/a")
     world.media.clock.advance(UNUSED_LIFE_MS)
@@ -386,7 +397,7 @@ async def test_image_is_stored_once_and_deleted_when_unused(
 
 async def test_image_whose_media_was_deleted_is_stored_again(world: World) -> None:
     world.site.html("/a", "<title>T</title><img src=i>")
-    world.site.pages["/i"] = Page(picture(20, 10), headers=PNG)
+    world.site.pages["/i"] = SiteResponse(picture(20, 10), headers=PNG)
     deleted = (await world.preview_of("/a"))["og:image"].removeprefix("mxc://").split("/")
     await world.media.repository.delete(*deleted)
 
@@ -402,7 +413,7 @@ async def test_page_with_an_undecodable_header_is_parsed(world: World) -> None:
         await stream.send_all(b"HTTP/1.1 200 OK\r\n" + head + b"<title>T</title>")
         await stream.aclose()
 
-    world.site.pages["/a"] = Page(raw=respond)
+    world.site.pages["/a"] = SiteResponse(raw=respond)
 
     assert await world.preview_of("/a") == {"og:title": "T"}
 

@@ -30,7 +30,7 @@ def matches(text: str, query: SearchQuery) -> bool:
     return (
         bool(query.phrases)
         and all(contains_phrase(words, phrase) for phrase in query.phrases)
-        and not any(contains_phrase(words, phrase) for phrase in query.unwanted)
+        and not any(contains_phrase(words, phrase) for phrase in query.excluded)
     )
 
 

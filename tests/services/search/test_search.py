@@ -10,7 +10,7 @@ from hs.core.errors import InvalidParam, MatrixError
 from hs.core.events import event_types
 from hs.core.ids import EventID
 from hs.services.rooms.append.drafts import Draft
-from hs.services.search.search_request import ContextAsk
+from hs.services.search.search_request import SearchContextRequest
 from hs.storage.database import Database, Tx
 from tests.support.rooms import ALICE, BOB, CAROL, open_world
 from tests.support.searching import Searching, events_of, open_searching, plain, searching_of
@@ -273,7 +273,7 @@ async def test_results_contain_context_profiles_and_state(database: Database) ->
         )
 
         answer = await searching.search(
-            ALICE, "plan", context=ContextAsk(1, 1, True), include_state=True
+            ALICE, "plan", context=SearchContextRequest(1, 1, True), include_state=True
         )
 
         (result,) = answer["results"]

@@ -12,11 +12,11 @@ from hs.core.errors import MatrixError, NotFound
 from hs.core.ids import EventID, RoomID
 from hs.core.requester import Requester
 from hs.core.streams import THREAD_SUBSCRIPTIONS
-from hs.repl.inproc import alone
+from hs.repl.inproc import local_transport
 from hs.repl.writers import TableWriter
 from hs.services.rooms.append.drafts import Draft
 from hs.services.rooms.threads.thread_subscriptions import SubscriptionTable, ThreadSubscriptions
-from hs.services.sync.sliding.thread_extension import NAME
+from hs.services.sync.sliding.thread_extension import THREADS_EXTENSION
 from hs.storage.database import Database
 from tests.support.rooms import ALICE, BOB, CAROL, open_world
 from tests.support.sliding import Sliding, make_sliding
@@ -48,14 +48,14 @@ class Threads:
 
     async def sync(self, pos: str | None = None, timeout_ms: int = 0) -> tuple[Any, str]:
         answer = await self.sliding.sync(ALICE, pos, extensions=ASKED, timeout_ms=timeout_ms)
-        return answer["extensions"].get(NAME), answer["pos"]
+        return answer["extensions"].get(THREADS_EXTENSION), answer["pos"]
 
 
 @pytest.fixture
 async def threads(database: Database) -> AsyncIterator[Threads]:
     async with open_world(database) as world:
         stream = TableWriter(
-            THREAD_SUBSCRIPTIONS, "main", database, alone(world.feed), world.clock.now_ms
+            THREAD_SUBSCRIPTIONS, "main", database, local_transport(world.feed), world.clock.now_ms
         )
         made: list[ThreadSubscriptions] = []
 

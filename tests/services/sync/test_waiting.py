@@ -12,7 +12,7 @@ from hs.core.filters import parse_sync_filter
 from hs.core.push.unread import Count, RoomCounts
 from hs.core.streams import TYPING, TypingRow
 from hs.repl.feed import Batch
-from hs.services.sync.remote_presence import Strangers
+from hs.services.sync.remote_presence import RemotePresenceDuty
 from hs.storage.database import Database
 from tests.support.rooms import ALICE, BOB, CAROL
 from tests.support.syncing import Syncing, bodies, make_syncing, open_syncing, thread_counts
@@ -48,7 +48,7 @@ async def polling(s: Syncing, nursery: trio.Nursery, since: str, **more: Any) ->
 
 
 def _is_waiting(s: Syncing) -> bool:
-    return any(watch.waiting for watch in s.notifier._watches.values())
+    return any(watch.waiting for watch in s.notifier._has_watch.values())
 
 
 async def test_message_wakes_members_only(database: Database) -> None:
@@ -139,7 +139,7 @@ async def test_presence_of_a_user_who_syncs_elsewhere_wakes_users_who_share_a_ro
 ) -> None:
     async with open_syncing(database) as s, trio.open_nursery() as nursery:
         await s.world.create_room(ALICE, join=[BOB])
-        strangers = Strangers(s.world.feed, s.notifier, s.reading.memberships)
+        strangers = RemotePresenceDuty(s.world.feed, s.notifier, s.reading.memberships)
         poll = await polling(s, nursery, (await s.sync(ALICE))["next_batch"])
 
         s.tables.set_presence(BOB, "online")
@@ -270,7 +270,7 @@ async def test_cancelled_long_poll_releases_its_watch(database: Database) -> Non
             await polling(s, nursery, since)
             nursery.cancel_scope.cancel()
 
-        (watch,) = s.notifier._watches.values()
+        (watch,) = s.notifier._has_watch.values()
         assert (watch.uses, watch.waiting) == (0, [])
 
 

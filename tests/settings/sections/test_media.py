@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from hs.settings.errors import SettingsError
-from hs.settings.sections.media import DEFAULT_SIZES, FolderSettings, S3Settings
+from hs.settings.sections.media import DEFAULT_SIZES, FolderProviderSettings, S3ProviderSettings
 from tests.settings.conftest import Load
 
 
@@ -32,8 +32,8 @@ media_storage_providers:
     )
 
     s3, folder = settings.media.media_storage_providers
-    assert isinstance(s3.place, S3Settings)
-    assert isinstance(folder.place, FolderSettings)
+    assert isinstance(s3.place, S3ProviderSettings)
+    assert isinstance(folder.place, FolderProviderSettings)
     assert (s3.place.bucket, s3.place.region_name) == ("media", "here")
     assert (s3.store_local, s3.store_remote, s3.store_synchronous) == (True, False, True)
     assert str(folder.place.directory) == "/backup"
@@ -70,6 +70,6 @@ def test_legacy_key_of_a_backup_folder_becomes_a_storage_provider(load: Load) ->
     settings = load("backup_media_store_path: /backup\nsynchronous_backup_media_store: true\n")
 
     (provider,) = settings.media.media_storage_providers
-    assert provider.place == FolderSettings(directory=Path("/backup"))
+    assert provider.place == FolderProviderSettings(directory=Path("/backup"))
     assert (provider.store_local, provider.store_remote) == (True, True)
     assert provider.store_synchronous

@@ -2,7 +2,7 @@
 
 import pytest
 
-from hs.storage.database import Database, ForeignViolation, Tx
+from hs.storage.database import Database, ForeignKeyViolation, Tx
 from hs.storage.devices import devices, key_uploads, one_time_keys, to_device
 from hs.storage.migrate import bundled_migrations, migrate, statements_for
 from tests.support.rooms import ALICE
@@ -14,14 +14,16 @@ DEVICES = 2000
 async def upload_keys(tx: Tx) -> None:
     for n in range(DEVICES):
         await devices.ensure(tx, f"@u{n}:hs.test", "DEVICE", None, 1)
-    devices_by_user = await to_device.devices(tx, [f"@u{n}:hs.test" for n in range(DEVICES)])
+    devices_by_user = await to_device.inboxes_of_users(
+        tx, [f"@u{n}:hs.test" for n in range(DEVICES)]
+    )
     for n in range(DEVICES):
         inbox = devices_by_user[f"@u{n}:hs.test"]["DEVICE"]
         await one_time_keys.put(tx, inbox, {"x": [b"%d-%d" % (n, number) for number in range(3)]})
 
 
 async def inboxes(tx: Tx, count: int) -> dict[int, int]:
-    devices_by_user = await to_device.devices(tx, [f"@u{n}:hs.test" for n in range(count)])
+    devices_by_user = await to_device.inboxes_of_users(tx, [f"@u{n}:hs.test" for n in range(count)])
     return {n: devices_by_user[f"@u{n}:hs.test"]["DEVICE"] for n in range(count)}
 
 
@@ -32,7 +34,7 @@ async def plan_of(tx: Tx, requested: list[int]) -> str:
 
 
 async def claim(tx: Tx, requested: list[int], algorithm: str) -> list[tuple[int, bytes]]:
-    return await one_time_keys.claim_any(tx, dict.fromkeys(requested, algorithm))
+    return await one_time_keys.claim_keys(tx, dict.fromkeys(requested, algorithm))
 
 
 async def test_claim_takes_the_oldest_key_of_each_device(database: Database) -> None:
@@ -41,8 +43,8 @@ async def test_claim_takes_the_oldest_key_of_each_device(database: Database) -> 
 
     plan = await database.read(plan_of, list(requested.values())[:10])
     claims = [await database.write(claim, list(requested.values()), "x")]
-    late = await database.write(one_time_keys.claim, requested.values(), "x")
-    claims.append(one_time_keys.claimed(late.rows))
+    late = await database.write(one_time_keys.claim_deferred, requested.values(), "x")
+    claims.append(one_time_keys.read_claimed(late.rows))
 
     # The plan looks at the keys of the requested devices only.
     assert "seq scan" not in plan
@@ -53,7 +55,7 @@ async def test_claim_takes_the_oldest_key_of_each_device(database: Database) -> 
 
 async def add_phone(tx: Tx) -> int:
     await devices.ensure(tx, ALICE, "PHONE", None, 1)
-    return (await to_device.devices(tx, [ALICE]))[ALICE]["PHONE"]
+    return (await to_device.inboxes_of_users(tx, [ALICE]))[ALICE]["PHONE"]
 
 
 async def claim_all(database: Database, inbox: int, algorithm: str) -> list[bytes]:
@@ -87,8 +89,8 @@ async def test_keys_are_deleted_with_their_device_and_none_can_be_added_later(
 
     assert await claim_all(database, inbox, "x") == []
     assert await database.read(one_time_keys.counts, ALICE, "PHONE") == {}
-    assert await database.read(one_time_keys.unused_fallbacks, ALICE, "PHONE") == []
-    with pytest.raises(ForeignViolation):
+    assert await database.read(one_time_keys.unused_fallback_algorithms, ALICE, "PHONE") == []
+    with pytest.raises(ForeignKeyViolation):
         await database.write(one_time_keys.put, inbox, {"x": [b"k"]})
 
 
@@ -97,14 +99,14 @@ async def test_rows_without_unclaimed_keys_are_deleted(database: Database) -> No
     await database.write(one_time_keys.put, inbox, {"x": [b"1"], "y": [b"2"]})
     await database.write(claim, [inbox], "x")
 
-    known = await database.read(key_uploads.known, ALICE, "PHONE")
+    known = await database.read(key_uploads.load, ALICE, "PHONE")
     await database.write(one_time_keys.delete_spent, inbox)
 
     assert known is not None
-    assert (known.counts, known.spent) == ({"y": 1}, frozenset({"x"}))
-    after = await database.read(key_uploads.known, ALICE, "PHONE")
+    assert (known.counts, known.spent_algorithms) == ({"y": 1}, frozenset({"x"}))
+    after = await database.read(key_uploads.load, ALICE, "PHONE")
     assert after is not None
-    assert (after.counts, after.spent) == ({"y": 1}, frozenset())
+    assert (after.counts, after.spent_algorithms) == ({"y": 1}, frozenset())
 
 
 async def restore_old_tables(tx: Tx, number: int, *tables: str) -> None:
@@ -148,7 +150,7 @@ async def test_migration_keeps_keys_stored_one_per_row(database: Database) -> No
 
     await migrate(database, bundled_migrations(), ["pre"])
 
-    known = await database.read(key_uploads.known, ALICE, "PHONE")
+    known = await database.read(key_uploads.load, ALICE, "PHONE")
     assert known is not None
     assert known.counts == {"x": 3}
     assert known.named_keys().keys() == {"x:b", "x:a", 'x:q"\u00fc\n'}

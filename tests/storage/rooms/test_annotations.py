@@ -36,7 +36,7 @@ async def react(tx: Tx, count: int) -> None:
 async def test_reaction_is_looked_up_by_its_sender(database: Database) -> None:
     await database.write(react, 3000)
 
-    event_id = await database.read(annotations.find, *REACTION)
+    event_id = await database.read(annotations.find_annotation, *REACTION)
     plan = await database.read(plan_of, annotations.FIND)
 
     assert event_id == "$r7"

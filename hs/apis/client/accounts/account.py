@@ -11,7 +11,7 @@ from hs.apis.web.route import route
 from hs.core.canonical_json import JsonObject
 from hs.core.errors import Forbidden, GuestForbidden, MissingParam, MissingToken
 from hs.core.requester import Requester
-from hs.services.accounts.lifecycle.account_lifecycle import Lifecycle
+from hs.services.accounts.lifecycle.account_lifecycle import AccountLifecycle
 from hs.services.accounts.lifecycle.password_reset import PasswordReset
 from hs.services.accounts.sessions.interactive_auth import InteractiveAuth
 
@@ -47,7 +47,7 @@ class DeactivateAccountRequest:
 class AccountApi:
     """Endpoints of the requester's account."""
 
-    lifecycle: Lifecycle
+    lifecycle: AccountLifecycle
     interactive: InteractiveAuth
     password_reset: PasswordReset
 

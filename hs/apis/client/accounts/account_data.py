@@ -10,7 +10,7 @@ from hs.core.canonical_json import JsonObject
 from hs.core.errors import Forbidden
 from hs.core.ids import RoomID, UserID
 from hs.core.requester import Requester
-from hs.services.accounts.account_data.account_data import AccountData
+from hs.services.accounts.account_data.account_data import AccountDataService
 
 GLOBAL = "/_matrix/client/v3/user/{user_id}/account_data/{type}"
 ROOM = "/_matrix/client/v3/user/{user_id}/rooms/{room_id}/account_data/{type}"
@@ -62,7 +62,7 @@ class SetRoomAccountDataRequest:
 class AccountDataApi:
     """Endpoints of account data."""
 
-    account_data: AccountData
+    account_data: AccountDataService
 
     @route("GET", GLOBAL, auth=USER_OR_GUEST, fresh=always)
     async def get_account_data(self, request: GetAccountDataRequest) -> bytes:

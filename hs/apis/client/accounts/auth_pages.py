@@ -17,7 +17,7 @@ from hs.apis.web.request import path, query, raw_body, remote_address
 from hs.apis.web.route import route
 from hs.core.errors import MatrixError, MissingParam, NotFound
 from hs.lib.mail.templates import Templates
-from hs.services.accounts.registration.registration_requirements import Requirements
+from hs.services.accounts.registration.registration_requirements import RegistrationRequirements
 from hs.services.accounts.sessions.interactive_auth import (
     DUMMY,
     PASSWORD,
@@ -64,7 +64,7 @@ class AuthPagesApi:
     """The fallback pages."""
 
     interactive: InteractiveAuth
-    requirements: Requirements
+    requirements: RegistrationRequirements
     pages: Templates
     base_url: str
 

@@ -14,7 +14,7 @@ from hs.core.errors import NotFound
 from hs.core.ids import ServerName, UserID
 from hs.lib.mail.templates import Templates
 from hs.services.accounts.limits.consent_requirement import PATH
-from hs.services.accounts.terms.policy_consent import Consent
+from hs.services.accounts.terms.policy_consent import PolicyConsent
 
 LANGUAGE: Final = "en"
 _VERSION = re.compile(r"[0-9A-Za-z_.-]{1,100}")
@@ -43,7 +43,7 @@ class SubmitConsentRequest:
 class ConsentApi:
     """The consent page."""
 
-    consent: Consent
+    consent: PolicyConsent
     terms: Templates
     pages: Templates
     server_name: ServerName
@@ -57,7 +57,7 @@ class ConsentApi:
             return self._error_page("This version of the terms does not exist")
         has_consented = False
         if request.u:
-            if not self.consent.rule.is_proof(request.u, request.h):
+            if not self.consent.rule.is_valid_signature(request.u, request.h):
                 return self._error_page("This link is not valid")
             agreed_version = await self.consent.agreed_to(self._user_id(request.u))
             has_consented = agreed_version == version
@@ -77,7 +77,7 @@ class ConsentApi:
         form = parse_qs(request.form.decode("utf-8", "replace"))
         localpart, proof, version = (form.get(name, [""])[0] for name in ("u", "h", "v"))
         self._current_version()
-        if "\0" in localpart or not self.consent.rule.is_proof(localpart, proof):
+        if "\0" in localpart or not self.consent.rule.is_valid_signature(localpart, proof):
             return self._error_page("This link is not valid")
         if not _VERSION.fullmatch(version):
             return self._error_page("This version of the terms does not exist")

@@ -10,8 +10,8 @@ from hs.apis.web.request import body, path
 from hs.apis.web.route import route
 from hs.core.canonical_json import JsonObject
 from hs.core.requester import Requester
-from hs.services.accounts.lifecycle.account_lifecycle import Lifecycle
-from hs.services.accounts.sessions.device_management import Device, Devices
+from hs.services.accounts.lifecycle.account_lifecycle import AccountLifecycle
+from hs.services.accounts.sessions.device_management import DeviceManagement, UserDevice
 from hs.services.accounts.sessions.interactive_auth import InteractiveAuth
 
 
@@ -61,8 +61,8 @@ class DeleteDevicesRequest:
 class DevicesApi:
     """Endpoints of devices."""
 
-    devices: Devices
-    lifecycle: Lifecycle
+    devices: DeviceManagement
+    lifecycle: AccountLifecycle
     interactive: InteractiveAuth
 
     @route("GET", "/_matrix/client/v3/devices", auth=USER_OR_GUEST)
@@ -71,7 +71,7 @@ class DevicesApi:
         return {"devices": await self.devices.all_of(request.requester.user_id)}
 
     @route("GET", "/_matrix/client/v3/devices/{device_id}", auth=USER_OR_GUEST)
-    async def get_device(self, request: GetDeviceRequest) -> Device:
+    async def get_device(self, request: GetDeviceRequest) -> UserDevice:
         """Spec: client-server API, Device Management."""
         return await self.devices.find(request.requester.user_id, request.device_id)
 

@@ -9,7 +9,7 @@ from hs.apis.web.route import route
 from hs.core.canonical_json import JsonObject
 from hs.core.ids import UserID
 from hs.core.requester import Requester
-from hs.services.accounts.account_data.filters import Filters
+from hs.services.accounts.account_data.filters import StoredFilters
 
 FILTERS = "/_matrix/client/v3/user/{user_id}/filter"
 
@@ -36,7 +36,7 @@ class GetFilterRequest:
 class FilterApi:
     """Endpoints of filters."""
 
-    filters: Filters
+    filters: StoredFilters
 
     @route("POST", FILTERS, auth=USER_OR_GUEST, max_body_bytes=64 * 1024)
     async def define_filter(self, request: DefineFilterRequest) -> dict[str, str]:

@@ -13,10 +13,10 @@ from hs.apis.web.route import route
 from hs.core.canonical_json import JsonObject
 from hs.core.errors import Unrecognized
 from hs.core.requester import Requester
-from hs.services.accounts.lifecycle.account_lifecycle import Lifecycle
+from hs.services.accounts.lifecycle.account_lifecycle import AccountLifecycle
 from hs.services.accounts.login.login import Login
 from hs.services.accounts.sessions.interactive_auth import InteractiveAuth
-from hs.services.accounts.sessions.sessions import DeviceWish, Sessions
+from hs.services.accounts.sessions.sessions import RequestedDevice, Sessions
 
 
 @attrs.frozen
@@ -61,7 +61,7 @@ class LoginApi:
 
     login: Login
     sessions: Sessions
-    lifecycle: Lifecycle
+    lifecycle: AccountLifecycle
     interactive: InteractiveAuth
     rates: RequestRates
     well_known: Mapping[str, Any] | None
@@ -75,9 +75,9 @@ class LoginApi:
     async def log_in(self, request: LoginRequest) -> dict[str, Any]:
         """Spec: client-server API, Login."""
         # Application services log many users in from one address, so their limit is not by address.
-        service = self.login.service_asking(request.type, request.access_token)
+        service = self.login.appservice_requester(request.type, request.access_token)
         self.rates.check("login", service, request.client_ip)
-        device = DeviceWish(
+        device = RequestedDevice(
             device_id=request.device_id or None,
             display_name=request.initial_device_display_name,
             wants_refresh=request.refresh_token,
@@ -101,7 +101,7 @@ class LoginApi:
         """Spec: client-server API, Token-based login."""
         if not self.login.issues_tokens:
             raise Unrecognized("Login tokens are disabled on this server")
-        if self.login.asks_before_tokens:
+        if self.login.requires_uia_for_tokens:
             proof = await self.interactive.prove(
                 "get_token", request.auth, self.lifecycle.flows(), request.requester, always=True
             )

@@ -7,7 +7,7 @@ from hs.apis.web.request import body, path
 from hs.apis.web.route import route
 from hs.core.ids import UserID
 from hs.core.requester import Requester
-from hs.services.accounts.lifecycle.account_moderation import Moderation
+from hs.services.accounts.lifecycle.account_moderation import AccountModeration
 
 SUSPEND = "/_matrix/client/v1/admin/suspend/{user_id}"
 LOCK = "/_matrix/client/v1/admin/lock/{user_id}"
@@ -43,10 +43,10 @@ class SuspendUserRequest:
 
 
 @attrs.frozen
-class ModerationApi:
+class AccountModerationApi:
     """Endpoints of account moderation."""
 
-    moderation: Moderation
+    moderation: AccountModeration
 
     @route("GET", LOCK, auth=ADMIN, extra_paths=[UNSTABLE_LOCK])
     async def get_lock(self, request: GetUserStatusRequest) -> dict[str, bool]:

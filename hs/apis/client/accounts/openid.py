@@ -7,7 +7,7 @@ from hs.apis.web.request import path
 from hs.apis.web.route import route
 from hs.core.ids import UserID
 from hs.core.requester import Requester
-from hs.services.accounts.sessions.openid_tokens import OpenId, OpenIdToken
+from hs.services.accounts.sessions.openid_tokens import OpenIdToken, OpenIdTokens
 
 
 @attrs.frozen
@@ -22,7 +22,7 @@ class OpenIdTokenRequest:
 class OpenIdApi:
     """The endpoint that issues OpenID tokens."""
 
-    openid: OpenId
+    openid: OpenIdTokens
 
     @route("POST", "/_matrix/client/v3/user/{user_id}/openid/request_token")
     async def request_openid_token(self, request: OpenIdTokenRequest) -> OpenIdToken:

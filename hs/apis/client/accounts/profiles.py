@@ -13,7 +13,7 @@ from hs.core.errors import MissingParam
 from hs.core.ids import UserID
 from hs.core.requester import Requester
 from hs.services.accounts.profiles.profile_changes import ProfileChanges
-from hs.services.accounts.profiles.profile_visibility import ProfileAudience
+from hs.services.accounts.profiles.profile_visibility import ProfileVisibility
 from hs.services.accounts.profiles.profiles import Profiles, check_key
 
 PROFILE = "/_matrix/client/v3/profile/{user_id}"
@@ -59,12 +59,12 @@ class DeleteProfileFieldRequest:
 
 
 @attrs.frozen
-class ProfileApi:
+class ProfilesApi:
     """Endpoints of profiles."""
 
     profiles: Profiles
     changes: ProfileChanges
-    audience: ProfileAudience
+    audience: ProfileVisibility
 
     @route("GET", PROFILE, auth=OPTIONAL, extra_paths=[UNSTABLE_PROFILE])
     async def get_profile(self, request: GetProfileRequest) -> dict[str, Any]:

@@ -14,9 +14,9 @@ from hs.core.requester import Requester
 from hs.services.accounts.limits.appservice_users import Appservices
 from hs.services.accounts.login.password_check import RegistrationTokenStage
 from hs.services.accounts.registration.registration import NewAccount, Registration
-from hs.services.accounts.registration.registration_flow import Wish, register
+from hs.services.accounts.registration.registration_flow import RegistrationRequest, register
 from hs.services.accounts.sessions.interactive_auth import InteractiveAuth
-from hs.services.accounts.sessions.sessions import DeviceWish, Session
+from hs.services.accounts.sessions.sessions import RequestedDevice, Session
 
 APPSERVICE = "m.login.application_service"
 MAX_NAME_CHARS = 512
@@ -62,9 +62,9 @@ class AccountBody:
     type: str | None = None
 
     @property
-    def requested_account(self) -> Wish:
+    def requested_account(self) -> RegistrationRequest:
         """The requested account, as the service takes it."""
-        return Wish(
+        return RegistrationRequest(
             username=None if self.username is None else _check_length(self.username),
             password=self.password,
             device_id=self.device_id,
@@ -113,7 +113,7 @@ class RegisterApi:
             return await self._register_for_appservice(account, request.access_token)
         requested = account.requested_account
         if account.guest_access_token is not None:
-            guest = await self.registration.guest_with(
+            guest = await self.registration.guest_by_token(
                 account.guest_access_token, requested.username or ""
             )
             requested = attrs.evolve(requested, guest=guest)
@@ -156,12 +156,12 @@ class RegisterApi:
     ) -> dict[str, bool]:
         """Spec: client-server API, Token-authenticated registration."""
         self.registration.requirements.check_is_open()
-        return {"valid": await self.tokens.is_good(request.token)}
+        return {"valid": await self.tokens.is_valid(request.token)}
 
     async def _register_guest(self, request: RegisterRequest) -> dict[str, Any]:
         self.rates.check("registration", None, request.client_ip)
         guest = parse_body_as(GuestBody, request.content)
-        device = DeviceWish(display_name=guest.initial_device_display_name)
+        device = RequestedDevice(display_name=guest.initial_device_display_name)
         session = await self.registration.register_guest(device)
         return session_response(session.user_id, session)
 

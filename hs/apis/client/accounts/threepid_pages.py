@@ -11,12 +11,12 @@ from hs.apis.web.request import body, query, raw_body
 from hs.apis.web.route import route
 from hs.core.errors import MissingParam, ThreepidAuthFailed
 from hs.lib.mail.templates import Templates
-from hs.services.accounts.threepids.threepid_validation import AddressProofs
+from hs.services.accounts.threepids.threepid_validation import ThreepidValidation
 from hs.services.accounts.threepids.validation_emails import (
     PHONE_SUBMIT_PATH,
     SUBMIT_PATHS,
     TEMPLATES,
-    Purpose,
+    ValidationPurpose,
 )
 
 
@@ -61,23 +61,23 @@ class SubmitPhoneTokenRequest:
 
 
 @attrs.frozen
-class AddressPagesApi:
+class ThreepidValidationApi:
     """Endpoints that validate third-party identifiers, and their pages."""
 
-    validations: AddressProofs
+    validations: ThreepidValidation
     pages: Templates
 
-    @route("GET", SUBMIT_PATHS[Purpose.REGISTER], auth=NONE)
+    @route("GET", SUBMIT_PATHS[ValidationPurpose.REGISTER], auth=NONE)
     async def submit_registration_link(self, request: ValidationLinkRequest) -> Response:
         """Validate an e-mail address for registration."""
-        return await self._submit(Purpose.REGISTER, request)
+        return await self._submit(ValidationPurpose.REGISTER, request)
 
-    @route("GET", SUBMIT_PATHS[Purpose.ADD], auth=NONE)
+    @route("GET", SUBMIT_PATHS[ValidationPurpose.ADD], auth=NONE)
     async def submit_add_link(self, request: ValidationLinkRequest) -> Response:
         """Validate an e-mail address that a user adds to their account."""
-        return await self._submit(Purpose.ADD, request)
+        return await self._submit(ValidationPurpose.ADD, request)
 
-    @route("GET", SUBMIT_PATHS[Purpose.RESET], auth=NONE)
+    @route("GET", SUBMIT_PATHS[ValidationPurpose.RESET], auth=NONE)
     async def show_reset_confirmation(self, request: ValidationLinkRequest) -> Response:
         """Ask the user to confirm the password reset, as mail scanners also open links."""
         page = self.pages.render(
@@ -88,10 +88,10 @@ class AddressPagesApi:
         )
         return html_response(page)
 
-    @route("POST", SUBMIT_PATHS[Purpose.RESET], auth=NONE)
+    @route("POST", SUBMIT_PATHS[ValidationPurpose.RESET], auth=NONE)
     async def submit_reset_form(self, request: ValidationFormRequest) -> Response:
         """Validate an e-mail address for a password reset, after its confirmation."""
-        return await self._submit(Purpose.RESET, request.link_request())
+        return await self._submit(ValidationPurpose.RESET, request.link_request())
 
     # The code of a text message is short, so attempts are rate-limited against guessing.
     @route("POST", PHONE_SUBMIT_PATH, auth=NONE, rate="3pid_validation")
@@ -102,7 +102,7 @@ class AddressPagesApi:
         )
         return {"success": is_valid}
 
-    async def _submit(self, purpose: Purpose, request: ValidationLinkRequest) -> Response:
+    async def _submit(self, purpose: ValidationPurpose, request: ValidationLinkRequest) -> Response:
         name = TEMPLATES[purpose]
         try:
             next_link = await self.validations.submit_mail(

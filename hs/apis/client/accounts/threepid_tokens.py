@@ -7,9 +7,9 @@ import attrs
 from hs.apis.web.auth import NONE
 from hs.apis.web.request import body
 from hs.apis.web.route import route
-from hs.services.accounts.threepids.threepid_validation import Asked
-from hs.services.accounts.threepids.validation_emails import Purpose
-from hs.services.accounts.threepids.validation_requests import ProofRequests
+from hs.services.accounts.threepids.threepid_validation import ValidationRequest
+from hs.services.accounts.threepids.validation_emails import ValidationPurpose
+from hs.services.accounts.threepids.validation_requests import ValidationRequests
 
 V3 = "/_matrix/client/v3"
 RATE = "3pid_validation"
@@ -25,8 +25,8 @@ class EmailTokenRequest:
     next_link: str | None = body(default=None)
     id_server: str | None = body(default=None)
 
-    def for_purpose(self, purpose: Purpose) -> Asked:
-        return Asked(
+    def for_purpose(self, purpose: ValidationPurpose) -> ValidationRequest:
+        return ValidationRequest(
             purpose=purpose,
             client_secret=self.client_secret,
             attempt=self.send_attempt,
@@ -45,8 +45,8 @@ class MsisdnTokenRequest:
     next_link: str | None = body(default=None)
     id_server: str | None = body(default=None)
 
-    def for_purpose(self, purpose: Purpose) -> Asked:
-        return Asked(
+    def for_purpose(self, purpose: ValidationPurpose) -> ValidationRequest:
+        return ValidationRequest(
             purpose=purpose,
             client_secret=self.client_secret,
             attempt=self.send_attempt,
@@ -55,53 +55,55 @@ class MsisdnTokenRequest:
 
 
 @attrs.frozen
-class AddressTokensApi:
+class ThreepidTokensApi:
     """Endpoints that send validation tokens; none requires a login."""
 
-    validation_requests: ProofRequests
+    validation_requests: ValidationRequests
 
     @route("POST", V3 + "/register/email/requestToken", auth=NONE, rate=RATE)
     async def request_email_token_to_register(self, request: EmailTokenRequest) -> dict[str, Any]:
         """Spec: client-server API, Account registration."""
-        return await self._send_email(Purpose.REGISTER, request)
+        return await self._send_email(ValidationPurpose.REGISTER, request)
 
     @route("POST", V3 + "/account/password/email/requestToken", auth=NONE, rate=RATE)
     async def request_email_token_to_reset_password(
         self, request: EmailTokenRequest
     ) -> dict[str, Any]:
         """Spec: client-server API, Password management."""
-        return await self._send_email(Purpose.RESET, request)
+        return await self._send_email(ValidationPurpose.RESET, request)
 
     @route("POST", V3 + "/account/3pid/email/requestToken", auth=NONE, rate=RATE)
     async def request_email_token_to_add(self, request: EmailTokenRequest) -> dict[str, Any]:
         """Spec: client-server API, Adding account administrative contact information."""
-        return await self._send_email(Purpose.ADD, request)
+        return await self._send_email(ValidationPurpose.ADD, request)
 
     @route("POST", V3 + "/register/msisdn/requestToken", auth=NONE, rate=RATE)
     async def request_msisdn_token_to_register(self, request: MsisdnTokenRequest) -> dict[str, Any]:
         """Spec: client-server API, Account registration."""
-        return await self._send_text_message(Purpose.REGISTER, request)
+        return await self._send_text_message(ValidationPurpose.REGISTER, request)
 
     @route("POST", V3 + "/account/password/msisdn/requestToken", auth=NONE, rate=RATE)
     async def request_msisdn_token_to_reset_password(
         self, request: MsisdnTokenRequest
     ) -> dict[str, Any]:
         """Spec: client-server API, Password management."""
-        return await self._send_text_message(Purpose.RESET, request)
+        return await self._send_text_message(ValidationPurpose.RESET, request)
 
     @route("POST", V3 + "/account/3pid/msisdn/requestToken", auth=NONE, rate=RATE)
     async def request_msisdn_token_to_add(self, request: MsisdnTokenRequest) -> dict[str, Any]:
         """Spec: client-server API, Adding account administrative contact information."""
-        return await self._send_text_message(Purpose.ADD, request)
+        return await self._send_text_message(ValidationPurpose.ADD, request)
 
-    async def _send_email(self, purpose: Purpose, request: EmailTokenRequest) -> dict[str, Any]:
+    async def _send_email(
+        self, purpose: ValidationPurpose, request: EmailTokenRequest
+    ) -> dict[str, Any]:
         sid = await self.validation_requests.by_mail(
             request.for_purpose(purpose), request.email, request.id_server
         )
         return {"sid": sid}
 
     async def _send_text_message(
-        self, purpose: Purpose, request: MsisdnTokenRequest
+        self, purpose: ValidationPurpose, request: MsisdnTokenRequest
     ) -> dict[str, Any]:
         session = await self.validation_requests.by_phone(
             request.for_purpose(purpose), request.country, request.phone_number, request.id_server

@@ -12,12 +12,12 @@ from hs.core.errors import Forbidden, MissingParam, ThreepidAuthFailed
 from hs.core.ids import UserID
 from hs.core.requester import Requester
 from hs.core.threepids import canonical_address, check_client_secret
-from hs.services.accounts.lifecycle.account_lifecycle import Lifecycle
-from hs.services.accounts.limits.account_restrictions import check_may_forget_contacts
+from hs.services.accounts.lifecycle.account_lifecycle import AccountLifecycle
+from hs.services.accounts.limits.account_restrictions import check_may_remove_threepids
 from hs.services.accounts.sessions.interactive_auth import InteractiveAuth
-from hs.services.accounts.threepids.threepid_validation import AddressProofs
+from hs.services.accounts.threepids.threepid_validation import ThreepidValidation
 from hs.services.accounts.threepids.threepids import Threepids
-from hs.services.accounts.threepids.validation_emails import Purpose
+from hs.services.accounts.threepids.validation_emails import ValidationPurpose
 
 PATH = "/_matrix/client/v3/account/3pid"
 UNSTABLE = "/_matrix/client/unstable/account/3pid"
@@ -94,9 +94,9 @@ class ThreepidsApi:
     """Endpoints of third-party identifiers."""
 
     threepids: Threepids
-    validations: AddressProofs
+    validations: ThreepidValidation
     published: PublishedAddresses
-    lifecycle: Lifecycle
+    lifecycle: AccountLifecycle
     interactive: InteractiveAuth
 
     @route("GET", PATH)
@@ -163,7 +163,7 @@ class ThreepidsApi:
     async def delete_threepid(self, request: RemoveThreepidRequest) -> dict[str, str]:
         """Spec: client-server API, Adding account administrative contact information."""
         self._check_changes_allowed()
-        check_may_forget_contacts(request.requester)
+        check_may_remove_threepids(request.requester)
         address = canonical_address(request.medium, request.address)
         response = await self._unbind(request, address)
         await self.threepids.remove(request.requester.user_id, request.medium, address)
@@ -176,7 +176,7 @@ class ThreepidsApi:
     async def _add(self, requester: Requester, sid: str, client_secret: str) -> None:
         validated = None
         if "\0" not in sid:
-            validated = await self.validations.validated(Purpose.ADD, sid, client_secret)
+            validated = await self.validations.validated(ValidationPurpose.ADD, sid, client_secret)
         if validated is None:
             raise ThreepidAuthFailed("The third-party identifier has not been validated")
         await self.threepids.add(requester.user_id, validated)

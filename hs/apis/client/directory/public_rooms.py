@@ -10,7 +10,7 @@ from hs.apis.web.route import route
 from hs.core.errors import InvalidParam, MissingToken, NotFound
 from hs.core.ids import ServerName, parse_server_name
 from hs.core.requester import Requester
-from hs.services.directory.public_rooms import PublicRooms, Search, public_room
+from hs.services.directory.public_rooms import PublicRooms, PublicRoomsRequest, render_public_room
 
 _PATH = "/_matrix/client/v3/publicRooms"
 
@@ -72,7 +72,7 @@ class PublicRoomsApi:
         """Spec: client-server API, Published room directory."""
         if request.requester is None and not self.open_to_all:
             raise MissingToken("Missing access token")
-        return await self._page(request.server, Search(request.limit, request.since))
+        return await self._page(request.server, PublicRoomsRequest(request.limit, request.since))
 
     @route("POST", _PATH, auth=USER_OR_GUEST, cancel_on_disconnect=True)
     async def query_public_rooms(self, request: QueryPublicRoomsRequest) -> PublicRoomsResponse:
@@ -81,7 +81,7 @@ class PublicRoomsApi:
             raise InvalidParam(
                 "include_all_networks and third_party_instance_id exclude each other"
             )
-        search = Search(
+        search = PublicRoomsRequest(
             request.limit,
             request.since,
             request.room_filter.generic_search_term,
@@ -91,12 +91,12 @@ class PublicRoomsApi:
         )
         return await self._page(request.server, search)
 
-    async def _page(self, server: str | None, search: Search) -> PublicRoomsResponse:
+    async def _page(self, server: str | None, search: PublicRoomsRequest) -> PublicRoomsResponse:
         if server is not None and parse_server_name(server) != self.server_name:
             raise NotFound("The room directory of that server is not available")
         page = await self.public_rooms.search(search)
         return PublicRoomsResponse(
-            [public_room(room) for room in page.rooms],
+            [render_public_room(room) for room in page.rooms],
             page.total,
             page.next_batch,
             page.prev_batch,

@@ -11,7 +11,7 @@ from hs.apis.web.route import route
 from hs.core.ids import RoomAlias, RoomID, ServerName, parse_room_id
 from hs.core.requester import Requester
 from hs.services.directory.public_rooms import PublicRooms
-from hs.services.rooms.aliases.room_aliases import RoomNaming
+from hs.services.rooms.aliases.room_aliases import RoomAliases
 
 _ALIAS = "/_matrix/client/v3/directory/room/{alias}"
 _LISTED = "/_matrix/client/v3/directory/list/room/{room_id}"
@@ -90,10 +90,10 @@ class RoomVisibilityResponse:
 
 
 @attrs.frozen
-class DirectoryApi:
+class RoomAliasesApi:
     """Endpoints of room aliases and of the visibility of rooms."""
 
-    naming: RoomNaming
+    naming: RoomAliases
     public_rooms: PublicRooms
 
     @route("GET", _ALIAS, auth=NONE)

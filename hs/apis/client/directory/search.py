@@ -13,7 +13,12 @@ from hs.core.errors import InvalidParam
 from hs.core.filters import parse_event_filter
 from hs.core.requester import Requester
 from hs.services.search.message_search import MessageSearch
-from hs.services.search.search_request import ContextAsk, GroupKey, Order, SearchAsk
+from hs.services.search.search_request import (
+    GroupKey,
+    MessageSearchRequest,
+    Order,
+    SearchContextRequest,
+)
 
 
 @attrs.frozen
@@ -38,7 +43,7 @@ class RoomEventsCriteria:
     keys: list[str] | None = None
     filter: JsonObject = attrs.Factory(dict)
     order_by: str = "rank"
-    event_context: ContextAsk | None = None
+    event_context: SearchContextRequest | None = None
     include_state: bool = False
     groupings: SearchGroupings = attrs.Factory(SearchGroupings)
 
@@ -77,7 +82,7 @@ class SearchApi:
         criteria = request.search_categories.room_events
         if criteria is None:
             return {"search_categories": {}}
-        search = SearchAsk(
+        search = MessageSearchRequest(
             term=criteria.search_term,
             keys=criteria.keys,
             wanted=parse_event_filter(criteria.filter),

@@ -10,7 +10,7 @@ from hs.apis.web.route import route
 from hs.core.canonical_json import JsonObject
 from hs.core.requester import Requester
 from hs.services.accounts.sessions.interactive_auth import Flows, InteractiveAuth
-from hs.services.devices.cross_signing import CrossSigning, Need
+from hs.services.devices.cross_signing import CrossSigning, KeyUploadRequirement
 from hs.services.devices.key_objects import MASTER, SELF_SIGNING, USER_SIGNING
 
 
@@ -63,9 +63,9 @@ class CrossSigningApi:
             USER_SIGNING: request.user_signing_key,
         }
         keys, need = await self.cross_signing.read(requester.user_id, uploaded)
-        if need is Need.NOTHING:
+        if need is KeyUploadRequirement.NOTHING:
             return Empty()
-        if need is Need.STORING or requester.appservice_id is not None:
+        if need is KeyUploadRequirement.STORING or requester.appservice_id is not None:
             is_authenticated = requester.appservice_id is not None
             await self.cross_signing.store(requester.user_id, keys, proved=is_authenticated)
             return Empty()

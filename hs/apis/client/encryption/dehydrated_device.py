@@ -9,7 +9,7 @@ from hs.apis.web.request import body, path, query
 from hs.apis.web.route import route
 from hs.core.canonical_json import JsonObject
 from hs.core.requester import Requester
-from hs.services.devices.dehydrated_devices import DehydratedDevices, Dehydration
+from hs.services.devices.dehydrated_devices import DehydratedDevice, DehydratedDevices
 
 _PATH = "/_matrix/client/unstable/org.matrix.msc3814.v1/dehydrated_device"
 
@@ -61,7 +61,7 @@ class DehydratedDeviceApi:
     @route("PUT", _PATH)
     async def put_dehydrated_device(self, request: PutDehydratedDeviceRequest) -> dict[str, str]:
         """Spec: MSC3814."""
-        device = Dehydration(
+        device = DehydratedDevice(
             device_id=request.device_id,
             device_data=request.device_data,
             device_keys=request.device_keys,

@@ -10,11 +10,11 @@ from hs.apis.web.request import body, path, query
 from hs.apis.web.route import route
 from hs.core.requester import Requester
 from hs.services.devices.key_backup import (
+    BackupScope,
     BackupState,
     BackupVersion,
     KeyBackups,
-    Opaque,
-    Scope,
+    OpaqueData,
     SessionKey,
 )
 
@@ -29,7 +29,7 @@ class CreateBackupVersionRequest:
 
     requester: Requester
     algorithm: str = body()
-    auth_data: Opaque = body()
+    auth_data: OpaqueData = body()
 
 
 @attrs.frozen
@@ -55,7 +55,7 @@ class UpdateBackupVersionRequest:
     requester: Requester
     version: str = path()
     algorithm: str = body()
-    auth_data: Opaque = body()
+    auth_data: OpaqueData = body()
     version_in_body: str | None = body(default=None, name="version")
 
 
@@ -96,7 +96,7 @@ class PutKeyOfSessionRequest:
     first_message_index: int = body()
     forwarded_count: int = body()
     is_verified: bool = body()
-    session_data: Opaque = body()
+    session_data: OpaqueData = body()
 
 
 @attrs.frozen
@@ -234,8 +234,8 @@ class KeyBackupApi:
         return await self.backups.get(request.requester.user_id, request.version, _scope(request))
 
 
-def _scope(request: RoomKeysRequest) -> Scope:
-    return Scope(request.room_id, request.session_id)
+def _scope(request: RoomKeysRequest) -> BackupScope:
+    return BackupScope(request.room_id, request.session_id)
 
 
 def _rendered(version: BackupVersion) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from hs.apis.web.request import body, path
 from hs.apis.web.route import route
 from hs.core.canonical_json import JsonObject
 from hs.core.requester import Requester
-from hs.services.devices.to_device import ToDevice
+from hs.services.devices.to_device import ToDeviceMessages
 
 
 @attrs.frozen
@@ -25,7 +25,7 @@ class SendToDeviceRequest:
 class ToDeviceApi:
     """The endpoint that sends to-device messages."""
 
-    to_device: ToDevice
+    to_device: ToDeviceMessages
 
     @route("PUT", "/_matrix/client/v3/sendToDevice/{event_type}/{txn_id}", auth=USER_OR_GUEST)
     async def send_to_device(self, request: SendToDeviceRequest) -> Empty:

@@ -8,7 +8,7 @@ from hs.apis.web.auth import USER
 from hs.apis.web.request import query
 from hs.apis.web.route import route
 from hs.core.requester import Requester
-from hs.services.push.unread.notification_list import DEFAULT_NOTIFICATIONS, Notifications
+from hs.services.push.unread.notification_list import DEFAULT_NOTIFICATIONS, NotificationList
 
 
 @attrs.frozen
@@ -25,11 +25,11 @@ class GetNotificationsRequest:
 class NotificationsApi:
     """The endpoint of notifications."""
 
-    notifications: Notifications
+    notifications: NotificationList
 
     @route("GET", "/_matrix/client/v3/notifications", auth=USER)
     async def get_notifications(self, request: GetNotificationsRequest) -> dict[str, Any]:
         """Spec: client-server API, Push Notifications, Listing Notifications."""
-        return await self.notifications.of_user(
+        return await self.notifications.page(
             request.requester, request.start, request.limit, highlights=request.only == "highlight"
         )

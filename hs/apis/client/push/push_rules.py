@@ -132,7 +132,7 @@ class PushRulesApi:
     @route("GET", f"{_RULES}/global/{{kind}}/{{rule_id}}", auth=USER, fresh=always)
     async def get_push_rule(self, request: PushRuleRequest) -> dict[str, Any]:
         """Spec: client-server API, Push Rules: API."""
-        return await self.rules.one(request.requester, request.kind, request.rule_id)
+        return await self.rules.find(request.requester, request.kind, request.rule_id)
 
     @route("PUT", f"{_RULES}/global/{{kind}}/{{rule_id}}", auth=USER)
     async def set_push_rule(self, request: SetPushRuleRequest) -> Empty:

@@ -8,7 +8,7 @@ from hs.apis.web.request import query
 from hs.apis.web.route import route
 from hs.core.ids import UserID
 from hs.lib.mail.templates import Templates
-from hs.services.push.pushers.unsubscribe_links import PATH, Unsubscribing
+from hs.services.push.pushers.unsubscribe_links import PATH, UnsubscribeLinks
 
 
 @attrs.frozen
@@ -25,14 +25,14 @@ class UnsubscribeRequest:
 class UnsubscribeApi:
     """The page behind the unsubscribe link."""
 
-    unsubscribing: Unsubscribing
+    unsubscribing: UnsubscribeLinks
     pages: Templates
 
     @route("GET", PATH, auth=NONE)
     @route("POST", PATH, auth=NONE)
     async def unsubscribe(self, request: UnsubscribeRequest) -> Response:
         """Delete the pusher in the link."""
-        await self.unsubscribing.end(
+        await self.unsubscribing.delete_pusher(
             request.user_id, request.app_id, request.pushkey, request.link_token
         )
         return html_response(self.pages.render("unsubscribed.html"))

@@ -10,7 +10,7 @@ from hs.apis.web.route import route
 from hs.core.canonical_json import JsonObject
 from hs.core.ids import RoomID, parse_user_id
 from hs.core.requester import Requester
-from hs.services.rooms.creation.create_with_third_party_invites import InvitingCreation
+from hs.services.rooms.creation.create_with_third_party_invites import RoomCreationWithInvites
 from hs.services.rooms.creation.initial_events import InitialState, NewRoomRequest, Preset
 from hs.services.rooms.membership.third_party_invites import InvitedAddress
 
@@ -45,7 +45,7 @@ class CreateRoomResponse:
 class CreateRoomApi:
     """The endpoint that creates rooms."""
 
-    creation: InvitingCreation
+    creation: RoomCreationWithInvites
 
     @route("POST", "/_matrix/client/v3/createRoom", auth=USER, rate="room_creation")
     async def create_room(self, request: CreateRoomRequest) -> CreateRoomResponse:

@@ -21,7 +21,11 @@ from hs.apis.web.route import route
 from hs.core.canonical_json import JsonObject
 from hs.core.ids import RoomID
 from hs.core.requester import Requester
-from hs.services.rooms.sending.delayed_events import DelayedEvents, DelayedRecord, Wanted
+from hs.services.rooms.sending.delayed_events import (
+    DelayedEventRequest,
+    DelayedEvents,
+    DelayedRecord,
+)
 
 Action = Literal["send", "cancel", "restart"]
 
@@ -111,7 +115,7 @@ class DelayedEventsApi:
         self, request: ScheduleDelayedEventRequest
     ) -> SendDelayedResponse:
         """Spec: MSC4140, Scheduling a delayed event."""
-        delayed_event = Wanted(
+        delayed_event = DelayedEventRequest(
             request.event_type,
             request.content,
             request.delay_ms,

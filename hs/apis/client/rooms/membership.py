@@ -10,9 +10,9 @@ from hs.core.canonical_json import JsonObject
 from hs.core.errors import MissingParam
 from hs.core.ids import RoomID, ServerName, UserID, parse_server_name, parse_user_id
 from hs.core.requester import Requester
-from hs.services.rooms.aliases.room_aliases import RoomNaming
+from hs.services.rooms.aliases.room_aliases import RoomAliases
 from hs.services.rooms.membership.membership import JoinRequest, RoomMembership, own_content
-from hs.services.rooms.membership.removal_with_redaction import Removal
+from hs.services.rooms.membership.removal_with_redaction import RemovalWithRedaction
 from hs.services.rooms.membership.third_party_invites import InvitedAddress, ThirdPartyInvites
 
 _ROOM = "/_matrix/client/v3/rooms/{room_id}"
@@ -112,8 +112,8 @@ class MembershipApi:
     """Endpoints of room membership."""
 
     membership: RoomMembership
-    naming: RoomNaming
-    removal: Removal
+    naming: RoomAliases
+    removal: RemovalWithRedaction
     third_party_invites: ThirdPartyInvites
 
     @route("POST", f"{_ROOM}/join", auth=USER_OR_GUEST)

@@ -8,7 +8,7 @@ from hs.apis.web.auth import USER
 from hs.apis.web.request import query
 from hs.apis.web.route import route
 from hs.core.requester import Requester
-from hs.services.rooms.read.mutual_rooms import MutualPage, MutualRooms
+from hs.services.rooms.read.mutual_rooms import MutualRooms, MutualRoomsPage
 
 
 @attrs.frozen
@@ -36,7 +36,7 @@ class MutualRoomsApi:
     rooms: MutualRooms
 
     @route("GET", "/_matrix/client/v1/mutual_rooms", auth=USER)
-    async def get_mutual_rooms(self, request: GetMutualRoomsRequest) -> MutualPage:
+    async def get_mutual_rooms(self, request: GetMutualRoomsRequest) -> MutualRoomsPage:
         """Spec: client-server API, Mutual Rooms."""
         return await self.rooms.page(request.requester, request.user_id, request.start)
 

@@ -15,9 +15,9 @@ from hs.core.requester import Requester
 from hs.services.rooms.read.timelines import (
     DEFAULT_LIMIT,
     ContextPage,
-    FoundByTime,
-    MessagesAsk,
+    EventByTime,
     MessagesPage,
+    MessagesRequest,
     Timelines,
 )
 
@@ -98,7 +98,7 @@ class RoomMessagesApi:
     @route("GET", "/_matrix/client/v3/rooms/{room_id}/messages", auth=USER_OR_GUEST, fresh=always)
     async def get_messages(self, request: GetMessagesRequest) -> MessagesPage:
         """Spec: client-server API, GET /rooms/{roomId}/messages."""
-        page = MessagesAsk(
+        page = MessagesRequest(
             request.room_id,
             request.direction,
             request.start or None,
@@ -148,7 +148,7 @@ class RoomMessagesApi:
         ],
         fresh=always,
     )
-    async def get_event_by_timestamp(self, request: GetEventByTimestampRequest) -> FoundByTime:
+    async def get_event_by_timestamp(self, request: GetEventByTimestampRequest) -> EventByTime:
         """Spec: client-server API, GET /rooms/{roomId}/timestamp_to_event."""
         return await self.timelines.at_time(
             request.requester, request.room_id, request.ts, request.direction

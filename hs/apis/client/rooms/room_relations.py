@@ -11,8 +11,8 @@ from hs.core.ids import EventID, RoomID, parse_event_id
 from hs.core.requester import Requester
 from hs.services.rooms.read.related_events import (
     RelatedEvents,
-    RelationsAsk,
     RelationsPage,
+    RelationsRequest,
     ThreadsPage,
 )
 
@@ -68,7 +68,7 @@ class RoomRelationsApi:
     )
     async def get_relating_events(self, request: GetRelatingEventsRequest) -> RelationsPage:
         """Spec: client-server API, GET /rooms/{roomId}/relations/{eventId}."""
-        page = RelationsAsk(
+        page = RelationsRequest(
             request.room_id,
             request.event_id,
             request.rel_type,

@@ -10,7 +10,7 @@ from hs.apis.web.request import path, query
 from hs.apis.web.route import always, route
 from hs.core.ids import RoomID
 from hs.core.requester import Requester
-from hs.services.rooms.read.room_state import MembersAsk, RoomState
+from hs.services.rooms.read.room_state import MembersRequest, RoomState
 from hs.services.rooms.store.memberships import Memberships
 
 Membership = Literal["join", "invite", "knock", "leave", "ban"]
@@ -103,7 +103,7 @@ class RoomStateApi:
     @route("GET", "/_matrix/client/v3/rooms/{room_id}/members", auth=USER_OR_GUEST, fresh=always)
     async def get_members(self, request: GetMembersRequest) -> MembersResponse:
         """Spec: client-server API, GET /rooms/{roomId}/members."""
-        members = MembersAsk(
+        members = MembersRequest(
             request.room_id, request.at or None, request.membership, request.not_membership
         )
         return MembersResponse(await self.state.members(request.requester, members))

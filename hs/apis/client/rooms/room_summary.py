@@ -7,7 +7,7 @@ from hs.apis.web.request import path, query
 from hs.apis.web.route import route
 from hs.core.ids import RoomAlias, RoomID, parse_room_alias, parse_room_id
 from hs.core.requester import Requester
-from hs.services.rooms.read.hierarchy import Hierarchy, HierarchyAsk, HierarchyPage
+from hs.services.rooms.read.hierarchy import Hierarchy, HierarchyPage, HierarchyRequest
 from hs.services.rooms.read.room_previews import RoomPreview, RoomPreviews
 
 
@@ -67,7 +67,7 @@ class RoomSummaryApi:
     )
     async def get_space_hierarchy(self, request: GetSpaceHierarchyRequest) -> HierarchyPage:
         """Spec: client-server API, GET /rooms/{roomId}/hierarchy."""
-        page = HierarchyAsk(
+        page = HierarchyRequest(
             request.room_id,
             request.suggested_only,
             request.max_depth,

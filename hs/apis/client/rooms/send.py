@@ -9,8 +9,8 @@ from hs.apis.web.route import route
 from hs.core.canonical_json import JsonObject
 from hs.core.ids import EventID, RoomID, parse_event_id
 from hs.core.requester import Requester
-from hs.services.rooms.sending.delayed_events import DelayedEvents, Wanted
-from hs.services.rooms.sending.event_sending import Sending
+from hs.services.rooms.sending.delayed_events import DelayedEventRequest, DelayedEvents
+from hs.services.rooms.sending.event_sending import EventSender
 
 _ROOM = "/_matrix/client/v3/rooms/{room_id}"
 _DELAY = "org.matrix.msc4140.delay"
@@ -71,7 +71,7 @@ class SendDelayedResponse:
 class SendApi:
     """Endpoints that send events."""
 
-    sending: Sending
+    sending: EventSender
     delayed: DelayedEvents
 
     @route(
@@ -93,7 +93,7 @@ class SendApi:
     ) -> SendEventResponse | SendDelayedResponse:
         """Spec: client-server API, Sending events to a room; MSC4140 for delayed events."""
         if request.delay is not None:
-            delayed_event = Wanted(
+            delayed_event = DelayedEventRequest(
                 request.event_type,
                 request.content,
                 request.delay,
@@ -127,7 +127,7 @@ class SendApi:
     ) -> SendEventResponse | SendDelayedResponse:
         """Spec: client-server API, Sending events to a room; MSC4140 for delayed events."""
         if request.delay is not None:
-            delayed_event = Wanted(
+            delayed_event = DelayedEventRequest(
                 request.event_type,
                 request.content,
                 request.delay,

@@ -12,7 +12,7 @@ from hs.apis.web.route import always, route
 from hs.core.canonical_json import JsonObject
 from hs.core.ids import RoomID, UserID
 from hs.core.requester import Requester
-from hs.services.accounts.account_data.account_data import AccountData
+from hs.services.accounts.account_data.account_data import AccountDataService
 
 TAGS = "/_matrix/client/v3/user/{user_id}/rooms/{room_id}/tags"
 
@@ -51,7 +51,7 @@ class DeleteRoomTagRequest:
 class TagsApi:
     """Endpoints of room tags."""
 
-    account_data: AccountData
+    account_data: AccountDataService
 
     @route("GET", TAGS, auth=USER_OR_GUEST, fresh=always)
     async def get_room_tags(self, request: GetRoomTagsRequest) -> dict[str, Any]:

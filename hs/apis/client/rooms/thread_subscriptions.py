@@ -14,7 +14,7 @@ from hs.apis.web.route import route
 from hs.core.ids import EventID, RoomID, parse_event_id
 from hs.core.requester import Requester
 from hs.services.rooms.threads.thread_subscriptions import DEFAULT_LIMIT, ThreadSubscriptions
-from hs.services.sync.sliding.thread_extension import sorted_by_room
+from hs.services.sync.sliding.thread_extension import subscriptions_by_room
 
 _SUBSCRIPTION: Final = (
     "/_matrix/client/unstable/io.element.msc4306/rooms/{room_id}/thread/{event_id}/subscription"
@@ -101,7 +101,7 @@ class ThreadSubscriptionsApi:
         page = await self.subscriptions.page(
             request.requester, request.start, request.to, request.limit
         )
-        response: dict[str, Any] = sorted_by_room(page.changes)
+        response: dict[str, Any] = subscriptions_by_room(page.changes)
         if page.end is not None:
             response["end"] = page.end
         return response

@@ -28,7 +28,7 @@ class UpgradeRoomResponse:
 
 
 @attrs.frozen
-class UpgradeApi:
+class RoomUpgradeApi:
     """The endpoint that upgrades rooms."""
 
     upgrades: RoomUpgrade

@@ -8,7 +8,7 @@ from hs.apis.web.auth import USER_OR_GUEST
 from hs.apis.web.route import route
 from hs.core.requester import Requester
 from hs.core.versions import ROOM_VERSIONS
-from hs.services.accounts.lifecycle.account_lifecycle import Lifecycle
+from hs.services.accounts.lifecycle.account_lifecycle import AccountLifecycle
 from hs.services.accounts.login.login import Login
 from hs.services.rooms.sending.delayed_events import MAX_SCHEDULED
 from hs.settings.sections.accounts import RegistrationSettings
@@ -25,7 +25,7 @@ class GetCapabilitiesRequest:
 class CapabilitiesApi:
     """The endpoint of capabilities; `longest_delay_ms` is None if delayed events are disabled."""
 
-    lifecycle: Lifecycle
+    lifecycle: AccountLifecycle
     login: Login
     registration: RegistrationSettings
     default_room_version: str

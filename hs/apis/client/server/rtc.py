@@ -22,7 +22,7 @@ class GetRtcTransportsRequest:
 
 
 @attrs.frozen
-class RtcApi:
+class RtcTransportsApi:
     """The endpoint of MatrixRTC transports."""
 
     settings: RtcSettings

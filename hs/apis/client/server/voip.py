@@ -17,7 +17,7 @@ class GetTurnServerRequest:
 
 
 @attrs.frozen
-class VoipApi:
+class TurnServerApi:
     """The endpoint of TURN credentials."""
 
     turn: TurnServers

@@ -21,7 +21,7 @@ class WellKnownApi:
     @route("GET", "/.well-known/matrix/client", auth=NONE)
     async def get_client_wellknown(self) -> dict[str, Any]:
         """Spec: client-server API, Server Discovery."""
-        content = told_to_clients(self.settings, self.rtc)
+        content = client_wellknown_content(self.settings, self.rtc)
         if content is None:
             raise NotFound("public_baseurl is not configured on this server")
         return content
@@ -49,7 +49,7 @@ class WellKnownApi:
         return content
 
 
-def told_to_clients(settings: ServerSettings, rtc: RtcSettings) -> dict[str, Any] | None:
+def client_wellknown_content(settings: ServerSettings, rtc: RtcSettings) -> dict[str, Any] | None:
     """Return the discovery information for clients; None without a public base URL."""
     base_url = settings.public_baseurl
     if base_url is None:

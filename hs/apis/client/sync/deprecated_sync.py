@@ -12,7 +12,7 @@ from hs.core.errors import GuestForbidden, InvalidParam
 from hs.core.ids import RoomID
 from hs.core.requester import Requester
 from hs.services.rooms.read.room_snapshot import LIMIT
-from hs.services.sync.event_stream import MAX_EVENTS, EventsAsk, EventsPage, EventStream
+from hs.services.sync.event_stream import MAX_EVENTS, EventsRequest, EventStream, EventStreamPage
 from hs.services.sync.initial_sync import InitialSync
 
 DEFAULT_TIMEOUT_MS: Final = 30_000
@@ -49,21 +49,21 @@ class RoomInitialSyncRequest:
 
 
 @attrs.frozen
-class OldSyncApi:
+class DeprecatedSyncApi:
     """The deprecated endpoints of sync."""
 
     stream: EventStream
     initial: InitialSync
 
     @route("GET", "/_matrix/client/v3/events", auth=USER_OR_GUEST, cancel_on_disconnect=True)
-    async def get_events(self, request: GetEventsRequest) -> EventsPage:
+    async def get_events(self, request: GetEventsRequest) -> EventStreamPage:
         """Spec: client-server API, Syncing (deprecated); Room Previews."""
         if request.requester.is_guest and request.room_id is None:
             raise GuestForbidden("Guests must set room_id")
         if request.timeout < 0:
             raise InvalidParam("timeout must not be negative")
         return await self.stream.events(
-            EventsAsk(
+            EventsRequest(
                 request.requester,
                 request.start or None,
                 request.timeout,
@@ -76,7 +76,7 @@ class OldSyncApi:
     async def initial_sync(self, request: InitialSyncRequest) -> dict[str, Any]:
         """Spec: client-server API, Syncing (deprecated)."""
         limit = min(request.limit, MAX_MESSAGES)
-        return await self.initial.everything(request.requester, limit, request.archived)
+        return await self.initial.all_rooms(request.requester, limit, request.archived)
 
     @route(
         "GET", "/_matrix/client/v3/rooms/{room_id}/initialSync", auth=USER_OR_GUEST, fresh=always
@@ -84,4 +84,4 @@ class OldSyncApi:
     async def room_initial_sync(self, request: RoomInitialSyncRequest) -> dict[str, Any]:
         """Spec: client-server API, Room Previews."""
         limit = min(request.limit, MAX_MESSAGES)
-        return await self.initial.room(request.requester, request.room_id, limit)
+        return await self.initial.one_room(request.requester, request.room_id, limit)

@@ -11,16 +11,16 @@ from hs.apis.web.route import route
 from hs.core.ids import RoomID
 from hs.core.requester import Requester
 from hs.services.sync.sliding.request import (
-    ExtensionAsked,
-    ExtensionsAsked,
-    ListAsked,
-    RoomAsked,
+    RoomSubscriptionRequest,
+    ScopedExtensionRequest,
+    SlidingExtensionsRequest,
+    SlidingListRequest,
     SlidingRequest,
-    ThreadsAsked,
-    ToDeviceAsked,
+    ThreadExtensionRequest,
+    ToDeviceExtensionRequest,
 )
 from hs.services.sync.sliding.sliding_sync import SlidingSync
-from hs.services.sync.sliding.thread_extension import NAME as THREADS
+from hs.services.sync.sliding.thread_extension import THREADS_EXTENSION as THREADS
 
 MAX_BODY_BYTES: Final = 4 * 1024 * 1024
 
@@ -28,16 +28,16 @@ MAX_BODY_BYTES: Final = 4 * 1024 * 1024
 class ExtensionsBody(msgspec.Struct, frozen=True, rename={"threads": THREADS}):
     """The extensions of a request, with their names in the body."""
 
-    account_data: ExtensionAsked = ExtensionAsked()
-    receipts: ExtensionAsked = ExtensionAsked()
-    typing: ExtensionAsked = ExtensionAsked()
-    to_device: ToDeviceAsked = ToDeviceAsked()
-    e2ee: ExtensionAsked = ExtensionAsked()
-    threads: ThreadsAsked = ThreadsAsked()
+    account_data: ScopedExtensionRequest = ScopedExtensionRequest()
+    receipts: ScopedExtensionRequest = ScopedExtensionRequest()
+    typing: ScopedExtensionRequest = ScopedExtensionRequest()
+    to_device: ToDeviceExtensionRequest = ToDeviceExtensionRequest()
+    e2ee: ScopedExtensionRequest = ScopedExtensionRequest()
+    threads: ThreadExtensionRequest = ThreadExtensionRequest()
 
-    def to_service(self) -> ExtensionsAsked:
+    def to_service(self) -> SlidingExtensionsRequest:
         """Return the extensions as the service takes them."""
-        return ExtensionsAsked(
+        return SlidingExtensionsRequest(
             self.account_data, self.receipts, self.typing, self.to_device, self.e2ee, self.threads
         )
 
@@ -51,8 +51,8 @@ class UnstableSlidingSyncRequest:
     timeout: int = query(default=0)
     set_presence: Literal["online", "unavailable", "offline"] = query(default="online")
     conn_id: str = body(default="")
-    lists: dict[str, ListAsked] = body(factory=dict)
-    room_subscriptions: dict[str, RoomAsked] = body(factory=dict)
+    lists: dict[str, SlidingListRequest] = body(factory=dict)
+    room_subscriptions: dict[str, RoomSubscriptionRequest] = body(factory=dict)
     extensions: ExtensionsBody = body(factory=ExtensionsBody)
 
 
@@ -61,7 +61,7 @@ def _is_initial(request: UnstableSlidingSyncRequest) -> bool:
 
 
 @attrs.frozen
-class SlidingSyncApi:
+class UnstableSlidingSyncApi:
     """The endpoint of sliding sync at the unstable path."""
 
     sliding: SlidingSync

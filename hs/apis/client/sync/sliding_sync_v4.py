@@ -16,11 +16,11 @@ from hs.core.errors import InvalidParam
 from hs.core.ids import RoomID
 from hs.core.requester import Requester
 from hs.services.sync.sliding.request import (
-    Form,
-    ListAsked,
-    RoomAsked,
-    RoomFilters,
+    RoomListFilters,
+    RoomSubscriptionRequest,
+    SlidingListRequest,
     SlidingRequest,
+    SlidingSyncVariant,
 )
 from hs.services.sync.sliding.sliding_sync import SlidingSync
 
@@ -67,9 +67,9 @@ class SlidingSyncFilters:
     tags: list[str] | None = None
     not_tags: list[str] | None = None
 
-    def to_service(self) -> RoomFilters:
+    def to_service(self) -> RoomListFilters:
         """Return the filters as the service takes them."""
-        return RoomFilters(
+        return RoomListFilters(
             self.is_dm,
             self.spaces,
             self.is_encrypted,
@@ -88,10 +88,10 @@ class SlidingSyncRoom:
     timeline_limit: int
     required_state: StateSelection
 
-    def to_service(self) -> RoomAsked:
+    def to_service(self) -> RoomSubscriptionRequest:
         """Return the subscription as the service takes it."""
         state = self.required_state
-        return RoomAsked(self.timeline_limit, state.required(), state.excluded())
+        return RoomSubscriptionRequest(self.timeline_limit, state.required(), state.excluded())
 
 
 @attrs.frozen
@@ -103,10 +103,10 @@ class SlidingSyncList:
     range: tuple[int, int] | None = None
     filters: SlidingSyncFilters | None = None
 
-    def to_service(self) -> ListAsked:
+    def to_service(self) -> SlidingListRequest:
         """Return the list as the service takes it."""
         state = self.required_state
-        return ListAsked(
+        return SlidingListRequest(
             self.timeline_limit,
             state.required(),
             range=self.range,
@@ -140,7 +140,7 @@ def _is_initial(request: SlidingSyncRequest) -> bool:
 
 
 @attrs.frozen
-class AcceptedSlidingSyncApi:
+class SlidingSyncApi:
     """The endpoint of sliding sync at the stable path."""
 
     sliding: SlidingSync
@@ -170,7 +170,7 @@ class AcceptedSlidingSyncApi:
                     for room_id, room in request.room_subscriptions.items()
                 },
                 extensions=request.extensions.to_service(),
-                form=Form.ACCEPTED,
+                form=SlidingSyncVariant.ACCEPTED,
             ),
         )
 

@@ -25,7 +25,7 @@ import attrs
 import immutables
 import orjson
 
-from hs.core.canonical_json import JsonObject, for_keeping
+from hs.core.canonical_json import JsonObject, shrink_to_fit
 from hs.core.errors import BadJson, InvalidParam, MatrixError, NotFound
 from hs.core.ids import EventID, RoomID, UserID
 from hs.core.streams import ACCOUNT_DATA, AccountDataRow
@@ -118,7 +118,7 @@ class LocalAccountDataWriter:
 
 
 @attrs.define(eq=False)
-class AccountData:
+class AccountDataService:
     """The account data of local users."""
 
     _database: Database
@@ -252,7 +252,7 @@ class AccountData:
         return await self._database.read(account_data.get, user_id, room_id, type_)
 
     async def _load(self, user_id: UserID) -> _Map:
-        rows = await self._database.read(account_data.all_of, user_id)
+        rows = await self._database.read(account_data.list_all, user_id)
         return immutables.Map(
             {
                 (row.room_id, row.type): _Versioned(
@@ -315,8 +315,8 @@ async def _put(
 ) -> Written:
     if await account_data.get(tx, user_id, room_id, type_) == content:
         return None, []
-    stream_id = await ids.one()
-    stored_content = for_keeping(content)
+    stream_id = await ids.next_id()
+    stored_content = shrink_to_fit(content)
     await account_data.put(tx, user_id, room_id, type_, stored_content, stream_id)
     return None, [(stream_id, AccountDataRow(user_id, room_id or None, type_, stored_content))]
 
@@ -324,7 +324,7 @@ async def _put(
 async def _delete(tx: Tx, ids: StreamIds, user_id: str, room_id: str, type_: str) -> Written:
     if await account_data.get(tx, user_id, room_id, type_) is None:
         return None, []
-    stream_id = await ids.one()
+    stream_id = await ids.next_id()
     await account_data.put(tx, user_id, room_id, type_, DELETED, stream_id)
     return None, [(stream_id, AccountDataRow(user_id, room_id or None, type_, DELETED))]
 

@@ -22,7 +22,7 @@ _NUMBER = re.compile(r"[0-9]{1,18}", re.ASCII)
 
 
 @attrs.define(eq=False)
-class Filters:
+class StoredFilters:
     """The store of filters, with a cache of parsed ones."""
 
     _database: Database

@@ -35,7 +35,7 @@ class ThreepidBindings(Protocol):
 
 
 @attrs.define(eq=False)
-class Lifecycle:
+class AccountLifecycle:
     """Changes to existing accounts."""
 
     _database: Database
@@ -67,7 +67,9 @@ class Lifecycle:
 
     async def existing(self, user_ids: list[UserID]) -> set[str]:
         """Return those local users that exist."""
-        return await self._database.read(users.existing, [str(user_id) for user_id in user_ids])
+        return await self._database.read(
+            users.existing_users, [str(user_id) for user_id in user_ids]
+        )
 
     def check_new_password(self, password: str) -> None:
         """Check a new password against the policy. Raises: InvalidParam, WeakPassword."""

@@ -15,7 +15,7 @@ from hs.storage.database import Database
 
 
 @attrs.frozen(eq=False)
-class Moderation:
+class AccountModeration:
     """Locks and suspends accounts; all processes learn of changes immediately."""
 
     _database: Database

@@ -36,7 +36,7 @@ class ErasedUsersCache:
         return erased & user_ids if erased else NO_USERS
 
     async def _load(self, _: str) -> frozenset[UserID]:
-        return frozenset(map(UserID, await self._database.read(users.erased)))
+        return frozenset(map(UserID, await self._database.read(users.erased_users)))
 
     def _on_caches(self, batch: Batch[CacheRow]) -> None:
         if batch.reset or any(row.cache == USERS for _, row in batch.rows):

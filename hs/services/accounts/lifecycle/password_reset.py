@@ -3,9 +3,9 @@
 import attrs
 
 from hs.core.errors import ThreepidNotFound
-from hs.services.accounts.lifecycle.account_lifecycle import Lifecycle
+from hs.services.accounts.lifecycle.account_lifecycle import AccountLifecycle
 from hs.services.accounts.sessions.interactive_auth import Flows, UiaProof
-from hs.services.accounts.threepids.threepid_validation import AddressProofs
+from hs.services.accounts.threepids.threepid_validation import ThreepidValidation
 from hs.services.accounts.threepids.threepids import Threepids
 from hs.services.accounts.threepids.validation_stages import (
     EMAIL_IDENTITY,
@@ -19,9 +19,9 @@ from hs.services.accounts.threepids.validation_stages import (
 class PasswordReset:
     """Password reset by a validated third-party identifier."""
 
-    _lifecycle: Lifecycle
+    _lifecycle: AccountLifecycle
     _threepids: Threepids
-    _proofs: AddressProofs
+    _proofs: ThreepidValidation
 
     def flows(self) -> Flows:
         """Return the UIA flows; empty if no identifier can be validated on this server."""

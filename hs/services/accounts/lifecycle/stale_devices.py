@@ -31,7 +31,7 @@ class StaleDeviceCleanup:
     async def delete(self) -> int:
         """Delete devices unused for the configured time; return their number."""
         before_ms, deleted = self._clock.now_ms() - self._period_ms, 0
-        while rows := await self._database.read(devices.unused, before_ms, BATCH):
+        while rows := await self._database.read(devices.list_unused, before_ms, BATCH):
             for user_id, user_rows in groupby(rows, key=itemgetter(0)):
                 device_ids = [device_id for _, device_id in user_rows]
                 await self._sessions.remove_devices(UserID(user_id), device_ids)

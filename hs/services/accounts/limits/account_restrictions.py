@@ -12,7 +12,7 @@ from hs.core.requester import Requester
 
 def may_act(requester: Requester) -> bool:
     """Return whether a requester may perform actions that other users can see."""
-    return not requester.suspended and requester.consent_due is None
+    return not requester.suspended and requester.required_consent is None
 
 
 def check_may_act(requester: Requester) -> None:
@@ -22,12 +22,12 @@ def check_may_act(requester: Requester) -> None:
     """
     if requester.suspended:
         raise UserSuspended("You cannot perform this action while suspended.")
-    consent = requester.consent_due
+    consent = requester.required_consent
     if consent is not None:
         raise ConsentNotGiven(consent.message, consent_uri=consent.uri)
 
 
-def check_may_forget_contacts(requester: Requester) -> None:
+def check_may_remove_threepids(requester: Requester) -> None:
     """Reject the removal of third-party identifiers from the account of a suspended user.
 
     The administrator may need them to contact the user.

@@ -7,7 +7,7 @@ from urllib.parse import urlencode
 
 import attrs
 
-from hs.core.requester import ConsentDue
+from hs.core.requester import RequiredConsent
 from hs.settings.sections.consent import ConsentSettings
 
 PATH: Final = "/_matrix/consent"
@@ -49,13 +49,13 @@ class ConsentRequirement:
 
     def due(
         self, user_id: str, agreed_version: str | None, *, is_exempt: bool
-    ) -> ConsentDue | None:
+    ) -> RequiredConsent | None:
         """Return the consent that a user still has to give; None if there is none."""
         error = self._settings.block_events_error
         if self.version is None or error is None or is_exempt or agreed_version == self.version:
             return None
         uri = self.uri_for(user_id)
-        return ConsentDue(uri, error.replace("%(consent_uri)s", uri))
+        return RequiredConsent(uri, error.replace("%(consent_uri)s", uri))
 
     def uri_for(self, user_id: str) -> str:
         """Return the URL at which a user can agree; its signature is valid for this user only."""
@@ -67,6 +67,6 @@ class ConsentRequirement:
         """Return the signature (HMAC-SHA256, hex) that the user's consent URL contains."""
         return hmac.new(self._secret, localpart.encode(), hashlib.sha256).hexdigest()
 
-    def is_proof(self, localpart: str, signature: str) -> bool:
+    def is_valid_signature(self, localpart: str, signature: str) -> bool:
         """Return whether a signature is that of the user's consent URL."""
         return hmac.compare_digest(self.signature_for(localpart).encode(), signature.encode())

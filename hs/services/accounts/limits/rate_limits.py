@@ -9,8 +9,8 @@ import trio
 
 from hs.core.errors import LimitExceeded
 from hs.core.requester import Requester
-from hs.lib.limiter import Rate as Bucket
 from hs.lib.limiter import RateLimiter
+from hs.lib.limiter import TokenBucketRate as Bucket
 from hs.settings.sections.rate_limits import Rate, RateLimitSettings
 
 LONGEST_WAIT_S = 86_400.0
@@ -20,7 +20,7 @@ USERNAME_CHECK_RATE = Rate(1, 10)
 URL_PREVIEW_RATE = Rate(5, 50)
 
 
-class MakeLimiter(Protocol):
+class LimiterFactory(Protocol):
     """A factory of named limiters, which may share their counts with other processes."""
 
     def __call__(
@@ -30,7 +30,7 @@ class MakeLimiter(Protocol):
         ...
 
 
-def own_limiter(
+def make_local_limiter(
     name: str, rate: Bucket, now_s: Callable[[], float] = trio.current_time
 ) -> RateLimiter[str]:
     """Create a limiter that counts in this process only."""
@@ -42,7 +42,7 @@ def bucket_of(rate: Rate) -> Bucket:
     return Bucket(max(rate.per_second, 1e-9), max(float(rate.burst_count), 1e-9))
 
 
-def refuse_over(
+def enforce_limit(
     limiter: RateLimiter[Any], key: Any, *, cost: float = 1, rate: Bucket | None = None
 ) -> None:
     """Take `cost` tokens from the key's bucket. Raises: LimitExceeded."""
@@ -95,7 +95,9 @@ class RequestRateLimits:
     Rate classes without a setting and requesters with `unlimited` set are not limited.
     """
 
-    def __init__(self, settings: RateLimitSettings, make: MakeLimiter = own_limiter) -> None:
+    def __init__(
+        self, settings: RateLimitSettings, make: LimiterFactory = make_local_limiter
+    ) -> None:
         self._limiters: dict[str, RateLimiter[str]] = {
             name: make(name, bucket_of(rate)) for name, rate in _rates(settings).items()
         }
@@ -103,10 +105,10 @@ class RequestRateLimits:
     def check(self, rate: str, requester: Requester | None, client_ip: str) -> None:
         """Count one request of the rate class `rate`. Raises: LimitExceeded."""
         limiter = self._limiters.get(rate)
-        if limiter is None or (requester is not None and requester.unlimited):
+        if limiter is None or (requester is not None and requester.is_rate_limit_exempt):
             return
         per_address = requester is None or rate in _PER_ADDRESS
-        refuse_over(limiter, client_ip if per_address else _user_id_of(requester))
+        enforce_limit(limiter, client_ip if per_address else _user_id_of(requester))
 
 
 def _user_id_of(requester: Requester | None) -> str:
@@ -118,7 +120,7 @@ class LoginLimits:
     """Limits on logins to one account, in addition to the limit per IP address."""
 
     _settings: RateLimitSettings
-    _make: MakeLimiter = own_limiter
+    _make: LimiterFactory = make_local_limiter
     _account: RateLimiter[str] = attrs.field(init=False)
     _failures: RateLimiter[str] = attrs.field(init=False)
 
@@ -137,4 +139,4 @@ class LoginLimits:
 
     def log_in(self, user_id: str) -> None:
         """Count a login. Raises: LimitExceeded."""
-        refuse_over(self._account, user_id)
+        enforce_limit(self._account, user_id)

@@ -20,7 +20,7 @@ import attrs
 import trio
 
 from hs.core.streams import RATES, RatesRow
-from hs.lib.limiter import Rate, RateLimiter
+from hs.lib.limiter import RateLimiter, TokenBucketRate
 from hs.repl.feed import Batch, Feed
 from hs.repl.memory_writer import MemoryWriter
 
@@ -41,7 +41,7 @@ class _SharedLimiter:
 
 
 @attrs.define(eq=False)
-class SharedRates:
+class SharedRateLimits:
     """The shared limiters of one process; limiters of one name form a group across processes."""
 
     _feed: Feed
@@ -55,7 +55,7 @@ class SharedRates:
         self._feed.subscribe(RATES, self._on_rows)
 
     def make(
-        self, name: str, rate: Rate, now_s: Callable[[], float] = trio.current_time
+        self, name: str, rate: TokenBucketRate, now_s: Callable[[], float] = trio.current_time
     ) -> RateLimiter[str]:
         """Create a limiter; every process creates one of each name."""
         limiter: RateLimiter[str] = RateLimiter(rate, granted=partial(self._on_granted, name))

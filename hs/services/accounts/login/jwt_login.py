@@ -7,7 +7,7 @@ import attrs
 from hs.core.canonical_json import JsonObject
 from hs.core.errors import BadJson, Forbidden, InvalidUsername, MissingParam, UserInUse
 from hs.core.ids import ServerName, UserID
-from hs.lib.json_web_tokens import InvalidToken, TokenReader
+from hs.lib.json_web_tokens import InvalidJwt, JwtVerifier
 from hs.services.accounts.registration.registration import NewAccount, Registration
 from hs.services.accounts.registration.usernames import check_localpart
 
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 class JwtLogin:
     """The login type `org.matrix.login.jwt`."""
 
-    _reader: TokenReader
+    _reader: JwtVerifier
     _registration: Registration
     _server_name: ServerName
     _subject_claim: str
@@ -36,7 +36,7 @@ class JwtLogin:
             raise BadJson("'token' must be a string")
         try:
             claims = self._reader.claims(token)
-        except InvalidToken as error:
+        except InvalidJwt as error:
             raise Forbidden(f"The token is invalid: {error}") from error
         subject = claims.get(self._subject_claim)
         if not isinstance(subject, str):

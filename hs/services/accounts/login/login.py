@@ -26,7 +26,7 @@ from hs.services.accounts.limits.appservice_users import Appservices
 from hs.services.accounts.limits.rate_limits import LoginLimits
 from hs.services.accounts.login.jwt_login import JwtLogin
 from hs.services.accounts.login.password_check import PasswordCheck
-from hs.services.accounts.sessions.sessions import DeviceWish, Session, Sessions
+from hs.services.accounts.sessions.sessions import RequestedDevice, Session, Sessions
 from hs.services.accounts.sessions.token_format import hash_of, new_login_token
 from hs.services.accounts.threepids.login_identifiers import LoginIdentifiers
 from hs.settings.sections.accounts import PasswordSettings
@@ -62,7 +62,7 @@ class Login:
         return self._existing.enabled
 
     @property
-    def asks_before_tokens(self) -> bool:
+    def requires_uia_for_tokens(self) -> bool:
         """Whether UIA is required to get a login token."""
         return self._existing.require_ui_auth
 
@@ -82,13 +82,13 @@ class Login:
             flows.insert(0, {"type": PASSWORD})
         return flows
 
-    def service_asking(self, kind: str, token: str | None) -> Requester | None:
+    def appservice_requester(self, kind: str, token: str | None) -> Requester | None:
         """Return the application service that makes a login request; None for other requests."""
         if kind != APPSERVICE or token is None:
             return None
         return self._appservices.requester_of(token)
 
-    async def log_in(self, body: JsonObject, token: str | None, device: DeviceWish) -> Session:
+    async def log_in(self, body: JsonObject, token: str | None, device: RequestedDevice) -> Session:
         """Log in as requested by `body`; `token` is the access token of the request.
 
         Raises: Forbidden, UserDeactivated, UserLocked, LimitExceeded, Unknown, MissingParam,
@@ -135,7 +135,7 @@ class Login:
         if not isinstance(token, str):
             raise BadJson("'token' must be a string")
         user_id = await self._database.write(
-            tokens.use_login_token, hash_of(token), self._clock.now_ms()
+            tokens.consume_login_token, hash_of(token), self._clock.now_ms()
         )
         if user_id is None:
             raise Forbidden("The login token is invalid or has expired")

@@ -55,7 +55,7 @@ class PasswordCheck:
             raise Forbidden("Invalid username or password")
         if password_hash is not None and self._passwords.needs_rehash(password_hash):
             new_hash = await self._passwords.hash(password)
-            await self._database.write(users.renew_password, user.user_id, password_hash, new_hash)
+            await self._database.write(users.rehash_password, user.user_id, password_hash, new_hash)
         return user
 
 
@@ -102,11 +102,11 @@ class RegistrationTokenStage:
         if not is_valid:
             raise Forbidden("The registration token is invalid")
 
-    async def is_good(self, token: str) -> bool:
+    async def is_valid(self, token: str) -> bool:
         """Return whether the token would be accepted now."""
         now_ms = self._clock.now_ms()
         return await self._database.read(
-            users.registration_token_is_good, token, now_ms, "", now_ms - SESSION_LIFETIME_MS
+            users.registration_token_is_valid, token, now_ms, "", now_ms - SESSION_LIFETIME_MS
         )
 
 
@@ -114,7 +114,7 @@ async def _hold_token(tx: Tx, token: str, now_ms: int, session_id: str) -> bool:
     since_ms = now_ms - SESSION_LIFETIME_MS
     # Without the lock, two concurrent sessions could both take the last use.
     await users.lock_registration_token(tx, token)
-    is_valid = await users.registration_token_is_good(tx, token, now_ms, session_id, since_ms)
+    is_valid = await users.registration_token_is_valid(tx, token, now_ms, session_id, since_ms)
     if is_valid:
-        await uia_sessions.hold_registration_token(tx, session_id, token)
+        await uia_sessions.reserve_registration_token(tx, session_id, token)
     return is_valid

@@ -18,7 +18,7 @@ class RoomSharing(Protocol):
 
 
 @attrs.frozen
-class ProfileAudience:
+class ProfileVisibility:
     """The check of profile requests.
 
     With `requires_shared_room`, a user sees only the profiles of users in shared rooms.

@@ -178,7 +178,7 @@ class Profiles:
         return profile
 
     async def _load(self, user_id: UserID) -> Mapping[str, Any] | None:
-        return await self._database.read(profiles.of_user, user_id)
+        return await self._database.read(profiles.get_profile, user_id)
 
     def _on_caches(self, batch: Batch[CacheRow]) -> None:
         if batch.reset:
@@ -214,20 +214,20 @@ def _check_value(field: str, value: Any) -> None:
 
 
 async def _put(tx: Tx, user_id: str, field: str, value: Any) -> None:
-    profile = await profiles.of_user(tx, user_id) or {}
+    profile = await profiles.get_profile(tx, user_id) or {}
     profile[field] = value
     if len(orjson.dumps(profile)) > MAX_PROFILE_BYTES:
         raise ProfileTooLarge(f"The profile must not exceed {MAX_PROFILE_BYTES} bytes")
-    await profiles.put(tx, user_id, field, value)
+    await profiles.set_field(tx, user_id, field, value)
     await _record_change(tx, user_id, field)
 
 
 async def _delete(tx: Tx, user_id: str, field: str) -> None:
-    await profiles.delete(tx, user_id, field)
+    await profiles.delete_field(tx, user_id, field)
     await _record_change(tx, user_id, field)
 
 
 async def _record_change(tx: Tx, user_id: str, field: str) -> None:
     # Read by RoomProfiles, which updates member events even if this process ends after the commit.
     if field in (DISPLAYNAME, AVATAR_URL):
-        await profiles.note_change(tx, user_id)
+        await profiles.record_change(tx, user_id)

@@ -12,13 +12,13 @@ from hs.lib.clock import Clock
 from hs.services.accounts.limits.account_restrictions import check_may_get_tokens
 from hs.services.accounts.limits.appservice_users import Appservices
 from hs.services.accounts.profiles.profiles import Profiles
-from hs.services.accounts.registration.registration_requirements import Requirements
+from hs.services.accounts.registration.registration_requirements import RegistrationRequirements
 from hs.services.accounts.registration.usernames import check_choosable, check_localpart
 from hs.services.accounts.sessions.interactive_auth import UiaProof
 from hs.services.accounts.sessions.passwords import Passwords
 from hs.services.accounts.sessions.sessions import (
-    DeviceWish,
     NewSession,
+    RequestedDevice,
     Session,
     Sessions,
     write_session,
@@ -49,11 +49,11 @@ class NewAccount:
     user_type: str | None = None
     appservice_id: str | None = None
     display_name: str | None = None
-    device: DeviceWish | None = None
+    device: RequestedDevice | None = None
     proof: UiaProof | None = None
 
 
-class Newcomers(Protocol):
+class NewUserListener(Protocol):
     """A listener that is notified of new users."""
 
     async def arrived(self, user_id: UserID, *, is_guest: bool) -> None:
@@ -67,7 +67,7 @@ class Registration:
 
     _database: Database
     _clock: Clock
-    requirements: Requirements
+    requirements: RegistrationRequirements
     _server_name: ServerName
     _guests_allowed: bool
     _passwords: Passwords
@@ -75,7 +75,7 @@ class Registration:
     _profiles: Profiles
     _appservices: Appservices
     _threepids: Threepids
-    _newcomers: Newcomers
+    _newcomers: NewUserListener
 
     async def check_name(self, localpart: str) -> UserID:
         """Return the user ID for a localpart that a user may choose and that is available.
@@ -164,7 +164,7 @@ class Registration:
         return await self._passwords.hash(password)
 
     async def log_in_again(
-        self, user_id: UserID, password: str | None, device: DeviceWish | None
+        self, user_id: UserID, password: str | None, device: RequestedDevice | None
     ) -> Session | None:
         """Log in a user whose registration is repeated because its response may have been lost.
 
@@ -177,7 +177,7 @@ class Registration:
         check_may_get_tokens(is_locked=user is not None and user.is_locked)
         return None if device is None else await self._sessions.open(user_id, device)
 
-    async def guest_with(self, access_token: str, localpart: str) -> UserID:
+    async def guest_by_token(self, access_token: str, localpart: str) -> UserID:
         """Return the guest with an access token, who upgrades the account and keeps the user ID.
 
         Raises: Forbidden if the token is not one of the guest with this localpart.
@@ -188,7 +188,7 @@ class Registration:
             raise Forbidden("A guest account can be upgraded only under its own username")
         return user_id
 
-    async def register_guest(self, device: DeviceWish) -> Session:
+    async def register_guest(self, device: RequestedDevice) -> Session:
         """Create a guest account.
 
         Raises: Forbidden if guest access is disabled.
@@ -213,7 +213,7 @@ async def _write_account(
     proof: UiaProof | None,
 ) -> None:
     await users.insert_user(tx, record)
-    await profiles.put(tx, record.user_id, "displayname", display_name)
+    await profiles.set_field(tx, record.user_id, "displayname", display_name)
     await _write_session(tx, record, opening, proof)
 
 
@@ -239,7 +239,7 @@ async def _write_session(
         await _write_stage_results(tx, record, proof)
         if proof.registration_token is not None:
             await users.use_registration_token(tx, proof.registration_token)
-        if proof.session_id is not None and not await uia_sessions.conclude(
+        if proof.session_id is not None and not await uia_sessions.set_outcome(
             tx, proof.session_id, record.user_id
         ):
             raise UserInUse("An account has already been created in this session")
@@ -252,4 +252,4 @@ async def _write_stage_results(tx: Tx, record: UserRecord, proof: UiaProof) -> N
             raise ThreepidInUse("Another account has this third-party identifier")
     version = agreed_version(proof)
     if version is not None:
-        await consents.put(tx, record.user_id, version, record.created_ms)
+        await consents.record_consent(tx, record.user_id, version, record.created_ms)

@@ -17,13 +17,13 @@ from hs.core.errors import MissingParam, Unknown, UserInUse
 from hs.core.ids import UserID
 from hs.services.accounts.registration.registration import NewAccount, Registration
 from hs.services.accounts.sessions.interactive_auth import InteractiveAuth
-from hs.services.accounts.sessions.sessions import DeviceWish, Session
+from hs.services.accounts.sessions.sessions import RequestedDevice, Session
 
 OPERATION: Final = "register"
 
 
 @attrs.frozen(kw_only=True)
-class Wish:
+class RegistrationRequest:
     """The parameters of a registration request; None means absent.
 
     The field names are the keys of the JSON that the UIA session stores.
@@ -39,17 +39,17 @@ class Wish:
     wants_refresh: bool | None = None
 
     @property
-    def device(self) -> DeviceWish | None:
+    def device(self) -> RequestedDevice | None:
         """The device to log in; None if the client asked for no session."""
         if self.inhibit_login:
             return None
-        return DeviceWish(
+        return RequestedDevice(
             device_id=self.device_id or None,
             display_name=self.device_name,
             wants_refresh=bool(self.wants_refresh),
         )
 
-    def merged_with(self, earlier: JsonObject) -> "Wish":
+    def merged_with(self, earlier: JsonObject) -> "RegistrationRequest":
         """Return these parameters, with absent ones taken from the session's first request."""
         missing: dict[str, Any] = {
             key: value for key, value in earlier.items() if getattr(self, key) is None
@@ -62,7 +62,7 @@ class Wish:
 async def register(
     registration: Registration,
     interactive: InteractiveAuth,
-    request: Wish,
+    request: RegistrationRequest,
     auth: JsonObject | None,
     count: Callable[[], None],
     client_ip: str = "",
@@ -88,7 +88,7 @@ async def register(
 async def _create(
     registration: Registration,
     interactive: InteractiveAuth,
-    request: Wish,
+    request: RegistrationRequest,
     auth: JsonObject | None,
     count: Callable[[], None],
     client_ip: str,
@@ -122,13 +122,13 @@ async def _create(
     return account.user_id, await registration.register(account)
 
 
-async def _user_id(registration: Registration, request: Wish) -> UserID | None:
+async def _user_id(registration: Registration, request: RegistrationRequest) -> UserID | None:
     if request.guest is not None:
         return request.guest
     return None if request.username is None else await registration.check_name(request.username)
 
 
-async def _storable(registration: Registration, request: Wish) -> JsonObject:
+async def _storable(registration: Registration, request: RegistrationRequest) -> JsonObject:
     if request.password is not None:
         password_hash = await registration.hash_new_password(request.password)
         request = attrs.evolve(request, password=None, password_hash=password_hash)

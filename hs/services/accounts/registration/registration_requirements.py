@@ -22,7 +22,7 @@ from hs.settings.sections.threepids import ThreepidSettings
 
 
 @attrs.frozen(eq=False, kw_only=True)
-class Requirements:
+class RegistrationRequirements:
     """The stages that new users must complete, and the optional ones."""
 
     registration: RegistrationSettings

@@ -15,7 +15,7 @@ NONCE_LIFETIME_MS = 60_000
 
 
 @attrs.frozen(kw_only=True)
-class SignedWish:
+class SharedSecretRequest:
     """A request for an account, with the HMAC that proves knowledge of the secret."""
 
     nonce: str
@@ -27,7 +27,7 @@ class SignedWish:
 
 
 @attrs.define(eq=False)
-class SharedSecret:
+class SharedSecretRegistration:
     """Registration with the shared secret; each nonce is valid once."""
 
     _database: Database
@@ -42,13 +42,13 @@ class SharedSecret:
         await self._database.write(users.insert_nonce, nonce, now_ms, now_ms + NONCE_LIFETIME_MS)
         return nonce
 
-    async def check(self, request: SignedWish) -> None:
+    async def check(self, request: SharedSecretRequest) -> None:
         """Check the HMAC of a request and use up its nonce.
 
         Raises: Unknown if the nonce is not valid; Forbidden if the HMAC is wrong.
         """
         secret = self._require_secret()
-        if not await self._database.write(users.use_nonce, request.nonce, self._clock.now_ms()):
+        if not await self._database.write(users.consume_nonce, request.nonce, self._clock.now_ms()):
             raise Unknown("The nonce is unknown or has expired")
         parts = [
             request.nonce,

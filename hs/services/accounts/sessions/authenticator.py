@@ -34,7 +34,7 @@ from hs.services.accounts.limits.consent_requirement import ConsentRequirement
 from hs.services.accounts.sessions.last_seen import LastSeen
 from hs.services.accounts.sessions.token_format import hash_of
 from hs.storage.accounts import tokens
-from hs.storage.accounts.tokens import FoundToken
+from hs.storage.accounts.tokens import AccessTokenOwner
 from hs.storage.database import Database
 
 TOKENS = "access_tokens"
@@ -134,17 +134,17 @@ class TokenAuthenticator:
         """Return the requester that a service acts as. Raises: Forbidden, Exclusive."""
         return await self._appservices.acting_as(requester, user_id, device_id)
 
-    def _requester_from(self, token_record: FoundToken) -> Requester:
+    def _requester_from(self, token_record: AccessTokenOwner) -> Requester:
         return Requester(
             UserID(token_record.user_id),
             token_record.device_id,
             token_record.token_id,
             is_guest=token_record.is_guest,
             is_admin=token_record.is_admin,
-            shadow=token_record.is_shadow_banned,
+            is_shadow_banned=token_record.is_shadow_banned,
             locked=token_record.is_locked,
             suspended=token_record.is_suspended,
-            consent_due=self._consent.due(
+            required_consent=self._consent.due(
                 token_record.user_id, token_record.consent_version, is_exempt=token_record.is_exempt
             ),
         )

@@ -14,7 +14,7 @@ from hs.lib.clock import Clock
 from hs.services.accounts.sessions.last_seen import LastSeen
 from hs.services.accounts.sessions.sessions import (
     DeviceWatcher,
-    DeviceWish,
+    RequestedDevice,
     Sessions,
     check_device_name,
     ensure_device,
@@ -25,7 +25,7 @@ from hs.storage.devices.devices import DeviceRecord
 
 
 @attrs.frozen
-class Device:
+class UserDevice:
     """A device as its user sees it."""
 
     device_id: str
@@ -35,7 +35,7 @@ class Device:
 
 
 @attrs.define(eq=False)
-class Devices:
+class DeviceManagement:
     """The device management endpoints' service."""
 
     _database: Database
@@ -44,25 +44,25 @@ class Devices:
     _last_seen: LastSeen
     _watcher: DeviceWatcher
 
-    async def all_of(self, user_id: UserID) -> list[Device]:
+    async def all_of(self, user_id: UserID) -> list[UserDevice]:
         """Return a user's devices."""
-        records = await self._database.read(devices.all_of, user_id)
+        records = await self._database.read(devices.list_devices, user_id)
         return [self._device_from(user_id, record) for record in records]
 
     async def sightings_of(self, user_id: UserID) -> dict[str, Any]:
         """Return the connections of each of a user's devices, in the format of `whois`."""
-        stored = await self._database.read(devices.all_of, user_id)
+        stored = await self._database.read(devices.list_devices, user_id)
         records = [self._last_seen.with_latest_sighting(user_id, record) for record in stored]
         return {
             record.device_id: {"sessions": [{"connections": _connections_of(record)}]}
             for record in records
         }
 
-    async def find(self, user_id: UserID, device_id: str) -> Device:
+    async def find(self, user_id: UserID, device_id: str) -> UserDevice:
         """Return a device. Raises: NotFound."""
         record = await self._database.read(devices.find, user_id, device_id)
         if record is None:
-            raise NotFound("Device not found")
+            raise NotFound("UserDevice not found")
         return self._device_from(user_id, record)
 
     async def rename(self, user_id: UserID, device_id: str, name: str | None) -> None:
@@ -75,7 +75,7 @@ class Devices:
             await self.find(user_id, device_id)
             return
         if not await self._database.write(devices.rename, user_id, device_id, name):
-            raise NotFound("Device not found")
+            raise NotFound("UserDevice not found")
         await self._watcher.devices_changed(user_id, [device_id])
 
     async def put_for_service(self, requester: Requester, device_id: str, name: str | None) -> bool:
@@ -85,7 +85,7 @@ class Devices:
 
         Raises: InvalidParam, Forbidden.
         """
-        DeviceWish(device_id=device_id, display_name=name).check()
+        RequestedDevice(device_id=device_id, display_name=name).check()
         user_id = requester.user_id
         is_new = await self._database.write(
             ensure_device, user_id, device_id, name, self._clock.now_ms()
@@ -100,9 +100,9 @@ class Devices:
         """Delete devices with their tokens; unknown device IDs are ignored."""
         await self._sessions.remove_devices(user_id, device_ids)
 
-    def _device_from(self, user_id: UserID, record: DeviceRecord) -> Device:
+    def _device_from(self, user_id: UserID, record: DeviceRecord) -> UserDevice:
         record = self._last_seen.with_latest_sighting(user_id, record)
-        return Device(
+        return UserDevice(
             record.device_id, record.display_name, record.last_seen_ip, record.last_seen_ms
         )
 

@@ -31,7 +31,7 @@ from hs.lib.clock import Clock
 from hs.services.accounts.sessions.token_format import random_letters
 from hs.settings.sections.accounts import ReauthSettings
 from hs.storage.accounts import tokens, uia_sessions
-from hs.storage.accounts.uia_sessions import UiaRecord
+from hs.storage.accounts.uia_sessions import UiaSessionRecord
 from hs.storage.database import Database, Tx
 
 SESSION_LIFETIME_MS = 48 * 3_600_000
@@ -170,8 +170,8 @@ class InteractiveAuth:
             record.session_id,
             record.completed,
             record.registration_token,
-            record.remembered or {},
-            record.proved,
+            record.request_parameters or {},
+            record.results,
         )
 
     async def complete_on_page(self, kind: str, auth: JsonObject, client_ip: str) -> None:
@@ -217,17 +217,17 @@ class InteractiveAuth:
 
     async def _begin_session(
         self, operation: str, user_id: UserID | None, remembered: JsonObject
-    ) -> UiaRecord:
+    ) -> UiaSessionRecord:
         session_id = random_letters(24)
         now_ms = self._clock.now_ms()
         await self._database.write(
             uia_sessions.insert, session_id, operation, user_id or "", now_ms, remembered
         )
-        return UiaRecord(session_id, operation, user_id or "", now_ms, (), None, remembered)
+        return UiaSessionRecord(session_id, operation, user_id or "", now_ms, (), None, remembered)
 
     async def _find_or_begin_session(
         self, auth: JsonObject, operation: str, user_id: UserID | None
-    ) -> UiaRecord:
+    ) -> UiaSessionRecord:
         session_id = auth.get("session")
         if session_id is None:
             return await self._begin_session(operation, user_id, {})
@@ -244,11 +244,11 @@ class InteractiveAuth:
 
     async def _try_stage(
         self,
-        record: UiaRecord,
+        record: UiaSessionRecord,
         attempt: StageAttempt,
         flows: Flows,
         params: Mapping[str, Any],
-    ) -> UiaRecord:
+    ) -> UiaSessionRecord:
         kind = attempt.auth.get("type")
         if kind is None:
             return record
@@ -299,14 +299,16 @@ def _not_in_any_flow() -> MatrixError:
 
 
 async def _add_completed_stage(
-    tx: Tx, record: UiaRecord, kind: str, result: JsonObject | None, since_ms: int
-) -> UiaRecord:
+    tx: Tx, record: UiaSessionRecord, kind: str, result: JsonObject | None, since_ms: int
+) -> UiaSessionRecord:
     # Another request may have completed another stage since the session was read.
     current = await uia_sessions.find(tx, record.session_id, since_ms) or record
     if kind not in current.completed:
-        results = current.proved if result is None else {**current.proved, kind: result}
-        current = current._replace(completed=(*current.completed, kind), proved=results)
-        await uia_sessions.complete(tx, current.session_id, current.completed, current.proved)
+        results = current.results if result is None else {**current.results, kind: result}
+        current = current._replace(completed=(*current.completed, kind), results=results)
+        await uia_sessions.record_completed(
+            tx, current.session_id, current.completed, current.results
+        )
     return current
 
 

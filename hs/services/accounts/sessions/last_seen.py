@@ -9,7 +9,7 @@ import trio
 from hs.lib.clock import Clock
 from hs.storage.database import Database, DatabaseError, Tx
 from hs.storage.devices import devices
-from hs.storage.devices.devices import DeviceRecord, Sighting
+from hs.storage.devices.devices import DeviceRecord, LastSeenUpdate
 
 WRITE_EVERY_S = 60.0
 LAST_WRITE_S = 5.0
@@ -26,13 +26,13 @@ class LastSeen:
     _database: Database
     _clock: Clock
     _max_age_ms: int | None = None
-    _waiting: dict[tuple[str, str], Sighting] = attrs.Factory(dict)
+    _waiting: dict[tuple[str, str], LastSeenUpdate] = attrs.Factory(dict)
 
     def note(self, user_id: str, device_id: str, client_ip: str, user_agent: str) -> None:
         """Record the use of a device, in memory."""
         key = (user_id, device_id)
         if key in self._waiting or len(self._waiting) < MAX_WAITING:
-            self._waiting[key] = Sighting(
+            self._waiting[key] = LastSeenUpdate(
                 user_id, device_id, self._clock.now_ms(), client_ip, user_agent
             )
 
@@ -65,7 +65,7 @@ class LastSeen:
         """Delete the IP addresses and user agents of devices not seen for the configured time."""
         if self._max_age_ms is not None:
             before_ms = self._clock.now_ms() - self._max_age_ms
-            await self._database.write(devices.forget_addresses, before_ms)
+            await self._database.write(devices.clear_addresses, before_ms)
 
     async def run(self) -> None:
         """Store sightings every minute, and a last time when cancelled."""
@@ -78,8 +78,8 @@ class LastSeen:
                 await self.write()
 
 
-async def _write(tx: Tx, batch: Sequence[Sighting]) -> None:
-    await devices.note_seen(tx, batch)
+async def _write(tx: Tx, batch: Sequence[LastSeenUpdate]) -> None:
+    await devices.update_last_seen(tx, batch)
 
 
 def _clean_user_agent(text: str) -> str:

@@ -26,7 +26,7 @@ class OpenIdToken:
 
 
 @attrs.define(eq=False)
-class OpenId:
+class OpenIdTokens:
     """The store of OpenID tokens."""
 
     _database: Database

@@ -44,7 +44,7 @@ class BlockingAuthenticator:
         )
 
 
-def unless_blocked(
+def with_server_blocking(
     authenticator: TokenAuthenticator, settings: BlockingSettings
 ) -> TokenAuthenticator | BlockingAuthenticator:
     """Return the authenticator, wrapped if the server is blocked."""

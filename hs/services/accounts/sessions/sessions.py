@@ -31,7 +31,7 @@ from hs.services.accounts.sessions.token_format import (
 )
 from hs.settings.sections.accounts import SessionSettings
 from hs.storage.accounts import tokens
-from hs.storage.accounts.tokens import AccessToken
+from hs.storage.accounts.tokens import AccessTokenRecord
 from hs.storage.database import Database, Tx
 from hs.storage.devices import device_keys, devices
 
@@ -63,7 +63,7 @@ class Session:
 
 
 @attrs.frozen(kw_only=True)
-class DeviceWish:
+class RequestedDevice:
     """The device that a client asks for when it logs in."""
 
     device_id: str | None = None
@@ -105,7 +105,7 @@ class Sessions:
     _revocations: Revocations
     _watcher: DeviceWatcher
 
-    def prepare(self, user_id: UserID, device: DeviceWish) -> NewSession:
+    def prepare(self, user_id: UserID, device: RequestedDevice) -> NewSession:
         """Create the tokens of a new session, for `write_session` to store."""
         device.check()
         now_ms = self._clock.now_ms()
@@ -128,7 +128,7 @@ class Sessions:
             session, device.display_name, now_ms, valid_until, refresh_expires, session_ends
         )
 
-    async def open(self, user_id: UserID, device: DeviceWish) -> Session:
+    async def open(self, user_id: UserID, device: RequestedDevice) -> Session:
         """Log in a device; tokens that it had are deleted.
 
         Raises: InvalidParam, Forbidden.
@@ -191,7 +191,7 @@ class Sessions:
 
     async def close_others(self, requester: Requester) -> None:
         """Log out all devices of the requester except the current one."""
-        records = await self._database.read(devices.all_of, requester.user_id)
+        records = await self._database.read(devices.list_devices, requester.user_id)
         other_ids = [
             record.device_id for record in records if record.device_id != requester.device_id
         ]
@@ -217,7 +217,7 @@ async def write_session(tx: Tx, new_session: NewSession) -> tuple[bool, list[str
             new_session.refresh_expires_ms,
             new_session.session_ends_ms,
         )
-    token = AccessToken(
+    token = AccessTokenRecord(
         hash_of(session.access_token),
         user_id,
         device_id,
@@ -239,7 +239,7 @@ async def ensure_device(
     of the device could then pass for signatures of the key.
     """
     is_new = await devices.ensure(tx, user_id, device_id, name, now_ms)
-    if is_new and await device_keys.is_cross_signing(tx, user_id, device_id):
+    if is_new and await device_keys.is_cross_signing_key(tx, user_id, device_id):
         raise Forbidden("device_id must not equal a cross-signing key ID")
     return is_new
 
@@ -257,9 +257,9 @@ async def _exchange(
         raise UnknownToken("The refresh token has expired; log in again", soft_logout=True)
     # This use ends the preceding tokens. Tokens from an earlier exchange were never used, or this
     # token would have been deleted.
-    ended_hashes = await tokens.end_before(tx, old_token.refresh_id)
+    ended_hashes = await tokens.delete_predecessors(tx, old_token.refresh_id)
     if old_token.next_id is not None:
-        ended_hashes += await tokens.end_refresh(tx, old_token.next_id)
+        ended_hashes += await tokens.delete_refresh(tx, old_token.next_id)
     user_id = UserID(old_token.user_id)
     valid_until = _earliest(
         old_token.session_ends_ms, now_ms, settings.refreshable_access_token_lifetime
@@ -281,7 +281,7 @@ async def _exchange(
         old_token.session_ends_ms,
     )
     await tokens.set_next(tx, old_token.refresh_id, refresh_id)
-    access_token = AccessToken(
+    access_token = AccessTokenRecord(
         hash_of(session.access_token), user_id, old_token.device_id, now_ms, valid_until, refresh_id
     )
     await tokens.insert(tx, access_token)

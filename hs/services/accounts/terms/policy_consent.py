@@ -11,7 +11,7 @@ from hs.storage.database import Database
 
 
 @attrs.frozen(eq=False)
-class Consent:
+class PolicyConsent:
     """The record of the users' consent."""
 
     _database: Database
@@ -21,7 +21,7 @@ class Consent:
 
     async def agreed_to(self, user_id: UserID) -> str | None:
         """Return the version of the terms that a user has last agreed to, or None."""
-        return await self._database.read(consents.version_of, user_id)
+        return await self._database.read(consents.accepted_version, user_id)
 
     async def agree(self, user_id: UserID, version: str) -> bool:
         """Record a user's consent and lift the restriction in all processes.
@@ -29,7 +29,7 @@ class Consent:
         Return False if the user does not exist.
         """
         user_exists = await self._database.write(
-            consents.put, user_id, version, self._clock.now_ms()
+            consents.record_consent, user_id, version, self._clock.now_ms()
         )
         if user_exists:
             self._revocations.announce_users(user_id)

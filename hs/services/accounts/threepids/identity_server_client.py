@@ -9,7 +9,7 @@ import orjson
 
 from hs.core.canonical_json import JsonObject
 from hs.core.errors import Forbidden, MatrixError, RemoteFault
-from hs.lib.http_client import HttpAnswer, HttpClient, HttpFault
+from hs.lib.http_client import HttpClient, HttpFault, HttpResponse
 
 ANSWER_S = 20.0
 ANSWER_BYTES = 256 * 1024
@@ -70,7 +70,7 @@ def bearer(token: str | None) -> str | None:
     return None if token is None else f"Bearer {token}"
 
 
-def _parse_answer(base: str, answer: HttpAnswer) -> JsonObject:
+def _parse_answer(base: str, answer: HttpResponse) -> JsonObject:
     try:
         content = orjson.loads(answer.body)
     except orjson.JSONDecodeError:

@@ -12,7 +12,7 @@ from hs.core.canonical_json import JsonObject
 from hs.core.errors import InvalidParam, MatrixError, RemoteFault, ServerNotTrusted
 from hs.core.ids import ServerName, UserID, parse_server_name, parse_user_id
 from hs.core.signing.keys import Signer
-from hs.core.signing.requests import authorization_of
+from hs.core.signing.requests import authorization_header
 from hs.core.unpadded_base64 import encode_urlsafe_base64
 from hs.lib.http_client import HttpClient
 from hs.services.accounts.threepids.identity_server_client import (
@@ -29,7 +29,7 @@ _TOKEN = re.compile(r"[0-9a-zA-Z.=_-]{1,255}")
 
 
 @attrs.frozen
-class StoredInvite:
+class StoredThreepidInvite:
     """An identity server's response to a stored invite; `public_keys` are (key, validity URL)."""
 
     token: str
@@ -72,7 +72,7 @@ class IdentityServers:
             servers = [str(parse_identity_server(id_server))]
         else:
             servers = await self._database.read(
-                threepid_bindings.servers_of, user_id, medium, address
+                threepid_bindings.identity_servers_of, user_id, medium, address
             )
         results = [await self._unbind(user_id, medium, address, server) for server in servers]
         return bool(results) and all(results)
@@ -81,7 +81,7 @@ class IdentityServers:
         """Unbind all identifiers of a user; return False if any request failed."""
         all_unbound = True
         for medium, address, server in await self._database.read(
-            threepid_bindings.of_user, user_id
+            threepid_bindings.list_of_user, user_id
         ):
             try:
                 all_unbound &= await self._unbind(user_id, medium, address, server)
@@ -121,7 +121,7 @@ class IdentityServers:
 
     async def store_invite(
         self, id_server: str, id_access_token: str, invite: Mapping[str, Any]
-    ) -> StoredInvite:
+    ) -> StoredThreepidInvite:
         """Store an invite for an identifier without an account. Raises: as `lookup`."""
         server = parse_identity_server(id_server)
         answer = await self._post(server, "/store-invite", invite, id_access_token)
@@ -136,7 +136,7 @@ class IdentityServers:
         )
         if not public_keys:
             raise RemoteFault(server, "The identity server's response lacks public keys")
-        return StoredInvite(token, str(name or ""), public_keys)
+        return StoredThreepidInvite(token, str(name or ""), public_keys)
 
     async def is_any_valid(self, keys: Sequence[tuple[str, str]]) -> bool:
         """Return whether any of the (key, validity URL) pairs is valid according to its URL."""
@@ -156,7 +156,7 @@ class IdentityServers:
     async def _unbind(self, user_id: UserID, medium: str, address: str, server: str) -> bool:
         path = V2 + "/3pid/unbind"
         content = {"mxid": user_id, "threepid": {"medium": medium, "address": address}}
-        authorization = authorization_of(self._signer, server, "POST", path, content)
+        authorization = authorization_header(self._signer, server, "POST", path, content)
         try:
             await IdentityServerClient(self._http).post(
                 f"https://{server}", path, content, authorization

@@ -11,7 +11,7 @@ from hs.core.canonical_json import JsonObject
 from hs.core.errors import BadJson, Forbidden, InvalidParam, MissingParam, Unknown
 from hs.core.ids import ServerName, UserID, parse_user_id, server_of
 from hs.core.threepids import MSISDN, canonical_address, canonical_msisdn
-from hs.lib.phone_numbers import international
+from hs.lib.phone_numbers import international_digits
 from hs.services.accounts.threepids.threepids import Threepids
 
 
@@ -71,7 +71,7 @@ class LoginIdentifiers:
     async def _by_phone(self, country: Any, phone: Any) -> IdentifiedUser:
         country, phone = _required_string(country, "country"), _required_string(phone, "phone")
         return await self._resolve_threepid(
-            MSISDN, international(country, phone) or _canonical(MSISDN, phone)
+            MSISDN, international_digits(country, phone) or _canonical(MSISDN, phone)
         )
 
     async def _resolve_threepid(self, medium: str, address: str) -> IdentifiedUser:

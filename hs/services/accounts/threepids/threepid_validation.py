@@ -30,11 +30,11 @@ from hs.services.accounts.threepids.msisdn_delegate import PhoneSession, Validat
 from hs.services.accounts.threepids.threepids import ValidatedThreepid
 from hs.services.accounts.threepids.validation_emails import (
     PHONE_SUBMIT_PATH,
-    Purpose,
     ValidationEmails,
+    ValidationPurpose,
 )
 from hs.storage.accounts import threepids
-from hs.storage.accounts.threepids import SessionRecord
+from hs.storage.accounts.threepids import ThreepidSessionRecord
 from hs.storage.database import Database, Tx
 
 SESSION_LIFETIME_MS = 24 * 3_600_000
@@ -74,10 +74,10 @@ class PhoneValidator(Protocol):
 
 
 @attrs.frozen(kw_only=True)
-class Asked:
+class ValidationRequest:
     """The parameters of a request for a validation token, except the identifier."""
 
-    purpose: Purpose
+    purpose: ValidationPurpose
     client_secret: str
     attempt: int
     next_link: str | None = None
@@ -93,7 +93,7 @@ class PendingPhoneValidation:
 
 
 @attrs.frozen(eq=False)
-class AddressProofs:
+class ThreepidValidation:
     """The validation of e-mail addresses and phone numbers."""
 
     _database: Database
@@ -112,7 +112,7 @@ class AddressProofs:
         """Whether phone numbers can be validated."""
         return self._phones.is_configured
 
-    async def begin_email(self, request: Asked, address: str) -> str:
+    async def begin_email(self, request: ValidationRequest, address: str) -> str:
         """Send a link to an address unless this attempt was made before; return the session ID.
 
         Raises: InvalidParam, Unavailable.
@@ -130,12 +130,12 @@ class AddressProofs:
         )
         # Stored only now, so that a failed attempt can be repeated.
         await self._database.write(
-            threepids.set_sent, session.sid, request.attempt, request.next_link
+            threepids.record_message_sent, session.sid, request.attempt, request.next_link
         )
         return session.sid
 
     async def begin_phone(
-        self, request: Asked, country: str, number: str
+        self, request: ValidationRequest, country: str, number: str
     ) -> PendingPhoneValidation:
         """Request a text message; return the session.
 
@@ -156,7 +156,7 @@ class AddressProofs:
         return self._phone_validation(session.sid, address)
 
     async def submit_mail(
-        self, purpose: Purpose, sid: str, client_secret: str, token: str
+        self, purpose: ValidationPurpose, sid: str, client_secret: str, token: str
     ) -> str | None:
         """Check the token of an e-mail; return the URL to redirect the browser to, or None.
 
@@ -181,7 +181,7 @@ class AddressProofs:
         return await self._phones.submit(session.remote_sid, client_secret, token)
 
     async def validated(
-        self, purpose: Purpose, sid: str, client_secret: str
+        self, purpose: ValidationPurpose, sid: str, client_secret: str
     ) -> ValidatedThreepid | None:
         """Return the identifier validated by a session for a purpose, or None.
 
@@ -201,7 +201,7 @@ class AddressProofs:
 
     async def end_session(self, sid: str) -> None:
         """Delete a session, so that it cannot be used again."""
-        await self._database.write(threepids.end_session, sid)
+        await self._database.write(threepids.delete_session, sid)
 
     async def delete_expired(self) -> None:
         """Delete expired tokens and sessions."""
@@ -219,8 +219,10 @@ class AddressProofs:
     def _phone_validation(self, sid: str, address: str) -> PendingPhoneValidation:
         return PendingPhoneValidation(sid, address, self.mails.url_of(PHONE_SUBMIT_PATH))
 
-    def _new_record(self, request: Asked, medium: str, address: str) -> SessionRecord:
-        return SessionRecord(
+    def _new_record(
+        self, request: ValidationRequest, medium: str, address: str
+    ) -> ThreepidSessionRecord:
+        return ThreepidSessionRecord(
             sid=random_letters(TOKEN_CHARS),
             purpose=request.purpose.value,
             client_secret=request.client_secret,
@@ -233,7 +235,7 @@ class AddressProofs:
             validated_ms=None,
         )
 
-    async def _find_session(self, sid: str, client_secret: str) -> SessionRecord | None:
+    async def _find_session(self, sid: str, client_secret: str) -> ThreepidSessionRecord | None:
         since_ms = self._clock.now_ms() - SESSION_LIFETIME_MS
         session = await self._database.read(threepids.find_session, sid, since_ms)
         if session is None or session.client_secret != client_secret:
@@ -242,23 +244,29 @@ class AddressProofs:
 
 
 async def _begin(
-    tx: Tx, new_session: SessionRecord, token_hash: str, now_ms: int, expires_ms: int
-) -> SessionRecord:
-    session = await threepids.begin(tx, new_session, now_ms - SESSION_LIFETIME_MS)
+    tx: Tx, new_session: ThreepidSessionRecord, token_hash: str, now_ms: int, expires_ms: int
+) -> ThreepidSessionRecord:
+    session = await threepids.begin_session(tx, new_session, now_ms - SESSION_LIFETIME_MS)
     await threepids.add_token(tx, token_hash, session.sid, expires_ms)
     return session
 
 
 async def _begin_remote(
-    tx: Tx, new_session: SessionRecord, request: Asked, remote_sid: str, since_ms: int
-) -> SessionRecord:
-    session = await threepids.begin(tx, new_session, since_ms)
-    await threepids.set_sent(tx, session.sid, request.attempt, request.next_link, remote_sid)
+    tx: Tx,
+    new_session: ThreepidSessionRecord,
+    request: ValidationRequest,
+    remote_sid: str,
+    since_ms: int,
+) -> ThreepidSessionRecord:
+    session = await threepids.begin_session(tx, new_session, since_ms)
+    await threepids.record_message_sent(
+        tx, session.sid, request.attempt, request.next_link, remote_sid
+    )
     return session
 
 
 async def _confirm(tx: Tx, sid: str, token_hash: str, now_ms: int) -> bool:
-    if not await threepids.token_confirms(tx, token_hash, sid, now_ms):
+    if not await threepids.token_belongs_to_session(tx, token_hash, sid, now_ms):
         return False
     await threepids.set_validated(tx, sid, now_ms)
     return True

@@ -41,7 +41,7 @@ class Threepids:
 
     async def of_user(self, user_id: UserID) -> list[ThreepidRecord]:
         """Return a user's identifiers, oldest first."""
-        return await self._database.read(threepids.of_user, user_id)
+        return await self._database.read(threepids.list_of_user, user_id)
 
     async def owner(self, medium: str, address: str) -> UserID | None:
         """Return the user with an identifier, which must be in canonical form."""

@@ -11,10 +11,10 @@ import attrs
 from hs.core.errors import InvalidParam, Unavailable
 from hs.lib.mail.mailer import Mail, Mailer, MailFault
 from hs.lib.mail.templates import Templates
-from hs.settings.sections.mail import PLACES, MailSettings
+from hs.settings.sections.mail import SUBJECT_VARIABLES, MailSettings
 
 
-class Purpose(Enum):
+class ValidationPurpose(Enum):
     """The purpose of a validation; its session is valid for no other purpose."""
 
     REGISTER = "register"
@@ -22,20 +22,20 @@ class Purpose(Enum):
     ADD = "3pid"
 
 
-SUBMIT_PATHS: Final[Mapping[Purpose, str]] = MappingProxyType(
+SUBMIT_PATHS: Final[Mapping[ValidationPurpose, str]] = MappingProxyType(
     {
-        Purpose.REGISTER: "/_matrix/client/unstable/registration/email/submit_token",
-        Purpose.RESET: "/_synapse/client/password_reset/email/submit_token",
-        Purpose.ADD: "/_matrix/client/unstable/add_threepid/email/submit_token",
+        ValidationPurpose.REGISTER: "/_matrix/client/unstable/registration/email/submit_token",
+        ValidationPurpose.RESET: "/_synapse/client/password_reset/email/submit_token",
+        ValidationPurpose.ADD: "/_matrix/client/unstable/add_threepid/email/submit_token",
     }
 )
 PHONE_SUBMIT_PATH: Final = "/_matrix/client/unstable/add_threepid/msisdn/submit_token"
 # Names of the template files, which administrators can override.
-TEMPLATES: Final[Mapping[Purpose, str]] = MappingProxyType(
+TEMPLATES: Final[Mapping[ValidationPurpose, str]] = MappingProxyType(
     {
-        Purpose.REGISTER: "registration",
-        Purpose.RESET: "password_reset",
-        Purpose.ADD: "add_threepid",
+        ValidationPurpose.REGISTER: "registration",
+        ValidationPurpose.RESET: "password_reset",
+        ValidationPurpose.ADD: "add_threepid",
     }
 )
 
@@ -52,13 +52,17 @@ class ValidationEmails:
     is_enabled: bool
 
     async def send_link(
-        self, purpose: Purpose, address: str, sid: str, client_secret: str, token: str
+        self, purpose: ValidationPurpose, address: str, sid: str, client_secret: str, token: str
     ) -> None:
         """Send the link that validates the address. Raises: InvalidParam, Unavailable."""
         query = urlencode({"token": token, "client_secret": client_secret, "sid": sid})
         link = f"{self.url_of(SUBMIT_PATHS[purpose])}?{query}"
         subjects = self._settings.subjects
-        subject = subjects.password_reset if purpose is Purpose.RESET else subjects.email_validation
+        subject = (
+            subjects.password_reset
+            if purpose is ValidationPurpose.RESET
+            else subjects.email_validation
+        )
         await self._send(address, TEMPLATES[purpose], subject, link)
 
     async def send_already_in_use(self, address: str) -> None:
@@ -73,7 +77,11 @@ class ValidationEmails:
         return self._base_url.rstrip("/") + path
 
     async def _send(self, address: str, name: str, subject: str, link: str) -> None:
-        substitutions = {**PLACES, "app": self._settings.app_name, "server_name": self._server_name}
+        substitutions = {
+            **SUBJECT_VARIABLES,
+            "app": self._settings.app_name,
+            "server_name": self._server_name,
+        }
         values = {
             "app_name": self._settings.app_name,
             "server_name": self._server_name,

@@ -16,24 +16,24 @@ from hs.core.errors import (
 )
 from hs.core.threepids import EMAIL, MSISDN, canonical_email, canonical_msisdn, check_client_secret
 from hs.lib.limiter import RateLimiter
-from hs.lib.phone_numbers import international
-from hs.services.accounts.limits.rate_limits import bucket_of, refuse_over
+from hs.lib.phone_numbers import international_digits
+from hs.services.accounts.limits.rate_limits import bucket_of, enforce_limit
 from hs.services.accounts.threepids.threepid_validation import (
-    AddressProofs,
-    Asked,
     PendingPhoneValidation,
+    ThreepidValidation,
+    ValidationRequest,
 )
 from hs.services.accounts.threepids.threepids import Threepids
-from hs.services.accounts.threepids.validation_emails import Purpose
+from hs.services.accounts.threepids.validation_emails import ValidationPurpose
 from hs.settings.sections.rate_limits import RateLimitSettings
 from hs.settings.sections.threepids import ThreepidSettings
 
 
 @attrs.define(eq=False)
-class ProofRequests:
+class ValidationRequests:
     """The checks before a validation message is sent."""
 
-    _proofs: AddressProofs
+    _proofs: ThreepidValidation
     _threepids: Threepids
     _settings: ThreepidSettings
     _rates: RateLimitSettings
@@ -42,7 +42,7 @@ class ProofRequests:
     def __attrs_post_init__(self) -> None:
         self._per_address = RateLimiter(bucket_of(self._rates.rc_3pid_validation))
 
-    async def by_mail(self, request: Asked, email: str, id_server: str | None) -> str:
+    async def by_mail(self, request: ValidationRequest, email: str, id_server: str | None) -> str:
         """Send a link to an address; return the session ID.
 
         Raises: InvalidParam, ThreepidDenied, ThreepidInUse, ThreepidNotFound, LimitExceeded,
@@ -51,16 +51,16 @@ class ProofRequests:
         address = canonical_email(email)
         self._check(request, EMAIL, address, self._proofs.sends_mail, id_server)
         if await self._has_wrong_ownership(request, EMAIL, address):
-            if request.purpose is not Purpose.RESET:
+            if request.purpose is not ValidationPurpose.RESET:
                 await self._proofs.mails.send_already_in_use(address)
             return self._proofs.fake_sid()
         return await self._proofs.begin_email(request, address)
 
     async def by_phone(
-        self, request: Asked, country: str, number: str, id_server: str | None
+        self, request: ValidationRequest, country: str, number: str, id_server: str | None
     ) -> PendingPhoneValidation:
         """Request a text message; return the session. Raises: as `by_mail`, RemoteFault."""
-        address = international(country, number) or canonical_msisdn(number)
+        address = international_digits(country, number) or canonical_msisdn(number)
         self._check(request, MSISDN, address, self._proofs.sends_texts, id_server)
         if await self._has_wrong_ownership(request, MSISDN, address):
             # There is no text message for this case: the client waits for one in vain.
@@ -68,7 +68,12 @@ class ProofRequests:
         return await self._proofs.begin_phone(request, country, number)
 
     def _check(
-        self, request: Asked, medium: str, address: str, is_possible: bool, id_server: str | None
+        self,
+        request: ValidationRequest,
+        medium: str,
+        address: str,
+        is_possible: bool,
+        id_server: str | None,
     ) -> None:
         check_client_secret(request.client_secret)
         self._check_next_link(request.next_link)
@@ -80,19 +85,21 @@ class ProofRequests:
             raise ThreepidMediumNotSupported(
                 "This server cannot validate third-party identifiers of this medium"
             )
-        registering = request.purpose is Purpose.REGISTER
-        if request.purpose is not Purpose.RESET:
+        registering = request.purpose is ValidationPurpose.REGISTER
+        if request.purpose is not ValidationPurpose.RESET:
             self._threepids.check_allowed(medium, address, registering=registering)
-        refuse_over(self._per_address, f"{medium} {address}")
+        enforce_limit(self._per_address, f"{medium} {address}")
 
-    async def _has_wrong_ownership(self, request: Asked, medium: str, address: str) -> bool:
+    async def _has_wrong_ownership(
+        self, request: ValidationRequest, medium: str, address: str
+    ) -> bool:
         """Return whether the identifier has an owner although it must not, or vice versa.
 
         Raises: ThreepidInUse, ThreepidNotFound, ThreepidDenied, unless the settings hide this
         from clients.
         """
         is_owned = await self._threepids.owner(medium, address) is not None
-        is_wrong = is_owned is not (request.purpose is Purpose.RESET)
+        is_wrong = is_owned is not (request.purpose is ValidationPurpose.RESET)
         if not is_wrong or self._settings.request_token_inhibit_3pid_errors:
             return is_wrong
         if is_owned:

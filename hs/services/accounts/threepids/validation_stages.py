@@ -11,9 +11,9 @@ from hs.core.errors import BadJson, MatrixError, MissingParam
 from hs.core.threepids import check_client_secret
 from hs.services.accounts.sessions.interactive_auth import StageAttempt, UiaProof
 from hs.services.accounts.terms.captcha import Captcha
-from hs.services.accounts.threepids.threepid_validation import AddressProofs
+from hs.services.accounts.threepids.threepid_validation import ThreepidValidation
 from hs.services.accounts.threepids.threepids import ValidatedThreepid
-from hs.services.accounts.threepids.validation_emails import Purpose
+from hs.services.accounts.threepids.validation_emails import ValidationPurpose
 
 EMAIL_IDENTITY = "m.login.email.identity"
 MSISDN = "m.login.msisdn"
@@ -21,14 +21,14 @@ TERMS = "m.login.terms"
 RECAPTCHA = "m.login.recaptcha"
 ADDRESS_STAGES = (EMAIL_IDENTITY, MSISDN)
 # Third-party identifiers do not authenticate other operations.
-_PURPOSES = {"register": Purpose.REGISTER, "password": Purpose.RESET}
+_PURPOSES = {"register": ValidationPurpose.REGISTER, "password": ValidationPurpose.RESET}
 
 
 @attrs.frozen(eq=False)
 class ThreepidStage:
     """The stages `m.login.email.identity` and `m.login.msisdn`."""
 
-    _proofs: AddressProofs
+    _proofs: ThreepidValidation
     _medium: str
 
     async def check(self, attempt: StageAttempt) -> JsonObject:

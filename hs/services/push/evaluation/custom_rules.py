@@ -14,7 +14,7 @@ from hs.storage.push import push_rules as storage
 _NO_RULES = encode_user_rules(NO_USER_RULES)
 
 
-class CustomRuleUsers:
+class UsersWithCustomRules:
     """The encoded rules of the users who have rules of their own; equal rules are one object."""
 
     def __init__(self, database: Database, feed: Feed) -> None:
@@ -38,7 +38,7 @@ class CustomRuleUsers:
         return groups
 
     async def _read(self) -> Iterable[tuple[str, bytes]]:
-        return await self._database.read(storage.all_rules)
+        return await self._database.read(storage.list_rules)
 
     def _replace(self, stored: Iterable[tuple[str, bytes]]) -> None:
         self._rules.clear()

@@ -31,7 +31,7 @@ from hs.repl.feed_queue import FeedQueue, WhenFull
 from hs.repl.memory_writer import MemoryWriter
 from hs.repl.rpc import rpc
 from hs.repl.writers import WriterReplaced
-from hs.services.push.evaluation.custom_rules import CustomRuleUsers
+from hs.services.push.evaluation.custom_rules import UsersWithCustomRules
 from hs.services.push.evaluation.evaluation_states import (
     TRANSITIONS,
     EvaluationEvent,
@@ -78,7 +78,7 @@ class EvaluationDuty:
         database: Database,
         feed: Feed,
         evaluator: Evaluator,
-        custom: CustomRuleUsers,
+        custom: UsersWithCustomRules,
         ignoring: IgnoringUsers,
         events: EventStore,
         members: Memberships,

@@ -19,7 +19,7 @@ from hs.core.push.facts import EventFacts, facts_of
 from hs.core.relations import MAIN_TIMELINE, MAX_HOPS, Relation, relation_of, thread_of
 from hs.core.streams import EventRow
 from hs.lib.caching.lru_cache import LruCache
-from hs.services.push.evaluation.thread_subscribers import SubscribersOfThreads
+from hs.services.push.evaluation.thread_subscribers import ThreadSubscribers
 from hs.services.rooms.store.event_store import EventStore
 from hs.services.rooms.store.memberships import Memberships
 from hs.services.rooms.store.state_store import StateStore
@@ -62,7 +62,7 @@ class EventContext:
         events: EventStore,
         states: StateStore,
         members: Memberships,
-        threads: SubscribersOfThreads | None,
+        threads: ThreadSubscribers | None,
     ) -> None:
         self._events = events
         self._states = states
@@ -161,7 +161,7 @@ class EventContext:
     async def _load_power(self, row: EventRow) -> None:
         if row.snapshot_id is None or row.snapshot_id in self._powers:
             return
-        event_ids = await self._states.of_snapshot(row.snapshot_id, _POWER_KEYS)
+        event_ids = await self._states.snapshot_entries(row.snapshot_id, _POWER_KEYS)
         events = await self._events.get(event_ids.values())
         by_type = {stored.event.type: stored.event for stored in events.values()}
         self._powers.put(row.snapshot_id, _power_levels(by_type))
@@ -185,7 +185,7 @@ class EventContext:
     async def _state_before(self, snapshot_id: int | None, key: StateKey) -> StoredEvent | None:
         if snapshot_id is None:
             return None
-        event_ids = await self._states.of_snapshot(snapshot_id, (key,))
+        event_ids = await self._states.snapshot_entries(snapshot_id, (key,))
         return await self._events.get_one(event_ids[key]) if key in event_ids else None
 
 

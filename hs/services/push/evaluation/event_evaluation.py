@@ -28,12 +28,12 @@ from hs.core.push.rules import full_ruleset
 from hs.core.push.wire import decode_user_rules
 from hs.core.streams import EventRow
 from hs.lib.caching.lru_cache import LruCache
-from hs.services.push.evaluation.custom_rules import CustomRuleUsers
+from hs.services.push.evaluation.custom_rules import UsersWithCustomRules
 from hs.services.push.evaluation.display_names import DisplayNames
 from hs.services.push.evaluation.event_context import EventContext
 from hs.services.push.evaluation.ignored_users import IgnoringUsers
-from hs.services.push.evaluation.thread_subscribers import SubscribersOfThreads
-from hs.services.push.evaluation.users_with_pushers import PusherUsers
+from hs.services.push.evaluation.thread_subscribers import ThreadSubscribers
+from hs.services.push.evaluation.users_with_pushers import UsersWithPushers
 from hs.services.rooms.store.event_store import EventStore
 from hs.services.rooms.store.memberships import Memberships
 from hs.services.rooms.store.state_store import StateStore
@@ -78,10 +78,10 @@ class Evaluator:
         events: EventStore,
         states: StateStore,
         members: Memberships,
-        custom: CustomRuleUsers,
+        custom: UsersWithCustomRules,
         ignoring: IgnoringUsers,
-        pushed: PusherUsers,
-        threads: SubscribersOfThreads | None = None,
+        pushed: UsersWithPushers,
+        threads: ThreadSubscribers | None = None,
         features: PushFeatures = STANDARD_FEATURES,
     ) -> None:
         self._context = EventContext(events, states, members, threads)

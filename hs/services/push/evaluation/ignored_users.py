@@ -38,7 +38,7 @@ class IgnoringUsers:
         return self._ignoring.get(sender, _NO_USERS)
 
     async def _read(self) -> Iterable[tuple[str, bytes]]:
-        return await self._database.read(storage.everybodys, IGNORED_USER_LIST)
+        return await self._database.read(storage.list_by_type, IGNORED_USER_LIST)
 
     def _replace(self, lists: Iterable[tuple[str, bytes]]) -> None:
         self._ignored.clear()

@@ -13,7 +13,7 @@ import orjson
 from hs.core.streams import EventRow, PushesRow, QueuedPush
 from hs.repl.memory_writer import MemoryWriter
 from hs.services.push.evaluation.event_evaluation import Evaluation
-from hs.services.push.evaluation.users_with_pushers import PusherUsers
+from hs.services.push.evaluation.users_with_pushers import UsersWithPushers
 from hs.storage.database import Database
 from hs.storage.push import pushers as storage
 from hs.storage.push.pushers import QueueRecord
@@ -26,7 +26,7 @@ class PushQueue:
     _database: Database
     _writer: MemoryWriter[PushesRow]
     _now_ms: Callable[[], int]
-    users: PusherUsers
+    users: UsersWithPushers
     _last_number: int = 0
 
     async def load(self) -> None:

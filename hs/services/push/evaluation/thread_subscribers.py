@@ -18,7 +18,7 @@ MAX_THREADS: Final = 20_000
 _Thread = tuple[RoomID, EventID]
 
 
-class SubscribersOfThreads:
+class ThreadSubscribers:
     """The subscribers of recently active threads."""
 
     def __init__(self, database: Database, feed: Feed) -> None:
@@ -38,7 +38,7 @@ class SubscribersOfThreads:
         await self._cache.get((room_id, root_id))
 
     async def _read(self, thread: _Thread) -> frozenset[UserID]:
-        user_ids = await self._database.read(storage.subscribers, *thread)
+        user_ids = await self._database.read(storage.list_subscribers, *thread)
         return frozenset(map(UserID, user_ids))
 
     def _on_rows(self, batch: Batch[ThreadSubscriptionRow]) -> None:

@@ -12,7 +12,7 @@ from hs.storage.push import pushers as storage
 from hs.storage.push.pushers import PusherRecord
 
 
-class PusherUsers:
+class UsersWithPushers:
     """The users who have at least one enabled pusher."""
 
     def __init__(self, database: Database, feed: Feed) -> None:
@@ -29,7 +29,7 @@ class PusherUsers:
         return self._pushers.keys() & user_ids if self._pushers else frozenset()
 
     async def _read(self) -> Iterable[PusherRecord]:
-        return await self._database.read(storage.all_enabled)
+        return await self._database.read(storage.list_enabled)
 
     def _replace(self, records: Iterable[PusherRecord]) -> None:
         self._pushers.clear()

@@ -8,8 +8,8 @@ import attrs
 
 from hs.core.errors import MatrixError, Unavailable
 from hs.core.ids import UserID
-from hs.services.accounts.registration.registration import Newcomers
-from hs.services.push.pushers.pusher_table import PusherWish, PusherWriter
+from hs.services.accounts.registration.registration import NewUserListener
+from hs.services.push.pushers.pusher_table import PusherRequest, PusherWriter
 from hs.services.push.pushers.pushers import EMAIL, EMAIL_APP_ID
 from hs.storage.accounts import threepids
 from hs.storage.database import Database
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 @attrs.frozen(eq=False)
-class MailForNewcomers:
+class DefaultEmailPushers:
     """Sets e-mail pushers for new users."""
 
     _database: Database
@@ -29,7 +29,7 @@ class MailForNewcomers:
     async def arrived(self, user_id: UserID, *, is_guest: bool) -> None:
         """Set a pusher for each e-mail address of a new user; errors are logged only."""
         try:
-            for threepid in await self._database.read(threepids.of_user, user_id):
+            for threepid in await self._database.read(threepids.list_of_user, user_id):
                 if threepid.medium == EMAIL:
                     await self._writer.put(_default_pusher(user_id, threepid.address))
         except (MatrixError, Unavailable) as error:
@@ -37,10 +37,10 @@ class MailForNewcomers:
 
 
 @attrs.frozen(eq=False)
-class AllWelcomes:
+class NewUserActions:
     """Several actions for new users, in their order."""
 
-    _actions: Sequence[Newcomers]
+    _actions: Sequence[NewUserListener]
 
     async def arrived(self, user_id: UserID, *, is_guest: bool) -> None:
         """Run all actions for a new user."""
@@ -48,8 +48,8 @@ class AllWelcomes:
             await action.arrived(user_id, is_guest=is_guest)
 
 
-def _default_pusher(user_id: UserID, address: str) -> PusherWish:
-    return PusherWish(
+def _default_pusher(user_id: UserID, address: str) -> PusherRequest:
+    return PusherRequest(
         user_id=user_id,
         app_id=EMAIL_APP_ID,
         pushkey=address,

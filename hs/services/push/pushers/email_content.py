@@ -10,12 +10,12 @@ from hs.core.ids import EventID, RoomID, UserID
 from hs.lib.mail.mailer import Mail
 from hs.lib.mail.templates import Templates
 from hs.services.push.pushers.delivery import Push, Pusher
-from hs.services.push.pushers.unsubscribe_links import Unsubscribing
+from hs.services.push.pushers.unsubscribe_links import UnsubscribeLinks
 from hs.services.rooms.store.event_store import EventStore
 from hs.services.rooms.store.memberships import Memberships
 from hs.services.rooms.store.state_store import StateStore
 from hs.services.rooms.store.stored_event import StoredEvent
-from hs.settings.sections.mail import PLACES, MailSettings
+from hs.settings.sections.mail import SUBJECT_VARIABLES, MailSettings
 
 TEMPLATE: Final = "notif_mail"
 MAX_BODY_CHARS: Final = 1000
@@ -42,13 +42,13 @@ class _Room:
 
 
 @attrs.frozen(eq=False)
-class MailContent:
+class NotificationEmailContent:
     """Renders e-mails."""
 
     _templates: Templates
     _settings: MailSettings
     _server_name: str
-    _unsubscribing: Unsubscribing
+    _unsubscribing: UnsubscribeLinks
     _events: EventStore
     _states: StateStore
     _members: Memberships
@@ -158,7 +158,7 @@ class MailContent:
             "room": first.title,
             "space": first.title,
         }
-        return " ".join((chosen % {**PLACES, **places}).split())
+        return " ".join((chosen % {**SUBJECT_VARIABLES, **places}).split())
 
     def _room_values(self, room: _Room, names: Mapping[tuple[str, str], str]) -> dict[str, Any]:
         return {

@@ -17,9 +17,9 @@ from hs.lib.backoff import Backoff
 from hs.lib.clock import Clock
 from hs.lib.mail.mailer import Mailer, MailFault
 from hs.services.push.pushers.delivery import KEPT_MS, Push, Pusher
-from hs.services.push.pushers.email_content import MailContent, Unread
+from hs.services.push.pushers.email_content import NotificationEmailContent, Unread
 from hs.services.push.pushers.email_schedule import due_ms, pause_after_email
-from hs.services.push.pushers.pusher_positions import Positions
+from hs.services.push.pushers.pusher_positions import PusherPositions
 from hs.services.push.pushers.pusher_table import PusherWriter
 from hs.services.push.pushers.pushers import EMAIL
 from hs.services.push.unread.unread_counts import UnreadCounts
@@ -43,26 +43,26 @@ log = logging.getLogger(__name__)
 
 
 @attrs.frozen(eq=False)
-class MailTools:
+class EmailPusherDependencies:
     """Dependencies of all lines."""
 
     database: Database
-    positions: Positions
+    positions: PusherPositions
     writer: PusherWriter
     clock: Clock
     counts: UnreadCounts
     events: EventStore
-    content: MailContent
+    content: NotificationEmailContent
     mailer: Mailer
     delay_ms: int
 
 
 @attrs.define(eq=False)
-class MailLine:
+class EmailPusher:
     """The line of an e-mail pusher; see `PusherLine`."""
 
     pusher: Pusher
-    _tools: MailTools
+    _tools: EmailPusherDependencies
     is_working: bool = False
     has_news: bool = True
     is_over: bool = False

@@ -26,7 +26,7 @@ from hs.lib.backoff import Backoff
 from hs.lib.clock import Clock
 from hs.lib.grace import with_grace
 from hs.services.push.pushers.delivery import KEPT_MS, DeliveryResult, Push, PushDelivery, Pusher
-from hs.services.push.pushers.pusher_positions import Positions
+from hs.services.push.pushers.pusher_positions import PusherPositions
 from hs.services.push.pushers.pusher_table import PusherWriter
 from hs.storage.database import Database
 from hs.storage.push import pushers as storage
@@ -45,7 +45,7 @@ log = logging.getLogger(__name__)
 
 
 @attrs.frozen(eq=False)
-class LineTools:
+class HttpPusherDependencies:
     """Dependencies of all lines.
 
     `slots` limits how many lines send at the same time, `slow_slots` those whose last attempt
@@ -53,7 +53,7 @@ class LineTools:
     """
 
     database: Database
-    positions: Positions
+    positions: PusherPositions
     writer: PusherWriter
     clock: Clock
     slots: trio.CapacityLimiter
@@ -62,12 +62,12 @@ class LineTools:
 
 
 @attrs.define(eq=False)
-class Line:
+class HttpPusher:
     """The line of an HTTP pusher; see `PusherLine`."""
 
     pusher: Pusher
     _delivery: PushDelivery
-    _tools: LineTools
+    _tools: HttpPusherDependencies
     _position: int = attrs.field(init=False)
     is_working: bool = False
     has_news: bool = True

@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 
 @attrs.frozen(eq=False)
-class GatewayPushes:
+class PushGateway:
     """Delivers notifications to push gateways."""
 
     _http: HttpClient

@@ -9,12 +9,12 @@ from hs.services.push.pushers.pusher_table import PusherWriter
 from hs.storage.database import Database
 from hs.storage.push import pushers as storage
 
-UPKEEP_PERIOD_S: Final = 3600.0
+CLEANUP_PERIOD_S: Final = 3600.0
 ORPHANS_AT_ONCE: Final = 500
 
 
 @attrs.frozen(eq=False)
-class PushersOfDevices:
+class DevicePusherRemoval:
     """Deletes the pushers of deleted devices."""
 
     _writer: PusherWriter
@@ -29,13 +29,13 @@ class PushersOfDevices:
 
 
 @attrs.frozen(eq=False)
-class PusherUpkeep:
+class PusherCleanup:
     """Deletes what earlier deletions left behind; hourly, in one process."""
 
     _database: Database
     _writer: PusherWriter
 
-    async def tidy(self) -> None:
+    async def clean_up(self) -> None:
         """Delete pushers without a device, account or address, and notifications without pusher."""
         for key in await self._database.read(storage.list_orphans, ORPHANS_AT_ONCE):
             await self._writer.delete(UserID(key.user_id), key.app_id, key.pushkey)

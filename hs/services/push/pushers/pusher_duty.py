@@ -17,7 +17,7 @@ from hs.core.streams import PUSHERS, PUSHES, RECEIPTS, PusherRow, PushesRow, Que
 from hs.repl.feed import Batch, Feed
 from hs.repl.feed_queue import FeedQueue, WhenFull
 from hs.services.push.pushers.delivery import Push, Pusher
-from hs.services.push.pushers.pusher_positions import Positions
+from hs.services.push.pushers.pusher_positions import PusherPositions
 from hs.storage.database import Database, DatabaseError
 from hs.storage.push import pushers as storage
 from hs.storage.push.pushers import PusherKey
@@ -39,7 +39,7 @@ _LOST: Final = "lost"
 log = logging.getLogger(__name__)
 
 
-class PusherLine(Protocol):
+class RunningPusher(Protocol):
     """The sending of notifications to one pusher."""
 
     pusher: Pusher
@@ -72,28 +72,28 @@ class PusherLine(Protocol):
         ...
 
 
-MakeLine = Callable[[Pusher], PusherLine]
+PusherFactory = Callable[[Pusher], RunningPusher]
 
 
-_Entry = PusherKey | PusherLine | str
+_Entry = PusherKey | RunningPusher | str
 
 
 @attrs.define(eq=False)
 class _Lines:
     """The lines of the users that are served here."""
 
-    by_user: dict[str, dict[PusherKey, PusherLine]] = attrs.Factory(dict)
+    by_user: dict[str, dict[PusherKey, RunningPusher]] = attrs.Factory(dict)
 
-    def of_user(self, user_id: str) -> list[PusherLine]:
+    def of_user(self, user_id: str) -> list[RunningPusher]:
         return list(self.by_user.get(user_id, {}).values())
 
-    def find(self, key: PusherKey) -> PusherLine | None:
+    def find(self, key: PusherKey) -> RunningPusher | None:
         return self.by_user.get(key.user_id, {}).get(key)
 
-    def put(self, key: PusherKey, line: PusherLine) -> None:
+    def put(self, key: PusherKey, line: RunningPusher) -> None:
         self.by_user.setdefault(key.user_id, {})[key] = line
 
-    def pop(self, key: PusherKey) -> PusherLine | None:
+    def pop(self, key: PusherKey) -> RunningPusher | None:
         lines = self.by_user.get(key.user_id, {})
         line = lines.pop(key, None)
         if not lines:
@@ -104,7 +104,7 @@ class _Lines:
         return sum(line.is_working for lines in self.by_user.values() for line in lines.values())
 
 
-class PushSending:
+class PusherDuty:
     """Serves the pushers of the users for whom `is_ours` holds.
 
     `makers` has the function that makes a line, by kind of pusher; pushers of other kinds are
@@ -115,8 +115,8 @@ class PushSending:
         self,
         database: Database,
         feed: Feed,
-        positions: Positions,
-        makers: Mapping[str, MakeLine],
+        positions: PusherPositions,
+        makers: Mapping[str, PusherFactory],
         is_ours: Callable[[UserID], bool],
     ) -> None:
         self._database = database
@@ -168,7 +168,7 @@ class PushSending:
             nursery.start_soon(self._run_line, entry)
 
     async def _make_lines(self) -> None:
-        for record in await self._database.read(storage.all_enabled):
+        for record in await self._database.read(storage.list_enabled):
             # Pushers that change meanwhile are in the queue, and are read again.
             if record.kind in self._makers and self._is_ours(UserID(record.user_id)):
                 pusher = Pusher.of(record)
@@ -183,7 +183,7 @@ class PushSending:
 
     async def _find_lost(self) -> None:
         """Start the lines of all users for whom notifications are stored."""
-        for user_id in await self._database.read(storage.waiting_users):
+        for user_id in await self._database.read(storage.list_users_with_notifications):
             for line in self._lines.of_user(user_id):
                 line.look_again()
                 self._queue.put(line)
@@ -206,7 +206,7 @@ class PushSending:
             line.end()
         self._positions.note_moved(key.user_id)
 
-    async def _run_line(self, line: PusherLine) -> None:
+    async def _run_line(self, line: RunningPusher) -> None:
         try:
             while line.has_news and not line.is_over:
                 line.has_news = False
@@ -214,7 +214,7 @@ class PushSending:
         finally:
             line.is_working = False
 
-    async def _work_once(self, line: PusherLine) -> None:
+    async def _work_once(self, line: RunningPusher) -> None:
         try:
             await line.work()
         except DatabaseError as error:
@@ -274,6 +274,6 @@ class PushSending:
                     yield line
 
 
-async def _rest(line: PusherLine, pause_s: float) -> None:
+async def _rest(line: RunningPusher, pause_s: float) -> None:
     await trio.sleep(pause_s)
     line.look_again()

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 _Move = tuple[PusherKey, int]
 
 
-class Positions:
+class PusherPositions:
     """Writes positions, and deletes notifications that all pushers of a user are done with."""
 
     def __init__(self, database: Database) -> None:
@@ -54,7 +54,7 @@ class Positions:
 
     async def move(self, key: PusherKey, position: int) -> None:
         """Store that a pusher is done up to a position; retry until the database has it."""
-        await _retry(key, partial(self._batcher.ask, (key, position)))
+        await _retry(key, partial(self._batcher.submit, (key, position)))
 
     async def record_email(self, key: PusherKey, position: int, rooms: Sequence[Throttle]) -> None:
         """Store the position after an e-mail, and its rooms; retry until the database has it."""

@@ -25,7 +25,7 @@ _Written = tuple[None, list[tuple[int, PusherRow]]]
 
 
 @attrs.frozen(kw_only=True)
-class PusherWish:
+class PusherRequest:
     """A pusher as it is to be set; `data` is a JSON object.
 
     With `keeps_device`, an existing pusher stays with its device. With `is_alone`, pushers of other
@@ -51,7 +51,7 @@ class PusherWriter(Protocol):
     """The process that changes pushers."""
 
     @rpc
-    async def put(self, wish: PusherWish) -> None:
+    async def put(self, wish: PusherRequest) -> None:
         """Add a pusher, or replace the one with its app and pushkey.
 
         Raises: Forbidden if the user has too many pushers.
@@ -76,7 +76,7 @@ class PusherTable:
     _writer: TableWriter[PusherRow]
     _clock: Clock
 
-    async def put(self, wish: PusherWish) -> None:
+    async def put(self, wish: PusherRequest) -> None:
         await self._writer.write(_put, wish, self._clock.now_ms())
 
     async def delete(self, user_id: UserID, app_id: str, pushkey: str) -> None:
@@ -86,7 +86,7 @@ class PusherTable:
         await self._writer.write(_delete_of_devices, user_id, device_ids)
 
 
-async def _put(tx: Tx, ids: StreamIds, wish: PusherWish, now_ms: int) -> _Written:
+async def _put(tx: Tx, ids: StreamIds, wish: PusherRequest, now_ms: int) -> _Written:
     key = PusherKey(wish.user_id, wish.app_id, wish.pushkey)
     before = await storage.find(tx, key)
     if before is None and len(await storage.list_of_user(tx, wish.user_id)) >= MAX_PUSHERS:
@@ -98,11 +98,11 @@ async def _put(tx: Tx, ids: StreamIds, wish: PusherWish, now_ms: int) -> _Writte
     _, rows = await _delete(tx, ids, others)
     await storage.put(tx, await _record(tx, wish, before, now_ms))
     row = PusherRow(wish.user_id, wish.app_id, wish.pushkey, enabled=wish.enabled)
-    return None, [*rows, (await ids.one(), row)]
+    return None, [*rows, (await ids.next_id(), row)]
 
 
 async def _record(
-    tx: Tx, wish: PusherWish, before: PusherRecord | None, now_ms: int
+    tx: Tx, wish: PusherRequest, before: PusherRecord | None, now_ms: int
 ) -> PusherRecord:
     if before is None or (wish.enabled and not before.enabled):
         # Earlier notifications are not sent to a new or re-enabled pusher.
@@ -131,7 +131,7 @@ async def _record(
 
 async def _delete(tx: Tx, ids: StreamIds, keys: Sequence[PusherKey]) -> _Written:
     deleted = [key for key in keys if await storage.delete(tx, key)]
-    stream_ids = await ids.many(len(deleted)) if deleted else []
+    stream_ids = await ids.next_ids(len(deleted)) if deleted else []
     rows = [PusherRow(*key, removed=True) for key in deleted]
     return None, list(zip(stream_ids, rows, strict=True))
 

@@ -15,7 +15,7 @@ from hs.core.canonical_json import JsonObject
 from hs.core.errors import BadJson, InvalidParam, MissingParam, ThreepidNotFound
 from hs.core.ids import UserID
 from hs.core.requester import Requester
-from hs.services.push.pushers.pusher_table import PusherWish, PusherWriter
+from hs.services.push.pushers.pusher_table import PusherRequest, PusherWriter
 from hs.storage.database import Database
 from hs.storage.push import pushers as storage
 from hs.storage.push.pushers import PusherRecord
@@ -74,7 +74,7 @@ class Pushers:
             raise InvalidParam("kind must be http or email")
         await self._writer.put(wish)
 
-    async def _check_email(self, wish: PusherWish) -> None:
+    async def _check_email(self, wish: PusherRequest) -> None:
         if not self._may_mail:
             raise InvalidParam("Notifications by e-mail are disabled on this server")
         if wish.app_id != EMAIL_APP_ID:
@@ -102,7 +102,9 @@ def check_gateway(content: Mapping[str, Any]) -> None:
         raise InvalidParam(f"data.url must have the path {GATEWAY_PATH}")
 
 
-def _parse_pusher(requester: Requester, app_id: str, pushkey: str, body: JsonObject) -> PusherWish:
+def _parse_pusher(
+    requester: Requester, app_id: str, pushkey: str, body: JsonObject
+) -> PusherRequest:
     missing = [name for name in (*_TEXTS, "data") if body.get(name) is None]
     if missing:
         raise MissingParam(f"Missing parameters: {', '.join(missing)}")
@@ -114,7 +116,7 @@ def _parse_pusher(requester: Requester, app_id: str, pushkey: str, body: JsonObj
     encoded = orjson.dumps(content).decode()
     if len(encoded) > MAX_DATA_BYTES:
         raise InvalidParam(f"data must not exceed {MAX_DATA_BYTES} bytes")
-    return PusherWish(
+    return PusherRequest(
         user_id=requester.user_id,
         app_id=app_id,
         pushkey=pushkey,

@@ -15,7 +15,7 @@ PATH: Final = "/_synapse/client/unsubscribe"
 
 
 @attrs.frozen(eq=False)
-class Unsubscribing:
+class UnsubscribeLinks:
     """Makes and checks unsubscribe links; `secret` is the same in all processes."""
 
     _writer: PusherWriter
@@ -28,7 +28,7 @@ class Unsubscribing:
         query = {"user_id": user_id, "app_id": app_id, "pushkey": pushkey, "token": token}
         return f"{self._base_url.rstrip('/')}{PATH}?{urlencode(query)}"
 
-    async def end(self, user_id: UserID, app_id: str, pushkey: str, token: str) -> None:
+    async def delete_pusher(self, user_id: UserID, app_id: str, pushkey: str, token: str) -> None:
         """Delete the pusher of a link, if it exists. Raises: Forbidden if the token is invalid."""
         if not hmac.compare_digest(token.encode(), self._token(user_id, app_id, pushkey).encode()):
             raise Forbidden("The link is incomplete or invalid")

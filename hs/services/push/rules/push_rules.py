@@ -9,7 +9,7 @@ from typing import Any, Final, Protocol
 import attrs
 import orjson
 
-from hs.core.canonical_json import for_keeping
+from hs.core.canonical_json import shrink_to_fit
 from hs.core.errors import InvalidParam
 from hs.core.ids import RoomID, UserID
 from hs.core.push import editing
@@ -167,7 +167,7 @@ class PushRules:
             return cached
         user = await self._users.get(user_id)
         rules = render_ruleset(full_ruleset(user, self.defaults), user_id)
-        rendered = for_keeping(orjson.dumps(rules))
+        rendered = shrink_to_fit(orjson.dumps(rules))
         self._rendered.put(user_id, rendered)
         return rendered
 
@@ -202,7 +202,7 @@ class PushRuleService:
             if rule.kind is parsed
         ]
 
-    async def one(self, requester: Requester, kind: str, rule_id: str) -> dict[str, Any]:
+    async def find(self, requester: Requester, kind: str, rule_id: str) -> dict[str, Any]:
         """Return a rule. Raises: InvalidParam, NotFound."""
         rule = await self._find(requester, editing.parse_kind(kind), rule_id)
         return render_rule(rule, requester.user_id)
@@ -261,6 +261,6 @@ async def _edit_rules(
         return None, []
     if len(encoded) > MAX_BYTES:
         raise InvalidParam(f"The push rules of a user must not exceed {MAX_BYTES} bytes")
-    stream_id = await ids.one()
+    stream_id = await ids.next_id()
     await storage.set_rules(tx, user_id, encoded, stream_id)
     return None, [(stream_id, PushRulesRow(user_id, encoded))]

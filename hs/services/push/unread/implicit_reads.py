@@ -50,7 +50,7 @@ class ReadMarks:
     async def _read(self, user_id: UserID) -> None:
         news = self._reading[user_id] = []
         try:
-            rows = await self._database.read(storage.marks_of, user_id)
+            rows = await self._database.read(storage.list_marks, user_id)
         finally:
             del self._reading[user_id]
         marks: _Marks = {}

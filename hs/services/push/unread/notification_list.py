@@ -14,8 +14,8 @@ from hs.core.ids import EventID, RoomID
 from hs.core.requester import Requester
 from hs.services.push.unread.read_positions import ReadPosition
 from hs.services.push.unread.unread_counts import UnreadCounts
-from hs.services.rooms.read.rendering import Rendering
-from hs.services.rooms.read.visibility import Seen, Visibility
+from hs.services.rooms.read.rendering import EventRenderer
+from hs.services.rooms.read.visibility import Visibility, VisibleEvent
 from hs.services.rooms.store.event_store import EventStore
 from hs.services.rooms.store.memberships import Memberships
 from hs.storage.database import Database
@@ -28,17 +28,17 @@ _NEWEST: Final = 2**62
 
 
 @attrs.frozen(eq=False)
-class Notifications:
+class NotificationList:
     """Lists the notifications of users."""
 
     database: Database
     memberships: Memberships
     events: EventStore
     visibility: Visibility
-    rendering: Rendering
+    rendering: EventRenderer
     counts: UnreadCounts
 
-    async def of_user(
+    async def page(
         self, requester: Requester, start: str | None, limit: int, *, highlights: bool
     ) -> dict[str, Any]:
         """Return a page of the requester's notifications, the newest first.
@@ -77,7 +77,7 @@ class Notifications:
             requester, await self.visibility.ignored_by(requester.user_id)
         )
         await self.rendering.prepare([visible.stored for visible in seen], viewer)
-        by_id: dict[EventID, Seen] = {visible.stored.event_id: visible for visible in seen}
+        by_id: dict[EventID, VisibleEvent] = {visible.stored.event_id: visible for visible in seen}
         rendered: list[dict[str, Any]] = []
         for event_id, record in records.items():
             if event_id not in by_id:

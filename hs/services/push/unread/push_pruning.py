@@ -16,20 +16,20 @@ from hs.storage.push import push_pruning as storage
 DAY_MS: Final = 24 * 3600 * 1000
 KEPT_DAYS: Final = 30
 LONGEST_DAYS: Final = 365
-PERIOD_S: Final = 6 * 3600.0
+CLEANUP_PERIOD_S: Final = 6 * 3600.0
 ROOMS_AT_ONCE: Final = 100
 PAUSE_S: Final = 0.02
 """Between rooms, as other work is more urgent."""
 
 
 @attrs.frozen(eq=False)
-class PushPruning:
+class NotificationCleanup:
     """Deletes old results, in one process."""
 
     _database: Database
     _clock: Clock
 
-    async def prune(self) -> None:
+    async def clean_up(self) -> None:
         """Record the day, and delete the results that are old enough."""
         today = self._clock.now_ms() // DAY_MS
         await self._database.write(storage.record_day, today)

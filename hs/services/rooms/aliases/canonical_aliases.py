@@ -11,7 +11,7 @@ import attrs
 from hs.core.errors import BadAlias, InvalidParam, MatrixError, NotFound, RemoteFault
 from hs.core.events import event_types
 from hs.core.ids import RoomAlias, RoomID, parse_room_alias
-from hs.services.directory.aliases import Aliases
+from hs.services.directory.aliases import LocalAliases
 from hs.services.rooms.membership.remote_rooms import RemoteRooms
 from hs.services.rooms.store.state_store import StateStore
 
@@ -32,7 +32,7 @@ def aliases_in(content: Mapping[str, Any]) -> list[RoomAlias]:
 class AliasResolver:
     """Resolves aliases of all servers."""
 
-    _aliases: Aliases
+    _aliases: LocalAliases
     _remote: RemoteRooms
 
     async def resolve(self, alias: RoomAlias) -> tuple[RoomID, Sequence[str]]:

@@ -21,12 +21,12 @@ from hs.core.ids import (
 )
 from hs.core.requester import Requester
 from hs.services.accounts.limits.account_restrictions import check_may_act
-from hs.services.directory.aliases import Aliases
+from hs.services.directory.aliases import LocalAliases
 from hs.services.directory.public_rooms import PublicRooms
 from hs.services.rooms.aliases.canonical_aliases import AliasResolver
 from hs.services.rooms.append.appender import RoomAppender
 from hs.services.rooms.append.drafts import Draft
-from hs.services.rooms.store.auth_state import HISTORY_VISIBILITY_KEY, AuthState, DecidingReader
+from hs.services.rooms.store.auth_state import HISTORY_VISIBILITY_KEY, AuthState, AuthStateReader
 from hs.services.rooms.store.memberships import Memberships
 
 MAX_SERVERS = 50
@@ -35,13 +35,13 @@ _CANONICAL_KEY = (event_types.CANONICAL_ALIAS, "")
 
 
 @attrs.frozen(eq=False, kw_only=True)
-class RoomNaming:
+class RoomAliases:
     """Resolves, adds and removes aliases, and lists rooms in the directory."""
 
-    aliases: Aliases
+    aliases: LocalAliases
     public_rooms: PublicRooms
     resolver: AliasResolver
-    deciding: DecidingReader
+    auth_states: AuthStateReader
     memberships: Memberships
     appender: RoomAppender
     server_name: ServerName
@@ -99,7 +99,7 @@ class RoomNaming:
         if stored_alias is None:
             raise NotFound(f"Room alias {alias} not found.")
         user_id = requester.user_id
-        room = await self.deciding.read(
+        room = await self.auth_states.read(
             stored_alias.room_id, members=(user_id,), more=(_CANONICAL_KEY,)
         )
         may_rename = room is not None and room.may_send_state(user_id, event_types.CANONICAL_ALIAS)
@@ -115,11 +115,11 @@ class RoomNaming:
                 or await self._remove_canonical_alias(user_id, room, alias)
             ):
                 return
-            room = await self.deciding.read(stored_alias.room_id, more=(_CANONICAL_KEY,))
+            room = await self.auth_states.read(stored_alias.room_id, more=(_CANONICAL_KEY,))
 
     async def aliases_of(self, requester: Requester, room_id: RoomID) -> list[RoomAlias]:
         """Return the aliases of a room on this server. Raises: Forbidden."""
-        room = await self.deciding.read(
+        room = await self.auth_states.read(
             room_id, members=(requester.user_id,), more=(HISTORY_VISIBILITY_KEY,)
         )
         is_open = room is not None and (
@@ -139,7 +139,7 @@ class RoomNaming:
         """
         check_may_act(requester)
         user_id = requester.user_id
-        room = await self.deciding.read(room_id, members=(user_id,))
+        room = await self.auth_states.read(room_id, members=(user_id,))
         if room is None:
             raise NotFound("Room not found")
         if not requester.is_admin and not room.may_send_state(user_id, event_types.CANONICAL_ALIAS):
@@ -150,7 +150,7 @@ class RoomNaming:
         await self.public_rooms.set_listed(room_id, listed)
 
     async def _check_may_name(self, requester: Requester, room_id: RoomID) -> AuthState:
-        room = await self.deciding.read(room_id, members=(requester.user_id,))
+        room = await self.auth_states.read(room_id, members=(requester.user_id,))
         if room is None:
             raise NotFound("Room not found")
         is_in = room.membership(requester.user_id) == event_types.JOIN

@@ -4,7 +4,7 @@ from typing import Protocol
 
 from hs.core.ids import RoomID
 from hs.repl.rpc import rpc
-from hs.services.rooms.append.drafts import Appended, Draft
+from hs.services.rooms.append.drafts import AppendedEvent, Draft
 
 
 class RoomAppender(Protocol):
@@ -14,7 +14,7 @@ class RoomAppender(Protocol):
     """
 
     @rpc
-    async def append(self, room_id: RoomID, drafts: list[Draft]) -> list[Appended]:
+    async def append(self, room_id: RoomID, drafts: list[Draft]) -> list[AppendedEvent]:
         """Append events to a room, all of them or none.
 
         Idempotent by each draft's `txn`.
@@ -25,7 +25,7 @@ class RoomAppender(Protocol):
         """
 
     @rpc
-    async def create(self, version: str, drafts: list[Draft]) -> list[Appended]:
+    async def create(self, version: str, drafts: list[Draft]) -> list[AppendedEvent]:
         """Create a room from its first events, beginning with m.room.create, in one commit.
 
         Idempotent by the first draft's `txn`: a repeated call returns the create event only.

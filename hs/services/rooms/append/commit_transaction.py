@@ -83,7 +83,7 @@ async def commit_group(
 ) -> tuple[CommitResult, list[tuple[int, EventRow]]]:
     """Write a group of batches; return its numbers and the rows of the events stream."""
     pending_events = [pending for batch in work.batches for pending in batch.events]
-    stream_ids = await ids.many(len(pending_events))
+    stream_ids = await ids.next_ids(len(pending_events))
     numbers = _Numbers(
         events={
             pending.event.event_id: _number(pending, stream_id)
@@ -110,7 +110,7 @@ async def commit_group(
     await events.insert(tx, [_record(pending, work, numbers) for pending in new])
     outliers = [pending for pending in pending_events if pending.outlier_id]
     if outliers:
-        await events.set_place(tx, [_outlier_update(pending, numbers) for pending in outliers])
+        await events.place_outliers(tx, [_outlier_update(pending, numbers) for pending in outliers])
     await _set_heads(tx, work, numbers)
     await _set_state(tx, work, pending_events, numbers)
     await _set_links(tx, work, pending_events, numbers)
@@ -135,7 +135,7 @@ async def _look_up_stored_events(
         )
     stored = [event_id for event_id in event_ids if event_id not in numbers.events]
     if stored:
-        for event_id, stream_id, sender in await events.numbers_of(tx, stored):
+        for event_id, stream_id, sender in await events.stream_ids_and_senders(tx, stored):
             numbers.events[event_id] = stream_id
             numbers.senders[event_id] = sender
 
@@ -252,7 +252,7 @@ async def _set_links(
         if (target := pending.event.redacts) is not None and pending.status != EventStatus.REJECTED
     ]
     if redactions:
-        await events.insert_redactions(tx, redactions)
+        await events.add_redactions(tx, redactions)
     redacted = {
         pending.redacts: pending.event.event_id
         for pending in pending_events
@@ -276,10 +276,10 @@ async def _set_links(
         }
     )
     if missing:
-        await events.add_backward(tx, missing)
+        await events.add_backward_extremities(tx, missing)
     gaps = [pending.event.event_id for pending in pending_events if pending.fills_gap]
     if gaps:
-        await events.remove_backward(tx, gaps)
+        await events.remove_backward_extremities(tx, gaps)
 
 
 def _number(pending: PendingEvent, stream_id: int) -> int:

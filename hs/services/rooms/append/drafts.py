@@ -8,7 +8,7 @@ from hs.core.ids import EventID, RoomID, UserID
 
 
 @attrs.frozen
-class TxnKey:
+class TransactionKey:
     """The key that makes a request idempotent: the same key yields the same event.
 
     `device_id` is "" for access tokens without a device. `scope` is the path of the request without
@@ -37,7 +37,7 @@ class Draft:
     content: dict[str, Any]
     state_key: str | None = None
     redacts: EventID | None = None
-    txn: TxnKey | None = None
+    txn: TransactionKey | None = None
     origin_server_ts: int | None = None
     keep_if_same: bool = False
     replaces: EventID | None = None
@@ -45,7 +45,7 @@ class Draft:
 
 
 @attrs.frozen
-class Appended:
+class AppendedEvent:
     """The event appended for a draft.
 
     `existed` means that a transaction ID or `keep_if_same` matched an earlier event.

@@ -12,7 +12,7 @@ from hs.core.auth.rules import check_auth
 from hs.core.auth.selection import auth_types_for_event
 from hs.core.errors import Forbidden
 from hs.core.events import event_types
-from hs.core.events.build import EventDraft, GraphPlace, build_event
+from hs.core.events.build import EventDraft, GraphPosition, build_event
 from hs.core.events.event import Event
 from hs.core.events.redaction import redact
 from hs.core.ids import EventID, RoomID, ServerName
@@ -81,7 +81,7 @@ class EventBuilder:
         room_id = None
         if not rules.room_id_is_create_hash:
             room_id = draft.new_room_id or RoomID(f"!{self.opaque_id()}:{self.server_name}")
-        position = GraphPlace(
+        position = GraphPosition(
             room_id=room_id,
             prev_events=(),
             auth_events=(),
@@ -112,7 +112,7 @@ class EventBuilder:
         origin_server_ts = draft.origin_server_ts
         if origin_server_ts is None:
             origin_server_ts = self.clock.now_ms()
-        position = GraphPlace(
+        position = GraphPosition(
             room_id=room.room_id,
             prev_events=[end.event_id for end in prev_events],
             auth_events=[event.event_id for event in auth_events],

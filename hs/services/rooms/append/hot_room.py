@@ -32,7 +32,7 @@ from hs.services.rooms.append.recent_annotations import RecentAnnotations
 from hs.services.rooms.store import state_snapshots
 from hs.services.rooms.store.room_summaries import SUMMARISED_TYPES, count_membership, summary_after
 from hs.services.rooms.store.state_snapshots import Snapshot
-from hs.storage.rooms.rooms import SummaryRecord
+from hs.storage.rooms.rooms import RoomSummaryRecord
 
 AUTH_TYPES: Final = frozenset(
     (
@@ -75,7 +75,7 @@ class RoomHead:
     depth: int
     events: Map[StateKey, Event]
     members: Map[str, str]
-    summary: SummaryRecord
+    summary: RoomSummaryRecord
     power: PowerLevels
 
     def with_events(self, events: Iterable[Event]) -> "RoomHead":
@@ -216,7 +216,7 @@ def head_before_create(create: Event) -> RoomHead:
         depth=0,
         events=Map(),
         members=Map(),
-        summary=SummaryRecord(),
+        summary=RoomSummaryRecord(),
         power=PowerLevels.of(None, create, create.rules),
     )
 

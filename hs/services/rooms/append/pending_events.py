@@ -18,10 +18,10 @@ from hs.core.events import event_types
 from hs.core.events.event import Event
 from hs.core.ids import EventID, RoomID
 from hs.core.relations import Relation, relation_of
-from hs.services.rooms.append.drafts import Appended, TxnKey
+from hs.services.rooms.append.drafts import AppendedEvent, TransactionKey
 from hs.services.rooms.store.state_snapshots import Snapshot
 from hs.services.rooms.store.stored_event import EventStatus
-from hs.storage.rooms.rooms import SummaryRecord
+from hs.storage.rooms.rooms import RoomSummaryRecord
 
 
 class StateEntryChange(NamedTuple):
@@ -58,7 +58,7 @@ class PendingEvent:
     redacts: EventID | None = None
     lost_relation: Relation | None = None
     redacted_by: EventID | None = None
-    txn: TxnKey | None = None
+    txn: TransactionKey | None = None
     missing_prev_events: tuple[EventID, ...] = ()
     fills_gap: bool = False
     outlier_id: int | None = None
@@ -77,7 +77,7 @@ class HeadChange(NamedTuple):
     extremities: tuple[EventID, ...]
     snapshot: Snapshot
     depth: int
-    summary: SummaryRecord | None
+    summary: RoomSummaryRecord | None
 
 
 class NewRoomRow(NamedTuple):
@@ -130,14 +130,14 @@ class EventBatch:
             raise self.error.with_traceback(None)
 
 
-async def wait_until_appended(pending: PendingEvent, existed: bool) -> Appended:
+async def wait_until_appended(pending: PendingEvent, existed: bool) -> AppendedEvent:
     """Wait for the commit of an event and return the result.
 
     Raises: the reason of a failed commit.
     """
     assert pending.batch is not None
     await pending.batch.wait()
-    return Appended(pending.event.event_id, pending.stream_id, pending.event.room_id, existed)
+    return AppendedEvent(pending.event.event_id, pending.stream_id, pending.event.room_id, existed)
 
 
 def relation_to_store(event: Event) -> Relation | None:

@@ -11,7 +11,7 @@ import trio
 
 from hs.core.errors import Forbidden, InvalidSignature, MatrixError, RemoteFault
 from hs.core.events.event import Event
-from hs.core.events.policy import RoomPolicy, is_exempt, policy_in, with_recommendation
+from hs.core.events.policy import RoomPolicy, is_exempt, room_policy_of, with_policy_signature
 from hs.core.ids import RoomID, ServerName, server_of
 from hs.services.rooms.store.memberships import Memberships
 
@@ -54,7 +54,7 @@ class EventPolicyCheck(Protocol):
 
 
 @attrs.frozen(eq=False)
-class RoomPolicies:
+class PolicyServerCheck:
     """The EventPolicyCheck that asks the policy server about one event after the other."""
 
     _memberships: Memberships
@@ -64,7 +64,7 @@ class RoomPolicies:
         self, room_id: RoomID, policy_event: Event, events: Sequence[Event]
     ) -> list[Event]:
         """Return the events with signatures; see EventPolicyCheck."""
-        policy = policy_in(policy_event.content)
+        policy = room_policy_of(policy_event.content)
         if policy is None or not await self._has_joined_users(room_id, policy.server):
             return list(events)
         return [e if is_exempt(e) else await self._sign(policy, e) for e in events]
@@ -78,7 +78,7 @@ class RoomPolicies:
         try:
             with trio.fail_after(SIGN_TIMEOUT_S):
                 signatures = await self._servers.sign(policy.server, event.canonical)
-            return with_recommendation(event, policy, signatures)
+            return with_policy_signature(event, policy, signatures)
         except RemoteFault as fault:
             if fault.error is not None:
                 raise fault.error from fault

@@ -15,8 +15,8 @@ from hs.services.rooms.store.event_store import EventStore
 from hs.services.rooms.store.state_snapshots import Snapshot, StateMap
 from hs.storage.database import Tx
 from hs.storage.rooms import events, rooms, state
-from hs.storage.rooms.events import FoundEvent
-from hs.storage.rooms.rooms import SummaryRecord
+from hs.storage.rooms.events import LoadedEvent
+from hs.storage.rooms.rooms import RoomSummaryRecord
 
 _LOADED_KEYS: tuple[StateKey, ...] = (
     event_types.CREATE_KEY,
@@ -32,10 +32,10 @@ class LoadedRoom(NamedTuple):
     hops: int
     depth: int
     extremities: list[str]
-    summary: SummaryRecord
+    summary: RoomSummaryRecord
     map: StateMap
     members: Map[str, str]
-    auth_events_and_extremities: list[FoundEvent]
+    auth_events_and_extremities: list[LoadedEvent]
 
 
 async def load_room(tx: Tx, room_id: str) -> LoadedRoom | None:
@@ -43,7 +43,7 @@ async def load_room(tx: Tx, room_id: str) -> LoadedRoom | None:
     head = await rooms.head(tx, room_id)
     if head is None:
         return None
-    entries = await state.current(tx, room_id)
+    entries = await state.load_current(tx, room_id)
     extremities: list[str] = orjson.loads(head.extremities)
     current: dict[StateKey, str] = {(row.type, row.state_key): row.event_id for row in entries}
     event_ids = {*extremities, *(current[key] for key in _LOADED_KEYS if key in current)}
@@ -52,7 +52,7 @@ async def load_room(tx: Tx, room_id: str) -> LoadedRoom | None:
         hops=await state.hops_of(tx, head.snapshot_id),
         depth=head.depth,
         extremities=extremities,
-        summary=await rooms.summary(tx, room_id) or SummaryRecord(),
+        summary=await rooms.summary(tx, room_id) or RoomSummaryRecord(),
         map=Map((key, EventID(event_id)) for key, event_id in current.items()),
         members=Map(
             (row.state_key, row.membership) for row in entries if row.membership is not None

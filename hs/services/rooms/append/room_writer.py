@@ -26,7 +26,7 @@ from hs.core.events import event_types
 from hs.core.events.event import Event
 from hs.core.ids import EventID, RoomID
 from hs.core.versions import room_version
-from hs.services.rooms.append.drafts import Appended, Draft
+from hs.services.rooms.append.drafts import AppendedEvent, Draft
 from hs.services.rooms.append.event_builder import EventBuilder
 from hs.services.rooms.append.hot_room import (
     HotRoom,
@@ -43,7 +43,7 @@ from hs.services.rooms.append.pending_events import (
     wait_until_appended,
 )
 from hs.services.rooms.append.policy_servers import EventPolicyCheck
-from hs.services.rooms.append.transaction_ids import DeviceTransactions, TxnMemory
+from hs.services.rooms.append.transaction_ids import DeviceTransactions, TransactionIds
 from hs.services.rooms.store.event_store import EventStore
 from hs.services.rooms.store.stored_event import StoredEvent
 
@@ -51,7 +51,7 @@ ATTEMPTS: Final = 3  # if commits of the room fail while its events are fetched
 MAX_SHIFT_MS: Final = 1000
 _POLICY_KEY: Final = (event_types.POLICY, "")
 
-_Result = PendingEvent | Appended
+_Result = PendingEvent | AppendedEvent
 
 
 class _ReplacedMeanwhile(Exception):
@@ -83,12 +83,12 @@ class RoomWriter:
 
     _rooms: HotRooms
     _events: EventStore
-    _transactions: TxnMemory
+    _transactions: TransactionIds
     _builder: EventBuilder
     _owns: Callable[[RoomID], bool]
     _policies: EventPolicyCheck
 
-    async def append(self, room_id: RoomID, drafts: list[Draft]) -> list[Appended]:
+    async def append(self, room_id: RoomID, drafts: list[Draft]) -> list[AppendedEvent]:
         """Append events to a room; see RoomAppender."""
         for _ in range(ATTEMPTS):
             devices = [
@@ -108,7 +108,7 @@ class RoomWriter:
             return [await _wait_for_result(result, batch) for result in results]
         raise MatrixError("M_UNKNOWN", 503, "The room's events could not be stored; try again")
 
-    async def create(self, version: str, drafts: list[Draft]) -> list[Appended]:
+    async def create(self, version: str, drafts: list[Draft]) -> list[AppendedEvent]:
         """Create a room; see RoomAppender."""
         rules = room_version(version)
         first = drafts[0]
@@ -245,7 +245,7 @@ def _record_outcome(device: DeviceTransactions, pending: PendingEvent, batch: Ev
     if batch.error is not None:
         device.fail(pending.txn)
         return
-    appended = Appended(
+    appended = AppendedEvent(
         pending.event.event_id, pending.stream_id, pending.event.room_id, existed=True
     )
     device.finish(pending.txn, appended)
@@ -289,7 +289,7 @@ def _same_state(room: HotRoom, draft: Draft, call: _AppendCall) -> _Result | Non
     assert stored is not None
     if stored.redacted_by is not None:
         return None
-    return Appended(current, stored.stream_id, room.room_id, existed=True)
+    return AppendedEvent(current, stored.stream_id, room.room_id, existed=True)
 
 
 def _check_replaced(room: HotRoom, head: RoomHead, draft: Draft) -> None:
@@ -319,7 +319,7 @@ def _redaction_target(
     return stored.event
 
 
-async def _wait_for_result(result: _Result, batch: EventBatch | None) -> Appended:
-    if isinstance(result, Appended):
+async def _wait_for_result(result: _Result, batch: EventBatch | None) -> AppendedEvent:
+    if isinstance(result, AppendedEvent):
         return result
     return await wait_until_appended(result, existed=result.batch is not batch)

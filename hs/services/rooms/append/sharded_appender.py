@@ -10,7 +10,7 @@ from hs.core.ids import RoomID
 from hs.core.streams import EVENTS
 from hs.repl.ownership import Ownership, shard_of
 from hs.services.rooms.append.appender import RoomAppender
-from hs.services.rooms.append.drafts import Appended, Draft, TxnKey
+from hs.services.rooms.append.drafts import AppendedEvent, Draft, TransactionKey
 
 CREATE_SCOPE: Final = "/createRoom"
 
@@ -26,12 +26,12 @@ class ShardedAppender:
     _ownership: Ownership
     _appenders: Mapping[str, RoomAppender]
 
-    async def append(self, room_id: RoomID, drafts: list[Draft]) -> list[Appended]:
+    async def append(self, room_id: RoomID, drafts: list[Draft]) -> list[AppendedEvent]:
         """Append events to a room; see RoomAppender."""
         owner = self._ownership.owner(EVENTS, room_id)
         return await self._appenders[owner].append(room_id, drafts)
 
-    async def create(self, version: str, drafts: list[Draft]) -> list[Appended]:
+    async def create(self, version: str, drafts: list[Draft]) -> list[AppendedEvent]:
         """Create a room in the process that will own it; see RoomAppender."""
         writers = self._ownership.writers(EVENTS)
         room_id = drafts[0].new_room_id
@@ -53,4 +53,6 @@ def _with_transaction_id(create: Draft) -> Draft:
     """
     if create.txn is not None:
         return create
-    return attrs.evolve(create, txn=TxnKey(create.sender, "", CREATE_SCOPE, secrets.token_hex(12)))
+    return attrs.evolve(
+        create, txn=TransactionKey(create.sender, "", CREATE_SCOPE, secrets.token_hex(12))
+    )

@@ -24,11 +24,11 @@ from weakref import WeakValueDictionary
 import attrs
 
 from hs.core.ids import EventID, RoomID
-from hs.services.rooms.append.drafts import Appended, TxnKey
+from hs.services.rooms.append.drafts import AppendedEvent, TransactionKey
 from hs.services.rooms.append.pending_events import PendingEvent
 from hs.storage.database import Database, Tx
 from hs.storage.rooms import transaction_ids
-from hs.storage.rooms.transaction_ids import RequestRow
+from hs.storage.rooms.transaction_ids import TransactionRecord
 
 MAX_RECENT: Final = 1000  # per device
 MAX_OLDER: Final = 100_000  # per device and day; older requests are treated as new
@@ -45,23 +45,23 @@ class DeviceTransactions:
     A request whose event is not committed yet maps to its pending event.
     """
 
-    _results: dict[_Request, Appended | PendingEvent]
+    _results: dict[_Request, AppendedEvent | PendingEvent]
     _older: set[int] = attrs.Factory(set)
     # Requests whose commit failed: only the database knows whether they were written.
     _uncertain: set[_Request] = attrs.Factory(set)
 
-    def needs_lookup(self, key: TxnKey) -> bool:
+    def needs_lookup(self, key: TransactionKey) -> bool:
         """Return whether only the database knows the result of a request."""
         request = (key.scope, key.txn_id)
         if self._uncertain and request in self._uncertain:
             return True
         return bool(self._older) and request not in self._results and hash(request) in self._older
 
-    def find(self, key: TxnKey) -> Appended | PendingEvent | None:
+    def find(self, key: TransactionKey) -> AppendedEvent | PendingEvent | None:
         """Return the result of a request, or its pending event; None for a new request."""
         return self._results.get((key.scope, key.txn_id))
 
-    def begin(self, key: TxnKey, pending: PendingEvent) -> None:
+    def begin(self, key: TransactionKey, pending: PendingEvent) -> None:
         """Record the pending event of a request."""
         self._results[(key.scope, key.txn_id)] = pending
         if len(self._results) > MAX_RECENT:
@@ -71,16 +71,16 @@ class DeviceTransactions:
                 if len(self._older) < MAX_OLDER:
                     self._older.add(hash(oldest))
 
-    def finish(self, key: TxnKey, appended: Appended) -> None:
+    def finish(self, key: TransactionKey, appended: AppendedEvent) -> None:
         """Record that the event is committed."""
         self._results[(key.scope, key.txn_id)] = appended
 
-    def fail(self, key: TxnKey) -> None:
+    def fail(self, key: TransactionKey) -> None:
         """Record that the event's commit failed."""
         self._results.pop((key.scope, key.txn_id), None)
         self._uncertain.add((key.scope, key.txn_id))
 
-    def record_lookup(self, key: TxnKey, result: Appended | None) -> None:
+    def record_lookup(self, key: TransactionKey, result: AppendedEvent | None) -> None:
         """Record what the database knows of a request; None: it is new."""
         request = (key.scope, key.txn_id)
         self._uncertain.discard(request)
@@ -90,7 +90,7 @@ class DeviceTransactions:
 
 
 @attrs.define(eq=False)
-class TxnMemory:
+class TransactionIds:
     """The transaction IDs of the devices that sent events recently."""
 
     _database: Database
@@ -98,7 +98,7 @@ class TxnMemory:
     # Finds devices that fell out of `_recent` while a batch of theirs is pending.
     _in_use: WeakValueDictionary[_Device, DeviceTransactions] = attrs.Factory(WeakValueDictionary)
 
-    def get_nowait(self, key: TxnKey) -> DeviceTransactions | None:
+    def get_nowait(self, key: TransactionKey) -> DeviceTransactions | None:
         """Return a device's transactions if they are in memory."""
         device = (key.user_id, key.device_id)
         transactions = self._in_use.get(device)
@@ -107,7 +107,7 @@ class TxnMemory:
             self._recent.move_to_end(device)
         return transactions
 
-    async def load(self, key: TxnKey) -> DeviceTransactions:
+    async def load(self, key: TransactionKey) -> DeviceTransactions:
         """Return a device's transactions, such that the result of `key`'s request is known."""
         transactions = self.get_nowait(key)
         if transactions is None:
@@ -117,12 +117,12 @@ class TxnMemory:
             transactions.record_lookup(key, None if row is None else _as_appended(row))
         return transactions
 
-    async def _load(self, key: TxnKey) -> DeviceTransactions:
+    async def _load(self, key: TransactionKey) -> DeviceTransactions:
         rows, older = await self._database.read(_read, key.user_id, key.device_id)
         # Another request of the device may have loaded them in the meantime.
         transactions = self.get_nowait(key)
         if transactions is None:
-            results: dict[_Request, Appended | PendingEvent] = {
+            results: dict[_Request, AppendedEvent | PendingEvent] = {
                 (row.scope, row.txn_id): _as_appended(row) for row in reversed(rows)
             }
             transactions = DeviceTransactions(results, {hash(request) for request in older})
@@ -135,12 +135,12 @@ class TxnMemory:
 
 async def _read(
     tx: Tx, user_id: str, device_id: str
-) -> tuple[list[RequestRow], list[tuple[str, str]]]:
-    rows = await transaction_ids.recent(tx, user_id, device_id, MAX_RECENT)
+) -> tuple[list[TransactionRecord], list[tuple[str, str]]]:
+    rows = await transaction_ids.list_recent(tx, user_id, device_id, MAX_RECENT)
     if len(rows) < MAX_RECENT:
         return rows, []
-    return rows, await transaction_ids.older(tx, user_id, device_id, MAX_RECENT, MAX_OLDER)
+    return rows, await transaction_ids.list_older(tx, user_id, device_id, MAX_RECENT, MAX_OLDER)
 
 
-def _as_appended(row: RequestRow) -> Appended:
-    return Appended(EventID(row.event_id), row.stream_id, RoomID(row.room_id), existed=True)
+def _as_appended(row: TransactionRecord) -> AppendedEvent:
+    return AppendedEvent(EventID(row.event_id), row.stream_id, RoomID(row.room_id), existed=True)

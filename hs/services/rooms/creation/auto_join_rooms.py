@@ -10,7 +10,7 @@ from hs.core.errors import MatrixError, NotFound, RemoteFault, Unavailable
 from hs.core.events import event_types
 from hs.core.ids import RoomAlias, RoomID, ServerName, UserID, localpart_of, server_of
 from hs.core.requester import Requester
-from hs.services.rooms.aliases.room_aliases import RoomNaming
+from hs.services.rooms.aliases.room_aliases import RoomAliases
 from hs.services.rooms.creation.initial_events import NewRoomRequest, Preset
 from hs.services.rooms.creation.room_creation import RoomCreation
 from hs.services.rooms.membership.membership import JoinRequest, RoomMembership
@@ -25,13 +25,13 @@ log = logging.getLogger(__name__)
 
 
 @attrs.frozen(eq=False, kw_only=True)
-class AutoJoin:
+class AutoJoinRooms:
     """Joins new users to the rooms of the configuration."""
 
     settings: RoomSettings
     server_name: ServerName
     database: Database
-    naming: RoomNaming
+    naming: RoomAliases
     creation: RoomCreation
     membership: RoomMembership
     memberships: Memberships
@@ -71,8 +71,8 @@ class AutoJoin:
             return False
         host = self._host
         if host is not None:
-            return host in await self.database.read(users.existing, [host])
-        return not await self.database.read(users.has_several_users)
+            return host in await self.database.read(users.existing_users, [host])
+        return not await self.database.read(users.has_multiple_users)
 
     async def _create(self, user_id: UserID, alias: RoomAlias) -> RoomID:
         federated = self.settings.autocreate_auto_join_rooms_federated

@@ -12,7 +12,7 @@ from hs.services.rooms.membership.third_party_invites import InvitedAddress, Thi
 
 
 @attrs.frozen(eq=False)
-class InvitingCreation:
+class RoomCreationWithInvites:
     """Creates rooms with third-party invites.
 
     Users whose addresses are known are invited when the room is created; the other addresses get

@@ -11,7 +11,7 @@ from hs.core.ids import RoomAlias, RoomID, ServerName, UserID, server_of
 from hs.core.requester import Requester
 from hs.core.versions import room_version
 from hs.services.accounts.limits.account_restrictions import check_may_act
-from hs.services.directory.aliases import Aliases, Reservation
+from hs.services.directory.aliases import AliasReservation, LocalAliases
 from hs.services.directory.public_rooms import PublicRooms
 from hs.services.rooms.append.appender import RoomAppender
 from hs.services.rooms.append.drafts import Draft
@@ -20,7 +20,7 @@ from hs.services.rooms.membership.invite_permissions import InvitePermissions
 from hs.services.rooms.membership.member_policy import MemberPolicy
 from hs.services.rooms.membership.membership_limits import MembershipLimits
 from hs.services.rooms.membership.remote_rooms import RemoteRooms
-from hs.services.rooms.profiles.member_profiles import LocalProfiles, shown
+from hs.services.rooms.profiles.member_profiles import LocalProfiles, member_profile
 from hs.settings.sections.rooms import RoomSettings
 
 MAX_INVITES: Final = 100
@@ -32,7 +32,7 @@ class RoomCreation:
     """Creates rooms for clients."""
 
     appender: RoomAppender
-    aliases: Aliases
+    aliases: LocalAliases
     public_rooms: PublicRooms
     profiles: LocalProfiles
     remote: RemoteRooms
@@ -58,7 +58,7 @@ class RoomCreation:
             self.public_rooms.check_may_publish(creator, "", (alias,) if alias else ())
         members = FirstMembers(
             creator=creator,
-            profile=shown(await self.profiles.of_local(creator)),
+            profile=member_profile(await self.profiles.of_local(creator)),
             invited={
                 user_id: self._policy.invited(await self.profiles.of_local(user_id))
                 for user_id in request.invite
@@ -100,7 +100,7 @@ class RoomCreation:
         self.limits.check_first_invites(requester, invited)
 
     async def _append(
-        self, version: str, drafts: list[Draft], reservation: Reservation | None
+        self, version: str, drafts: list[Draft], reservation: AliasReservation | None
     ) -> RoomID:
         local = [draft for draft in drafts if not self._is_remote_invite(draft)]
         try:
@@ -126,7 +126,7 @@ class RoomCreation:
 
 def check_invite_count(requester: Requester, count: int) -> None:
     """Reject too many invites to a new room. Raises: InvalidParam."""
-    limit = MAX_INVITES_IF_EXEMPT if requester.unlimited else MAX_INVITES
+    limit = MAX_INVITES_IF_EXEMPT if requester.is_rate_limit_exempt else MAX_INVITES
     if count > limit:
         # Not LimitExceeded, as waiting would not help.
         raise InvalidParam(f"At most {limit} users can be invited to a new room")

@@ -37,15 +37,19 @@ from hs.core.ids import EventID, RoomID, UserID, parse_user_id
 from hs.core.requester import Requester
 from hs.core.versions import RoomVersion, room_version
 from hs.services.accounts.limits.account_restrictions import check_may_act
-from hs.services.directory.aliases import Aliases
+from hs.services.directory.aliases import LocalAliases
 from hs.services.rooms.append.appender import RoomAppender
 from hs.services.rooms.append.drafts import Draft
 from hs.services.rooms.append.event_builder import random_opaque
-from hs.services.rooms.creation.upgrade_lock import UpgradeTurns
-from hs.services.rooms.membership.room_succession import Succession, predecessor_of, successor_in
-from hs.services.rooms.profiles.member_profiles import LocalProfiles, shown
+from hs.services.rooms.creation.upgrade_lock import UpgradeLock
+from hs.services.rooms.membership.room_succession import (
+    RoomSuccession,
+    predecessor_of,
+    successor_in,
+)
+from hs.services.rooms.profiles.member_profiles import LocalProfiles, member_profile
 from hs.services.rooms.read.rendering import content_of
-from hs.services.rooms.store.auth_state import AuthState, DecidingReader
+from hs.services.rooms.store.auth_state import AuthState, AuthStateReader
 from hs.services.rooms.store.event_store import EventStore
 from hs.services.rooms.store.state_store import StateStore
 from hs.storage.database import Database
@@ -105,14 +109,14 @@ class RoomUpgrade:
     """Upgrades rooms for clients."""
 
     appender: RoomAppender
-    deciding: DecidingReader
+    auth_states: AuthStateReader
     states: StateStore
     events: EventStore
-    aliases: Aliases
+    aliases: LocalAliases
     profiles: LocalProfiles
-    succession: Succession
+    succession: RoomSuccession
     database: Database
-    turns: UpgradeTurns
+    lock: UpgradeLock
 
     async def upgrade(
         self,
@@ -133,10 +137,10 @@ class RoomUpgrade:
         creators = dict.fromkeys(parse_user_id(each) for each in additional_creators)
         request = _UpgradeRequest(user_id, room_id, version, rules, tuple(creators))
         # Upgrading a large room takes long, and clients repeat the request when it times out.
-        return await self.turns.run(room_id, self._upgrade, request, old)
+        return await self.lock.run(room_id, self._upgrade, request, old)
 
     async def _check_may_upgrade(self, user_id: UserID, room_id: RoomID) -> AuthState:
-        old = await self.deciding.read(room_id, members=(user_id,), more=(_TOMBSTONE_KEY,))
+        old = await self.auth_states.read(room_id, members=(user_id,), more=(_TOMBSTONE_KEY,))
         if old is None:
             raise NotFound("Room not found")
         if not old.may_send_state(user_id, event_types.TOMBSTONE):
@@ -157,7 +161,7 @@ class RoomUpgrade:
             )
         await self._close(request.user_id, request.room_id)
         await self.aliases.move(request.room_id, new_room)
-        new = await self.deciding.read(new_room)
+        new = await self.auth_states.read(new_room)
         if new is not None:
             await self.succession.follow(request.user_id, new.create)
         return new_room
@@ -168,7 +172,7 @@ class RoomUpgrade:
         """Return the current tombstone, and the room that it names, if that is stored here."""
         # Not from the feed: the tombstone may just have been written by another process.
         current = await self.database.read(
-            stored_state.current_of_keys, request.room_id, (_TOMBSTONE_KEY,)
+            stored_state.load_current_of_keys, request.room_id, (_TOMBSTONE_KEY,)
         )
         if not current:
             return None, None
@@ -177,13 +181,13 @@ class RoomUpgrade:
         room_id = None if tombstone is None else successor_in(content_of(tombstone))
         if room_id is None:
             return tombstone_id, None
-        return tombstone_id, await self.deciding.read(room_id, members=(request.user_id,))
+        return tombstone_id, await self.auth_states.read(room_id, members=(request.user_id,))
 
     async def _create(self, request: _UpgradeRequest, old: AuthState) -> RoomID:
         user_id, room_id, version = request.user_id, request.room_id, request.version
         state = await self._state_to_copy(old)
         content = _create_content(old, request.additional_creators)
-        profile = shown(await self.profiles.of_local(user_id))
+        profile = member_profile(await self.profiles.of_local(user_id))
         drafts = _first_drafts(user_id, profile, content, old, request.rules, state)
         if not request.rules.room_id_is_create_hash:
             return await self._create_after_tombstone(user_id, room_id, version, drafts)
@@ -233,7 +237,7 @@ class RoomUpgrade:
         return (await self.appender.append(room_id, [tombstone]))[0].event_id
 
     async def _close(self, user_id: UserID, room_id: RoomID) -> None:
-        old = await self.deciding.read(room_id, more=(_CANONICAL_KEY,))
+        old = await self.auth_states.read(room_id, more=(_CANONICAL_KEY,))
         alias = None if old is None else old.events.get(_CANONICAL_KEY)
         if alias is not None and alias.content:
             empty = Draft(event_types.CANONICAL_ALIAS, user_id, {}, "", keep_if_same=True)
@@ -244,7 +248,7 @@ class RoomUpgrade:
 
     async def _restrict_sending(self, user_id: UserID, room_id: RoomID) -> bool:
         """Raise a room's power levels; return False if they have changed meanwhile."""
-        room = await self.deciding.read(room_id)
+        room = await self.auth_states.read(room_id)
         levels = None if room is None else room.events.get(event_types.POWER_LEVELS_KEY)
         if room is None or levels is None:
             return True

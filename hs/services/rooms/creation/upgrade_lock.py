@@ -29,7 +29,7 @@ Ts = TypeVarTuple("Ts")
 
 
 @attrs.frozen(eq=False)
-class UpgradeTurns:
+class UpgradeLock:
     """Serializes the upgrades of each room, across processes."""
 
     _leases: Leases

@@ -16,7 +16,7 @@ from hs.core.streams import EVENTS, EventRow
 from hs.repl.feed import Batch, Feed
 from hs.repl.feed_queue import FeedQueue, WhenFull
 from hs.services.rooms.membership.membership import JoinRequest
-from hs.services.rooms.membership.room_succession import OwnData
+from hs.services.rooms.membership.room_succession import RoomAccountData
 from hs.services.rooms.store.event_store import EventStore
 from hs.services.rooms.store.memberships import Memberships
 from hs.settings.sections.retention import AutoAcceptSettings
@@ -47,7 +47,7 @@ class _Invite:
     event_id: EventID
 
 
-class AutoAccept:
+class AutoAcceptDuty:
     """Follows the invites of local users; `run` is the duty that accepts them."""
 
     def __init__(
@@ -57,7 +57,7 @@ class AutoAccept:
         events: EventStore,
         memberships: Memberships,
         joining: Joining,
-        own_data: OwnData,
+        own_data: RoomAccountData,
     ) -> None:
         self._settings = settings
         self._events = events
@@ -101,7 +101,7 @@ class AutoAccept:
             own = await self._memberships.local_membership(invite.room_id, invite.user_id)
             if own is None or own.membership != event_types.INVITE:
                 return
-            requester = Requester(invite.user_id, unlimited=True)
+            requester = Requester(invite.user_id, is_rate_limit_exempt=True)
             via = (server_of(invite.sender),)
             try:
                 await self._joining.join(requester, invite.room_id, JoinRequest(via=via))

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 PRESENT: Final = (event_types.JOIN, event_types.INVITE, event_types.KNOCK)
 MAX_WAITING: Final = 10_000  # users; the others are found by `finish_others`
-CHORE_PERIOD_S: Final = 900.0
+FINISH_PERIOD_S: Final = 900.0
 
 
 @attrs.frozen(eq=False)
@@ -55,7 +55,7 @@ class RoomDepartures:
 
     async def finish_others(self) -> None:
         """Process the users that a process left unfinished when it ended."""
-        for user_id in await self._database.read(deactivated_users.left_behind):
+        for user_id in await self._database.read(deactivated_users.list_still_in_rooms):
             await self.leave_all(user_id)
 
     async def leave_all(self, user_id: UserID) -> None:

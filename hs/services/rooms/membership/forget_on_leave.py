@@ -19,7 +19,7 @@ MAX_WAITING: Final = 10_000
 _GONE: Final = (event_types.LEAVE, event_types.BAN)
 
 
-class ForgettingLeavers:
+class ForgetOnLeaveDuty:
     """Follows departures from the rooms of this process; `run` is the duty that forgets them."""
 
     def __init__(

@@ -17,7 +17,7 @@ from hs.repl.feed import Batch, Feed
 from hs.repl.feed_queue import FeedQueue, WhenFull
 from hs.services.rooms.append.appender import RoomAppender
 from hs.services.rooms.append.drafts import Draft
-from hs.services.rooms.store.auth_state import GUEST_ACCESS_KEY, DecidingReader
+from hs.services.rooms.store.auth_state import GUEST_ACCESS_KEY, AuthStateReader
 from hs.services.rooms.store.memberships import Memberships
 from hs.storage.accounts import guests
 from hs.storage.database import Database
@@ -28,7 +28,7 @@ MAX_ROOMS: Final = 10_000
 """Rooms that wait; the oldest is dropped, and its guests stay."""
 
 
-class GuestExpulsion:
+class GuestRemovalDuty:
     """Follows guest access in the rooms that `owns` accepts; `run` is the duty that removes guests.
 
     `owns` tells whether this process owns a room.
@@ -39,7 +39,7 @@ class GuestExpulsion:
         database: Database,
         feed: Feed,
         appender: RoomAppender,
-        deciding: DecidingReader,
+        deciding: AuthStateReader,
         memberships: Memberships,
         owns: Callable[[RoomID], bool],
     ) -> None:
@@ -64,7 +64,7 @@ class GuestExpulsion:
         if room is None or room.text(event_types.GUEST_ACCESS, "guest_access") == "can_join":
             return
         local = sorted((await self._memberships.present(room_id)).local)
-        for user_id in await self._database.read(guests.among, local):
+        for user_id in await self._database.read(guests.guests_among, local):
             await self._leave(room_id, UserID(user_id))
 
     async def _expel_all(self, room_ids: list[RoomID]) -> None:

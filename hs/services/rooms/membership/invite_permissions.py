@@ -10,10 +10,15 @@ import orjson
 
 from hs.core.errors import InviteBlocked
 from hs.core.ids import RoomID, UserID
-from hs.core.invite_permission import TYPES, InvitePermission, Verdict, read_permission
+from hs.core.invite_permission import (
+    INVITE_PERMISSION_TYPES,
+    InvitePermission,
+    InviteVerdict,
+    parse_invite_permission,
+)
 
 
-class OwnData(Protocol):
+class InvitePermissionData(Protocol):
     """Account data of users."""
 
     async def content(self, user_id: UserID, room_id: RoomID | None, type_: str) -> bytes | None:
@@ -25,16 +30,19 @@ class OwnData(Protocol):
 class InvitePermissions:
     """The invite permissions of local users."""
 
-    _data: OwnData
+    _data: InvitePermissionData
 
     async def of(self, user_id: UserID) -> InvitePermission:
         """Return a user's invite permission."""
-        contents = {type_: await self._data.content(user_id, None, type_) for type_ in TYPES}
-        return read_permission(
+        contents = {
+            type_: await self._data.content(user_id, None, type_)
+            for type_ in INVITE_PERMISSION_TYPES
+        }
+        return parse_invite_permission(
             {type_: orjson.loads(text) for type_, text in contents.items() if text is not None}
         )
 
     async def check(self, inviter: UserID, target: UserID) -> None:
         """Reject an invite that its target blocks. Raises: InviteBlocked."""
-        if (await self.of(target)).verdict(inviter) is Verdict.BLOCK:
+        if (await self.of(target)).verdict(inviter) is InviteVerdict.BLOCK:
             raise InviteBlocked("This user does not accept your invites")

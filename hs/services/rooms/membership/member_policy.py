@@ -11,7 +11,7 @@ from hs.core.events import event_types
 from hs.core.ids import UserID
 from hs.core.requester import Requester
 from hs.services.accounts.profiles.avatar_rules import AvatarRules
-from hs.services.rooms.profiles.member_profiles import PROFILE_FIELDS, shown
+from hs.services.rooms.profiles.member_profiles import PROFILE_FIELDS, member_profile
 from hs.services.rooms.store.memberships import LocalMembership
 from hs.settings.sections.rooms import RoomSettings
 
@@ -62,4 +62,4 @@ class MemberPolicy:
 
     def invited(self, profile: Mapping[str, Any]) -> dict[str, str]:
         """Return the profile fields of an invited user for the invite."""
-        return shown(profile) if self.settings.include_profile_data_on_invite else {}
+        return member_profile(profile) if self.settings.include_profile_data_on_invite else {}

@@ -19,15 +19,15 @@ from hs.core.streams import CacheRow
 from hs.repl.memory_writer import MemoryWriter
 from hs.services.accounts.limits.account_restrictions import check_may_act, may_act
 from hs.services.rooms.append.appender import RoomAppender
-from hs.services.rooms.append.drafts import Draft, TxnKey
+from hs.services.rooms.append.drafts import Draft, TransactionKey
 from hs.services.rooms.membership.invite_permissions import InvitePermissions
 from hs.services.rooms.membership.member_policy import MemberPolicy
 from hs.services.rooms.membership.membership_limits import MembershipLimits
 from hs.services.rooms.membership.remote_rooms import RemoteRooms
 from hs.services.rooms.membership.restricted_joins import RestrictedJoins
-from hs.services.rooms.membership.room_succession import Succession
-from hs.services.rooms.profiles.member_profiles import PROFILE_FIELDS, LocalProfiles, shown
-from hs.services.rooms.store.auth_state import GUEST_ACCESS_KEY, AuthState, DecidingReader
+from hs.services.rooms.membership.room_succession import RoomSuccession
+from hs.services.rooms.profiles.member_profiles import PROFILE_FIELDS, LocalProfiles, member_profile
+from hs.services.rooms.store.auth_state import GUEST_ACCESS_KEY, AuthState, AuthStateReader
 from hs.services.rooms.store.memberships import CACHE_NAME, Memberships
 from hs.storage.database import Database
 from hs.storage.rooms import rooms
@@ -64,12 +64,12 @@ class RoomMembership:
     """Changes memberships for clients."""
 
     appender: RoomAppender
-    deciding: DecidingReader
+    auth_states: AuthStateReader
     memberships: Memberships
     restricted: RestrictedJoins
     profiles: LocalProfiles
     remote: RemoteRooms
-    succession: Succession
+    succession: RoomSuccession
     limits: MembershipLimits
     invites: InvitePermissions
     database: Database
@@ -185,7 +185,7 @@ class RoomMembership:
         target: str,
         content: JsonObject,
         at_ms: int | None = None,
-        txn: TxnKey | None = None,
+        txn: TransactionKey | None = None,
     ) -> EventID:
         """Send a member event whose content a client has set, under the same conditions.
 
@@ -220,7 +220,7 @@ class RoomMembership:
         if local_room is None:
             self.limits.check_remote_join(requester, room_id)
             await self.remote.join(user_id, room_id, request.via, content)
-            auth_state = await self.deciding.read(room_id)
+            auth_state = await self.auth_states.read(room_id)
             if auth_state is not None:
                 await self.succession.follow(user_id, auth_state.create)
             joined = await self.memberships.local_membership(room_id, user_id)
@@ -265,7 +265,7 @@ class RoomMembership:
         if not isinstance(token, str) or "\0" in token:
             raise BadJson("third_party_signed.token must be a string")
         key = (event_types.THIRD_PARTY_INVITE, token)
-        auth_state = await self.deciding.read(room_id, more=(key,))
+        auth_state = await self.auth_states.read(room_id, more=(key,))
         third_party_invite = None if auth_state is None else auth_state.events.get(key)
         if third_party_invite is None:
             raise Forbidden("The room has no such third-party invite")
@@ -302,7 +302,7 @@ class RoomMembership:
             return await self._append(room_id, draft)
         self.remote.check_can_invite(target)
         await self.remote.invite(room_id, draft)
-        auth_state = await self.deciding.read(room_id, members=(target,))
+        auth_state = await self.auth_states.read(room_id, members=(target,))
         invited = (
             None if auth_state is None else auth_state.events.get((event_types.MEMBER, target))
         )
@@ -315,7 +315,7 @@ class RoomMembership:
         target: UserID,
         content: JsonObject,
         at_ms: int | None = None,
-        txn: TxnKey | None = None,
+        txn: TransactionKey | None = None,
     ) -> EventID:
         if target == requester.user_id and content.get("membership") == event_types.LEAVE:
             own = await self.memberships.local_membership(room_id, target)
@@ -337,7 +337,7 @@ class RoomMembership:
     ) -> AuthState | None:
         """Read a room that can be joined without another server; None for other rooms."""
         members = () if user_id is None else (user_id,)
-        auth_state = await self.deciding.read(room_id, members=members, more=(GUEST_ACCESS_KEY,))
+        auth_state = await self.auth_states.read(room_id, members=members, more=(GUEST_ACCESS_KEY,))
         if auth_state is None:
             return None
         present = await self.memberships.present(room_id)
@@ -347,7 +347,7 @@ class RoomMembership:
         return _content(membership, request.reason, self.policy.own_content(request.content))
 
     async def _with_profile(self, user_id: UserID, content: JsonObject) -> JsonObject:
-        return {**shown(await self.profiles.of_local(user_id)), **content}
+        return {**member_profile(await self.profiles.of_local(user_id)), **content}
 
 
 def own_content(requested: JsonObject) -> JsonObject:

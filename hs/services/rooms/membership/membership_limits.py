@@ -10,7 +10,7 @@ from hs.core.ids import RoomID, UserID
 from hs.core.requester import Requester
 from hs.lib.clock import Clock
 from hs.lib.limiter import RateLimiter
-from hs.services.accounts.limits.rate_limits import MakeLimiter, bucket_of, own_limiter
+from hs.services.accounts.limits.rate_limits import LimiterFactory, bucket_of, make_local_limiter
 from hs.settings.sections.rate_limits import Rate, RateLimitSettings
 
 _MAX_RETRY_AFTER_S: Final = 24 * 3600
@@ -24,7 +24,7 @@ class MembershipLimits:
 
     _settings: RateLimitSettings
     _clock: Clock
-    _make: MakeLimiter = own_limiter
+    _make: LimiterFactory = make_local_limiter
     _joins: RateLimiter[str] = attrs.field(init=False)
     _remote_joins: RateLimiter[str] = attrs.field(init=False)
     _joins_of_rooms: RateLimiter[str] = attrs.field(init=False)
@@ -78,7 +78,7 @@ class MembershipLimits:
         Raises: LimitExceeded; InvalidParam, for more invites than the limit can ever allow.
         """
         most = self._settings.rc_invites.per_issuer.burst_count
-        if len(invited) > most and not requester.unlimited:
+        if len(invited) > most and not requester.is_rate_limit_exempt:
             raise InvalidParam(f"At most {most} users can be invited at once")
         if invited:
             self._take(
@@ -88,7 +88,7 @@ class MembershipLimits:
             )
 
     def _take(self, requester: Requester, *costs: _Cost) -> None:
-        if requester.unlimited:
+        if requester.is_rate_limit_exempt:
             return
         now_s = self._now_s()
         wait_s = max(limiter.peek(key, now_s, cost=cost) for limiter, key, cost in costs)

@@ -29,7 +29,7 @@ _MAX_MEMBER_EVENTS: Final = 100
 
 
 @attrs.frozen(eq=False)
-class Removal:
+class RemovalWithRedaction:
     """Kicks and bans users, and redacts what they sent since they last joined."""
 
     _database: Database
@@ -58,7 +58,7 @@ class Removal:
     ) -> None:
         after, before = await self._last_stay(room_id, target)
         event_ids = await self._database.read(
-            sent_events.sent, room_id, target, after, before, MAX_REDACTED
+            sent_events.list_sent, room_id, target, after, before, MAX_REDACTED
         )
         content: dict[str, Any] = {} if reason is None else {"reason": reason}
         remaining = iter(event_ids)
@@ -76,7 +76,7 @@ class Removal:
     async def _last_stay(self, room_id: RoomID, target: UserID) -> tuple[int, int]:
         """Return the stream IDs of the member events that began and ended the user's last stay."""
         member_events = await self._database.read(
-            sent_events.member_events, room_id, target, 2**62, _MAX_MEMBER_EVENTS
+            sent_events.list_member_events, room_id, target, 2**62, _MAX_MEMBER_EVENTS
         )
         if not member_events:
             return 0, 0

@@ -24,7 +24,7 @@ _DIRECT: Final = "m.direct"
 _TAG: Final = "m.tag"
 
 
-class OwnData(Protocol):
+class RoomAccountData(Protocol):
     """Account data of users."""
 
     async def content(self, user_id: UserID, room_id: RoomID | None, type_: str) -> bytes | None:
@@ -38,7 +38,7 @@ class OwnData(Protocol):
         ...
 
 
-class RoomRules(Protocol):
+class RoomPushRules(Protocol):
     """Push rules of users."""
 
     async def copy_room_rules(
@@ -49,12 +49,12 @@ class RoomRules(Protocol):
 
 
 @attrs.frozen(eq=False)
-class Succession:
+class RoomSuccession:
     """Copies users' settings from a room to its replacement."""
 
     _memberships: Memberships
-    _account_data: OwnData
-    _rules: RoomRules
+    _account_data: RoomAccountData
+    _rules: RoomPushRules
 
     async def follow(self, user_id: UserID, create: Event) -> None:
         """Copy a user's settings to a room that they have just joined from its predecessor.

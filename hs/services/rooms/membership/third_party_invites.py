@@ -21,12 +21,12 @@ from hs.core.requester import Requester
 from hs.core.threepids import canonical_email
 from hs.lib.limiter import RateLimiter
 from hs.services.accounts.limits.account_restrictions import check_may_act
-from hs.services.accounts.limits.rate_limits import refuse_over
-from hs.services.accounts.threepids.identity_servers import IdentityServers, StoredInvite
+from hs.services.accounts.limits.rate_limits import enforce_limit
+from hs.services.accounts.threepids.identity_servers import IdentityServers, StoredThreepidInvite
 from hs.services.rooms.append.appender import RoomAppender
 from hs.services.rooms.append.drafts import Draft
 from hs.services.rooms.membership.membership import RoomMembership
-from hs.services.rooms.store.auth_state import AuthState, DecidingReader
+from hs.services.rooms.store.auth_state import AuthState, AuthStateReader
 
 MAX_BOUND_INVITES: Final = 50
 
@@ -60,7 +60,7 @@ class ThirdPartyInvites:
 
     servers: IdentityServers
     appender: RoomAppender
-    deciding: DecidingReader
+    auth_states: AuthStateReader
     membership: RoomMembership
     limiter: RateLimiter[str]
     looks_up: bool = True
@@ -88,8 +88,8 @@ class ThirdPartyInvites:
         self.membership.policy.check_may_invite(requester)
         if not self.looks_up:
             raise Forbidden("Inviting by e-mail address or phone number is disabled on this server")
-        if not requester.unlimited:
-            refuse_over(self.limiter, requester.user_id)
+        if not requester.is_rate_limit_exempt:
+            enforce_limit(self.limiter, requester.user_id)
         address = _canonical_address(address)
         return await self.servers.lookup(
             address.id_server, address.id_access_token, address.medium, address.address
@@ -111,7 +111,7 @@ class ThirdPartyInvites:
         except NotFound as error:
             raise Forbidden("You are not in this room") from error
 
-    async def bound(self, user_id: UserID, invites: Sequence[Mapping[str, Any]]) -> None:
+    async def accept_bound(self, user_id: UserID, invites: Sequence[Mapping[str, Any]]) -> None:
         """Invite a user according to third-party invites for an address that they have just bound.
 
         All invites are tried; then the last error is raised, if there was any.
@@ -138,7 +138,7 @@ class ThirdPartyInvites:
         if not isinstance(token, str) or "\0" in token:
             raise InvalidParam("signed.token must be a string")
         key = (event_types.THIRD_PARTY_INVITE, token)
-        room = await self.deciding.read(room_id, members=(user_id,), more=(key,))
+        room = await self.auth_states.read(room_id, members=(user_id,), more=(key,))
         third_party_invite = None if room is None else room.events.get(key)
         if room is None or third_party_invite is None:
             raise Forbidden("The room has no such third-party invite")
@@ -153,7 +153,7 @@ class ThirdPartyInvites:
     async def _read_room(self, user_id: UserID, room_id: RoomID) -> AuthState:
         """Check that the user may invite, before an e-mail is sent. Raises: Forbidden."""
         more = [(event_type, "") for _, event_type, _ in _ROOM_FIELDS]
-        room = await self.deciding.read(room_id, members=(user_id,), more=more)
+        room = await self.auth_states.read(room_id, members=(user_id,), more=more)
         if room is None or room.membership(user_id) != event_types.JOIN:
             raise Forbidden("You are not in this room")
         if room.power.of_user(user_id) < room.power.invite:
@@ -181,7 +181,7 @@ def _canonical_address(address: InvitedAddress) -> InvitedAddress:
     return address
 
 
-def _third_party_invite_content(stored: StoredInvite) -> JsonObject:
+def _third_party_invite_content(stored: StoredThreepidInvite) -> JsonObject:
     keys = [{"public_key": key, "key_validity_url": url} for key, url in stored.public_keys]
     # Spec: m.room.third_party_invite; the first key is repeated at the top level for old servers.
     return {"display_name": stored.display_name, **keys[0], "public_keys": keys}

@@ -22,7 +22,7 @@ from hs.repl.feed import Batch, Feed
 from hs.services.accounts.profiles.profiles import PROFILES
 from hs.services.rooms.append.appender import RoomAppender
 from hs.services.rooms.append.drafts import Draft
-from hs.services.rooms.profiles.member_profiles import shown
+from hs.services.rooms.profiles.member_profiles import member_profile
 from hs.storage.accounts import profiles
 from hs.storage.database import Database, Tx
 from hs.storage.rooms import memberships
@@ -67,12 +67,12 @@ class RoomProfiles:
     async def show_all(self, but: set[int]) -> set[int]:
         """Show all changes that are to be shown but these; give those that could not be."""
         after, failed = 0, set()
-        while page := await self._database.read(profiles.changed, after, PAGE):
+        while page := await self._database.read(profiles.list_changes, after, PAGE):
             for change in page:
                 if change.change_id in but:
                     continue
                 if await self._show(change.user_id):
-                    await self._database.write(profiles.forget_change, change)
+                    await self._database.write(profiles.delete_change, change)
                 else:
                     failed.add(change.change_id)
             after = page[-1].change_id
@@ -115,7 +115,7 @@ class RoomProfiles:
         join_event, profile = await self._database.read(_of_member, room_id, user_id)
         if join_event is None or profile is None:
             return True
-        content = {**shown(profile), "membership": event_types.JOIN}
+        content = {**member_profile(profile), "membership": event_types.JOIN}
         draft = Draft(
             event_types.MEMBER,
             user_id,
@@ -139,4 +139,4 @@ async def _of_member(
     tx: Tx, room_id: str, user_id: str
 ) -> tuple[str | None, dict[str, Any] | None]:
     join_event = await memberships.join_event(tx, room_id, user_id)
-    return join_event, await profiles.of_user(tx, user_id)
+    return join_event, await profiles.get_profile(tx, user_id)

@@ -5,25 +5,25 @@ from collections.abc import Sequence
 import attrs
 
 from hs.core.requester import Requester
-from hs.services.rooms.read.rendering import Rendering, Viewer
-from hs.services.rooms.read.visibility import Seen, Visibility
+from hs.services.rooms.read.rendering import EventRenderer, Viewer
+from hs.services.rooms.read.visibility import Visibility, VisibleEvent
 from hs.services.rooms.store.stored_event import StoredEvent
 
 
 @attrs.frozen(eq=False)
-class Showing:
+class EventSerializer:
     """Serializes events for requesters, with `room_id`, as all endpoints but /sync do."""
 
     _visibility: Visibility
-    _rendering: Rendering
+    _rendering: EventRenderer
 
-    async def timeline(self, requester: Requester, events: Sequence[Seen]) -> list[bytes]:
+    async def timeline(self, requester: Requester, events: Sequence[VisibleEvent]) -> list[bytes]:
         """Return the JSON of timeline events that the requester may see."""
         viewer = await self._viewer(requester)
         await self.prepare(events, viewer)
         return self._rendering.timeline_events(events, viewer, room_id=True)
 
-    async def prepare(self, visible_events: Sequence[Seen], viewer: Viewer) -> None:
+    async def prepare(self, visible_events: Sequence[VisibleEvent], viewer: Viewer) -> None:
         """Load what rendering needs; hide bundled events that the viewer may not see."""
         events = [visible.stored for visible in visible_events]
         await self._rendering.prepare(events, viewer)

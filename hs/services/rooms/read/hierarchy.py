@@ -33,7 +33,7 @@ _ORDER: Final = re.compile(r"[\x20-\x7e]{1,50}")
 
 
 @attrs.frozen
-class HierarchyAsk:
+class HierarchyRequest:
     """A request for a page of a hierarchy."""
 
     room_id: RoomID
@@ -59,7 +59,7 @@ class Hierarchy:
     _states: StateStore
     _previews: RoomPreviews
 
-    async def page(self, user_id: UserID, request: HierarchyAsk) -> HierarchyPage:
+    async def page(self, user_id: UserID, request: HierarchyRequest) -> HierarchyPage:
         """Return a page of the hierarchy; rooms that the user may not see are left out.
 
         Raises: Forbidden, if the user may not see the root room; InvalidParam.
@@ -103,7 +103,7 @@ class Hierarchy:
         return sorted(children, key=lambda child: _sort_key(child.event))
 
 
-def _bounds(request: HierarchyAsk) -> tuple[int, int, int]:
+def _bounds(request: HierarchyRequest) -> tuple[int, int, int]:
     limit = DEFAULT_LIMIT if request.limit is None else request.limit
     depth = MAX_DEPTH if request.max_depth is None else request.max_depth
     if limit <= 0 or depth < 0:
@@ -118,7 +118,7 @@ def _bounds(request: HierarchyAsk) -> tuple[int, int, int]:
     return min(limit, MAX_LIMIT), depth, skipped
 
 
-def _token(count: int, request: HierarchyAsk, depth: int) -> str:
+def _token(count: int, request: HierarchyRequest, depth: int) -> str:
     return PaginationToken((count, int(request.suggested_only), depth)).encode()
 
 

@@ -18,7 +18,7 @@ PAGE: Final = 100
 
 
 @attrs.frozen
-class MutualPage:
+class MutualRoomsPage:
     """One page of rooms, and the number of all shared rooms."""
 
     joined: list[RoomID]
@@ -32,7 +32,7 @@ class MutualRooms:
 
     _database: Database
 
-    async def page(self, requester: Requester, user_id: str, start: str | None) -> MutualPage:
+    async def page(self, requester: Requester, user_id: str, start: str | None) -> MutualRoomsPage:
         """Return a page of rooms. Raises: InvalidParam, also for the requester's own user ID."""
         if not is_user_id(user_id):
             raise InvalidParam("user_id must be a valid user ID")
@@ -40,10 +40,10 @@ class MutualRooms:
             raise InvalidParam("user_id must not be your own user ID")
         after = "" if start is None else str(PaginationToken.parse(start, str).keys[0])
         rooms, count = await self._database.read(
-            storage.shared, requester.user_id, UserID(user_id), after, PAGE + 1
+            storage.list_mutual_rooms, requester.user_id, UserID(user_id), after, PAGE + 1
         )
         next_batch = None
         if len(rooms) > PAGE:
             rooms = rooms[:PAGE]
             next_batch = PaginationToken((rooms[-1],)).encode()
-        return MutualPage([RoomID(room_id) for room_id in rooms], count, next_batch)
+        return MutualRoomsPage([RoomID(room_id) for room_id in rooms], count, next_batch)

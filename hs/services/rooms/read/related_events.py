@@ -13,15 +13,15 @@ from hs.core.errors import InvalidParam
 from hs.core.ids import EventID, RoomID
 from hs.core.requester import Requester
 from hs.core.tokens import PaginationToken, TopologicalToken
-from hs.services.rooms.read.event_serializer import Showing
-from hs.services.rooms.read.pagination import HISTORY_END, HISTORY_START, Places
+from hs.services.rooms.read.event_serializer import EventSerializer
+from hs.services.rooms.read.pagination import HISTORY_END, HISTORY_START, TokenPositions
 from hs.services.rooms.read.rendering import json_array
 from hs.services.rooms.read.timelines import Direction, Timelines
 from hs.services.rooms.read.visibility import Visibility
 from hs.services.rooms.store.event_store import EventStore
 from hs.storage.database import Database
 from hs.storage.rooms import relations
-from hs.storage.rooms.relations import Child, ThreadsWanted, Wanted
+from hs.storage.rooms.relations import ChildEvent, ChildrenQuery, ThreadsQuery
 
 DEFAULT_LIMIT: Final = 20
 MAX_LIMIT: Final = 100
@@ -29,7 +29,7 @@ RECURSION_DEPTH: Final = 3
 
 
 @attrs.frozen
-class RelationsAsk:
+class RelationsRequest:
     """A request for children of an event; empty strings match everything."""
 
     room_id: RoomID
@@ -68,11 +68,11 @@ class RelatedEvents:
     _database: Database
     _events: EventStore
     _visibility: Visibility
-    _showing: Showing
-    _places: Places
+    _serializer: EventSerializer
+    _positions: TokenPositions
     _timelines: Timelines
 
-    async def children(self, requester: Requester, request: RelationsAsk) -> RelationsPage:
+    async def children(self, requester: Requester, request: RelationsRequest) -> RelationsPage:
         """Return a page of the children of an event.
 
         Raises: Forbidden; InvalidParam; NotFound, if the user may not see the parent.
@@ -86,7 +86,7 @@ class RelatedEvents:
         events = await self._events.get(EventID(child.event_id) for child in children)
         visible = await self._visibility.filter_visible(requester.user_id, list(events.values()))
         return RelationsPage(
-            json_array(await self._showing.timeline(requester, visible)),
+            json_array(await self._serializer.timeline(requester, visible)),
             _next_batch(children, request.direction) if has_more else None,
             request.start,
             RECURSION_DEPTH if request.recurse else None,
@@ -110,7 +110,7 @@ class RelatedEvents:
         await self._visibility.check_may_read(requester.user_id, room_id)
         page_size = _limit(limit)
         ignored = await self._visibility.ignored_by(requester.user_id)
-        query = ThreadsWanted(
+        query = ThreadsQuery(
             room_id,
             HISTORY_END[1] if start is None else _number(start),
             page_size + 1,
@@ -129,19 +129,21 @@ class RelatedEvents:
             for root in visible
         ]
         return ThreadsPage(
-            json_array(await self._showing.timeline(requester, roots)),
+            json_array(await self._serializer.timeline(requester, roots)),
             PaginationToken((rows[-1][1],)).encode() if has_more else None,
         )
 
-    async def _read(self, request: RelationsAsk, limit: int) -> Sequence[Child]:
+    async def _read(self, request: RelationsRequest, limit: int) -> Sequence[ChildEvent]:
         start = (
             None
             if request.start is None
-            else await self._places.parse(request.room_id, request.start)
+            else await self._positions.parse(request.room_id, request.start)
         )
-        to = None if request.to is None else await self._places.parse(request.room_id, request.to)
+        to = (
+            None if request.to is None else await self._positions.parse(request.room_id, request.to)
+        )
         lower, upper = (to, start) if request.direction == "b" else (start, to)
-        query = Wanted(
+        query = ChildrenQuery(
             room_id=request.room_id,
             parent_id=request.event_id,
             rel_type=request.rel_type,
@@ -151,7 +153,11 @@ class RelatedEvents:
             limit=limit,
         )
         if request.recurse:
-            read = relations.newest_family if request.direction == "b" else relations.oldest_family
+            read = (
+                relations.newest_descendants
+                if request.direction == "b"
+                else relations.oldest_descendants
+            )
         else:
             read = (
                 relations.newest_children if request.direction == "b" else relations.oldest_children
@@ -167,7 +173,7 @@ def _limit(limit: int | None) -> int:
     return min(limit, MAX_LIMIT)
 
 
-def _next_batch(children: Sequence[Child], direction: Direction) -> str:
+def _next_batch(children: Sequence[ChildEvent], direction: Direction) -> str:
     last = children[-1]
     stream_id = last.stream_id - 1 if direction == "b" else last.stream_id
     return TopologicalToken(last.depth, stream_id).encode()

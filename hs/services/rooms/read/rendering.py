@@ -35,9 +35,9 @@ from hs.core.streams import BACKFILL, EVENTS, EventRow
 from hs.lib.caching.lru_cache import LruCache
 from hs.lib.clock import Clock
 from hs.repl.feed import Batch, Feed
-from hs.services.rooms.store.aggregations import NO_AGGREGATIONS, Aggregates, Aggregations
+from hs.services.rooms.store.aggregations import NO_AGGREGATIONS, Aggregations, AggregationStore
 from hs.services.rooms.store.event_store import EventStore
-from hs.services.rooms.store.replaced_state import PreviousStates
+from hs.services.rooms.store.replaced_state import ReplacedState
 from hs.services.rooms.store.stored_event import DELAYED_EVENT_DEVICE, StoredEvent
 from hs.storage.database import Database
 from hs.storage.rooms import transaction_ids
@@ -89,7 +89,7 @@ def _weigh(event_id: EventID, prefix: _Prefix) -> int:
     return _OVERHEAD_BYTES + len(prefix.body) + len(prefix.because)
 
 
-class Rendering:
+class EventRenderer:
     """Renders events in the client format; every process has one."""
 
     def __init__(
@@ -97,8 +97,8 @@ class Rendering:
         database: Database,
         feed: Feed,
         events: EventStore,
-        aggregates: Aggregates,
-        previous: PreviousStates,
+        aggregates: AggregationStore,
+        previous: ReplacedState,
         clock: Clock,
         max_bytes: int = MAX_BYTES,
     ) -> None:
@@ -183,7 +183,7 @@ class Rendering:
     ) -> list[bytes]:
         """Render events like `timeline_event`, or `pruned_event` where the last value is true."""
         # Inlined, as function calls per event are most of the cost of a timeline.
-        prefixes = self._prefixes.get_kept(
+        prefixes = self._prefixes.get_cached(
             [stored.event.event_id for stored, _, _ in visible_events]
         )
         user_id, now_ms = viewer.user_id, viewer.now_ms
@@ -237,7 +237,7 @@ class Rendering:
         self, events: Collection[StoredEvent], viewer: Viewer, *, room_id: bool
     ) -> list[bytes]:
         """Render events like `state_event`."""
-        prefixes = self._prefixes.get_kept([stored.event.event_id for stored in events])
+        prefixes = self._prefixes.get_cached([stored.event.event_id for stored in events])
         now_ms = viewer.now_ms
         rendered: list[bytes] = []
         for stored in events:
@@ -310,7 +310,9 @@ class Rendering:
         ]
         if not unknown:
             return
-        transactions = await self._database.read(transaction_ids.of_events, viewer.user_id, unknown)
+        transactions = await self._database.read(
+            transaction_ids.find_by_events, viewer.user_id, unknown
+        )
         for event_id in unknown:
             self._transaction_ids.put(event_id, transactions.get(event_id, _NO_TRANSACTION_ID))
 

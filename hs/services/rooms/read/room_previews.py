@@ -16,7 +16,7 @@ from hs.services.rooms.store.memberships import Memberships
 from hs.services.rooms.store.state_store import StateStore
 from hs.storage.database import Database
 from hs.storage.rooms import hierarchy
-from hs.storage.rooms.hierarchy import RoomRecord
+from hs.storage.rooms.hierarchy import HierarchyRoomRecord
 
 _OPEN_RULES: Final = frozenset(
     (event_types.RULE_PUBLIC, event_types.RULE_KNOCK, event_types.RULE_KNOCK_RESTRICTED)
@@ -71,7 +71,7 @@ class RoomPreviews:
         """Return the previews of those rooms that a user may see."""
         if not room_ids:
             return {}
-        records = await self._database.read(hierarchy.summaries, list(room_ids))
+        records = await self._database.read(hierarchy.load_summaries, list(room_ids))
         rooms = {} if user_id is None else await self._memberships.rooms_of(user_id)
         previews: dict[RoomID, RoomPreview] = {}
         for room_id in room_ids:
@@ -98,7 +98,7 @@ class RoomPreviews:
             raise NotFound("Room not found")
         return RoomID(room_id)
 
-    async def _allowed_rooms(self, record: RoomRecord) -> list[RoomID]:
+    async def _allowed_rooms(self, record: HierarchyRoomRecord) -> list[RoomID]:
         if record.join_rule not in _RESTRICTED_RULES:
             return []
         rules = await self._states.current_event(RoomID(record.room_id), event_types.JOIN_RULES)
@@ -122,7 +122,7 @@ def allowed_rooms(join_rules: Mapping[str, Any]) -> list[RoomID]:
     ]
 
 
-def _may_preview(record: RoomRecord, membership: str | None) -> bool:
+def _may_preview(record: HierarchyRoomRecord, membership: str | None) -> bool:
     if record.history_visibility == "world_readable":
         return True
     if membership in (event_types.JOIN, event_types.INVITE):
@@ -131,7 +131,9 @@ def _may_preview(record: RoomRecord, membership: str | None) -> bool:
     return rule in _OPEN_RULES and membership != event_types.BAN
 
 
-def _preview(record: RoomRecord, allowed: list[RoomID], membership: str | None) -> RoomPreview:
+def _preview(
+    record: HierarchyRoomRecord, allowed: list[RoomID], membership: str | None
+) -> RoomPreview:
     return RoomPreview(
         room_id=RoomID(record.room_id),
         num_joined_members=record.joined_members,

@@ -10,8 +10,8 @@ import orjson
 
 from hs.core.ids import RoomID, UserID
 from hs.core.requester import Requester
-from hs.services.rooms.read.event_serializer import Showing
-from hs.services.rooms.read.pagination import before, token_after
+from hs.services.rooms.read.event_serializer import EventSerializer
+from hs.services.rooms.read.pagination import token_after, token_before
 from hs.services.rooms.read.rendering import json_array
 from hs.services.rooms.read.room_state import RoomState
 from hs.services.rooms.read.timelines import Timelines
@@ -51,7 +51,7 @@ class RoomSnapshots:
     _database: Database
     _visibility: Visibility
     _timelines: Timelines
-    _serializer: Showing
+    _serializer: EventSerializer
     _state: RoomState
 
     async def of(self, requester: Requester, room_id: RoomID, limit: int) -> RoomSnapshot:
@@ -64,7 +64,7 @@ class RoomSnapshots:
         chunk = await self._serializer.timeline(requester, last_events.events[::-1])
         end = token_after(last_events.events[0].stored).encode() if last_events.events else "t0-0"
         start = last_events.next_token or (
-            before(last_events.events[-1].stored) if last_events.events else None
+            token_before(last_events.events[-1].stored) if last_events.events else None
         )
         state = await self._state.all_for(requester, room_id, access)
         is_public, room_account_data = await self._database.read(
@@ -85,7 +85,7 @@ async def _read_visibility_and_account_data(
 ) -> tuple[bool, list[dict[str, Any]]]:
     room_account_data = [
         {"type": row.type, "content": orjson.loads(row.content)}
-        for row in await account_data.all_of(tx, user_id)
+        for row in await account_data.list_all(tx, user_id)
         if row.room_id == room_id and row.content  # empty if deleted
     ]
     return await hierarchy.is_public(tx, room_id), room_account_data

@@ -14,8 +14,8 @@ from hs.core.events import event_types
 from hs.core.events.event_types import StateKey
 from hs.core.ids import EventID, RoomID, UserID
 from hs.core.requester import Requester
-from hs.services.rooms.read.event_serializer import Showing
-from hs.services.rooms.read.pagination import HISTORY_START, Places
+from hs.services.rooms.read.event_serializer import EventSerializer
+from hs.services.rooms.read.pagination import HISTORY_START, TokenPositions
 from hs.services.rooms.read.rendering import content_of, json_array
 from hs.services.rooms.read.visibility import RoomAccess, Visibility
 from hs.services.rooms.store.event_store import EventStore
@@ -29,7 +29,7 @@ _PROFILE = (("display_name", "displayname"), ("avatar_url", "avatar_url"))
 
 
 @attrs.frozen
-class MembersAsk:
+class MembersRequest:
     """A request for members with `membership`, or without `not_membership`."""
 
     room_id: RoomID
@@ -63,8 +63,8 @@ class RoomState:
     _states: StateStore
     _memberships: Memberships
     _visibility: Visibility
-    _showing: Showing
-    _places: Places
+    _serializer: EventSerializer
+    _positions: TokenPositions
     _service_users: ServiceUsers
 
     async def all(self, requester: Requester, room_id: RoomID) -> bytes:
@@ -79,7 +79,7 @@ class RoomState:
         """Return the whole state of a room for a user who may read it, a JSON array."""
         state = await self._visible_state(room_id, access)
         events = await self._events.get(state.values())
-        rendered = await self._showing.state(requester, list(events.values()))
+        rendered = await self._serializer.state(requester, list(events.values()))
         return b"[%b]" % b",".join(rendered)
 
     async def content(
@@ -97,9 +97,9 @@ class RoomState:
         Raises: Forbidden, NotFound.
         """
         stored = await self._entry(requester, room_id, key)
-        return (await self._showing.state(requester, (stored,)))[0]
+        return (await self._serializer.state(requester, (stored,)))[0]
 
-    async def members(self, requester: Requester, request: MembersAsk) -> orjson.Fragment:
+    async def members(self, requester: Requester, request: MembersRequest) -> orjson.Fragment:
         """Return member events, a JSON array.
 
         Raises: Forbidden, InvalidParam.
@@ -117,7 +117,7 @@ class RoomState:
             for each in events.values()
             if request.matches(each.event.content.get("membership"))
         ]
-        return json_array(await self._showing.state(requester, members))
+        return json_array(await self._serializer.state(requester, members))
 
     async def joined_members(
         self, requester: Requester, room_id: RoomID
@@ -151,7 +151,7 @@ class RoomState:
         if access.own is None or not access.has_left:
             entries = await self._states.current_of_keys(room_id, (key,))
         else:
-            entries = await self._visibility.stays.state_at_end(access.own.event_id)
+            entries = await self._visibility.membership_history.state_at_end(access.own.event_id)
         stored = None if key not in entries else await self._events.get_one(entries[key])
         if stored is None:
             raise NotFound("The room has no state event with this type and state key")
@@ -162,18 +162,18 @@ class RoomState:
     ) -> Mapping[StateKey, EventID]:
         if access.own is None or not access.has_left:
             return await self._states.current(room_id)
-        return await self._visibility.stays.state_at_end(access.own.event_id)
+        return await self._visibility.membership_history.state_at_end(access.own.event_id)
 
     async def _state_at(
         self, user_id: UserID, room_id: RoomID, token: str, access: RoomAccess
     ) -> Mapping[StateKey, EventID]:
-        position = await self._places.parse(room_id, token)
+        position = await self._positions.parse(room_id, token)
         newest = await self._database.read(timelines.newest, room_id, HISTORY_START, position, 1)
         stored = await self._events.get_one(EventID(newest[0].event_id)) if newest else None
         if stored is None:
             return {}
         if access.own is not None and access.has_left and (access.joined_until < stored.stream_id):
-            return await self._visibility.stays.state_at_end(access.own.event_id)
+            return await self._visibility.membership_history.state_at_end(access.own.event_id)
         if not access.joined_until and not await self._visibility.filter_one(user_id, stored):
             raise Forbidden("You were not in the room at that time")
         return await self._state_after(stored)

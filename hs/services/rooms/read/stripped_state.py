@@ -52,7 +52,7 @@ class IncludedState:
 DEFAULT_STATE: Final = IncludedState()
 
 
-def shown_state(settings: PrejoinSettings) -> IncludedState:
+def included_state(settings: PrejoinSettings) -> IncludedState:
     """Return which entries are included, by the settings."""
     keys = () if settings.disable_default_event_types else DEFAULT_STATE.keys
     more = settings.additional_event_types
@@ -77,7 +77,7 @@ class StrippedState:
         """Return the stripped state of rooms, with the user's member event at the end."""
         if not rooms:
             return {}
-        received = await self._database.read(sliding_sync.stripped, list(rooms), user_id)
+        received = await self._database.read(sliding_sync.load_stripped_state, list(rooms), user_id)
         stripped: dict[RoomID, Sequence[JsonObject]] = {}
         for room_id, own in rooms.items():
             member = await self._render((own.event_id,))
@@ -103,7 +103,7 @@ class StrippedState:
             )
         # The user's member event in that state is older than the one added at the end.
         keys.pop((event_types.MEMBER, stored.event.state_key or ""), None)
-        entries = await self._states.of_snapshot(stored.snapshot_id, tuple(keys))
+        entries = await self._states.snapshot_entries(stored.snapshot_id, tuple(keys))
         return await self._render(entries[key] for key in keys if key in entries)
 
     async def _find_invite_or_knock(self, event_id: EventID) -> StoredEvent | None:
@@ -115,7 +115,7 @@ class StrippedState:
             if stored.snapshot_id is None:
                 return None
             key = (event_types.MEMBER, stored.event.state_key or "")
-            entries = await self._states.of_snapshot(stored.snapshot_id, (key,))
+            entries = await self._states.snapshot_entries(stored.snapshot_id, (key,))
             stored = await self._events.get_one(entries[key]) if key in entries else None
         return None
 

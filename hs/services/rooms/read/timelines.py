@@ -28,23 +28,23 @@ from hs.core.filters import ANY_EVENT, EventFilter
 from hs.core.ids import EventID, RoomID
 from hs.core.requester import Requester
 from hs.core.tokens import TopologicalToken
-from hs.services.rooms.read.event_serializer import Showing
+from hs.services.rooms.read.event_serializer import EventSerializer
 from hs.services.rooms.read.pagination import (
     HISTORY_END,
     HISTORY_START,
-    Places,
-    before,
+    TokenPositions,
     position_of,
     token_after,
+    token_before,
 )
 from hs.services.rooms.read.rendering import json_array
-from hs.services.rooms.read.visibility import RoomAccess, Seen, Visibility
+from hs.services.rooms.read.visibility import RoomAccess, Visibility, VisibleEvent
 from hs.services.rooms.store.event_store import EventStore
 from hs.services.rooms.store.state_store import StateStore
 from hs.services.rooms.store.stored_event import StoredEvent
 from hs.storage.database import Database
 from hs.storage.rooms import relations, timelines
-from hs.storage.rooms.timelines import Place, Placed
+from hs.storage.rooms.timelines import HistoryPosition, TimelineEvent
 
 MAX_LIMIT: Final = 1000
 DEFAULT_LIMIT: Final = 10
@@ -55,7 +55,7 @@ Direction = Literal["b", "f"]
 
 
 @attrs.frozen
-class MessagesAsk:
+class MessagesRequest:
     """A request for a part of a room's history; tokens as the client sent them."""
 
     room_id: RoomID
@@ -63,7 +63,7 @@ class MessagesAsk:
     start: str | None = None
     to: str | None = None
     limit: int | None = None
-    wanted: EventFilter = ANY_EVENT
+    event_filter: EventFilter = ANY_EVENT
 
 
 @attrs.frozen
@@ -89,7 +89,7 @@ class ContextPage:
 
 
 @attrs.frozen
-class FoundByTime:
+class EventByTime:
     """The event closest to a timestamp."""
 
     event_id: EventID
@@ -100,7 +100,7 @@ class FoundByTime:
 class TimelineSlice:
     """Events in one direction; `next_token` is where to continue, None at the end of history."""
 
-    events: list[Seen]
+    events: list[VisibleEvent]
     next_token: TopologicalToken | None
 
 
@@ -108,8 +108,8 @@ class TimelineSlice:
 class SurroundingEvents:
     """The visible events around an event, the nearest first, and tokens to continue from."""
 
-    older: list[Seen]
-    newer: list[Seen]
+    older: list[VisibleEvent]
+    newer: list[VisibleEvent]
     start: str
     end: str
 
@@ -120,8 +120,8 @@ class _Walk:
 
     room_id: RoomID
     backwards: bool
-    low: Place
-    high: Place
+    low: HistoryPosition
+    high: HistoryPosition
 
 
 @attrs.frozen(eq=False)
@@ -132,10 +132,10 @@ class Timelines:
     _events: EventStore
     _states: StateStore
     _visibility: Visibility
-    _showing: Showing
-    _places: Places
+    _serializer: EventSerializer
+    _positions: TokenPositions
 
-    async def messages(self, requester: Requester, request: MessagesAsk) -> MessagesPage:
+    async def messages(self, requester: Requester, request: MessagesRequest) -> MessagesPage:
         """Return a page of a room's history.
 
         Raises: Forbidden, InvalidParam.
@@ -146,11 +146,11 @@ class Timelines:
         start = request.start or _encode(walk.high if walk.backwards else walk.low)
         if (
             limit == 0
-            or request.wanted.allows_nothing
-            or not request.wanted.allows_room(request.room_id)
+            or request.event_filter.allows_nothing
+            or not request.event_filter.allows_room(request.room_id)
         ):
             return MessagesPage(start, json_array(()))
-        timeline = await self._search(requester, walk, limit, request.wanted)
+        timeline = await self._search(requester, walk, limit, request.event_filter)
         if request.start is None and walk.backwards and timeline.events:
             start = token_after(timeline.events[0].stored).encode()
         end = timeline.next_token
@@ -160,19 +160,19 @@ class Timelines:
             # The client learns from the next page, which is empty, that this was the last one.
             # Forwards, more events may arrive until then.
             last = timeline.events[-1].stored
-            end = before(last) if walk.backwards else token_after(last)
+            end = token_before(last) if walk.backwards else token_after(last)
         return MessagesPage(
             start,
-            json_array(await self._showing.timeline(requester, timeline.events)),
+            json_array(await self._serializer.timeline(requester, timeline.events)),
             None if end is None else end.encode(),
-            await self._members_of_senders(requester, timeline.events, request.wanted),
+            await self._members_of_senders(requester, timeline.events, request.event_filter),
         )
 
     async def last_events(
         self, requester: Requester, room_id: RoomID, access: RoomAccess, limit: int
     ) -> TimelineSlice:
         """Return the last events of a room that a user may see, the newest first."""
-        walk = await self._walk_of(MessagesAsk(room_id, "b"), access)
+        walk = await self._walk_of(MessagesRequest(room_id, "b"), access)
         return await self._search(requester, walk, limit, ANY_EVENT)
 
     async def event(
@@ -183,11 +183,11 @@ class Timelines:
         Raises: NotFound, also for events that the user may not see.
         """
         visible = await self.find_visible(requester, event_id, room_id)
-        return (await self._showing.timeline(requester, (visible,)))[0]
+        return (await self._serializer.timeline(requester, (visible,)))[0]
 
     async def find_visible(
         self, requester: Requester, event_id: EventID, room_id: RoomID | None
-    ) -> Seen:
+    ) -> VisibleEvent:
         """Return one event that a user may see.
 
         Raises: NotFound.
@@ -217,7 +217,7 @@ class Timelines:
         around = await self.around(requester, visible, limit // 2, limit - limit // 2, event_filter)
         older, newer = around.older, around.newer
         last = newer[-1] if newer else visible
-        serialize = self._showing.timeline
+        serialize = self._serializer.timeline
         (event,) = await serialize(requester, (visible,))
         return ContextPage(
             event=orjson.Fragment(event),
@@ -233,14 +233,14 @@ class Timelines:
     async def around(
         self,
         requester: Requester,
-        visible: Seen,
+        visible: VisibleEvent,
         before_limit: int,
         after_limit: int,
         event_filter: EventFilter = ANY_EVENT,
     ) -> SurroundingEvents:
         """Return the events just before and after a visible event that a user may see."""
         room_id = visible.stored.event.room_id
-        access = await self._visibility.standing(requester.user_id, room_id)
+        access = await self._visibility.access(requester.user_id, room_id)
         low, high = await self._bounds(room_id, access)
         position = position_of(visible.stored)
         just_before = (position[0], position[1] - 1)
@@ -255,19 +255,19 @@ class Timelines:
         return SurroundingEvents(
             older.events,
             newer.events,
-            (older.next_token or before(first.stored)).encode(),
+            (older.next_token or token_before(first.stored)).encode(),
             (newer.next_token or token_after(last.stored)).encode(),
         )
 
     async def at_time(
         self, requester: Requester, room_id: RoomID, ts: int, direction: Direction
-    ) -> FoundByTime:
+    ) -> EventByTime:
         """Return the visible event closest to a timestamp, at or after it ("f"), or before it.
 
         Raises: Forbidden, NotFound.
         """
         access = await self._visibility.check_may_read(requester.user_id, room_id)
-        around = await self._database.read(timelines.around_time, room_id, ts, TIME_WINDOW)
+        around = await self._database.read(timelines.list_around_time, room_id, ts, TIME_WINDOW)
         if direction == "f":
             candidates = [each for each in around if each.origin_server_ts >= ts]
             candidates.sort(key=lambda each: (each.origin_server_ts, each.depth, each.stream_id))
@@ -287,16 +287,18 @@ class Timelines:
         if not seen:
             raise NotFound(f"Unable to find event from {ts} in direction {direction}")
         event = seen[0].stored.event
-        return FoundByTime(event.event_id, event.origin_server_ts)
+        return EventByTime(event.event_id, event.origin_server_ts)
 
-    async def _walk_of(self, request: MessagesAsk, access: RoomAccess) -> _Walk:
+    async def _walk_of(self, request: MessagesRequest, access: RoomAccess) -> _Walk:
         low, high = await self._bounds(request.room_id, access)
         start = (
             None
             if request.start is None
-            else await self._places.parse(request.room_id, request.start)
+            else await self._positions.parse(request.room_id, request.start)
         )
-        to = None if request.to is None else await self._places.parse(request.room_id, request.to)
+        to = (
+            None if request.to is None else await self._positions.parse(request.room_id, request.to)
+        )
         backwards = request.direction == "b"
         upper, lower = (start, to) if backwards else (to, start)
         return _Walk(
@@ -306,7 +308,9 @@ class Timelines:
             high if upper is None else min(high, upper),
         )
 
-    async def _bounds(self, room_id: RoomID, access: RoomAccess) -> tuple[Place, Place]:
+    async def _bounds(
+        self, room_id: RoomID, access: RoomAccess
+    ) -> tuple[HistoryPosition, HistoryPosition]:
         own = access.own
         if own is None or not access.has_left:
             return HISTORY_START, HISTORY_END
@@ -319,7 +323,7 @@ class Timelines:
         self, requester: Requester, walk: _Walk, limit: int, event_filter: EventFilter
     ) -> TimelineSlice:
         """Read history until enough visible events are found, or MAX_PASSES batches were read."""
-        visible: list[Seen] = []
+        visible: list[VisibleEvent] = []
         if limit == 0:
             return TimelineSlice(visible, None)
         read = timelines.newest if walk.backwards else timelines.oldest
@@ -337,7 +341,9 @@ class Timelines:
                 last = visible[-1].stored
                 if exhausted and batch[-1].event_id == last.event_id:
                     return TimelineSlice(visible, None)
-                return TimelineSlice(visible, before(last) if walk.backwards else token_after(last))
+                return TimelineSlice(
+                    visible, token_before(last) if walk.backwards else token_after(last)
+                )
             if exhausted:
                 return TimelineSlice(visible, None)
             end = batch[-1]
@@ -350,7 +356,7 @@ class Timelines:
             visible, TopologicalToken(*(walk.high if walk.backwards else walk.low))
         )
 
-    async def _first_visible(self, requester: Requester, walk: _Walk) -> list[Seen]:
+    async def _first_visible(self, requester: Requester, walk: _Walk) -> list[VisibleEvent]:
         """Return the first visible event, skipping hidden ones in up to MAX_PASSES searches."""
         for _ in range(MAX_PASSES):
             found = await self._search(requester, walk, 1, ANY_EVENT)
@@ -358,7 +364,9 @@ class Timelines:
                 return found.events
         return []
 
-    async def _filter(self, batch: Sequence[Placed], event_filter: EventFilter) -> Sequence[Placed]:
+    async def _filter(
+        self, batch: Sequence[TimelineEvent], event_filter: EventFilter
+    ) -> Sequence[TimelineEvent]:
         if event_filter.allows_everything:
             return batch
         chosen = [
@@ -372,7 +380,7 @@ class Timelines:
             return chosen
         children: dict[str, list[tuple[str, str]]] = {}
         ids = [event.event_id for event in chosen]
-        for parent, rel_type, sender in await self._database.read(relations.children, ids):
+        for parent, rel_type, sender in await self._database.read(relations.list_children, ids):
             children.setdefault(parent, []).append((rel_type, sender))
         return [
             event
@@ -381,25 +389,25 @@ class Timelines:
         ]
 
     async def _members_of_senders(
-        self, requester: Requester, visible: Sequence[Seen], event_filter: EventFilter
+        self, requester: Requester, visible: Sequence[VisibleEvent], event_filter: EventFilter
     ) -> orjson.Fragment | None:
         if not event_filter.lazy_load_members or not visible:
             return None
         keys = _member_keys(visible)
         newest = max((each.stored for each in visible), key=position_of)
-        entries = await self._states.of_snapshot(newest.snapshot_id or 0, keys)
+        entries = await self._states.snapshot_entries(newest.snapshot_id or 0, keys)
         missing = [key for key in keys if key not in entries]
         current = (
             await self._states.current_of_keys(newest.event.room_id, missing) if missing else {}
         )
         events = await self._events.get([*entries.values(), *current.values()])
-        return json_array(await self._showing.state(requester, list(events.values())))
+        return json_array(await self._serializer.state(requester, list(events.values())))
 
     async def _state_at(
         self,
         requester: Requester,
         last: StoredEvent,
-        visible: Sequence[Seen],
+        visible: Sequence[VisibleEvent],
         event_filter: EventFilter,
     ) -> orjson.Fragment:
         state: dict[StateKey, EventID] = dict(await self._states.at_snapshot(last.snapshot_id or 0))
@@ -418,22 +426,22 @@ class Timelines:
             for stored in events.values()
             if event_filter.allows(stored.event.type, stored.event.sender, stored.event.content)
         ]
-        return json_array(await self._showing.state(requester, filtered))
+        return json_array(await self._serializer.state(requester, filtered))
 
 
-def _limit(request: MessagesAsk) -> int:
+def _limit(request: MessagesRequest) -> int:
     limit = request.limit
     if limit is None:
-        limit = request.wanted.limit_within(DEFAULT_LIMIT, MAX_LIMIT)
+        limit = request.event_filter.limit_within(DEFAULT_LIMIT, MAX_LIMIT)
     if limit < 0:
         raise InvalidParam("limit must not be negative")
     return min(limit, MAX_LIMIT)
 
 
-def _encode(position: Place) -> str:
+def _encode(position: HistoryPosition) -> str:
     return TopologicalToken(max(position[0], 0), position[1]).encode()
 
 
-def _member_keys(visible: Sequence[Seen]) -> list[StateKey]:
+def _member_keys(visible: Sequence[VisibleEvent]) -> list[StateKey]:
     senders = dict.fromkeys(each.stored.event.sender for each in visible)
     return [(event_types.MEMBER, sender) for sender in senders]

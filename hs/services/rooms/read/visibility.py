@@ -31,7 +31,7 @@ from hs.core.ids import EventID, RoomID, UserID
 from hs.core.streams import EVENTS, EventRow
 from hs.core.visibility import (
     HistoryVisibility,
-    Viewpoint,
+    VisibilityContext,
     may_see,
     membership_at,
     visibility_in,
@@ -41,7 +41,7 @@ from hs.lib.caching.lru_cache import LruCache
 from hs.repl.feed import Batch, Feed
 from hs.services.rooms.read.rendering import content_of
 from hs.services.rooms.store.event_store import EventStore
-from hs.services.rooms.store.membership_history import Stays
+from hs.services.rooms.store.membership_history import MembershipHistory
 from hs.services.rooms.store.memberships import LocalMembership, Memberships
 from hs.services.rooms.store.state_store import StateStore
 from hs.services.rooms.store.stored_event import EventStatus, StoredEvent, membership_in
@@ -63,13 +63,13 @@ class IgnoredUsers(Protocol):
     async def ignored_by(self, user_id: UserID) -> AbstractSet[UserID]: ...
 
 
-class ErasedUsers(Protocol):
+class ErasedUserLookup(Protocol):
     """Looks up users who requested erasure when they deactivated their account."""
 
     async def erased_among(self, user_ids: AbstractSet[UserID]) -> AbstractSet[UserID]: ...
 
 
-class Expiry(Protocol):
+class RetentionCutoff(Protocol):
     """The retention policies of rooms."""
 
     async def hidden_before(self, room_id: RoomID) -> int:
@@ -77,7 +77,7 @@ class Expiry(Protocol):
         ...
 
 
-class Seen(NamedTuple):
+class VisibleEvent(NamedTuple):
     """An event that a user may see, and their membership at it.
 
     `pruned`: only the redacted form is to be shown.
@@ -132,8 +132,8 @@ class Visibility:
         states: StateStore,
         memberships: Memberships,
         ignored: IgnoredUsers,
-        erased: ErasedUsers,
-        expiry: Expiry | None = None,
+        erased: ErasedUserLookup,
+        expiry: RetentionCutoff | None = None,
     ) -> None:
         self._database = database
         self._events = events
@@ -142,7 +142,7 @@ class Visibility:
         self._ignored = ignored
         self._erased = erased
         self._expiry = expiry
-        self.stays = Stays(events, states)
+        self.membership_history = MembershipHistory(events, states)
         self._user_states: LruCache[tuple[int, UserID], _UserState] = LruCache(
             "visibility_points", max_entries=MAX_USER_STATES
         )
@@ -156,7 +156,7 @@ class Visibility:
         """Return the users that a user ignores."""
         return await self._ignored.ignored_by(user_id)
 
-    async def standing(self, user_id: UserID, room_id: RoomID) -> RoomAccess:
+    async def access(self, user_id: UserID, room_id: RoomID) -> RoomAccess:
         """Return a local user's relation to a room."""
         return await self._access_of(await self._memberships.local_membership(room_id, user_id))
 
@@ -165,7 +165,7 @@ class Visibility:
             return RoomAccess(event_types.LEAVE, None, 0)
         if own.membership == event_types.JOIN:
             return RoomAccess(event_types.JOIN, own, ALWAYS)
-        ending = await self.stays.end(own.event_id)
+        ending = await self.membership_history.last_end(own.event_id)
         return RoomAccess(own.membership, own, 0 if ending is None else ending.stream_id)
 
     async def check_may_read(self, user_id: UserID, room_id: RoomID) -> RoomAccess:
@@ -174,7 +174,7 @@ class Visibility:
         Users may read a room that they are or were joined to, unless they forgot it, and
         world-readable rooms.
         """
-        access = await self.standing(user_id, room_id)
+        access = await self.access(user_id, room_id)
         if access.is_joined:
             return access
         access = await self._access_of(await self._memberships.look_again(room_id, user_id))
@@ -223,7 +223,7 @@ class Visibility:
         *,
         ignore: bool = True,
         known: AbstractSet[EventID] = frozenset(),
-    ) -> list[Seen]:
+    ) -> list[VisibleEvent]:
         """Return the events that a user may see, in the same order.
 
         With `ignore`, messages of ignored users are left out. Events in `known` are visible in any
@@ -231,7 +231,7 @@ class Visibility:
         """
         ignored = await self._ignored.ignored_by(user_id) if ignore else frozenset()
         rooms: dict[RoomID, _RoomView] = {}
-        certain: list[Seen] = []
+        certain: list[VisibleEvent] = []
         unsure: list[StoredEvent] = []
         for stored in events:
             event = stored.event
@@ -245,7 +245,7 @@ class Visibility:
             if event.origin_server_ts < view.hidden_before and event.state_key is None:
                 continue
             if stored.stream_id > view.certain_after:
-                certain.append(Seen(stored, event_types.JOIN))
+                certain.append(VisibleEvent(stored, event_types.JOIN))
             else:
                 unsure.append(stored)
         if not unsure:
@@ -255,13 +255,13 @@ class Visibility:
             visible_by_id[visible.stored.event_id] = visible
         return [visible_by_id[each.event_id] for each in events if each.event_id in visible_by_id]
 
-    async def filter_one(self, user_id: UserID, stored: StoredEvent) -> Seen | None:
+    async def filter_one(self, user_id: UserID, stored: StoredEvent) -> VisibleEvent | None:
         """Return an event as a user sees it; None if they may not see it."""
         visible = await self.filter_visible(user_id, (stored,))
         return visible[0] if visible else None
 
     async def _room_view(self, user_id: UserID, room_id: RoomID) -> "_RoomView":
-        access = await self.standing(user_id, room_id)
+        access = await self.access(user_id, room_id)
         certain_after = ALWAYS
         own = access.own if access.is_joined else None
         if own is not None and await self.is_open_to_members(room_id):
@@ -275,7 +275,7 @@ class Visibility:
         events: Sequence[StoredEvent],
         rooms: "dict[RoomID, _RoomView]",
         known: AbstractSet[EventID],
-    ) -> list[Seen]:
+    ) -> list[VisibleEvent]:
         user_states = await self._load_user_states(
             user_id, [stored.snapshot_id for stored in events]
         )
@@ -283,13 +283,13 @@ class Visibility:
             each for user_state in user_states.values() for each in user_state if each is not None
         }
         state_events = await self._events.get(event_ids)
-        visible: list[Seen] = []
+        visible: list[VisibleEvent] = []
         for stored in events:
             user_state = user_states.get(stored.snapshot_id or EMPTY_SNAPSHOT, _BEFORE_CREATE)
             membership = membership_in(
                 state_events.get(user_state.member) if user_state.member else None
             )
-            context = Viewpoint(
+            context = VisibilityContext(
                 _history_visibility(
                     state_events.get(user_state.visibility) if user_state.visibility else None
                 ),
@@ -297,7 +297,9 @@ class Visibility:
                 stored.stream_id < rooms[stored.event.room_id].joined_until,
             )
             if stored.event_id in known or may_see(stored.event, user_id, context):
-                visible.append(Seen(stored, membership_at(stored.event, user_id, membership)))
+                visible.append(
+                    VisibleEvent(stored, membership_at(stored.event, user_id, membership))
+                )
         return await self._prune_erased(user_id, visible)
 
     async def _load_user_states(
@@ -330,7 +332,9 @@ class Visibility:
                 self._user_states.put((snapshot_id, user_id), user_state)
         return user_states
 
-    async def _prune_erased(self, user_id: UserID, visible: list[Seen]) -> list[Seen]:
+    async def _prune_erased(
+        self, user_id: UserID, visible: list[VisibleEvent]
+    ) -> list[VisibleEvent]:
         senders = {
             event.stored.event.sender for event in visible if event.membership != event_types.JOIN
         } - {user_id}

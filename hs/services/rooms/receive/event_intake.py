@@ -45,7 +45,7 @@ T = TypeVar("T")
 
 
 @attrs.frozen(eq=False)
-class RoomInbound:
+class OwnedRoomReceiver:
     """The RoomReceiver of the process that owns the rooms."""
 
     _checker: PduChecker

@@ -13,7 +13,7 @@ import trio
 from hs.core.errors import InvalidEvent, InvalidSignature
 from hs.core.events.event import Event
 from hs.core.events.format import parse_pdu
-from hs.core.events.hashes import trusted_part
+from hs.core.events.hashes import redacted_unless_hash_matches
 from hs.core.events.signatures import check_event_signature, required_signers
 from hs.core.ids import EventID, RoomID, ServerName
 from hs.core.signing.keys import VerifyKey
@@ -24,7 +24,7 @@ MIN_PDUS_FOR_THREAD: Final = 8  # verifying a PDU takes 0.1 ms
 
 
 @attrs.frozen
-class KeyNeed:
+class VerifyKeyRequest:
     """Keys required of a server; `valid_at_ms` None: expired keys are accepted as well."""
 
     server: ServerName
@@ -36,8 +36,8 @@ class KeyRing(Protocol):
     """Looks up the verify keys of servers, this one included."""
 
     async def keys_for(
-        self, needs: Collection[KeyNeed]
-    ) -> Mapping[KeyNeed, Mapping[str, VerifyKey]]:
+        self, needs: Collection[VerifyKeyRequest]
+    ) -> Mapping[VerifyKeyRequest, Mapping[str, VerifyKey]]:
         """Return the required keys that could be obtained, by key ID."""
         ...
 
@@ -51,7 +51,7 @@ class RefusedPdu:
 
 
 CheckedPdu = Event | RefusedPdu
-Keys = Mapping[KeyNeed, Mapping[str, VerifyKey]]
+Keys = Mapping[VerifyKeyRequest, Mapping[str, VerifyKey]]
 
 
 @attrs.frozen(eq=False)
@@ -79,11 +79,11 @@ class PduChecker:
         return await trio.to_thread.run_sync(_verify, parsed, keys)
 
 
-def required_keys(event: Event) -> list[KeyNeed]:
+def required_keys(event: Event) -> list[VerifyKeyRequest]:
     """Return the keys that an event must be verified with."""
     valid_at_ms = event.origin_server_ts if event.rules.enforce_key_validity else None
     return [
-        KeyNeed(server, frozenset(key_ids_of(event.pdu, server)), valid_at_ms)
+        VerifyKeyRequest(server, frozenset(key_ids_of(event.pdu, server)), valid_at_ms)
         for server in sorted(required_signers(event))
     ]
 
@@ -113,4 +113,4 @@ def _verified(event: Event, keys: Keys) -> CheckedPdu:
     except InvalidSignature as fault:
         return RefusedPdu(event.event_id, fault.message)
     # Step 3
-    return trusted_part(event)
+    return redacted_unless_hash_matches(event)

@@ -317,9 +317,9 @@ async def _read_gaps_and_redactions(
     tx: Tx, event_ids: Sequence[EventID]
 ) -> tuple[frozenset[EventID], dict[EventID, list[EventID]]]:
     redactions: dict[EventID, list[EventID]] = {}
-    for target, redaction_id, _ in await events.redactions_of(tx, event_ids):
+    for target, redaction_id, _ in await events.list_redactions(tx, event_ids):
         redactions.setdefault(EventID(target), []).append(EventID(redaction_id))
-    gaps = await events.lacking_among(tx, event_ids)
+    gaps = await events.backward_extremities_among(tx, event_ids)
     return frozenset(EventID(each) for each in gaps), redactions
 
 

@@ -60,9 +60,9 @@ class MessagePurge:
 
     async def purge(self, job: PurgeJob) -> int:
         """Run a job once; return the number of purged messages."""
-        list_rooms = storage.rooms_with_policy
+        list_rooms = storage.list_rooms_with_policy
         if self._settings.default_policy.max_lifetime is not None:
-            list_rooms = storage.rooms
+            list_rooms = storage.list_rooms
         purged, after = 0, ""
         while rooms := await self._database.read(list_rooms, after, BATCH):
             for room_id in rooms:
@@ -80,7 +80,7 @@ class MessagePurge:
             await trio.sleep(job.interval / 1000)
 
     async def _purge_room(self, room_id: str, before_ms: int) -> int:
-        room_end = await self._database.read(storage.room_end, room_id)
+        room_end = await self._database.read(storage.forward_extremities, room_id)
         if room_end is None:
             return 0
         # An event that is not an extremity now will never be one again. Events that arrive after
@@ -89,7 +89,7 @@ class MessagePurge:
         purged, after = 0, -(2**62)
         while True:
             messages = await self._database.read_long(
-                storage.old_messages, room_id, before_ms, after, BATCH
+                storage.list_old_messages, room_id, before_ms, after, BATCH
             )
             old = [row for row in messages if row[1] not in extremities and row[0] < last]
             if old:
@@ -121,10 +121,10 @@ class RedactedContents:
 
     async def remove(self) -> int:
         """Process all redactions that are old enough; return the number of events pruned."""
-        position = await self._database.read(storage.progress, _REDACTIONS)
+        position = await self._database.read(storage.load_progress, _REDACTIONS)
         before_ms, total = self._clock.now_ms() - self._period_ms, 0
         while True:
-            redactions = await self._database.read_long(storage.redacted, position, BATCH)
+            redactions = await self._database.read_long(storage.list_redactions, position, BATCH)
             # Senders choose the timestamps of their redactions. A redaction that was stored before
             # one that is old enough counts as old enough as well.
             due_count = max(
@@ -171,9 +171,11 @@ class ForgottenRooms:
         Return the IDs of the purged rooms.
         """
         now_ms = self._clock.now_ms()
-        await self._database.write(storage.note_forgotten, now_ms)
+        await self._database.write(storage.record_forgotten_rooms, now_ms)
         purged = []
-        for row in await self._database.read(storage.long_forgotten, now_ms - self._period_ms):
+        for row in await self._database.read(
+            storage.rooms_forgotten_before, now_ms - self._period_ms
+        ):
             room_id = RoomID(row)
             if self._owns(room_id) and await self.purge_room(room_id):
                 purged.append(room_id)
@@ -187,7 +189,7 @@ class ForgottenRooms:
         async with self._rooms.exclusive(room_id) as is_idle:
             if not is_idle:
                 return False
-            members = await self._database.write(storage.purge_forgotten, room_id)
+            members = await self._database.write(storage.purge_forgotten_room, room_id)
             if members is None:
                 return False
             self._rooms.discard(room_id)

@@ -8,18 +8,18 @@ from hs.lib.clock import Clock
 from hs.storage.database import Database
 from hs.storage.rooms import transaction_ids
 
-UPKEEP_PERIOD_S: Final = 3600.0
+CLEANUP_PERIOD_S: Final = 3600.0
 TRANSACTION_ID_LIFETIME_MS: Final = 24 * 3600 * 1000
 
 
 @attrs.frozen(eq=False)
-class RoomUpkeep:
+class RoomCleanup:
     """Deletes old transaction IDs."""
 
     _database: Database
     _clock: Clock
 
-    async def forget_old_requests(self) -> int:
+    async def delete_old_transaction_ids(self) -> int:
         """Delete the transaction IDs of requests older than a day; return their number."""
         before_ms = self._clock.now_ms() - TRANSACTION_ID_LIFETIME_MS
         return await self._database.write(transaction_ids.prune, before_ms)

@@ -93,7 +93,10 @@ class DelayedSending:
 
     async def _sleep(self) -> None:
         self._announced = set()
-        self._rooms = {*await self._database.read(storage.rooms_of_state), *self._announced}
+        self._rooms = {
+            *await self._database.read(storage.rooms_with_scheduled_state),
+            *self._announced,
+        }
         self._next_ms = await self._database.read(storage.next_due, LOST_AFTER_MS)
         pause_s = LONGEST_SLEEP_S
         if self._next_ms is not None:

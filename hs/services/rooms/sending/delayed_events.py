@@ -42,13 +42,13 @@ from hs.core.streams import CacheRow
 from hs.lib.clock import Clock
 from hs.repl.memory_writer import MemoryWriter
 from hs.services.accounts.limits.account_restrictions import check_may_act
-from hs.services.rooms.sending.event_sending import Sending, check_may_be_state
+from hs.services.rooms.sending.event_sending import EventSender, check_may_be_state
 from hs.services.rooms.store.stored_event import DELAYED_EVENT_DEVICE
 from hs.storage.accounts import users
 from hs.storage.database import Database, UniqueViolation
 from hs.storage.rooms import delayed_events as storage
+from hs.storage.rooms.delayed_events import DelayedEventLimitReached
 from hs.storage.rooms.delayed_events import DelayedRecord as DelayedRecord
-from hs.storage.rooms.delayed_events import TooMany
 
 CACHE_NAME: Final = "delayed_events"
 MAX_SCHEDULED: Final = 100  # per user
@@ -95,7 +95,7 @@ class DelayedEventFinished(MatrixError):
 
 
 @attrs.frozen
-class Wanted:
+class DelayedEventRequest:
     """A request to schedule an event; `origin_server_ts` is for application services."""
 
     type: str
@@ -112,12 +112,14 @@ class DelayedEvents:
 
     database: Database
     clock: Clock
-    sending: Sending
+    sending: EventSender
     rates: SendRates
     announcements: MemoryWriter[CacheRow]
     longest_ms: int | None
 
-    async def schedule(self, requester: Requester, room_id: RoomID, request: Wanted) -> str:
+    async def schedule(
+        self, requester: Requester, room_id: RoomID, request: DelayedEventRequest
+    ) -> str:
         """Schedule an event; return its delay ID. Idempotent by the transaction ID.
 
         Raises: DelayedEventsDisabled, DelayTooLong, InvalidParam, TooLarge, LimitExceeded,
@@ -145,7 +147,7 @@ class DelayedEvents:
         except UniqueViolation:
             # An equal request ran at the same time; now its row exists.
             result = await self.database.write(storage.schedule, record, MAX_SCHEDULED)
-        if isinstance(result, TooMany):
+        if isinstance(result, DelayedEventLimitReached):
             wait_ms = max(result.next_ms - self.clock.now_ms(), 1)
             raise LimitExceeded(
                 f"No more than {MAX_SCHEDULED} events can be scheduled at once",
@@ -171,7 +173,7 @@ class DelayedEvents:
         if await self.database.write(storage.cancel, delay_id, self.clock.now_ms()):
             return
         record = await self.get(requester, delay_id)
-        if record.status != storage.OVER or record.event_id is not None:
+        if record.status != storage.FINISHED or record.event_id is not None:
             raise DelayedEventFinished("The delayed event has already been sent")
 
     async def send(self, requester: Requester | None, delay_id: str) -> None:
@@ -182,7 +184,7 @@ class DelayedEvents:
         await self.get(requester, delay_id)
         if not await self.database.write(storage.take, delay_id, self.clock.now_ms()):
             record = await self.get(requester, delay_id)
-            if record.status == storage.OVER and record.event_id is None:
+            if record.status == storage.FINISHED and record.event_id is None:
                 raise DelayedEventFinished("The delayed event was cancelled")
             return
         record = await self.get(requester, delay_id)
@@ -203,11 +205,11 @@ class DelayedEvents:
 
     async def scheduled(self, requester: Requester) -> list[DelayedRecord]:
         """Return a user's scheduled events, the next first."""
-        return await self.database.read(storage.of_user, requester.user_id)
+        return await self.database.read(storage.list_scheduled, requester.user_id)
 
     async def finished(self, requester: Requester) -> list[DelayedRecord]:
         """Return a user's finished events, the latest first."""
-        return await self.database.read(storage.finished_of_user, requester.user_id, MAX_FINISHED)
+        return await self.database.read(storage.list_finished, requester.user_id, MAX_FINISHED)
 
     async def send_taken(self, record: DelayedRecord) -> None:
         """Send a due event that the caller has taken, and record the result.
@@ -226,7 +228,7 @@ class DelayedEvents:
             await self._finish(record.delay_id, event_id, None)
 
     def _record(
-        self, requester: Requester, room_id: RoomID, request: Wanted, content: bytes
+        self, requester: Requester, room_id: RoomID, request: DelayedEventRequest, content: bytes
     ) -> DelayedRecord:
         now_ms = self.clock.now_ms()
         is_appservice = requester.appservice_id is not None
@@ -281,7 +283,7 @@ class DelayedEvents:
             DELAYED_EVENT_DEVICE,
             is_guest=user.is_guest,
             is_admin=user.is_admin,
-            shadow=user.is_shadow_banned,
+            is_shadow_banned=user.is_shadow_banned,
             appservice_id=user.appservice_id,
             suspended=user.is_suspended,
         )

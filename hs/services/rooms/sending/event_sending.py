@@ -16,7 +16,7 @@ from hs.core.requester import Requester
 from hs.services.accounts.limits.account_restrictions import check_may_act
 from hs.services.rooms.aliases.canonical_aliases import CanonicalAliasCheck
 from hs.services.rooms.append.appender import RoomAppender
-from hs.services.rooms.append.drafts import Draft, TxnKey
+from hs.services.rooms.append.drafts import Draft, TransactionKey
 from hs.services.rooms.membership.membership import RoomMembership
 from hs.services.rooms.sending.relation_checks import RelatingEvent, RelationChecks
 from hs.services.rooms.store.event_store import EventStore
@@ -25,7 +25,7 @@ UNREDACTABLE = frozenset({event_types.CREATE, event_types.SERVER_ACL})
 
 
 @attrs.frozen(eq=False, kw_only=True)
-class Sending:
+class EventSender:
     """Sends events to rooms for clients.
 
     `origin_server_ts` is used for application services only.
@@ -51,7 +51,7 @@ class Sending:
 
         Raises: Forbidden, BadJson, TooLarge, DuplicateAnnotation, Unknown.
         """
-        if requester.shadow:
+        if requester.is_shadow_banned:
             return _fake_event_id()
         scope = f"/rooms/{room_id}/send/{event_type}"
         if event_type == event_types.REDACTION:
@@ -95,7 +95,7 @@ class Sending:
             )
         check_may_act(requester)
         check_may_be_state(event_type)
-        if requester.shadow:
+        if requester.is_shadow_banned:
             return _fake_event_id()
         if event_type == event_types.CANONICAL_ALIAS and state_key == "":
             await self.canonical_aliases.check(room_id, content)
@@ -150,7 +150,7 @@ class Sending:
         room_id: RoomID,
         event_id: EventID,
         content: JsonObject,
-        txn: TxnKey | None,
+        txn: TransactionKey | None,
     ) -> EventID:
         target = await self.events.get_one(event_id)
         if target is not None:
@@ -191,10 +191,10 @@ def check_may_be_state(event_type: str) -> None:
         raise InvalidParam("m.room.redaction cannot be a state event")
 
 
-def _txn_key(requester: Requester, scope: str, txn_id: str | None) -> TxnKey | None:
+def _txn_key(requester: Requester, scope: str, txn_id: str | None) -> TransactionKey | None:
     if txn_id is None:
         return None
-    return TxnKey(requester.user_id, requester.device_id or "", scope, txn_id)
+    return TransactionKey(requester.user_id, requester.device_id or "", scope, txn_id)
 
 
 def _timestamp_of_appservice(requester: Requester, origin_server_ts: int | None) -> int | None:

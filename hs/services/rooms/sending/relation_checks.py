@@ -11,7 +11,7 @@ import attrs
 from hs.core.errors import DuplicateAnnotation, Unknown
 from hs.core.ids import RoomID, UserID
 from hs.core.relations import ANNOTATION, THREAD, Relation, check_may_relate, relation_of
-from hs.services.rooms.append.drafts import TxnKey
+from hs.services.rooms.append.drafts import TransactionKey
 from hs.services.rooms.store.event_store import EventStore
 from hs.storage.database import Database
 from hs.storage.rooms import annotations, transaction_ids
@@ -25,7 +25,7 @@ class RelatingEvent:
     type: str
     sender: UserID
     content: Mapping[str, Any]
-    txn: TxnKey | None
+    txn: TransactionKey | None
 
 
 @attrs.frozen(eq=False)
@@ -55,14 +55,14 @@ class RelationChecks:
         if relation.key is None or "\0" in relation.key:
             return
         earlier = await self._database.read(
-            annotations.find, relation.parent_id, event.type, event.sender, relation.key
+            annotations.find_annotation, relation.parent_id, event.type, event.sender, relation.key
         )
         if earlier is None:
             return
         if event.txn is not None:
             # It may be the same request, repeated because its response was lost.
             transactions = await self._database.read(
-                transaction_ids.of_events, event.sender, [earlier]
+                transaction_ids.find_by_events, event.sender, [earlier]
             )
             if transactions.get(earlier) == (event.txn.device_id, event.txn.txn_id):
                 return

@@ -48,7 +48,7 @@ class Aggregations:
 NO_AGGREGATIONS: Final = Aggregations()
 
 
-class Aggregates:
+class AggregationStore:
     """The cache of aggregations; every process has one."""
 
     def __init__(self, database: Database, feed: Feed, events: EventStore) -> None:
@@ -79,12 +79,12 @@ class Aggregates:
     ) -> dict[EventID, EventID]:
         """Return the latest reply in each thread that none of `senders` sent."""
         replies = await self._database.read(
-            relations.latest_replies_but, list(root_ids), list(senders)
+            relations.latest_replies_except, list(root_ids), list(senders)
         )
         return {EventID(root): EventID(reply) for root, reply in replies.items()}
 
     async def _read(self, event_ids: list[EventID]) -> dict[EventID, Aggregations]:
-        related = await self._database.read(relations.related_to, event_ids, MAX_EDITS_TRIED)
+        related = await self._database.read(relations.load_aggregations, event_ids, MAX_EDITS_TRIED)
         edits = await self._latest_edits(related.linked)
         aggregations = dict.fromkeys(event_ids, NO_AGGREGATIONS)
         for root, thread in _threads(related).items():
@@ -95,7 +95,9 @@ class Aggregates:
             aggregations[parent] = attrs.evolve(aggregations[parent], references=children)
         return aggregations
 
-    async def _latest_edits(self, linked: Iterable[relations.Linked]) -> dict[EventID, EventID]:
+    async def _latest_edits(
+        self, linked: Iterable[relations.RelationLink]
+    ) -> dict[EventID, EventID]:
         candidates: dict[EventID, list[EventID]] = {}
         for link in linked:
             if link.rel_type == REPLACE:
@@ -129,7 +131,7 @@ class Aggregates:
                 self._cache.invalidate(EventID(row.lost_relation[1]))
 
 
-def _threads(related: relations.Related) -> dict[EventID, ThreadSummary]:
+def _threads(related: relations.AggregationRows) -> dict[EventID, ThreadSummary]:
     senders: dict[str, dict[UserID, int]] = {}
     for root, sender, count in related.repliers:
         senders.setdefault(root, {})[UserID(sender)] = count
@@ -141,7 +143,7 @@ def _threads(related: relations.Related) -> dict[EventID, ThreadSummary]:
     }
 
 
-def _references(linked: Iterable[relations.Linked]) -> dict[EventID, tuple[EventID, ...]]:
+def _references(linked: Iterable[relations.RelationLink]) -> dict[EventID, tuple[EventID, ...]]:
     children: dict[EventID, tuple[EventID, ...]] = {}
     for link in linked:
         if link.rel_type == REFERENCE:

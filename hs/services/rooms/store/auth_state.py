@@ -68,7 +68,7 @@ class AuthState:
 
 
 @attrs.frozen(eq=False)
-class DecidingReader:
+class AuthStateReader:
     """Reads the auth state of rooms."""
 
     _states: StateStore

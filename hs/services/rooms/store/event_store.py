@@ -30,7 +30,7 @@ from hs.repl.feed import Batch, Feed
 from hs.services.rooms.store.stored_event import EventStatus, StoredEvent
 from hs.storage.database import Database
 from hs.storage.rooms import events
-from hs.storage.rooms.events import FoundEvent
+from hs.storage.rooms.events import LoadedEvent
 
 MAX_BYTES: Final = 64 * 1024 * 1024
 MAX_REDACTIONS: Final = 2000
@@ -92,7 +92,7 @@ class EventStore:
         ids = dict.fromkeys(event_ids)
         events_by_id = {
             event_id: entry if isinstance(entry, StoredEvent) else self._parsed(event_id, entry)
-            for event_id, entry in self._entries.get_kept(ids).items()
+            for event_id, entry in self._entries.get_cached(ids).items()
         }
         if len(events_by_id) == len(ids):
             return events_by_id
@@ -107,12 +107,12 @@ class EventStore:
         stored = self.get_nowait(event_id)
         return stored or (await self.get((event_id,))).get(event_id)
 
-    async def get_numbered(self, stream_ids: Collection[int]) -> dict[int, StoredEvent]:
+    async def get_by_stream_ids(self, stream_ids: Collection[int]) -> dict[int, StoredEvent]:
         """Return the stored events with these stream IDs."""
         records = await self._database.read(events.find_by_stream_id, list(stream_ids))
         return {record.stream_id: self._cache_record(record) for record in records}
 
-    def add_records(self, records: Iterable[FoundEvent]) -> list[StoredEvent]:
+    def add_records(self, records: Iterable[LoadedEvent]) -> list[StoredEvent]:
         """Return the events of rows that the caller has read, and cache them."""
         return [self._cache_record(record) for record in records]
 
@@ -132,7 +132,7 @@ class EventStore:
         """Drop an event from the cache, because its row changed otherwise than by a redaction."""
         self._entries.pop(event_id)
 
-    def _cache_record(self, record: FoundEvent) -> StoredEvent:
+    def _cache_record(self, record: LoadedEvent) -> StoredEvent:
         # An entry cached by the feed while the row was being read is at least as new as the row.
         cached = self.get_nowait(EventID(record.event_id))
         if cached is not None:
@@ -196,7 +196,7 @@ def _status(row: EventRow) -> EventStatus:
     return EventStatus.SOFT_FAILED if row.soft_failed else EventStatus.ACCEPTED
 
 
-def _from_record(record: FoundEvent) -> StoredEvent:
+def _from_record(record: LoadedEvent) -> StoredEvent:
     rules = room_version(record.version)
     return StoredEvent(
         event=load_event(EventID(record.event_id), record.pdu, rules),

@@ -24,7 +24,7 @@ MAX_STEPS_BACK: Final = 50
 
 
 @attrs.frozen(eq=False)
-class Stays:
+class MembershipHistory:
     """Finds the events with which users left rooms."""
 
     _events: EventStore
@@ -34,7 +34,7 @@ class Stays:
         factory=lambda: LruCache("left_rooms", max_entries=MAX_CACHED), init=False
     )
 
-    async def end(self, member_event_id: EventID) -> StoredEvent | None:
+    async def last_end(self, member_event_id: EventID) -> StoredEvent | None:
         """Return the event that ended a user's last join, given their latest member event.
 
         None if the user never joined the room.
@@ -51,7 +51,7 @@ class Stays:
         latest = await self._events.get_one(member_event_id)
         if latest is None:
             return StateMap()
-        ending = await self.end(member_event_id)
+        ending = await self.last_end(member_event_id)
         snapshot_id = None if ending is None else ending.snapshot_id
         state = StateMap() if snapshot_id is None else await self._states.at_snapshot(snapshot_id)
         return state.set((event_types.MEMBER, latest.event.state_key or ""), member_event_id)
@@ -62,7 +62,7 @@ class Stays:
             if stored is None or stored.snapshot_id is None:
                 return None
             key = (event_types.MEMBER, stored.event.state_key or "")
-            entries = await self._states.of_snapshot(stored.snapshot_id, (key,))
+            entries = await self._states.snapshot_entries(stored.snapshot_id, (key,))
             previous = await self._events.get_one(entries[key]) if key in entries else None
             if previous is not None and previous.event.content.get("membership") == (
                 event_types.JOIN

@@ -17,7 +17,7 @@ from hs.core.streams import CACHES, EVENTS, CacheRow, EventRow
 from hs.lib.caching.lru_cache import LruCache
 from hs.repl.feed import Batch, Feed
 from hs.repl.followers import KeyFollower
-from hs.services.rooms.store.room_members import Present, weigh_members
+from hs.services.rooms.store.room_members import PresentMembers, weigh_members
 from hs.storage.database import Database
 from hs.storage.rooms import memberships
 
@@ -51,7 +51,7 @@ class Memberships:
         self._database = database
         self._suffix = f":{server_name}"
         self._users: LruCache[UserID, RoomsOf] = LruCache("rooms_of_users", max_entries=MAX_USERS)
-        self._rooms: LruCache[RoomID, Present] = LruCache(
+        self._rooms: LruCache[RoomID, PresentMembers] = LruCache(
             "members_of_rooms", max_weight=MAX_ROOM_BYTES, weigh=weigh_members
         )
         self._user_follower = KeyFollower(self._users, self._read_users, _with_membership)
@@ -99,7 +99,7 @@ class Memberships:
         membership = None if present is None else present.membership_of(user_id)
         if membership is not None:
             return membership
-        found = await self._database.read(memberships.of_members, room_id, [user_id])
+        found = await self._database.read(memberships.memberships_of, room_id, [user_id])
         return found.get(user_id)
 
     async def look_again(self, room_id: RoomID, user_id: UserID) -> LocalMembership | None:
@@ -108,7 +108,7 @@ class Memberships:
         Call this before a user is refused: the user may have joined through another process whose
         rows have not arrived here yet.
         """
-        found = await self._database.read(memberships.of_members, room_id, [user_id])
+        found = await self._database.read(memberships.memberships_of, room_id, [user_id])
         own = await self.local_membership(room_id, user_id)
         if user_id in found and (own is None or own.membership != found[user_id]):
             self._user_follower.invalidate(user_id)
@@ -133,15 +133,15 @@ class Memberships:
 
     # Of rooms
 
-    def present_nowait(self, room_id: RoomID) -> Present | None:
+    def present_nowait(self, room_id: RoomID) -> PresentMembers | None:
         """Return the members of a room if they are in memory. They change with the feed."""
         return self._rooms.get(room_id)
 
-    async def present(self, room_id: RoomID) -> Present:
+    async def present(self, room_id: RoomID) -> PresentMembers:
         """Return the members of a room. They change with the feed: copy before awaiting."""
         return await self._room_follower.get(room_id)
 
-    async def present_in(self, room_ids: Collection[RoomID]) -> dict[RoomID, Present]:
+    async def present_in(self, room_ids: Collection[RoomID]) -> dict[RoomID, PresentMembers]:
         """Return the members of many rooms, reading those not in memory by one statement."""
         return await self._room_follower.get_many(room_ids)
 
@@ -157,7 +157,7 @@ class Memberships:
         heroes = (await self.present(room_id)).first_but(user_id, HEROES)
         if heroes:
             return heroes
-        left = await self._database.read(memberships.gone, room_id, user_id, HEROES)
+        left = await self._database.read(memberships.list_former_members, room_id, user_id, HEROES)
         return [UserID(left_id) for left_id in left]
 
     # Reading
@@ -166,18 +166,18 @@ class Memberships:
         return {user_id: await self._read_user(user_id) for user_id in user_ids}
 
     async def _read_user(self, user_id: UserID) -> RoomsOf:
-        records = await self._database.read(memberships.of_user, user_id)
+        records = await self._database.read(memberships.list_of_user, user_id)
         return Map((RoomID(record.room_id), _local(record)) for record in records)
 
-    async def _read_rooms(self, room_ids: list[RoomID]) -> dict[RoomID, Present]:
-        records = await self._database.read(memberships.present, room_ids)
-        rooms = {room_id: Present(self._suffix) for room_id in room_ids}
+    async def _read_rooms(self, room_ids: list[RoomID]) -> dict[RoomID, PresentMembers]:
+        records = await self._database.read(memberships.list_present_members, room_ids)
+        rooms = {room_id: PresentMembers(self._suffix) for room_id in room_ids}
         for record in records:
             present = rooms[RoomID(record.room_id)]
             present.change(UserID(record.user_id), record.membership, record.stream_id)
         return rooms
 
-    def _keep_room(self, room_id: RoomID, present: Present) -> None:
+    def _keep_room(self, room_id: RoomID, present: PresentMembers) -> None:
         self._rooms.pop(room_id)
         present.weighed = len(present)
         self._rooms.put(room_id, present)
@@ -230,7 +230,7 @@ class Memberships:
                 self._user_follower.invalidate(UserID(key))
 
 
-def _local(record: memberships.LocalRecord) -> LocalMembership:
+def _local(record: memberships.LocalMembershipRecord) -> LocalMembership:
     return LocalMembership(
         record.membership,
         EventID(record.event_id),
@@ -250,6 +250,6 @@ def _with_membership(rooms: RoomsOf, change: tuple[RoomID, LocalMembership]) -> 
     return rooms.set(room_id, own)
 
 
-def _with_change(present: Present, change: _MemberChange) -> Present:
+def _with_change(present: PresentMembers, change: _MemberChange) -> PresentMembers:
     present.change(*change)
     return present

@@ -29,7 +29,7 @@ MAX_BYTES: Final = 16 * 1024 * 1024
 ENTRY_BYTES: Final = 500
 
 
-class TailEntry(NamedTuple):
+class RecentEvent(NamedTuple):
     """One event of a room; `changes` is what it changed in the current state."""
 
     stream_id: int
@@ -48,10 +48,10 @@ class _RecentInRoom:
     """The recent events of one room, complete after the position `start`."""
 
     start: VectorPosition
-    entries: deque[TailEntry] = attrs.Factory(deque)
+    entries: deque[RecentEvent] = attrs.Factory(deque)
 
 
-class Tails:
+class RecentEvents:
     """The recent events of all active rooms."""
 
     def __init__(
@@ -74,7 +74,7 @@ class Tails:
         self._last_membership_change: dict[str, int] = {}
         feed.subscribe(EVENTS, self._on_events)
 
-    def since(self, room_id: RoomID, position: VectorPosition) -> list[TailEntry] | None:
+    def since(self, room_id: RoomID, position: VectorPosition) -> list[RecentEvent] | None:
         """Return a room's events after a position, the earliest first; None: read the database."""
         recent = self._rooms.get(room_id)
         complete_since = self._complete_since() if recent is None else recent.start
@@ -82,7 +82,7 @@ class Tails:
             return None
         if recent is None:
             return []
-        entries: list[TailEntry] = []
+        entries: list[RecentEvent] = []
         for entry in reversed(recent.entries):
             if not position.covers(entry.writer, entry.stream_id):
                 entries.append(entry)
@@ -91,7 +91,7 @@ class Tails:
         entries.reverse()
         return entries
 
-    def last(self, room_id: RoomID, limit: int) -> Sequence[TailEntry] | None:
+    def last(self, room_id: RoomID, limit: int) -> Sequence[RecentEvent] | None:
         """Return a room's last events, the earliest first; None if fewer are in memory."""
         recent = self._rooms.get(room_id)
         if recent is None or len(recent.entries) < limit:
@@ -111,7 +111,7 @@ class Tails:
                 rooms.add(room_id)
         return rooms
 
-    def nobody_moved_since(self, position: VectorPosition) -> bool:
+    def memberships_unchanged_since(self, position: VectorPosition) -> bool:
         """Return True if certainly no membership of any room changed after a position."""
         if not position.covers_all(self._complete_since()):
             return False
@@ -164,8 +164,8 @@ class Tails:
             self._floor = self._floor.advance(entry.writer, entry.stream_id)
 
 
-def _entry(writer: str, stream_id: int, row: EventRow) -> TailEntry:
-    return TailEntry(
+def _entry(writer: str, stream_id: int, row: EventRow) -> RecentEvent:
+    return RecentEvent(
         stream_id=stream_id,
         writer=writer,
         event_id=EventID(row.event_id),

@@ -15,7 +15,7 @@ from hs.storage.rooms.state import EMPTY_SNAPSHOT
 
 
 @attrs.frozen(eq=False)
-class PreviousStates:
+class ReplacedState:
     """Looks up replaced state events, many at once."""
 
     _database: Database

@@ -12,7 +12,7 @@ _MEMBER_BYTES: Final = 250
 
 
 @attrs.define(eq=False)
-class Present:
+class PresentMembers:
     """The joined and invited members of one room, the earliest first.
 
     `joined` and `invited` map each member to the stream ID of the member event. `local` are the
@@ -71,7 +71,7 @@ class Present:
             self.invited[user_id] = stream_id
 
 
-def weigh_members(room_id: RoomID, present: Present) -> int:
+def weigh_members(room_id: RoomID, present: PresentMembers) -> int:
     """Return the estimated memory use of a room's members, in bytes."""
     return _ROOM_BYTES + present.weighed * _MEMBER_BYTES
 

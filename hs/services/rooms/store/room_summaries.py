@@ -6,7 +6,7 @@ from typing import Final
 from hs.core.events import event_types
 from hs.core.events.event import Event
 from hs.core.events.event_types import StateKey
-from hs.storage.rooms.rooms import SummaryRecord
+from hs.storage.rooms.rooms import RoomSummaryRecord
 
 # Field of the summary and property of the content, for events with the empty state key.
 _FIELDS: Final[Mapping[str, tuple[str, str]]] = {
@@ -28,7 +28,9 @@ _COUNTED: Final[Mapping[str, str]] = {
 SUMMARISED_TYPES: Final = frozenset((*_FIELDS, event_types.TOMBSTONE))
 
 
-def summary_after(summary: SummaryRecord, key: StateKey, event: Event | None) -> SummaryRecord:
+def summary_after(
+    summary: RoomSummaryRecord, key: StateKey, event: Event | None
+) -> RoomSummaryRecord:
     """Return the summary after a state entry that is not a membership was set or removed."""
     event_type, state_key = key
     if state_key != "":
@@ -40,12 +42,12 @@ def summary_after(summary: SummaryRecord, key: StateKey, event: Event | None) ->
         return summary
     name, source = field
     fields = {**summary._asdict(), name: None if event is None else _text(event, source)}
-    return SummaryRecord(**fields)
+    return RoomSummaryRecord(**fields)
 
 
 def count_membership(
-    summary: SummaryRecord, before: str | None, after: str | None
-) -> SummaryRecord:
+    summary: RoomSummaryRecord, before: str | None, after: str | None
+) -> RoomSummaryRecord:
     """Return the summary after a member's membership changed."""
     if before == after:
         return summary

@@ -13,14 +13,14 @@ import attrs
 from hs.core.events import event_types
 from hs.core.ids import EventID, RoomID, UserID
 from hs.core.positions import VectorPosition
-from hs.services.devices.remote_devices import MetAndParted
+from hs.services.devices.remote_devices import SharedRoomChanges
 from hs.services.rooms.store.event_store import EventStore
 from hs.services.rooms.store.memberships import Memberships, RoomsOf
-from hs.services.rooms.store.recent_events import Tails
+from hs.services.rooms.store.recent_events import RecentEvents
 from hs.storage.database import Database
 from hs.storage.rooms import shared_rooms, timelines
 
-NO_CHANGES: Final = MetAndParted()
+NO_CHANGES: Final = SharedRoomChanges()
 
 
 @attrs.define(eq=False)
@@ -56,13 +56,13 @@ class _Comparison:
 
 
 @attrs.frozen(eq=False)
-class RoomNeighbours:
+class SharedRooms:
     """Which users share rooms, by the memberships of rooms."""
 
     _database: Database
     _events: EventStore
     _memberships: Memberships
-    _recent_events: Tails
+    _recent_events: RecentEvents
 
     async def sharing(self, user_id: UserID, among: Collection[UserID]) -> AbstractSet[UserID]:
         """Return the users of `among` that share a room with a local user now."""
@@ -83,9 +83,9 @@ class RoomNeighbours:
             sharing |= (await self._shared_rooms(user_id, remaining)).keys()
         return sharing
 
-    async def met_and_parted(self, user_id: UserID, since: VectorPosition) -> MetAndParted:
+    async def met_and_parted(self, user_id: UserID, since: VectorPosition) -> SharedRoomChanges:
         """Return the users who began or ceased to share rooms with a local user."""
-        if self._recent_events.nobody_moved_since(since):
+        if self._recent_events.memberships_unchanged_since(since):
             return NO_CHANGES
         rooms = await self._memberships.rooms_of(user_id)
         changes = await self._membership_changes(rooms, since)
@@ -106,7 +106,9 @@ class RoomNeighbours:
             return NO_CHANGES
         return await self._met_and_parted(comparison, affected)
 
-    async def _met_and_parted(self, comparison: _Comparison, affected: set[UserID]) -> MetAndParted:
+    async def _met_and_parted(
+        self, comparison: _Comparison, affected: set[UserID]
+    ) -> SharedRoomChanges:
         shared = await self._shared_rooms(comparison.user_id, affected)
         joined = {
             room_id: await self._memberships.joined(room_id) for room_id in comparison.changes
@@ -127,12 +129,12 @@ class RoomNeighbours:
                 met.add(other_id)
             elif was_sharing and not now:
                 parted.add(other_id)
-        return MetAndParted(met, parted)
+        return SharedRoomChanges(met, parted)
 
     async def _shared_rooms(
         self, user_id: UserID, others: Iterable[UserID]
     ) -> dict[UserID, set[RoomID]]:
-        rows = await self._database.read(shared_rooms.shared_rooms, user_id, sorted(others))
+        rows = await self._database.read(shared_rooms.list_shared_rooms, user_id, sorted(others))
         shared: dict[UserID, set[RoomID]] = {}
         for other_id, room_id in rows:
             shared.setdefault(UserID(other_id), set()).add(RoomID(room_id))
@@ -154,7 +156,9 @@ class RoomNeighbours:
             if not self._add_recent(changes, room_id, since):
                 unknown.append(room_id)
         if unknown:
-            for row in await self._database.read(shared_rooms.moved, unknown, since.floor):
+            for row in await self._database.read(
+                shared_rooms.list_membership_changes, unknown, since.floor
+            ):
                 if not since.covers(row.writer, row.stream_id):
                     _add(changes, RoomID(row.room_id), EventID(row.event_id), UserID(row.user_id))
         return changes

@@ -9,8 +9,8 @@ from hs.core.ids import EventID
 from hs.core.stateres.conflict import Conflict
 from hs.core.stateres.loading import LoadedEvents
 from hs.core.stateres.resolve import (
-    Problem,
     Resolution,
+    ResolutionInput,
     needs_auth_difference,
     needs_subgraph,
     resolution_steps,
@@ -54,7 +54,7 @@ class StateResolver:
         if needs_subgraph(rules):
             subgraph = await self._graph.subgraph(conflicted, uncommitted) | conflicted
         return await self._run(
-            resolution_steps(Problem(rules, conflict, difference, subgraph)), uncommitted
+            resolution_steps(ResolutionInput(rules, conflict, difference, subgraph)), uncommitted
         )
 
     async def _run(self, steps: Resolution, uncommitted: Event | None) -> StateMap:

@@ -136,7 +136,7 @@ class StateStore:
         """Return the current state events of these types, without loading the whole state."""
         cached = self.current_nowait(room_id)
         if cached is None:
-            entries = await self._database.read(state.current_of_types, room_id, list(types))
+            entries = await self._database.read(state.load_current_of_types, room_id, list(types))
             return _typed(entries)
         return {key: event_id for key, event_id in cached.items() if key[0] in types}
 
@@ -146,7 +146,9 @@ class StateStore:
         """Return these entries of the current state, without loading the whole state."""
         cached = self.current_nowait(room_id)
         if cached is None:
-            return _typed(await self._database.read(state.current_of_keys, room_id, list(keys)))
+            return _typed(
+                await self._database.read(state.load_current_of_keys, room_id, list(keys))
+            )
         return {key: cached[key] for key in keys if key in cached}
 
     async def current_event(
@@ -173,7 +175,7 @@ class StateStore:
             return cached.map
         return await self._snapshot_flights.run(snapshot_id, self._load_snapshot, snapshot_id)
 
-    async def of_snapshot(
+    async def snapshot_entries(
         self, snapshot_id: int, keys: Collection[StateKey]
     ) -> Mapping[StateKey, EventID]:
         """Return these entries of a snapshot, without loading the whole state."""
@@ -255,26 +257,26 @@ def _creates_room(row: EventRow) -> bool:
 
 async def _read_current(tx: Tx, room_ids: list[RoomID]) -> dict[RoomID, StateMap]:
     entries: dict[RoomID, dict[StateKey, EventID]] = {}
-    for room_id, event_type, state_key, event_id in await state.current_in(tx, room_ids):
+    for room_id, event_type, state_key, event_id in await state.load_current_of_rooms(tx, room_ids):
         entries.setdefault(RoomID(room_id), {})[event_type, state_key] = EventID(event_id)
     return {room_id: Map(entries) for room_id, entries in entries.items()}
 
 
 async def _read_snapshot(tx: Tx, snapshot_id: int, cached: Container[int]) -> _Loaded:
-    chain = await state.chain(tx, snapshot_id)
+    chain = await state.load_chain(tx, snapshot_id)
     hops = max(0, len(chain) - 1)
     base_index = max(
         (n for n, (snapshot_id, _) in enumerate(chain) if snapshot_id in cached), default=-1
     )
     base = chain[base_index][0] if base_index >= 0 else None
     if base is None:
-        whole = state.overlay({}, (delta for _, delta in chain))
-        return _Loaded(hops, None, dict(await state.named(tx, whole)))
+        whole = state.apply_deltas({}, (delta for _, delta in chain))
+        return _Loaded(hops, None, dict(await state.resolve_numbers(tx, whole)))
     changes: dict[int, int] = {}
     for _, delta in chain[base_index + 1 :]:
         changes.update(state.unpack(delta))
     set_entries = {key: n for key, n in changes.items() if n != state.REMOVED}
-    layer: dict[Key, str | None] = dict(await state.named(tx, set_entries))
+    layer: dict[Key, str | None] = dict(await state.resolve_numbers(tx, set_entries))
     removed = [key for key, n in changes.items() if n == state.REMOVED]
     for name in (await state.key_names(tx, removed)).values():
         layer[name] = None

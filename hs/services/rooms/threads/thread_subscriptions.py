@@ -164,7 +164,7 @@ class ThreadSubscriptions:
 async def _changes(
     tx: Tx, user_id: str, after: int, upto: int, limit: int, gone_too: bool
 ) -> list[SubscriptionRecord]:
-    return await storage.changes(tx, user_id, after, upto, limit, gone_too=gone_too)
+    return await storage.list_changes(tx, user_id, after, upto, limit, gone_too=gone_too)
 
 
 async def _subscribe(
@@ -190,7 +190,7 @@ async def _subscribe(
         is_subscribed=True,
         is_automatic=automatic,
         events_upto=upto,
-        stream_id=await ids.one(),
+        stream_id=await ids.next_id(),
     )
     return True, await _write(tx, record)
 
@@ -208,7 +208,7 @@ async def _unsubscribe(
         is_subscribed=False,
         is_automatic=False,
         events_upto=upto,
-        stream_id=await ids.one(),
+        stream_id=await ids.next_id(),
     )
     return True, await _write(tx, record)
 

@@ -7,23 +7,28 @@ import attrs
 import orjson
 
 from hs.core.ids import RoomID, UserID
-from hs.core.invite_permission import EVERYBODY_MAY, TYPES, InvitePermission, Verdict
+from hs.core.invite_permission import (
+    ALLOW_EVERYBODY,
+    INVITE_PERMISSION_TYPES,
+    InvitePermission,
+    InviteVerdict,
+)
 from hs.core.streams import ACCOUNT_DATA, AccountDataRow
 from hs.lib.caching.loading_cache import LoadingCache
 from hs.lib.caching.lru_cache import LruCache
 from hs.repl.feed import Batch, Feed
 from hs.services.accounts.account_data.account_data import IGNORED_USER_LIST
-from hs.services.sync.invite_permissions import permission_in
+from hs.services.sync.invite_permissions import invite_permission_in
 from hs.services.sync.sources import AccountData
 
 MAX_USERS: Final = 10_000
 DIRECT: Final = "m.direct"
 TAG: Final = "m.tag"
-_RELEVANT_TYPES: Final = frozenset((DIRECT, TAG, IGNORED_USER_LIST, *TYPES))
+_RELEVANT_TYPES: Final = frozenset((DIRECT, TAG, IGNORED_USER_LIST, *INVITE_PERMISSION_TYPES))
 
 
 @attrs.frozen(eq=False)
-class Personal:
+class AccountDataView:
     """One user's direct rooms, tags and invite rules.
 
     It is immutable. A change replaces the object, so its identity shows whether it changed.
@@ -31,29 +36,29 @@ class Personal:
 
     direct: frozenset[RoomID] = frozenset()
     tags: Mapping[RoomID, frozenset[str]] = attrs.field(factory=dict)
-    invites: InvitePermission = EVERYBODY_MAY
+    invites: InvitePermission = ALLOW_EVERYBODY
     ignored: frozenset[UserID] = frozenset()
 
     def wants_invite(self, inviter: UserID) -> bool:
         """Return whether an invite from this user is listed."""
-        return inviter not in self.ignored and self.invites.verdict(inviter) is Verdict.ALLOW
+        return inviter not in self.ignored and self.invites.verdict(inviter) is InviteVerdict.ALLOW
 
 
-class PersonalViews:
+class AccountDataViews:
     """The cache of these views, invalidated by account data changes."""
 
     def __init__(self, feed: Feed, account_data: AccountData) -> None:
         self._account_data = account_data
         self._views = LoadingCache(
-            LruCache[UserID, Personal]("sliding_personal", max_entries=MAX_USERS), self._load
+            LruCache[UserID, AccountDataView]("sliding_personal", max_entries=MAX_USERS), self._load
         )
         feed.subscribe(ACCOUNT_DATA, self._on_account_data)
 
-    async def of(self, user_id: UserID) -> Personal:
+    async def of(self, user_id: UserID) -> AccountDataView:
         """Return the view of one user."""
         return await self._views.get(user_id)
 
-    async def _load(self, user_id: UserID) -> Personal:
+    async def _load(self, user_id: UserID) -> AccountDataView:
         direct: frozenset[RoomID] = frozenset()
         tags: dict[RoomID, frozenset[str]] = {}
         ignored: frozenset[UserID] = frozenset()
@@ -67,7 +72,7 @@ class PersonalViews:
                 tag_content = orjson.loads(entry.content).get("tags")
                 if isinstance(tag_content, dict):
                     tags[entry.room_id] = frozenset(tag_content)
-        return Personal(direct, tags, permission_in(entries), ignored)
+        return AccountDataView(direct, tags, invite_permission_in(entries), ignored)
 
     def _on_account_data(self, batch: Batch[AccountDataRow]) -> None:
         for _, row in batch.rows:

@@ -5,32 +5,32 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from hs.core.ids import RoomID
 from hs.lib.clock import Clock
 from hs.services.rooms.threads.thread_subscriptions import ThreadSubscriptions
-from hs.services.sync.assembly import RoomReaders, Sources
-from hs.services.sync.encryption_section import Encryption
+from hs.services.sync.assembly import RoomReaders, SyncSources
+from hs.services.sync.encryption_section import EncryptionSection
 from hs.services.sync.notifier import Notifier
-from hs.services.sync.positions import Positions
-from hs.services.sync.sliding.account_data_view import PersonalViews
-from hs.services.sync.sliding.connections import Connections
+from hs.services.sync.positions import SyncPositions
+from hs.services.sync.sliding.account_data_view import AccountDataViews
+from hs.services.sync.sliding.connections import SlidingConnections
 from hs.services.sync.sliding.encryption_extension import EncryptionExtensions
-from hs.services.sync.sliding.extensions import Extensions
-from hs.services.sync.sliding.response_state import RoomStates
-from hs.services.sync.sliding.room_activity import Activity
-from hs.services.sync.sliding.room_lists import Lists
-from hs.services.sync.sliding.rooms_response import Results
+from hs.services.sync.sliding.extensions import SlidingExtensions
+from hs.services.sync.sliding.response_state import ResponseState
+from hs.services.sync.sliding.room_activity import RoomActivity
+from hs.services.sync.sliding.room_lists import RoomLists
+from hs.services.sync.sliding.rooms_response import RoomsResponse
 from hs.services.sync.sliding.sliding_sync import SlidingSync
 from hs.services.sync.sliding.thread_extension import ThreadExtension
-from hs.services.sync.sliding.timeline_slice import Stretches
+from hs.services.sync.sliding.timeline_slice import TimelineSlices
 
 
 def make_sliding_sync(
     rooms: RoomReaders,
-    sources: Sources,
+    sources: SyncSources,
     notifier: Notifier,
     clock: Clock,
     *,
     excluded: frozenset[RoomID] = frozenset(),
     gate: AbstractAsyncContextManager[None] | None = None,
-    encryption: Encryption | None = None,
+    encryption: EncryptionSection | None = None,
     threads: ThreadSubscriptions | None = None,
 ) -> SlidingSync:
     """Build the service. Call it after its sources are built, before the feed starts.
@@ -39,32 +39,32 @@ def make_sliding_sync(
     time. `connections.expire` of the result must run daily, as a duty of one process.
     """
     database, feed = rooms.database, rooms.feed
-    activity = Activity(database, feed)
-    results = Results(
+    activity = RoomActivity(database, feed)
+    results = RoomsResponse(
         rooms.events,
         rooms.memberships,
         rooms.visibility,
         rooms.rendering,
-        Stretches(database, rooms.tails, rooms.events),
-        RoomStates(database, rooms.events, rooms.states, rooms.visibility.stays),
+        TimelineSlices(database, rooms.tails, rooms.events),
+        ResponseState(database, rooms.events, rooms.states, rooms.visibility.membership_history),
         rooms.stripped,
         sources.counts,
     )
     return SlidingSync(
         database,
-        Positions(feed),
+        SyncPositions(feed),
         notifier,
         rooms.memberships,
         rooms.visibility,
         rooms.tails,
         sources.presence,
-        Connections(database, clock),
-        PersonalViews(feed, sources.account_data),
-        Lists(
+        SlidingConnections(database, clock),
+        AccountDataViews(feed, sources.account_data),
+        RoomLists(
             database, activity, rooms.events, rooms.states, rooms.visibility, rooms.tails, excluded
         ),
         results,
-        Extensions(
+        SlidingExtensions(
             feed,
             sources.account_data,
             sources.push_rules,

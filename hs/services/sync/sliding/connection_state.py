@@ -7,7 +7,7 @@ Rules:
   there when it is requested again.
 - A room without an entry has never been sent, or must be sent anew.
 - Values that many rooms share (tokens, required state) are written once and referred to by number.
-- `decode` must read what earlier versions wrote: `excluded` may be missing.
+- `decode_rooms` must read what earlier versions wrote: `excluded` may be missing.
 """
 
 from collections.abc import Iterable
@@ -16,7 +16,7 @@ from typing import Any, Final
 import attrs
 import orjson
 
-from hs.core.canonical_json import for_keeping
+from hs.core.canonical_json import shrink_to_fit
 from hs.core.ids import RoomID, UserID
 from hs.core.tokens import SyncToken
 from hs.services.sync.sliding.required_state import RequiredState, parse_required_state
@@ -27,7 +27,7 @@ _NO_USER: Final = UserID("")
 
 
 @attrs.frozen
-class RoomSent:
+class SentRoom:
     """The record of what a connection has been sent of one room."""
 
     membership: str
@@ -52,7 +52,7 @@ class _ValueTable:
         return self.numbers.setdefault(value, len(self.numbers))
 
 
-def encode(rooms: Iterable[tuple[RoomID, RoomSent]]) -> bytes:
+def encode_rooms(rooms: Iterable[tuple[RoomID, SentRoom]]) -> bytes:
     """Encode the records of rooms."""
     tokens, required = _ValueTable(), _ValueTable()
     entries: dict[str, Any] = {}
@@ -71,11 +71,11 @@ def encode(rooms: Iterable[tuple[RoomID, RoomSent]]) -> bytes:
         "excluded": [sorted(patterns.excluded) for patterns in required.numbers],
         "rooms": entries,
     }
-    return for_keeping(orjson.dumps(fields))
+    return shrink_to_fit(orjson.dumps(fields))
 
 
-def decode(encoded: bytes) -> dict[RoomID, RoomSent]:
-    """Decode what `encode` wrote."""
+def decode_rooms(encoded: bytes) -> dict[RoomID, SentRoom]:
+    """Decode what `encode_rooms` wrote."""
     fields = orjson.loads(encoded)
     tokens = [SyncToken.parse(text) for text in fields["tokens"]]
     patterns = fields["required"]
@@ -84,10 +84,10 @@ def decode(encoded: bytes) -> dict[RoomID, RoomSent]:
         parse_required_state(pairs, _NO_USER, without)
         for pairs, without in zip(patterns, excluded, strict=True)
     ]
-    rooms: dict[RoomID, RoomSent] = {}
+    rooms: dict[RoomID, SentRoom] = {}
     for room_id, entry in fields["rooms"].items():
         membership, number, limit, is_dm, parked, members = entry
-        rooms[RoomID(room_id)] = RoomSent(
+        rooms[RoomID(room_id)] = SentRoom(
             membership,
             required[number],
             limit,

@@ -31,12 +31,12 @@ from hs.core.ids import RoomID
 from hs.core.tokens import SyncToken
 from hs.lib.caching.lru_cache import LruCache
 from hs.lib.clock import Clock
-from hs.services.sync.positions import Positions
+from hs.services.sync.positions import SyncPositions
 from hs.services.sync.sliding import connection_state
-from hs.services.sync.sliding.connection_state import RoomSent
+from hs.services.sync.sliding.connection_state import SentRoom
 from hs.storage.database import Database
 from hs.storage.sync import sliding_sync
-from hs.storage.sync.sliding_sync import ConnectionKey, NewPosition
+from hs.storage.sync.sliding_sync import ConnectionKey, NewPositionRecord
 
 MAX_CONNECTIONS_PER_DEVICE: Final = 16
 MAX_BYTES: Final = 64 * 1024 * 1024
@@ -46,11 +46,11 @@ _ROOM_BYTES: Final = 300
 _SMALL_DELTA: Final = 32
 _SEPARATOR: Final = "_c"
 
-Changes = Mapping[RoomID, RoomSent]
+SentRoomChanges = Mapping[RoomID, SentRoom]
 
 
 @attrs.frozen(eq=False)
-class Connection:
+class SlidingConnection:
     """One state of a connection. Number 0 is the empty state of a new connection.
 
     `delta` has the rooms that differ from the stored base `base_id`.
@@ -58,9 +58,9 @@ class Connection:
 
     key: ConnectionKey
     number: int = 0
-    rooms: Map[RoomID, RoomSent] = Map()
+    rooms: Map[RoomID, SentRoom] = Map()
     base_id: int | None = None
-    delta: Map[RoomID, RoomSent] = Map()
+    delta: Map[RoomID, SentRoom] = Map()
 
 
 class UnknownPos(MatrixError):
@@ -70,7 +70,7 @@ class UnknownPos(MatrixError):
         super().__init__("M_UNKNOWN_POS", 400, "Unknown pos: start a new connection without pos")
 
 
-def pos_of(token_text: str, number: int) -> str:
+def encode_pos(token_text: str, number: int) -> str:
     """Encode a `pos`: a sync token followed by the number of the connection's state.
 
     Other endpoints accept it as a sync token and ignore the number.
@@ -78,7 +78,7 @@ def pos_of(token_text: str, number: int) -> str:
     return f"{token_text}{_SEPARATOR}{number}"
 
 
-def read_pos(pos: str, positions: Positions) -> tuple[SyncToken, int]:
+def parse_pos(pos: str, positions: SyncPositions) -> tuple[SyncToken, int]:
     """Parse a `pos` into its sync token and state number.
 
     Raises: UnknownPos.
@@ -92,22 +92,22 @@ def read_pos(pos: str, positions: Positions) -> tuple[SyncToken, int]:
         raise UnknownPos from None
 
 
-class Connections:
+class SlidingConnections:
     """The store of connection states."""
 
     def __init__(self, database: Database, clock: Clock, max_bytes: int = MAX_BYTES) -> None:
         self._database = database
         self._clock = clock
-        self._cache: LruCache[int, Connection] = LruCache(
+        self._cache: LruCache[int, SlidingConnection] = LruCache(
             "sliding_connections", max_weight=max_bytes, weigh=_weigh
         )
 
     @property
-    def cache(self) -> LruCache[int, Connection]:
+    def cache(self) -> LruCache[int, SlidingConnection]:
         """The cache, for metrics and for the cache settings."""
         return self._cache
 
-    async def find(self, key: ConnectionKey, number: int) -> Connection:
+    async def find(self, key: ConnectionKey, number: int) -> SlidingConnection:
         """Return a state of a connection, from the cache or the database.
 
         Raises: UnknownPos if it is not stored, or belongs to another connection.
@@ -120,19 +120,21 @@ class Connections:
             raise UnknownPos
         return connection
 
-    async def advance(self, connection: Connection, changes: Changes) -> Connection:
+    async def advance(
+        self, connection: SlidingConnection, changes: SentRoomChanges
+    ) -> SlidingConnection:
         """Store a new state with these changes, and return it."""
         rooms = connection.rooms.update(changes)
         delta = connection.delta.update(changes)
         base = None
         if len(delta) > max(_SMALL_DELTA, len(rooms) // 3):
-            base, delta = connection_state.encode(rooms.items()), Map[RoomID, RoomSent]()
-        position = NewPosition(
+            base, delta = connection_state.encode_rooms(rooms.items()), Map[RoomID, SentRoom]()
+        position = NewPositionRecord(
             connection.key,
             connection.number or None,
             connection.base_id,
             base,
-            connection_state.encode(delta.items()),
+            connection_state.encode_rooms(delta.items()),
             self._clock.now_ms(),
         )
         stored_ids = await self._store(position)
@@ -140,34 +142,38 @@ class Connections:
             # The previous state is cached here but no longer stored. Store the new one with a base,
             # because the old base may be deleted too.
             delta = Map()
-            full_base = connection_state.encode(rooms.items())
+            full_base = connection_state.encode_rooms(rooms.items())
             stored_ids = await self._store(
                 position._replace(
-                    previous=None, base=full_base, delta=connection_state.encode(delta.items())
+                    previous=None,
+                    base=full_base,
+                    delta=connection_state.encode_rooms(delta.items()),
                 )
             )
             assert stored_ids is not None
         number, base_id = stored_ids
-        stored = Connection(connection.key, number, rooms, base_id, delta)
+        stored = SlidingConnection(connection.key, number, rooms, base_id, delta)
         self._cache.put(number, stored)
         return stored
 
     async def expire(self) -> None:
         """Delete connections without new states for 30 days; a duty of one process."""
-        await self._database.write(sliding_sync.expire, self._clock.now_ms() - KEPT_FOR_MS)
+        await self._database.write(sliding_sync.delete_expired, self._clock.now_ms() - KEPT_FOR_MS)
 
-    async def _store(self, position: NewPosition) -> tuple[int, int | None] | None:
-        return await self._database.write(sliding_sync.keep, position, MAX_CONNECTIONS_PER_DEVICE)
+    async def _store(self, position: NewPositionRecord) -> tuple[int, int | None] | None:
+        return await self._database.write(
+            sliding_sync.store_position, position, MAX_CONNECTIONS_PER_DEVICE
+        )
 
-    async def _load(self, key: ConnectionKey, number: int) -> Connection:
-        record = await self._database.read(sliding_sync.find, key, number)
+    async def _load(self, key: ConnectionKey, number: int) -> SlidingConnection:
+        record = await self._database.read(sliding_sync.find_position, key, number)
         if record is None:
             raise UnknownPos
-        delta = connection_state.decode(record.delta)
-        base = {} if record.base is None else connection_state.decode(record.base)
+        delta = connection_state.decode_rooms(record.delta)
+        base = {} if record.base is None else connection_state.decode_rooms(record.base)
         rooms = Map({**base, **delta})
-        return Connection(key, number, rooms, record.base_id, Map(delta))
+        return SlidingConnection(key, number, rooms, record.base_id, Map(delta))
 
 
-def _weigh(number: int, connection: Connection) -> int:
+def _weigh(number: int, connection: SlidingConnection) -> int:
     return 1000 + len(connection.rooms) * _ROOM_BYTES

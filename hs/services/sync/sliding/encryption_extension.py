@@ -10,8 +10,12 @@ import orjson
 
 from hs.core.ids import UserID
 from hs.core.tokens import SyncToken
-from hs.services.sync.encryption_section import Encryption, device_lists_json, read_position
-from hs.services.sync.sliding.request import ExtensionsAsked, ToDeviceAsked
+from hs.services.sync.encryption_section import (
+    EncryptionSection,
+    device_lists_json,
+    parse_to_device_token,
+)
+from hs.services.sync.sliding.request import SlidingExtensionsRequest, ToDeviceExtensionRequest
 
 MAX_MESSAGES: Final = 100
 
@@ -20,13 +24,13 @@ MAX_MESSAGES: Final = 100
 class EncryptionExtensions:
     """The renderer of the two extensions; without encryption on this server, of none."""
 
-    _encryption: Encryption | None
+    _encryption: EncryptionSection | None
 
     async def make(
         self,
         user_id: UserID,
         device_id: str | None,
-        request: ExtensionsAsked,
+        request: SlidingExtensionsRequest,
         since: SyncToken | None,
         now: SyncToken,
         began: SyncToken,
@@ -49,10 +53,10 @@ class EncryptionExtensions:
         if request.e2ee.enabled:
             e2ee: dict[str, Any] = {}
             if device_id is not None:
-                counts = await encryption.counts(user_id, device_id)
+                counts = await encryption.key_counts(user_id, device_id)
                 e2ee = {name: orjson.Fragment(encoded) for name, encoded in counts.items()}
             if since is not None:
-                changes = await encryption.changes(user_id, since, now)
+                changes = await encryption.device_list_changes(user_id, since, now)
                 if changes.changed or changes.left:
                     e2ee["device_lists"] = orjson.Fragment(device_lists_json(changes))
                     has_changes = True
@@ -61,15 +65,15 @@ class EncryptionExtensions:
 
 
 async def _to_device(
-    encryption: Encryption,
+    encryption: EncryptionSection,
     user_id: UserID,
     device_id: str,
-    request: ToDeviceAsked,
+    request: ToDeviceExtensionRequest,
     now: SyncToken,
     began: SyncToken,
 ) -> dict[str, Any]:
-    after = read_position(request.since)
+    after = parse_to_device_token(request.since)
     limit = max(1, min(request.limit or MAX_MESSAGES, MAX_MESSAGES))
-    page = await encryption.messages(user_id, device_id, after, now, began, limit)
+    page = await encryption.to_device_page(user_id, device_id, after, now, began, limit)
     events = [orjson.Fragment(event) for event in page.events]
     return {"next_batch": str(page.reached), "events": events}

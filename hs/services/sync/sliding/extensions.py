@@ -27,12 +27,12 @@ from hs.core.streams import (
 )
 from hs.core.tokens import SyncToken
 from hs.repl.feed import Feed
-from hs.services.sync.positions import Moment
-from hs.services.sync.recent_changes import Recent
+from hs.services.sync.positions import SyncPosition
+from hs.services.sync.recent_changes import RecentKeys
 from hs.services.sync.sliding.encryption_extension import EncryptionExtensions
-from hs.services.sync.sliding.request import EVERYWHERE, ExtensionAsked
-from hs.services.sync.sliding.room_lists import Asking, Windows
-from hs.services.sync.sliding.thread_extension import NAME as THREADS
+from hs.services.sync.sliding.request import WILDCARD, ScopedExtensionRequest
+from hs.services.sync.sliding.room_lists import RequestedRooms, SlidingSyncContext
+from hs.services.sync.sliding.thread_extension import THREADS_EXTENSION as THREADS
 from hs.services.sync.sliding.thread_extension import ThreadExtension
 from hs.services.sync.sources import (
     AccountData,
@@ -44,29 +44,29 @@ from hs.services.sync.sources import (
 
 _PUSH_RULES: Final = "m.push_rules"
 
-Members = dict[str, Any]
-Shown = Mapping[RoomID, AbstractSet[EventID]]
+JsonMembers = dict[str, Any]
+TimelineEventIds = Mapping[RoomID, AbstractSet[EventID]]
 
 
 @attrs.frozen(eq=False)
-class Scene:
+class ExtensionContext:
     """The response that extensions are rendered for."""
 
-    request_context: Asking
-    requested: Windows
+    request_context: SlidingSyncContext
+    requested: RequestedRooms
     since: SyncToken | None
-    began: Moment
+    began: SyncPosition
     """The position of this process when the request arrived."""
-    position: Moment
+    position: SyncPosition
     """The position at which the response ends."""
-    new_rooms: Shown
+    new_rooms: TimelineEventIds
     """The rooms that are new to the client, and the events of their timelines."""
     resumed: Mapping[RoomID, SyncToken]
     """The rooms that are requested again, and the tokens up to which they were sent."""
     ignored: AbstractSet[UserID]
 
 
-class Extensions:
+class SlidingExtensions:
     """The renderer of all extensions."""
 
     def __init__(
@@ -85,21 +85,25 @@ class Extensions:
         self._typing = typing
         self._encryption = encryption
         self._threads = threads
-        self._recent_account_data: Recent[UserID, AccountDataRow] = Recent(
+        self._recent_account_data: RecentKeys[UserID, AccountDataRow] = RecentKeys(
             feed, ACCOUNT_DATA, lambda row: (UserID(row.user_id),)
         )
-        self._recent_push_rules: Recent[UserID, PushRulesRow] = Recent(
+        self._recent_push_rules: RecentKeys[UserID, PushRulesRow] = RecentKeys(
             feed, PUSH_RULES, lambda row: (UserID(row.user_id),)
         )
-        self._recent_receipts: Recent[tuple[RoomID, UserID], ReceiptRow] = Recent(
+        self._recent_receipts: RecentKeys[tuple[RoomID, UserID], ReceiptRow] = RecentKeys(
             feed, RECEIPTS, lambda row: ((RoomID(row.room_id), UserID(row.user_id)),)
         )
-        self._recent_typing: Recent[RoomID, TypingRow] = Recent(
+        self._recent_typing: RecentKeys[RoomID, TypingRow] = RecentKeys(
             feed, TYPING, lambda row: (RoomID(row.room_id),)
         )
 
     async def own_receipts(
-        self, request_context: Asking, requested: Windows, since: SyncToken | None, upto: SyncToken
+        self,
+        request_context: SlidingSyncContext,
+        requested: RequestedRooms,
+        since: SyncToken | None,
+        upto: SyncToken,
     ) -> frozenset[RoomID]:
         """Return the rooms in which the user's own receipts moved since the room was last sent.
 
@@ -128,10 +132,10 @@ class Extensions:
         named = orjson.dumps(user_id)
         return {room_id for room_id, content in contents.items() if named in content}
 
-    async def make(self, context: Scene) -> tuple[Members, bool]:
+    async def make(self, context: ExtensionContext) -> tuple[JsonMembers, bool]:
         """Return the enabled extensions, and whether any of them has changes."""
         request = context.request_context.request.extensions
-        members: Members = {}
+        members: JsonMembers = {}
         if request.account_data.enabled:
             members["account_data"] = await self._account_data_extension(
                 context, request.account_data
@@ -159,7 +163,9 @@ class Extensions:
         )
         return {**members, **encryption}, has_changes or bool(members)
 
-    async def _account_data_extension(self, context: Scene, request: ExtensionAsked) -> Members:
+    async def _account_data_extension(
+        self, context: ExtensionContext, request: ScopedExtensionRequest
+    ) -> JsonMembers:
         user_id, since = context.request_context.user_id, context.since
         all_entries: Sequence[AccountDataEntry] = ()
         if since is None:
@@ -186,21 +192,23 @@ class Extensions:
             for room_id, type_, content in entries:
                 if room_id is not None and room_id in wanted_rooms and room_id in scope:
                     rooms.setdefault(room_id, []).append(_event(type_, content))
-        members: Members = {"global": global_events, "rooms": rooms}
+        members: JsonMembers = {"global": global_events, "rooms": rooms}
         return {name: member for name, member in members.items() if member}
 
     async def _account_data_since(
-        self, user_id: UserID, since: SyncToken, position: Moment
+        self, user_id: UserID, since: SyncToken, position: SyncPosition
     ) -> Sequence[AccountDataEntry]:
         if not self._recent_account_data.touched(user_id, since.account_data):
             return ()
         upto = position.token.account_data.most()
         return await self._account_data.changes(user_id, since.account_data.floor, upto)
 
-    async def _receipts_extension(self, context: Scene, request: ExtensionAsked) -> Members:
+    async def _receipts_extension(
+        self, context: ExtensionContext, request: ScopedExtensionRequest
+    ) -> JsonMembers:
         scope = _joined(context.request_context, _scope(context, request))
         user_id, upto = context.request_context.user_id, context.position.token.receipts.most()
-        receipts: Members = {}
+        receipts: JsonMembers = {}
         new_rooms = scope & context.new_rooms.keys()
         if new_rooms:
             contents = await self._receipts.in_rooms(user_id, new_rooms, 0, upto)
@@ -226,7 +234,7 @@ class Extensions:
         return receipts
 
     def _rooms_with_new_receipts(
-        self, context: Scene, scope: AbstractSet[RoomID]
+        self, context: ExtensionContext, scope: AbstractSet[RoomID]
     ) -> AbstractSet[RoomID]:
         since = context.since
         if since is None or since.receipts.covers_all(context.position.token.receipts):
@@ -234,7 +242,9 @@ class Extensions:
         moved = self._recent_receipts.since(since.receipts)
         return scope if moved is None else scope & {room_id for room_id, _ in moved}
 
-    def _typing_extension(self, context: Scene, request: ExtensionAsked) -> Members:
+    def _typing_extension(
+        self, context: ExtensionContext, request: ScopedExtensionRequest
+    ) -> JsonMembers:
         since = context.since
         changed_rooms: AbstractSet[RoomID] | None = frozenset()
         # An empty list is sent only if it is known that typing stopped, or if the room is requested
@@ -249,7 +259,7 @@ class Extensions:
         if changed_rooms is not None and not changed_rooms and not complete_rooms:
             return {}
         scope = _joined(context.request_context, _scope(context, request))
-        typing: Members = {}
+        typing: JsonMembers = {}
         for room_id in scope if changed_rooms is None else scope & (changed_rooms | complete_rooms):
             users = [
                 user_id
@@ -261,16 +271,16 @@ class Extensions:
         return typing
 
 
-def _scope(context: Scene, request: ExtensionAsked) -> AbstractSet[RoomID]:
+def _scope(context: ExtensionContext, request: ScopedExtensionRequest) -> AbstractSet[RoomID]:
     """Return the requested rooms to which the lists and rooms of an extension limit it."""
     requested = context.requested
     if request.lists is None and request.rooms is None:
         return requested.rooms.keys()
     scope: set[RoomID] = set()
     for name, room_ids in requested.by_list.items():
-        if request.lists is None or EVERYWHERE in request.lists or name in request.lists:
+        if request.lists is None or WILDCARD in request.lists or name in request.lists:
             scope.update(room_ids)
-    is_every_room = request.rooms is None or EVERYWHERE in request.rooms
+    is_every_room = request.rooms is None or WILDCARD in request.rooms
     scope.update(
         room_id
         for room_id in requested.subscribed
@@ -279,14 +289,16 @@ def _scope(context: Scene, request: ExtensionAsked) -> AbstractSet[RoomID]:
     return scope
 
 
-def _joined(request_context: Asking, room_ids: Iterable[RoomID]) -> set[RoomID]:
+def _joined(request_context: SlidingSyncContext, room_ids: Iterable[RoomID]) -> set[RoomID]:
     rooms = request_context.rooms
     return {room_id for room_id in room_ids if rooms[room_id].membership == event_types.JOIN}
 
 
-def _select_receipts(content: Members, shown: AbstractSet[EventID], user_id: UserID) -> Members:
+def _select_receipts(
+    content: JsonMembers, shown: AbstractSet[EventID], user_id: UserID
+) -> JsonMembers:
     """Return the receipts for these events, and the user's own receipts."""
-    selected: Members = {}
+    selected: JsonMembers = {}
     for event_id, by_type in content.items():
         if event_id in shown:
             selected[event_id] = by_type

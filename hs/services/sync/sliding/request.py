@@ -13,7 +13,11 @@ import attrs
 
 from hs.core.errors import InvalidParam
 from hs.core.ids import RoomID, UserID
-from hs.services.sync.sliding.required_state import NOTHING, RequiredState, parse_required_state
+from hs.services.sync.sliding.required_state import (
+    NO_REQUIRED_STATE,
+    RequiredState,
+    parse_required_state,
+)
 
 MAX_LISTS: Final = 100
 MAX_SUBSCRIPTIONS: Final = 1000
@@ -21,11 +25,11 @@ MAX_SUBSCRIPTIONS_ACCEPTED: Final = 100
 MAX_PATTERNS: Final = 500
 MAX_TIMELINE: Final = 100
 MAX_CONN_ID: Final = 255
-EVERYWHERE: Final = "*"
+WILDCARD: Final = "*"
 _LIST_KEY: Final = re.compile(r"[0-9A-Za-z._~-]{1,255}", re.ASCII)
 
 
-class Form(enum.Enum):
+class SlidingSyncVariant(enum.Enum):
     """The variant of the proposal that a client uses; it decides names and a few rules."""
 
     DEPLOYED = "deployed"
@@ -33,7 +37,7 @@ class Form(enum.Enum):
 
 
 @attrs.frozen
-class RoomFilters:
+class RoomListFilters:
     """The filters of a list. A filter that is None does not apply."""
 
     is_dm: bool | None = None
@@ -47,14 +51,14 @@ class RoomFilters:
 
 
 @attrs.frozen
-class ListAsked:
+class SlidingListRequest:
     """One list: ranges of the rooms that pass the filters; without ranges, all of them."""
 
     timeline_limit: int = 0
     required_state: list[tuple[str, str]] = attrs.field(factory=list)
     ranges: list[tuple[int, int]] | None = None
     range: tuple[int, int] | None = None
-    filters: RoomFilters | None = None
+    filters: RoomListFilters | None = None
     excluded_state: list[tuple[str, str]] = attrs.field(factory=list)
 
     def windows(self) -> list[tuple[int, int]] | None:
@@ -65,7 +69,7 @@ class ListAsked:
 
 
 @attrs.frozen
-class RoomAsked:
+class RoomSubscriptionRequest:
     """One room subscription."""
 
     timeline_limit: int = 0
@@ -74,7 +78,7 @@ class RoomAsked:
 
 
 @attrs.frozen
-class ExtensionAsked:
+class ScopedExtensionRequest:
     """Whether an extension is enabled, for which lists and subscribed rooms (None: for all)."""
 
     enabled: bool | None = None
@@ -83,7 +87,7 @@ class ExtensionAsked:
 
 
 @attrs.frozen
-class ToDeviceAsked:
+class ToDeviceExtensionRequest:
     """Whether to-device messages are enabled, after which token, and how many."""
 
     enabled: bool | None = None
@@ -92,7 +96,7 @@ class ToDeviceAsked:
 
 
 @attrs.frozen
-class ThreadsAsked:
+class ThreadExtensionRequest:
     """Whether changes of thread subscriptions are enabled, and how many."""
 
     enabled: bool | None = None
@@ -100,15 +104,15 @@ class ThreadsAsked:
 
 
 @attrs.frozen
-class ExtensionsAsked:
+class SlidingExtensionsRequest:
     """The requested extensions."""
 
-    account_data: ExtensionAsked = ExtensionAsked()
-    receipts: ExtensionAsked = ExtensionAsked()
-    typing: ExtensionAsked = ExtensionAsked()
-    to_device: ToDeviceAsked = ToDeviceAsked()
-    e2ee: ExtensionAsked = ExtensionAsked()
-    threads: ThreadsAsked = ThreadsAsked()
+    account_data: ScopedExtensionRequest = ScopedExtensionRequest()
+    receipts: ScopedExtensionRequest = ScopedExtensionRequest()
+    typing: ScopedExtensionRequest = ScopedExtensionRequest()
+    to_device: ToDeviceExtensionRequest = ToDeviceExtensionRequest()
+    e2ee: ScopedExtensionRequest = ScopedExtensionRequest()
+    threads: ThreadExtensionRequest = ThreadExtensionRequest()
 
 
 @attrs.frozen
@@ -119,28 +123,28 @@ class SlidingRequest:
     pos: str | None = None
     timeout_ms: int = 0
     set_presence: str = "online"
-    lists: dict[str, ListAsked] = attrs.field(factory=dict)
-    room_subscriptions: dict[RoomID, RoomAsked] = attrs.field(factory=dict)
-    extensions: ExtensionsAsked = attrs.field(factory=ExtensionsAsked)
-    form: Form = Form.DEPLOYED
+    lists: dict[str, SlidingListRequest] = attrs.field(factory=dict)
+    room_subscriptions: dict[RoomID, RoomSubscriptionRequest] = attrs.field(factory=dict)
+    extensions: SlidingExtensionsRequest = attrs.field(factory=SlidingExtensionsRequest)
+    form: SlidingSyncVariant = SlidingSyncVariant.DEPLOYED
 
 
 @attrs.frozen
-class RoomConfig:
+class RoomParameters:
     """The combined parameters for one room of all lists and subscriptions that include it."""
 
     timeline_limit: int = 0
-    required: RequiredState = NOTHING
+    required: RequiredState = NO_REQUIRED_STATE
 
-    def union(self, other: "RoomConfig") -> "RoomConfig":
+    def union(self, other: "RoomParameters") -> "RoomParameters":
         """Return parameters that satisfy both."""
         if self == other:
             return self
         limit = max(self.timeline_limit, other.timeline_limit)
-        return RoomConfig(limit, self.required.union(other.required))
+        return RoomParameters(limit, self.required.union(other.required))
 
 
-def check(request: SlidingRequest) -> None:
+def validate_request(request: SlidingRequest) -> None:
     """Reject requests with invalid values or too many elements.
 
     Raises: InvalidParam.
@@ -149,7 +153,7 @@ def check(request: SlidingRequest) -> None:
         raise InvalidParam(f"conn_id must not be longer than {MAX_CONN_ID} characters")
     if len(request.lists) > MAX_LISTS:
         raise InvalidParam(f"lists must not have more than {MAX_LISTS} entries")
-    accepted = request.form is Form.ACCEPTED
+    accepted = request.form is SlidingSyncVariant.ACCEPTED
     max_subscriptions = MAX_SUBSCRIPTIONS_ACCEPTED if accepted else MAX_SUBSCRIPTIONS
     if len(request.room_subscriptions) > max_subscriptions:
         raise InvalidParam(
@@ -165,7 +169,9 @@ def check(request: SlidingRequest) -> None:
                 raise InvalidParam(
                     f"The ranges of list {name} must be non-negative and not end before they start"
                 )
-    all_parameters: list[ListAsked | RoomAsked] = list(request.lists.values())
+    all_parameters: list[SlidingListRequest | RoomSubscriptionRequest] = list(
+        request.lists.values()
+    )
     all_parameters += request.room_subscriptions.values()
     for parameters in all_parameters:
         if parameters.timeline_limit < 0:
@@ -174,9 +180,11 @@ def check(request: SlidingRequest) -> None:
             raise InvalidParam(f"required_state must not have more than {MAX_PATTERNS} pairs")
 
 
-def config_of(parameters: ListAsked | RoomAsked, user_id: UserID) -> RoomConfig:
+def room_parameters(
+    parameters: SlidingListRequest | RoomSubscriptionRequest, user_id: UserID
+) -> RoomParameters:
     """Return the parameters of a list or subscription for each of its rooms."""
-    return RoomConfig(
+    return RoomParameters(
         min(parameters.timeline_limit, MAX_TIMELINE),
         parse_required_state(parameters.required_state, user_id, parameters.excluded_state),
     )

@@ -136,7 +136,7 @@ class RequiredState:
         return len(self.entries) + len(self.types) + len(self.keys) + len(self.excluded)
 
 
-NOTHING: Final = RequiredState()
+NO_REQUIRED_STATE: Final = RequiredState()
 
 
 def parse_required_state(

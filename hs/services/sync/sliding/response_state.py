@@ -9,10 +9,10 @@ from hs.core.events import event_types
 from hs.core.events.event_types import StateKey
 from hs.core.ids import EventID, RoomID, UserID
 from hs.services.rooms.store.event_store import EventStore
-from hs.services.rooms.store.membership_history import Stays
+from hs.services.rooms.store.membership_history import MembershipHistory
 from hs.services.rooms.store.state_store import StateStore
 from hs.services.sync.sliding.room_plans import RoomPlan
-from hs.services.sync.sliding.room_response import AVATAR_KEY, NAME_KEY, Telling
+from hs.services.sync.sliding.room_response import AVATAR_KEY, NAME_KEY, RoomResponse
 from hs.storage.database import Database
 from hs.storage.sync import sliding_sync
 
@@ -23,17 +23,17 @@ State = Mapping[StateKey, EventID]
 
 
 @attrs.frozen(eq=False)
-class RoomStates:
+class ResponseState:
     """The loader of room state."""
 
     _database: Database
     _events: EventStore
     _states: StateStore
-    _stays: Stays
+    _stays: MembershipHistory
 
-    async def load(self, responses: Sequence[Telling]) -> None:
+    async def load(self, responses: Sequence[RoomResponse]) -> None:
         """Load into each room at least the state entries that its response needs."""
-        unread: list[Telling] = []
+        unread: list[RoomResponse] = []
         for response in responses:
             if not _is_needed(response):
                 continue
@@ -47,7 +47,7 @@ class RoomStates:
         await self._read([room for room in unread if not room.required.needs_all])
         await self._read_all([room for room in unread if room.required.needs_all])
 
-    async def load_members(self, responses: Iterable[Telling]) -> None:
+    async def load_members(self, responses: Iterable[RoomResponse]) -> None:
         """Read the changed members of rooms whose changes are unknown, where they are needed."""
         for response in responses:
             plan = response.plan
@@ -57,7 +57,7 @@ class RoomStates:
             if not (required.lazy or required.everything or event_types.MEMBER in required.types):
                 continue
             changed_members = await self._database.read(
-                sliding_sync.members_since, plan.room_id, plan.after.events.floor
+                sliding_sync.list_members_since, plan.room_id, plan.after.events.floor
             )
             response.changed = {
                 **response.changed,
@@ -67,7 +67,7 @@ class RoomStates:
                 },
             }
 
-    async def _in_memory(self, response: Telling) -> State | None:
+    async def _in_memory(self, response: RoomResponse) -> State | None:
         plan = response.plan
         if plan.last_stream_id is not None:
             return await self._at_end(plan)
@@ -84,7 +84,7 @@ class RoomStates:
             return {}
         return {(event_types.MEMBER, stored.event.state_key or ""): stored.event_id}
 
-    async def _read(self, responses: Sequence[Telling]) -> None:
+    async def _read(self, responses: Sequence[RoomResponse]) -> None:
         if not responses:
             return
         types: set[str] = {NAME_KEY[0], AVATAR_KEY[0]}
@@ -99,17 +99,17 @@ class RoomStates:
             members.update(response.members, response.heroes)
         room_ids = [room.plan.room_id for room in responses]
         entries = await self._database.read(
-            sliding_sync.state_of, room_ids, sorted(types), sorted(members)
+            sliding_sync.load_state, room_ids, sorted(types), sorted(members)
         )
         _assign(responses, entries)
 
-    async def _read_all(self, responses: Sequence[Telling]) -> None:
+    async def _read_all(self, responses: Sequence[RoomResponse]) -> None:
         if responses:
             room_ids = [room.plan.room_id for room in responses]
-            _assign(responses, await self._database.read(sliding_sync.all_state_of, room_ids))
+            _assign(responses, await self._database.read(sliding_sync.load_all_state, room_ids))
 
 
-def _is_needed(response: Telling) -> bool:
+def _is_needed(response: RoomResponse) -> bool:
     plan = response.plan
     is_complete = (
         plan.initial
@@ -120,7 +120,9 @@ def _is_needed(response: Telling) -> bool:
     return is_complete or bool(response.members) or bool(response.heroes)
 
 
-def _assign(responses: Iterable[Telling], entries: Collection[sliding_sync.StateEntry]) -> None:
+def _assign(
+    responses: Iterable[RoomResponse], entries: Collection[sliding_sync.StateEntry]
+) -> None:
     states: dict[RoomID, dict[StateKey, EventID]] = {room.plan.room_id: {} for room in responses}
     for entry in entries:
         states[RoomID(entry.room_id)][(entry.type, entry.state_key)] = EventID(entry.event_id)

@@ -21,7 +21,7 @@ from hs.repl.feed import Batch, Feed
 from hs.repl.followers import KeyFollower
 from hs.storage.database import Database, Tx
 from hs.storage.sync import sliding_sync
-from hs.storage.sync.sliding_sync import FactsRecord
+from hs.storage.sync.sliding_sync import RoomListFacts
 
 MAX_ROOMS: Final = 200_000
 
@@ -45,7 +45,7 @@ _SHOWN_TYPES: Final = frozenset(
 
 
 @attrs.define(eq=False)
-class RoomFacts:
+class RoomListProperties:
     """One room: its last activity, and the other facts that decide where it is listed.
 
     `bump_stream_id` belongs to the last event of `BUMP_TYPES`, `last_stream_id` to the last event
@@ -68,16 +68,16 @@ _RoomEvent = tuple[int, bool]  # its stream ID, and whether it is of BUMP_TYPES
 class _RoomEntries:
     """The facts of at most `MAX_ROOMS` rooms; those that were read first are dropped first."""
 
-    by_room: dict[RoomID, RoomFacts] = attrs.Factory(dict)
+    by_room: dict[RoomID, RoomListProperties] = attrs.Factory(dict)
 
-    def get(self, key: RoomID) -> RoomFacts | None:
+    def get(self, key: RoomID) -> RoomListProperties | None:
         return self.by_room.get(key)
 
-    def get_kept(self, keys: Iterable[RoomID]) -> dict[RoomID, RoomFacts]:
+    def get_cached(self, keys: Iterable[RoomID]) -> dict[RoomID, RoomListProperties]:
         by_room = self.by_room
         return {room_id: by_room[room_id] for room_id in keys if room_id in by_room}
 
-    def put(self, key: RoomID, value: RoomFacts) -> None:
+    def put(self, key: RoomID, value: RoomListProperties) -> None:
         self.by_room[key] = value
         if len(self.by_room) > MAX_ROOMS:
             del self.by_room[next(iter(self.by_room))]
@@ -92,7 +92,7 @@ class _RoomEntries:
         return key in self.by_room
 
 
-class Activity:
+class RoomActivity:
     """The facts of all rooms that are in the list of some client."""
 
     def __init__(self, database: Database, feed: Feed) -> None:
@@ -101,11 +101,11 @@ class Activity:
         self._follower = KeyFollower(self._rooms, self._read_facts, _with_event)
         feed.subscribe(EVENTS, self._on_events)
 
-    def get_nowait(self, room_id: RoomID) -> RoomFacts | None:
+    def get_nowait(self, room_id: RoomID) -> RoomListProperties | None:
         """Return the facts of a room if they are in memory."""
         return self._rooms.get(room_id)
 
-    async def of(self, room_ids: Collection[RoomID]) -> Mapping[RoomID, RoomFacts]:
+    async def of(self, room_ids: Collection[RoomID]) -> Mapping[RoomID, RoomListProperties]:
         """Return the facts of rooms and perhaps of others; they change with the feed.
 
         The rooms that are not in memory are read by two statements.
@@ -115,7 +115,7 @@ class Activity:
             return by_room
         return await self._follower.get_many(room_ids)
 
-    async def _read_facts(self, room_ids: list[RoomID]) -> dict[RoomID, RoomFacts]:
+    async def _read_facts(self, room_ids: list[RoomID]) -> dict[RoomID, RoomListProperties]:
         return await self._database.read(_read, room_ids)
 
     def _on_events(self, batch: Batch[EventRow]) -> None:
@@ -142,7 +142,7 @@ def _changes_facts(row: EventRow) -> bool:
     return row.redaction_applies
 
 
-def _with_event(facts: RoomFacts, event: _RoomEvent) -> RoomFacts:
+def _with_event(facts: RoomListProperties, event: _RoomEvent) -> RoomListProperties:
     stream_id, is_bump = event
     if stream_id > facts.last_stream_id:
         facts.last_stream_id = stream_id
@@ -151,20 +151,20 @@ def _with_event(facts: RoomFacts, event: _RoomEvent) -> RoomFacts:
     return facts
 
 
-async def _read(tx: Tx, room_ids: list[RoomID]) -> dict[RoomID, RoomFacts]:
-    bumps = await sliding_sync.bumps(tx, room_ids, sorted(BUMP_TYPES))
-    records = {record.room_id: record for record in await sliding_sync.facts(tx, room_ids)}
+async def _read(tx: Tx, room_ids: list[RoomID]) -> dict[RoomID, RoomListProperties]:
+    bumps = await sliding_sync.load_bump_stamps(tx, room_ids, sorted(BUMP_TYPES))
+    records = {record.room_id: record for record in await sliding_sync.load_facts(tx, room_ids)}
     return {
         room_id: _facts(records.get(room_id), *bumps.get(room_id, (0, 0))) for room_id in room_ids
     }
 
 
-def _facts(record: FactsRecord | None, bump: int, last: int) -> RoomFacts:
+def _facts(record: RoomListFacts | None, bump: int, last: int) -> RoomListProperties:
     # Backfilled events have negative numbers.
     bump, last = max(0, bump), max(0, last)
     if record is None:
-        return RoomFacts(bump, last_stream_id=last)
-    return RoomFacts(
+        return RoomListProperties(bump, last_stream_id=last)
+    return RoomListProperties(
         bump,
         record.name or None,
         record.avatar_url,

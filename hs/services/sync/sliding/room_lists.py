@@ -35,19 +35,19 @@ from hs.services.rooms.read.rendering import content_of
 from hs.services.rooms.read.visibility import Visibility
 from hs.services.rooms.store.event_store import EventStore
 from hs.services.rooms.store.memberships import LocalMembership, RoomsOf
-from hs.services.rooms.store.recent_events import Tails
+from hs.services.rooms.store.recent_events import RecentEvents
 from hs.services.rooms.store.state_store import StateStore
-from hs.services.sync.sliding.account_data_view import Personal
-from hs.services.sync.sliding.connections import Connection
+from hs.services.sync.sliding.account_data_view import AccountDataView
+from hs.services.sync.sliding.connections import SlidingConnection
 from hs.services.sync.sliding.request import (
-    Form,
-    ListAsked,
-    RoomConfig,
-    RoomFilters,
+    RoomListFilters,
+    RoomParameters,
+    SlidingListRequest,
     SlidingRequest,
-    config_of,
+    SlidingSyncVariant,
+    room_parameters,
 )
-from hs.services.sync.sliding.room_activity import Activity, RoomFacts
+from hs.services.sync.sliding.room_activity import RoomActivity, RoomListProperties
 from hs.storage.database import Database
 from hs.storage.sync import sliding_sync
 from hs.storage.sync.sliding_sync import ConnectionKey
@@ -59,14 +59,14 @@ _PRESENT: Final = (event_types.JOIN, event_types.INVITE, event_types.KNOCK)
 
 
 @attrs.define(eq=False)
-class Windows:
+class RequestedRooms:
     """The rooms that a request selects, by list and together."""
 
     counts: dict[str, int]
     by_list: dict[str, Sequence[RoomID]]
     subscribed: Sequence[RoomID]
-    rooms: dict[RoomID, RoomConfig]
-    facts: Mapping[RoomID, RoomFacts]
+    rooms: dict[RoomID, RoomParameters]
+    facts: Mapping[RoomID, RoomListProperties]
     """The properties of all rooms that may be listed, whether in a range or not."""
     depends_on_order: bool
     """Whether new events can change which rooms are in the ranges."""
@@ -87,36 +87,36 @@ class Windows:
 
 
 @attrs.frozen(eq=False)
-class Asking:
+class SlidingSyncContext:
     """A request with its user, connection state, and the user's rooms and account data."""
 
     user_id: UserID
     request: SlidingRequest
-    connection: Connection
+    connection: SlidingConnection
     rooms: RoomsOf
-    account_data: Personal
+    account_data: AccountDataView
 
 
 @attrs.define(eq=False)
 class _CachedLists:
     """A cached result, and the position up to which it is known to be valid."""
 
-    context: Asking
-    requested: Windows
+    context: SlidingSyncContext
+    requested: RequestedRooms
     upto: VectorPosition
 
 
-class Lists:
+class RoomLists:
     """The cache and computation of room lists."""
 
     def __init__(
         self,
         database: Database,
-        activity: Activity,
+        activity: RoomActivity,
         events: EventStore,
         states: StateStore,
         visibility: Visibility,
-        tails: Tails,
+        tails: RecentEvents,
         excluded: frozenset[RoomID] = frozenset(),
     ) -> None:
         self._database = database
@@ -130,7 +130,7 @@ class Lists:
             "sliding_windows", max_weight=MAX_BYTES, weigh=_weigh
         )
 
-    async def windows(self, context: Asking, upto: VectorPosition) -> Windows:
+    async def windows(self, context: SlidingSyncContext, upto: VectorPosition) -> RequestedRooms:
         """Return the rooms that a request selects at a position of the feed."""
         key = context.connection.key
         cached = self._cache.get(key)
@@ -140,11 +140,11 @@ class Lists:
         requested = await self._compute(context)
         # Do not keep the connection state alive. The result depends on it only for rooms that are
         # listed once, and then it is not used again.
-        cached_context = attrs.evolve(context, connection=Connection(key))
+        cached_context = attrs.evolve(context, connection=SlidingConnection(key))
         self._cache.put(key, _CachedLists(cached_context, requested, upto))
         return requested
 
-    def _is_valid(self, cached: _CachedLists, context: Asking) -> bool:
+    def _is_valid(self, cached: _CachedLists, context: SlidingSyncContext) -> bool:
         cached_context, requested = cached.context, cached.requested
         if (
             cached_context.rooms is not context.rooms
@@ -164,14 +164,18 @@ class Lists:
                 return False
         return True
 
-    async def _compute(self, context: Asking) -> Windows:
+    async def _compute(self, context: SlidingSyncContext) -> RequestedRooms:
         shown, reports_leaving = await self._listable_rooms(context)
         facts = dict(await self._load_facts(context, shown))
-        sort_key = last_event_of if context.request.form is Form.ACCEPTED else activity_of
+        sort_key = (
+            last_stream_id_of
+            if context.request.form is SlidingSyncVariant.ACCEPTED
+            else bump_stamp_of
+        )
         ordered = sorted(
             shown, key=lambda room_id: sort_key(shown[room_id], facts[room_id]), reverse=True
         )
-        requested = Windows(
+        requested = RequestedRooms(
             {}, {}, (), {}, facts, depends_on_order=False, reports_leaving=reports_leaving
         )
         for name, parameters in context.request.lists.items():
@@ -182,16 +186,18 @@ class Lists:
                 parameters.filters and parameters.filters.spaces is not None
             ):
                 requested.depends_on_order = True
-            _add_rooms(requested.rooms, in_ranges, config_of(parameters, context.user_id))
+            _add_rooms(requested.rooms, in_ranges, room_parameters(parameters, context.user_id))
         requested.subscribed = [
             room_id for room_id in context.request.room_subscriptions if room_id in shown
         ]
         for room_id in requested.subscribed:
             subscription = context.request.room_subscriptions[room_id]
-            _add_rooms(requested.rooms, (room_id,), config_of(subscription, context.user_id))
+            _add_rooms(requested.rooms, (room_id,), room_parameters(subscription, context.user_id))
         return requested
 
-    async def _listable_rooms(self, context: Asking) -> tuple[dict[RoomID, LocalMembership], bool]:
+    async def _listable_rooms(
+        self, context: SlidingSyncContext
+    ) -> tuple[dict[RoomID, LocalMembership], bool]:
         """Return the rooms that may be listed, and whether any is listed only to report leaving."""
         shown: dict[RoomID, LocalMembership] = {}
         reports_leaving = False
@@ -208,14 +214,14 @@ class Lists:
                 shown[room_id] = own
                 reports_leaving = True
             elif own.sender != context.user_id and not own.forgotten:
-                access = await self._visibility.standing(context.user_id, room_id)
+                access = await self._visibility.access(context.user_id, room_id)
                 if access.joined_until:
                     shown[room_id] = own
         return shown, reports_leaving
 
     async def _load_facts(
-        self, context: Asking, shown: Mapping[RoomID, LocalMembership]
-    ) -> Mapping[RoomID, RoomFacts]:
+        self, context: SlidingSyncContext, shown: Mapping[RoomID, LocalMembership]
+    ) -> Mapping[RoomID, RoomListProperties]:
         facts = await self._activity.of(shown.keys())
         facts = {room_id: facts[room_id] for room_id in shown}
         # Of rooms without state on this server, only the stripped state is known.
@@ -227,7 +233,7 @@ class Lists:
         ]
         if without_state:
             stripped_states = await self._database.read(
-                sliding_sync.stripped, without_state, context.user_id
+                sliding_sync.load_stripped_state, without_state, context.user_id
             )
             for room_id, stripped in stripped_states.items():
                 facts[RoomID(room_id)] = _facts_of(orjson.loads(stripped))
@@ -235,12 +241,12 @@ class Lists:
 
     async def _filter_rooms(
         self,
-        context: Asking,
-        filters: RoomFilters | None,
+        context: SlidingSyncContext,
+        filters: RoomListFilters | None,
         ordered: Sequence[RoomID],
-        facts: Mapping[RoomID, RoomFacts],
+        facts: Mapping[RoomID, RoomListProperties],
     ) -> Sequence[RoomID]:
-        if filters is None or filters == RoomFilters():
+        if filters is None or filters == RoomListFilters():
             return ordered
         children = None
         if filters.spaces is not None:
@@ -252,7 +258,9 @@ class Lists:
             and _matches(filters, room_id, facts[room_id], context)
         ]
 
-    async def _space_children(self, context: Asking, spaces: Iterable[str]) -> set[RoomID]:
+    async def _space_children(
+        self, context: SlidingSyncContext, spaces: Iterable[str]
+    ) -> set[RoomID]:
         children: set[RoomID] = set()
         for space in spaces:
             own = context.rooms.get(RoomID(space))
@@ -269,14 +277,14 @@ class Lists:
         return children
 
 
-def activity_of(own: LocalMembership, facts: RoomFacts) -> int:
+def bump_stamp_of(own: LocalMembership, facts: RoomListProperties) -> int:
     """Return a room's `bump_stamp`: its last activity, or the user's membership if not joined."""
     if own.membership != event_types.JOIN:
         return own.stream_id
     return facts.bump_stream_id or own.stream_id
 
 
-def last_event_of(own: LocalMembership, facts: RoomFacts) -> int:
+def last_stream_id_of(own: LocalMembership, facts: RoomListProperties) -> int:
     """Return the stream ID of a room's last event, or of the user's membership if not joined."""
     if own.membership != event_types.JOIN:
         return own.stream_id
@@ -287,7 +295,7 @@ def _weigh(key: ConnectionKey, cached: _CachedLists) -> int:
     return 2000 + len(cached.requested.facts) * _ROOM_BYTES
 
 
-def _in_ranges(parameters: ListAsked, room_ids: Sequence[RoomID]) -> Sequence[RoomID]:
+def _in_ranges(parameters: SlidingListRequest, room_ids: Sequence[RoomID]) -> Sequence[RoomID]:
     ranges = parameters.windows()
     if ranges is None:
         return room_ids
@@ -301,14 +309,19 @@ def _in_ranges(parameters: ListAsked, room_ids: Sequence[RoomID]) -> Sequence[Ro
 
 
 def _add_rooms(
-    rooms: dict[RoomID, RoomConfig], room_ids: Iterable[RoomID], config: RoomConfig
+    rooms: dict[RoomID, RoomParameters], room_ids: Iterable[RoomID], config: RoomParameters
 ) -> None:
     for room_id in room_ids:
         existing = rooms.get(room_id)
         rooms[room_id] = config if existing is None else existing.union(config)
 
 
-def _matches(filters: RoomFilters, room_id: RoomID, facts: RoomFacts, context: Asking) -> bool:
+def _matches(
+    filters: RoomListFilters,
+    room_id: RoomID,
+    facts: RoomListProperties,
+    context: SlidingSyncContext,
+) -> bool:
     account_data = context.account_data
     if filters.is_dm is not None and filters.is_dm != (room_id in account_data.direct):
         return False
@@ -327,8 +340,8 @@ def _matches(filters: RoomFilters, room_id: RoomID, facts: RoomFacts, context: A
     return filters.not_tags is None or tags.isdisjoint(filters.not_tags)
 
 
-def _facts_of(stripped: Any) -> RoomFacts:
-    facts = RoomFacts()
+def _facts_of(stripped: Any) -> RoomListProperties:
+    facts = RoomListProperties()
     for event in stripped if isinstance(stripped, list) else ():
         if not isinstance(event, dict) or event.get("state_key") != "":
             continue

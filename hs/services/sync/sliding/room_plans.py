@@ -10,12 +10,12 @@ from hs.core.events import event_types
 from hs.core.ids import RoomID
 from hs.core.tokens import SyncToken
 from hs.services.rooms.store.memberships import LocalMembership
-from hs.services.sync.sliding.connection_state import RoomSent
-from hs.services.sync.sliding.request import RoomConfig
-from hs.services.sync.sliding.room_lists import Asking, Windows
+from hs.services.sync.sliding.connection_state import SentRoom
+from hs.services.sync.sliding.request import RoomParameters
+from hs.services.sync.sliding.room_lists import RequestedRooms, SlidingSyncContext
 
-INVITED: Final = (event_types.INVITE, event_types.KNOCK)
-_PRESENT: Final = (event_types.JOIN, *INVITED)
+NOT_YET_JOINED: Final = (event_types.INVITE, event_types.KNOCK)
+_PRESENT: Final = (event_types.JOIN, *NOT_YET_JOINED)
 
 
 @attrs.frozen(eq=False)
@@ -23,9 +23,9 @@ class RoomPlan:
     """One room to send, from the token `after`; None if the client has nothing of the room."""
 
     room_id: RoomID
-    config: RoomConfig
+    config: RoomParameters
     own: LocalMembership
-    sent: RoomSent | None
+    sent: SentRoom | None
     after: SyncToken | None
     is_dm: bool
 
@@ -40,7 +40,7 @@ class RoomPlan:
     @property
     def is_stripped(self) -> bool:
         """Whether the user sees only the stripped state of an invite or knock."""
-        return self.own.membership in INVITED
+        return self.own.membership in NOT_YET_JOINED
 
     @property
     def is_joined(self) -> bool:
@@ -51,7 +51,7 @@ class RoomPlan:
     def is_ended_invite(self) -> bool:
         """Whether the user sees only the event that ended their invite or knock."""
         has_left = self.own.membership not in _PRESENT
-        return has_left and self.sent is not None and self.sent.membership in INVITED
+        return has_left and self.sent is not None and self.sent.membership in NOT_YET_JOINED
 
     @property
     def last_stream_id(self) -> int | None:
@@ -76,7 +76,7 @@ class RoomPlan:
 
 
 @attrs.frozen(eq=False)
-class News:
+class ChangesSincePos:
     """The changes since the client's `pos`."""
 
     since: SyncToken | None
@@ -87,14 +87,19 @@ class News:
 
 
 def plan_rooms(
-    context: Asking, requested: Windows, room_ids: Iterable[RoomID], changes: News
+    context: SlidingSyncContext,
+    requested: RequestedRooms,
+    room_ids: Iterable[RoomID],
+    changes: ChangesSincePos,
 ) -> list[RoomPlan]:
     """Return plans for those of the given requested rooms that may have changes to send."""
     plans = (_plan(context, requested, room_id, changes) for room_id in room_ids)
     return [plan for plan in plans if plan is not None]
 
 
-def parked_rooms(context: Asking, requested: Windows, since: SyncToken) -> dict[RoomID, RoomSent]:
+def no_longer_requested(
+    context: SlidingSyncContext, requested: RequestedRooms, since: SyncToken
+) -> dict[RoomID, SentRoom]:
     """Return new records of rooms that are no longer requested: they were sent up to `pos`."""
     shown = requested.rooms
     return {
@@ -104,7 +109,12 @@ def parked_rooms(context: Asking, requested: Windows, since: SyncToken) -> dict[
     }
 
 
-def _plan(context: Asking, requested: Windows, room_id: RoomID, changes: News) -> RoomPlan | None:
+def _plan(
+    context: SlidingSyncContext,
+    requested: RequestedRooms,
+    room_id: RoomID,
+    changes: ChangesSincePos,
+) -> RoomPlan | None:
     sent = context.connection.rooms.get(room_id)
     after = None if sent is None else sent.sent_until or changes.since
     is_dm = room_id in context.account_data.direct

@@ -23,11 +23,11 @@ import orjson
 from hs.core.events import event_types
 from hs.core.events.event_types import StateKey
 from hs.core.ids import EventID, UserID
-from hs.services.rooms.read.visibility import Seen
-from hs.services.sync.sliding.connection_state import MAX_MEMBERS, RoomSent
+from hs.services.rooms.read.visibility import VisibleEvent
+from hs.services.sync.sliding.connection_state import MAX_MEMBERS, SentRoom
 from hs.services.sync.sliding.required_state import RequiredState
 from hs.services.sync.sliding.room_plans import RoomPlan
-from hs.services.sync.sliding.timeline_slice import Stretch
+from hs.services.sync.sliding.timeline_slice import TimelineSlice
 
 MAX_REMEMBERED: Final = 200
 
@@ -36,12 +36,12 @@ AVATAR_KEY: Final = (event_types.AVATAR, "")
 
 
 @attrs.define(eq=False)
-class Telling:
+class RoomResponse:
     """One room of a response while it is computed."""
 
     plan: RoomPlan
-    timeline_slice: Stretch
-    seen: Sequence[Seen] = ()
+    timeline_slice: TimelineSlice
+    seen: Sequence[VisibleEvent] = ()
     state: Mapping[StateKey, EventID] = attrs.Factory(dict)
     changed: Mapping[StateKey, EventID | None] = attrs.Factory(dict)
     """The state entries that changed; None for those that were removed."""
@@ -143,12 +143,12 @@ class Telling:
             if changed_to is None and self.required.matches(key)
         ]
 
-    def new_record(self) -> RoomSent:
+    def new_record(self) -> SentRoom:
         """Return the record of what the client has of the room after this response."""
         plan, sent = self.plan, self.plan.sent
         config = plan.config
         if plan.initial or sent is None:
-            return RoomSent(
+            return SentRoom(
                 plan.own.membership,
                 config.required,
                 config.timeline_limit,
@@ -161,7 +161,7 @@ class Telling:
         still_known = sent.members - self.stale
         if self.has_unknown_changes and not self.required.lazy:
             still_known = frozenset()
-        return RoomSent(
+        return SentRoom(
             plan.own.membership,
             self._sent_patterns(sent.required),
             limit,

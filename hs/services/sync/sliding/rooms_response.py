@@ -29,25 +29,25 @@ from hs.core.ids import EventID, RoomID, UserID
 from hs.core.push.unread import RoomCounts
 from hs.core.requester import Requester
 from hs.core.tokens import SyncToken, TopologicalToken
-from hs.services.rooms.read.rendering import Rendering, Viewer, content_of
+from hs.services.rooms.read.rendering import EventRenderer, Viewer, content_of
 from hs.services.rooms.read.stripped_state import StrippedState
-from hs.services.rooms.read.visibility import Seen, Visibility
+from hs.services.rooms.read.visibility import Visibility, VisibleEvent
 from hs.services.rooms.store.event_store import EventStore
 from hs.services.rooms.store.memberships import Memberships
-from hs.services.rooms.store.room_members import Present
+from hs.services.rooms.store.room_members import PresentMembers
 from hs.services.rooms.store.stored_event import StoredEvent
-from hs.services.sync.positions import Moment
-from hs.services.sync.sliding.connection_state import RoomSent
-from hs.services.sync.sliding.request import Form
-from hs.services.sync.sliding.response_state import RoomStates, member_key
-from hs.services.sync.sliding.room_activity import RoomFacts
-from hs.services.sync.sliding.room_lists import Windows, activity_of
+from hs.services.sync.positions import SyncPosition
+from hs.services.sync.sliding.connection_state import SentRoom
+from hs.services.sync.sliding.request import SlidingSyncVariant
+from hs.services.sync.sliding.response_state import ResponseState, member_key
+from hs.services.sync.sliding.room_activity import RoomListProperties
+from hs.services.sync.sliding.room_lists import RequestedRooms, bump_stamp_of
 from hs.services.sync.sliding.room_plans import RoomPlan
-from hs.services.sync.sliding.room_response import AVATAR_KEY, NAME_KEY, Telling
-from hs.services.sync.sliding.timeline_slice import Stretches
-from hs.services.sync.sources import NO_COUNTS, UnreadCounts
+from hs.services.sync.sliding.room_response import AVATAR_KEY, NAME_KEY, RoomResponse
+from hs.services.sync.sliding.timeline_slice import TimelineSlices
+from hs.services.sync.sources import NO_COUNTS, UnreadCountSource
 
-Fields = dict[str, Any]
+RoomFields = dict[str, Any]
 _CHANGE_FIELDS: Final = (
     "initial",
     "required_state",
@@ -59,77 +59,79 @@ _CHANGE_FIELDS: Final = (
 )
 
 
-class Names(NamedTuple):
+class VariantFieldNames(NamedTuple):
     """The field names that differ between the two variants."""
 
     stripped_state: str
     expanded_timeline: str
 
 
-DEPLOYED_NAMES: Final = Names("invite_state", "unstable_expanded_timeline")
-ACCEPTED_NAMES: Final = Names("stripped_state", "expanded_timeline")
+DEPLOYED_NAMES: Final = VariantFieldNames("invite_state", "unstable_expanded_timeline")
+ACCEPTED_NAMES: Final = VariantFieldNames("stripped_state", "expanded_timeline")
 
 
 @attrs.frozen(eq=False)
-class Result:
+class RoomResult:
     """The result of one room."""
 
-    fields: Fields | None
+    fields: RoomFields | None
     """The JSON members of the room; None if there is nothing to send."""
-    sent: RoomSent
+    sent: SentRoom
     """The record of what the client has of the room after this response."""
     shown: frozenset[EventID] = frozenset()
     """The events of its timeline."""
 
 
 @attrs.frozen(eq=False)
-class Occasion:
+class RoomsContext:
     """The response that the rooms are rendered for."""
 
     requester: Requester
     since: SyncToken | None
-    position: Moment
-    windows: Windows
+    position: SyncPosition
+    windows: RequestedRooms
     read: AbstractSet[RoomID]
     """The rooms in which the user's own receipts moved, so that their counts are sent."""
-    form: Form = Form.DEPLOYED
+    form: SlidingSyncVariant = SlidingSyncVariant.DEPLOYED
 
     @property
-    def facts(self) -> Mapping[RoomID, RoomFacts]:
+    def facts(self) -> Mapping[RoomID, RoomListProperties]:
         """The properties of the rooms that may be listed."""
         return self.windows.facts
 
     @property
-    def names(self) -> Names:
+    def names(self) -> VariantFieldNames:
         """The field names of the client's variant."""
-        return ACCEPTED_NAMES if self.form is Form.ACCEPTED else DEPLOYED_NAMES
+        return ACCEPTED_NAMES if self.form is SlidingSyncVariant.ACCEPTED else DEPLOYED_NAMES
 
 
 @attrs.frozen(eq=False)
 class _RenderData:
     """The data that rooms are rendered from."""
 
-    context: Occasion
+    context: RoomsContext
     viewer: Viewer
     events: Mapping[EventID, StoredEvent]
-    present: Mapping[RoomID, Present]
+    present: Mapping[RoomID, PresentMembers]
     counts: Mapping[RoomID, RoomCounts]
 
 
 @attrs.frozen(eq=False)
-class Results:
+class RoomsResponse:
     """The renderer of rooms."""
 
     _events: EventStore
     _memberships: Memberships
     _visibility: Visibility
-    _rendering: Rendering
-    _stretches: Stretches
-    _states: RoomStates
+    _rendering: EventRenderer
+    _stretches: TimelineSlices
+    _states: ResponseState
     _stripped: StrippedState
-    _counts: UnreadCounts
+    _counts: UnreadCountSource
 
-    async def make(self, context: Occasion, plans: Sequence[RoomPlan]) -> dict[RoomID, Result]:
+    async def make(
+        self, context: RoomsContext, plans: Sequence[RoomPlan]
+    ) -> dict[RoomID, RoomResult]:
         """Return the result of each room, in the order of the plans."""
         stripped_plans = [plan for plan in plans if await self._is_stripped(context, plan)]
         stripped_ids = {plan.room_id for plan in stripped_plans}
@@ -141,38 +143,42 @@ class Results:
         )
         return {plan.room_id: results[plan.room_id] for plan in plans}
 
-    async def _is_stripped(self, context: Occasion, plan: RoomPlan) -> bool:
+    async def _is_stripped(self, context: RoomsContext, plan: RoomPlan) -> bool:
         """Return whether the user gets only the stripped state of the room."""
-        if plan.is_stripped or not plan.is_ended_invite or context.form is Form.DEPLOYED:
+        if (
+            plan.is_stripped
+            or not plan.is_ended_invite
+            or context.form is SlidingSyncVariant.DEPLOYED
+        ):
             return plan.is_stripped
         # An invite or knock has ended. If the user was joined in between, they may see more.
-        return await self._visibility.stays.end(plan.own.event_id) is None
+        return await self._visibility.membership_history.last_end(plan.own.event_id) is None
 
     async def _make_stripped(
-        self, context: Occasion, plans: Sequence[RoomPlan]
-    ) -> dict[RoomID, Result]:
+        self, context: RoomsContext, plans: Sequence[RoomPlan]
+    ) -> dict[RoomID, RoomResult]:
         rooms = {plan.room_id: plan.own for plan in plans}
         stripped = await self._stripped.of(context.requester.user_id, rooms)
         results = {}
         for plan in plans:
-            fields: Fields = {"initial": True} if plan.initial else {}
+            fields: RoomFields = {"initial": True} if plan.initial else {}
             fields[context.names.stripped_state] = stripped[plan.room_id]
             fields["bump_stamp"] = plan.own.stream_id
             _add_dm(plan, fields)
             _add_membership(plan, context, fields)
-            sent = RoomSent(plan.own.membership, plan.config.required, 0, plan.is_dm)
-            results[plan.room_id] = Result(fields, sent)
+            sent = SentRoom(plan.own.membership, plan.config.required, 0, plan.is_dm)
+            results[plan.room_id] = RoomResult(fields, sent)
         return results
 
     async def _make_visible(
-        self, context: Occasion, plans: Sequence[RoomPlan]
-    ) -> dict[RoomID, Result]:
+        self, context: RoomsContext, plans: Sequence[RoomPlan]
+    ) -> dict[RoomID, RoomResult]:
         if not plans:
             return {}
         user_id = context.requester.user_id
         upto = context.position.token.events
         slices = await self._stretches.load(plans, upto)
-        responses = [Telling(plan, slices[plan.room_id]) for plan in plans]
+        responses = [RoomResponse(plan, slices[plan.room_id]) for plan in plans]
         await self._load_visible_events(user_id, responses)
         for response in responses:
             response.load_changes()
@@ -195,12 +201,14 @@ class Results:
             results[room_id] = self._render(response, state_to_send[room_id].values(), data)
         return results
 
-    async def _load_visible_events(self, user_id: UserID, responses: Sequence[Telling]) -> None:
+    async def _load_visible_events(
+        self, user_id: UserID, responses: Sequence[RoomResponse]
+    ) -> None:
         ids = [event.event_id for response in responses for event in response.timeline_slice.events]
         if not ids:
             return
         stored = await self._events.get(ids)
-        by_room: dict[RoomID, list[Seen]] = {}
+        by_room: dict[RoomID, list[VisibleEvent]] = {}
         for seen in await self._visibility.filter_visible(user_id, list(stored.values())):
             by_room.setdefault(seen.stored.event.room_id, []).append(seen)
         for response in responses:
@@ -209,13 +217,13 @@ class Results:
                 # The user may not see the history, but may see how the own invite ended.
                 membership = response.plan.own.membership
                 response.seen = [
-                    Seen(stored[event.event_id], membership)
+                    VisibleEvent(stored[event.event_id], membership)
                     for event in response.timeline_slice.events
                 ]
 
     async def _load_members(
-        self, context: Occasion, responses: Sequence[Telling]
-    ) -> Mapping[RoomID, Present]:
+        self, context: RoomsContext, responses: Sequence[RoomResponse]
+    ) -> Mapping[RoomID, PresentMembers]:
         """Load the members of the rooms that send member counts, and choose heroes.
 
         Heroes are also chosen for rooms whose name changed.
@@ -240,7 +248,7 @@ class Results:
 
     async def _load_events(
         self,
-        responses: Sequence[Telling],
+        responses: Sequence[RoomResponse],
         state_to_send: Mapping[RoomID, Mapping[Any, EventID]],
         viewer: Viewer,
     ) -> Mapping[EventID, StoredEvent]:
@@ -260,14 +268,16 @@ class Results:
         )
         return events
 
-    def _render(self, response: Telling, state_ids: Iterable[EventID], data: _RenderData) -> Result:
+    def _render(
+        self, response: RoomResponse, state_ids: Iterable[EventID], data: _RenderData
+    ) -> RoomResult:
         plan, viewer = response.plan, data.viewer
         rendering = self._rendering
-        fields: Fields = {"initial": True} if plan.initial else {}
+        fields: RoomFields = {"initial": True} if plan.initial else {}
         events = data.events
         state_events = [events[event_id] for event_id in state_ids if event_id in events]
         state = rendering.state_events(state_events, viewer, room_id=False)
-        if data.context.form is Form.ACCEPTED:
+        if data.context.form is SlidingSyncVariant.ACCEPTED:
             state += response.removed_state()
         if state or plan.initial:
             fields["required_state"] = _array(state)
@@ -283,17 +293,17 @@ class Results:
             and not response.timeline_slice.limited
             and plan.room_id not in data.context.read
         ):
-            return Result(None, response.new_record())
+            return RoomResult(None, response.new_record())
         _add_membership(plan, data.context, fields)
-        if plan.is_joined and data.context.form is Form.DEPLOYED:
+        if plan.is_joined and data.context.form is SlidingSyncVariant.DEPLOYED:
             counts = data.counts.get(plan.room_id, NO_COUNTS)
             fields["notification_count"] = counts.main.notifications
             fields["highlight_count"] = counts.main.highlights
-        fields["bump_stamp"] = activity_of(plan.own, data.context.facts[plan.room_id])
+        fields["bump_stamp"] = bump_stamp_of(plan.own, data.context.facts[plan.room_id])
         shown = frozenset(seen.stored.event_id for seen in response.seen)
-        return Result(fields, response.new_record(), shown)
+        return RoomResult(fields, response.new_record(), shown)
 
-    def _add_timeline(self, response: Telling, data: _RenderData, fields: Fields) -> None:
+    def _add_timeline(self, response: RoomResponse, data: _RenderData, fields: RoomFields) -> None:
         plan, timeline_slice, viewer = response.plan, response.timeline_slice, data.viewer
         if not response.seen and not plan.initial and not timeline_slice.limited:
             return
@@ -306,7 +316,7 @@ class Results:
             fields[data.context.names.expanded_timeline] = True
 
 
-def _add_summary(response: Telling, data: _RenderData, fields: Fields) -> None:
+def _add_summary(response: RoomResponse, data: _RenderData, fields: RoomFields) -> None:
     plan = response.plan
     facts = data.context.facts[plan.room_id]
     for key, name, value in (
@@ -323,8 +333,8 @@ def _add_summary(response: Telling, data: _RenderData, fields: Fields) -> None:
         fields["invited_count"] = present.invited_count
 
 
-def _hero(response: Telling, user_id: UserID, data: _RenderData) -> Fields:
-    hero: Fields = {"user_id": user_id}
+def _hero(response: RoomResponse, user_id: UserID, data: _RenderData) -> RoomFields:
+    hero: RoomFields = {"user_id": user_id}
     event_id = response.state.get(member_key(user_id))
     stored = None if event_id is None else data.events.get(event_id)
     content = {} if stored is None else content_of(stored)
@@ -334,7 +344,7 @@ def _hero(response: Telling, user_id: UserID, data: _RenderData) -> Fields:
     return hero
 
 
-def _add_last_name(response: Telling, data: _RenderData, fields: Fields) -> None:
+def _add_last_name(response: RoomResponse, data: _RenderData, fields: RoomFields) -> None:
     """Add the name and avatar that the room had when the user left it."""
     for key, name, content_key in ((NAME_KEY, "name", "name"), (AVATAR_KEY, "avatar", "url")):
         event_id = response.state.get(key)
@@ -344,8 +354,8 @@ def _add_last_name(response: Telling, data: _RenderData, fields: Fields) -> None
             fields[name] = value
 
 
-def _add_membership(plan: RoomPlan, context: Occasion, fields: Fields) -> None:
-    if context.form is Form.DEPLOYED:
+def _add_membership(plan: RoomPlan, context: RoomsContext, fields: RoomFields) -> None:
+    if context.form is SlidingSyncVariant.DEPLOYED:
         return
     fields["membership"] = plan.own.membership
     lists = context.windows.lists_of(plan.room_id)
@@ -353,20 +363,20 @@ def _add_membership(plan: RoomPlan, context: Occasion, fields: Fields) -> None:
         fields["lists"] = lists
 
 
-def _add_dm(plan: RoomPlan, fields: Fields) -> None:
+def _add_dm(plan: RoomPlan, fields: RoomFields) -> None:
     before = False if plan.initial or plan.sent is None else plan.sent.is_dm
     if plan.is_dm != before:
         fields["is_dm"] = plan.is_dm
 
 
-def _count_live(seen: Sequence[Seen], since: SyncToken | None) -> int:
+def _count_live(seen: Sequence[VisibleEvent], since: SyncToken | None) -> int:
     if since is None:
         return 0
     covers = since.events.covers
     return sum(1 for view in seen if not covers(view.stored.writer, view.stored.stream_id))
 
 
-def _prev_batch(response: Telling, position: Moment) -> str:
+def _prev_batch(response: RoomResponse, position: SyncPosition) -> str:
     if response.seen:
         stored = response.seen[0].stored
         return TopologicalToken(stored.event.depth, stored.stream_id - 1).encode()

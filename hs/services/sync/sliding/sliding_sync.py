@@ -38,17 +38,27 @@ from hs.core.requester import Requester
 from hs.core.tokens import SyncToken
 from hs.services.rooms.read.visibility import Visibility
 from hs.services.rooms.store.memberships import Memberships, RoomsOf
-from hs.services.rooms.store.recent_events import Tails
+from hs.services.rooms.store.recent_events import RecentEvents
 from hs.services.sync.notifier import Notifier, Watch
-from hs.services.sync.positions import Moment, Positions
-from hs.services.sync.sliding.account_data_view import PersonalViews
-from hs.services.sync.sliding.connection_state import RoomSent
-from hs.services.sync.sliding.connections import Connection, Connections, pos_of, read_pos
-from hs.services.sync.sliding.extensions import Extensions, Scene
-from hs.services.sync.sliding.request import Form, SlidingRequest, check
-from hs.services.sync.sliding.room_lists import Asking, Lists, Windows
-from hs.services.sync.sliding.room_plans import News, RoomPlan, parked_rooms, plan_rooms
-from hs.services.sync.sliding.rooms_response import Occasion, Result, Results
+from hs.services.sync.positions import SyncPosition, SyncPositions
+from hs.services.sync.sliding.account_data_view import AccountDataViews
+from hs.services.sync.sliding.connection_state import SentRoom
+from hs.services.sync.sliding.connections import (
+    SlidingConnection,
+    SlidingConnections,
+    encode_pos,
+    parse_pos,
+)
+from hs.services.sync.sliding.extensions import ExtensionContext, SlidingExtensions
+from hs.services.sync.sliding.request import SlidingRequest, SlidingSyncVariant, validate_request
+from hs.services.sync.sliding.room_lists import RequestedRooms, RoomLists, SlidingSyncContext
+from hs.services.sync.sliding.room_plans import (
+    ChangesSincePos,
+    RoomPlan,
+    no_longer_requested,
+    plan_rooms,
+)
+from hs.services.sync.sliding.rooms_response import RoomResult, RoomsContext, RoomsResponse
 from hs.services.sync.sources import Presence
 from hs.storage.database import Database
 from hs.storage.sync import room_changes
@@ -68,10 +78,10 @@ class _Context:
     """
 
     requester: Requester
-    request_context: Asking
+    request_context: SlidingSyncContext
     since: SyncToken | None
-    began: Moment
-    position: Moment
+    began: SyncPosition
+    position: SyncPosition
     ignored: AbstractSet[UserID]
 
 
@@ -82,10 +92,10 @@ class _Response:
     `changes` are the new records of what the client has of rooms after this response.
     """
 
-    position: Moment
+    position: SyncPosition
     members: dict[str, Any]
-    requested: Windows
-    changes: dict[RoomID, RoomSent]
+    requested: RequestedRooms
+    changes: dict[RoomID, SentRoom]
     has_changes: bool
 
 
@@ -94,17 +104,17 @@ class SlidingSync:
     """The sliding sync service."""
 
     _database: Database
-    _positions: Positions
+    _positions: SyncPositions
     _notifier: Notifier
     _memberships: Memberships
     _visibility: Visibility
-    _tails: Tails
+    _tails: RecentEvents
     _presence: Presence
-    connections: Connections
-    _account_data: PersonalViews
-    _lists: Lists
-    _results: Results
-    _extensions: Extensions
+    connections: SlidingConnections
+    _account_data: AccountDataViews
+    _lists: RoomLists
+    _results: RoomsResponse
+    _extensions: SlidingExtensions
     _gate: AbstractAsyncContextManager[None]
 
     async def sync(self, requester: Requester, request: SlidingRequest) -> bytes:
@@ -113,12 +123,12 @@ class SlidingSync:
         Raises: InvalidParam if the request is invalid; UnknownPos if its `pos` is unknown;
             LimitExceeded if too many requests are being computed.
         """
-        check(request)
+        validate_request(request)
         user_id = requester.user_id
         key = ConnectionKey(user_id, requester.device_id or "", request.conn_id)
-        connection, since = Connection(key), None
+        connection, since = SlidingConnection(key), None
         if request.pos is not None:
-            since, number = read_pos(request.pos, self._positions)
+            since, number = parse_pos(request.pos, self._positions)
             connection = await self.connections.find(key, number)
         with self._presence.syncing(user_id, requester.device_id, request.set_presence):
             if since is not None and not await self._catch_up(since):
@@ -143,7 +153,7 @@ class SlidingSync:
         self,
         requester: Requester,
         request: SlidingRequest,
-        connection: Connection,
+        connection: SlidingConnection,
         since: SyncToken | None,
         watch: Watch,
     ) -> bytes:
@@ -164,20 +174,20 @@ class SlidingSync:
             await self._notifier.wait(watch, changes, deadline)
         return await self._send(connection, response)
 
-    async def _send(self, connection: Connection, response: _Response) -> bytes:
+    async def _send(self, connection: SlidingConnection, response: _Response) -> bytes:
         if response.changes or not connection.number:
             connection = await self.connections.advance(connection, response.changes)
         response.requested.sent_at = connection.number
-        pos = pos_of(response.position.text, connection.number)
+        pos = encode_pos(response.position.text, connection.number)
         return orjson.dumps({"pos": pos, **response.members})
 
     async def _make_context(
         self,
         requester: Requester,
         request: SlidingRequest,
-        connection: Connection,
+        connection: SlidingConnection,
         since: SyncToken | None,
-        began: Moment,
+        began: SyncPosition,
     ) -> _Context:
         user_id = requester.user_id
         ignored = await self._visibility.ignored_by(user_id)
@@ -188,7 +198,7 @@ class SlidingSync:
         rooms = self._memberships.rooms_of_nowait(user_id)
         if rooms is None:
             rooms = await self._memberships.rooms_of(user_id)
-        request_context = Asking(user_id, request, connection, rooms, account_data)
+        request_context = SlidingSyncContext(user_id, request, connection, rooms, account_data)
         return _Context(requester, request_context, since, began, position, ignored)
 
     async def _respond(self, context: _Context) -> _Response:
@@ -198,20 +208,22 @@ class SlidingSync:
             None if since is None else await self._rooms_with_events(context, requested, since)
         )
         read_rooms: AbstractSet[RoomID] = frozenset()
-        if request_context.request.form is Form.DEPLOYED:  # only here do rooms have counts
+        if (
+            request_context.request.form is SlidingSyncVariant.DEPLOYED
+        ):  # only here do rooms have counts
             token = context.position.token
             read_rooms = await self._extensions.own_receipts(
                 request_context, requested, since, token
             )
-        changes_since = News(since, changed_rooms, read_rooms)
-        changes: dict[RoomID, RoomSent] = {}
+        changes_since = ChangesSincePos(since, changed_rooms, read_rooms)
+        changes: dict[RoomID, SentRoom] = {}
         candidates: AbstractSet[RoomID] = requested.rooms.keys()
         if changed_rooms is not None and requested.sent_at == request_context.connection.number:
             candidates = candidates & (changed_rooms | read_rooms)
         elif since is not None:
-            changes.update(parked_rooms(request_context, requested, since))
+            changes.update(no_longer_requested(request_context, requested, since))
         plans = plan_rooms(request_context, requested, candidates, changes_since)
-        rooms_context = Occasion(
+        rooms_context = RoomsContext(
             context.requester,
             since,
             context.position,
@@ -224,7 +236,7 @@ class SlidingSync:
         return await self._compose(context, requested, plans, results, changes)
 
     async def _rooms_with_events(
-        self, context: _Context, requested: Windows, since: SyncToken
+        self, context: _Context, requested: RequestedRooms, since: SyncToken
     ) -> AbstractSet[RoomID]:
         """Return the rooms with new events; rooms that are requested again may be missing."""
         rooms = self._tails.rooms_since(since.events)
@@ -244,10 +256,10 @@ class SlidingSync:
     async def _compose(
         self,
         context: _Context,
-        requested: Windows,
+        requested: RequestedRooms,
         plans: list[RoomPlan],
-        results: dict[RoomID, Result],
-        changes: dict[RoomID, RoomSent],
+        results: dict[RoomID, RoomResult],
+        changes: dict[RoomID, SentRoom],
     ) -> _Response:
         rooms = {
             room_id: result.fields
@@ -268,7 +280,7 @@ class SlidingSync:
             and (sent := before.get(room_id)) is not None
             and sent.sent_until is not None
         }
-        extension_context = Scene(
+        extension_context = ExtensionContext(
             request_context=context.request_context,
             requested=requested,
             since=context.since,
@@ -288,8 +300,10 @@ class SlidingSync:
 
 
 def _changed_records(
-    request_context: Asking, results: dict[RoomID, Result], candidates: AbstractSet[RoomID]
-) -> dict[RoomID, RoomSent]:
+    request_context: SlidingSyncContext,
+    results: dict[RoomID, RoomResult],
+    candidates: AbstractSet[RoomID],
+) -> dict[RoomID, SentRoom]:
     """Return the records of rooms that differ from those before the response."""
     before = request_context.connection.rooms
     changed = {

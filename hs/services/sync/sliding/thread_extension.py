@@ -11,11 +11,11 @@ from hs.core.streams import THREAD_SUBSCRIPTIONS, ThreadSubscriptionRow
 from hs.core.tokens import SyncToken
 from hs.repl.feed import Feed
 from hs.services.rooms.threads.thread_subscriptions import DEFAULT_LIMIT, ThreadSubscriptions
-from hs.services.sync.recent_changes import Recent
-from hs.services.sync.sliding.request import ThreadsAsked
+from hs.services.sync.recent_changes import RecentKeys
+from hs.services.sync.sliding.request import ThreadExtensionRequest
 from hs.storage.rooms.thread_subscriptions import SubscriptionRecord
 
-NAME: Final = "io.element.msc4308.thread_subscriptions"
+THREADS_EXTENSION: Final = "io.element.msc4308.thread_subscriptions"
 
 
 class ThreadExtension:
@@ -23,12 +23,16 @@ class ThreadExtension:
 
     def __init__(self, feed: Feed, subscriptions: ThreadSubscriptions | None) -> None:
         self._subscriptions = subscriptions
-        self._recent: Recent[UserID, ThreadSubscriptionRow] = Recent(
+        self._recent: RecentKeys[UserID, ThreadSubscriptionRow] = RecentKeys(
             feed, THREAD_SUBSCRIPTIONS, lambda row: (UserID(row.user_id),)
         )
 
     async def make(
-        self, user_id: UserID, request: ThreadsAsked, since: SyncToken | None, now: SyncToken
+        self,
+        user_id: UserID,
+        request: ThreadExtensionRequest,
+        since: SyncToken | None,
+        now: SyncToken,
     ) -> dict[str, Any]:
         """Return the changes since a token; an empty dictionary if there are none."""
         if self._subscriptions is None or not request.enabled:
@@ -47,13 +51,13 @@ class ThreadExtension:
         )
         if not page.changes:
             return {}
-        members: dict[str, Any] = sorted_by_room(page.changes)
+        members: dict[str, Any] = subscriptions_by_room(page.changes)
         if page.end is not None:
             members["prev_batch"] = page.end
         return members
 
 
-def sorted_by_room(changes: Iterable[SubscriptionRecord]) -> dict[str, Any]:
+def subscriptions_by_room(changes: Iterable[SubscriptionRecord]) -> dict[str, Any]:
     """Return the `subscribed` and `unsubscribed` members, by room and thread root."""
     members: dict[str, Any] = {}
     for change in changes:

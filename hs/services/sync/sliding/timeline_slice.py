@@ -22,14 +22,14 @@ from hs.core.ids import EventID, RoomID
 from hs.core.positions import VectorPosition
 from hs.core.streams import StateChange
 from hs.services.rooms.store.event_store import EventStore
-from hs.services.rooms.store.recent_events import TailEntry, Tails
+from hs.services.rooms.store.recent_events import RecentEvent, RecentEvents
 from hs.services.sync.sliding.room_plans import RoomPlan
 from hs.storage.database import Database
 from hs.storage.sync import room_changes
-from hs.storage.sync.room_changes import Span, WindowRow
+from hs.storage.sync.room_changes import StreamRange, TimelineRow
 
 
-class Arrived(Protocol):
+class EventPlace(Protocol):
     """The ID of an event and its positions in the room and in the stream."""
 
     @property
@@ -53,28 +53,28 @@ class _Place(NamedTuple):
 
 
 @attrs.define(eq=False)
-class Stretch:
+class TimelineSlice:
     """Events of a room, earliest first."""
 
-    events: Sequence[Arrived] = ()
+    events: Sequence[EventPlace] = ()
     limited: bool = False
     changes: Sequence[StateChange] | None = ()
     """The state changes since the room was last sent; None if they are unknown."""
 
 
 @attrs.frozen(eq=False)
-class Stretches:
+class TimelineSlices:
     """The loader of timeline slices."""
 
     _database: Database
-    _tails: Tails
+    _tails: RecentEvents
     _events: EventStore
 
     async def load(
         self, plans: Sequence[RoomPlan], upto: VectorPosition
-    ) -> Mapping[RoomID, Stretch]:
+    ) -> Mapping[RoomID, TimelineSlice]:
         """Return the slice of each room, up to a position."""
-        slices = {plan.room_id: Stretch() for plan in plans}
+        slices = {plan.room_id: TimelineSlice() for plan in plans}
         latest: list[RoomPlan] = []  # need the latest events of the room
         incremental: list[RoomPlan] = []  # need the events since the room was last sent
         for plan in plans:
@@ -93,7 +93,7 @@ class Stretches:
         await self._read(latest, incremental, slices, upto)
         return slices
 
-    async def _fill_with_member_event(self, plan: RoomPlan, timeline_slice: Stretch) -> None:
+    async def _fill_with_member_event(self, plan: RoomPlan, timeline_slice: TimelineSlice) -> None:
         stored = await self._events.get_one(plan.own.event_id)
         if stored is not None:
             event = stored.event
@@ -102,7 +102,9 @@ class Stretches:
             change = (event.type, event.state_key or "", event.event_id, plan.own.membership)
             timeline_slice.changes = (change,)
 
-    def _fill_since(self, plan: RoomPlan, timeline_slice: Stretch, upto: VectorPosition) -> bool:
+    def _fill_since(
+        self, plan: RoomPlan, timeline_slice: TimelineSlice, upto: VectorPosition
+    ) -> bool:
         assert plan.after is not None
         since = self._tails.since(plan.room_id, plan.after.events)
         if since is None:
@@ -114,7 +116,9 @@ class Stretches:
         timeline_slice.changes = [change for entry in entries for change in entry.changes]
         return True
 
-    def _fill_latest(self, plan: RoomPlan, timeline_slice: Stretch, upto: VectorPosition) -> bool:
+    def _fill_latest(
+        self, plan: RoomPlan, timeline_slice: TimelineSlice, upto: VectorPosition
+    ) -> bool:
         limit = plan.config.timeline_limit
         last = self._tails.last(plan.room_id, limit + 1)
         entries = [] if last is None else _up_to(last, plan, upto)
@@ -128,10 +132,10 @@ class Stretches:
         self,
         latest: Iterable[RoomPlan],
         incremental: Iterable[RoomPlan],
-        slices: Mapping[RoomID, Stretch],
+        slices: Mapping[RoomID, TimelineSlice],
         upto: VectorPosition,
     ) -> None:
-        by_limit: dict[int, dict[Span, list[RoomPlan]]] = {}
+        by_limit: dict[int, dict[StreamRange, list[RoomPlan]]] = {}
         for start_of, plans in ((_lowest_of, latest), (_start_of, incremental)):
             for plan in plans:
                 high = upto.most() if plan.last_stream_id is None else plan.last_stream_id
@@ -141,14 +145,14 @@ class Stretches:
             rooms_by_span = {
                 span: [plan.room_id for plan in plans] for span, plans in spans.items()
             }
-            rows = await self._database.read(room_changes.windows, rooms_by_span, limit + 1)
+            rows = await self._database.read(room_changes.load_timelines, rooms_by_span, limit + 1)
             for plans in spans.values():
                 for plan in plans:
                     _fill(slices[plan.room_id], plan, rows.get(plan.room_id, []), upto)
 
 
 def _fill(
-    timeline_slice: Stretch, plan: RoomPlan, rows: Sequence[WindowRow], upto: VectorPosition
+    timeline_slice: TimelineSlice, plan: RoomPlan, rows: Sequence[TimelineRow], upto: VectorPosition
 ) -> None:
     limit = plan.config.timeline_limit
     after = None if plan.initial or plan.is_expanded or plan.after is None else plan.after.events
@@ -165,8 +169,8 @@ def _fill(
 
 
 def _up_to(
-    entries: Sequence[TailEntry], plan: RoomPlan, upto: VectorPosition
-) -> Sequence[TailEntry]:
+    entries: Sequence[RecentEvent], plan: RoomPlan, upto: VectorPosition
+) -> Sequence[RecentEvent]:
     floor, covers, last = upto.floor, upto.covers, plan.last_stream_id
     if last is None and entries and entries[-1].stream_id <= floor:
         # Entries are in the order of their stream IDs, so all of them are covered.

@@ -131,7 +131,7 @@ async def test_deactivated_account_disappears_but_its_name_stays_in_use(accounts
 
     assert response.json == {"id_server_unbind_result": "success"}
     assert await status_of(accounts, alice.access_token) == 401
-    assert ("departed", "@alice:test") in accounts.watching.seen
+    assert ("departed", "@alice:test") in accounts.watcher.seen
     profile = await accounts.client.get("/_matrix/client/v3/profile/@alice:test")
     assert (profile.status, profile.errcode) == (404, "M_NOT_FOUND")
     second_registration = await accounts.client.post(

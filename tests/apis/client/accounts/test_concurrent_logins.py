@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from hs.core.errors import UnknownToken
-from hs.services.accounts.sessions.sessions import DeviceWish, Session
+from hs.services.accounts.sessions.sessions import RequestedDevice, Session
 from hs.storage.database import Database, Tx
 from tests.support.accounts import Accounts
 
@@ -33,7 +33,7 @@ class Phone:
     is_refused: bool = False
 
     async def log_in(self) -> None:
-        await self.accounts.sessions.open(self.session.user_id, DeviceWish(device_id="PHONE"))
+        await self.accounts.sessions.open(self.session.user_id, RequestedDevice(device_id="PHONE"))
 
     async def refresh(self) -> None:
         assert self.session.refresh_token is not None
@@ -47,7 +47,7 @@ class Phone:
 async def phone(accounts: Accounts) -> Phone:
     """Return a device that is logged in."""
     alice = await accounts.user("alice", device_id="PHONE")
-    device = DeviceWish(device_id="PHONE", wants_refresh=True)
+    device = RequestedDevice(device_id="PHONE", wants_refresh=True)
     return Phone(accounts, await accounts.sessions.open(alice.user_id, device))
 
 

@@ -49,7 +49,7 @@ async def test_device_is_renamed(accounts: Accounts) -> None:
     response = await accounts.client.get(path, token=alice.access_token)
     assert unchanged.json == {}
     assert response.json["display_name"] == "Phone"
-    assert accounts.watching.seen.count(("changed", "@alice:test", ["ALICE"])) == 2
+    assert accounts.watcher.seen.count(("changed", "@alice:test", ["ALICE"])) == 2
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ async def test_device_deletion_requires_uia_and_revokes_its_token(accounts: Acco
     assert response.json == {}
     after_deletion = await accounts.client.get(DEVICES, token=laptop["access_token"])
     assert (after_deletion.status, after_deletion.errcode) == (401, "M_UNKNOWN_TOKEN")
-    assert ("removed", "@alice:test", ["LAPTOP"]) in accounts.watching.seen
+    assert ("removed", "@alice:test", ["LAPTOP"]) in accounts.watcher.seen
 
 
 async def test_several_devices_are_deleted_by_one_request(accounts: Accounts) -> None:

@@ -150,7 +150,7 @@ async def test_device_id_must_not_equal_a_cross_signing_key_of_its_user(accounts
     await accounts.user("alice", password="secret")
     await accounts.user("bob", password="secret")
     key = CrossSigningRecord("@alice:test", "master", "cHVibGlj", b"{}")
-    await accounts.database.write(device_keys.put_cross_signing, key)
+    await accounts.database.write(device_keys.put_cross_signing_key, key)
 
     own_key = await accounts.client.post(LOGIN, by_password("alice", device_id="cHVibGlj"))
     key_of_other_user = await accounts.client.post(LOGIN, by_password("bob", device_id="cHVibGlj"))
@@ -171,7 +171,7 @@ async def test_logout_revokes_the_token_and_deletes_the_device(accounts: Account
     assert response.json == {}
     assert (await accounts.client.get(WHOAMI, token=alice.access_token)).status == 401
     assert (await accounts.client.get(WHOAMI, token=other_token)).status == 200
-    assert ("removed", "@alice:test", ["ALICE"]) in accounts.watching.seen
+    assert ("removed", "@alice:test", ["ALICE"]) in accounts.watcher.seen
 
 
 async def test_logout_all_revokes_all_tokens(accounts: Accounts) -> None:

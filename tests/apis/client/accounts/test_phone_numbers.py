@@ -13,7 +13,7 @@ from hs.settings.sections.rate_limits import Rate
 from hs.settings.sections.threepids import ThreepidSettings
 from hs.storage.database import Database
 from tests.support.accounts import OPEN
-from tests.support.addresses import FREE, V3, Scene, open_scene
+from tests.support.addresses import FREE, V3, AddressScene, open_scene
 
 REGISTER = V3 + "/register"
 _VALIDATED = ValidatedThreepid("msisdn", "", 1)
@@ -21,13 +21,13 @@ PHONE = {"country": "GB", "phone_number": "07700 900123", "client_secret": "s", 
 
 
 @pytest.fixture
-async def scene(database: Database) -> AsyncIterator[Scene]:
+async def scene(database: Database) -> AsyncIterator[AddressScene]:
     delegates = DelegateSettings(msisdn="https://id.example.org")
     async with open_scene(database, delegates=delegates) as scene:
         yield scene
 
 
-async def test_registration_with_a_phone_number(scene: Scene) -> None:
+async def test_registration_with_a_phone_number(scene: AddressScene) -> None:
     phone = {**PHONE, "phone_number": "+44 7700 900123"}
     sent = await scene.post(V3 + "/register/msisdn/requestToken", phone)
     submit = urlsplit(sent.json["submit_url"]).path
@@ -96,7 +96,7 @@ async def test_attempts_at_a_code_are_rate_limited(database: Database) -> None:
         assert [response.status for response in attempts] == [200, 200, 429]
 
 
-async def test_number_in_national_format_is_accepted(scene: Scene) -> None:
+async def test_number_in_national_format_is_accepted(scene: AddressScene) -> None:
     pytest.importorskip("phonenumbers")
     alice = await scene.accounts.user("alice", password="secret")
     await scene.accounts.proving.threepids.add(

@@ -6,7 +6,7 @@ import attrs
 import pytest
 
 from hs.repl.inproc import InProcHub
-from hs.services.rooms.profiles.member_profiles import shown
+from hs.services.rooms.profiles.member_profiles import member_profile
 from hs.settings.sections.accounts import RegistrationSettings
 from hs.storage.accounts import profiles
 from hs.storage.database import Database
@@ -69,7 +69,7 @@ async def test_only_name_and_avatar_changes_are_queued_for_rooms(
         accounts.client.delete(f"{PROFILE}/{field}", token=alice.access_token),
     ):
         await change
-        queued += await accounts.database.read(profiles.changed, 0, 100)
+        queued += await accounts.database.read(profiles.list_changes, 0, 100)
 
     assert {change.user_id for change in queued} == (set() if field == "m.tz" else {alice.user_id})
     assert (
@@ -85,7 +85,7 @@ async def test_empty_display_name_is_not_stored(accounts: Accounts) -> None:
     )
 
     assert (await accounts.client.get(PROFILE)).json == {}
-    assert shown(await accounts.profiles.of_local(alice.user_id)) == {}
+    assert member_profile(await accounts.profiles.of_local(alice.user_id)) == {}
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from hs.settings.settings import Settings
 from hs.storage.accounts import users as account_rows
 from hs.storage.database import Database
 from tests.support.accounts import DEFAULTS, OPEN, UNLIMITED, Accounts, open_accounts
-from tests.support.web import Answer
+from tests.support.web import WebResponse
 
 REGISTER = "/_matrix/client/v3/register"
 REQUEST = {"username": "alice", "password": "secret"}
@@ -36,7 +36,7 @@ def page_path(stage: str) -> str:
     return f"/_matrix/client/v3/auth/{stage}/fallback/web"
 
 
-async def submit(accounts: Accounts, path: str, **fields: str) -> Answer:
+async def submit(accounts: Accounts, path: str, **fields: str) -> WebResponse:
     body = urlencode(fields).encode()
     return await accounts.client.ask("POST", path, body=body, headers=FORM_HEADERS)
 
@@ -105,7 +105,7 @@ async def test_stages_must_follow_the_order_of_the_flow(
         database, settings=attrs.evolve(WITH_CAPTCHA, consent=terms)
     ) as accounts:
 
-        async def attempt(**auth: str) -> Answer:
+        async def attempt(**auth: str) -> WebResponse:
             body = {**REQUEST, "auth": {"session": session, **auth}}
             return await accounts.client.post(REGISTER, body)
 

@@ -12,7 +12,7 @@ from hs.settings.sections.rate_limits import Rate
 from hs.settings.sections.threepids import AllowedThreepids, ThreepidSettings
 from hs.storage.database import Database
 from tests.support.accounts import DEFAULTS, OPEN, UNLIMITED, open_accounts
-from tests.support.addresses import ADDRESS, FREE, V3, Scene, open_scene
+from tests.support.addresses import ADDRESS, FREE, V3, AddressScene, open_scene
 from tests.support.mail import open_mail_box, plain_of
 
 REGISTER = V3 + "/register"
@@ -20,7 +20,7 @@ CHANGE = V3 + "/account/password"
 
 
 @pytest.fixture
-async def scene(database: Database) -> AsyncIterator[Scene]:
+async def scene(database: Database) -> AsyncIterator[AddressScene]:
     async with open_scene(database) as scene:
         yield scene
 
@@ -48,7 +48,7 @@ async def test_registration_with_an_address(database: Database) -> None:
         assert await scene.addresses_of(token) == [("email", ADDRESS)]
 
 
-async def test_email_stage_is_optional_by_default(scene: Scene) -> None:
+async def test_email_stage_is_optional_by_default(scene: AddressScene) -> None:
     challenge = await scene.post(REGISTER, {})
 
     assert [flow["stages"] for flow in challenge.json["flows"]] == [
@@ -57,7 +57,7 @@ async def test_email_stage_is_optional_by_default(scene: Scene) -> None:
     ]
 
 
-async def test_one_address_cannot_register_two_accounts(scene: Scene) -> None:
+async def test_one_address_cannot_register_two_accounts(scene: AddressScene) -> None:
     first, second = (
         await scene.prove("register"),
         await scene.prove("register", " Alice@EXAMPLE.org"),
@@ -77,7 +77,7 @@ async def test_one_address_cannot_register_two_accounts(scene: Scene) -> None:
     assert available.status == 200
 
 
-async def test_user_adds_and_removes_an_address(scene: Scene) -> None:
+async def test_user_adds_and_removes_an_address(scene: AddressScene) -> None:
     alice = await scene.accounts.user("alice", password="secret")
 
     added = await scene.add(alice.access_token, "alice")
@@ -94,7 +94,7 @@ async def test_user_adds_and_removes_an_address(scene: Scene) -> None:
     assert await scene.addresses_of(alice.access_token) == []
 
 
-async def test_suspended_user_can_add_but_not_remove_an_address(scene: Scene) -> None:
+async def test_suspended_user_can_add_but_not_remove_an_address(scene: AddressScene) -> None:
     alice = await scene.accounts.user("alice", password="secret")
     root = await scene.accounts.user("root", is_admin=True)
     suspend = "/_matrix/client/v1/admin/suspend/@alice:test"
@@ -110,7 +110,7 @@ async def test_suspended_user_can_add_but_not_remove_an_address(scene: Scene) ->
     assert await scene.addresses_of(alice.access_token) == [("email", ADDRESS)]
 
 
-async def test_address_is_added_by_the_deprecated_endpoint(scene: Scene) -> None:
+async def test_address_is_added_by_the_deprecated_endpoint(scene: AddressScene) -> None:
     alice = await scene.accounts.user("alice")
     creds = await scene.prove("account/3pid")
 
@@ -120,7 +120,7 @@ async def test_address_is_added_by_the_deprecated_endpoint(scene: Scene) -> None
     assert await scene.addresses_of(alice.access_token) == [("email", ADDRESS)]
 
 
-async def test_user_logs_in_with_an_address(scene: Scene) -> None:
+async def test_user_logs_in_with_an_address(scene: AddressScene) -> None:
     alice = await scene.accounts.user("alice", password="secret")
     await scene.add(alice.access_token, "alice")
     identifier = {"type": "m.id.thirdparty", "medium": "email", "address": "Alice@example.org"}
@@ -142,7 +142,7 @@ async def test_user_logs_in_with_an_address(scene: Scene) -> None:
     assert wrong.json["error"] == unknown.json["error"]
 
 
-async def test_password_reset_by_email(scene: Scene) -> None:
+async def test_password_reset_by_email(scene: AddressScene) -> None:
     alice = await scene.accounts.user("alice", password="secret")
     await scene.add(alice.access_token, "alice")
     challenge = await scene.post(CHANGE, {"new_password": "new"})
@@ -165,7 +165,7 @@ async def test_password_reset_by_email(scene: Scene) -> None:
     await scene.accounts.log_in("alice", "new")
 
 
-async def test_opening_the_reset_link_does_not_validate_the_session(scene: Scene) -> None:
+async def test_opening_the_reset_link_does_not_validate_the_session(scene: AddressScene) -> None:
     alice = await scene.accounts.user("alice", password="secret")
     await scene.add(alice.access_token, "alice")
     sent = await scene.ask("account/password")
@@ -180,7 +180,7 @@ async def test_opening_the_reset_link_does_not_validate_the_session(scene: Scene
 
 
 @pytest.mark.parametrize("kind", ["register", "account/3pid"])
-async def test_validation_is_limited_to_its_purpose(scene: Scene, kind: str) -> None:
+async def test_validation_is_limited_to_its_purpose(scene: AddressScene, kind: str) -> None:
     alice = await scene.accounts.user("alice", password="secret")
     creds = await scene.prove(kind)
     await scene.add(alice.access_token, "alice")
@@ -191,7 +191,7 @@ async def test_validation_is_limited_to_its_purpose(scene: Scene, kind: str) -> 
     assert (changed.status, changed.errcode) == (401, "M_UNAUTHORIZED")
 
 
-async def test_wrong_client_secret_is_rejected(scene: Scene) -> None:
+async def test_wrong_client_secret_is_rejected(scene: AddressScene) -> None:
     alice = await scene.accounts.user("alice")
     creds = {**await scene.prove("account/3pid"), "client_secret": "another"}
 
@@ -200,7 +200,7 @@ async def test_wrong_client_secret_is_rejected(scene: Scene) -> None:
     assert (added.status, added.errcode) == (403, "M_THREEPID_AUTH_FAILED")
 
 
-async def test_email_is_sent_once_per_attempt(scene: Scene) -> None:
+async def test_email_is_sent_once_per_attempt(scene: AddressScene) -> None:
     first = await scene.ask("register")
     repeated = await scene.ask("register")
     second = await scene.ask("register", send_attempt=2)
@@ -211,7 +211,7 @@ async def test_email_is_sent_once_per_attempt(scene: Scene) -> None:
     assert (await scene.accounts.client.get(await scene.link(1))).status == 200
 
 
-async def test_validation_link_expires(scene: Scene) -> None:
+async def test_validation_link_expires(scene: AddressScene) -> None:
     await scene.ask("register")
     link = await scene.link()
     scene.accounts.clock.advance(3_600_000)
@@ -222,7 +222,7 @@ async def test_validation_link_expires(scene: Scene) -> None:
     assert b"expired" in page.body
 
 
-async def test_validation_link_redirects_to_next_link(scene: Scene) -> None:
+async def test_validation_link_redirects_to_next_link(scene: AddressScene) -> None:
     await scene.ask("register", next_link="https://app.example.org/done?x=1")
 
     page = await scene.accounts.client.get(await scene.link())
@@ -266,14 +266,14 @@ async def test_next_link_is_checked(
     ],
 )
 async def test_invalid_token_request_is_rejected(
-    scene: Scene, body: dict[str, Any], status: int, errcode: str
+    scene: AddressScene, body: dict[str, Any], status: int, errcode: str
 ) -> None:
     response = await scene.ask("register", **{"email": ADDRESS, **body})
 
     assert (response.status, response.errcode) == (status, errcode)
 
 
-async def test_token_request_reveals_known_addresses_by_default(scene: Scene) -> None:
+async def test_token_request_reveals_known_addresses_by_default(scene: AddressScene) -> None:
     alice = await scene.accounts.user("alice", password="secret")
     await scene.add(alice.access_token, "alice")
 
@@ -346,12 +346,12 @@ async def test_unavailable_mail_server_is_a_temporary_error(database: Database) 
     async with open_accounts(
         database, settings=attrs.evolve(DEFAULTS, email=email, rate_limits=FREE)
     ) as accounts:
-        response = await Scene(accounts, box).ask("register")
+        response = await AddressScene(accounts, box).ask("register")
 
     assert response.status == 503
 
 
-async def test_deactivated_account_releases_its_addresses(scene: Scene) -> None:
+async def test_deactivated_account_releases_its_addresses(scene: AddressScene) -> None:
     alice = await scene.accounts.user("alice", password="secret")
     await scene.add(alice.access_token, "alice")
 
@@ -360,7 +360,7 @@ async def test_deactivated_account_releases_its_addresses(scene: Scene) -> None:
     assert (await scene.ask("register", send_attempt=5)).status == 200
 
 
-async def test_address_is_bound_and_unbound_at_the_identity_server(scene: Scene) -> None:
+async def test_address_is_bound_and_unbound_at_the_identity_server(scene: AddressScene) -> None:
     alice = await scene.accounts.user("alice")
     body = {
         "client_secret": "s", "sid": "9", "id_server": "id.example.org", "id_access_token": "t",
@@ -379,7 +379,7 @@ async def test_address_is_bound_and_unbound_at_the_identity_server(scene: Scene)
     assert scene.accounts.world.unbound == ["@alice:test"]
 
 
-async def test_validation_link_has_the_session_id(scene: Scene) -> None:
+async def test_validation_link_has_the_session_id(scene: AddressScene) -> None:
     sent = await scene.ask("register")
 
     query = parse_qs(urlsplit(await scene.link()).query)

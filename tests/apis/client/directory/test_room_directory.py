@@ -11,7 +11,7 @@ from hs.settings.sections.rooms import RoomRule, RoomSettings
 from hs.storage.database import Database
 from tests.support.room_actions import Actions, open_actions
 from tests.support.rooms import ALICE, BOB, CAROL, SERVER
-from tests.support.web import Answer
+from tests.support.web import WebResponse
 
 V3 = "/_matrix/client/v3"
 ALIAS = f"%23here:{SERVER}"
@@ -23,11 +23,13 @@ async def actions(database: Database) -> AsyncIterator[Actions]:
         yield actions
 
 
-def outcome(response: Answer) -> tuple[int, str | None]:
+def outcome(response: WebResponse) -> tuple[int, str | None]:
     return response.status, response.json.get("errcode")
 
 
-async def add_alias(actions: Actions, alias: str, room_id: Any, token: str = "alice") -> Answer:
+async def add_alias(
+    actions: Actions, alias: str, room_id: Any, token: str = "alice"
+) -> WebResponse:
     client = actions.client()
     body = {} if room_id is None else {"room_id": room_id}
     return await client.put(f"{V3}/directory/room/{alias}", body, token=token)

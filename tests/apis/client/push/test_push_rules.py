@@ -12,7 +12,7 @@ from hs.apis.client.push.push_rules import PushRulesApi
 from hs.core.streams import PUSH_RULES
 from hs.lib.clock import FixedClock
 from hs.repl.feed import Feed
-from hs.repl.inproc import alone
+from hs.repl.inproc import local_transport
 from hs.repl.writers import TableWriter
 from hs.services.push.rules.push_rules import PushRules, PushRuleService, RulesTable
 from hs.storage.database import Database
@@ -28,7 +28,7 @@ async def open_client(database: Database) -> AsyncIterator[WebClient]:
     tokens = Tokens()
     tokens.user("alice")
     feed = Feed()
-    writer = TableWriter(PUSH_RULES, "main", database, alone(feed), FixedClock().now_ms)
+    writer = TableWriter(PUSH_RULES, "main", database, local_transport(feed), FixedClock().now_ms)
     async with trio.open_nursery() as nursery:
         await nursery.start(writer.run)
         service = PushRuleService(PushRules(database, feed), RulesTable(writer))

@@ -12,7 +12,7 @@ from hs.settings.sections.rooms import RoomRule, RoomSettings
 from hs.storage.database import Database
 from tests.support.room_actions import DAVE, Actions, open_actions
 from tests.support.rooms import ALICE, BOB, CAROL, SERVER, ZOE
-from tests.support.web import Answer
+from tests.support.web import WebResponse
 
 V3 = "/_matrix/client/v3"
 
@@ -23,7 +23,7 @@ async def actions(database: Database) -> AsyncIterator[Actions]:
         yield actions
 
 
-async def create(actions: Actions, token: str = "alice", **body: Any) -> Answer:
+async def create(actions: Actions, token: str = "alice", **body: Any) -> WebResponse:
     return await actions.client().post(f"{V3}/createRoom", body, token=token)
 
 
@@ -333,7 +333,7 @@ async def test_unlimited_application_service_can_invite_many_users(actions: Acti
     users = [UserID(f"@u{n}:{SERVER}") for n in range(150)]
 
     room_id = await actions.creation.create(
-        Requester(ALICE, unlimited=True), NewRoomRequest(invite=users)
+        Requester(ALICE, is_rate_limit_exempt=True), NewRoomRequest(invite=users)
     )
 
     assert (await actions.memberships.present(room_id)).invited_count == 150

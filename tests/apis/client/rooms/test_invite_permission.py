@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from hs.core.invite_permission import FINER, STABLE
+from hs.core.invite_permission import MSC4155_TYPE, STABLE_TYPE
 from hs.storage.database import Database
 from tests.support.room_actions import Actions, open_actions
 from tests.support.rooms import ALICE, BOB, CAROL
@@ -25,7 +25,7 @@ async def actions(database: Database) -> AsyncIterator[Actions]:
 
 async def test_invite_is_blocked_at_every_endpoint(actions: Actions) -> None:
     room_id = await actions.world.create_room(ALICE)
-    actions.own.data[BOB, None, STABLE] = BLOCK_ALL
+    actions.own.data[BOB, None, STABLE_TYPE] = BLOCK_ALL
     client = actions.client()
 
     responses = [
@@ -45,7 +45,7 @@ async def test_invite_is_blocked_at_every_endpoint(actions: Actions) -> None:
 
 async def test_ignored_invite_is_accepted(actions: Actions) -> None:
     room_id = await actions.world.create_room(ALICE)
-    actions.own.data[BOB, None, FINER] = IGNORE_ALICE
+    actions.own.data[BOB, None, MSC4155_TYPE] = IGNORE_ALICE
 
     response = await actions.client().post(
         f"{V3}/rooms/{room_id}/invite", {"user_id": BOB}, token="alice"
@@ -56,7 +56,7 @@ async def test_ignored_invite_is_accepted(actions: Actions) -> None:
 
 @pytest.mark.parametrize(
     ("event_type", "content"),
-    [(STABLE, BLOCK_ALL), (FINER, IGNORE_ALICE), ("m.ignored_user_list", {ALICE: {}})],
+    [(STABLE_TYPE, BLOCK_ALL), (MSC4155_TYPE, IGNORE_ALICE), ("m.ignored_user_list", {ALICE: {}})],
 )
 async def test_unwanted_invite_is_not_in_sync(
     database: Database, event_type: str, content: Any
@@ -78,8 +78,8 @@ async def test_unwanted_invite_is_not_in_sync(
 @pytest.mark.parametrize(
     ("event_type", "content"),
     [
-        (STABLE, BLOCK_ALL),
-        (FINER, IGNORE_ALICE),
+        (STABLE_TYPE, BLOCK_ALL),
+        (MSC4155_TYPE, IGNORE_ALICE),
         ("m.ignored_user_list", {"ignored_users": {ALICE: {}}}),
     ],
 )

@@ -14,7 +14,7 @@ from hs.settings.sections.rate_limits import InviteRates, JoinRates, Rate, RateL
 from hs.storage.database import Database
 from tests.support.room_actions import DAVE, PLENTY, Actions, open_actions
 from tests.support.rooms import ALICE, BOB, CAROL, SERVER, ZOE
-from tests.support.web import Answer
+from tests.support.web import WebResponse
 
 V3 = "/_matrix/client/v3"
 
@@ -27,7 +27,7 @@ async def actions(database: Database) -> AsyncIterator[Actions]:
 
 async def change_membership(
     actions: Actions, room_id: str, action: str, token: str, **body: Any
-) -> Answer:
+) -> WebResponse:
     return await actions.client().post(f"{V3}/rooms/{room_id}/{action}", body, token=token)
 
 
@@ -35,7 +35,7 @@ async def membership(actions: Actions, room_id: RoomID, user_id: str) -> Any:
     return (await actions.state(room_id, "m.room.member", user_id)).get("membership")
 
 
-def outcome(response: Answer) -> tuple[int, str | None]:
+def outcome(response: WebResponse) -> tuple[int, str | None]:
     return response.status, response.json.get("errcode")
 
 
@@ -67,7 +67,7 @@ async def test_extra_keys_of_a_join_are_in_the_member_event(actions: Actions) ->
 
 async def test_users_join_concurrently(actions: Actions) -> None:
     room_id = await actions.world.create_room(ALICE)
-    responses: list[Answer] = []
+    responses: list[WebResponse] = []
 
     async def join(token: str) -> None:
         responses.append(await change_membership(actions, room_id, "join", token))

@@ -11,9 +11,9 @@ from hs.core.streams import EVENTS
 from hs.core.tokens import SyncToken
 from hs.services.rooms.append.drafts import Draft
 from hs.storage.database import Database
-from tests.support.reading import Reading, client_of, readers_of
+from tests.support.reading import ReadingScene, client_of, readers_of
 from tests.support.rooms import ALICE, BOB, CAROL, World, open_world
-from tests.support.web import Answer, WebClient
+from tests.support.web import WebClient, WebResponse
 
 
 @pytest.fixture
@@ -23,12 +23,12 @@ async def world(database: Database) -> AsyncIterator[World]:
 
 
 @pytest.fixture
-def reading(world: World) -> Reading:
+def reading(world: World) -> ReadingScene:
     return readers_of(world)
 
 
 @pytest.fixture
-def client(reading: Reading) -> WebClient:
+def client(reading: ReadingScene) -> WebClient:
     return client_of(reading, ALICE, BOB, CAROL)
 
 
@@ -38,7 +38,7 @@ def bodies(events: list[dict[str, Any]]) -> list[str]:
 
 async def messages(
     client: WebClient, room_id: RoomID, user_id: UserID = ALICE, /, **query: Any
-) -> Answer:
+) -> WebResponse:
     return await client.get(
         f"/_matrix/client/v3/rooms/{room_id}/messages", token=user_id, query=query
     )
@@ -140,7 +140,7 @@ async def test_history_is_forbidden_to_strangers(world: World, client: WebClient
     assert (unknown.status, unknown.errcode) == (403, "M_FORBIDDEN")
 
 
-async def test_guest_reads_a_world_readable_room(world: World, reading: Reading) -> None:
+async def test_guest_reads_a_world_readable_room(world: World, reading: ReadingScene) -> None:
     client = client_of(reading, ALICE, guests=[BOB])
     room_id = await world.create_room(ALICE)
     await world.set_state(
@@ -273,7 +273,7 @@ async def test_closest_event_to_a_timestamp_is_found(world: World, client: WebCl
         sent.append((await world.send(room_id, ALICE), world.clock.now_ms()))
     path = f"/_matrix/client/v1/rooms/{room_id}/timestamp_to_event"
 
-    async def closest(ts: int, direction: str) -> Answer:
+    async def closest(ts: int, direction: str) -> WebResponse:
         return await client.get(path, token=ALICE, query={"ts": ts, "dir": direction})
 
     (third, time) = sent[2]

@@ -9,9 +9,9 @@ import pytest
 from hs.core.ids import EventID, RoomID, UserID
 from hs.services.rooms.append.drafts import Draft
 from hs.storage.database import Database
-from tests.support.reading import Reading, client_of, readers_of
+from tests.support.reading import ReadingScene, client_of, readers_of
 from tests.support.rooms import ALICE, BOB, CAROL, World, open_world
-from tests.support.web import Answer, WebClient
+from tests.support.web import WebClient, WebResponse
 
 
 @pytest.fixture
@@ -21,12 +21,12 @@ async def world(database: Database) -> AsyncIterator[World]:
 
 
 @pytest.fixture
-def reading(world: World) -> Reading:
+def reading(world: World) -> ReadingScene:
     return readers_of(world)
 
 
 @pytest.fixture
-def client(reading: Reading) -> WebClient:
+def client(reading: ReadingScene) -> WebClient:
     return client_of(reading, ALICE, BOB, CAROL)
 
 
@@ -56,13 +56,13 @@ async def replace(world: World, room_id: RoomID, parent: EventID, sender: UserID
     return appended.event_id
 
 
-async def relations(client: WebClient, room_id: RoomID, rest: str, **query: Any) -> Answer:
+async def relations(client: WebClient, room_id: RoomID, rest: str, **query: Any) -> WebResponse:
     return await client.get(
         f"/_matrix/client/v1/rooms/{room_id}/relations/{rest}", token=ALICE, query=query
     )
 
 
-def ids(response: Answer) -> list[str]:
+def ids(response: WebResponse) -> list[str]:
     return [response["event_id"] for response in response.json["chunk"]]
 
 
@@ -119,7 +119,7 @@ async def test_relations_of_invisible_events_are_rejected(world: World, client: 
 
 
 async def test_threads_are_ordered_by_their_latest_reply(
-    world: World, reading: Reading, client: WebClient
+    world: World, reading: ReadingScene, client: WebClient
 ) -> None:
     room_id = await world.create_room(ALICE, join=[BOB, CAROL])
     roots = [(await world.send(room_id, user_id)).event_id for user_id in (ALICE, BOB, CAROL)]
@@ -166,7 +166,7 @@ def thread_summary(root: dict[str, Any]) -> tuple[int, str]:
 
 
 async def test_replies_of_ignored_users_are_not_counted(
-    world: World, reading: Reading, client: WebClient
+    world: World, reading: ReadingScene, client: WebClient
 ) -> None:
     room_id = await world.create_room(ALICE, join=[BOB, CAROL])
     spammed, moved, quiet, of_carol = [
@@ -191,7 +191,7 @@ async def test_replies_of_ignored_users_are_not_counted(
 
 @pytest.mark.parametrize("seed", range(3))
 async def test_threads_are_ordered_by_their_latest_visible_reply(
-    world: World, reading: Reading, client: WebClient, seed: int
+    world: World, reading: ReadingScene, client: WebClient, seed: int
 ) -> None:
     random = Random(seed)
     room_id = await world.create_room(ALICE, join=[BOB, CAROL])

@@ -6,7 +6,7 @@ import pytest
 
 from hs.core.streams import EVENTS
 from hs.core.tokens import SyncToken
-from hs.services.appservices.appservice_registry import ServiceRegistry
+from hs.services.appservices.appservice_registry import AppserviceRegistry
 from hs.storage.database import Database
 from tests.support.appservices import GHOST, registration
 from tests.support.reading import client_of, readers_of
@@ -80,7 +80,7 @@ async def test_state_is_forbidden_to_strangers_and_invited_users(
 async def test_application_service_reads_joined_members_of_rooms_of_its_users(
     world: World,
 ) -> None:
-    services = ServiceRegistry([registration("irc")], SERVER)
+    services = AppserviceRegistry([registration("irc")], SERVER)
     client = client_of(readers_of(world), services=services)
     room_id = await world.create_room(ALICE, invite=[GHOST])
     base = f"/_matrix/client/v3/rooms/{room_id}"

@@ -13,7 +13,7 @@ from hs.services.rooms.append.drafts import Draft
 from hs.storage.database import Database
 from tests.support.room_actions import Actions, open_actions
 from tests.support.rooms import ALICE, BOB, CAROL, SERVER
-from tests.support.web import Answer
+from tests.support.web import WebResponse
 
 V3 = "/_matrix/client/v3"
 TEXT = {"msgtype": "m.text", "body": "hi"}
@@ -27,16 +27,16 @@ async def actions(database: Database) -> AsyncIterator[Actions]:
 
 async def put(
     actions: Actions, room_id: str, rest: str, content: Any, token: str = "alice", **more: Any
-) -> Answer:
+) -> WebResponse:
     path = f"{V3}/rooms/{room_id}/{rest}"
     return await actions.client().put(path, content, token=token, **more)
 
 
-def outcome(response: Answer) -> tuple[int, str | None]:
+def outcome(response: WebResponse) -> tuple[int, str | None]:
     return response.status, response.json.get("errcode")
 
 
-async def content_of(actions: Actions, response: Answer) -> Any:
+async def content_of(actions: Actions, response: WebResponse) -> Any:
     stored = await actions.world.events.get_one(EventID(response.json["event_id"]))
     assert stored is not None
     return stored.event.content
@@ -44,7 +44,7 @@ async def content_of(actions: Actions, response: Answer) -> Any:
 
 async def test_concurrent_requests_of_one_transaction_send_one_event(actions: Actions) -> None:
     room_id = await actions.world.create_room(ALICE)
-    responses: list[Answer] = []
+    responses: list[WebResponse] = []
 
     async def send() -> None:
         responses.append(await put(actions, room_id, "send/m.room.message/t", TEXT))
@@ -206,7 +206,7 @@ async def test_duplicate_reaction_is_rejected_until_redacted(actions: Actions) -
 async def test_one_of_concurrent_equal_reactions_is_accepted(actions: Actions) -> None:
     room_id = await actions.world.create_room(ALICE)
     parent = (await actions.world.send(room_id, ALICE)).event_id
-    responses: list[Answer] = []
+    responses: list[WebResponse] = []
 
     async def react(n: int) -> None:
         responses.append(await put(actions, room_id, f"send/m.reaction/{n}", reaction(parent)))

@@ -9,7 +9,7 @@ import pytest
 
 from hs.core.ids import RoomID
 from hs.lib.aio import Bridge
-from hs.lib.limiter import Rate, RateLimiter
+from hs.lib.limiter import RateLimiter, TokenBucketRate
 from hs.services.accounts.threepids.identity_servers import IdentityServers
 from hs.storage.database import Database
 from tests.support.identity_server import (
@@ -21,7 +21,7 @@ from tests.support.identity_server import (
 from tests.support.room_actions import SIGNER, Actions, open_actions
 from tests.support.rooms import ALICE, BOB, CAROL
 from tests.support.sites import make_certificate
-from tests.support.web import Answer
+from tests.support.web import WebResponse
 
 V3 = "/_matrix/client/v3"
 ON_BIND = "/_matrix/federation/v1/3pid/onbind"
@@ -57,7 +57,7 @@ def body_for(identity_server: IdentityServer, address: str = "Bob@x.test") -> di
     }
 
 
-async def invite(actions: Actions, room_id: str, body: Any, token: str = "alice") -> Answer:
+async def invite(actions: Actions, room_id: str, body: Any, token: str = "alice") -> WebResponse:
     return await actions.client().post(f"{V3}/rooms/{room_id}/invite", body, token=token)
 
 
@@ -65,12 +65,12 @@ async def membership(actions: Actions, room_id: RoomID, user_id: str) -> Any:
     return (await actions.state(room_id, "m.room.member", user_id)).get("membership")
 
 
-async def on_bind(actions: Actions, user_id: str, room_id: str, signed: Any) -> Answer:
+async def on_bind(actions: Actions, user_id: str, room_id: str, signed: Any) -> WebResponse:
     invites = [{"medium": "email", "address": "b", "room_id": room_id, "signed": signed}]
     return await actions.client().put(ON_BIND, {"mxid": user_id, "invites": invites})
 
 
-def outcome(response: Answer) -> tuple[int, str | None]:
+def outcome(response: WebResponse) -> tuple[int, str | None]:
     return response.status, response.json.get("errcode")
 
 
@@ -215,7 +215,7 @@ async def test_invalid_invite_is_rejected(
 async def test_third_party_invites_are_rate_limited_per_user(
     actions: Actions, identity_server: IdentityServer
 ) -> None:
-    limited_invites = attrs.evolve(actions.offers, limiter=RateLimiter(Rate(0.001, 1)))
+    limited_invites = attrs.evolve(actions.offers, limiter=RateLimiter(TokenBucketRate(0.001, 1)))
     actions = attrs.evolve(actions, offers=limited_invites)
     room_id = await actions.world.create_room(ALICE)
 
@@ -234,7 +234,7 @@ async def test_third_party_invites_can_be_disabled(
     response = await invite(actions, room_id, body_for(identity_server))
 
     assert outcome(response) == (403, "M_FORBIDDEN")
-    assert identity_server.site.asked == []
+    assert identity_server.site.requests == []
 
 
 async def test_new_room_invites_by_address(

@@ -10,7 +10,7 @@ import pytest
 
 from hs import __version__
 from hs.apis.client.server.unstable_features import features_of
-from hs.cli.register import NewUser, mac_of
+from hs.cli.register import NewUser, registration_mac
 from hs.settings.sections.accounts import RegistrationSettings
 from hs.settings.sections.features import TurnSettings
 from hs.settings.sections.proposals import ProposalSettings
@@ -220,7 +220,7 @@ async def signed_body(accounts: Accounts, secret: str = "s3cret", **more: Any) -
         "username": "Root",
         "password": "pass",
         "admin": True,
-        "mac": mac_of(secret, nonce, user),
+        "mac": registration_mac(secret, nonce, user),
         **more,
     }
 

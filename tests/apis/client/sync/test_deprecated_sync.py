@@ -6,20 +6,20 @@ import attrs
 import pytest
 import trio.testing
 
-from hs.apis.client.sync.deprecated_sync import OldSyncApi
+from hs.apis.client.sync.deprecated_sync import DeprecatedSyncApi
 from hs.core.ids import UserID
 from hs.core.requester import Requester
 from hs.services.accounts.limits.appservice_users import NoAppservices
-from hs.services.rooms.read.event_serializer import Showing
-from hs.services.rooms.read.pagination import Places
+from hs.services.rooms.read.event_serializer import EventSerializer
+from hs.services.rooms.read.pagination import TokenPositions
 from hs.services.rooms.read.room_snapshot import RoomSnapshots
 from hs.services.rooms.read.room_state import RoomState
 from hs.services.rooms.read.timelines import Timelines
-from hs.services.sync.assembly import RoomReaders, Sources, make_old_sync
+from hs.services.sync.assembly import RoomReaders, SyncSources, make_deprecated_sync
 from hs.storage.database import Database
 from tests.support.rooms import ALICE, BOB, CAROL, World
 from tests.support.syncing import PresenceTable, Syncing, open_syncing
-from tests.support.web import Answer, Tokens, WebClient, client_for
+from tests.support.web import Tokens, WebClient, WebResponse, client_for
 
 EVENTS = "/_matrix/client/v3/events"
 INITIAL_SYNC = "/_matrix/client/v3/initialSync"
@@ -36,7 +36,9 @@ class DeprecatedSync:
     def world(self) -> World:
         return self.syncing.world
 
-    async def events(self, user_id: UserID, start: str | None = None, **more: object) -> Answer:
+    async def events(
+        self, user_id: UserID, start: str | None = None, **more: object
+    ) -> WebResponse:
         query = {"timeout": 0, **({} if start is None else {"from": start}), **more}
         return await self.client.get(EVENTS, token=user_id, query=query)
 
@@ -45,7 +47,10 @@ class DeprecatedSync:
 async def deprecated(database: Database) -> AsyncIterator[DeprecatedSync]:
     async with open_syncing(database) as s:
         world, reading, tables = s.world, s.reading, s.tables
-        showing, places = Showing(reading.visibility, reading.rendering), Places(world.database)
+        showing, places = (
+            EventSerializer(reading.visibility, reading.rendering),
+            TokenPositions(world.database),
+        )
         core = (world.database, world.events, world.states)
         timelines = Timelines(*core, reading.visibility, showing, places)
         state = RoomState(
@@ -61,18 +66,18 @@ async def deprecated(database: Database) -> AsyncIterator[DeprecatedSync]:
             reading.rendering,
             reading.visibility,
         )
-        sources = Sources(tables, tables, tables, tables, tables, PresenceTable(tables), tables)
+        sources = SyncSources(tables, tables, tables, tables, tables, PresenceTable(tables), tables)
         snapshots = RoomSnapshots(world.database, reading.visibility, timelines, showing, state)
-        services = make_old_sync(readers, sources, s.notifier, s.service, snapshots)
+        services = make_deprecated_sync(readers, sources, s.notifier, s.service, snapshots)
         tokens = Tokens()
         for user_id in (ALICE, BOB, CAROL):
             tokens.requesters[user_id] = Requester(user_id, "PHONE", 1, is_guest=user_id == CAROL)
         yield DeprecatedSync(
-            s, client_for(OldSyncApi(services.stream, services.initial), tokens=tokens)
+            s, client_for(DeprecatedSyncApi(services.stream, services.initial), tokens=tokens)
         )
 
 
-def summaries(response: Answer) -> list[str]:
+def summaries(response: WebResponse) -> list[str]:
     """Return a summary of each event in a response."""
     return [
         event["content"].get("body") or event["content"].get("membership") or event["type"]

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from hs.apis.client.server.unstable_features import UNSTABLE_FEATURES
-from hs.apis.client.sync.sliding_sync import SlidingSyncApi
+from hs.apis.client.sync.sliding_sync import UnstableSlidingSyncApi
 from hs.core.requester import Requester
 from hs.storage.database import Database
 from tests.support.rooms import ALICE, message
@@ -47,7 +47,7 @@ async def test_list_returns_its_rooms_once(database: Database) -> None:
     async with open_sliding(database) as sliding:
         tokens = Tokens()
         tokens.requesters["alice"] = Requester(ALICE, "DEVICE")
-        client = client_for(SlidingSyncApi(sliding.service), tokens=tokens)
+        client = client_for(UnstableSlidingSyncApi(sliding.service), tokens=tokens)
         room_id = await sliding.world.create_room(ALICE)
         await sliding.world.append(room_id, message(ALICE, "hi"))
 
@@ -95,7 +95,7 @@ async def test_invalid_request_is_rejected(
     async with open_sliding(database) as sliding:
         tokens = Tokens()
         tokens.requesters["alice"] = Requester(ALICE, "DEVICE")
-        client = client_for(SlidingSyncApi(sliding.service), tokens=tokens)
+        client = client_for(UnstableSlidingSyncApi(sliding.service), tokens=tokens)
 
         response = await client.post(PATH, body, token="alice", query=query)
 

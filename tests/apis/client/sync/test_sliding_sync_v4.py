@@ -6,7 +6,7 @@ from typing import Any
 import attrs
 import pytest
 
-from hs.apis.client.sync.sliding_sync_v4 import AcceptedSlidingSyncApi
+from hs.apis.client.sync.sliding_sync_v4 import SlidingSyncApi
 from hs.core.ids import RoomID, UserID
 from hs.core.requester import Requester
 from hs.storage.database import Database
@@ -52,7 +52,7 @@ async def sliding_v4(database: Database) -> AsyncIterator[SlidingV4]:
     async with open_sliding(database) as sliding:
         tokens = Tokens()
         tokens.requesters["alice"] = Requester(ALICE, "DEVICE")
-        yield SlidingV4(sliding, client_for(AcceptedSlidingSyncApi(sliding.service), tokens=tokens))
+        yield SlidingV4(sliding, client_for(SlidingSyncApi(sliding.service), tokens=tokens))
 
 
 async def test_rooms_have_their_lists_and_no_notification_counts(sliding_v4: SlidingV4) -> None:

@@ -12,7 +12,7 @@ from hs.repl.rpc_client import RpcClients
 from hs.repl.rpc_http import RpcEndpoint
 from hs.repl.rpc_server import RpcServer
 from hs.services.accounts.account_data.account_data import (
-    AccountData,
+    AccountDataService,
     AccountDataWriter,
     LocalAccountDataWriter,
 )
@@ -33,7 +33,7 @@ async def test_process_reads_its_own_writes_through_the_owner(database: Database
         server.register(AccountDataWriter, LocalAccountDataWriter(owner.account_data_stream))
         sender.connect("main", RpcEndpoint(server, "secret"))
         clients = RpcClients(sender, "secret", worker.feed, {ACCOUNT_DATA.name: ACCOUNT_DATA})
-        remote = AccountData(database, worker.feed, clients.proxy(AccountDataWriter, "main"))
+        remote = AccountDataService(database, worker.feed, clients.proxy(AccountDataWriter, "main"))
         async with trio.open_nursery() as nursery:
             await nursery.start(server.run)
             assert await remote.all(ALICE) == []

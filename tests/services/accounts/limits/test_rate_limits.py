@@ -48,7 +48,7 @@ async def test_rate_of_zero_rejects_every_request(autojump_clock: Any) -> None:
 
 async def test_appservices_and_unconfigured_rate_classes_are_not_limited() -> None:
     limits = RequestRateLimits(SETTINGS)
-    service = Requester(UserID("@bot:test"), appservice_id="bridge", unlimited=True)
+    service = Requester(UserID("@bot:test"), appservice_id="bridge", is_rate_limit_exempt=True)
 
     for _ in range(50):
         limits.check("message", service, "")

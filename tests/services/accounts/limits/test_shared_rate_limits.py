@@ -11,12 +11,12 @@ from hs.core.ids import RoomID, UserID
 from hs.core.requester import Requester
 from hs.core.streams import RATES
 from hs.lib.clock import FixedClock
-from hs.lib.limiter import Rate as Bucket
+from hs.lib.limiter import TokenBucketRate as Bucket
 from hs.repl.feed import Feed
 from hs.repl.inproc import InProcHub
 from hs.repl.memory_writer import MemoryWriter
 from hs.services.accounts.limits.rate_limits import LoginLimits, RequestRateLimits
-from hs.services.accounts.limits.shared_rate_limits import UNANNOUNCED_SHARE, SharedRates
+from hs.services.accounts.limits.shared_rate_limits import UNANNOUNCED_SHARE, SharedRateLimits
 from hs.services.rooms.membership.membership_limits import MembershipLimits
 from hs.settings.sections.rate_limits import LoginRates, Rate, RateLimitSettings
 
@@ -32,7 +32,7 @@ BURST = 20
 class Processes:
     """The shared limits of three connected processes."""
 
-    shared: list[SharedRates]
+    shared: list[SharedRateLimits]
 
     def rates(self, settings: RateLimitSettings) -> list[RequestRateLimits]:
         return [RequestRateLimits(settings, shared.make) for shared in self.shared]
@@ -48,7 +48,7 @@ def make_processes() -> Processes:
         feed = Feed()
         writer = MemoryWriter(RATES, name, hub.join(feed), 1000)
         writer.attach()
-        shared_rates.append(SharedRates(feed, writer))
+        shared_rates.append(SharedRateLimits(feed, writer))
     return Processes(shared_rates)
 
 

@@ -5,7 +5,7 @@ import pytest
 from hs.core.errors import Forbidden, MissingToken
 from hs.core.ids import UserID
 from hs.core.requester import Requester
-from hs.services.accounts.profiles.profile_visibility import ProfileAudience
+from hs.services.accounts.profiles.profile_visibility import ProfileVisibility
 from tests.support.sharing import SharedRooms
 
 ALICE, BOB, CAROL = UserID("@alice:test"), UserID("@bob:test"), UserID("@carol:test")
@@ -13,14 +13,14 @@ SHARED_ROOMS = SharedRooms({(ALICE, BOB)})
 
 
 async def test_profiles_are_public_by_default() -> None:
-    visibility = ProfileAudience(SHARED_ROOMS)
+    visibility = ProfileVisibility(SHARED_ROOMS)
 
     await visibility.check(None, BOB)
     await visibility.check(Requester(ALICE), CAROL)
 
 
 async def test_token_is_required_if_configured() -> None:
-    visibility = ProfileAudience(SHARED_ROOMS, needs_token=True)
+    visibility = ProfileVisibility(SHARED_ROOMS, needs_token=True)
 
     with pytest.raises(MissingToken):
         await visibility.check(None, BOB)
@@ -28,7 +28,7 @@ async def test_token_is_required_if_configured() -> None:
 
 
 async def test_shared_room_is_required_if_configured() -> None:
-    visibility = ProfileAudience(SHARED_ROOMS, requires_shared_room=True)
+    visibility = ProfileVisibility(SHARED_ROOMS, requires_shared_room=True)
 
     with pytest.raises(MissingToken):
         await visibility.check(None, BOB)

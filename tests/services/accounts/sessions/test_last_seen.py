@@ -15,10 +15,10 @@ async def test_addresses_are_cleared_after_the_configured_time(database: Databas
         seen_ms = accounts.clock.now_ms()
 
         await last_seen.clear_old_addresses()
-        (recent,) = await database.read(devices.all_of, alice.user_id)
+        (recent,) = await database.read(devices.list_devices, alice.user_id)
         accounts.clock.advance(1001)
         await last_seen.clear_old_addresses()
-        (cleared,) = await database.read(devices.all_of, alice.user_id)
+        (cleared,) = await database.read(devices.list_devices, alice.user_id)
 
         assert (recent.last_seen_ip, recent.last_seen_user_agent) == ("192.0.2.1", "a client")
         assert (cleared.last_seen_ms, cleared.last_seen_ip, cleared.last_seen_user_agent) == (

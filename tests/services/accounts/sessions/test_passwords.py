@@ -3,7 +3,7 @@
 import bcrypt
 import pytest
 
-from hs.cli.passwords import hashed
+from hs.cli.passwords import hash_with_bcrypt
 from hs.core.errors import InvalidParam
 from hs.services.accounts.sessions.passwords import Passwords
 from hs.settings.sections.accounts import PasswordPolicy
@@ -25,7 +25,7 @@ async def test_password_matches_only_its_own_hash() -> None:
 
 
 async def test_hashes_of_the_cli_are_compatible() -> None:
-    assert await passwords("p").matches("ﬁne", hashed("fine", "p", 4))
+    assert await passwords("p").matches("ﬁne", hash_with_bcrypt("fine", "p", 4))
 
 
 async def test_passwords_are_truncated_at_72_bytes_for_bcrypt() -> None:

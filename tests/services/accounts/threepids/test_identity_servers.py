@@ -22,7 +22,7 @@ from tests.support.identity_server import (
     open_identity_server,
     trusting_client,
 )
-from tests.support.sites import Page, make_certificate
+from tests.support.sites import SiteResponse, make_certificate
 
 BOB = UserID("@bob:test")
 SIGNER = Signer(ServerName("test"), SigningKey.from_seed("a", bytes(range(32))))
@@ -87,7 +87,7 @@ async def test_unbind_request_is_signed_by_this_server(
 async def test_unbind_returns_false_if_the_server_does_not_support_it(
     servers: IdentityServers, identity_server: IdentityServer, status: int
 ) -> None:
-    identity_server.unbind_answer = Page(b"<html>", status)
+    identity_server.unbind_answer = SiteResponse(b"<html>", status)
 
     assert not await servers.unbind(BOB, "email", "bob@x.test", identity_server.name)
 
@@ -95,7 +95,9 @@ async def test_unbind_returns_false_if_the_server_does_not_support_it(
 async def test_matrix_errors_of_unbind_are_passed_on(
     servers: IdentityServers, identity_server: IdentityServer
 ) -> None:
-    identity_server.unbind_answer = Page(b'{"errcode":"M_TERMS_NOT_SIGNED","error":"Terms"}', 403)
+    identity_server.unbind_answer = SiteResponse(
+        b'{"errcode":"M_TERMS_NOT_SIGNED","error":"Terms"}', 403
+    )
 
     with pytest.raises(MatrixError) as error:
         await servers.unbind(BOB, "email", "bob@x.test", identity_server.name)
@@ -149,10 +151,17 @@ async def test_invalid_responses_are_remote_faults(
     identity_server.algorithms, identity_server.known["bob@x.test"] = ("sha256",), "nobody"
     with pytest.raises(RemoteFault):
         await servers.lookup(identity_server.name, TOKEN, "email", "bob@x.test")
-    identity_server.site.pages[f"{V2}/store-invite"] = Page(b'{"token":"a b","public_keys":[]}')
+    identity_server.site.pages[f"{V2}/store-invite"] = SiteResponse(
+        b'{"token":"a b","public_keys":[]}'
+    )
     with pytest.raises(RemoteFault):
         await servers.store_invite(identity_server.name, TOKEN, {})
-    for broken in (Page(b"[]"), Page(b"", 500), Page(b"\xff"), Page(b"{}", 302)):
+    for broken in (
+        SiteResponse(b"[]"),
+        SiteResponse(b"", 500),
+        SiteResponse(b"\xff"),
+        SiteResponse(b"{}", 302),
+    ):
         identity_server.site.pages[f"{V2}/hash_details"] = broken
         with pytest.raises(RemoteFault):
             await servers.lookup(identity_server.name, TOKEN, "email", "bob@x.test")

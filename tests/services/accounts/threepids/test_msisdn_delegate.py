@@ -8,11 +8,11 @@ import pytest
 
 from hs.core.errors import MatrixError, RemoteFault, ThreepidDenied
 from hs.lib.aio import Bridge
-from hs.lib.http_client.addresses import NO_RULES
+from hs.lib.http_client.addresses import ALLOW_ALL
 from hs.lib.http_client.bridged import BridgedHttpClient
 from hs.services.accounts.terms.captcha import Recaptcha
 from hs.services.accounts.threepids.msisdn_delegate import V1, MsisdnDelegate, ValidatedPhone
-from tests.support.sites import Page, Site, open_site
+from tests.support.sites import Site, SiteResponse, open_site
 
 
 @pytest.fixture
@@ -23,13 +23,13 @@ async def site() -> AsyncIterator[Site]:
 
 @pytest.fixture
 async def http(bridge: Bridge) -> AsyncIterator[BridgedHttpClient]:
-    client = BridgedHttpClient(bridge, NO_RULES, user_agent="test")
+    client = BridgedHttpClient(bridge, ALLOW_ALL, user_agent="test")
     yield client
     await client.aclose()
 
 
-def json_page(content: object, status: int = 200) -> Page:
-    return Page(orjson.dumps(content), status)
+def json_page(content: object, status: int = 200) -> SiteResponse:
+    return SiteResponse(orjson.dumps(content), status)
 
 
 async def request_token(phones: MsisdnDelegate) -> str:
@@ -52,14 +52,14 @@ async def test_phone_number_is_validated(site: Site, http: BridgedHttpClient) ->
     validated = await phones.validated(sid, "s")
 
     assert (sid, is_right, validated) == ("1", True, ValidatedPhone("49151", 5))
-    assert orjson.loads(site.asked[0].body) == {
+    assert orjson.loads(site.requests[0].body) == {
         "client_secret": "s",
         "country": "DE",
         "phone_number": "0151",
         "send_attempt": 2,
         "next_link": "https://x",
     }
-    assert site.asked[2].path == f"{V1}/3pid/getValidated3pid?sid=1&client_secret=s"
+    assert site.requests[2].path == f"{V1}/3pid/getValidated3pid?sid=1&client_secret=s"
 
 
 async def test_matrix_errors_of_the_delegate_are_passed_on(
@@ -80,11 +80,11 @@ async def test_matrix_errors_of_the_delegate_are_passed_on(
         json_page({"errcode": "M_SESSION_NOT_VALIDATED", "error": "x"}, 400),
         json_page({"medium": "email", "address": "a@b.c"}),
         json_page({}),
-        Page(b"", 404),
+        SiteResponse(b"", 404),
     ],
 )
 async def test_session_without_validated_number_returns_none(
-    site: Site, http: BridgedHttpClient, page: Page
+    site: Site, http: BridgedHttpClient, page: SiteResponse
 ) -> None:
     site.pages[f"{V1}/3pid/getValidated3pid"] = page
 
@@ -126,13 +126,13 @@ async def test_text_messages_are_denied_without_a_delegate(http: BridgedHttpClie
     ],
 )
 async def test_captcha_response_is_verified(
-    site: Site, http: BridgedHttpClient, page: Page, is_right: bool
+    site: Site, http: BridgedHttpClient, page: SiteResponse, is_right: bool
 ) -> None:
     site.pages["/verify"] = page
 
     assert await Recaptcha(http, site.url("/verify"), "key").verify("answer", "1.2.3.4") is is_right
 
-    form = parse_qs(site.asked[0].body.decode())
+    form = parse_qs(site.requests[0].body.decode())
     assert form == {"secret": ["key"], "response": ["answer"], "remoteip": ["1.2.3.4"]}
 
 

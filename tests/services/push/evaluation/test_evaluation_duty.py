@@ -11,7 +11,7 @@ from hs.core.positions import VectorPosition
 from hs.core.requester import Requester
 from hs.core.streams import EVENTS
 from hs.repl.feed import Batch
-from hs.services.push.evaluation.thread_subscribers import SubscribersOfThreads
+from hs.services.push.evaluation.thread_subscribers import ThreadSubscribers
 from hs.services.rooms.append.drafts import Draft
 from hs.storage.database import Database, Tx
 from hs.storage.push import push_rules, pushers
@@ -90,7 +90,7 @@ class SlowThreads:
         return getattr(self.real, name)
 
     async def read(self, unit: Any, room_id: RoomID, root_id: EventID) -> Any:
-        assert unit is thread_subscriptions.subscribers
+        assert unit is thread_subscriptions.list_subscribers
         self.asked.append(root_id)
         await self.released.setdefault(root_id, trio.Event()).wait()
         return await self.real.read(unit, room_id, root_id)
@@ -109,7 +109,7 @@ async def test_a_notification_is_stored_with_the_position_of_its_event(
 ) -> None:
     slow = SlowThreads(database)
     async with open_world(database) as world:
-        threads = SubscribersOfThreads(slow, world.feed)  # type: ignore[arg-type]  # it only reads
+        threads = ThreadSubscribers(slow, world.feed)  # type: ignore[arg-type]  # it only reads
         async with open_pushing(world, is_sending=False, threads=threads) as scene:
             room_id = await open_room(world, scene)
             roots = [(await world.send(room_id, ALICE)).event_id for _ in range(2)]

@@ -16,7 +16,7 @@ from hs.services.push.evaluation.event_evaluation import Difference, Evaluation
 from hs.services.push.evaluation.event_results import EventResults
 from hs.services.push.evaluation.push_queue import PushQueue
 from hs.services.push.evaluation.result_store import MAX_UNSTORED_BATCHES, ResultStore, ResultTables
-from hs.services.push.evaluation.users_with_pushers import PusherUsers
+from hs.services.push.evaluation.users_with_pushers import UsersWithPushers
 from hs.storage.database import Database, DatabaseUnavailable
 from hs.storage.push.push_rules import Evaluated
 
@@ -96,7 +96,7 @@ def make_scene() -> Scene:
     unread.attach()
     pushes.attach()
     database: Database = tables  # type: ignore[assignment]  # never asked
-    queue = PushQueue(database, pushes, lambda: 0, PusherUsers(database, feed))
+    queue = PushQueue(database, pushes, lambda: 0, UsersWithPushers(database, feed))
     guarded: ResultTables = tables  # type: ignore[assignment]  # only writes are asked of it
     scene = Scene(ResultStore(guarded, unread, queue), tables)
 

@@ -11,10 +11,10 @@ from hs.core.ids import RoomID
 from hs.lib.mail.mailer import Mail, MailFault
 from hs.lib.mail.templates import Templates
 from hs.services.push.pushers.delivery import KEPT_MS, Pusher
-from hs.services.push.pushers.email_content import MailContent
-from hs.services.push.pushers.email_pusher import MailLine, MailTools
+from hs.services.push.pushers.email_content import NotificationEmailContent
+from hs.services.push.pushers.email_pusher import EmailPusher, EmailPusherDependencies
 from hs.services.push.pushers.email_schedule import FIRST_MS
-from hs.services.push.pushers.unsubscribe_links import Unsubscribing
+from hs.services.push.pushers.unsubscribe_links import UnsubscribeLinks
 from hs.settings.sections.mail import MailSettings
 from hs.storage.accounts import threepids
 from hs.storage.accounts.threepids import ThreepidRecord
@@ -51,7 +51,7 @@ class EmailScene:
     """Bob's e-mail pusher."""
 
     scene: PushScene
-    line: MailLine
+    line: EmailPusher
     mailer: RecordingMailer
 
     async def room(self, name: str) -> RoomID:
@@ -75,10 +75,10 @@ async def open_email(database: Database, delay_ms: int = 0) -> AsyncIterator[Ema
         await scene.set_pusher(BOB, ADDRESS, kind="email", app_id="m.email", data={})
         stored = await database.read(storage.find, KEY)
         assert stored is not None
-        links = Unsubscribing(scene.table, "https://hs.example/", b"secret")
+        links = UnsubscribeLinks(scene.table, "https://hs.example/", b"secret")
         settings = MailSettings(notif_delay_before_mail=delay_ms)
         members = scene.unread.members
-        content = MailContent(
+        content = NotificationEmailContent(
             templates=Templates(),
             settings=settings,
             server_name="hs.example",
@@ -88,7 +88,7 @@ async def open_email(database: Database, delay_ms: int = 0) -> AsyncIterator[Ema
             members=members,
         )
         mailer = RecordingMailer()
-        tools = MailTools(
+        tools = EmailPusherDependencies(
             database=database,
             positions=scene.positions,
             writer=scene.table,
@@ -101,7 +101,7 @@ async def open_email(database: Database, delay_ms: int = 0) -> AsyncIterator[Ema
         )
         async with trio.open_nursery() as nursery:
             await nursery.start(scene.positions.run)
-            yield EmailScene(scene, MailLine(Pusher.of(stored), tools), mailer)
+            yield EmailScene(scene, EmailPusher(Pusher.of(stored), tools), mailer)
             scene.positions.stop()
 
 

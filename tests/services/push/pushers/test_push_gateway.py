@@ -10,9 +10,15 @@ import pytest
 
 from hs.core.events import event_types
 from hs.core.ids import RoomID
-from hs.lib.http_client import ANSWER_BYTES, ANSWER_S, NO_HEADERS, HttpAnswer, TimedOut
+from hs.lib.http_client import (
+    MAX_RESPONSE_BYTES,
+    NO_HEADERS,
+    RESPONSE_TIMEOUT_S,
+    HttpResponse,
+    HttpTimedOut,
+)
 from hs.services.push.pushers.delivery import DeliveryResult, Push, Pusher
-from hs.services.push.pushers.push_gateway import GatewayPushes
+from hs.services.push.pushers.push_gateway import PushGateway
 from hs.services.rooms.append.drafts import Draft
 from hs.settings.sections.push import PushSettings
 from hs.storage.database import Database
@@ -39,17 +45,17 @@ class RecordingHttpClient:
         *,
         headers: Mapping[str, str] = NO_HEADERS,
         body: bytes | None = None,
-        timeout_s: float = ANSWER_S,
-        max_bytes: int = ANSWER_BYTES,
+        timeout_s: float = RESPONSE_TIMEOUT_S,
+        max_bytes: int = MAX_RESPONSE_BYTES,
         redirects: int = 0,
-    ) -> HttpAnswer:
+    ) -> HttpResponse:
         if self.is_away:
-            raise TimedOut("no response")
+            raise HttpTimedOut("no response")
         assert (method, headers["content-type"]) == ("POST", "application/json")
         assert body is not None
         self.sent.append(orjson.loads(body)["notification"])
         self.urls.append(url)
-        return HttpAnswer(self.status, {}, self.body, url)
+        return HttpResponse(self.status, {}, self.body, url)
 
 
 @attrs.define(eq=False)
@@ -58,7 +64,7 @@ class GatewayScene:
 
     pushing: PushScene
     http: RecordingHttpClient
-    gateway: GatewayPushes
+    gateway: PushGateway
     room_id: RoomID
 
     async def push(
@@ -96,7 +102,7 @@ async def open_gateway(
             await world.join(room_id, user_id)
         await pushing.set_pusher(BOB, data={"url": URL, "brand": "x", **options})
         http = RecordingHttpClient()
-        gateway = GatewayPushes(
+        gateway = PushGateway(
             http=http,
             settings=settings or PushSettings(),
             events=world.events,

@@ -14,10 +14,10 @@ from hs.core.errors import (
     ThreepidNotFound,
 )
 from hs.core.requester import Requester
-from hs.services.push.pushers.default_email_pushers import AllWelcomes, MailForNewcomers
-from hs.services.push.pushers.pusher_cleanup import PushersOfDevices, PusherUpkeep
+from hs.services.push.pushers.default_email_pushers import DefaultEmailPushers, NewUserActions
+from hs.services.push.pushers.pusher_cleanup import DevicePusherRemoval, PusherCleanup
 from hs.services.push.pushers.pusher_table import MAX_PUSHERS
-from hs.services.push.pushers.unsubscribe_links import Unsubscribing
+from hs.services.push.pushers.unsubscribe_links import UnsubscribeLinks
 from hs.storage.accounts import threepids, users
 from hs.storage.accounts.threepids import ThreepidRecord
 from hs.storage.accounts.users import UserRecord
@@ -155,7 +155,7 @@ async def test_pushers_are_deleted_with_their_device(database: Database) -> None
         await scene.set_pusher(BOB, "laptop", device_id="LAPTOP")
         await scene.set_pusher(ALICE, "alice", device_id="PHONE")
 
-        await PushersOfDevices(scene.table).devices_removed(BOB, ["PHONE"])
+        await DevicePusherRemoval(scene.table).devices_removed(BOB, ["PHONE"])
 
         assert list(await listed(scene)) == ["laptop"]
         assert list(await listed(scene, ALICE)) == ["alice"]
@@ -171,7 +171,7 @@ async def test_cleanup_deletes_pushers_of_deleted_devices_and_accounts(database:
         await database.write(users.deactivate, ALICE, False)
         await scene.set_pusher(ALICE, "of a deactivated account", device_id="")
 
-        await PusherUpkeep(database, scene.table).tidy()
+        await PusherCleanup(database, scene.table).clean_up()
 
         assert list(await listed(scene)) == ["stays"]
         assert await listed(scene, ALICE) == {}
@@ -205,16 +205,16 @@ async def test_email_pusher_requires_an_address_of_the_user(database: Database) 
 async def test_only_a_valid_link_deletes_a_pusher(database: Database) -> None:
     async with open_world(database) as world, open_pushing(world, is_sending=False) as scene:
         await scene.set_pusher(BOB)
-        links = Unsubscribing(scene.table, "https://hs.example/", b"secret")
+        links = UnsubscribeLinks(scene.table, "https://hs.example/", b"secret")
         link = links.link(BOB, "org.example.app", "key")
         token = link.rpartition("=")[2]
 
         with pytest.raises(Forbidden):
-            await links.end(ALICE, "org.example.app", "key", token)
+            await links.delete_pusher(ALICE, "org.example.app", "key", token)
         with pytest.raises(Forbidden):
-            await links.end(BOB, "org.example.app", "key", "é" + token)
+            await links.delete_pusher(BOB, "org.example.app", "key", "é" + token)
         assert list(await listed(scene)) == ["key"]
-        await links.end(BOB, "org.example.app", "key", token)
+        await links.delete_pusher(BOB, "org.example.app", "key", token)
 
         assert link.startswith("https://hs.example/_synapse/client/unsubscribe?user_id=%40bob")
         assert await listed(scene) == {}
@@ -228,7 +228,7 @@ async def test_cleanup_deletes_notifications_without_pusher(database: Database) 
         queued = await database.read(storage.list_queued, BOB, 0, 10)
         await scene.table.delete(BOB, "org.example.app", "key")
 
-        await PusherUpkeep(database, scene.table).tidy()
+        await PusherCleanup(database, scene.table).clean_up()
 
         assert len(queued) == 1
         assert await database.read(storage.list_queued, BOB, 0, 10) == []
@@ -239,13 +239,13 @@ async def test_new_user_with_an_email_address_has_a_pusher(database: Database) -
         record = ThreepidRecord("email", "bob@example.org", BOB, 0, 0)
         await database.write(threepids.insert, record)
         await database.write(threepids.insert, ThreepidRecord("msisdn", "4471", BOB, 0, 0))
-        welcome = AllWelcomes([MailForNewcomers(database, scene.table)])
+        welcome = NewUserActions([DefaultEmailPushers(database, scene.table)])
 
         await welcome.arrived(BOB, is_guest=False)
         await welcome.arrived(ALICE, is_guest=False)
         set_up = await scene.pushers.of_user(BOB)
         await database.write(threepids.delete, BOB, "email", "bob@example.org")
-        await PusherUpkeep(database, scene.table).tidy()
+        await PusherCleanup(database, scene.table).clean_up()
 
         assert [(pusher.kind, pusher.app_id, pusher.pushkey) for pusher in set_up] == [
             ("email", "m.email", "bob@example.org")

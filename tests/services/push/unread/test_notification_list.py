@@ -8,7 +8,7 @@ import pytest
 from hs.core.errors import InvalidParam
 from hs.core.events import event_types
 from hs.core.requester import Requester
-from hs.services.push.unread.notification_list import Notifications
+from hs.services.push.unread.notification_list import NotificationList
 from hs.services.rooms.append.drafts import Draft
 from hs.storage.database import Database
 from tests.support.reading import readers_of
@@ -24,7 +24,7 @@ def bodies_and_read(response: dict[str, Any]) -> list[tuple[str, bool]]:
 async def test_notifications_are_listed_newest_first_in_pages(database: Database) -> None:
     async with open_world(database) as world, open_unread(world) as unread:
         readers = readers_of(world)
-        listing = Notifications(
+        listing = NotificationList(
             database=database,
             memberships=readers.memberships,
             events=world.events,
@@ -45,16 +45,16 @@ async def test_notifications_are_listed_newest_first_in_pages(database: Database
         await world.send(room_id, ALICE, "three")
         await unread.read(BOB, room_id, first.event_id)
 
-        page = await listing.of_user(Requester(BOB), None, 2, highlights=False)
-        rest = await listing.of_user(Requester(BOB), page["next_token"], 10, highlights=False)
-        highlighted = await listing.of_user(Requester(BOB), None, 10, highlights=True)
+        page = await listing.page(Requester(BOB), None, 2, highlights=False)
+        rest = await listing.page(Requester(BOB), page["next_token"], 10, highlights=False)
+        highlighted = await listing.page(Requester(BOB), None, 10, highlights=True)
 
         assert bodies_and_read(page) == [("three", False), ("two", False)]
         assert bodies_and_read(rest) == [("one", True)]
         assert "next_token" not in rest
         assert bodies_and_read(highlighted) == [("two", False)]
-        assert (await listing.of_user(Requester(CAROL), None, 10, highlights=False)) == {
+        assert (await listing.page(Requester(CAROL), None, 10, highlights=False)) == {
             "notifications": []
         }
         with pytest.raises(InvalidParam):
-            await listing.of_user(Requester(BOB), "yesterday", 10, highlights=False)
+            await listing.page(Requester(BOB), "yesterday", 10, highlights=False)

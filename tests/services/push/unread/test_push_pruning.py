@@ -3,7 +3,12 @@
 from typing import Any
 
 from hs.core.ids import RoomID
-from hs.services.push.unread.push_pruning import DAY_MS, KEPT_DAYS, LONGEST_DAYS, PushPruning
+from hs.services.push.unread.push_pruning import (
+    DAY_MS,
+    KEPT_DAYS,
+    LONGEST_DAYS,
+    NotificationCleanup,
+)
 from hs.storage.database import Database, Tx
 from tests.support.rooms import ALICE, BOB, CAROL, World, open_world
 from tests.support.unread import UnreadScene, open_unread
@@ -19,10 +24,10 @@ async def count_rows(database: Database) -> tuple[int, int]:
     return await database.read(count)
 
 
-async def pass_days(world: World, pruning: PushPruning, days: int) -> None:
+async def pass_days(world: World, pruning: NotificationCleanup, days: int) -> None:
     for _ in range(days):
         world.clock.advance(DAY_MS)
-        await pruning.prune()
+        await pruning.clean_up()
 
 
 async def send_two(world: World, unread: UnreadScene) -> tuple[RoomID, str]:
@@ -38,8 +43,8 @@ async def send_two(world: World, unread: UnreadScene) -> tuple[RoomID, str]:
 
 async def test_results_that_all_have_read_are_deleted_after_a_month(database: Database) -> None:
     async with open_world(database) as world, open_unread(world) as unread:
-        pruning = PushPruning(database, world.clock)
-        await pruning.prune()
+        pruning = NotificationCleanup(database, world.clock)
+        await pruning.clean_up()
         room_id, last = await send_two(world, unread)
         for user_id in (BOB, CAROL):
             await unread.read(user_id, room_id, last)  # type: ignore[arg-type]  # it is an event ID
@@ -55,12 +60,12 @@ async def test_results_that_all_have_read_are_deleted_after_a_month(database: Da
 
 async def test_unread_results_are_deleted_after_a_year(database: Database) -> None:
     async with open_world(database) as world, open_unread(world) as unread:
-        pruning = PushPruning(database, world.clock)
+        pruning = NotificationCleanup(database, world.clock)
         room_id, _ = await send_two(world, unread)
-        await pruning.prune()
+        await pruning.clean_up()
 
         world.clock.advance((LONGEST_DAYS - 1) * DAY_MS)
-        await pruning.prune()
+        await pruning.clean_up()
         kept = await count_rows(database)
         fresh = unread.another_counter()
         count = (await fresh.counts(BOB, [room_id]))[room_id].total()

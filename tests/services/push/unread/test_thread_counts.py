@@ -4,9 +4,9 @@ import trio
 
 from hs.core.ids import EventID, RoomID
 from hs.core.streams import THREAD_SUBSCRIPTIONS
-from hs.repl.inproc import alone
+from hs.repl.inproc import local_transport
 from hs.repl.writers import TableWriter
-from hs.services.push.evaluation.thread_subscribers import SubscribersOfThreads
+from hs.services.push.evaluation.thread_subscribers import ThreadSubscribers
 from hs.services.rooms.append.drafts import Draft
 from hs.services.rooms.threads.thread_subscriptions import SubscriptionTable
 from hs.storage.database import Database
@@ -24,10 +24,10 @@ async def reply(world: World, room_id: RoomID, root_id: EventID) -> None:
 async def test_messages_in_a_thread_count_for_subscribers_only(database: Database) -> None:
     async with open_world(database) as world, trio.open_nursery() as nursery:
         stream = TableWriter(
-            THREAD_SUBSCRIPTIONS, "main", database, alone(world.feed), world.clock.now_ms
+            THREAD_SUBSCRIPTIONS, "main", database, local_transport(world.feed), world.clock.now_ms
         )
         await nursery.start(stream.run)
-        threads = SubscribersOfThreads(database, world.feed)
+        threads = ThreadSubscribers(database, world.feed)
         async with open_unread(world, threads=threads) as scene:
             room_id = await world.create_room(ALICE, join=[BOB, CAROL])
             root_id = (await world.send(room_id, CAROL, "root")).event_id

@@ -21,7 +21,7 @@ from hs.services.push.evaluation.evaluation_duty import EvaluationStore
 from hs.services.push.evaluation.result_store import Progress
 from hs.services.rooms.append.drafts import Draft
 from hs.storage import stream_log
-from hs.storage.database import Database, DatabaseUnavailable, Load, Unit
+from hs.storage.database import Database, DatabaseLoad, DatabaseUnavailable, Unit
 from hs.storage.dialect import Dialect, Engine
 from hs.storage.push import push_rules as storage
 from tests.support.rooms import ALICE, BOB, CAROL, World, open_world
@@ -426,7 +426,7 @@ class UnsteadyDatabase:
     async def read_snapshot(self, unit: Unit[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         return await self.real.read_snapshot(unit, *args, **kwargs)
 
-    def load(self) -> Load:
+    def load(self) -> DatabaseLoad:
         return self.real.load()
 
     async def read_long(self, unit: Unit[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -143,7 +143,7 @@ async def test_summary_has_member_counts_and_name(world: World) -> None:
 
     await world.leave(room_id, BOB)
 
-    async def read(tx: Tx) -> rooms.SummaryRecord | None:
+    async def read(tx: Tx) -> rooms.RoomSummaryRecord | None:
         return await rooms.summary(tx, room_id)
 
     summary = await world.database.read(read)

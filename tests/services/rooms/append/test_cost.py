@@ -3,14 +3,14 @@
 from typing import Any
 
 from hs.storage.database import Database
-from tests.support.counting import Count, CountingDatabase
+from tests.support.counting import CountingDatabase, QueryCount
 from tests.support.rooms import ALICE, BOB, message, open_world, txn_key
 
 STATEMENTS_OF_A_COMMIT = 5
 
 
 async def test_message_to_a_hot_room_needs_no_read_and_few_statements(database: Database) -> None:
-    count = Count()
+    count = QueryCount()
     counting: Any = CountingDatabase(database, count)
     async with open_world(counting) as world:
         room_id = await world.create_room(ALICE, join=[BOB])
@@ -25,7 +25,7 @@ async def test_message_to_a_hot_room_needs_no_read_and_few_statements(database: 
 
 
 async def test_many_messages_of_one_commit_need_no_more_statements(database: Database) -> None:
-    count = Count()
+    count = QueryCount()
     counting: Any = CountingDatabase(database, count)
     async with open_world(counting) as world:
         room_id = await world.create_room(ALICE)

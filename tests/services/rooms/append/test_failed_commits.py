@@ -8,7 +8,7 @@ import trio
 
 from hs.core.ids import RoomID
 from hs.services.rooms.append.committer import NotCommitted
-from hs.services.rooms.append.drafts import Appended
+from hs.services.rooms.append.drafts import AppendedEvent
 from hs.services.rooms.append.event_builder import random_opaque
 from hs.storage.database import Database, Tx
 from tests.support.rooms import ALICE, World, open_world, txn_key
@@ -24,7 +24,7 @@ class ChosenIds:
         return self.chosen.pop() if self.chosen else random_opaque()
 
 
-async def _room_with_taken_id(world: World, ids: ChosenIds) -> tuple[RoomID, Appended]:
+async def _room_with_taken_id(world: World, ids: ChosenIds) -> tuple[RoomID, AppendedEvent]:
     """Create a room of version 1, with one event whose ID is `taken`."""
     room_id = await world.create_room(ALICE, version="1")
     ids.chosen = ["taken"]
@@ -115,7 +115,7 @@ async def test_failed_request_can_be_repeated(database: Database) -> None:
 
 
 async def test_queued_events_are_stored_on_shutdown(database: Database) -> None:
-    answers: list[Appended] = []
+    answers: list[AppendedEvent] = []
 
     async def send(world: World, room_id: RoomID) -> None:
         answers.append(await world.send(room_id, ALICE, "last words"))

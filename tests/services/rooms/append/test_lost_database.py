@@ -7,7 +7,7 @@ import trio
 
 from hs.lib.aio import Bridge
 from hs.services.rooms.append.committer import NotCommitted
-from hs.services.rooms.append.drafts import Appended
+from hs.services.rooms.append.drafts import AppendedEvent
 from hs.storage.database import Database, DatabaseUnavailable
 from tests.support.databases import TESTED, fresh_postgres
 from tests.support.postgres import PostgresServer
@@ -28,7 +28,7 @@ async def postgres(postgres_server: PostgresServer, bridge: Bridge) -> AsyncIter
 async def test_acknowledged_events_survive_lost_connections(
     postgres: Database, postgres_server: PostgresServer
 ) -> None:
-    acknowledged: list[Appended] = []
+    acknowledged: list[AppendedEvent] = []
     stopped = False
 
     async with open_world(postgres) as world:

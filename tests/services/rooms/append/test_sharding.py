@@ -4,7 +4,7 @@ from hs.core.ids import EventID, RoomID
 from hs.core.streams import EVENTS
 from hs.repl.rpc import rpc_methods
 from hs.services.rooms.append.appender import RoomAppender
-from hs.services.rooms.append.drafts import Appended, Draft
+from hs.services.rooms.append.drafts import AppendedEvent, Draft
 from hs.storage.database import Database
 from tests.support.rooms import ALICE, BOB, message, open_writers, txn_key
 
@@ -35,5 +35,5 @@ def test_drafts_and_results_are_encoded_for_rpc() -> None:
     decoded = method.decode_arguments(method.encode_arguments((room_id, drafts), {}))
 
     assert decoded == [room_id, drafts]
-    result = [Appended(EventID("$event"), 7, room_id, existed=True)]
+    result = [AppendedEvent(EventID("$event"), 7, room_id, existed=True)]
     assert method.decode_result(method.encode_result(result)) == result

@@ -10,9 +10,9 @@ from hs.core.ids import RoomID
 from hs.repl.ownership import Ownership, Topology
 from hs.services.rooms.append import transaction_ids
 from hs.services.rooms.append.appender import RoomAppender
-from hs.services.rooms.append.drafts import Appended, Draft
+from hs.services.rooms.append.drafts import AppendedEvent, Draft
 from hs.services.rooms.append.sharded_appender import ShardedAppender
-from hs.services.rooms.retention.request_cleanup import RoomUpkeep
+from hs.services.rooms.retention.request_cleanup import RoomCleanup
 from hs.storage.database import Database
 from tests.support.rooms import ALICE, BOB, World, message, open_world, txn_key
 
@@ -30,7 +30,7 @@ async def test_repeated_request_returns_the_same_event(world: World) -> None:
 
 async def test_concurrent_equal_requests_create_one_event(world: World) -> None:
     room_id = await world.create_room(ALICE)
-    results: list[Appended] = []
+    results: list[AppendedEvent] = []
 
     async def send() -> None:
         results.append(await world.send(room_id, ALICE, txn=txn_key(ALICE, room_id, "t1")))
@@ -111,13 +111,13 @@ async def test_old_requests_are_looked_up_after_a_restart(
 
 async def test_requests_are_deleted_after_a_day(database: Database) -> None:
     async with open_world(database) as world:
-        upkeep = RoomUpkeep(database, world.clock)
+        upkeep = RoomCleanup(database, world.clock)
         room_id = await world.create_room(ALICE)
         await world.send(room_id, ALICE, txn=txn_key(ALICE, room_id, "old"))
         world.clock.advance(25 * 3600 * 1000)
         await world.send(room_id, ALICE, txn=txn_key(ALICE, room_id, "new"))
 
-        assert await upkeep.forget_old_requests() == 1
+        assert await upkeep.delete_old_transaction_ids() == 1
 
     async with open_world(database) as world:
         assert not (await world.send(room_id, ALICE, txn=txn_key(ALICE, room_id, "old"))).existed
@@ -128,7 +128,7 @@ async def test_creation_repeated_after_a_restart_returns_the_same_room(
     database: Database,
 ) -> None:
     calls: list[list[Draft]] = []
-    created: list[Appended] = []
+    created: list[AppendedEvent] = []
     shared = Topology("front", "main", {"events": ("maker",)})
     owner_topology = attrs.evolve(shared, instance="maker")
 
@@ -152,9 +152,9 @@ class RecordingAppender:
     appender: RoomAppender
     calls: list[list[Draft]]
 
-    async def append(self, room_id: RoomID, drafts: list[Draft]) -> list[Appended]:
+    async def append(self, room_id: RoomID, drafts: list[Draft]) -> list[AppendedEvent]:
         return await self.appender.append(room_id, drafts)
 
-    async def create(self, version: str, drafts: list[Draft]) -> list[Appended]:
+    async def create(self, version: str, drafts: list[Draft]) -> list[AppendedEvent]:
         self.calls.append(drafts)
         return await self.appender.create(version, drafts)

@@ -8,7 +8,7 @@ import attrs
 import pytest
 
 from hs.core.ids import RoomAlias, RoomID, UserID
-from hs.services.rooms.creation.auto_join_rooms import AutoJoin
+from hs.services.rooms.creation.auto_join_rooms import AutoJoinRooms
 from hs.settings.sections.rooms import RoomSettings
 from hs.storage.accounts import users
 from hs.storage.accounts.users import UserRecord
@@ -25,7 +25,7 @@ class Registration:
     """Registers new users and has them join."""
 
     acts: Actions
-    auto_join: AutoJoin
+    auto_join: AutoJoinRooms
 
     async def register(self, *user_ids: UserID, is_guest: bool = False) -> None:
         for user_id in user_ids:
@@ -51,7 +51,7 @@ async def open_registration(database: Database, **settings: Any) -> AsyncIterato
     async with open_actions(database, settings=room_settings) as acts:
         yield Registration(
             acts,
-            AutoJoin(
+            AutoJoinRooms(
                 settings=room_settings,
                 server_name=SERVER,
                 database=database,

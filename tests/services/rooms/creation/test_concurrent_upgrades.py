@@ -11,7 +11,7 @@ from hs.core.errors import BadState, MatrixError
 from hs.core.ids import RoomID
 from hs.repl.leases import TTL_MS
 from hs.services.rooms.append.appender import RoomAppender
-from hs.services.rooms.append.drafts import Appended, Draft
+from hs.services.rooms.append.drafts import AppendedEvent, Draft
 from hs.services.rooms.creation.room_upgrade import RoomUpgrade
 from hs.settings.sections.rooms import RoomSettings
 from hs.storage import leases
@@ -72,13 +72,13 @@ class EndingAppender:
     ends_after: Callable[[Draft], bool]
     process: trio.CancelScope
 
-    async def append(self, room_id: RoomID, drafts: list[Draft]) -> list[Appended]:
+    async def append(self, room_id: RoomID, drafts: list[Draft]) -> list[AppendedEvent]:
         await self._end(self.ends_before(drafts[0]))
         appended = await self.inner.append(room_id, drafts)
         await self._end(self.ends_after(drafts[0]))
         return appended
 
-    async def create(self, version: str, drafts: list[Draft]) -> list[Appended]:
+    async def create(self, version: str, drafts: list[Draft]) -> list[AppendedEvent]:
         await self._end(self.ends_before(drafts[0]))
         appended = await self.inner.create(version, drafts)
         await self._end(self.ends_after(drafts[0]))
@@ -106,7 +106,7 @@ async def interrupt_upgrade(
     with trio.CancelScope() as scope:
         appender = EndingAppender(acts.world.appender, before, after, scope)
         upgrades: RoomUpgrade = attrs.evolve(
-            acts.upgrades, appender=appender, turns=turns_of(acts.world)
+            acts.upgrades, appender=appender, lock=turns_of(acts.world)
         )
         await upgrades.upgrade(acts.tokens.requesters["alice"], room_id, version)
     assert scope.cancelled_caught

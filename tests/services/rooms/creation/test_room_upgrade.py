@@ -20,7 +20,7 @@ from hs.services.rooms.append.drafts import Draft
 from hs.services.rooms.membership.membership import JoinRequest
 from hs.services.rooms.membership.room_succession import predecessor_of
 from hs.storage.database import Database
-from tests.support.meddling import Meddling
+from tests.support.interfering import InterferingAppender
 from tests.support.room_actions import DAVE, Actions, open_actions
 from tests.support.rooms import ALICE, BOB, CAROL, SERVER
 
@@ -276,7 +276,7 @@ async def test_concurrent_change_of_power_levels_is_kept(acts: Actions) -> None:
     async def give() -> None:
         await acts.world.set_state(room_id, ALICE, "m.room.power_levels", given)
 
-    upgrades = attrs.evolve(acts.upgrades, appender=Meddling(acts.world.appender, give))
+    upgrades = attrs.evolve(acts.upgrades, appender=InterferingAppender(acts.world.appender, give))
     await upgrades.upgrade(acts.tokens.requesters["alice"], room_id, "11")
 
     levels = await acts.state(room_id, "m.room.power_levels")

@@ -15,11 +15,11 @@ from hs.core.streams import CACHES
 from hs.repl.memory_writer import MemoryWriter
 from hs.services.rooms.append.drafts import Draft
 from hs.services.rooms.creation.initial_events import NewRoomRequest
-from hs.services.rooms.membership.auto_accept_invites import AutoAccept, Joining
-from hs.services.rooms.membership.forget_on_leave import ForgettingLeavers
+from hs.services.rooms.membership.auto_accept_invites import AutoAcceptDuty, Joining
+from hs.services.rooms.membership.forget_on_leave import ForgetOnLeaveDuty
 from hs.services.rooms.membership.member_policy import MemberPolicy
 from hs.services.rooms.membership.membership import JoinRequest
-from hs.services.rooms.read.stripped_state import StrippedState, shown_state
+from hs.services.rooms.read.stripped_state import StrippedState, included_state
 from hs.settings.sections.retention import AutoAcceptSettings, PrejoinSettings
 from hs.settings.sections.rooms import RoomSettings
 from hs.storage.database import Database, DatabaseUnavailable, Tx
@@ -111,7 +111,7 @@ async def test_leaving_or_being_banned_forgets_the_room(database: Database) -> N
         world = actions.world
         drops = MemoryWriter(CACHES, "main", world.transport, 1)
         drops.attach()
-        leavers = ForgettingLeavers(
+        leavers = ForgetOnLeaveDuty(
             database, world.feed, drops, actions.memberships.is_local, lambda room_id: True
         )
         room_id = await world.create_room(ALICE, join=[BOB, CAROL, ZOE])
@@ -136,7 +136,7 @@ async def test_a_room_is_forgotten_after_the_database_was_away(
         world = actions.world
         drops = MemoryWriter(CACHES, "main", world.transport, 1)
         drops.attach()
-        leavers = ForgettingLeavers(
+        leavers = ForgetOnLeaveDuty(
             database, world.feed, drops, actions.memberships.is_local, lambda room_id: True
         )
         room_id = await world.create_room(ALICE, join=[BOB])
@@ -176,7 +176,7 @@ async def test_an_invite_that_fails_is_kept_or_passed_over(
     async with open_with(database) as actions:
         world = actions.world
         joining = FailingOnce(actions.membership, {})
-        accept = AutoAccept(
+        accept = AutoAcceptDuty(
             AutoAcceptSettings(enabled=True),
             world.feed,
             world.events,
@@ -210,7 +210,7 @@ async def test_invites_are_accepted_automatically(
 ) -> None:
     async with open_with(database) as actions:
         world = actions.world
-        accept = AutoAccept(
+        accept = AutoAcceptDuty(
             AutoAcceptSettings(enabled=True, **settings),
             world.feed,
             world.events,
@@ -265,7 +265,7 @@ async def test_stripped_state_has_the_configured_types(
         room_id = await world.create_room(ALICE, state=state, invite=[BOB])
         own = await actions.memberships.local_membership(room_id, BOB)
         assert own is not None
-        reader = StrippedState(database, world.events, world.states, shown_state(settings))
+        reader = StrippedState(database, world.events, world.states, included_state(settings))
 
         events = (await reader.of(BOB, {room_id: own}))[room_id]
 

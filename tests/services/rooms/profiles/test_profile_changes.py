@@ -13,16 +13,16 @@ from hs.core.ids import RoomID, UserID
 from hs.services.accounts.limits.appservice_users import NoAppservices
 from hs.services.accounts.profiles.profiles import NoRemoteProfiles, Profiles
 from hs.services.rooms.append.appender import RoomAppender
-from hs.services.rooms.append.drafts import Appended, Draft
-from hs.services.rooms.membership.guest_removal import GuestExpulsion
+from hs.services.rooms.append.drafts import AppendedEvent, Draft
+from hs.services.rooms.membership.guest_removal import GuestRemovalDuty
 from hs.services.rooms.profiles.profile_propagation import RETRY_S, RoomProfiles
-from hs.services.rooms.store.auth_state import DecidingReader
+from hs.services.rooms.store.auth_state import AuthStateReader
 from hs.settings.sections.accounts import RegistrationSettings
 from hs.storage.accounts import profiles
 from hs.storage.database import Database, Tx
 from hs.storage.inline import open_inline
 from hs.storage.migrate import bundled_migrations, migrate
-from tests.support.meddling import Meddling
+from tests.support.interfering import InterferingAppender
 from tests.support.room_actions import Actions, open_actions
 from tests.support.rooms import ALICE, BOB, CAROL, SERVER
 
@@ -44,14 +44,14 @@ class StuckAppender:
     left: int
     stuck: trio.Event = attrs.Factory(trio.Event)
 
-    async def append(self, room_id: RoomID, drafts: list[Draft]) -> list[Appended]:
+    async def append(self, room_id: RoomID, drafts: list[Draft]) -> list[AppendedEvent]:
         if self.left == 0:
             self.stuck.set()
             await trio.sleep_forever()
         self.left -= 1
         return await self.inner.append(room_id, drafts)
 
-    async def create(self, version: str, drafts: list[Draft]) -> list[Appended]:
+    async def create(self, version: str, drafts: list[Draft]) -> list[AppendedEvent]:
         return await self.inner.create(version, drafts)
 
 
@@ -94,7 +94,7 @@ async def member_content(
 
 async def users_waiting(acts: Actions) -> list[UserID]:
     """Return the users whose changes are not propagated yet."""
-    return [row.user_id for row in await acts.world.database.read(profiles.changed, 0, 100)]
+    return [row.user_id for row in await acts.world.database.read(profiles.list_changes, 0, 100)]
 
 
 async def test_changed_profile_is_set_in_all_joined_rooms(acts: Actions) -> None:
@@ -167,7 +167,9 @@ async def test_user_who_leaves_meanwhile_stays_out(acts: Actions) -> None:
     room_id = await acts.world.create_room(BOB, join=[ALICE])
     await set_whole_profile(acts, ALICE)
     leave = Draft("m.room.member", ALICE, {"membership": "leave"}, ALICE)
-    meddling = Meddling(acts.world.appender, lambda: acts.world.appender.append(room_id, [leave]))
+    meddling = InterferingAppender(
+        acts.world.appender, lambda: acts.world.appender.append(room_id, [leave])
+    )
 
     await room_profiles_of(acts, meddling).show_all(set())
 
@@ -183,7 +185,9 @@ async def test_older_change_does_not_undo_a_newer_one(acts: Actions) -> None:
         await set_profile(acts, ALICE, avatar_url="mxc://a/b")
         await room_profiles_of(acts).show_all(set())
 
-    await room_profiles_of(acts, Meddling(acts.world.appender, change_again)).show_all(set())
+    await room_profiles_of(acts, InterferingAppender(acts.world.appender, change_again)).show_all(
+        set()
+    )
 
     assert await member_content(acts, room_id) == SHOWN
 
@@ -191,7 +195,7 @@ async def test_older_change_does_not_undo_a_newer_one(acts: Actions) -> None:
 async def test_change_during_propagation_is_propagated(acts: Actions) -> None:
     rooms = [await acts.world.create_room(ALICE) for _ in range(3)]
     await set_profile(acts, ALICE, displayname="Al")
-    meddling = Meddling(
+    meddling = InterferingAppender(
         acts.world.appender, lambda: set_profile(acts, ALICE, avatar_url="mxc://a/b")
     )
 
@@ -210,7 +214,7 @@ async def test_failure_is_retried_in_that_room_only(acts: Actions, error: Except
     async def fail() -> None:
         raise error
 
-    service = room_profiles_of(acts, Meddling(acts.world.appender, fail))
+    service = room_profiles_of(acts, InterferingAppender(acts.world.appender, fail))
     failed = await service.show_all(set())
     first = [(await member_content(acts, room_id)).get("displayname") for room_id in rooms]
     bobs = [(await member_content(acts, room_id, BOB)).get("displayname") for room_id in rooms]
@@ -241,7 +245,7 @@ async def test_failure_is_retried_after_a_pause(
                 raise MatrixError("M_UNKNOWN", 503, "away")
 
             async with trio.open_nursery() as nursery:
-                service = room_profiles_of(acts, Meddling(acts.world.appender, fail))
+                service = room_profiles_of(acts, InterferingAppender(acts.world.appender, fail))
                 nursery.start_soon(service.run)
                 await trio.sleep(RETRY_S / 2)
                 # That others change theirs brings nothing forward.
@@ -262,7 +266,7 @@ async def test_forbidden_change_is_not_retried(acts: Actions) -> None:
     async def refuse() -> None:
         raise Forbidden("not here")
 
-    await room_profiles_of(acts, Meddling(acts.world.appender, refuse)).show_all(set())
+    await room_profiles_of(acts, InterferingAppender(acts.world.appender, refuse)).show_all(set())
 
     assert await users_waiting(acts) == []
 
@@ -288,11 +292,11 @@ async def make_guest(tx: Tx, user_id: UserID) -> None:
 async def test_guests_are_removed_when_guest_access_is_forbidden(acts: Actions) -> None:
     world = acts.world
     await world.database.write(make_guest, BOB)
-    guests = GuestExpulsion(
+    guests = GuestRemovalDuty(
         world.database,
         world.feed,
         world.appender,
-        DecidingReader(world.states, world.events),
+        AuthStateReader(world.states, world.events),
         acts.memberships,
         lambda room_id: True,
     )

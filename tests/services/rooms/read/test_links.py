@@ -7,7 +7,7 @@ import pytest
 from hs.core.errors import Forbidden
 from hs.core.ids import EventID, RoomID
 from hs.core.versions import ROOM_VERSIONS
-from hs.services.rooms.append.drafts import Appended, Draft
+from hs.services.rooms.append.drafts import AppendedEvent, Draft
 from hs.storage.database import Row, Tx
 from tests.support.rooms import ALICE, BOB, CAROL, World
 
@@ -24,7 +24,7 @@ async def _rows(world: World, query: str) -> list[tuple[Any, ...]]:
     return [tuple(row) for row in await world.database.read(read)]
 
 
-async def _reply(world: World, room_id: RoomID, root: EventID) -> Appended:
+async def _reply(world: World, room_id: RoomID, root: EventID) -> AppendedEvent:
     relates = {"rel_type": "m.thread", "event_id": root}
     content = {"body": "reply", "msgtype": "m.text", "m.relates_to": relates}
     return (await world.append(room_id, Draft("m.room.message", BOB, content)))[0]

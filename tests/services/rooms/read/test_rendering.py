@@ -9,10 +9,10 @@ from hs.core.ids import EventID, UserID
 from hs.core.requester import Requester
 from hs.services.rooms.append.drafts import Draft
 from hs.services.rooms.read.rendering import with_fields
-from hs.services.rooms.store.aggregations import Aggregates
+from hs.services.rooms.store.aggregations import AggregationStore
 from hs.services.rooms.store.event_store import EventStore
 from hs.storage.database import Database
-from tests.support.counting import Count, CountingDatabase
+from tests.support.counting import CountingDatabase, QueryCount
 from tests.support.reading import readers_of
 from tests.support.rooms import ALICE, BOB, CAROL, World, open_world, txn_key
 
@@ -167,7 +167,7 @@ async def test_replies_of_ignored_users_do_not_count(world: World) -> None:
 
 
 async def test_many_threads_with_ignored_users_need_one_read(database: Database) -> None:
-    count = Count()
+    count = QueryCount()
     counting: Any = CountingDatabase(database, count)
     async with open_world(counting) as world:
         reading = readers_of(world)
@@ -229,7 +229,9 @@ async def test_redaction_drops_only_the_parents_aggregations(
         )
         await world.append(room_id, reply(BOB, "m.thread", other.event_id))
         # It has read no event yet, so it cannot look up the parent of the redacted event.
-        aggregates = Aggregates(world.database, world.feed, EventStore(world.database, world.feed))
+        aggregates = AggregationStore(
+            world.database, world.feed, EventStore(world.database, world.feed)
+        )
         before = await aggregates.load([root.event_id, other.event_id])
 
         await world.redact(room_id, ALICE, first.event_id)

@@ -5,7 +5,7 @@ import pytest
 from hs.core.errors import Forbidden
 from hs.core.ids import RoomID
 from hs.storage.database import Database
-from tests.support.reading import Reading, readers_of
+from tests.support.reading import ReadingScene, readers_of
 from tests.support.rooms import ALICE, BOB, CAROL, World, open_world
 
 
@@ -63,7 +63,7 @@ async def test_visibility_is_the_same_after_a_restart(database: Database) -> Non
         assert await readers_of(world).bodies(BOB, room_id) == ["invited", "joined"]
 
 
-async def memberships_seen(reading: Reading, room_id: RoomID) -> list[str]:
+async def memberships_seen(reading: ReadingScene, room_id: RoomID) -> list[str]:
     ids = [row.event_id for _, row in reading.world.seen if row.room_id == room_id]
     events = await reading.see(BOB, *ids)  # type: ignore[arg-type]  # rows hold plain strings
     return [

@@ -15,7 +15,7 @@ from hs.services.rooms.receive.event_receiver import (
     PduVerdict,
     ReceiveResult,
 )
-from hs.services.rooms.store.recent_events import Tails
+from hs.services.rooms.store.recent_events import RecentEvents
 from hs.services.rooms.store.stored_event import EventStatus, StoredEvent
 from hs.storage.database import Database
 from hs.storage.rooms import events as event_rows
@@ -232,12 +232,12 @@ async def test_missing_auth_events_can_be_passed_as_outliers(world: World) -> No
     assert without_outlier.missing == MissingEvents((joined.event_id,), (joined.event_id,))
     assert with_outlier.verdicts == (PduVerdict(hello.event_id, PduOutcome.ACCEPTED),)
     # The missing event is a backward extremity; when it arrives, it changes no current state.
-    assert await world.database.read(event_rows.lacking_among, [joined.event_id]) == [
+    assert await world.database.read(event_rows.backward_extremities_among, [joined.event_id]) == [
         joined.event_id
     ]
     assert (event_types.MEMBER, DORA) in await world.states.current(room_id)
     assert await receive(world, joined) == [PduOutcome.ACCEPTED]
-    assert await world.database.read(event_rows.lacking_among, [joined.event_id]) == []
+    assert await world.database.read(event_rows.backward_extremities_among, [joined.event_id]) == []
     stored = await load_stored(world, joined)
     assert (stored.status, stored.snapshot_id is None) == (EventStatus.ACCEPTED, False)
     async with world.rooms.hold(room_id) as room:
@@ -440,7 +440,7 @@ async def test_local_room_accepts_a_remote_join(world: World) -> None:
 
 async def test_rejected_and_soft_failed_events_are_in_no_timeline(world: World) -> None:
     room_id, history = await import_joined_room(world)
-    recent_events = Tails(world.feed)
+    recent_events = RecentEvents(world.feed)
     start = history.ends[:]
     rejected = history.draft(CORA, "m.room.topic", {"topic": "x"}, "")
     ban = history.add(ADMIN, "m.room.member", BAN, CORA, after=start)

@@ -15,11 +15,11 @@ from hs.repl.transport import Transport
 from hs.services.rooms.append.drafts import Draft
 from hs.services.rooms.read.retention_policy import RetentionPolicies
 from hs.services.rooms.retention.purge import ForgottenRooms, MessagePurge, RedactedContents
-from hs.settings.sections.retention import Lifetimes, PurgeJob, RetentionSettings
+from hs.settings.sections.retention import PurgeJob, RetentionPolicy, RetentionSettings
 from hs.storage.database import Database, Tx
 from hs.storage.rooms import purge as storage
 from hs.storage.rooms import rooms
-from tests.support.reading import Reading, readers_of
+from tests.support.reading import ReadingScene, readers_of
 from tests.support.rooms import ALICE, BOB, World, open_world
 
 MINUTE = 60_000
@@ -61,7 +61,7 @@ async def tables_of_rooms(tx: Tx) -> set[str]:
 
 def settings(max_lifetime: int | None = None, **more: Any) -> RetentionSettings:
     return RetentionSettings(
-        enabled=True, default_policy=Lifetimes(max_lifetime=max_lifetime), **more
+        enabled=True, default_policy=RetentionPolicy(max_lifetime=max_lifetime), **more
     )
 
 
@@ -69,7 +69,7 @@ def policies_of(world: World, chosen: RetentionSettings) -> RetentionPolicies:
     return RetentionPolicies.following(world.feed, world.states, chosen, world.clock)
 
 
-def reading_with(world: World, chosen: RetentionSettings) -> Reading:
+def reading_with(world: World, chosen: RetentionSettings) -> ReadingScene:
     return readers_of(world, policies_of(world, chosen))
 
 
@@ -144,7 +144,7 @@ class Interrupted:
 
     async def read(self, unit: Any, *args: Any) -> Any:
         found = await self.inner.read(unit, *args)
-        if unit is storage.room_end:
+        if unit is storage.forward_extremities:
             await self.happens()
         return found
 

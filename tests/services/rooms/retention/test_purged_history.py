@@ -6,7 +6,7 @@ import pytest
 from hs.core.ids import RoomID
 from hs.services.rooms.read.retention_policy import RetentionPolicies
 from hs.services.rooms.retention.purge import MessagePurge
-from hs.settings.sections.retention import Lifetimes, PurgeJob, RetentionSettings
+from hs.settings.sections.retention import PurgeJob, RetentionPolicy, RetentionSettings
 from hs.storage.database import Database
 from tests.support.reading import client_of, readers_of
 from tests.support.rooms import ALICE, BOB, CAROL
@@ -25,7 +25,7 @@ class SettableExpiry:
         return self.before_ms
 
 
-SETTINGS = RetentionSettings(enabled=True, default_policy=Lifetimes(max_lifetime=10 * MINUTE))
+SETTINGS = RetentionSettings(enabled=True, default_policy=RetentionPolicy(max_lifetime=10 * MINUTE))
 
 
 async def test_room_can_be_read_and_synced_after_a_purge(database: Database) -> None:

@@ -9,10 +9,10 @@ import trio
 
 from hs.core.errors import ConsentNotGiven, LimitExceeded, MatrixError
 from hs.core.ids import RoomID
-from hs.core.requester import ConsentDue, Requester
+from hs.core.requester import Requester, RequiredConsent
 from hs.services.rooms.sending import delayed_events
 from hs.services.rooms.sending.delayed_event_sender import LOST_AFTER_MS, DelayedSending
-from hs.services.rooms.sending.delayed_events import Wanted
+from hs.services.rooms.sending.delayed_events import DelayedEventRequest
 from hs.storage.accounts import users
 from hs.storage.accounts.users import UserRecord
 from hs.storage.database import Database
@@ -41,8 +41,8 @@ async def pass_time(acts: Actions, sender: DelayedSending, ms: int) -> int:
     return await sender.send_due(acts.world.clock.now_ms() - LOST_AFTER_MS)
 
 
-def delayed_message(body: str, delay_ms: int, txn_id: str | None = None) -> Wanted:
-    return Wanted("m.room.message", {"body": body}, delay_ms, txn_id=txn_id)
+def delayed_message(body: str, delay_ms: int, txn_id: str | None = None) -> DelayedEventRequest:
+    return DelayedEventRequest("m.room.message", {"body": body}, delay_ms, txn_id=txn_id)
 
 
 async def wait_for_scheduled(acts: Actions, count: int) -> None:
@@ -69,7 +69,7 @@ async def test_event_is_sent_when_it_is_due_and_not_before(acts: Actions) -> Non
     assert (early, due, again) == (0, 1, 0)
     assert await bodies(acts, room_id) == ["later"]
     record = await acts.delayed.get(ME, delay_id)
-    assert record.status == storage.OVER
+    assert record.status == storage.FINISHED
     assert record.event_id is not None
     assert await acts.delayed.scheduled(ME) == []
 
@@ -167,7 +167,7 @@ async def test_process_killed_after_sending_sends_no_second_event(
 
     assert (at_once, after_a_while) == (0, 1)
     assert await bodies(acts, room_id) == ["once"]
-    assert (await acts.delayed.get(ME, delay_id)).status == storage.OVER
+    assert (await acts.delayed.get(ME, delay_id)).status == storage.FINISHED
 
 
 async def test_events_due_during_downtime_are_sent_at_startup(database: Database) -> None:
@@ -215,7 +215,7 @@ async def test_repeated_request_returns_the_same_delay_id(acts: Actions) -> None
 
 async def test_state_event_is_sent_when_due(acts: Actions) -> None:
     room_id = await acts.world.create_room(ALICE)
-    wanted = Wanted("m.room.topic", {"topic": "evening"}, 1000, state_key="")
+    wanted = DelayedEventRequest("m.room.topic", {"topic": "evening"}, 1000, state_key="")
     await acts.delayed.schedule(ME, room_id, wanted)
 
     await pass_time(acts, sender_of(acts), 1000)
@@ -228,7 +228,7 @@ async def test_state_set_by_another_user_cancels_the_delayed_event(acts: Actions
     room_id = await acts.world.create_room(ALICE, join=[BOB], power_levels=levels)
     await acts.world.set_state(room_id, BOB, "m.room.topic", {"topic": "before"})
     for key in ("", "other"):
-        wanted = Wanted("m.room.topic", {"topic": "late"}, 1000, state_key=key)
+        wanted = DelayedEventRequest("m.room.topic", {"topic": "late"}, 1000, state_key=key)
         await acts.delayed.schedule(ME, room_id, wanted)
     acts.world.clock.advance(1)
     await acts.world.set_state(room_id, BOB, "m.room.topic", {"topic": "bob's"})
@@ -245,7 +245,7 @@ async def test_state_set_by_another_user_cancels_the_delayed_event(acts: Actions
 
 async def test_state_set_by_the_same_user_cancels_nothing(acts: Actions) -> None:
     room_id = await acts.world.create_room(ALICE)
-    wanted = Wanted("m.room.topic", {"topic": "late"}, 1000, state_key="")
+    wanted = DelayedEventRequest("m.room.topic", {"topic": "late"}, 1000, state_key="")
     await acts.delayed.schedule(ME, room_id, wanted)
     acts.world.clock.advance(1)
     await acts.world.set_state(room_id, ALICE, "m.room.topic", {"topic": "soon"})
@@ -260,7 +260,7 @@ async def test_superseded_event_is_cancelled_at_once(acts: Actions) -> None:
     room_id = await acts.world.create_room(ALICE, join=[BOB], power_levels=levels)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(sender_of(acts).run)
-        wanted = Wanted("m.room.topic", {"topic": "late"}, 86_400_000, state_key="")
+        wanted = DelayedEventRequest("m.room.topic", {"topic": "late"}, 86_400_000, state_key="")
         await acts.delayed.schedule(ME, room_id, wanted)
         acts.world.clock.advance(1)
         await acts.world.set_state(room_id, BOB, "m.room.topic", {"topic": "bob's"})
@@ -322,7 +322,7 @@ async def test_superseded_ban_is_not_sent_by_another_process(
     acts: Actions, database: Database
 ) -> None:
     room_id = await acts.world.create_room(ALICE, join=[BOB])
-    ban = Wanted("m.room.member", {"membership": "ban"}, 1000, state_key=BOB)
+    ban = DelayedEventRequest("m.room.member", {"membership": "ban"}, 1000, state_key=BOB)
     delay_id = await acts.delayed.schedule(ME, room_id, ban)
     acts.world.clock.advance(1000)
     [taken] = await database.write(storage.take_due, acts.world.clock.now_ms(), 0, 10)
@@ -337,14 +337,14 @@ async def test_superseded_ban_is_not_sent_by_another_process(
 
 async def test_user_without_consent_cannot_schedule_events(acts: Actions) -> None:
     room_id = await acts.world.create_room(ALICE)
-    due = ConsentDue("https://example.org/terms", "Agree first")
-    undecided = Requester(ALICE, "DEVICE", consent_due=due)
-    join = Wanted("m.room.member", {"membership": "join"}, 1, state_key=ALICE)
+    due = RequiredConsent("https://example.org/terms", "Agree first")
+    undecided = Requester(ALICE, "DEVICE", required_consent=due)
+    join = DelayedEventRequest("m.room.member", {"membership": "join"}, 1, state_key=ALICE)
 
     for wanted in (delayed_message("smuggled", 1), join):
         with pytest.raises(ConsentNotGiven):
             await acts.delayed.schedule(undecided, room_id, wanted)
-    redaction = Wanted("m.room.redaction", {"redacts": "$event"}, 1)
+    redaction = DelayedEventRequest("m.room.redaction", {"redacts": "$event"}, 1)
     await acts.delayed.schedule(undecided, room_id, redaction)
 
     await pass_time(acts, sender_of(acts), 1000)

@@ -34,15 +34,15 @@ async def test_state_set_after_leaving_is_not_visible(database: Database, then: 
 
 async def test_last_end_is_the_member_event_after_the_last_join(database: Database) -> None:
     async with open_world(database) as world:
-        history = readers_of(world).visibility.stays
+        history = readers_of(world).visibility.membership_history
         room_id = await world.create_room(ALICE, join=[BOB])
         left = await world.leave(room_id, BOB)
         banned = await world.set_membership(room_id, ALICE, BOB, "ban")
         stranger = await world.set_membership(room_id, ALICE, CAROL, "ban")
 
         for _ in range(2):  # computed, then cached
-            end = await history.end(banned.event_id)
+            end = await history.last_end(banned.event_id)
             assert end is not None
             assert end.event.event_id == left.event_id
-            assert await history.end(stranger.event_id) is None
+            assert await history.last_end(stranger.event_id) is None
         assert not await history.state_at_end(EventID("$unknown"))

@@ -7,7 +7,7 @@ from hs.core.ids import RoomID
 from hs.core.positions import VectorPosition
 from hs.core.streams import EVENTS, EventRow
 from hs.repl.feed import Batch, Feed
-from hs.services.rooms.store.recent_events import ENTRY_BYTES, Tails
+from hs.services.rooms.store.recent_events import ENTRY_BYTES, RecentEvents
 
 WRITERS = {"!a:x": "w1", "!b:x": "w1", "!c:x": "w2", "!d:x": "w2"}
 
@@ -29,11 +29,11 @@ def test_answer_is_complete_or_none(
         feed.start_at(EVENTS, writer, 0)
     log: list[tuple[str, int, str]] = []
     positions: list[VectorPosition] = [feed.position(EVENTS)]
-    recent_events: Tails | None = None
+    recent_events: RecentEvents | None = None
 
     for number, room_id in enumerate([*before, "", *after], start=1):
         if not room_id:
-            recent_events = Tails(feed, total * ENTRY_BYTES, per_room)
+            recent_events = RecentEvents(feed, total * ENTRY_BYTES, per_room)
             continue
         writer = WRITERS[room_id]
         previous = feed.position_of(EVENTS, writer) or 0

@@ -78,7 +78,7 @@ async def test_single_entries_are_read_without_the_whole_state(world: World) -> 
 
     assert await cold.current_of_keys(room_id, [key, ("m.room.name", "")]) == {key: whole[key]}
     assert len(await cold.current_of_types(room_id, ["m.room.member"])) == 3
-    assert await cold.of_snapshot(stored.snapshot_id or 0, [key]) == {key: whole[key]}
+    assert await cold.snapshot_entries(stored.snapshot_id or 0, [key]) == {key: whole[key]}
     assert await cold.at_snapshot(stored.snapshot_id or 0) == whole
 
 
@@ -108,7 +108,7 @@ async def test_chains_of_snapshots_are_bounded(
     last = await world.events.get_one(EventID(world.seen[-1][1].event_id))
     assert last is not None
     assert last.snapshot_id is not None
-    chain = await world.database.read(state.chain, last.snapshot_id)
+    chain = await world.database.read(state.load_chain, last.snapshot_id)
     assert len(chain) <= hops + 1
     cold = StateStore(world.database, Feed(), world.events)
     assert await cold.at_snapshot(last.snapshot_id) == await world.states.current(room_id)
