@@ -17,8 +17,8 @@ from tests.support.databases import (
     make_sqlite_template,
 )
 from tests.support.limits import limit
-from tests.support.postgres import PostgresMissing, PostgresServer, running_postgres
-from tests.support.redis import RedisMissing, RedisServer, running_redis
+from tests.support.servers.postgres import PostgresMissing, PostgresServer, running_postgres
+from tests.support.servers.redis import RedisMissing, RedisServer, running_redis
 
 # The duration of an example depends on the load of the machine.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])

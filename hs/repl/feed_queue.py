@@ -128,7 +128,7 @@ class FeedQueue(Generic[T]):
         return self._total
 
     def __bool__(self) -> bool:
-        """Tell whether any work is left: waiting, in hand, or to be read after an overflow."""
+        """Return whether any work is left: waiting, in hand, or to be read after an overflow."""
         return bool(self._entries or self._in_hand or self._state is _State.OVERFLOWN)
 
     # The feed's side
@@ -255,7 +255,7 @@ class FeedQueue(Generic[T]):
         self._in_hand = []
 
     def _make_room(self, size: int) -> bool:
-        """Give up what `WhenFull` says; return whether the entry that arrived may be added."""
+        """Drop entries as `WhenFull` says; return whether the entry that arrived may be added."""
         before = len(self._entries)
         if self._when_full is WhenFull.START_OVER:
             self._state = _State.OVERFLOWN

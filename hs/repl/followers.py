@@ -158,7 +158,7 @@ class KeyFollower(Generic[K, V, R]):
         self._noted: dict[K, list[R] | None] = {}
 
     def __contains__(self, key: K) -> bool:
-        """Tell whether a key is kept or being read, so that its rows matter."""
+        """Return whether a key is cached or being read, so that its rows matter."""
         return key in self._entries or key in self._noted
 
     async def get(self, key: K) -> V:

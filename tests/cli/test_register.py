@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from hs.cli.main import cli
-from tests.support.certificates import make_certificates
+from tests.support.servers.certificates import make_certificates
 
 SECRET = "sesame"
 

@@ -57,19 +57,19 @@ class RandomRoom:
     ) -> Event:
         default_id = EventID("$e" if self.number >= 3 else f"$e:{sender.split(':', 1)[1]}")
         return Event(
-            event_id or default_id,
-            pdu.get("room_id") or self.room_id,
-            event_type,
-            UserID(sender),
-            state_key,
-            content,
-            1,
-            1,
-            tuple(EventID(prev_event) for prev_event in prev_events),
-            (),
-            ROOM_VERSIONS[self.version],
-            {"type": event_type, "content": content, **pdu},
-            b"",
+            event_id=event_id or default_id,
+            room_id=pdu.get("room_id") or self.room_id,
+            type=event_type,
+            sender=UserID(sender),
+            state_key=state_key,
+            content=content,
+            depth=1,
+            origin_server_ts=1,
+            prev_events=tuple(EventID(prev_event) for prev_event in prev_events),
+            auth_events=(),
+            rules=ROOM_VERSIONS[self.version],
+            pdu={"type": event_type, "content": content, **pdu},
+            canonical=b"",
         )
 
     def create_content(self) -> dict[str, Any]:

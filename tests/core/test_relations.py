@@ -16,7 +16,7 @@ from hs.core.relations import (
     reply_target,
     thread_of,
 )
-from tests.support.plain_events import plain_event
+from tests.support.inputs.plain_events import plain_event
 
 ROOT = EventID("$root")
 

@@ -12,7 +12,7 @@ from hs.core.visibility import (
     server_may_see,
     visibility_in,
 )
-from tests.support.plain_events import plain_event
+from tests.support.inputs.plain_events import plain_event
 
 ALICE = UserID("@alice:here")
 WORLD, SHARED, INVITED, JOINED = HistoryVisibility

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.postgres import PostgresServer
-from tests.support.processes import Cluster, Layout, running_cluster
-from tests.support.redis import RedisServer
+from tests.support.servers.postgres import PostgresServer
+from tests.support.servers.processes import Cluster, Layout, running_cluster
+from tests.support.servers.redis import RedisServer
 
 
 @pytest.fixture(

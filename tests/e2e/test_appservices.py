@@ -10,13 +10,13 @@ from urllib.request import Request, urlopen
 import pytest
 import trio
 
-from tests.support.bridge import Bridge, BridgeRequest, running_bridge
 from tests.support.bridged import BridgedServer, open_scene
-from tests.support.http_client import HttpClient
 from tests.support.ledger import CLIENT
-from tests.support.postgres import PostgresServer
-from tests.support.processes import SERVER_NAME, Cluster, Layout, running_cluster
-from tests.support.redis import RedisServer
+from tests.support.servers.appservice_bridge import Bridge, BridgeRequest, running_bridge
+from tests.support.servers.http_client import HttpClient
+from tests.support.servers.postgres import PostgresServer
+from tests.support.servers.processes import SERVER_NAME, Cluster, Layout, running_cluster
+from tests.support.servers.redis import RedisServer
 
 pytestmark = pytest.mark.process
 
@@ -407,7 +407,7 @@ async def test_failed_transaction_is_retried_unchanged(bridged: BridgedServer) -
     await scene.add_ghost()
     await scene.say("first")
     await scene.until(lambda: "first" in scene.fax.texts(), "the first message")
-    scene.fax.refuses = 2
+    scene.fax.transactions_to_fail = 2
 
     await scene.say(f"stubborn {scene.number}")
     await scene.say(f"next {scene.number}")
@@ -415,7 +415,7 @@ async def test_failed_transaction_is_retried_unchanged(bridged: BridgedServer) -
 
     texts = scene.fax.texts()
     assert texts.count(f"stubborn {scene.number}") == texts.count(f"next {scene.number}") == 1
-    assert scene.fax.changed == []
+    assert scene.fax.changed_transactions == []
 
 
 async def restart_random_process(
@@ -449,7 +449,7 @@ async def check_events_sent_once_and_in_order(
     await scene.until(lambda: len(received()) >= events, "all events")
 
     assert received() == expected
-    assert scene.fax.changed == []
+    assert scene.fax.changed_transactions == []
 
 
 async def test_events_are_sent_once_and_in_order_despite_restarts(bridged: BridgedServer) -> None:

@@ -4,9 +4,9 @@ from collections import defaultdict
 
 import pytest
 
-from tests.support.http_client import HttpClient
 from tests.support.ledger import CLIENT, Person
-from tests.support.processes import Cluster, ServerProcess
+from tests.support.servers.http_client import HttpClient
+from tests.support.servers.processes import Cluster, ServerProcess
 
 pytestmark = pytest.mark.process
 

@@ -41,7 +41,7 @@ async def test_what_passes_by_itself_is_told_in_one_line(
 
     await keep_running(Duty("unlucky", fails), (ConnectionError,))
 
-    assert [one.exc_info is not None for one in caplog.records] == [False, False, True]
+    assert [record.exc_info is not None for record in caplog.records] == [False, False, True]
     assert caplog.messages[0] == "duty unlucky: away, restarting it in 0.5 s"
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from hs.settings.load import load_settings
 from hs.settings.settings import Settings
-from tests.support.processes import free_ports
+from tests.support.servers.processes import free_ports
 
 Load = Callable[..., Settings]
 

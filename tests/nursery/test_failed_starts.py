@@ -11,8 +11,8 @@ from hs.nursery import boot
 from hs.nursery.exit_causes import cause_of
 from hs.settings.settings import Settings
 from tests.nursery.conftest import Load
-from tests.support.certificates import make_certificates
-from tests.support.processes import SERVER_NAME
+from tests.support.servers.certificates import make_certificates
+from tests.support.servers.processes import SERVER_NAME
 
 Capture = pytest.CaptureFixture[str]
 

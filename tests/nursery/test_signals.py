@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from hs.nursery.signals import KILLED_STATUS
-from tests.support.postgres import PostgresServer
-from tests.support.processes import Cluster, ServerProcess, make_cluster
-from tests.support.redis import RedisServer
+from tests.support.servers.postgres import PostgresServer
+from tests.support.servers.processes import Cluster, ServerProcess, make_cluster
+from tests.support.servers.redis import RedisServer
 
 pytestmark = pytest.mark.process
 WAIT_S = 60.0

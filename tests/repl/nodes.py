@@ -21,7 +21,7 @@ from hs.repl.rpc_server import RpcServer
 from hs.repl.writers import TableWriter
 from hs.storage.database import Database
 from tests.repl.conftest import HINTS, NOTES, Note
-from tests.support.redis import RedisServer
+from tests.support.servers.redis import RedisServer
 
 STREAMS: dict[str, StreamDef[Any]] = {stream.name: stream for stream in (NOTES, HINTS)}
 

@@ -59,7 +59,16 @@ class Log:
         changes = self.table[self.published : self.published + count]
         before, self.published = self.published, self.published + len(changes)
         rows = [] if reset else [(change.number, change) for change in changes]
-        self.feed.deliver(Batch(CHANGES, "w", before, self.published, rows, reset))
+        self.feed.deliver(
+            Batch(
+                stream=CHANGES,
+                writer="w",
+                prev=before,
+                position=self.published,
+                rows=rows,
+                reset=reset,
+            )
+        )
 
     async def read(self, keys: list[str]) -> dict[str, tuple[int, ...]]:
         self.reads.append(keys)
@@ -75,7 +84,7 @@ class Log:
         return tuple(change.number for change in self.table if change.key == key)
 
     def delivered(self, key: str) -> tuple[int, ...]:
-        return tuple(one.number for one in self.table[: self.published] if one.key == key)
+        return tuple(row.number for row in self.table[: self.published] if row.key == key)
 
     def with_row(self, numbers: tuple[int, ...], row: Change) -> tuple[int, ...]:
         """Apply a row. One that is there already changes nothing; the one before must be there."""

@@ -8,7 +8,7 @@ from hs.repl.freshness import Freshness
 from hs.storage.database import Database
 from tests.repl.conftest import add_note
 from tests.repl.nodes import Cluster
-from tests.support.redis import RedisServer
+from tests.support.servers.redis import RedisServer
 
 pytestmark = pytest.mark.redis
 

@@ -10,7 +10,7 @@ from hs.repl.intake import FeedLost
 from hs.storage.database import Database
 from tests.repl.conftest import HINTS, NOTES, Note, add_note
 from tests.repl.nodes import Cluster, Node
-from tests.support.redis import RedisMissing, RedisServer, running_redis
+from tests.support.servers.redis import RedisMissing, RedisServer, running_redis
 
 pytestmark = pytest.mark.redis
 

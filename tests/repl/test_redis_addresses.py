@@ -12,9 +12,9 @@ from hs.repl.redis import RedisAddress, channel_name
 from hs.storage.database import Database
 from tests.repl.conftest import Note
 from tests.repl.nodes import CHANNEL, Cluster
-from tests.support.certificates import make_certificates
-from tests.support.processes import free_ports
-from tests.support.redis import RedisMissing, running_redis
+from tests.support.servers.certificates import make_certificates
+from tests.support.servers.processes import free_ports
+from tests.support.servers.redis import RedisMissing, running_redis
 
 pytestmark = pytest.mark.redis
 

@@ -29,7 +29,7 @@ from hs.repl.writers import TableWriter
 from hs.storage.database import Database
 from tests.repl.conftest import NOTES, Note, add_note
 from tests.repl.http_server import HttpServer, serving
-from tests.support.certificates import make_certificates
+from tests.support.servers.certificates import make_certificates
 
 Name = NewType("Name", str)
 

@@ -25,7 +25,7 @@ from hs.storage.database import (
 from hs.storage.dialect import Dialect, Engine
 from tests.repl.conftest import HINTS, NOTES, Note, add_note
 from tests.support.databases import fresh_postgres
-from tests.support.postgres import PostgresServer
+from tests.support.servers.postgres import PostgresServer
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -8,7 +8,7 @@ from hs.lib.aio import Bridge
 from hs.storage.connect import DatabaseConfig, open_database, postgres_config
 from hs.storage.database import DatabaseUnavailable, Tx
 from hs.storage.postgres.tx import translate_error
-from tests.support.postgres import PostgresServer
+from tests.support.servers.postgres import PostgresServer
 
 
 async def select_one(tx: Tx) -> int:

@@ -11,7 +11,7 @@ from hs.lib.aio import Bridge
 from hs.storage.database import CommitUnknown, Database, DatabaseTimeout, DatabaseUnavailable, Tx
 from hs.storage.postgres.config import PostgresConfig
 from hs.storage.postgres.database import open_postgres
-from tests.support.postgres import PostgresServer, running_postgres
+from tests.support.servers.postgres import PostgresServer, running_postgres
 
 pytestmark = pytest.mark.postgres
 

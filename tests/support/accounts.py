@@ -264,17 +264,17 @@ def make_accounts(
     registry = AppserviceRegistry(settings.appservices.registrations, SERVER)
     return _build(
         _Base(
-            database,
-            settings,
-            clock,
-            feed,
-            transport,
-            caches,
-            instance,
-            RecordingWatcher(),
-            FakeIdentityServer(),
-            FakeCaptcha(),
-            AppserviceIdentities(registry, database, feed),
+            database=database,
+            settings=settings,
+            clock=clock,
+            feed=feed,
+            transport=transport,
+            caches=caches,
+            instance=instance,
+            watching=RecordingWatcher(),
+            world=FakeIdentityServer(),
+            puzzles=FakeCaptcha(),
+            services=AppserviceIdentities(registry, database, feed),
         )
     )
 
@@ -287,19 +287,25 @@ def _build(base: _Base) -> Accounts:
     servers = address_servers(settings, database, base.world, base.puzzles)
     proving = wire_threepids(settings, database, clock, KEY, servers, revocations)
     authenticator = TokenAuthenticator(
-        database, feed, clock, base.services, last_seen, revocations, proving.consent.rule
+        database=database,
+        feed=feed,
+        clock=clock,
+        appservices=base.services,
+        last_seen=last_seen,
+        revocations=revocations,
+        consent=proving.consent.rule,
     )
     hasher = _hasher(settings)
     watching = base.watching
     sessions = Sessions(database, clock, settings.sessions, revocations, watching)
     profiles = Profiles(
-        database,
-        feed,
-        base.caches,
-        SERVER,
-        settings.registration,
-        NoRemoteProfiles(),
-        NoAppservices(),
+        database=database,
+        feed=feed,
+        caches=base.caches,
+        server_name=SERVER,
+        settings=settings.registration,
+        remote=NoRemoteProfiles(),
+        absent=NoAppservices(),
     )
     credentials = PasswordCheck(database, hasher, limits, settings.passwords, proving.identifiers)
     tokens = RegistrationTokenStage(database, clock)
@@ -356,14 +362,14 @@ def _lifecycle(
     servers: ThreepidServers,
 ) -> AccountLifecycle:
     return AccountLifecycle(
-        base.database,
-        hasher,
-        base.settings.passwords,
-        sessions,
-        profiles,
-        revocations,
-        base.watching,
-        servers.identity_servers,
+        database=base.database,
+        passwords=hasher,
+        password_settings=base.settings.passwords,
+        sessions=sessions,
+        profiles=profiles,
+        revocations=revocations,
+        departure=base.watching,
+        published=servers.identity_servers,
     )
 
 
@@ -376,17 +382,17 @@ def _registration(
 ) -> Registration:
     settings = base.settings
     return Registration(
-        base.database,
-        base.clock,
-        proving.requirements,
-        SERVER,
-        settings.server.allow_guest_access,
-        hasher,
-        sessions,
-        profiles,
-        base.services,
-        proving.threepids,
-        base.watching,
+        database=base.database,
+        clock=base.clock,
+        requirements=proving.requirements,
+        server_name=SERVER,
+        guests_allowed=settings.server.allow_guest_access,
+        passwords=hasher,
+        sessions=sessions,
+        profiles=profiles,
+        appservices=base.services,
+        threepids=proving.threepids,
+        newcomers=base.watching,
     )
 
 
@@ -399,16 +405,16 @@ def _login(
     registration: Registration,
 ) -> Login:
     return Login(
-        base.database,
-        base.clock,
-        base.settings.passwords,
-        base.settings.existing_session,
-        proving.identifiers,
-        credentials,
-        limits,
-        sessions,
-        base.services,
-        jwt_login(base.settings, registration),
+        database=base.database,
+        clock=base.clock,
+        settings=base.settings.passwords,
+        existing=base.settings.existing_session,
+        identifiers=proving.identifiers,
+        credentials=credentials,
+        limits=limits,
+        sessions=sessions,
+        appservices=base.services,
+        jwt=jwt_login(base.settings, registration),
     )
 
 
@@ -425,12 +431,12 @@ def apis_of(accounts: Accounts) -> list[object]:
             SharedSecretRegistration(accounts.database, accounts.clock, secret), registration
         ),
         LoginApi(
-            accounts.login,
-            sessions,
-            lifecycle,
-            interactive,
-            accounts.rates,
-            client_wellknown_content(settings.server, settings.proposals.matrix_rtc),
+            login=accounts.login,
+            sessions=sessions,
+            lifecycle=lifecycle,
+            interactive=interactive,
+            rates=accounts.rates,
+            well_known=client_wellknown_content(settings.server, settings.proposals.matrix_rtc),
         ),
         LogoutApi(sessions),
         AccountApi(
@@ -460,12 +466,12 @@ def apis_of(accounts: Accounts) -> list[object]:
         TurnServerApi(TurnServers(settings.turn, accounts.clock)),
         VersionsApi(settings.proposals, settings.rooms),
         CapabilitiesApi(
-            lifecycle,
-            accounts.login,
-            settings.registration,
-            "11",
-            proving.threepids.may_change,
-            settings.rooms.forget_rooms_on_leave,
+            lifecycle=lifecycle,
+            login=accounts.login,
+            registration=settings.registration,
+            default_room_version="11",
+            may_change_threepids=proving.threepids.may_change,
+            forgets_left_rooms=settings.rooms.forget_rooms_on_leave,
         ),
         WellKnownApi(settings.server),
     ]

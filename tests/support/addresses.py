@@ -13,7 +13,7 @@ from hs.settings.sections.rate_limits import Rate
 from hs.settings.settings import Settings
 from hs.storage.database import Database
 from tests.support.accounts import DEFAULTS, UNLIMITED, Accounts, open_accounts
-from tests.support.mail import MailBox, open_mail_box, plain_of
+from tests.support.servers.smtp import MailBox, open_mail_box, plain_of
 from tests.support.web import WebResponse
 
 V3 = "/_matrix/client/v3"

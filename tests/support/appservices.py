@@ -191,15 +191,15 @@ class SendingScene:
             invites=InviteStates(reading.memberships, stripped),
         )
         return AppserviceSender(
-            world.database,
-            world.feed,
-            EventInterest(registry, world.database),
-            reading.memberships,
-            InterruptedPastMembers(
+            database=world.database,
+            feed=world.feed,
+            interest=EventInterest(registry, world.database),
+            rooms=reading.memberships,
+            past=InterruptedPastMembers(
                 PreviousMembershipReader(world.events, world.states), self.meanwhile
             ),
-            maker,
-            AppserviceClient(self.services, False),
+            maker=maker,
+            calls=AppserviceClient(self.services, False),
         )
 
 

@@ -8,10 +8,10 @@ from urllib.parse import quote
 import attrs
 import trio
 
-from tests.support.bridge import Bridge
-from tests.support.http_client import HttpClient
 from tests.support.ledger import CLIENT, Person
-from tests.support.processes import SERVER_NAME, Cluster
+from tests.support.servers.appservice_bridge import Bridge
+from tests.support.servers.http_client import HttpClient
+from tests.support.servers.processes import SERVER_NAME, Cluster
 from tests.support.web import WebResponse
 
 NAMES = iter(range(10_000))

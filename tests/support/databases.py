@@ -14,7 +14,7 @@ from hs.storage.migrate import bundled_migrations, migrate
 from hs.storage.postgres.config import PostgresConfig
 from hs.storage.postgres.database import open_postgres
 from hs.storage.sqlite.threads import open_sqlite
-from tests.support.postgres import PostgresServer
+from tests.support.servers.postgres import PostgresServer
 
 TEMPLATE = "hs_template"
 TESTED = "hs_test"

@@ -208,7 +208,14 @@ def make_process(
         reading.visibility,
     )
     sources = SyncSources(
-        tables, tables, tables, tables, tables, PresenceTable(tables), tables, (encryption,)
+        account_data=tables,
+        push_rules=tables,
+        filters=tables,
+        receipts=tables,
+        typing=tables,
+        presence=PresenceTable(tables),
+        counts=tables,
+        extensions=(encryption,),
     )
     notifier = Notifier(feed)
     return Process(

@@ -11,7 +11,7 @@ from urllib.parse import quote
 import attrs
 import trio
 
-from tests.support.http_client import ConnectionLost, HttpClient
+from tests.support.servers.http_client import ConnectionLost, HttpClient
 from tests.support.web import WebResponse
 
 CLIENT = "/_matrix/client/v3"

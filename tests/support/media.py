@@ -95,14 +95,14 @@ async def open_media(
     contents = MediaStorage(MediaFolder(media_settings.media_store_path), places, database)
     uses = MediaAccessTimes(database, clock)
     repository = MediaRepository(
-        contents,
-        database,
-        clock,
-        SERVER,
-        media_settings,
-        UploadWaiters(feed, caches),
-        uses,
-        remote or NoRemoteMedia(),
+        contents=contents,
+        database=database,
+        clock=clock,
+        server_name=SERVER,
+        settings=media_settings,
+        arrivals=UploadWaiters(feed, caches),
+        uses=uses,
+        remote=remote or NoRemoteMedia(),
     )
     sandbox = Sandbox(children=1)
     thumbnails = Thumbnails(contents, database, sandbox, media_settings)
@@ -117,21 +117,26 @@ async def open_media(
         nursery.start_soon(thumbnails.run)
         await nursery.start(contents.run)
         upkeep = MediaCleanup(
-            database, clock, contents, repository, SERVER, media_settings.media_retention
+            database=database,
+            clock=clock,
+            contents=contents,
+            repository=repository,
+            server_name=SERVER,
+            retention=media_settings.media_retention,
         )
         yield MediaWorld(
-            database,
-            clock,
-            media_settings,
-            contents,
-            repository,
-            thumbnails,
-            uses,
-            upkeep,
-            tokens,
-            client,
-            alice,
-            drain,
+            database=database,
+            clock=clock,
+            settings=media_settings,
+            contents=contents,
+            repository=repository,
+            thumbnails=thumbnails,
+            uses=uses,
+            upkeep=upkeep,
+            tokens=tokens,
+            client=client,
+            alice=alice,
+            drain=drain,
         )
         nursery.cancel_scope.cancel()
     await sandbox.aclose()

@@ -94,20 +94,32 @@ def readers_of(world: World, expiry: RetentionCutoff | None = None) -> ReadingSc
     aggregates = AggregationStore(world.database, world.feed, world.events)
     previous = ReplacedState(world.database, world.events, world.states)
     rendering = EventRenderer(
-        world.database, world.feed, world.events, aggregates, previous, world.clock
+        database=world.database,
+        feed=world.feed,
+        events=world.events,
+        aggregates=aggregates,
+        previous=previous,
+        clock=world.clock,
     )
     visibility = Visibility(
-        world.database,
-        world.feed,
-        world.events,
-        world.states,
-        memberships,
-        wishes,
-        wishes,
-        expiry,
+        database=world.database,
+        feed=world.feed,
+        events=world.events,
+        states=world.states,
+        memberships=memberships,
+        ignored=wishes,
+        erased=wishes,
+        expiry=expiry,
     )
     return ReadingScene(
-        world, wishes, memberships, tails, aggregates, previous, rendering, visibility
+        world=world,
+        wishes=wishes,
+        memberships=memberships,
+        tails=tails,
+        aggregates=aggregates,
+        previous=previous,
+        rendering=rendering,
+        visibility=visibility,
     )
 
 
@@ -116,12 +128,12 @@ def timelines_of(reading: ReadingScene) -> Timelines:
     world = reading.world
     showing = EventSerializer(reading.visibility, reading.rendering)
     return Timelines(
-        world.database,
-        world.events,
-        world.states,
-        reading.visibility,
-        showing,
-        TokenPositions(world.database),
+        database=world.database,
+        events=world.events,
+        states=world.states,
+        visibility=reading.visibility,
+        serializer=showing,
+        positions=TokenPositions(world.database),
     )
 
 
@@ -140,17 +152,22 @@ def client_of(
     places = TokenPositions(world.database)
     timelines = timelines_of(reading)
     state = RoomState(
-        world.database,
-        world.events,
-        world.states,
-        reading.memberships,
-        reading.visibility,
-        showing,
-        places,
-        services,
+        database=world.database,
+        events=world.events,
+        states=world.states,
+        memberships=reading.memberships,
+        visibility=reading.visibility,
+        serializer=showing,
+        positions=places,
+        service_users=services,
     )
     related = RelatedEvents(
-        world.database, world.events, reading.visibility, showing, places, timelines
+        database=world.database,
+        events=world.events,
+        visibility=reading.visibility,
+        serializer=showing,
+        positions=places,
+        timelines=timelines,
     )
     previews = RoomPreviews(world.database, world.states, reading.memberships)
     tokens = Tokens()

@@ -246,12 +246,14 @@ def make_world(
     rooms = HotRooms(database, events, states, committer, max_room_bytes)
     builder = EventBuilder(SIGNER, clock, opaque_id)
     writer = RoomWriter(
-        rooms,
-        events,
-        TransactionIds(database),
-        builder,
-        lambda room: ownership.is_mine(EVENTS, room),
-        PolicyServerCheck(Memberships(database, feed, SERVER), policy_servers or NoPolicyServers()),
+        rooms=rooms,
+        events=events,
+        transactions=TransactionIds(database),
+        builder=builder,
+        owns=lambda room: ownership.is_mine(EVENTS, room),
+        policies=PolicyServerCheck(
+            Memberships(database, feed, SERVER), policy_servers or NoPolicyServers()
+        ),
     )
     appenders: dict[str, RoomAppender] = {instance: writer}
     auth_graph = AuthGraph(database)

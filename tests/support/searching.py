@@ -38,7 +38,7 @@ class Searching:
     ) -> dict[str, Any]:
         """Search, after indexing all events."""
         await self.indexer.catch_up()
-        ask = MessageSearchRequest(term, wanted=parse_event_filter(filter or {}), **fields)
+        ask = MessageSearchRequest(term, event_filter=parse_event_filter(filter or {}), **fields)
         return await self.messages.search(Requester(user_id, "PHONE"), ask)
 
     async def finds(self, user_id: UserID, term: str, **fields: Any) -> list[str]:
@@ -72,25 +72,32 @@ def searching_of(world: World, *, is_enabled: bool = True) -> Searching:
     database, events, states = world.database, world.events, world.states
     showing = EventSerializer(reading.visibility, reading.rendering)
     places = TokenPositions(database)
-    timelines = Timelines(database, events, states, reading.visibility, showing, places)
+    timelines = Timelines(
+        database=database,
+        events=events,
+        states=states,
+        visibility=reading.visibility,
+        serializer=showing,
+        positions=places,
+    )
     room_state = RoomState(
-        database,
-        events,
-        states,
-        reading.memberships,
-        reading.visibility,
-        showing,
-        places,
-        NoAppservices(),
+        database=database,
+        events=events,
+        states=states,
+        memberships=reading.memberships,
+        visibility=reading.visibility,
+        serializer=showing,
+        positions=places,
+        service_users=NoAppservices(),
     )
     messages = MessageSearch(
-        database,
-        events,
-        states,
-        reading.memberships,
-        reading.visibility,
-        SearchProgress.following(database, world.feed),
-        SearchResultRenderer(events, states, timelines, room_state, showing),
-        is_enabled,
+        database=database,
+        events=events,
+        states=states,
+        memberships=reading.memberships,
+        visibility=reading.visibility,
+        progress=SearchProgress.following(database, world.feed),
+        showing=SearchResultRenderer(events, states, timelines, room_state, showing),
+        is_enabled=is_enabled,
     )
     return Searching(world, reading, SearchIndexer(database, world.feed), messages)

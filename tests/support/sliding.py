@@ -108,7 +108,15 @@ def make_sliding(
         reading.rendering,
         reading.visibility,
     )
-    sources = SyncSources(tables, tables, tables, tables, tables, PresenceTable(tables), tables)
+    sources = SyncSources(
+        account_data=tables,
+        push_rules=tables,
+        filters=tables,
+        receipts=tables,
+        typing=tables,
+        presence=PresenceTable(tables),
+        counts=tables,
+    )
     notifier = Notifier(world.feed)
     service = make_sliding_sync(readers, sources, notifier, world.clock, threads=subscriptions)
     return Sliding(world, reading, tables, notifier, service)

@@ -77,7 +77,14 @@ class Tables:
     def read_up_to(
         self, room_id: RoomID, user_id: UserID, event_id: EventID, kind: str = "m.read"
     ) -> None:
-        row = ReceiptRow(room_id, kind, user_id, event_id, None, 1)
+        row = ReceiptRow(
+            room_id=room_id,
+            receipt_type=kind,
+            user_id=user_id,
+            event_id=event_id,
+            thread_id=None,
+            ts=1,
+        )
         self.receipts.append((self.numbers.get(RECEIPTS.name, 0) + 1, row))
         self.announce(RECEIPTS, row)
 
@@ -234,7 +241,14 @@ def make_syncing(
         reading.visibility,
     )
     sources = SyncSources(
-        tables, tables, tables, tables, tables, PresenceTable(tables), tables, extensions
+        account_data=tables,
+        push_rules=tables,
+        filters=tables,
+        receipts=tables,
+        typing=tables,
+        presence=PresenceTable(tables),
+        counts=tables,
+        extensions=extensions,
     )
     notifier = Notifier(world.feed)
     service = make_sync(readers, sources, notifier, **more)

@@ -130,18 +130,25 @@ async def open_unread(
         pushed = UsersWithPushers(database, feed)
         features = PushFeatures(threads=threads is not None)
         evaluator = Evaluator(
-            world.events, world.states, members, custom, ignoring, pushed, threads, features
+            events=world.events,
+            states=world.states,
+            members=members,
+            custom=custom,
+            ignoring=ignoring,
+            pushed=pushed,
+            threads=threads,
+            features=features,
         )
         duty = EvaluationDuty(
-            database,
-            feed,
-            evaluator,
-            custom,
-            ignoring,
-            world.events,
-            members,
-            unread_writer,
-            PushQueue(database, pushes_writer, now_ms, pushed),
+            database=database,
+            feed=feed,
+            evaluator=evaluator,
+            custom=custom,
+            ignoring=ignoring,
+            events=world.events,
+            members=members,
+            writer=unread_writer,
+            queue=PushQueue(database, pushes_writer, now_ms, pushed),
         )
         counting = UnreadCounts(
             database,
@@ -153,7 +160,13 @@ async def open_unread(
         no_markers = NoReadMarkers()
         table = ReceiptTable(receipt_writer)
         reading = ReadingService(
-            database, members, receipts, table, no_markers, world.clock, no_markers
+            database=database,
+            members=members,
+            receipts=receipts,
+            writer=table,
+            markers=no_markers,
+            clock=world.clock,
+            activity=no_markers,
         )
         rules = PushRuleService(PushRules(database, feed), RulesTable(rules_writer))
         unread_writer.attach()
@@ -161,5 +174,13 @@ async def open_unread(
         await nursery.start(receipt_writer.run)
         await nursery.start(rules_writer.run)
         await nursery.start(duty.run)
-        yield UnreadScene(world, members, receipts, reading, rules, duty, counting)
+        yield UnreadScene(
+            world=world,
+            members=members,
+            receipts=receipts,
+            reading=reading,
+            rules=rules,
+            duty=duty,
+            counting=counting,
+        )
         nursery.cancel_scope.cancel()

@@ -36,4 +36,4 @@ class WhoisApi:
         requester, user_id = request.requester, request.user_id
         if not requester.is_admin and user_id != requester.user_id:
             raise Forbidden("Only server administrators may look up other users")
-        return {"user_id": user_id, "devices": await self.devices.sightings_of(user_id)}
+        return {"user_id": user_id, "devices": await self.devices.connections_of(user_id)}

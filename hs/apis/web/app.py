@@ -180,7 +180,12 @@ def _http_request(scope: Any, receive: Any, view: ListenerView) -> HttpRequest:
     client_ip = normalized_address(client[0]) if client else "127.0.0.1"
     raw_path = scope["raw_path"].decode("latin-1")
     http_request = HttpRequest(
-        scope["method"], raw_path, scope["query_string"], scope["headers"], receive, client_ip
+        method=scope["method"],
+        raw_path=raw_path,
+        query_string=scope["query_string"],
+        headers=scope["headers"],
+        receive=receive,
+        client_ip=client_ip,
     )
     if view.x_forwarded:
         forwarded = http_request.header_values(b"x-forwarded-for")

@@ -92,17 +92,17 @@ def route(
     `resources` overrides the listener resources, which otherwise follow from the path.
     """
     declared = Route(
-        method,
-        path,
-        auth,
-        rate,
-        work,
-        cancel_on_disconnect,
-        fresh,
-        tuple(extra_paths),
-        max_body_bytes,
-        allow_locked,
-        None if resources is None else frozenset(resources),
+        method=method,
+        path=path,
+        auth=auth,
+        rate=rate,
+        work=work,
+        cancel_on_disconnect=cancel_on_disconnect,
+        fresh=fresh,
+        extra_paths=tuple(extra_paths),
+        max_body_bytes=max_body_bytes,
+        allow_locked=allow_locked,
+        resources=None if resources is None else frozenset(resources),
     )
 
     def mark(function: Handler) -> Handler:

@@ -92,19 +92,19 @@ def trusted_event(
     if room_id is None or (rules.room_id_is_create_hash and pdu["type"] == types.CREATE):
         room_id = room_id_of_create(event_id)
     return Event(
-        event_id,
-        room_id,
-        pdu["type"],
-        pdu["sender"],
-        pdu.get("state_key"),
-        pdu["content"],
-        pdu["depth"],
-        pdu["origin_server_ts"],
-        reference_ids(pdu["prev_events"], rules),
-        reference_ids(pdu["auth_events"], rules),
-        rules,
-        pdu,
-        canonical,
+        event_id=event_id,
+        room_id=room_id,
+        type=pdu["type"],
+        sender=pdu["sender"],
+        state_key=pdu.get("state_key"),
+        content=pdu["content"],
+        depth=pdu["depth"],
+        origin_server_ts=pdu["origin_server_ts"],
+        prev_events=reference_ids(pdu["prev_events"], rules),
+        auth_events=reference_ids(pdu["auth_events"], rules),
+        rules=rules,
+        pdu=pdu,
+        canonical=canonical,
     )
 
 

@@ -87,6 +87,12 @@ class Reports:
         if reason is not None and len(reason) > MAX_REASON_CHARS:
             raise BadJson(f"'reason' must not be longer than {MAX_REASON_CHARS} characters")
         report = ReportRecord(
-            self.clock.now_ms(), requester.user_id, room_id, event_id, user_id, reason, score
+            received_ms=self.clock.now_ms(),
+            reporter=requester.user_id,
+            room_id=room_id,
+            event_id=event_id,
+            user_id=user_id,
+            reason=reason,
+            score=score,
         )
         await self.database.write(storage.add, report)

@@ -2,8 +2,9 @@
 
 The rows of all streams go through one queue, so that the interest of services is always that of
 the moment of the row. Events of interest are stored in the commit that stores how far the stream
-was read (`waiting_events`); then each service's `TransactionDelivery` takes them out. A run begins with what
-is stored (`catching_up`), whatever ended the run before. `sender_states` has the states of a run.
+was read (`waiting_events`); then each service's `TransactionDelivery` takes them out. A run begins
+with what is stored (`catching_up`), whatever ended the run before. `sender_states` has the states
+of a run.
 """
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping

@@ -60,7 +60,7 @@ class RoomsOfAnyUser:
 
 
 def is_shown(receipt_type: str, user_id: str, service: Appservice) -> bool:
-    """Tell whether a service that is interested in a room gets a user's receipt there."""
+    """Return whether a service that is interested in a room gets a user's receipt there."""
     return receipt_type == _PUBLIC or service.owns_user(user_id)
 
 
@@ -119,7 +119,7 @@ class EventSelection:
     async def _follow_sharing(
         self, services: list[Appservice], user_id: str, membership: str | None
     ) -> None:
-        """Tell services whether they share a room with the user, and so need the device list."""
+        """Note whether each service shares a room with the user, and so needs the device list."""
         if membership == event_types.JOIN:
             for service in services:
                 self._outgoings[service].add_device_list(user_id, is_shared=True)
@@ -206,7 +206,7 @@ class EncryptionSelection:
                 outgoing.add(devices, (user_id, device_id), None)
 
     async def _is_of_service(self, user_id: str, service: Appservice) -> bool:
-        """Tell whether a service gets the messages of a user, which leave the inbox by that.
+        """Return whether a service gets a user's messages, which removes them from the inbox.
 
         A user whom the service does not have for itself may log in, and then needs the messages.
         """

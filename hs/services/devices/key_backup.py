@@ -117,12 +117,12 @@ class KeyBackups:
                 key.check()
         keys = [
             SessionRecord(
-                room_id,
-                session_id,
-                key.first_message_index,
-                key.forwarded_count,
-                int(key.is_verified),
-                orjson.dumps(key.session_data),
+                room_id=room_id,
+                session_id=session_id,
+                first_message_index=key.first_message_index,
+                forwarded_count=key.forwarded_count,
+                is_verified=int(key.is_verified),
+                session_data=orjson.dumps(key.session_data),
             )
             for room_id, sessions in rooms.items()
             for session_id, key in sessions.items()

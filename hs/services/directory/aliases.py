@@ -84,7 +84,7 @@ class LocalAliases:
         """Return whether an alias is one of this server."""
         return server_of(alias) == self._server_name
 
-    def named(self, localpart: str) -> RoomAlias:
+    def local_alias(self, localpart: str) -> RoomAlias:
         """Return the local alias with a localpart.
 
         Raises: InvalidParam.
@@ -100,7 +100,7 @@ class LocalAliases:
             None if record is None else LocalAlias(RoomID(record.room_id), UserID(record.creator))
         )
 
-    async def find_or_make(self, alias: RoomAlias) -> LocalAlias | None:
+    async def find_or_query(self, alias: RoomAlias) -> LocalAlias | None:
         """Return a local alias, after querying application services if it is unknown."""
         record = await self.find(alias)
         if record is None and await self._namespaces.query_alias(alias):

@@ -50,12 +50,12 @@ class PresenceStates:
         self._loaded = True
 
     def get_nowait(self, user_id: UserID) -> PresenceRow | None:
-        """Give a user's presence, if it is in memory."""
+        """Return a user's presence if it is in memory."""
         held = self._users.get(user_id)
         return None if held is None else held.row
 
     async def get(self, user_ids: Collection[UserID]) -> dict[UserID, PresenceRow]:
-        """Give the presence of users; those nothing is known of are left out."""
+        """Return the presence of users, without those whose presence is unknown."""
         missing = [user_id for user_id in user_ids if user_id not in self._users]
         records = await self._database.read(storage.list_of_users, missing) if missing else []
         found = {UserID(record.user_id): _of_record(record) for record in records}
@@ -76,11 +76,11 @@ class PresenceStates:
         return rows
 
     def here(self) -> Iterator[PresenceRow]:
-        """Give the presence of all who are not offline; load them first."""
+        """Return the presence of all users who are not offline, loaded first."""
         return (held.row for held in self._users.values() if held.row.state != OFFLINE)
 
     def offline(self) -> Iterator[PresenceRow]:
-        """Give the presence of those in memory who went offline."""
+        """Return the presence of users in memory who went offline."""
         return (held.row for held in self._users.values() if held.row.state == OFFLINE)
 
     def _on_rows(self, batch: Batch[PresenceRow]) -> None:

@@ -138,7 +138,15 @@ class ReadingService:
         if current_stream_id is not None and current_stream_id >= stream_id:
             return
         now_ms = self.clock.now_ms()
-        move = Move(room_id, receipt_type, user_id, event_id, stream_id, thread_id, now_ms)
+        move = Move(
+            room_id=room_id,
+            receipt_type=receipt_type,
+            user_id=user_id,
+            event_id=event_id,
+            event_stream_id=stream_id,
+            thread_id=thread_id,
+            ts=now_ms,
+        )
         await self.writer.move([move])
 
 

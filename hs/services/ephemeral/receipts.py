@@ -158,14 +158,14 @@ async def _move_all(
     for move in moves:
         number = await ids.next_id()
         record = ReceiptRecord(
-            move.room_id,
-            move.receipt_type,
-            move.user_id,
-            move.thread_id,
-            move.event_id,
-            move.event_stream_id,
-            move.ts,
-            number,
+            room_id=move.room_id,
+            receipt_type=move.receipt_type,
+            user_id=move.user_id,
+            thread_id=move.thread_id,
+            event_id=move.event_id,
+            event_stream_id=move.event_stream_id,
+            ts=move.ts,
+            stream_id=number,
         )
         if await storage.move_receipt(tx, record):
             rows.append((number, _row(move)))
@@ -191,25 +191,25 @@ def _row(move: Move) -> ReceiptRow:
 
 def _of_row(position: int, row: ReceiptRow) -> Receipt:
     return Receipt(
-        row.receipt_type,
-        UserID(row.user_id),
-        row.thread_id or UNTHREADED,
-        EventID(row.event_id),
-        row.event_stream_id,
-        row.ts,
-        position,
+        receipt_type=row.receipt_type,
+        user_id=UserID(row.user_id),
+        thread_id=row.thread_id or UNTHREADED,
+        event_id=EventID(row.event_id),
+        event_stream_id=row.event_stream_id,
+        ts=row.ts,
+        position=position,
     )
 
 
 def _of_record(record: ReceiptRecord) -> Receipt:
     return Receipt(
-        record.receipt_type,
-        UserID(record.user_id),
-        record.thread_id,
-        EventID(record.event_id),
-        record.event_stream_id,
-        record.ts,
-        record.stream_id,
+        receipt_type=record.receipt_type,
+        user_id=UserID(record.user_id),
+        thread_id=record.thread_id,
+        event_id=EventID(record.event_id),
+        event_stream_id=record.event_stream_id,
+        ts=record.ts,
+        position=record.stream_id,
     )
 
 

@@ -106,19 +106,19 @@ class MessageSearch:
     ) -> MessageSearchQuery | None:
         """Return the query of the index; None if there can be no results."""
         keys = KEYS if request.keys is None else [key for key in request.keys if key in KEYS]
-        types = [KEYS[key][0] for key in keys if request.wanted.allows_type(KEYS[key][0])]
+        types = [KEYS[key][0] for key in keys if request.event_filter.allows_type(KEYS[key][0])]
         room_ids = await self._searched_rooms(user_id, request)
-        senders = request.wanted.senders
+        senders = request.event_filter.senders
         if cursor.group is not None:
             key, value = cursor.group
             if key == "room_id":
                 room_ids = [room_id for room_id in room_ids if room_id == value]
-            elif request.wanted.allows_sender(value):
+            elif request.event_filter.allows_sender(value):
                 senders = frozenset((value,))
             else:
                 senders = frozenset()
         is_empty = not query.phrases or not types or not room_ids or senders == frozenset()
-        if is_empty or request.wanted.limit == 0:
+        if is_empty or request.event_filter.limit == 0:
             return None
         return MessageSearchQuery(
             query, room_ids, types, None if senders is None else sorted(senders)
@@ -132,7 +132,7 @@ class MessageSearch:
             for room_id, membership in rooms.items()
             if membership.membership in _READABLE and not membership.forgotten
         ]
-        event_filter = request.wanted
+        event_filter = request.event_filter
         if event_filter.rooms is not None:
             requested = set(event_filter.rooms)
             for room_id in event_filter.rooms & set(readable):
@@ -160,7 +160,7 @@ class MessageSearch:
         cursor: SearchCursor,
     ) -> _Page:
         """Read hits until enough of them are visible."""
-        limit = max(1, request.wanted.limit_within(DEFAULT_LIMIT, MAX_LIMIT))
+        limit = max(1, request.event_filter.limit_within(DEFAULT_LIMIT, MAX_LIMIT))
         results: list[tuple[SearchHit, VisibleEvent]] = []
         size = max(MIN_BATCH, 2 * limit)
         for _ in range(MAX_PASSES):
@@ -221,9 +221,11 @@ class MessageSearch:
             event
             for event in stored.values()
             if event.redacted_by is None
-            and request.wanted.allows(event.event.type, event.event.sender, event.event.content)
+            and request.event_filter.allows(
+                event.event.type, event.event.sender, event.event.content
+            )
         ]
-        if request.wanted.needs_children:
+        if request.event_filter.needs_children:
             children: dict[str, list[tuple[str, str]]] = {}
             event_ids = [event.event_id for event in candidates]
             for parent, rel_type, sender in await self._database.read(
@@ -233,7 +235,7 @@ class MessageSearch:
             candidates = [
                 event
                 for event in candidates
-                if request.wanted.allows_children(children.get(event.event_id, ()))
+                if request.event_filter.allows_children(children.get(event.event_id, ()))
             ]
         visible = await self._visibility.filter_visible(user_id, candidates)
         # Names and topics set by ignored users are left out as well.

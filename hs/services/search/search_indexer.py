@@ -231,12 +231,12 @@ def _entries(events: Sequence[IndexableEvent]) -> list[IndexEntry]:
         if words:
             entries.append(
                 IndexEntry(
-                    event.stream_id,
-                    event.room_id,
-                    event.type,
-                    event.sender,
-                    event.origin_server_ts,
-                    words,
+                    stream_id=event.stream_id,
+                    room_id=event.room_id,
+                    type=event.type,
+                    sender=event.sender,
+                    origin_server_ts=event.origin_server_ts,
+                    words=words,
                 )
             )
     return entries

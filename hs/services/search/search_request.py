@@ -38,7 +38,7 @@ class MessageSearchRequest:
 
     term: str
     keys: Sequence[str] | None = None
-    wanted: EventFilter = ANY_EVENT
+    event_filter: EventFilter = ANY_EVENT
     order: Order = "rank"
     groups: Sequence[GroupKey] = ()
     context: SearchContextRequest | None = None

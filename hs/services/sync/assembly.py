@@ -28,7 +28,7 @@ from hs.services.sync.sources import (
     Filters,
     Presence,
     PushRuleDocuments,
-    Receipts,
+    ReceiptSource,
     Typing,
     UnreadCountSource,
 )
@@ -45,7 +45,7 @@ class SyncSources:
     account_data: AccountData
     push_rules: PushRuleDocuments
     filters: Filters
-    receipts: Receipts
+    receipts: ReceiptSource
     typing: Typing
     presence: Presence
     counts: UnreadCountSource
@@ -72,50 +72,52 @@ def make_sync(
     feed, events, states = rooms.feed, rooms.events, rooms.states
     previous = ReplacedState(rooms.database, events, states)
     sections = SyncSections(
-        RoomSelection(
-            rooms.database,
-            feed,
-            rooms.tails,
-            events,
-            states,
-            rooms.visibility,
-            sources.account_data,
-            excluded,
+        room_selection=RoomSelection(
+            database=rooms.database,
+            feed=feed,
+            tails=rooms.tails,
+            events=events,
+            states=states,
+            visibility=rooms.visibility,
+            account_data=sources.account_data,
+            excluded=excluded,
         ),
-        RoomsSection(
-            TimelineRanges(rooms.database, rooms.tails, events),
-            TimelineSection(events, states, rooms.visibility, rooms.rendering),
-            StateSection(
-                rooms.database,
-                rooms.tails,
-                events,
-                states,
-                previous,
-                rooms.visibility.membership_history,
+        rooms=RoomsSection(
+            ranges=TimelineRanges(rooms.database, rooms.tails, events),
+            timelines=TimelineSection(events, states, rooms.visibility, rooms.rendering),
+            states=StateSection(
+                database=rooms.database,
+                tails=rooms.tails,
+                events=events,
+                states=states,
+                previous=previous,
+                stays=rooms.visibility.membership_history,
             ),
-            RoomSummaries(events, states, rooms.memberships, previous),
-            rooms.stripped,
-            sources.counts,
-            events,
-            rooms.rendering,
+            summaries=RoomSummaries(events, states, rooms.memberships, previous),
+            stripped=rooms.stripped,
+            counts=sources.counts,
+            events=events,
+            rendering=rooms.rendering,
         ),
-        RoomEphemeralSection(feed, sources.receipts, sources.typing),
-        AccountDataSection(feed, sources.account_data, sources.push_rules),
-        PresenceSection(feed, sources.presence, rooms.memberships, rooms.tails, without_presence),
-        sources.extensions,
+        ephemeral=RoomEphemeralSection(feed, sources.receipts, sources.typing),
+        account_data=AccountDataSection(feed, sources.account_data, sources.push_rules),
+        presence=PresenceSection(
+            feed, sources.presence, rooms.memberships, rooms.tails, without_presence
+        ),
+        extensions=sources.extensions,
     )
     return SyncService(
-        SyncPositions(feed),
-        notifier,
-        rooms.memberships,
-        rooms.visibility,
-        rooms.rendering,
-        CompiledFilters(sources.filters, max_timeline),
-        LazyMembers(),
-        sources.presence,
-        sections,
-        ResponseCache(kept_for_ms),
-        nullcontext() if gate is None else gate,
+        positions=SyncPositions(feed),
+        notifier=notifier,
+        memberships=rooms.memberships,
+        visibility=rooms.visibility,
+        rendering=rooms.rendering,
+        compiled_filters=CompiledFilters(sources.filters, max_timeline),
+        lazy=LazyMembers(),
+        presence=sources.presence,
+        sections=sections,
+        response_cache=ResponseCache(kept_for_ms),
+        gate=nullcontext() if gate is None else gate,
     )
 
 
@@ -141,15 +143,23 @@ def make_deprecated_sync(
     showing = EventSerializer(rooms.visibility, rooms.rendering)
     bound = nullcontext() if gate is None else gate
     return DeprecatedSync(
-        EventStream(rooms, positions, notifier, sources.presence, showing, sync.sections, bound),
+        EventStream(
+            readers=rooms,
+            positions=positions,
+            notifier=notifier,
+            presence=sources.presence,
+            showing=showing,
+            sections=sync.sections,
+            gate=bound,
+        ),
         InitialSync(
-            rooms,
-            positions,
-            sources.receipts,
-            sources.presence,
-            snapshots,
-            showing,
-            sync.sections,
-            bound,
+            readers=rooms,
+            positions=positions,
+            receipts=sources.receipts,
+            presence=sources.presence,
+            snapshots=snapshots,
+            showing=showing,
+            sections=sync.sections,
+            gate=bound,
         ),
     )

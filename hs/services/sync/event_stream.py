@@ -170,7 +170,14 @@ class EventStream:
         viewer = self._readers.rendering.viewer(events_request.requester, ignored)
         sync_request = SyncRequest(events_request.requester)
         return SyncContext(
-            sync_request, _NO_FILTER, since, position, rooms, ignored, viewer, SentMembers()
+            request=sync_request,
+            compiled_filter=_NO_FILTER,
+            since=since,
+            position=position,
+            rooms=rooms,
+            ignored=ignored,
+            viewer=viewer,
+            sent_members=SentMembers(),
         )
 
     # Events

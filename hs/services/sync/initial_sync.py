@@ -24,7 +24,7 @@ from hs.services.sync.lazy_members import SentMembers
 from hs.services.sync.positions import SyncPosition, SyncPositions
 from hs.services.sync.room_ephemeral import account_data_event, receipts_event, with_room_id
 from hs.services.sync.room_readers import RoomReaders
-from hs.services.sync.sources import Presence, Receipts
+from hs.services.sync.sources import Presence, ReceiptSource
 from hs.services.sync.sync_context import (
     DEFAULT_TIMELINE_LIMIT,
     CompiledFilter,
@@ -43,7 +43,7 @@ class InitialSync:
 
     _readers: RoomReaders
     _positions: SyncPositions
-    _receipts: Receipts
+    _receipts: ReceiptSource
     _presence: Presence
     _snapshots: RoomSnapshots
     _showing: EventSerializer
@@ -70,7 +70,14 @@ class InitialSync:
             viewer = self._readers.rendering.viewer(requester, ignored)
             request = SyncRequest(requester)
             context = SyncContext(
-                request, _NO_FILTER, None, position, rooms, ignored, viewer, SentMembers()
+                request=request,
+                compiled_filter=_NO_FILTER,
+                since=None,
+                position=position,
+                rooms=rooms,
+                ignored=ignored,
+                viewer=viewer,
+                sent_members=SentMembers(),
             )
             sections = self._sections
             # Without push rules: these clients request them from /pushrules.

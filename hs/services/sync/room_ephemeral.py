@@ -13,7 +13,7 @@ from hs.core.ids import RoomID, UserID
 from hs.core.streams import RECEIPTS, TYPING, ReceiptRow, TypingRow
 from hs.repl.feed import Feed
 from hs.services.sync.recent_changes import RecentKeys
-from hs.services.sync.sources import AccountDataEntry, Receipts, Typing
+from hs.services.sync.sources import AccountDataEntry, ReceiptSource, Typing
 from hs.services.sync.sync_context import MembershipSection, RoomSyncContext, SyncContext
 
 EventsByRoom = dict[RoomID, list[bytes]]
@@ -37,7 +37,7 @@ class RoomEphemeralEvents:
 class RoomEphemeralSection:
     """The reader of the ephemeral events and account data of rooms."""
 
-    def __init__(self, feed: Feed, receipts: Receipts, typing: Typing) -> None:
+    def __init__(self, feed: Feed, receipts: ReceiptSource, typing: Typing) -> None:
         self._receipts = receipts
         self._typing = typing
         self._recent_receipts: RecentKeys[RoomID, ReceiptRow] = RecentKeys(

@@ -44,7 +44,7 @@ class Filters(Protocol):
         """Return a stored filter. Raises: NotFound."""
 
 
-class Receipts(Protocol):
+class ReceiptSource(Protocol):
     """Receipts in rooms."""
 
     async def in_rooms(

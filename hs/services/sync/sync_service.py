@@ -211,7 +211,16 @@ class SyncService:
         if rooms is None:
             rooms = await self._memberships.rooms_of(user_id)
         viewer = self._rendering.viewer(request.requester, ignored)
-        return SyncContext(request, compiled_filter, since, position, rooms, ignored, viewer, sent)
+        return SyncContext(
+            request=request,
+            compiled_filter=compiled_filter,
+            since=since,
+            position=position,
+            rooms=rooms,
+            ignored=ignored,
+            viewer=viewer,
+            sent_members=sent,
+        )
 
     async def _without_changes(self, request: SyncRequest, position: SyncPosition) -> bytes:
         """Return a response without changes: the members that extensions always send."""

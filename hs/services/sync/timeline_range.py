@@ -103,9 +103,16 @@ class TimelineRanges:
             return TimelineRange(is_exact=True)
         event = stored.event
         entry = RecentEvent(
-            stored.stream_id, stored.writer, stored.event_id, event.type, event.state_key,
-            event.sender, event.depth, stored.contains_url, (),
-        )  # fmt: skip
+            stream_id=stored.stream_id,
+            writer=stored.writer,
+            event_id=stored.event_id,
+            type=event.type,
+            state_key=event.state_key,
+            sender=event.sender,
+            depth=event.depth,
+            contains_url=stored.contains_url,
+            changes=(),
+        )
         return TimelineRange((entry,), (entry,), is_exact=True)
 
     def _from_memory(
@@ -266,13 +273,13 @@ def _range_from_rows(context: SyncContext, reading: _RoomRead, limit: int) -> Ti
 def _entry(row: TimelineRow) -> RecentEvent:
     changes = () if row.state_key is None else ((row.type, row.state_key, row.event_id, None),)
     return RecentEvent(
-        row.stream_id,
-        row.writer,
-        EventID(row.event_id),
-        row.type,
-        row.state_key,
-        UserID(row.sender),
-        row.depth,
-        bool(row.contains_url),
-        changes,
+        stream_id=row.stream_id,
+        writer=row.writer,
+        event_id=EventID(row.event_id),
+        type=row.type,
+        state_key=row.state_key,
+        sender=UserID(row.sender),
+        depth=row.depth,
+        contains_url=bool(row.contains_url),
+        changes=changes,
     )

@@ -48,7 +48,8 @@ WORKER_APPS = (
 )
 _WRITERS = {
     **{stream.writer_setting: stream.writers for stream in CATALOGUE if stream.writer_setting},
-    "quarantined_media_changes": StreamWriters.FIRST,  # accepted, without effect: no such stream here
+    # Accepted without effect: there is no such stream.
+    "quarantined_media_changes": StreamWriters.FIRST,
 }
 STREAMS = tuple(_WRITERS)
 """The names that `stream_writers` accepts."""

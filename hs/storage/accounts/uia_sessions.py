@@ -61,15 +61,15 @@ async def find(tx: Tx, session_id: str, since_ms: int) -> UiaSessionRecord | Non
     if row is None:
         return None
     return UiaSessionRecord(
-        row[0],
-        row[1],
-        row[2],
-        row[3],
-        tuple(orjson.loads(row[4])),
-        row[5],
-        None if row[6] is None else orjson.loads(row[6]),
-        row[7],
-        {} if row[8] is None else orjson.loads(row[8]),
+        session_id=row[0],
+        operation=row[1],
+        user_id=row[2],
+        created_ms=row[3],
+        completed=tuple(orjson.loads(row[4])),
+        registration_token=row[5],
+        request_parameters=None if row[6] is None else orjson.loads(row[6]),
+        outcome=row[7],
+        results={} if row[8] is None else orjson.loads(row[8]),
     )
 
 

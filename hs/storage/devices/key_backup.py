@@ -175,4 +175,11 @@ def _backup(row: Row) -> BackupRecord:
 
 
 def _session(row: Row) -> SessionRecord:
-    return SessionRecord(row[0], row[1], row[2], row[3], row[4], bytes(row[5]))
+    return SessionRecord(
+        room_id=row[0],
+        session_id=row[1],
+        first_message_index=row[2],
+        forwarded_count=row[3],
+        is_verified=row[4],
+        session_data=bytes(row[5]),
+    )

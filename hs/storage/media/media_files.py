@@ -2,8 +2,8 @@
 
 Removal has two steps, so that a file is never deleted while an upload claims it:
 
-1. `mark_for_removal` marks a file that no media item refers to and no upload has claimed recently. A marked
-   file is neither claimed nor given thumbnails.
+1. `mark_for_removal` marks a file that no media item refers to and no upload has claimed
+   recently. A marked file is neither claimed nor given thumbnails.
 2. The caller deletes the file from the store and calls `delete_file`.
 
 A removal that was interrupted is listed again by `list_orphans`.

@@ -170,5 +170,13 @@ async def remove_backward_extremities(tx: Tx, event_ids: Sequence[str]) -> None:
 
 def _loaded(row: Row) -> LoadedEvent:
     return LoadedEvent(
-        row[0], row[1], row[2], row[3], row[4], row[5], row[6], row[7], bytes(row[8])
+        stream_id=row[0],
+        writer=row[1],
+        event_id=row[2],
+        snapshot_id=row[3],
+        status=row[4],
+        contains_url=row[5],
+        redacted_by=row[6],
+        version=row[7],
+        pdu=bytes(row[8]),
     )

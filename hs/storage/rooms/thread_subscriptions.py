@@ -69,5 +69,11 @@ async def list_subscribers(tx: Tx, room_id: str, root_id: str) -> frozenset[str]
 def _record(row: Row) -> SubscriptionRecord:
     user_id, room_id, root_id, subscribed, automatic, events_upto, stream_id = row
     return SubscriptionRecord(
-        user_id, room_id, root_id, bool(subscribed), bool(automatic), events_upto, stream_id
+        user_id=user_id,
+        room_id=room_id,
+        root_id=root_id,
+        is_subscribed=bool(subscribed),
+        is_automatic=bool(automatic),
+        events_upto=events_upto,
+        stream_id=stream_id,
     )

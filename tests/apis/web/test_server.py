@@ -25,7 +25,7 @@ from hs.apis.web.http1_limits import HttpLimits
 from hs.apis.web.listeners import BoundListener, ListenerSpec
 from hs.apis.web.server import serve_listeners
 from tests.apis.web.conversation import EchoApi, echo_application
-from tests.support.processes import free_ports
+from tests.support.servers.processes import free_ports
 
 CLIENT = frozenset(("client",))
 HELLO = b"GET /hello HTTP/1.1\r\nHost: a\r\n\r\n"

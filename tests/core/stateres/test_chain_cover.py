@@ -22,7 +22,7 @@ from hs.core.stateres.chain_cover import (
 )
 from hs.core.stateres.conflict import find_conflict
 from hs.core.versions import ROOM_VERSIONS
-from tests.support.forked_rooms import ForkedRoom, forked_rooms, new_room
+from tests.support.inputs.forked_rooms import ForkedRoom, forked_rooms, new_room
 
 ROOMS = st.one_of([forked_rooms(ROOM_VERSIONS[version]) for version in ("11", "12")])
 SETTINGS = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])

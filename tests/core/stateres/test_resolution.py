@@ -21,7 +21,7 @@ from hs.core.stateres.resolve import (
 )
 from hs.core.versions import ROOM_VERSIONS
 from tests.core.stateres import oracle
-from tests.support.forked_rooms import (
+from tests.support.inputs.forked_rooms import (
     ADMIN,
     USERS,
     ForkedRoom,

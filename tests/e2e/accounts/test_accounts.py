@@ -14,11 +14,17 @@ import trio
 
 from hs.cli.register import NewUser, registration_mac
 from hs.services.accounts.sessions.token_format import random_letters
-from tests.support.http_client import HttpClient
-from tests.support.mail import MailBox, open_mail_box, plain_of
-from tests.support.postgres import PostgresServer
-from tests.support.processes import SERVER_NAME, SHARED_SECRET, Cluster, Layout, running_cluster
-from tests.support.redis import RedisServer
+from tests.support.servers.http_client import HttpClient
+from tests.support.servers.postgres import PostgresServer
+from tests.support.servers.processes import (
+    SERVER_NAME,
+    SHARED_SECRET,
+    Cluster,
+    Layout,
+    running_cluster,
+)
+from tests.support.servers.redis import RedisServer
+from tests.support.servers.smtp import MailBox, open_mail_box, plain_of
 from tests.support.web import WebResponse
 
 pytestmark = pytest.mark.process

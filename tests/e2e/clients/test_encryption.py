@@ -7,8 +7,8 @@ import attrs
 import pytest
 import trio
 
-from tests.support.http_client import HttpClient
-from tests.support.processes import Cluster
+from tests.support.servers.http_client import HttpClient
+from tests.support.servers.processes import Cluster
 
 pytestmark = pytest.mark.process
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.javascript import NodeMissing, installed_clients, node, run_script
-from tests.support.processes import Cluster
+from tests.support.servers.javascript import NodeMissing, installed_clients, node, run_script
+from tests.support.servers.processes import Cluster
 
 pytestmark = [pytest.mark.process, pytest.mark.js]
 

@@ -10,8 +10,14 @@ import nio
 import pytest
 from nio.crypto.attachments import decrypt_attachment
 
-from tests.support.nio_client import PASSWORD, WanderingClient, done, registered, run_scenario
-from tests.support.processes import Cluster
+from tests.support.servers.nio_client import (
+    PASSWORD,
+    AnyProcessClient,
+    done,
+    registered,
+    run_scenario,
+)
+from tests.support.servers.processes import Cluster
 
 pytest.importorskip("vodozemac", reason="matrix-nio encrypts with vodozemac: matrix-nio[e2e]")
 
@@ -23,9 +29,9 @@ ENCRYPTED = {
 }
 
 
-async def log_in_device(cluster: Cluster, name: str) -> WanderingClient:
+async def log_in_device(cluster: Cluster, name: str) -> AnyProcessClient:
     """Log in a device with encryption and upload its keys."""
-    client = WanderingClient(
+    client = AnyProcessClient(
         cluster.any_url, name, encryption_enabled=True, store=nio.store.SqliteMemoryStore
     )
     done(await client.login(PASSWORD, device_name="a device"), nio.LoginResponse)
@@ -34,7 +40,9 @@ async def log_in_device(cluster: Cluster, name: str) -> WanderingClient:
     return client
 
 
-async def sync_and_handle_keys(client: WanderingClient, timeout_ms: int = 2000) -> nio.SyncResponse:
+async def sync_and_handle_keys(
+    client: AnyProcessClient, timeout_ms: int = 2000
+) -> nio.SyncResponse:
     """Sync once, then send, upload, query and claim what nio asks for."""
     response = done(await client.sync(timeout=timeout_ms, full_state=False), nio.SyncResponse)
     await client.send_to_device_messages()
@@ -47,13 +55,13 @@ async def sync_and_handle_keys(client: WanderingClient, timeout_ms: int = 2000) 
     return response
 
 
-async def sync_until(condition: Callable[[], Any], *clients: WanderingClient) -> None:
+async def sync_until(condition: Callable[[], Any], *clients: AnyProcessClient) -> None:
     """Let clients sync until a condition holds."""
     while not condition():
         await asyncio.gather(*(sync_and_handle_keys(client) for client in clients))
 
 
-def collect_decrypted(client: WanderingClient) -> list[Any]:
+def collect_decrypted(client: AnyProcessClient) -> list[Any]:
     """Return a list that collects the messages of other users which the client decrypts."""
     events: list[Any] = []
 
@@ -65,7 +73,7 @@ def collect_decrypted(client: WanderingClient) -> list[Any]:
     return events
 
 
-async def say(client: WanderingClient, room_id: str, content: dict[str, Any]) -> None:
+async def say(client: AnyProcessClient, room_id: str, content: dict[str, Any]) -> None:
     """Send a message to all devices, whether they are verified or not."""
     sent = await client.room_send(
         room_id, "m.room.message", content, ignore_unverified_devices=True
@@ -80,7 +88,7 @@ def text(body: str) -> dict[str, Any]:
 
 async def join_encrypted_room(
     cluster: Cluster, suffix: str
-) -> tuple[WanderingClient, WanderingClient, str]:
+) -> tuple[AnyProcessClient, AnyProcessClient, str]:
     """Join Alice and Bob to an encrypted room; wait until they have each other's device keys."""
     for name in ("alice", "bob"):
         registering_client = await registered(cluster.any_url, f"{name}-{suffix}")
@@ -96,7 +104,7 @@ async def join_encrypted_room(
     return alice, bob, room_id
 
 
-def has_device_keys(client: WanderingClient, other: WanderingClient) -> bool:
+def has_device_keys(client: AnyProcessClient, other: AnyProcessClient) -> bool:
     """Return whether a client has the device keys of another client."""
     return other.device_id in client.device_store[other.user_id]
 
@@ -194,7 +202,7 @@ def test_new_device_decrypts_history_with_keys_from_backup(
     run_scenario(scenario)
 
 
-async def store_backup(client: WanderingClient, room_id: str, export: bytes) -> str:
+async def store_backup(client: AnyProcessClient, room_id: str, export: bytes) -> str:
     """Store exported keys in a new key backup; return its version."""
     backup = {"algorithm": "m.megolm_backup.v1.curve25519-aes-sha2", "auth_data": {"a": "b"}}
     created = await send_request(client, "POST", "/_matrix/client/v3/room_keys/version", backup)
@@ -211,7 +219,7 @@ async def store_backup(client: WanderingClient, room_id: str, export: bytes) -> 
     return version
 
 
-async def send_request(client: WanderingClient, method: str, path: str, body: Any = None) -> Any:
+async def send_request(client: AnyProcessClient, method: str, path: str, body: Any = None) -> Any:
     """Send a request that nio has no method for; return the JSON of the response."""
     headers = {"Authorization": f"Bearer {client.access_token}"}
     session = client.client_session

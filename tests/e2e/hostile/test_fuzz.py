@@ -20,11 +20,11 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hs.apis.web.auth import Auth
 from hs.apis.web.route import Endpoint
 from hs.cli.inspect_plan import declared_endpoints
-from tests.support.hostile import HostileRequest, KnownIdentifiers, hostile_requests
+from tests.support.inputs.hostile import HostileRequest, KnownIdentifiers, hostile_requests
 from tests.support.media import picture
-from tests.support.postgres import PostgresServer
-from tests.support.processes import Cluster, running_cluster
-from tests.support.redis import RedisServer
+from tests.support.servers.postgres import PostgresServer
+from tests.support.servers.processes import Cluster, running_cluster
+from tests.support.servers.redis import RedisServer
 
 pytestmark = pytest.mark.process
 

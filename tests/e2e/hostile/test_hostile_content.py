@@ -20,11 +20,11 @@ import pytest
 import trio
 
 from hs.lib.sandbox.pool import MEMORY_BYTES
-from tests.support.damage import corrupted_page, damaged, good_archives, good_pictures
-from tests.support.http_client import HttpClient
+from tests.support.inputs.damage import corrupted_page, damaged, good_archives, good_pictures
 from tests.support.ledger import Person
-from tests.support.processes import Cluster, running_cluster
-from tests.support.sites import Site, SiteResponse, open_site
+from tests.support.servers.http_client import HttpClient
+from tests.support.servers.processes import Cluster, running_cluster
+from tests.support.servers.sites import Site, SiteResponse, open_site
 from tests.support.web import WebResponse
 
 pytestmark = pytest.mark.process

@@ -11,11 +11,11 @@ import pytest
 import trio
 import yaml
 
-from tests.support.certificates import make_certificates
 from tests.support.ledger import CLIENT, Person
-from tests.support.postgres import PostgresServer
-from tests.support.processes import Cluster, free_ports, make_cluster
-from tests.support.redis import RedisMissing, RedisServer, running_redis
+from tests.support.servers.certificates import make_certificates
+from tests.support.servers.postgres import PostgresServer
+from tests.support.servers.processes import Cluster, free_ports, make_cluster
+from tests.support.servers.redis import RedisMissing, RedisServer, running_redis
 
 pytestmark = [pytest.mark.process, pytest.mark.postgres, pytest.mark.redis]
 

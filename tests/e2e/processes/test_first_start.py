@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import trio
 
-from tests.support.http_client import HttpClient
-from tests.support.processes import ROOT, ServerProcess, free_ports
+from tests.support.servers.http_client import HttpClient
+from tests.support.servers.processes import ROOT, ServerProcess, free_ports
 
 pytestmark = pytest.mark.process
 COMMAND = [sys.executable, "-c", "from hs.cli.main import run; run()"]

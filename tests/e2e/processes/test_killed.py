@@ -11,9 +11,9 @@ import attrs
 import pytest
 import trio
 
-from tests.support.http_client import ConnectionLost, HttpClient
-from tests.support.postgres import PostgresServer
-from tests.support.processes import Layout, ServerProcess, running_cluster
+from tests.support.servers.http_client import ConnectionLost, HttpClient
+from tests.support.servers.postgres import PostgresServer
+from tests.support.servers.processes import Layout, ServerProcess, running_cluster
 
 pytestmark = pytest.mark.process
 

@@ -18,9 +18,9 @@ import pytest
 import trio
 
 from tests.support.ledger import CLIENT, Ledger, Person, Reader, faults_of, send_until
-from tests.support.postgres import PostgresMissing, PostgresServer, running_postgres
-from tests.support.processes import Cluster, Layout, make_cluster
-from tests.support.redis import RedisServer
+from tests.support.servers.postgres import PostgresMissing, PostgresServer, running_postgres
+from tests.support.servers.processes import Cluster, Layout, make_cluster
+from tests.support.servers.redis import RedisServer
 
 pytestmark = pytest.mark.process
 

@@ -5,8 +5,8 @@ import asyncio
 import nio
 import pytest
 
-from tests.support.nio_client import WanderingClient, done, registered, run_scenario
-from tests.support.processes import Cluster
+from tests.support.servers.nio_client import AnyProcessClient, done, registered, run_scenario
+from tests.support.servers.processes import Cluster
 
 pytestmark = pytest.mark.process
 MESSAGES = 500
@@ -17,7 +17,7 @@ def bodies(events: list[nio.Event]) -> list[str]:
     return [event.body for event in events if isinstance(event, nio.RoomMessageText)]
 
 
-async def say(client: WanderingClient, room_id: str, text: str) -> str:
+async def say(client: AnyProcessClient, room_id: str, text: str) -> str:
     """Send a text message and return its event ID."""
     content = {"msgtype": "m.text", "body": text}
     sent = await client.room_send(room_id, "m.room.message", content)
@@ -27,7 +27,7 @@ async def say(client: WanderingClient, room_id: str, text: str) -> str:
 
 async def register_and_join(
     cluster: Cluster, suffix: str
-) -> tuple[WanderingClient, WanderingClient, str]:
+) -> tuple[AnyProcessClient, AnyProcessClient, str]:
     """Register Alice and Bob; Alice creates a room and invites Bob, who joins it."""
     alice = await registered(cluster.any_url, f"alice-{suffix}")
     bob = await registered(cluster.any_url, f"bob-{suffix}")
@@ -40,7 +40,7 @@ async def register_and_join(
     return alice, bob, room_id
 
 
-async def sync_until(client: WanderingClient, room_id: str, text: str) -> nio.SyncResponse:
+async def sync_until(client: AnyProcessClient, room_id: str, text: str) -> nio.SyncResponse:
     """Sync until a message with this text is in the timeline; return that response."""
     while True:
         response = done(await client.sync(timeout=10_000), nio.SyncResponse)
@@ -80,7 +80,7 @@ def test_two_clients_exchange_messages(cluster: Cluster) -> None:
     run_scenario(scenario)
 
 
-async def page_back(client: WanderingClient, room_id: str) -> list[str]:
+async def page_back(client: AnyProcessClient, room_id: str) -> list[str]:
     """Return the texts in a room, newest first, as far as the first process knows them."""
     token = ""
     texts: list[str] = []

@@ -15,9 +15,9 @@ import trio
 
 from hs.services.devices.inbox_writer import MIN_BUNDLED
 from tests.support.ledger import CLIENT, Person
-from tests.support.postgres import PostgresServer
-from tests.support.processes import Cluster, ServerProcess, running_large_cluster
-from tests.support.redis import RedisServer
+from tests.support.servers.postgres import PostgresServer
+from tests.support.servers.processes import Cluster, ServerProcess, running_large_cluster
+from tests.support.servers.redis import RedisServer
 
 pytestmark = [pytest.mark.process, pytest.mark.postgres, pytest.mark.redis]
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.http_client import HttpClient
-from tests.support.processes import Cluster
+from tests.support.servers.http_client import HttpClient
+from tests.support.servers.processes import Cluster
 
 pytestmark = pytest.mark.process
 

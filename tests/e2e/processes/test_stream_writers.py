@@ -12,11 +12,11 @@ import trio
 from hs.nursery.plan import plan_of
 from hs.settings.load import load_settings
 from hs.settings.sections.workers import STREAMS
-from tests.support.http_client import HttpClient
 from tests.support.ledger import CLIENT, Person
-from tests.support.postgres import PostgresServer
-from tests.support.processes import Cluster, running_cluster
-from tests.support.redis import RedisServer
+from tests.support.servers.http_client import HttpClient
+from tests.support.servers.postgres import PostgresServer
+from tests.support.servers.processes import Cluster, running_cluster
+from tests.support.servers.redis import RedisServer
 
 pytestmark = [pytest.mark.process, pytest.mark.postgres, pytest.mark.redis]
 

@@ -8,12 +8,12 @@ from urllib.parse import quote, urlsplit
 import pytest
 import trio
 
-from tests.support.http_client import HttpClient
 from tests.support.ledger import CLIENT, Person
-from tests.support.mail import MailBox, open_mail_box, plain_of
-from tests.support.postgres import PostgresServer
-from tests.support.processes import Cluster, Layout, running_cluster
-from tests.support.redis import RedisServer
+from tests.support.servers.http_client import HttpClient
+from tests.support.servers.postgres import PostgresServer
+from tests.support.servers.processes import Cluster, Layout, running_cluster
+from tests.support.servers.redis import RedisServer
+from tests.support.servers.smtp import MailBox, open_mail_box, plain_of
 from tests.support.web import WebResponse
 
 pytestmark = pytest.mark.process

@@ -14,11 +14,11 @@ import attrs
 import pytest
 import trio
 
-from tests.support.gateway import Gateway, running_gateway
 from tests.support.ledger import CLIENT, Person
-from tests.support.postgres import PostgresServer
-from tests.support.processes import Cluster, Layout, ServerProcess, running_cluster
-from tests.support.redis import RedisServer
+from tests.support.servers.postgres import PostgresServer
+from tests.support.servers.processes import Cluster, Layout, ServerProcess, running_cluster
+from tests.support.servers.push_gateway import Gateway, running_gateway
+from tests.support.servers.redis import RedisServer
 
 pytestmark = pytest.mark.process
 
@@ -136,7 +136,7 @@ def prove(cluster: Cluster, people: int, messages: int, endings: int, ending: En
         summary = f"{len(stage.sent)} messages to {people} pushers, {stage.ended} processes ended"
 
         assert stage.missing() == set(), f"{summary}\n{cluster.logs()}"
-        repeated = gateway.doubled()
+        repeated = gateway.repeated()
         log.info("%s: %d sent more than once", summary, len(repeated))
         if ending == "stopped":
             assert repeated == {}, summary

@@ -9,11 +9,11 @@ import attrs
 import pytest
 import trio
 
-from tests.support.gateway import Gateway, running_gateway
 from tests.support.ledger import CLIENT, Person
-from tests.support.postgres import PostgresServer
-from tests.support.processes import Cluster, Layout, running_cluster
-from tests.support.redis import RedisServer
+from tests.support.servers.postgres import PostgresServer
+from tests.support.servers.processes import Cluster, Layout, running_cluster
+from tests.support.servers.push_gateway import Gateway, running_gateway
+from tests.support.servers.redis import RedisServer
 
 pytestmark = pytest.mark.process
 

@@ -8,10 +8,10 @@ import attrs
 import pytest
 import trio
 
-from tests.support.http_client import ConnectionLost, HttpClient
-from tests.support.postgres import PostgresServer
-from tests.support.processes import MANY, Cluster, Layout, running_cluster
-from tests.support.redis import RedisServer
+from tests.support.servers.http_client import ConnectionLost, HttpClient
+from tests.support.servers.postgres import PostgresServer
+from tests.support.servers.processes import MANY, Cluster, Layout, running_cluster
+from tests.support.servers.redis import RedisServer
 
 pytestmark = pytest.mark.process
 

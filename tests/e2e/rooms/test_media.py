@@ -10,9 +10,9 @@ import trio
 from nio.crypto.attachments import decrypt_attachment
 from PIL import Image
 
-from tests.support.http_client import HttpClient
-from tests.support.nio_client import done, registered, run_scenario
-from tests.support.processes import Cluster
+from tests.support.servers.http_client import HttpClient
+from tests.support.servers.nio_client import done, registered, run_scenario
+from tests.support.servers.processes import Cluster
 
 pytestmark = pytest.mark.process
 SECRET = b"for your eyes only, " * 20_000

@@ -10,13 +10,13 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.support.http_client import HttpClient
 from tests.support.ledger import Person
 from tests.support.media import picture
-from tests.support.postgres import PostgresServer
-from tests.support.processes import Cluster, Layout, running_cluster
-from tests.support.redis import RedisServer
-from tests.support.sites import SiteResponse, open_site
+from tests.support.servers.http_client import HttpClient
+from tests.support.servers.postgres import PostgresServer
+from tests.support.servers.processes import Cluster, Layout, running_cluster
+from tests.support.servers.redis import RedisServer
+from tests.support.servers.sites import SiteResponse, open_site
 from tests.support.web import WebResponse
 
 pytestmark = pytest.mark.process

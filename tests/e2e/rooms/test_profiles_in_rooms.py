@@ -8,9 +8,9 @@ import pytest
 import trio
 
 from tests.support.ledger import CLIENT, Person
-from tests.support.postgres import PostgresServer
-from tests.support.processes import Cluster, running_cluster
-from tests.support.redis import RedisServer
+from tests.support.servers.postgres import PostgresServer
+from tests.support.servers.processes import Cluster, running_cluster
+from tests.support.servers.redis import RedisServer
 
 pytestmark = pytest.mark.process
 

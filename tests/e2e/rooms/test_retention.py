@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import trio
 
-from tests.support.http_client import HttpClient
-from tests.support.postgres import PostgresServer
-from tests.support.processes import Cluster, Layout, running_cluster
-from tests.support.redis import RedisServer
+from tests.support.servers.http_client import HttpClient
+from tests.support.servers.postgres import PostgresServer
+from tests.support.servers.processes import Cluster, Layout, running_cluster
+from tests.support.servers.redis import RedisServer
 from tests.support.web import WebResponse
 
 pytestmark = pytest.mark.process

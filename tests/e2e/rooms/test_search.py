@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import trio
 
-from tests.support.http_client import HttpClient
-from tests.support.postgres import PostgresServer
-from tests.support.processes import Cluster
+from tests.support.servers.http_client import HttpClient
+from tests.support.servers.postgres import PostgresServer
+from tests.support.servers.processes import Cluster
 
 pytestmark = pytest.mark.process
 

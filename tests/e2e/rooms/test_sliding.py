@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import trio
 
-from tests.support.http_client import HttpClient
-from tests.support.processes import Cluster
+from tests.support.servers.http_client import HttpClient
+from tests.support.servers.processes import Cluster
 
 pytestmark = pytest.mark.process
 LIMIT_S = 240.0

@@ -8,13 +8,13 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.support.http_client import HttpClient
-from tests.support.identity_server import TOKEN, open_identity_server
 from tests.support.ledger import CLIENT, Person
-from tests.support.postgres import PostgresServer
-from tests.support.processes import Cluster, Layout, running_cluster
-from tests.support.redis import RedisServer
-from tests.support.sites import make_certificate
+from tests.support.servers.http_client import HttpClient
+from tests.support.servers.identity_server import TOKEN, open_identity_server
+from tests.support.servers.postgres import PostgresServer
+from tests.support.servers.processes import Cluster, Layout, running_cluster
+from tests.support.servers.redis import RedisServer
+from tests.support.servers.sites import make_certificate
 
 pytestmark = pytest.mark.process
 ON_BIND = "/_matrix/federation/v1/3pid/onbind"

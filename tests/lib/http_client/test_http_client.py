@@ -18,7 +18,7 @@ from hs.lib.http_client import (
 )
 from hs.lib.http_client.addresses import parse_networks
 from tests.support.outgoing import PRIVATE, fake_resolver, open_http_client
-from tests.support.sites import (
+from tests.support.servers.sites import (
     Site,
     SiteRequest,
     SiteResponse,

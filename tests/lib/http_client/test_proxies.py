@@ -11,7 +11,7 @@ from hs.lib.http_client import HttpBlocked, HttpUnreachable
 from hs.lib.http_client.addresses import ALLOW_ALL
 from hs.lib.http_client.targets import Proxies
 from tests.support.outgoing import PRIVATE, fake_resolver, open_http_client
-from tests.support.sites import (
+from tests.support.servers.sites import (
     Site,
     SiteResponse,
     make_certificate,

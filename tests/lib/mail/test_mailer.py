@@ -9,7 +9,7 @@ import pytest
 
 from hs.lib.mail.mailer import Mail, MailFault, NoMailer, SmtpMailer, SmtpRoute
 from hs.lib.mail.templates import Templates
-from tests.support.mail import MailBox, open_mail_box, plain_of
+from tests.support.servers.smtp import MailBox, open_mail_box, plain_of
 
 MAIL = Mail(
     to="alice@example.org",

@@ -14,7 +14,7 @@ from hs.lib.sandbox.charsets import decode_page
 from hs.lib.sandbox.html_pages import read_page
 from hs.lib.sandbox.page_facts import READ_PAGE, PageFacts, PageImage, PageJob, encode, read_facts
 from hs.lib.sandbox.pool import Sandbox, SandboxFault, SandboxFaultKind
-from tests.support.damage import corrupted_page
+from tests.support.inputs.damage import corrupted_page
 
 SEED = 20_261_124
 # The memory that a child may use for small pages, and the number of pages between checks.

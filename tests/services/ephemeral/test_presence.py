@@ -70,9 +70,20 @@ def make_scene(database: Database, settings: PresenceSettings = SETTINGS) -> Sce
     stream.attach()
     states = PresenceStates(database, feed)
     writer = LocalPresenceWriter(stream, database, settings, clock)
-    devices = SyncingDevices("main", 1, writer, states, settings, clock)
-    service = PresenceService(settings, states, AliceAndBob(), writer, devices, clock)
-    scene = Scene(feed, clock, writer, devices, states, service)
+    devices = SyncingDevices(
+        instance="main", epoch=1, writer=writer, states=states, settings=settings, clock=clock
+    )
+    service = PresenceService(
+        settings=settings,
+        states=states,
+        neighbours=AliceAndBob(),
+        writer=writer,
+        devices=devices,
+        clock=clock,
+    )
+    scene = Scene(
+        feed=feed, clock=clock, writer=writer, devices=devices, states=states, service=service
+    )
     feed.subscribe(PRESENCE, lambda batch: scene.rows.extend(row for _, row in batch.rows))
     return scene
 
@@ -84,7 +95,18 @@ async def test_sending_an_event_makes_the_user_active_again(database: Database) 
         await scene.advance_ms(1)
         await scene.advance_ms(SETTINGS.idle_timeout)
         rows = [
-            (n, EventRow(ROOM, f"${n}", "m.x", sender, None, n, n))
+            (
+                n,
+                EventRow(
+                    room_id=ROOM,
+                    event_id=f"${n}",
+                    type="m.x",
+                    sender=sender,
+                    state_key=None,
+                    depth=n,
+                    origin_server_ts=n,
+                ),
+            )
             for n, sender in ((1, ALICE), (2, BOB))
         ]
 

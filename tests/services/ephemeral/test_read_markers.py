@@ -79,7 +79,15 @@ async def open_scene(database: Database) -> AsyncIterator[Scene]:
         await nursery.start(writer.run)
         markers = Markers()
         table = ReceiptTable(writer)
-        reading = ReadingService(database, members, receipts, table, markers, world.clock, markers)
+        reading = ReadingService(
+            database=database,
+            members=members,
+            receipts=receipts,
+            writer=table,
+            markers=markers,
+            clock=world.clock,
+            activity=markers,
+        )
         room_id = await world.create_room(ALICE, join=[BOB])
         scene = Scene(world, reading, receipts, markers, room_id)
         world.feed.subscribe(

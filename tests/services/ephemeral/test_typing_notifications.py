@@ -132,7 +132,17 @@ async def test_duty_ends_typing_after_the_timeout(
 async def test_leaving_user_stops_typing(inline_database: Database) -> None:
     typing = Typing(inline_database)
     await typing.writer.set_typing(ROOM, ALICE, 1000)
-    left = EventRow(ROOM, "$1", "m.room.member", ALICE, ALICE, 5, 5, "leave", "join")
+    left = EventRow(
+        room_id=ROOM,
+        event_id="$1",
+        type="m.room.member",
+        sender=ALICE,
+        state_key=ALICE,
+        depth=5,
+        origin_server_ts=5,
+        membership="leave",
+        prev_membership="join",
+    )
 
     typing.feed.deliver(Batch(EVENTS, "main", 0, 1, [(1, left)]))
 

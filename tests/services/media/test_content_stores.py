@@ -16,7 +16,7 @@ from hs.settings.sections.media import S3ProviderSettings
 from hs.storage.database import Database
 from hs.storage.media import media_files
 from tests.support.media import SERVER, MediaWorld, open_media
-from tests.support.s3 import running_s3
+from tests.support.servers.s3 import running_s3
 
 HOUR_MS = 3600 * 1000
 # More than one part of a multipart upload.

@@ -11,7 +11,7 @@ from PIL import Image
 
 from hs.lib.sandbox.picture_jobs import DRAW, PictureJob, ThumbnailBox, encode, read_report
 from hs.lib.sandbox.pool import Sandbox, SandboxFault, SandboxFaultKind
-from tests.support.damage import damaged, good_archives, good_pictures
+from tests.support.inputs.damage import damaged, good_archives, good_pictures
 
 SEED = 20_261_124
 FEW, MANY = 200, 10_000

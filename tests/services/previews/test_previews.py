@@ -32,7 +32,7 @@ from hs.settings.sections.outgoing import PRIVATE_NETWORKS
 from hs.settings.sections.previews import URL_RULES
 from hs.storage.database import Database
 from tests.support.media import MediaWorld, open_media, picture
-from tests.support.sites import Site, SiteRequest, SiteResponse, open_site
+from tests.support.servers.sites import Site, SiteRequest, SiteResponse, open_site
 
 MAX_BYTES = 1 << 20
 # Enough to parse a page even on a slow machine.
@@ -80,11 +80,23 @@ def make_previews(
     blocked = [{"path": "/forbidden/*"}, {"port": "^0*81$"}, {"username": "*"}]
     fetcher = PreviewFetcher(http, rules_of(*blocked), ["de", "en;q=0.5"])
     images = PreviewImages(
-        fetcher, media.repository, media.thumbnails, media.database, media.clock, MAX_BYTES
+        fetcher=fetcher,
+        repository=media.repository,
+        thumbnails=media.thumbnails,
+        database=media.database,
+        clock=media.clock,
+        max_bytes=MAX_BYTES,
     )
     endpoints = [{"schemes": [site.url("/described/*")], "url": site.url("/oembed")}]
     providers = parse_providers(orjson.dumps([{"endpoints": endpoints}]))
-    links = PreviewBuilder(fetcher, sandbox, images, providers, MAX_BYTES, parse_s)
+    links = PreviewBuilder(
+        fetcher=fetcher,
+        sandbox=sandbox,
+        images=images,
+        providers=providers,
+        max_bytes=MAX_BYTES,
+        parse_s=parse_s,
+    )
     return UrlPreviews(media.database, media.clock, fetcher, links)
 
 

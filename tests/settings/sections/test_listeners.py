@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.settings.conftest import Load, Refused
-from tests.support.certificates import make_certificates
+from tests.support.servers.certificates import make_certificates
 
 REPLICATION = "listeners: [{port: 9093, %s type: http, resources: [{names: [replication]}]}]\n"
 

@@ -18,15 +18,15 @@ async def react(tx: Tx, count: int) -> None:
         tx,
         [
             RelationRecord(
-                f"$r{n}",
-                "!room",
-                "$parent",
-                "m.annotation",
-                "k",
-                "m.reaction",
-                f"@u{n}:hs.test",
-                n,
-                n,
+                event_id=f"$r{n}",
+                room_id="!room",
+                parent_id="$parent",
+                rel_type="m.annotation",
+                aggregation_key="k",
+                type="m.reaction",
+                sender=f"@u{n}:hs.test",
+                depth=n,
+                stream_id=n,
             )
             for n in range(count)
         ],

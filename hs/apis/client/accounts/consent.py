@@ -59,7 +59,7 @@ class ConsentApi:
         if request.u:
             if not self.consent.rule.is_valid_signature(request.u, request.h):
                 return self._error_page("This link is not valid")
-            agreed_version = await self.consent.agreed_to(self._user_id(request.u))
+            agreed_version = await self.consent.agreed_version(self._user_id(request.u))
             has_consented = agreed_version == version
         page = self.terms.render(
             name,

@@ -80,7 +80,7 @@ class DevicesApi:
         """Spec: client-server API, Device Management."""
         requester = request.requester
         if requester.appservice_id is not None:
-            is_new = await self.devices.put_for_service(
+            is_new = await self.devices.put_for_appservice(
                 requester, request.device_id, request.display_name
             )
             return json_response({}, 201 if is_new else 200)

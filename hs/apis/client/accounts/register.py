@@ -141,7 +141,7 @@ class RegisterApi:
         self, request: UsernameAvailabilityRequest
     ) -> dict[str, bool]:
         """Spec: client-server API, Account registration."""
-        self.registration.requirements.check_is_open()
+        self.registration.requirements.check_is_enabled()
         await self.registration.check_name(_check_length(request.username))
         return {"available": True}
 
@@ -155,7 +155,7 @@ class RegisterApi:
         self, request: RegistrationTokenValidityRequest
     ) -> dict[str, bool]:
         """Spec: client-server API, Token-authenticated registration."""
-        self.registration.requirements.check_is_open()
+        self.registration.requirements.check_is_enabled()
         return {"valid": await self.tokens.is_valid(request.token)}
 
     async def _register_guest(self, request: RegisterRequest) -> dict[str, Any]:

@@ -97,7 +97,7 @@ class ThreepidValidationApi:
     @route("POST", PHONE_SUBMIT_PATH, auth=NONE, rate="3pid_validation")
     async def submit_phone_token(self, request: SubmitPhoneTokenRequest) -> dict[str, Any]:
         """Spec: identity service API, Phone number associations, submitToken."""
-        is_valid = await self.validations.submit_phone(
+        is_valid = await self.validations.submit_phone_token(
             request.sid, request.client_secret, request.token
         )
         return {"success": is_valid}
@@ -105,7 +105,7 @@ class ThreepidValidationApi:
     async def _submit(self, purpose: ValidationPurpose, request: ValidationLinkRequest) -> Response:
         name = TEMPLATES[purpose]
         try:
-            next_link = await self.validations.submit_mail(
+            next_link = await self.validations.submit_email_token(
                 purpose, request.sid, request.client_secret, request.token
             )
         except ThreepidAuthFailed as error:

@@ -82,12 +82,12 @@ class PublicRoomsApi:
                 "include_all_networks and third_party_instance_id exclude each other"
             )
         search = PublicRoomsRequest(
-            request.limit,
-            request.since,
-            request.room_filter.generic_search_term,
-            request.room_filter.room_types,
-            request.third_party_instance_id,
-            request.include_all_networks,
+            limit=request.limit,
+            since=request.since,
+            term=request.room_filter.generic_search_term,
+            room_types=request.room_filter.room_types,
+            network=request.third_party_instance_id,
+            all_networks=request.include_all_networks,
         )
         return await self._page(request.server, search)
 

@@ -85,7 +85,7 @@ class SearchApi:
         search = MessageSearchRequest(
             term=criteria.search_term,
             keys=criteria.keys,
-            wanted=parse_event_filter(criteria.filter),
+            event_filter=parse_event_filter(criteria.filter),
             order=_order(criteria.order_by),
             groups=[_group_key(grouping.key) for grouping in criteria.groupings.group_by],
             context=criteria.event_context,

@@ -99,12 +99,12 @@ class RoomMessagesApi:
     async def get_messages(self, request: GetMessagesRequest) -> MessagesPage:
         """Spec: client-server API, GET /rooms/{roomId}/messages."""
         page = MessagesRequest(
-            request.room_id,
-            request.direction,
-            request.start or None,
-            request.to or None,
-            request.limit,
-            request.event_filter,
+            room_id=request.room_id,
+            direction=request.direction,
+            start=request.start or None,
+            to=request.to or None,
+            limit=request.limit,
+            event_filter=request.event_filter,
         )
         return await self.timelines.messages(request.requester, page)
 

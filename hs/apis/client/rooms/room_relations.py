@@ -69,15 +69,15 @@ class RoomRelationsApi:
     async def get_relating_events(self, request: GetRelatingEventsRequest) -> RelationsPage:
         """Spec: client-server API, GET /rooms/{roomId}/relations/{eventId}."""
         page = RelationsRequest(
-            request.room_id,
-            request.event_id,
-            request.rel_type,
-            request.event_type,
-            request.direction,
-            request.start or None,
-            request.to or None,
-            request.limit,
-            request.recurse or request.recurse_unstable,
+            room_id=request.room_id,
+            event_id=request.event_id,
+            rel_type=request.rel_type,
+            event_type=request.event_type,
+            direction=request.direction,
+            start=request.start or None,
+            to=request.to or None,
+            limit=request.limit,
+            recurse=request.recurse or request.recurse_unstable,
         )
         return await self.related.children(request.requester, page)
 

@@ -38,7 +38,12 @@ class ExtensionsBody(msgspec.Struct, frozen=True, rename={"threads": THREADS}):
     def to_service(self) -> SlidingExtensionsRequest:
         """Return the extensions as the service takes them."""
         return SlidingExtensionsRequest(
-            self.account_data, self.receipts, self.typing, self.to_device, self.e2ee, self.threads
+            account_data=self.account_data,
+            receipts=self.receipts,
+            typing=self.typing,
+            to_device=self.to_device,
+            e2ee=self.e2ee,
+            threads=self.threads,
         )
 
 

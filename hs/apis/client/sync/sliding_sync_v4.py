@@ -70,14 +70,14 @@ class SlidingSyncFilters:
     def to_service(self) -> RoomListFilters:
         """Return the filters as the service takes them."""
         return RoomListFilters(
-            self.is_dm,
-            self.spaces,
-            self.is_encrypted,
-            self.is_invited,
-            self.room_types,
-            self.not_room_types,
-            self.tags,
-            self.not_tags,
+            is_dm=self.is_dm,
+            spaces=self.spaces,
+            is_encrypted=self.is_encrypted,
+            is_invite=self.is_invited,
+            room_types=self.room_types,
+            not_room_types=self.not_room_types,
+            tags=self.tags,
+            not_tags=self.not_tags,
         )
 
 

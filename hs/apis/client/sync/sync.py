@@ -52,13 +52,13 @@ class SyncApi:
         """Spec: client-server API, Syncing."""
         return await self.sync.sync(
             SyncRequest(
-                request.requester,
-                request.since or None,
-                max(0, request.timeout),
-                request.filter,
-                request.full_state,
-                request.set_presence,
-                _state_after_key(request),
+                requester=request.requester,
+                since=request.since or None,
+                timeout_ms=max(0, request.timeout),
+                filter=request.filter,
+                full_state=request.full_state,
+                set_presence=request.set_presence,
+                state_after=_state_after_key(request),
             )
         )
 

@@ -71,7 +71,7 @@ async def register(
 
     Raises: AuthenticationNeeded, Forbidden, InvalidUsername, UserInUse, MissingParam, ….
     """
-    registration.requirements.check_is_open()
+    registration.requirements.check_is_enabled()
     existing = await interactive.outcome(OPERATION, auth)
     if existing is None:
         try:

@@ -32,7 +32,7 @@ class RegistrationRequirements:
     sends_texts: bool = False
     captcha_key: str | None = None
 
-    def check_is_open(self) -> None:
+    def check_is_enabled(self) -> None:
         """Check that users can register.
 
         Raises: Forbidden.

@@ -49,7 +49,7 @@ class DeviceManagement:
         records = await self._database.read(devices.list_devices, user_id)
         return [self._device_from(user_id, record) for record in records]
 
-    async def sightings_of(self, user_id: UserID) -> dict[str, Any]:
+    async def connections_of(self, user_id: UserID) -> dict[str, Any]:
         """Return the connections of each of a user's devices, in the format of `whois`."""
         stored = await self._database.read(devices.list_devices, user_id)
         records = [self._last_seen.with_latest_sighting(user_id, record) for record in stored]
@@ -78,7 +78,9 @@ class DeviceManagement:
             raise NotFound("UserDevice not found")
         await self._watcher.devices_changed(user_id, [device_id])
 
-    async def put_for_service(self, requester: Requester, device_id: str, name: str | None) -> bool:
+    async def put_for_appservice(
+        self, requester: Requester, device_id: str, name: str | None
+    ) -> bool:
         """Set the name of an appservice user's device, creating the device if needed.
 
         Return whether the device is new.

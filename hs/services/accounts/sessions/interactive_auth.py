@@ -223,7 +223,15 @@ class InteractiveAuth:
         await self._database.write(
             uia_sessions.insert, session_id, operation, user_id or "", now_ms, remembered
         )
-        return UiaSessionRecord(session_id, operation, user_id or "", now_ms, (), None, remembered)
+        return UiaSessionRecord(
+            session_id=session_id,
+            operation=operation,
+            user_id=user_id or "",
+            created_ms=now_ms,
+            completed=(),
+            registration_token=None,
+            request_parameters=remembered,
+        )
 
     async def _find_or_begin_session(
         self, auth: JsonObject, operation: str, user_id: UserID | None

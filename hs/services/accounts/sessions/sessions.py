@@ -125,7 +125,12 @@ class Sessions:
         )
         refresh_expires = _earliest(session_ends, now_ms, self._settings.refresh_token_lifetime)
         return NewSession(
-            session, device.display_name, now_ms, valid_until, refresh_expires, session_ends
+            session=session,
+            display_name=device.display_name,
+            now_ms=now_ms,
+            valid_until_ms=valid_until,
+            refresh_expires_ms=refresh_expires,
+            session_ends_ms=session_ends,
         )
 
     async def open(self, user_id: UserID, device: RequestedDevice) -> Session:
@@ -218,13 +223,13 @@ async def write_session(tx: Tx, new_session: NewSession) -> tuple[bool, list[str
             new_session.session_ends_ms,
         )
     token = AccessTokenRecord(
-        hash_of(session.access_token),
-        user_id,
-        device_id,
-        new_session.now_ms,
-        new_session.valid_until_ms,
-        refresh_id,
-        new_session.now_ms,
+        token_hash=hash_of(session.access_token),
+        user_id=user_id,
+        device_id=device_id,
+        created_ms=new_session.now_ms,
+        valid_until_ms=new_session.valid_until_ms,
+        refresh_id=refresh_id,
+        proved_ms=new_session.now_ms,
     )
     await tokens.insert(tx, token)
     return is_new, ended_hashes
@@ -282,7 +287,12 @@ async def _exchange(
     )
     await tokens.set_next(tx, old_token.refresh_id, refresh_id)
     access_token = AccessTokenRecord(
-        hash_of(session.access_token), user_id, old_token.device_id, now_ms, valid_until, refresh_id
+        token_hash=hash_of(session.access_token),
+        user_id=user_id,
+        device_id=old_token.device_id,
+        created_ms=now_ms,
+        valid_until_ms=valid_until,
+        refresh_id=refresh_id,
     )
     await tokens.insert(tx, access_token)
     return session, ended_hashes

@@ -19,7 +19,7 @@ class PolicyConsent:
     _revocations: Revocations
     rule: ConsentRequirement
 
-    async def agreed_to(self, user_id: UserID) -> str | None:
+    async def agreed_version(self, user_id: UserID) -> str | None:
         """Return the version of the terms that a user has last agreed to, or None."""
         return await self._database.read(consents.accepted_version, user_id)
 

@@ -155,7 +155,7 @@ class ThreepidValidation:
         )  # fmt: skip
         return self._phone_validation(session.sid, address)
 
-    async def submit_mail(
+    async def submit_email_token(
         self, purpose: ValidationPurpose, sid: str, client_secret: str, token: str
     ) -> str | None:
         """Check the token of an e-mail; return the URL to redirect the browser to, or None.
@@ -170,7 +170,7 @@ class ThreepidValidation:
             raise ThreepidAuthFailed("This link has expired or is invalid")
         return session.next_link
 
-    async def submit_phone(self, sid: str, client_secret: str, token: str) -> bool:
+    async def submit_phone_token(self, sid: str, client_secret: str, token: str) -> bool:
         """Return whether the token of a text message is correct; False for an unknown session.
 
         Raises: MatrixError, RemoteFault.

@@ -6,7 +6,7 @@ from typing import Final
 from hs.core.ids import RoomID, UserID
 from hs.lib.caching.lru_cache import LruCache
 from hs.services.push.unread.implicit_reads import EVERYWHERE
-from hs.services.push.unread.read_positions import ReadPosition, ReadPositions
+from hs.services.push.unread.read_positions import ReadPosition, ReadPositionReader
 from hs.services.push.unread.recent_notifications import RecentInRoom, RecentNotifications
 from hs.services.push.unread.user_room_count import UserRoomCount
 from hs.storage.database import Database
@@ -20,7 +20,7 @@ class CountCache:
     """Counts of users in rooms, brought up to date when they are asked for."""
 
     def __init__(
-        self, database: Database, positions: ReadPositions, recent: RecentNotifications
+        self, database: Database, positions: ReadPositionReader, recent: RecentNotifications
     ) -> None:
         self._database = database
         self._positions = positions

@@ -25,7 +25,7 @@ class ReadMarks:
         self._reading: dict[UserID, list[tuple[RoomID, str, int]]] = {}
 
     def of_room_nowait(self, user_id: UserID, room_id: RoomID) -> Mapping[str, int] | None:
-        """Give a user's marks in a room; None when they are not in memory."""
+        """Return a user's marks in a room; None if they are not in memory."""
         marks = self._users.get(user_id)
         return None if marks is None else marks.get(room_id, NO_MARKS)
 

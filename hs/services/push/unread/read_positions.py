@@ -38,7 +38,7 @@ class ReadPosition:
         )
 
 
-class ReadPositions:
+class ReadPositionReader:
     """The positions of the users who ask this process."""
 
     def __init__(self, database: Database, receipts: Receipts, progress: StoredProgress) -> None:

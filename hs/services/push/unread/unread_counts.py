@@ -8,7 +8,7 @@ Where the numbers come from:
   (`hs.services.push.evaluation`), together with the position of the evaluation.
 - The stream `unread`: the same rows, announced before they are stored. Rows that may not be stored
   yet are held in `StoredProgress`.
-- Memory: `RecentNotifications` has all notifications of a room above its floor, `ReadPositions`
+- Memory: `RecentNotifications` has all notifications of a room above its floor, `ReadPositionReader`
   has how far users have read, `CountCache` the counts computed from both.
 
 Rules:
@@ -42,7 +42,7 @@ from hs.services.ephemeral.receipts import Receipts
 from hs.services.push.evaluation.evaluation_duty import EvaluationStore
 from hs.services.push.unread.count_cache import CountCache
 from hs.services.push.unread.evaluation_lag import EvaluationLag
-from hs.services.push.unread.read_positions import ReadPosition, ReadPositions
+from hs.services.push.unread.read_positions import ReadPosition, ReadPositionReader
 from hs.services.push.unread.recent_notifications import RecentNotifications
 from hs.services.push.unread.stored_progress import StoredProgress
 from hs.services.push.unread.user_room_count import UserRoomCount
@@ -66,7 +66,7 @@ class UnreadCounts:
         self._lag = EvaluationLag()
         self._progress = StoredProgress(database, store)
         self._recent = RecentNotifications()
-        self._positions = ReadPositions(database, receipts, self._progress)
+        self._positions = ReadPositionReader(database, receipts, self._progress)
         self._counts = CountCache(database, self._positions, self._recent)
         feed.subscribe(EVENTS, self._on_events)
         feed.subscribe(UNREAD, self._on_unread)

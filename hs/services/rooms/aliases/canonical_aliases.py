@@ -39,7 +39,7 @@ class AliasResolver:
         """Return an alias's room, and other servers in it. Raises: NotFound, RemoteFault."""
         if not self._aliases.is_local(alias):
             return await self._remote.find_alias(alias)
-        local_alias = await self._aliases.find_or_make(alias)
+        local_alias = await self._aliases.find_or_query(alias)
         if local_alias is None:
             raise NotFound(f"Room alias {alias} not found.")
         return local_alias.room_id, ()

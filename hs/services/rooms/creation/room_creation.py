@@ -81,7 +81,7 @@ class RoomCreation:
     def _alias(self, requester: Requester, request: NewRoomRequest) -> RoomAlias | None:
         if request.alias_localpart is None:
             return None
-        alias = self.aliases.named(request.alias_localpart)
+        alias = self.aliases.local_alias(request.alias_localpart)
         self.aliases.check_may_create(requester.user_id, alias, "")
         self.aliases.check_may_manage(requester, alias)
         return alias

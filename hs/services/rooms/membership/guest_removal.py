@@ -58,7 +58,7 @@ class GuestRemovalDuty:
         task_status.started()
         await self._changed_rooms.serve(self._expel_all)
 
-    async def expel(self, room_id: RoomID) -> None:
+    async def remove_guests(self, room_id: RoomID) -> None:
         """Remove the guests of this server from a room, unless it allows guests."""
         room = await self._deciding.read(room_id, more=(GUEST_ACCESS_KEY,))
         if room is None or room.text(event_types.GUEST_ACCESS, "guest_access") == "can_join":
@@ -70,7 +70,7 @@ class GuestRemovalDuty:
     async def _expel_all(self, room_ids: list[RoomID]) -> None:
         for room_id in room_ids:
             try:
-                await self.expel(room_id)
+                await self.remove_guests(room_id)
             except MatrixError as error:
                 log.warning("guests were not removed from %s: %s", room_id, error)
             except Unavailable:

@@ -97,7 +97,7 @@ class EventByTime:
 
 
 @attrs.frozen
-class TimelineSlice:
+class HistoryPage:
     """Events in one direction; `next_token` is where to continue, None at the end of history."""
 
     events: list[VisibleEvent]
@@ -170,7 +170,7 @@ class Timelines:
 
     async def last_events(
         self, requester: Requester, room_id: RoomID, access: RoomAccess, limit: int
-    ) -> TimelineSlice:
+    ) -> HistoryPage:
         """Return the last events of a room that a user may see, the newest first."""
         walk = await self._walk_of(MessagesRequest(room_id, "b"), access)
         return await self._search(requester, walk, limit, ANY_EVENT)
@@ -321,11 +321,11 @@ class Timelines:
 
     async def _search(
         self, requester: Requester, walk: _Walk, limit: int, event_filter: EventFilter
-    ) -> TimelineSlice:
+    ) -> HistoryPage:
         """Read history until enough visible events are found, or MAX_PASSES batches were read."""
         visible: list[VisibleEvent] = []
         if limit == 0:
-            return TimelineSlice(visible, None)
+            return HistoryPage(visible, None)
         read = timelines.newest if walk.backwards else timelines.oldest
         size = limit + 1
         for _ in range(MAX_PASSES):
@@ -340,21 +340,19 @@ class Timelines:
             if len(visible) == limit:
                 last = visible[-1].stored
                 if exhausted and batch[-1].event_id == last.event_id:
-                    return TimelineSlice(visible, None)
-                return TimelineSlice(
+                    return HistoryPage(visible, None)
+                return HistoryPage(
                     visible, token_before(last) if walk.backwards else token_after(last)
                 )
             if exhausted:
-                return TimelineSlice(visible, None)
+                return HistoryPage(visible, None)
             end = batch[-1]
             if walk.backwards:
                 walk.high = (end.depth, end.stream_id - 1)
             else:
                 walk.low = (end.depth, end.stream_id)
             size = min(MAX_LIMIT, 4 * size)
-        return TimelineSlice(
-            visible, TopologicalToken(*(walk.high if walk.backwards else walk.low))
-        )
+        return HistoryPage(visible, TopologicalToken(*(walk.high if walk.backwards else walk.low)))
 
     async def _first_visible(self, requester: Requester, walk: _Walk) -> list[VisibleEvent]:
         """Return the first visible event, skipping hidden ones in up to MAX_PASSES searches."""

@@ -62,7 +62,7 @@ class Memberships:
         feed.subscribe(CACHES, self._on_caches)
 
     def is_local(self, user_id: str) -> bool:
-        """Tell whether a user belongs to this server."""
+        """Return whether a user belongs to this server."""
         return user_id.endswith(self._suffix)
 
     # Of users
@@ -116,7 +116,7 @@ class Memberships:
         return own
 
     async def is_joined(self, room_id: RoomID, user_id: UserID) -> bool:
-        """Tell whether any user is joined to a room; False only if the database says so."""
+        """Return whether any user is joined to a room; False only if the database says so."""
         present = self._rooms.get(room_id)
         if present is not None and user_id in present.joined:
             return True
@@ -128,7 +128,7 @@ class Memberships:
         return own is not None and own.membership == event_types.JOIN
 
     async def share_room(self, user_id: UserID, other_id: UserID) -> bool:
-        """Tell whether two users share a room."""
+        """Return whether two users share a room."""
         return await self._database.read(memberships.share_room, user_id, other_id)
 
     # Of rooms

@@ -88,11 +88,11 @@ def decode_rooms(encoded: bytes) -> dict[RoomID, SentRoom]:
     for room_id, entry in fields["rooms"].items():
         membership, number, limit, is_dm, parked, members = entry
         rooms[RoomID(room_id)] = SentRoom(
-            membership,
-            required[number],
-            limit,
-            bool(is_dm),
-            frozenset(members),
-            None if parked < 0 else tokens[parked],
+            membership=membership,
+            required=required[number],
+            timeline_limit=limit,
+            is_dm=bool(is_dm),
+            members=frozenset(members),
+            sent_until=None if parked < 0 else tokens[parked],
         )
     return rooms

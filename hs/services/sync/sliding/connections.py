@@ -130,12 +130,12 @@ class SlidingConnections:
         if len(delta) > max(_SMALL_DELTA, len(rooms) // 3):
             base, delta = connection_state.encode_rooms(rooms.items()), Map[RoomID, SentRoom]()
         position = NewPositionRecord(
-            connection.key,
-            connection.number or None,
-            connection.base_id,
-            base,
-            connection_state.encode_rooms(delta.items()),
-            self._clock.now_ms(),
+            key=connection.key,
+            previous=connection.number or None,
+            base_id=connection.base_id,
+            base=base,
+            delta=connection_state.encode_rooms(delta.items()),
+            created_ms=self._clock.now_ms(),
         )
         stored_ids = await self._store(position)
         if stored_ids is None:

@@ -38,7 +38,7 @@ from hs.services.sync.sources import (
     AccountData,
     AccountDataEntry,
     PushRuleDocuments,
-    Receipts,
+    ReceiptSource,
     Typing,
 )
 
@@ -74,7 +74,7 @@ class SlidingExtensions:
         feed: Feed,
         account_data: AccountData,
         push_rules: PushRuleDocuments,
-        receipts: Receipts,
+        receipts: ReceiptSource,
         typing: Typing,
         encryption: EncryptionExtensions,
         threads: ThreadExtension,

@@ -95,12 +95,12 @@ class RequiredState:
         if (self.everything and not self.lazy) or (other.everything and not other.lazy):
             types |= {event_types.MEMBER}
         return RequiredState(
-            self.entries | other.entries,
-            types,
-            self.keys | other.keys,
-            self.everything or other.everything,
-            self.lazy or other.lazy,
-            frozenset(
+            entries=self.entries | other.entries,
+            types=types,
+            keys=self.keys | other.keys,
+            everything=self.everything or other.everything,
+            lazy=self.lazy or other.lazy,
+            excluded=frozenset(
                 [
                     pattern
                     for pattern in self.excluded
@@ -162,12 +162,12 @@ def parse_required_state(
         else:
             entries.add((event_type, key))
     return RequiredState(
-        frozenset(entries),
-        frozenset(types),
-        frozenset(keys),
-        everything,
-        lazy,
-        frozenset((event_type, state_key) for event_type, state_key in excluded),
+        entries=frozenset(entries),
+        types=frozenset(types),
+        keys=frozenset(keys),
+        everything=everything,
+        lazy=lazy,
+        excluded=frozenset((event_type, state_key) for event_type, state_key in excluded),
     )
 
 

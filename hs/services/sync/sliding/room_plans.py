@@ -118,7 +118,14 @@ def _plan(
     sent = context.connection.rooms.get(room_id)
     after = None if sent is None else sent.sent_until or changes.since
     is_dm = room_id in context.account_data.direct
-    plan = RoomPlan(room_id, requested.rooms[room_id], context.rooms[room_id], sent, after, is_dm)
+    plan = RoomPlan(
+        room_id=room_id,
+        config=requested.rooms[room_id],
+        own=context.rooms[room_id],
+        sent=sent,
+        after=after,
+        is_dm=is_dm,
+    )
     if sent is None or sent.membership != plan.own.membership or sent.is_dm != is_dm:
         return plan
     if not plan.is_joined:

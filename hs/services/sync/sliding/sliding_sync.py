@@ -199,7 +199,14 @@ class SlidingSync:
         if rooms is None:
             rooms = await self._memberships.rooms_of(user_id)
         request_context = SlidingSyncContext(user_id, request, connection, rooms, account_data)
-        return _Context(requester, request_context, since, began, position, ignored)
+        return _Context(
+            requester=requester,
+            request_context=request_context,
+            since=since,
+            began=began,
+            position=position,
+            ignored=ignored,
+        )
 
     async def _respond(self, context: _Context) -> _Response:
         request_context, since = context.request_context, context.since
@@ -224,12 +231,12 @@ class SlidingSync:
             changes.update(no_longer_requested(request_context, requested, since))
         plans = plan_rooms(request_context, requested, candidates, changes_since)
         rooms_context = RoomsContext(
-            context.requester,
-            since,
-            context.position,
-            requested,
-            read_rooms,
-            request_context.request.form,
+            requester=context.requester,
+            since=since,
+            position=context.position,
+            windows=requested,
+            read=read_rooms,
+            form=request_context.request.form,
         )
         results = await self._results.make(rooms_context, plans)
         changes.update(_changed_records(request_context, results, candidates))

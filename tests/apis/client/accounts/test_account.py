@@ -153,7 +153,14 @@ async def test_key_backup_is_deleted_only_if_the_user_is_erased(
         )
         for session in (alice, bob)
     }
-    key = SessionRecord("!room", "session", 0, 0, 0, b"{}")
+    key = SessionRecord(
+        room_id="!room",
+        session_id="session",
+        first_message_index=0,
+        forwarded_count=0,
+        is_verified=0,
+        session_data=b"{}",
+    )
     for user_id, version in versions.items():
         await accounts.database.write(key_backup.put_sessions, user_id, version, [key])
 
@@ -245,13 +252,13 @@ async def test_token_cache_is_bypassed_while_replication_is_down(
 ) -> None:
     is_connected = True
     authenticator = TokenAuthenticator(
-        accounts.database,
-        accounts.feed,
-        accounts.clock,
-        NoAppservices(),
-        accounts.last_seen,
-        accounts.revocations,
-        accounts.proving.consent.rule,
+        database=accounts.database,
+        feed=accounts.feed,
+        clock=accounts.clock,
+        appservices=NoAppservices(),
+        last_seen=accounts.last_seen,
+        revocations=accounts.revocations,
+        consent=accounts.proving.consent.rule,
         hears_others=lambda: is_connected,
     )
     token = (await accounts.user("alice")).access_token

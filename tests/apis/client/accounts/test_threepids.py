@@ -13,7 +13,7 @@ from hs.settings.sections.threepids import AllowedThreepids, ThreepidSettings
 from hs.storage.database import Database
 from tests.support.accounts import DEFAULTS, OPEN, UNLIMITED, open_accounts
 from tests.support.addresses import ADDRESS, FREE, V3, AddressScene, open_scene
-from tests.support.mail import open_mail_box, plain_of
+from tests.support.servers.smtp import open_mail_box, plain_of
 
 REGISTER = V3 + "/register"
 CHANGE = V3 + "/account/password"

@@ -90,7 +90,7 @@ async def test_invalid_alias_is_rejected(actions: Actions) -> None:
 async def test_deleted_alias_is_removed_from_the_canonical_alias(actions: Actions) -> None:
     room_id = await actions.world.create_room(ALICE, join=[BOB])
     for name in ("here", "there"):
-        await actions.aliases.add(BOB, actions.aliases.named(name), room_id)
+        await actions.aliases.add(BOB, actions.aliases.local_alias(name), room_id)
     content = {"alias": f"#here:{SERVER}", "alt_aliases": [f"#there:{SERVER}"], "x": 1}
     await actions.world.set_state(room_id, ALICE, "m.room.canonical_alias", content)
     client = actions.client()
@@ -107,7 +107,7 @@ async def test_concurrently_deleted_aliases_are_all_removed_from_the_canonical_a
     actions: Actions,
 ) -> None:
     room_id = await actions.world.create_room(ALICE)
-    aliases = [actions.aliases.named(f"name{n}") for n in range(5)]
+    aliases = [actions.aliases.local_alias(f"name{n}") for n in range(5)]
     for alias in aliases:
         await actions.aliases.add(ALICE, alias, room_id)
     content = {"alt_aliases": aliases, "x": 1}
@@ -174,7 +174,7 @@ async def test_publication_rules_match_aliases(database: Database) -> None:
         path = f"{V3}/directory/list/room/{room_id}"
 
         without_alias = await actions.client().put(path, {}, token="alice")
-        await actions.aliases.add(ALICE, actions.aliases.named("good-name"), room_id)
+        await actions.aliases.add(ALICE, actions.aliases.local_alias("good-name"), room_id)
         with_alias = await actions.client().put(path, {}, token="alice")
 
         assert outcome(without_alias) == (403, "M_FORBIDDEN")

@@ -285,7 +285,7 @@ async def test_alias_in_use_is_rejected_and_alias_of_a_failed_creation_is_releas
 
 
 async def test_alias_reserved_by_a_crashed_process_is_released_later(actions: Actions) -> None:
-    alias = actions.aliases.named("held")
+    alias = actions.aliases.local_alias("held")
     await actions.aliases.reserve(ALICE, alias)
 
     immediately = await create(actions, room_alias_name="held")

@@ -85,7 +85,7 @@ async def test_users_join_concurrently(actions: Actions) -> None:
 
 async def test_room_is_joined_by_alias(actions: Actions) -> None:
     room_id = await actions.world.create_room(ALICE)
-    await actions.aliases.add(ALICE, actions.aliases.named("here"), room_id)
+    await actions.aliases.add(ALICE, actions.aliases.local_alias("here"), room_id)
     client = actions.client()
 
     joined = await client.post(

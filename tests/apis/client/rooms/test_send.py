@@ -239,8 +239,8 @@ async def test_thread_root_must_be_outside_of_threads_and_in_the_room(actions: A
 async def test_canonical_alias_must_resolve_to_the_room(actions: Actions) -> None:
     room_id = await actions.world.create_room(ALICE)
     other = await actions.world.create_room(ALICE)
-    here = actions.aliases.named("here")
-    there = actions.aliases.named("there")
+    here = actions.aliases.local_alias("here")
+    there = actions.aliases.local_alias("there")
     await actions.aliases.add(ALICE, here, room_id)
     await actions.aliases.add(ALICE, there, other)
     await actions.world.set_state(room_id, ALICE, "m.room.canonical_alias", {"alias": "#old:x.y"})
@@ -286,7 +286,7 @@ async def test_only_application_services_can_set_the_timestamp(actions: Actions)
 
 async def test_event_of_a_shadow_banned_user_seems_to_be_sent(actions: Actions) -> None:
     room_id = await actions.world.create_room(ALICE, join=[BOB])
-    actions.user(BOB, shadow=True)
+    actions.user(BOB, is_shadow_banned=True)
     seen = len(actions.world.seen)
 
     sent = await put(actions, room_id, "send/m.room.message/1", TEXT, "bob")

@@ -12,15 +12,15 @@ from hs.lib.aio import Bridge
 from hs.lib.limiter import RateLimiter, TokenBucketRate
 from hs.services.accounts.threepids.identity_servers import IdentityServers
 from hs.storage.database import Database
-from tests.support.identity_server import (
+from tests.support.room_actions import SIGNER, Actions, open_actions
+from tests.support.rooms import ALICE, BOB, CAROL
+from tests.support.servers.identity_server import (
     TOKEN,
     IdentityServer,
     open_identity_server,
     trusting_client,
 )
-from tests.support.room_actions import SIGNER, Actions, open_actions
-from tests.support.rooms import ALICE, BOB, CAROL
-from tests.support.sites import make_certificate
+from tests.support.servers.sites import make_certificate
 from tests.support.web import WebResponse
 
 V3 = "/_matrix/client/v3"

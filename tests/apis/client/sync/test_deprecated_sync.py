@@ -66,7 +66,15 @@ async def deprecated(database: Database) -> AsyncIterator[DeprecatedSync]:
             reading.rendering,
             reading.visibility,
         )
-        sources = SyncSources(tables, tables, tables, tables, tables, PresenceTable(tables), tables)
+        sources = SyncSources(
+            account_data=tables,
+            push_rules=tables,
+            filters=tables,
+            receipts=tables,
+            typing=tables,
+            presence=PresenceTable(tables),
+            counts=tables,
+        )
         snapshots = RoomSnapshots(world.database, reading.visibility, timelines, showing, state)
         services = make_deprecated_sync(readers, sources, s.notifier, s.service, snapshots)
         tokens = Tokens()

@@ -15,14 +15,14 @@ from hs.nursery.wiring.http_clients import address_rules
 from hs.services.accounts.threepids.identity_servers import IdentityServers
 from hs.settings.sections.outgoing import PRIVATE_NETWORKS
 from hs.storage.database import Database
-from tests.support.identity_server import (
+from tests.support.servers.identity_server import (
     TOKEN,
     V2,
     IdentityServer,
     open_identity_server,
     trusting_client,
 )
-from tests.support.sites import SiteResponse, make_certificate
+from tests.support.servers.sites import SiteResponse, make_certificate
 
 BOB = UserID("@bob:test")
 SIGNER = Signer(ServerName("test"), SigningKey.from_seed("a", bytes(range(32))))

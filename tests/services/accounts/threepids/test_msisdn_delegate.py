@@ -12,7 +12,7 @@ from hs.lib.http_client.addresses import ALLOW_ALL
 from hs.lib.http_client.bridged import BridgedHttpClient
 from hs.services.accounts.terms.captcha import Recaptcha
 from hs.services.accounts.threepids.msisdn_delegate import V1, MsisdnDelegate, ValidatedPhone
-from tests.support.sites import Site, SiteResponse, open_site
+from tests.support.servers.sites import Site, SiteResponse, open_site
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from hs.services.rooms.append.committer import NotCommitted
 from hs.services.rooms.append.drafts import AppendedEvent
 from hs.storage.database import Database, DatabaseUnavailable
 from tests.support.databases import TESTED, fresh_postgres
-from tests.support.postgres import PostgresServer
 from tests.support.rooms import ALICE, open_world, txn_key
+from tests.support.servers.postgres import PostgresServer
 
 KILL = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{TESTED}'"
 KILLS = 5

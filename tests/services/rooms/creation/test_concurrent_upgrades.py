@@ -202,7 +202,7 @@ async def test_upgrade_interrupted_before_creation_is_repeated(pair: Pair, versi
 async def test_upgrade_interrupted_after_creation_is_completed(pair: Pair, version: str) -> None:
     process_1, process_2 = pair
     room_id = await process_1.world.create_room(ALICE, join=[BOB])
-    alias = process_1.aliases.named("pub")
+    alias = process_1.aliases.local_alias("pub")
     await process_1.aliases.add(ALICE, alias, room_id)
     last = "m.room.create" if version == "11" else "m.room.tombstone"
     await interrupt_upgrade(process_1, room_id, version, after=lambda draft: draft.type == last)

@@ -55,7 +55,7 @@ async def test_state_and_aliases_are_carried_over(acts: Actions, old: str, new: 
     )
     await acts.world.set_membership(room_id, ALICE, CAROL, "ban")
     last = await acts.world.send(room_id, BOB)
-    alias = acts.aliases.named("pub")
+    alias = acts.aliases.local_alias("pub")
     await acts.aliases.add(ALICE, alias, room_id)
     await acts.world.set_state(room_id, ALICE, "m.room.canonical_alias", {"alias": alias})
     await acts.public_rooms.set_listed(room_id, True)

@@ -95,7 +95,7 @@ async def test_only_members_add_aliases(database: Database, needed: bool) -> Non
     async with open_with(database) as actions:
         naming = attrs.evolve(actions.naming, members_only=needed)
         room_id = await actions.world.create_room(ALICE)
-        alias = actions.aliases.named("garden")
+        alias = actions.aliases.local_alias("garden")
 
         if needed:
             with pytest.raises(Forbidden):
@@ -177,12 +177,12 @@ async def test_an_invite_that_fails_is_kept_or_passed_over(
         world = actions.world
         joining = FailingOnce(actions.membership, {})
         accept = AutoAcceptDuty(
-            AutoAcceptSettings(enabled=True),
-            world.feed,
-            world.events,
-            actions.memberships,
-            joining,
-            actions.own,
+            settings=AutoAcceptSettings(enabled=True),
+            feed=world.feed,
+            events=world.events,
+            memberships=actions.memberships,
+            joining=joining,
+            own_data=actions.own,
         )
         away, broken, fine = [await world.create_room(ALICE, invite=[BOB]) for _ in range(3)]
         joining.errors = {away: DatabaseUnavailable("away"), broken: ValueError("broken")}
@@ -211,12 +211,12 @@ async def test_invites_are_accepted_automatically(
     async with open_with(database) as actions:
         world = actions.world
         accept = AutoAcceptDuty(
-            AutoAcceptSettings(enabled=True, **settings),
-            world.feed,
-            world.events,
-            actions.memberships,
-            actions.membership,
-            actions.own,
+            settings=AutoAcceptSettings(enabled=True, **settings),
+            feed=world.feed,
+            events=world.events,
+            memberships=actions.memberships,
+            joining=actions.membership,
+            own_data=actions.own,
         )
         rooms = {name: await world.create_room(ALICE, join=[ZOE]) for name in joined | {"room"}}
         invited = {"direct": (ALICE, True), "room": (ALICE, False), "remote": (ZOE, False)}

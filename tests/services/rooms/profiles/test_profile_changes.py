@@ -59,13 +59,13 @@ def profiles_of(acts: Actions) -> Profiles:
     """Return the service with which users change their profiles."""
     world = acts.world
     return Profiles(
-        world.database,
-        world.feed,
-        acts.delayed.announcements,
-        SERVER,
-        RegistrationSettings(),
-        NoRemoteProfiles(),
-        NoAppservices(),
+        database=world.database,
+        feed=world.feed,
+        caches=acts.delayed.announcements,
+        server_name=SERVER,
+        settings=RegistrationSettings(),
+        remote=NoRemoteProfiles(),
+        absent=NoAppservices(),
     )
 
 
@@ -293,19 +293,19 @@ async def test_guests_are_removed_when_guest_access_is_forbidden(acts: Actions) 
     world = acts.world
     await world.database.write(make_guest, BOB)
     guests = GuestRemovalDuty(
-        world.database,
-        world.feed,
-        world.appender,
-        AuthStateReader(world.states, world.events),
-        acts.memberships,
-        lambda room_id: True,
+        database=world.database,
+        feed=world.feed,
+        appender=world.appender,
+        deciding=AuthStateReader(world.states, world.events),
+        memberships=acts.memberships,
+        owns=lambda room_id: True,
     )
     open_now = Draft("m.room.guest_access", ALICE, {"guest_access": "can_join"}, "")
     room_id = await world.create_room(ALICE, join=[BOB, CAROL], state=[open_now])
 
     async with trio.open_nursery() as nursery:
         await nursery.start(guests.run)
-        await guests.expel(room_id)
+        await guests.remove_guests(room_id)
         still_in = await acts.memberships.is_joined(room_id, BOB)
         await world.set_state(room_id, ALICE, "m.room.guest_access", {"guest_access": "forbidden"})
         with trio.fail_after(60):

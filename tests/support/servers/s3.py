@@ -8,7 +8,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from tests.support.processes import free_ports
+from tests.support.servers.processes import free_ports
 
 START_LIMIT_S = 120.0
 _SERVE = """

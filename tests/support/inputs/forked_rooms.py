@@ -19,7 +19,7 @@ from hs.core.events.event import Event
 from hs.core.events.event_types import StateKey
 from hs.core.ids import EventID
 from hs.core.versions import RoomVersion
-from tests.support.plain_events import plain_event
+from tests.support.inputs.plain_events import plain_event
 
 ADMIN = "@admin:one"
 USERS = (ADMIN, "@bob:two", "@carol:three", "@dave:one")

@@ -10,7 +10,7 @@ T = TypeVar("T")
 PASSWORD = "correct horse battery staple"
 
 
-class WanderingClient(nio.AsyncClient):  # type: ignore[misc]  # nio ships no types
+class AnyProcessClient(nio.AsyncClient):  # type: ignore[misc]  # nio ships no types
     """A client that sends each request to the URL that `any_url` returns."""
 
     def __init__(self, any_url: Callable[[], str], user: str, **config: Any) -> None:
@@ -39,9 +39,9 @@ def done(response: Any, kind: type[T]) -> T:
     return response
 
 
-async def registered(any_url: Callable[[], str], name: str) -> WanderingClient:
+async def registered(any_url: Callable[[], str], name: str) -> AnyProcessClient:
     """Register a user and log in a client for it."""
-    client = WanderingClient(any_url, name)
+    client = AnyProcessClient(any_url, name)
     done(await client.register(name, PASSWORD), nio.RegisterResponse)
     await client.logout()
     done(await client.login(PASSWORD, device_name=f"{name}'s phone"), nio.LoginResponse)

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-SOURCES = Path(__file__).parents[1] / "e2e" / "js"
+SOURCES = Path(__file__).parents[2] / "e2e" / "js"
 INSTALL_LIMIT_S = 600.0
 RUN_LIMIT_S = 900.0
 OLDEST_NODE = 22

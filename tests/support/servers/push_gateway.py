@@ -52,7 +52,7 @@ class Gateway:
             if "event_id" not in notification
         ]
 
-    def doubled(self) -> dict[tuple[str, str], int]:
+    def repeated(self) -> dict[tuple[str, str], int]:
         """Return the number of notifications for each (event, pushkey) that had more than one."""
         keys = [
             (notification["event_id"], notification["devices"][0]["pushkey"])

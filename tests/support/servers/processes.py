@@ -3,7 +3,7 @@
 `layout` "T0": one process on SQLite. "T1": one process on PostgreSQL. "T2": main, a generic worker
 and an events writer on PostgreSQL and Redis, all of which serve clients.
 
-HS_E2E_PROXY puts a program between clients and processes (tests/support/proxies.py).
+HS_E2E_PROXY puts a program between clients and processes (tests/support/servers/proxies.py).
 """
 
 import os
@@ -25,9 +25,9 @@ from typing import Any, Literal
 import attrs
 import yaml
 
-from tests.support.postgres import PostgresServer
-from tests.support.proxies import proxy_before
-from tests.support.redis import RedisServer
+from tests.support.servers.postgres import PostgresServer
+from tests.support.servers.proxies import proxy_before
+from tests.support.servers.redis import RedisServer
 
 Layout = Literal["T0", "T1", "T2"]
 SERVER_NAME = "hs.test"
@@ -36,7 +36,7 @@ START_LIMIT_S = 180.0
 STOP_LIMIT_S = 120.0
 PORTS = (10_000, 32_000)
 MAX_TEST_RUNNERS = 4
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 _USED_PORTS: set[int] = set()
 _LOG_LINE = re.compile(r"\d{4}-\d\d-\d\d ")
 

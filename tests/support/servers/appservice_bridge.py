@@ -43,12 +43,12 @@ class Bridge:
     as_token: str = ""
     hs_token: str = ""
     sender: str = "bridgebot"
-    refuses: int = 0
+    transactions_to_fail: int = 0
     transactions: dict[str, dict[str, Any]] = attrs.Factory(dict)
     order: list[str] = attrs.Factory(list)
     requests: list[BridgeRequest] = attrs.Factory(list)
     pages: dict[str, Callable[[BridgeRequest], Answer]] = attrs.Factory(dict)
-    changed: list[str] = attrs.Factory(list)
+    changed_transactions: list[str] = attrs.Factory(list)
 
     def registration(self, **more: Any) -> dict[str, Any]:
         """Return the content of the registration file."""
@@ -88,15 +88,15 @@ class Bridge:
         return (404, {"errcode": "M_NOT_FOUND"}) if page is None else page(request)
 
     def _take_transaction(self, request: BridgeRequest) -> Answer:
-        if self.refuses:
-            self.refuses -= 1
+        if self.transactions_to_fail:
+            self.transactions_to_fail -= 1
             return 500, {}
         txn_id = request.path.removeprefix(TRANSACTIONS)
         known = self.transactions.setdefault(txn_id, request.body)
         if known is request.body:
             self.order.append(txn_id)
         elif known != request.body:
-            self.changed.append(txn_id)
+            self.changed_transactions.append(txn_id)
         return 200, {}
 
     def parts(self, key: str) -> list[Any]:

@@ -18,7 +18,7 @@ from hs.core.unpadded_base64 import encode_urlsafe_base64
 from hs.lib.aio import Bridge
 from hs.lib.http_client.addresses import ALLOW_ALL, AddressRules
 from hs.lib.http_client.bridged import BridgedHttpClient
-from tests.support.sites import Site, SiteRequest, SiteResponse, open_site, server_tls
+from tests.support.servers.sites import Site, SiteRequest, SiteResponse, open_site, server_tls
 
 V2 = "/_matrix/identity/v2"
 PEPPER = "pepper"

@@ -1,0 +1,1 @@
+"""Inputs that tests generate: hostile requests, damaged files, forked rooms."""

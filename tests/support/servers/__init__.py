@@ -1,0 +1,1 @@
+"""Servers and clients that tests start or talk to: databases, gateways, our own processes."""
