@@ -8,7 +8,8 @@ Where the numbers come from:
   (`hs.services.push.evaluation`), together with the position of the evaluation.
 - The stream `unread`: the same rows, announced before they are stored. Rows that may not be stored
   yet are held in `StoredProgress`.
-- Memory: `RecentNotifications` has all notifications of a room above its floor, `ReadPositionReader`
+- Memory: `RecentNotifications` has all notifications of a room above its floor,
+  `ReadPositionReader`
   has how far users have read, `CountCache` the counts computed from both.
 
 Rules:
