@@ -9,8 +9,7 @@ Where the numbers come from:
 - The stream `unread`: the same rows, announced before they are stored. Rows that may not be stored
   yet are held in `StoredProgress`.
 - Memory: `RecentNotifications` has all notifications of a room above its floor,
-  `ReadPositionReader`
-  has how far users have read, `CountCache` the counts computed from both.
+  `ReadPositionReader` has how far users have read, `CountCache` the counts computed from both.
 
 Rules:
 
