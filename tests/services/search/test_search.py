@@ -5,15 +5,22 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
 
 from hs.core.errors import InvalidParam, MatrixError
 from hs.core.events import event_types
 from hs.core.ids import EventID
+from hs.core.streams import BACKFILL
+from hs.repl.feed import Batch
 from hs.services.rooms.append.drafts import Draft
+from hs.services.search.search_indexer import SearchProgress
 from hs.services.search.search_request import SearchContextRequest
 from hs.storage.database import Database, Tx
 from tests.support.rooms import ALICE, BOB, CAROL, open_world
 from tests.support.searching import Searching, events_of, open_searching, plain, searching_of
+
+WAIT_S = 30.0
 
 
 async def send_messages(
@@ -306,6 +313,34 @@ async def test_predecessors_of_a_room_are_searched(database: Database) -> None:
             from_new_room,
         }
         assert await searching.finds(ALICE, "plan", filter={"rooms": [old_room]}) == [from_old_room]
+
+
+async def test_events_that_arrive_during_indexing_are_indexed_next(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_searching(database) as searching, trio.open_nursery() as nursery:
+        world, indexer = searching.world, searching.indexer
+        progress = SearchProgress.following(database, world.feed)
+        room_id = await world.create_room(ALICE)
+        put, to_send, all_sent = indexer._put, ["second", "third"], trio.Event()
+
+        async def put_while_sending(*batch: Any) -> None:
+            if to_send:
+                await world.send(room_id, ALICE, to_send.pop(0))
+            else:
+                all_sent.set()
+            await put(*batch)
+
+        nursery.start_soon(indexer.run)
+        await wait_all_tasks_blocked(0.1)
+        monkeypatch.setattr(indexer, "_put", put_while_sending)
+        world.feed.deliver(Batch(BACKFILL, "main", 0, 1, [], reset=True))
+        await world.send(room_id, ALICE, "first")
+
+        with trio.fail_after(WAIT_S):
+            await all_sent.wait()
+        assert await progress.wait_current(WAIT_S)
+        nursery.cancel_scope.cancel()
 
 
 async def test_events_stored_before_indexing_are_found_after_a_restart(
