@@ -10,9 +10,19 @@ A row of the events stream takes this way:
 3. The results are published on the stream `unread` at once and stored in batches, in one
    transaction with the position of the evaluation (`result_store`).
 
-At the start the events after the stored position are read from the tables and evaluated, while
-the feed's rows are queued. An event that is in both is recognised by its stream ID. So after a
-crash the evaluation continues where the last transaction ended, with the same results.
+Rules:
+
+- Each event is evaluated once. At the start the events after the stored position are read from the
+  tables, while the feed's rows are queued; an event that comes both ways is recognised by its
+  stream ID. So after a crash the evaluation continues where the last transaction ended.
+- Rows of one writer are evaluated in their order: while a row waits for the database, all rows
+  that arrive wait behind it. The metric `hs_push_evaluation_waiting` is their number.
+- While the database is unavailable, the row at the head of the queue is tried again and again, and
+  results stay pending. Nothing is lost, and counts of other processes include what was published.
+- If the duty moves to another process, that process takes over the stream `unread`. A process that
+  still evaluates under the same name can no longer store anything, and ends with WriterReplaced.
+  The positions of the new stream are above those of the former one, as memory streams number their
+  rows from the time at which they began.
 """
 
 import logging
@@ -95,7 +105,7 @@ class EvaluationDuty:
         self._results = ResultStore(tables, writer, queue)
         self._states = StateMachine(TRANSITIONS, EvaluationState.STARTING)
         self._caught_up = trio.Event()
-        # Up to here events were read from the tables; the feed may deliver them as well.
+        # Events up to here were read from the tables; the feed may still deliver some of them.
         self._caught_up_to = VectorPosition()
         self._queue: FeedQueue[Batch[EventRow]] = FeedQueue(
             "evaluation",

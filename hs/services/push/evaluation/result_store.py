@@ -40,8 +40,10 @@ MAX_UNSTORED_BATCHES: Final = 500
 
 @attrs.frozen
 class Progress:
-    """What is stored: rows of the stream `unread` up to `stored`, and with them the results of
-    the events up to the vector position `evaluated`.
+    """How far results are stored.
+
+    `stored` is a position of the stream `unread`, `evaluated` an encoded position of the stream
+    `events`: all results up to them are in the database.
     """
 
     stored: int

@@ -16,6 +16,7 @@ from hs.core.ids import UserID
 from hs.core.streams import PUSHERS, PUSHES, RECEIPTS, PusherRow, PushesRow, QueuedPush, ReceiptRow
 from hs.repl.feed import Batch, Feed
 from hs.repl.feed_queue import FeedQueue, WhenFull
+from hs.services.push.evaluation.push_queue import record_of
 from hs.services.push.pushers.delivery import Push, Pusher
 from hs.services.push.pushers.pusher_positions import PusherPositions
 from hs.storage.database import Database, DatabaseError
@@ -251,16 +252,7 @@ class PusherDuty:
         by_user = self._lines.by_user
         for user_id in push.user_ids:
             if user_id in by_user:
-                added = Push(
-                    user_id,
-                    push.seq,
-                    push.stream_id,
-                    push.room_id,
-                    push.event_id,
-                    push.thread_id,
-                    push.actions,
-                    push.added_ms,
-                )
+                added = record_of(push, user_id)
                 for line in by_user[user_id].values():
                     line.add(added)
                     if not line.is_working:
