@@ -18,7 +18,7 @@ MAX_MODULES = 30
 MAX_POSITIONAL = 5
 MAX_SUBJECT = 72
 # The first commit whose subject follows the rule.
-SUBJECTS_SINCE = "ae29cce07"
+SUBJECTS_SINCE = "02e222d"
 RIDDLES = re.compile(r"(Give|Tell)s?\b")
 
 

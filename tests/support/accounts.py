@@ -281,9 +281,8 @@ def make_accounts(
 
 def _build(base: _Base) -> Accounts:
     database, settings, clock, feed = base.database, base.settings, base.clock, base.feed
+    revocations, last_seen = Revocations(base.caches), LastSeen(database, clock)
     limits = LoginLimits(settings.rate_limits)
-    revocations = Revocations(base.caches)
-    last_seen = LastSeen(database, clock)
     servers = address_servers(settings, database, base.world, base.puzzles)
     proving = wire_threepids(settings, database, clock, KEY, servers, revocations)
     authenticator = TokenAuthenticator(
@@ -296,8 +295,7 @@ def _build(base: _Base) -> Accounts:
         consent=proving.consent.rule,
     )
     hasher = _hasher(settings)
-    watching = base.watching
-    sessions = Sessions(database, clock, settings.sessions, revocations, watching)
+    sessions = Sessions(database, clock, settings.sessions, revocations, base.watching)
     profiles = Profiles(
         database=database,
         feed=feed,
@@ -309,12 +307,6 @@ def _build(base: _Base) -> Accounts:
     )
     credentials = PasswordCheck(database, hasher, limits, settings.passwords, proving.identifiers)
     tokens = RegistrationTokenStage(database, clock)
-    stages: dict[str, UiaStage] = {
-        DUMMY: DummyStage(),
-        PASSWORD: PasswordStage(credentials),
-        REGISTRATION_TOKEN: tokens,
-        **proving.stages,
-    }
     registration = _registration(base, hasher, sessions, profiles, proving)
     stream = TableWriter(ACCOUNT_DATA, base.instance, database, base.transport, clock.now_ms)
     return Accounts(
@@ -322,7 +314,7 @@ def _build(base: _Base) -> Accounts:
         feed=feed,
         clock=clock,
         settings=settings,
-        watcher=watching,
+        watcher=base.watching,
         authenticator=authenticator,
         last_seen=last_seen,
         sessions=sessions,
@@ -335,7 +327,9 @@ def _build(base: _Base) -> Accounts:
         world=base.world,
         puzzles=base.puzzles,
         revocations=revocations,
-        interactive=InteractiveAuth(database, clock, settings.reauth, stages),
+        interactive=InteractiveAuth(
+            database, clock, settings.reauth, _stages(credentials, tokens, proving)
+        ),
         account_data=AccountDataService(database, feed, LocalAccountDataWriter(stream)),
         account_data_stream=stream,
         filters=StoredFilters(database),
@@ -343,8 +337,19 @@ def _build(base: _Base) -> Accounts:
         erased=ErasedUsersCache(database, feed),
         rates=RequestRateLimits(settings.rate_limits),
         tokens=tokens,
-        devices=DeviceManagement(database, clock, sessions, last_seen, watching),
+        devices=DeviceManagement(database, clock, sessions, last_seen, base.watching),
     )
+
+
+def _stages(
+    credentials: PasswordCheck, tokens: RegistrationTokenStage, proving: ThreepidServices
+) -> dict[str, UiaStage]:
+    return {
+        DUMMY: DummyStage(),
+        PASSWORD: PasswordStage(credentials),
+        REGISTRATION_TOKEN: tokens,
+        **proving.stages,
+    }
 
 
 def _hasher(settings: Settings) -> Passwords:

@@ -107,7 +107,6 @@ async def open_media(
     sandbox = Sandbox(children=1)
     thumbnails = Thumbnails(contents, database, sandbox, media_settings)
     tokens, drain = Tokens(), Drain()
-    alice = tokens.user("alice")
     client = client_for(
         MediaUploadApi(repository, thumbnails, SERVER),
         MediaDownloadApi(repository, thumbnails, SERVER, media_settings.max_upload_size, drain),
@@ -135,7 +134,7 @@ async def open_media(
             upkeep=upkeep,
             tokens=tokens,
             client=client,
-            alice=alice,
+            alice=tokens.user("alice"),
             drain=drain,
         )
         nursery.cancel_scope.cancel()

@@ -11,7 +11,7 @@ from hs.core.ids import EventID, RoomID, UserID
 from hs.core.push.defaults import PushFeatures
 from hs.core.push.unread import RoomCounts
 from hs.core.requester import Requester
-from hs.core.streams import EVENTS, PUSH_RULES, PUSHES, RECEIPTS, UNREAD
+from hs.core.streams import EVENTS, PUSH_RULES, PUSHES, RECEIPTS, UNREAD, ReceiptRow
 from hs.repl.feed import Feed
 from hs.repl.inproc import InProcHub
 from hs.repl.memory_writer import MemoryWriter, epoch_at
@@ -128,21 +128,19 @@ async def open_unread(
         receipts = Receipts(database, feed)
         custom, ignoring = UsersWithCustomRules(database, feed), IgnoringUsers(database, feed)
         pushed = UsersWithPushers(database, feed)
-        features = PushFeatures(threads=threads is not None)
-        evaluator = Evaluator(
-            events=world.events,
-            states=world.states,
-            members=members,
-            custom=custom,
-            ignoring=ignoring,
-            pushed=pushed,
-            threads=threads,
-            features=features,
-        )
         duty = EvaluationDuty(
             database=database,
             feed=feed,
-            evaluator=evaluator,
+            evaluator=Evaluator(
+                events=world.events,
+                states=world.states,
+                members=members,
+                custom=custom,
+                ignoring=ignoring,
+                pushed=pushed,
+                threads=threads,
+                features=PushFeatures(threads=threads is not None),
+            ),
             custom=custom,
             ignoring=ignoring,
             events=world.events,
@@ -150,24 +148,8 @@ async def open_unread(
             writer=unread_writer,
             queue=PushQueue(database, pushes_writer, now_ms, pushed),
         )
-        counting = UnreadCounts(
-            database,
-            feed,
-            receipts,
-            duty,
-            lambda room_id: world.ownership.owner(EVENTS, room_id),
-        )
-        no_markers = NoReadMarkers()
-        table = ReceiptTable(receipt_writer)
-        reading = ReadingService(
-            database=database,
-            members=members,
-            receipts=receipts,
-            writer=table,
-            markers=no_markers,
-            clock=world.clock,
-            activity=no_markers,
-        )
+        counting = _counts_of(world, receipts, duty)
+        reading = _reading_of(world, members, receipts, receipt_writer)
         rules = PushRuleService(PushRules(database, feed), RulesTable(rules_writer))
         unread_writer.attach()
         pushes_writer.attach()
@@ -184,3 +166,28 @@ async def open_unread(
             counting=counting,
         )
         nursery.cancel_scope.cancel()
+
+
+def _counts_of(world: World, receipts: Receipts, duty: EvaluationDuty) -> UnreadCounts:
+    return UnreadCounts(
+        world.database,
+        world.feed,
+        receipts,
+        duty,
+        lambda room_id: world.ownership.owner(EVENTS, room_id),
+    )
+
+
+def _reading_of(
+    world: World, members: Memberships, receipts: Receipts, writer: TableWriter[ReceiptRow]
+) -> ReadingService:
+    no_markers = NoReadMarkers()
+    return ReadingService(
+        database=world.database,
+        members=members,
+        receipts=receipts,
+        writer=ReceiptTable(writer),
+        markers=no_markers,
+        clock=world.clock,
+        activity=no_markers,
+    )

@@ -70,7 +70,6 @@ def make_sync(
     `sync_response_cache_duration`; `gate` limits how many responses are computed at a time.
     """
     feed, events, states = rooms.feed, rooms.events, rooms.states
-    previous = ReplacedState(rooms.database, events, states)
     sections = SyncSections(
         room_selection=RoomSelection(
             database=rooms.database,
@@ -82,23 +81,7 @@ def make_sync(
             account_data=sources.account_data,
             excluded=excluded,
         ),
-        rooms=RoomsSection(
-            ranges=TimelineRanges(rooms.database, rooms.tails, events),
-            timelines=TimelineSection(events, states, rooms.visibility, rooms.rendering),
-            states=StateSection(
-                database=rooms.database,
-                tails=rooms.tails,
-                events=events,
-                states=states,
-                previous=previous,
-                stays=rooms.visibility.membership_history,
-            ),
-            summaries=RoomSummaries(events, states, rooms.memberships, previous),
-            stripped=rooms.stripped,
-            counts=sources.counts,
-            events=events,
-            rendering=rooms.rendering,
-        ),
+        rooms=_rooms_section(rooms, sources),
         ephemeral=RoomEphemeralSection(feed, sources.receipts, sources.typing),
         account_data=AccountDataSection(feed, sources.account_data, sources.push_rules),
         presence=PresenceSection(
@@ -118,6 +101,28 @@ def make_sync(
         sections=sections,
         response_cache=ResponseCache(kept_for_ms),
         gate=nullcontext() if gate is None else gate,
+    )
+
+
+def _rooms_section(rooms: RoomReaders, sources: SyncSources) -> RoomsSection:
+    events, states = rooms.events, rooms.states
+    previous = ReplacedState(rooms.database, events, states)
+    return RoomsSection(
+        ranges=TimelineRanges(rooms.database, rooms.tails, events),
+        timelines=TimelineSection(events, states, rooms.visibility, rooms.rendering),
+        states=StateSection(
+            database=rooms.database,
+            tails=rooms.tails,
+            events=events,
+            states=states,
+            previous=previous,
+            stays=rooms.visibility.membership_history,
+        ),
+        summaries=RoomSummaries(events, states, rooms.memberships, previous),
+        stripped=rooms.stripped,
+        counts=sources.counts,
+        events=events,
+        rendering=rooms.rendering,
     )
 
 

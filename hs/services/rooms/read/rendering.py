@@ -44,7 +44,6 @@ from hs.storage.rooms import transaction_ids
 
 MAX_BYTES: Final = 16 * 1024 * 1024
 MAX_TRANSACTION_IDS: Final = 10_000
-
 _OVERHEAD_BYTES: Final = 400
 _NO_TRANSACTION_ID: Final = ("", "")
 _MEMBERSHIPS: Final[Mapping[str | None, bytes]] = {

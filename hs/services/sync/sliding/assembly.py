@@ -39,7 +39,6 @@ def make_sliding_sync(
     time. `connections.expire` of the result must run daily, as a duty of one process.
     """
     database, feed = rooms.database, rooms.feed
-    activity = RoomActivity(database, feed)
     results = RoomsResponse(
         events=rooms.events,
         memberships=rooms.memberships,
@@ -64,7 +63,7 @@ def make_sliding_sync(
         account_data=AccountDataViews(feed, sources.account_data),
         lists=RoomLists(
             database=database,
-            activity=activity,
+            activity=RoomActivity(database, feed),
             events=rooms.events,
             states=rooms.states,
             visibility=rooms.visibility,
