@@ -45,3 +45,10 @@ def test_covering_pattern_matches_whatever_the_covered_one_matches(
     if first.covers(second):
         for key in KEYS:
             assert first.matches(key) or not second.matches(key)
+
+
+def test_everything_with_lazy_members_does_not_cover_everything() -> None:
+    everything = parse_required_state([("*", "*")], ME)
+    lazy = parse_required_state([("*", "*"), ("m.room.member", "$LAZY")], ME)
+
+    assert not lazy.covers(everything)

@@ -80,6 +80,9 @@ class RequiredState:
             return True
         if other.everything and not self.everything:
             return False
+        # Lazy loading selects members only as they are needed, unless their type is named.
+        if other.everything and not other.lazy and event_types.MEMBER not in self.types:
+            return False
         return (
             other.types <= self.types
             and other.keys <= self.keys
