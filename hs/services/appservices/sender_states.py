@@ -10,7 +10,7 @@ import enum
 from collections.abc import Mapping
 from typing import Final
 
-import attrs
+from hs.lib.state_machine import StateMachine
 
 
 class SenderState(enum.Enum):
@@ -65,25 +65,20 @@ TRANSITIONS: Final[Mapping[SenderState, Mapping[SenderEvent, SenderState]]] = {
 """The next state, by state and event; an event that is missing cannot happen in that state."""
 
 
-class IllegalTransition(Exception):
-    """An event happened in a state that the table does not allow it in."""
-
-    def __init__(self, state: SenderState, event: SenderEvent) -> None:
-        super().__init__(f"{event.name} must not happen while {state.name}")
-
-
-@attrs.define(eq=False)
 class SenderStates:
     """The present state; every change goes through the table."""
 
-    state: SenderState = SenderState.STOPPED
+    def __init__(self, state: SenderState = SenderState.STOPPED) -> None:
+        self._machine = StateMachine(TRANSITIONS, state)
+
+    @property
+    def state(self) -> SenderState:
+        """The present state."""
+        return self._machine.state
 
     def note(self, event: SenderEvent) -> None:
-        """Move to the next state. Raises: IllegalTransition; the state then stays."""
-        after = TRANSITIONS[self.state].get(event)
-        if after is None:
-            raise IllegalTransition(self.state, event)
-        self.state = after
+        """Move to the next state. Raises: ImpossibleTransition; the state then stays."""
+        self._machine.handle(event)
 
     @property
     def may_store_at_end(self) -> bool:

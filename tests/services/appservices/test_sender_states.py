@@ -2,9 +2,9 @@
 
 import pytest
 
+from hs.lib.state_machine import ImpossibleTransition
 from hs.services.appservices.sender_states import (
     TRANSITIONS,
-    IllegalTransition,
     SenderEvent,
     SenderState,
     SenderStates,
@@ -40,7 +40,7 @@ def test_forbidden_event_raises_and_leaves_the_state(
 ) -> None:
     states = SenderStates(state)
 
-    with pytest.raises(IllegalTransition, match=f"{event.name} must not happen while {state.name}"):
+    with pytest.raises(ImpossibleTransition, match=f"{event} is impossible in state {state}"):
         states.note(event)
 
     assert states.state is state
@@ -64,7 +64,7 @@ def test_nothing_is_stored_after_a_write_that_did_not_succeed() -> None:
         states.note(event)
 
     assert not states.may_store_at_end
-    with pytest.raises(IllegalTransition):
+    with pytest.raises(ImpossibleTransition):
         states.note(SenderEvent.WRITE_BEGAN)
 
 

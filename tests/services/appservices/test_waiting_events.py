@@ -4,8 +4,8 @@ import pytest
 import trio
 
 from hs.core.positions import VectorPosition
+from hs.lib.state_machine import ImpossibleTransition
 from hs.services.appservices.sender_states import (
-    IllegalTransition,
     SenderEvent,
     SenderState,
     SenderStates,
@@ -73,5 +73,5 @@ async def test_nothing_is_stored_after_a_cancelled_write(database: Database) -> 
         await waiting.store()
 
     assert states.state is SenderState.IN_DOUBT
-    with pytest.raises(IllegalTransition):
+    with pytest.raises(ImpossibleTransition):
         await waiting.store()
