@@ -40,6 +40,7 @@ def routes(resource: str | None, as_json: bool) -> None:
     """List the HTTP endpoints: method, path, and the listener resources that serve them.
 
     Every process can serve all of them; its listeners decide by their resources which it does.
+    Some answer only if the configuration enables what they are for.
 
     \b
         hs routes

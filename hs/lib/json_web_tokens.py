@@ -2,7 +2,7 @@
 
 import importlib
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import attrs
 
@@ -11,19 +11,8 @@ class InvalidJwt(Exception):
     """The token has no valid signature, has expired, or is for another issuer or audience."""
 
 
-class JwtVerifier(Protocol):
-    """Verifies tokens."""
-
-    def claims(self, token: str) -> Mapping[str, Any]:
-        """Verify a token and return its claims.
-
-        Raises: InvalidToken.
-        """
-        ...
-
-
 @attrs.frozen(eq=False, kw_only=True)
-class SignedJwtVerifier:
+class JwtVerifier:
     """Verifies signature, issuer, audience and expiry of tokens, with one key and algorithm."""
 
     _key: str = attrs.field(repr=False)
@@ -35,7 +24,7 @@ class SignedJwtVerifier:
     def claims(self, token: str) -> Mapping[str, Any]:
         """Verify a token and return its claims.
 
-        Raises: InvalidToken.
+        Raises: InvalidJwt.
         """
         required = [
             name for name, is_set in (("iss", self._issuer), ("aud", self._audiences)) if is_set

@@ -1,6 +1,7 @@
 """All services of a process, built in the order in which they depend on each other."""
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import attrs
 
@@ -14,7 +15,7 @@ from hs.nursery.wiring.accounts import (
     wire_accounts,
     wire_sessions,
 )
-from hs.nursery.wiring.admin import wire_admin
+from hs.nursery.wiring.admin import AdminServices, wire_admin
 from hs.nursery.wiring.admin_api import wire_admin_api
 from hs.nursery.wiring.appservices import (
     AppserviceClients,
@@ -27,26 +28,32 @@ from hs.nursery.wiring.devices import (
     wire_device_writers,
     wire_devices,
 )
-from hs.nursery.wiring.directory import wire_user_directory
+from hs.nursery.wiring.directory import DirectoryServices, wire_user_directory
 from hs.nursery.wiring.ephemeral import EphemeralServices, wire_ephemeral
 from hs.nursery.wiring.federation_api import wire_federation_api
 from hs.nursery.wiring.http_clients import HttpClients, wire_http_clients
-from hs.nursery.wiring.login import wire_login
-from hs.nursery.wiring.media import wire_media
+from hs.nursery.wiring.login import LoginServices, wire_login
+from hs.nursery.wiring.media import MediaServices, wire_media
 from hs.nursery.wiring.membership import MembershipServices, wire_membership
-from hs.nursery.wiring.previews import wire_previews
-from hs.nursery.wiring.profiles import wire_profiles
+from hs.nursery.wiring.previews import PreviewServices, wire_previews
+from hs.nursery.wiring.profiles import ProfileServices, wire_profiles
 from hs.nursery.wiring.push import PushServices, wire_push, wire_rules_writer
-from hs.nursery.wiring.pushers import newcomers_mail, wire_pusher_writer, wire_pushers
-from hs.nursery.wiring.retention import wire_retention
+from hs.nursery.wiring.pushers import (
+    PusherServices,
+    newcomers_mail,
+    wire_pusher_writer,
+    wire_pushers,
+)
+from hs.nursery.wiring.retention import RetentionServices, wire_retention
 from hs.nursery.wiring.room_aliases import AliasServices, wire_room_aliases
 from hs.nursery.wiring.room_creation import CreationServices, wire_room_creation
 from hs.nursery.wiring.room_reading import RoomReading, wire_reading
 from hs.nursery.wiring.rooms import Rooms, wire_rooms
-from hs.nursery.wiring.search import wire_search
-from hs.nursery.wiring.sending import wire_sending
+from hs.nursery.wiring.search import SearchServices, wire_search
+from hs.nursery.wiring.sending import SendingServices, wire_sending
 from hs.nursery.wiring.server_info import wire_server_info
-from hs.nursery.wiring.sync import sync_sources, wire_sync
+from hs.nursery.wiring.sync import SyncServices, sync_sources, wire_sync
+from hs.nursery.wiring.threads import ThreadServices, wire_threads
 from hs.nursery.wiring.threepid_servers import ThreepidServers, wire_threepid_servers
 from hs.services.accounts.profiles.profiles import NoRemoteProfiles, RemoteProfiles
 from hs.services.accounts.sessions.device_watchers import DeviceWatchers
@@ -87,25 +94,57 @@ class CoreServices:
 
 @attrs.frozen(eq=False, kw_only=True)
 class Services:
-    """The services of a process by subject, and their parts in the order of starting."""
+    """The services of a process by subject; `others` are parts without services for others."""
 
     core: CoreServices
+    login: LoginServices
+    profiles: ProfileServices
     aliases: AliasServices
     members: MembershipServices
     creation: CreationServices
+    sending: SendingServices
     reading: RoomReading
+    retention: RetentionServices
     ephemeral: EphemeralServices
     push: PushServices
+    pushers: PusherServices
     devices: DeviceServices
-    parts: Sequence[Part]
+    media: MediaServices
+    previews: PreviewServices
+    directory: DirectoryServices
+    search: SearchServices
+    admin: AdminServices
+    threads: ThreadServices
+    sync: SyncServices
+    others: Sequence[Part]
+
+    @property
+    def parts(self) -> list[Part]:
+        """All parts, in the order of starting."""
+        core = self.core
+        accounts = (core.http, core.rooms, core.accounts, self.login, self.profiles)
+        rooms = (self.aliases, self.members, self.creation, self.sending, self.reading)
+        users = (self.ephemeral, self.push, self.pushers, self.devices, self.media, self.previews)
+        rest = (self.directory, self.search, self.retention, self.admin, self.threads, self.sync)
+        subjects: tuple[_Subject, ...] = (*accounts, *rooms, *users, *rest)
+        return [*self.others, *(subject.part for subject in subjects)]
+
+
+class _Subject(Protocol):
+    @property
+    def part(self) -> Part: ...
 
 
 def build_services(
-    base: ProcessBase, admission: Admission, drain: Drain, remote: RemoteServers
+    base: ProcessBase,
+    admission: Admission,
+    drain: Drain,
+    remote: RemoteServers,
+    http: HttpClients | None = None,
 ) -> Services:
     """Build all services. Nothing starts, waits or connects here. Raises: SettingsError."""
-    core = _build_core(base, remote)
-    http, sessions, rooms, accounts = core.http, core.sessions, core.rooms, core.accounts
+    core = _build_core(base, remote, http or wire_http_clients(base))
+    sessions, rooms, accounts = core.sessions, core.rooms, core.accounts
     aliases = wire_room_aliases(base, rooms, core.appservices.aliases)
     profiles = wire_profiles(base, rooms, accounts)
     members = wire_membership(
@@ -114,53 +153,46 @@ def build_services(
     creation = wire_room_creation(base, rooms, accounts, aliases, members)
     newcomers = (creation.auto_join, *newcomers_mail(base, core.pusher_writer))
     login = wire_login(base, sessions, accounts, newcomers)
-    reading = wire_reading(
-        base, rooms, core.appservices.identities, accounts.account_data, accounts.erased
-    )
+    reading = wire_reading(base, rooms, core.appservices.identities, accounts)
     ephemeral = wire_ephemeral(base, accounts, rooms)
     push = wire_push(base, rooms, reading, ephemeral, core.rules_writer)
     devices = wire_devices(base, core.device_writers, rooms, sessions, accounts, remote.devices)
-    parts: list[Part] = [
-        base.part,
-        http.part,
-        rooms.part,
-        accounts.part,
-        login.part,
-        profiles.part,
-        aliases.part,
-        members.part,
-        creation.part,
-        wire_sending(base, rooms, sessions, aliases, members),
-        reading.part,
-        ephemeral.part,
-        push.part,
-        wire_pushers(base, core.pusher_writer, rooms, push, http),
-        devices.part,
-        *_media_parts(base, http, remote.media, drain),
-        wire_appservices(base, core.appservices, rooms, reading, aliases.public_rooms),
-        wire_server_info(base, sessions, accounts, login.login),
-        wire_admin_api(base, accounts, login),
-        wire_federation_api(accounts, members),
-        *_other_parts(base, core, reading),
-    ]
-    # Last, for the notifier wakes clients once all other subscribers of the feed are up to date.
+    media = wire_media(base, remote.media, drain)
+    threads = wire_threads(base, reading)
     sources = sync_sources(accounts, push, ephemeral, devices)
-    parts += wire_sync(base, rooms, reading, sources, devices, admission=admission, drain=drain)
     return Services(
         core=core,
+        login=login,
+        profiles=profiles,
         aliases=aliases,
         members=members,
         creation=creation,
+        sending=wire_sending(base, rooms, sessions, aliases, members),
         reading=reading,
+        retention=wire_retention(base, rooms, reading),
         ephemeral=ephemeral,
         push=push,
+        pushers=wire_pushers(base, core.pusher_writer, rooms, push, core.http),
         devices=devices,
-        parts=parts,
+        media=media,
+        previews=wire_previews(base, core.http, media),
+        directory=wire_user_directory(base),
+        search=wire_search(base, rooms, reading),
+        admin=wire_admin(base, rooms, sessions, accounts),
+        threads=threads,
+        others=[
+            base.part,
+            wire_appservices(base, core.appservices, rooms, reading, aliases.public_rooms),
+            wire_server_info(base, sessions, accounts, login.login),
+            wire_admin_api(base, accounts, login),
+            wire_federation_api(accounts, members),
+        ],
+        # Last, so that its notifier wakes clients once all other subscribers are up to date.
+        sync=wire_sync(base, rooms, reading, sources, threads, admission=admission, drain=drain),
     )
 
 
-def _build_core(base: ProcessBase, remote: RemoteServers) -> CoreServices:
-    http = wire_http_clients(base)
+def _build_core(base: ProcessBase, remote: RemoteServers, http: HttpClients) -> CoreServices:
     device_writers = wire_device_writers(base)
     appservices = wire_appservice_clients(base, http)
     pusher_writer = wire_pusher_writer(base)
@@ -180,20 +212,3 @@ def _build_core(base: ProcessBase, remote: RemoteServers) -> CoreServices:
         rooms=rooms,
         accounts=accounts,
     )
-
-
-def _other_parts(base: ProcessBase, core: CoreServices, reading: RoomReading) -> list[Part]:
-    rooms = core.rooms
-    return [
-        wire_user_directory(base),
-        wire_search(base, rooms, reading),
-        wire_retention(base, rooms, reading),
-        wire_admin(base, rooms, core.sessions, core.accounts),
-    ]
-
-
-def _media_parts(
-    base: ProcessBase, http: HttpClients, remote: RemoteMedia, drain: Drain
-) -> list[Part]:
-    media = wire_media(base, remote, drain)
-    return [media.part, wire_previews(base, http, media)]

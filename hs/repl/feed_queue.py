@@ -36,6 +36,7 @@ import trio
 
 from hs.core.errors import Unavailable
 from hs.core.stream_def import StreamDef
+from hs.lib.time_slice import TimeSlice
 from hs.repl.feed import Batch, Feed
 
 R = TypeVar("R")
@@ -210,23 +211,29 @@ class FeedQueue(Generic[T]):
     ) -> NoReturn:
         """Wait for entries and work on them for ever, at most so many at once.
 
-        With `gather_s`, more entries are awaited for that long before each batch is taken.
+        With `gather_s`, more entries are awaited for that long before each batch is taken. Other
+        tasks run between batches, also if `work` never yields.
         Raises: what `work` raises, and QueueOverflow.
         """
+        time_slice = TimeSlice()
         while True:
             await self.wait()
             if gather_s:
                 await trio.sleep(gather_s)
-            with self.batch(at_most) as entries:
-                await work(entries)
+            if self._entries:  # no overflow came meanwhile
+                with self.batch(at_most) as entries:
+                    await work(entries)
+            await time_slice.yield_if_over()
 
     async def serve_waiting(
         self, work: Callable[[list[T]], Awaitable[Any]], *, at_most: int = 1
     ) -> None:
-        """Work on entries until none is waiting."""
+        """Work on entries until none is waiting; other tasks run between batches."""
+        time_slice = TimeSlice()
         while self._entries:
             with self.batch(at_most) as entries:
                 await work(entries)
+            await time_slice.yield_if_over()
 
     def _size_of(self, entry: T) -> int:
         return 1 if self._size is None else self._size(entry)

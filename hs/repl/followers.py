@@ -23,8 +23,9 @@ the rows noted meanwhile and without an await in between. A row is delivered at 
 - No delivered row is applied twice to the same data: it is noted for the read, and applied to the
   data before it, which the read replaces. A row that the read had seen is harmless (3).
 - A row that cannot be applied makes the data invalid, and so does the reset of a memory stream,
-  which lost rows. What is kept is dropped. A read under way begins again, with nothing noted: the
-  new b is after the invalidation, so the argument above holds for it.
+  which lost rows. What is kept is dropped, also by calls that have read a key and wait for others.
+  A read under way begins again, with nothing noted: the new b is after the invalidation, so the
+  argument above holds for it.
 - A read that fails takes the noted rows with it and raises to all who share it. The next caller
   begins a new read, which sees these rows (1). If the task of a read is cancelled, one of those
   that share it begins a new one. Rows are noted only during a read, so they take no memory while
@@ -84,7 +85,7 @@ class TableFollower(Generic[T, R]):
 
         Raises: what `read` raises; the next call reads again.
         """
-        if not self._is_loaded:
+        while not self._is_loaded:  # a reset may come before a waiting caller runs again
             await self._flights.run(None, self._load)
 
     async def _load(self) -> None:
@@ -156,6 +157,8 @@ class KeyFollower(Generic[K, V, R]):
         self._flights: SingleFlight[K] = SingleFlight()
         # For each key being read, the rows that arrived; None: it has to be read again.
         self._noted: dict[K, list[R] | None] = {}
+        # For each call that waits for reads, by its identity, the keys not invalidated meanwhile.
+        self._valid: dict[int, set[K]] = {}
 
     def __contains__(self, key: K) -> bool:
         """Return whether a key is cached or being read, so that its rows matter."""
@@ -198,18 +201,29 @@ class KeyFollower(Generic[K, V, R]):
         self._entries.pop(key)
         if key in self._noted:
             self._noted[key] = None
+        for valid in self._valid.values():
+            valid.discard(key)
 
     def invalidate_all(self) -> None:
         """Have all keys read again, as after a reset."""
         self._entries.clear()
         self._noted = dict.fromkeys(self._noted)
+        for valid in self._valid.values():
+            valid.clear()
 
     async def _find(self, keys: Collection[K], found: dict[K, V]) -> dict[K, V]:
         loaded: dict[K, V] = {}
-        while missing := [key for key in dict.fromkeys(keys) if key not in found]:
-            loaded.update(await self._flights.run_many(missing, self._load_current))
-            # What was found before the read may have been changed or dropped since.
-            found = {**loaded, **self._entries.get_cached(keys)}
+        valid: set[K] = set()
+        self._valid[id(valid)] = valid
+        try:
+            while missing := [key for key in dict.fromkeys(keys) if key not in found]:
+                valid.update(keys)
+                loaded |= await self._flights.run_many(missing, self._load_current)
+                # What was read first may have been changed or dropped during the other reads.
+                loaded = {key: value for key, value in loaded.items() if key in valid}
+                found = {**loaded, **self._entries.get_cached(keys)}
+        finally:
+            del self._valid[id(valid)]
         return found
 
     async def _load_current(self, keys: list[K]) -> Mapping[K, V]:

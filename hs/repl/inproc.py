@@ -18,11 +18,15 @@ class InProcHub:
     def join(self, feed: Feed) -> "InProcTransport":
         """Return the transport of a new instance, whose feed starts at the present positions."""
         transport = InProcTransport(feed, self)
+        self.enter(transport)
+        return transport
+
+    def enter(self, transport: "InProcTransport") -> None:
+        """Connect a transport that was made without the hub's knowledge, once it may deliver."""
         for peer in self._transports:
             for source in peer.sources:
-                _begin(feed, source)
+                _begin(transport.feed, source)
         self._transports.append(transport)
-        return transport
 
     def feeds(self) -> list[Feed]:
         """Return the connected feeds."""

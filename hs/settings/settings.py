@@ -231,4 +231,5 @@ def keys_with_fields() -> Iterator[Key]:
     """Yield the top-level keys that set a field, including a few without effect."""
     for _, cls, section in GROUPS:
         for key in keys_of(cls, section):
-            yield attrs.evolve(key, section=_BLOCK_SECTIONS.get(key.name, section))
+            is_block = cls is BlockSettings
+            yield attrs.evolve(key, section=_BLOCK_SECTIONS[key.name] if is_block else section)

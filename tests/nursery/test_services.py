@@ -1,11 +1,16 @@
 """The services as the server composes them, with several processes in one trio run."""
 
+import attrs
 import trio
 
+from hs.apis.web.route import collect
+from hs.cli.inspect_plan import declared_endpoints
 from hs.core.events import event_types
 from hs.core.ids import EventID, UserID
 from hs.core.streams import EVENTS
 from hs.services.rooms.append.drafts import Draft
+from hs.settings.sections.previews import PreviewSettings
+from hs.settings.sections.proposals import Experiments, ProposalSettings
 from hs.storage.database import Database
 from tests.support.composition import (
     SERVER,
@@ -60,3 +65,24 @@ async def test_process_appends_through_writer_of_events(
 
     assert process.services.core.rooms.owner is None
     assert events[event_id].event.content == HELLO.content
+
+
+async def test_every_declared_endpoint_is_served(database: Database) -> None:
+    experiments = Experiments(thread_subscriptions=True)
+    settings = attrs.evolve(
+        SETTINGS,
+        proposals=ProposalSettings(experimental_features=experiments),
+        previews=PreviewSettings(url_preview_enabled=True),
+    )
+    async with open_process(database, settings) as process:
+        parts = process.services.parts
+        served = collect(*(endpoint for part in parts for endpoint in part.endpoints))
+
+    declared = {endpoint.name for endpoint in declared_endpoints()}
+    unserved = declared - {endpoint.name for endpoint in served}
+    # Those of the process itself; see `nursery_tree`.
+    assert {name.partition(".")[0] for name in unserved} == {
+        "HealthApi",
+        "MetricsApi",
+        "ReplicationApi",
+    }

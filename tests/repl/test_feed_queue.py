@@ -6,6 +6,7 @@ import pytest
 import trio
 from hypothesis import given
 from hypothesis import strategies as st
+from trio.testing import MockClock
 
 from hs.core.positions import VectorPosition
 from hs.repl.feed import Batch, Feed
@@ -453,3 +454,44 @@ def test_a_duty_that_starts_with_what_is_stored_takes_each_row_once_in_order(
             nursery.cancel_scope.cancel()
 
     trio.run(check, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+async def test_no_work_is_done_on_the_entries_of_an_overflow(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    queue = full_queue(WhenFull.START_OVER, "a", "b")
+    done: list[list[str]] = []
+
+    async def work(entries: list[str]) -> None:
+        done.append(entries)
+
+    async def overflow() -> None:
+        await trio.sleep(0.5)
+        queue.put("c")
+
+    nursery.start_soon(overflow)
+    with pytest.raises(QueueOverflow):
+        await queue.serve(work, gather_s=1.0)
+
+    assert done == []
+
+
+async def test_other_tasks_run_while_a_long_queue_is_worked_on() -> None:
+    queue: FeedQueue[int] = FeedQueue("test", 1_000_000, WhenFull.START_OVER)
+    for number in range(100_000):
+        queue.put(number)
+    left: list[int] = []
+
+    async def look() -> None:
+        while queue:
+            left.append(queue.waiting)
+            await trio.lowlevel.checkpoint()
+
+    async def work(entries: list[int]) -> None:
+        """Work without yielding."""
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(look)
+        await queue.serve_waiting(work)
+
+    assert len(set(left)) > 2

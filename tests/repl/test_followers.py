@@ -112,6 +112,30 @@ async def test_a_reset_during_the_read_repeats_it(
 # By key
 
 
+async def test_load_waits_for_data_again_that_a_reset_dropped_before_it_returned(
+    autojump_clock: MockClock,
+) -> None:
+    log = Log(plans=[ReadPlan(0, 1.0)])
+    whole = WholeTable(log)
+    loaded: list[bool] = []
+
+    async def load() -> None:
+        await whole.follower.load()
+        loaded.append(whole.follower.is_loaded)
+
+    async def load_and_reset() -> None:
+        # Woken in the same step as the other caller, and runs before it.
+        await whole.follower.load()
+        log.publish(0, reset=True)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(load_and_reset)
+        await wait_all_tasks_blocked()
+        nursery.start_soon(load)
+
+    assert loaded == [True]
+
+
 async def test_rows_delivered_during_the_read_of_a_key_are_applied_after_it(
     autojump_clock: MockClock, nursery: trio.Nursery
 ) -> None:
@@ -224,6 +248,34 @@ async def test_when_the_reading_task_is_cancelled_a_waiting_one_reads(
 
     assert value.numbers == ()
     assert log.reads == [["a", "b"], ["b"]]
+
+
+@pytest.mark.parametrize("all_keys", [False, True])
+async def test_a_value_that_is_invalidated_during_the_read_of_another_is_read_again(
+    autojump_clock: MockClock, all_keys: bool
+) -> None:
+    log = Log(plans=[ReadPlan(0, 5.0), ReadPlan(0, 1.0)])
+    cached = CachedKeys(log)
+    for key in ("a", "b"):
+        log.commit(key)
+    log.publish(2)
+    values: dict[str, Value] = {}
+
+    async def get(*keys: str) -> None:
+        values.update(await cached.follower.get_many(keys))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(get, "b")
+        await wait_all_tasks_blocked()
+        nursery.start_soon(get, "a", "b")  # reads a in 1 second, then waits for the read of b
+        await trio.sleep(3)
+        log.commit("a")
+        if all_keys:
+            cached.follower.invalidate_all()
+        else:
+            cached.follower.invalidate("a")
+
+    assert values["a"].numbers == (1, 3)
 
 
 async def test_a_value_that_is_dropped_during_the_read_of_another_is_read_again(

@@ -1,4 +1,4 @@
-"""The accounts part of a server, and a client of its endpoints that uses no sockets.
+"""The accounts of a composed process: users with real sessions, and a client of all endpoints.
 
 async with open_accounts(database) as accounts:
     alice = await accounts.user("alice")
@@ -10,166 +10,118 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import attrs
-import trio
 
-from hs.apis.admin.register import AdminRegisterApi
-from hs.apis.admin.whois import WhoisApi
-from hs.apis.client.accounts.account import AccountApi
-from hs.apis.client.accounts.account_data import AccountDataApi
-from hs.apis.client.accounts.devices import DevicesApi
-from hs.apis.client.accounts.filter import FilterApi
-from hs.apis.client.accounts.login import LoginApi
-from hs.apis.client.accounts.logout import LogoutApi
-from hs.apis.client.accounts.moderation import AccountModerationApi
-from hs.apis.client.accounts.openid import OpenIdApi
-from hs.apis.client.accounts.password_policy import PasswordPolicyApi
-from hs.apis.client.accounts.profiles import ProfilesApi
-from hs.apis.client.accounts.register import RegisterApi
-from hs.apis.client.appservices.thirdparty import ThirdPartyApi
-from hs.apis.client.rooms.tags import TagsApi
-from hs.apis.client.server.capabilities import CapabilitiesApi
-from hs.apis.client.server.versions import VersionsApi
-from hs.apis.client.server.voip import TurnServerApi
-from hs.apis.client.server.wellknown import WellKnownApi, client_wellknown_content
-from hs.apis.federation.openid import OpenIdUserInfoApi
-from hs.apis.federation.version import ServerVersionApi
-from hs.apis.web.app import Application
-from hs.apis.web.route import collect
 from hs.core.ids import ServerName, UserID
-from hs.core.streams import ACCOUNT_DATA, CACHES, AccountDataRow, CacheRow
+from hs.core.streams import ACCOUNT_DATA, DEVICE_LISTS, AccountDataRow, DeviceListRow
 from hs.lib.clock import FixedClock
-from hs.nursery.wiring.login import jwt_login
-from hs.nursery.wiring.threepid_servers import ThreepidServers
-from hs.nursery.wiring.threepids import ThreepidServices, threepid_endpoints, wire_threepids
-from hs.repl.feed import Feed
-from hs.repl.inproc import InProcHub, InProcTransport
-from hs.repl.memory_writer import MemoryWriter, epoch_at
+from hs.nursery.wiring.accounts import AccountServices, SessionServices
+from hs.nursery.wiring.threepids import ThreepidServices
 from hs.repl.writers import TableWriter
-from hs.services.accounts.account_data.account_data import (
-    AccountDataService,
-    LocalAccountDataWriter,
-)
-from hs.services.accounts.account_data.filters import StoredFilters
+from hs.services.accounts.account_data.account_data import AccountDataService
 from hs.services.accounts.lifecycle.account_lifecycle import AccountLifecycle
-from hs.services.accounts.lifecycle.account_moderation import AccountModeration
-from hs.services.accounts.lifecycle.erased_users import ErasedUsersCache
-from hs.services.accounts.lifecycle.password_reset import PasswordReset
-from hs.services.accounts.limits.appservice_users import NoAppservices
-from hs.services.accounts.limits.rate_limits import LoginLimits, RequestRateLimits
-from hs.services.accounts.login.login import Login
-from hs.services.accounts.login.password_check import (
-    PasswordCheck,
-    PasswordStage,
-    RegistrationTokenStage,
-)
-from hs.services.accounts.profiles.profile_changes import ProfileChanges
-from hs.services.accounts.profiles.profile_visibility import ProfileVisibility
-from hs.services.accounts.profiles.profiles import NoRemoteProfiles, Profiles
-from hs.services.accounts.registration.registration import NewAccount, Registration
-from hs.services.accounts.registration.shared_secret_registration import SharedSecretRegistration
-from hs.services.accounts.sessions.authenticator import Revocations, TokenAuthenticator
-from hs.services.accounts.sessions.device_management import DeviceManagement
-from hs.services.accounts.sessions.interactive_auth import (
-    DUMMY,
-    PASSWORD,
-    REGISTRATION_TOKEN,
-    DummyStage,
-    InteractiveAuth,
-    UiaStage,
-)
+from hs.services.accounts.profiles.profiles import Profiles
+from hs.services.accounts.registration.registration import NewAccount
+from hs.services.accounts.sessions.authenticator import TokenAuthenticator
 from hs.services.accounts.sessions.last_seen import LastSeen
-from hs.services.accounts.sessions.openid_tokens import OpenIdTokens
-from hs.services.accounts.sessions.passwords import Passwords
 from hs.services.accounts.sessions.sessions import RequestedDevice, Session, Sessions
-from hs.services.accounts.sessions.turn_credentials import TurnServers
-from hs.services.appservices.appservice_client import AppserviceClient
-from hs.services.appservices.appservice_identities import AppserviceIdentities
-from hs.services.appservices.appservice_registry import AppserviceRegistry
-from hs.services.appservices.third_party_networks import ThirdPartyNetworks
-from hs.settings.sections.accounts import (
-    PasswordSettings,
-    ReauthSettings,
-    RegistrationSettings,
-    SessionSettings,
-)
-from hs.settings.sections.rate_limits import LoginRates, Rate, RateLimitSettings
 from hs.settings.sections.server import ServerSettings
 from hs.settings.settings import Settings
 from hs.storage.database import Database
-from tests.support.proving import KEY, FakeCaptcha, FakeIdentityServer, address_servers
-from tests.support.sharing import SharedRooms
+from tests.support.composition import (
+    NO_LIMITS,
+    SETTINGS,
+    ComposedProcess,
+    Neighbourhood,
+    open_process,
+    worker_settings,
+)
+from tests.support.proving import FakeServers
 from tests.support.web import WebClient
 
 SERVER = ServerName("test")
-PLENTY = Rate(1000, 1000)
-OPEN = RegistrationSettings(enable_registration=True, bcrypt_rounds=4)
-UNLIMITED = RateLimitSettings(
-    rc_registration=PLENTY,
-    rc_registration_token_validity=PLENTY,
-    rc_login=LoginRates(address=PLENTY, account=PLENTY, failed_attempts=PLENTY),
+OPEN = SETTINGS.registration
+UNLIMITED = NO_LIMITS
+DEFAULTS = attrs.evolve(
+    SETTINGS, server=ServerSettings(server_name=SERVER, allow_guest_access=True)
 )
-DEFAULTS = Settings(
-    server=ServerSettings(server_name=SERVER, allow_guest_access=True),
-    registration=OPEN,
-    rate_limits=UNLIMITED,
-)
-
-
-class RecordingWatcher:
-    """A DeviceWatcher, RoomDeparture and Newcomers that records all calls."""
-
-    def __init__(self) -> None:
-        self.seen: list[tuple[Any, ...]] = []
-        self.arrivals: list[UserID] = []
-
-    async def devices_changed(self, user_id: UserID, device_ids: list[str]) -> None:
-        self.seen.append(("changed", user_id, sorted(device_ids)))
-
-    async def devices_removed(self, user_id: UserID, device_ids: list[str]) -> None:
-        self.seen.append(("removed", user_id, sorted(device_ids)))
-
-    async def arrived(self, user_id: UserID, *, is_guest: bool) -> None:
-        self.arrivals.append(user_id)
-
-    async def depart(self, user_id: UserID) -> None:
-        self.seen.append(("departed", user_id))
+MAIN = worker_settings(DEFAULTS, "main", "worker")
+WORKER = worker_settings(DEFAULTS, "worker", "main")
 
 
 @attrs.define(eq=False)
 class Accounts:
-    """The services of the accounts part, and a client."""
+    """The accounts of a process; `device_changes` are the rows of the device lists in order."""
 
-    database: Database
-    feed: Feed
-    clock: FixedClock
-    settings: Settings
-    watcher: RecordingWatcher
-    authenticator: TokenAuthenticator
-    last_seen: LastSeen
-    sessions: Sessions
-    profiles: Profiles
-    registration: Registration
-    login: Login
-    lifecycle: AccountLifecycle
-    revocations: Revocations
-    interactive: InteractiveAuth
-    services: AppserviceIdentities
-    account_data: AccountDataService
-    account_data_stream: TableWriter[AccountDataRow]
-    filters: StoredFilters
-    openid: OpenIdTokens
-    erased: ErasedUsersCache
-    rates: RequestRateLimits
-    tokens: RegistrationTokenStage
-    devices: DeviceManagement
-    proving: ThreepidServices
-    world: FakeIdentityServer
-    puzzles: FakeCaptcha
+    process: ComposedProcess
+    servers: FakeServers
     client: WebClient = attrs.field(init=False)
+    device_changes: list[DeviceListRow] = attrs.Factory(list)
 
     def __attrs_post_init__(self) -> None:
-        application = Application(collect(*apis_of(self)), self.authenticator, rates=self.rates)
-        self.client = WebClient(application)
+        self.client = self.process.client()
+        self.process.base.feed.subscribe(
+            DEVICE_LISTS, lambda batch: self.device_changes.extend(row for _, row in batch.rows)
+        )
+
+    @property
+    def database(self) -> Database:
+        """The database."""
+        return self.process.base.database
+
+    @property
+    def clock(self) -> FixedClock:
+        """The clock, which a test may advance."""
+        return self.process.clock
+
+    @property
+    def session_services(self) -> SessionServices:
+        """The services that authenticate users."""
+        return self.process.services.core.sessions
+
+    @property
+    def authenticator(self) -> TokenAuthenticator:
+        """The authenticator."""
+        return self.session_services.authenticator
+
+    @property
+    def last_seen(self) -> LastSeen:
+        """The last uses of devices."""
+        return self.session_services.last_seen
+
+    @property
+    def sessions(self) -> Sessions:
+        """The sessions."""
+        return self.session_services.sessions
+
+    @property
+    def threepids(self) -> ThreepidServices:
+        """Third-party identifiers and terms of use."""
+        return self.session_services.threepids
+
+    @property
+    def services(self) -> AccountServices:
+        """Profiles, devices, filters and the like."""
+        return self.process.services.core.accounts
+
+    @property
+    def profiles(self) -> Profiles:
+        """The profiles."""
+        return self.services.profiles
+
+    @property
+    def lifecycle(self) -> AccountLifecycle:
+        """Password changes, deactivation and reactivation."""
+        return self.services.lifecycle
+
+    @property
+    def account_data(self) -> AccountDataService:
+        """The account data."""
+        return self.services.account_data
+
+    @property
+    def account_data_stream(self) -> TableWriter[AccountDataRow]:
+        """The writer of account data."""
+        return self.process.base.table(ACCOUNT_DATA)
 
     async def user(
         self, name: str, *, password: str | None = None, device_id: str | None = None, **more: Any
@@ -184,7 +136,7 @@ class Accounts:
             device=RequestedDevice(device_id=device_id or name.upper()),
             **more,
         )
-        session = await self.registration.register(account)
+        session = await self.process.services.login.registration.register(account)
         assert session is not None
         return session
 
@@ -199,284 +151,24 @@ class Accounts:
 @asynccontextmanager
 async def open_accounts(
     database: Database,
-    *,
     settings: Settings = DEFAULTS,
-    sessions: SessionSettings | None = None,
-    registration: RegistrationSettings | None = None,
-    passwords: PasswordSettings | None = None,
-    reauth: ReauthSettings | None = None,
-    rate_limits: RateLimitSettings | None = None,
-    hub: InProcHub | None = None,
-    instance: str = "main",
-    clock: FixedClock | None = None,
+    *,
+    neighbours: Neighbourhood | None = None,
+    **sections: Any,
 ) -> AsyncIterator[Accounts]:
-    """Start the accounts part of a server."""
-    overrides: dict[str, Any] = {
-        "sessions": sessions,
-        "registration": registration,
-        "passwords": passwords,
-        "reauth": reauth,
-        "rate_limits": rate_limits,
-    }
-    settings = attrs.evolve(
-        settings, **{name: value for name, value in overrides.items() if value is not None}
-    )
-    accounts = make_accounts(
-        database, settings, hub or InProcHub(), instance, clock or FixedClock()
-    )
-    async with trio.open_nursery() as nursery:
-        await nursery.start(accounts.account_data_stream.run)
-        yield accounts
-        nursery.cancel_scope.cancel()
+    """Start a process; `sections` replace sections of its settings."""
+    settings = attrs.evolve(settings, **sections)
+    servers = FakeServers()
+    async with open_process(database, settings, neighbours=neighbours, http=servers) as process:
+        yield Accounts(process, servers)
 
 
-@attrs.frozen(eq=False)
-class _Base:
-    """The dependencies that several services share."""
-
-    database: Database
-    settings: Settings
-    clock: FixedClock
-    feed: Feed
-    transport: InProcTransport
-    caches: MemoryWriter[CacheRow]
-    instance: str
-    watching: RecordingWatcher
-    world: FakeIdentityServer
-    puzzles: FakeCaptcha
-    services: AppserviceIdentities
-
-
-def make_accounts(
-    database: Database,
-    settings: Settings,
-    hub: InProcHub,
-    instance: str,
-    clock: FixedClock,
-) -> Accounts:
-    """Build the services."""
-    feed = Feed()
-    transport = hub.join(feed)
-    caches: MemoryWriter[CacheRow] = MemoryWriter(
-        CACHES, instance, transport, epoch_at(clock.now_ms())
-    )
-    caches.attach()
-    registry = AppserviceRegistry(settings.appservices.registrations, SERVER)
-    return _build(
-        _Base(
-            database=database,
-            settings=settings,
-            clock=clock,
-            feed=feed,
-            transport=transport,
-            caches=caches,
-            instance=instance,
-            watching=RecordingWatcher(),
-            world=FakeIdentityServer(),
-            puzzles=FakeCaptcha(),
-            services=AppserviceIdentities(registry, database, feed),
-        )
-    )
-
-
-def _build(base: _Base) -> Accounts:
-    database, settings, clock, feed = base.database, base.settings, base.clock, base.feed
-    revocations, last_seen = Revocations(base.caches), LastSeen(database, clock)
-    limits = LoginLimits(settings.rate_limits)
-    servers = address_servers(settings, database, base.world, base.puzzles)
-    proving = wire_threepids(settings, database, clock, KEY, servers, revocations)
-    authenticator = TokenAuthenticator(
-        database=database,
-        feed=feed,
-        clock=clock,
-        appservices=base.services,
-        last_seen=last_seen,
-        revocations=revocations,
-        consent=proving.consent.rule,
-    )
-    hasher = _hasher(settings)
-    sessions = Sessions(database, clock, settings.sessions, revocations, base.watching)
-    profiles = Profiles(
-        database=database,
-        feed=feed,
-        caches=base.caches,
-        server_name=SERVER,
-        settings=settings.registration,
-        remote=NoRemoteProfiles(),
-        absent=NoAppservices(),
-    )
-    credentials = PasswordCheck(database, hasher, limits, settings.passwords, proving.identifiers)
-    tokens = RegistrationTokenStage(database, clock)
-    registration = _registration(base, hasher, sessions, profiles, proving)
-    stream = TableWriter(ACCOUNT_DATA, base.instance, database, base.transport, clock.now_ms)
-    return Accounts(
-        database=database,
-        feed=feed,
-        clock=clock,
-        settings=settings,
-        watcher=base.watching,
-        authenticator=authenticator,
-        last_seen=last_seen,
-        sessions=sessions,
-        profiles=profiles,
-        registration=registration,
-        login=_login(base, credentials, limits, sessions, proving, registration),
-        lifecycle=_lifecycle(base, hasher, sessions, profiles, revocations, servers),
-        services=base.services,
-        proving=proving,
-        world=base.world,
-        puzzles=base.puzzles,
-        revocations=revocations,
-        interactive=InteractiveAuth(
-            database, clock, settings.reauth, _stages(credentials, tokens, proving)
-        ),
-        account_data=AccountDataService(database, feed, LocalAccountDataWriter(stream)),
-        account_data_stream=stream,
-        filters=StoredFilters(database),
-        openid=OpenIdTokens(database, clock, SERVER),
-        erased=ErasedUsersCache(database, feed),
-        rates=RequestRateLimits(settings.rate_limits),
-        tokens=tokens,
-        devices=DeviceManagement(database, clock, sessions, last_seen, base.watching),
-    )
-
-
-def _stages(
-    credentials: PasswordCheck, tokens: RegistrationTokenStage, proving: ThreepidServices
-) -> dict[str, UiaStage]:
-    return {
-        DUMMY: DummyStage(),
-        PASSWORD: PasswordStage(credentials),
-        REGISTRATION_TOKEN: tokens,
-        **proving.stages,
-    }
-
-
-def _hasher(settings: Settings) -> Passwords:
-    passwords = settings.passwords
-    rounds = settings.registration.bcrypt_rounds
-    return Passwords(passwords.pepper, rounds, passwords.policy, passwords.scheme)
-
-
-def _lifecycle(
-    base: _Base,
-    hasher: Passwords,
-    sessions: Sessions,
-    profiles: Profiles,
-    revocations: Revocations,
-    servers: ThreepidServers,
-) -> AccountLifecycle:
-    return AccountLifecycle(
-        database=base.database,
-        passwords=hasher,
-        password_settings=base.settings.passwords,
-        sessions=sessions,
-        profiles=profiles,
-        revocations=revocations,
-        departure=base.watching,
-        published=servers.identity_servers,
-    )
-
-
-def _registration(
-    base: _Base,
-    hasher: Passwords,
-    sessions: Sessions,
-    profiles: Profiles,
-    proving: ThreepidServices,
-) -> Registration:
-    settings = base.settings
-    return Registration(
-        database=base.database,
-        clock=base.clock,
-        requirements=proving.requirements,
-        server_name=SERVER,
-        guests_allowed=settings.server.allow_guest_access,
-        passwords=hasher,
-        sessions=sessions,
-        profiles=profiles,
-        appservices=base.services,
-        threepids=proving.threepids,
-        newcomers=base.watching,
-    )
-
-
-def _login(
-    base: _Base,
-    credentials: PasswordCheck,
-    limits: LoginLimits,
-    sessions: Sessions,
-    proving: ThreepidServices,
-    registration: Registration,
-) -> Login:
-    return Login(
-        database=base.database,
-        clock=base.clock,
-        settings=base.settings.passwords,
-        existing=base.settings.existing_session,
-        identifiers=proving.identifiers,
-        credentials=credentials,
-        limits=limits,
-        sessions=sessions,
-        appservices=base.services,
-        jwt=jwt_login(base.settings, registration),
-    )
-
-
-def apis_of(accounts: Accounts) -> list[object]:
-    """Return the objects that declare the endpoints."""
-    settings, interactive, lifecycle = accounts.settings, accounts.interactive, accounts.lifecycle
-    registration, sessions = accounts.registration, accounts.sessions
-    secret = settings.registration.registration_shared_secret
-    proving = accounts.proving
-    registry = AppserviceRegistry(settings.appservices.registrations, SERVER)
-    return [
-        RegisterApi(registration, interactive, accounts.tokens, accounts.services, accounts.rates),
-        AdminRegisterApi(
-            SharedSecretRegistration(accounts.database, accounts.clock, secret), registration
-        ),
-        LoginApi(
-            login=accounts.login,
-            sessions=sessions,
-            lifecycle=lifecycle,
-            interactive=interactive,
-            rates=accounts.rates,
-            well_known=client_wellknown_content(settings.server, settings.proposals.matrix_rtc),
-        ),
-        LogoutApi(sessions),
-        AccountApi(
-            lifecycle, interactive, PasswordReset(lifecycle, proving.threepids, proving.proofs)
-        ),
-        *threepid_endpoints(settings, proving, lifecycle, interactive),
-        PasswordPolicyApi(settings.passwords.policy),
-        AccountModerationApi(AccountModeration(accounts.database, accounts.revocations, SERVER)),
-        DevicesApi(accounts.devices, lifecycle, interactive),
-        ProfilesApi(
-            accounts.profiles,
-            ProfileChanges(accounts.profiles),
-            ProfileVisibility(
-                SharedRooms(),
-                settings.server.require_auth_for_profile_requests,
-                settings.server.limit_profile_requests_to_users_who_share_rooms,
-            ),
-        ),
-        AccountDataApi(accounts.account_data),
-        TagsApi(accounts.account_data),
-        FilterApi(accounts.filters),
-        OpenIdApi(accounts.openid),
-        OpenIdUserInfoApi(accounts.openid),
-        ServerVersionApi(),
-        WhoisApi(accounts.devices),
-        ThirdPartyApi(ThirdPartyNetworks(registry, AppserviceClient(accounts.world, False))),
-        TurnServerApi(TurnServers(settings.turn, accounts.clock)),
-        VersionsApi(settings.proposals, settings.rooms),
-        CapabilitiesApi(
-            lifecycle=lifecycle,
-            login=accounts.login,
-            registration=settings.registration,
-            default_room_version="11",
-            may_change_threepids=proving.threepids.may_change,
-            forgets_left_rooms=settings.rooms.forget_rooms_on_leave,
-        ),
-        WellKnownApi(settings.server),
-    ]
+@asynccontextmanager
+async def open_pair(database: Database) -> AsyncIterator[tuple[Accounts, Accounts]]:
+    """Start the main process and a worker."""
+    neighbours = Neighbourhood()
+    async with (
+        open_accounts(database, MAIN, neighbours=neighbours) as main,
+        open_accounts(database, WORKER, neighbours=neighbours) as worker,
+    ):
+        yield main, worker

@@ -1,4 +1,4 @@
-"""The accounts part of a server with a mail box, for tests of third-party identifiers."""
+"""The accounts of a process with a mail box, for tests of third-party identifiers."""
 
 import re
 from collections.abc import AsyncIterator
@@ -10,9 +10,8 @@ import attrs
 
 from hs.settings.sections.mail import MailSettings
 from hs.settings.sections.rate_limits import Rate
-from hs.settings.settings import Settings
 from hs.storage.database import Database
-from tests.support.accounts import DEFAULTS, UNLIMITED, Accounts, open_accounts
+from tests.support.accounts import UNLIMITED, Accounts, open_accounts
 from tests.support.servers.smtp import MailBox, open_mail_box, plain_of
 from tests.support.web import WebResponse
 
@@ -76,12 +75,12 @@ class AddressScene:
 
 @asynccontextmanager
 async def open_scene(database: Database, **more: Any) -> AsyncIterator[AddressScene]:
-    """Start the accounts part of a server and a mail server; `more` are settings."""
+    """Start a process and a mail server; `more` are settings."""
     async with open_mail_box() as box:
         email = MailSettings(
             smtp_host="127.0.0.1", smtp_port=box.port, notif_from="%(app)s <noreply@test>"
         )
-        settings: Settings = attrs.evolve(DEFAULTS, email=email, rate_limits=FREE)
-        settings = attrs.evolve(settings, **more)
-        async with open_accounts(database, settings=settings) as accounts:
+        async with open_accounts(
+            database, **{"email": email, "rate_limits": FREE, **more}
+        ) as accounts:
             yield AddressScene(accounts, box)

@@ -1,8 +1,8 @@
-"""Sending to application services over a World, with fake services.
+"""Application services: their registrations, and a composed process that sends to fake services.
 
 async with open_sending(database) as sending:
     room_id = await sending.world.create_room(ALICE, join=[GHOST])
-    await sending.told(1)
+    await sending.services.until(sending.services.events)
 """
 
 import re
@@ -14,29 +14,24 @@ import attrs
 import orjson
 import trio
 
-from hs.core.ids import EventID, UserID
+from hs.core.ids import UserID
 from hs.lib.http_client import HttpResponse, HttpUnreachable
-from hs.services.appservices.appservice_client import AppserviceClient
-from hs.services.appservices.appservice_registry import AppserviceRegistry
-from hs.services.appservices.appservice_sender import AppserviceSender
-from hs.services.appservices.event_interest import EventInterest
-from hs.services.appservices.invite_state import InviteStates
-from hs.services.appservices.previous_memberships import PreviousMembershipReader
-from hs.services.appservices.transactions import TransactionMaker
-from hs.services.rooms.read.stripped_state import StrippedState
 from hs.settings.sections.appservices import (
     AppserviceNamespace,
     AppserviceNamespaces,
     AppserviceRegistration,
+    AppserviceSettings,
 )
+from hs.settings.settings import Settings
 from hs.storage.appservices import transactions as storage
 from hs.storage.database import Database
-from tests.support.reading import ReadingScene, readers_of
-from tests.support.rooms import SERVER, World, open_world
+from tests.support.composition import SERVER, SETTINGS, open_process
+from tests.support.rooms import World
 
 GHOST = UserID(f"@_irc_ghost:{SERVER}")
 OTHER_GHOST = UserID(f"@_irc_other:{SERVER}")
 WAIT_S = 60.0
+SENDER = "application services"
 
 
 def registration(name: str = "irc", **more: Any) -> AppserviceRegistration:
@@ -54,6 +49,12 @@ def registration(name: str = "irc", **more: Any) -> AppserviceRegistration:
         "namespaces": namespaces,
     }
     return AppserviceRegistration(**{**fields, **more})
+
+
+def settings_with(*registrations: AppserviceRegistration, **more: Any) -> Settings:
+    """Return settings with services; `more` are fields of AppserviceSettings."""
+    services = AppserviceSettings(registrations=registrations, **more)
+    return attrs.evolve(SETTINGS, appservices=services)
 
 
 @attrs.frozen
@@ -127,43 +128,42 @@ async def nothing() -> None:
     """Do nothing."""
 
 
-@attrs.define(eq=False)
-class InterruptedPastMembers:
-    """A PastMembers that runs `meanwhile` before its first look-up."""
+class InterruptedDatabase:
+    """A database that runs `meanwhile` once, after a starting sender has read missed members."""
 
-    past: PreviousMembershipReader
-    meanwhile: Callable[[], Awaitable[None]]
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self.meanwhile: Callable[[], Awaitable[None]] = nothing
 
-    async def memberships(self, event_id: EventID) -> tuple[str | None, str | None]:
-        meanwhile, self.meanwhile = self.meanwhile, nothing
-        await meanwhile()
-        return await self.past.memberships(event_id)
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._database, name)
+
+    async def read(self, unit: Callable[..., Any], *args: Any, **more: Any) -> Any:
+        result = await self._database.read(unit, *args, **more)
+        if unit is storage.list_members_after:
+            meanwhile, self.meanwhile = self.meanwhile, nothing
+            await meanwhile()
+        return result
 
 
 @attrs.define(eq=False)
 class SendingScene:
-    """A world and its application service sender, which can be stopped and started again.
-
-    `meanwhile` runs once while a starting sender looks for missed events.
-    """
+    """A process whose application service sender can be stopped and started again."""
 
     world: World
-    reading: ReadingScene
     services: FakeServices
+    database: InterruptedDatabase
     nursery: trio.Nursery
-    registrations: list[AppserviceRegistration]
-    meanwhile: Callable[[], Awaitable[None]] = nothing
     _scope: trio.CancelScope = attrs.Factory(trio.CancelScope)
     _ended: trio.Event = attrs.Factory(trio.Event)
 
     def begin(self) -> None:
-        """Start the sender, as in a process that has just started."""
-        sender = self._make()
+        """Start the sender."""
         self._scope, self._ended = trio.CancelScope(), trio.Event()
-        self.nursery.start_soon(self._run, sender, self._scope, self._ended)
+        self.nursery.start_soon(self._run, self._scope, self._ended)
 
     async def end(self) -> None:
-        """Cancel the sender, as in a process that stops or crashes."""
+        """Cancel the sender, as a process does that stops or loses the lease."""
         self._scope.cancel()
         await self._ended.wait()
 
@@ -172,45 +172,24 @@ class SendingScene:
         with trio.fail_after(WAIT_S):
             await self._ended.wait()
 
-    async def _run(
-        self, sender: AppserviceSender, scope: trio.CancelScope, ended: trio.Event
-    ) -> None:
+    async def _run(self, scope: trio.CancelScope, ended: trio.Event) -> None:
         with scope:
-            await sender.run()
+            await self.world.process.run_duty(SENDER)
         ended.set()
-
-    def _make(self) -> AppserviceSender:
-        world, reading = self.world, self.reading
-        registry = AppserviceRegistry(self.registrations, SERVER)
-        stripped = StrippedState(world.database, world.events, world.states)
-        maker = TransactionMaker(
-            database=world.database,
-            clock=world.clock,
-            events=world.events,
-            rendering=reading.rendering,
-            invites=InviteStates(reading.memberships, stripped),
-        )
-        return AppserviceSender(
-            database=world.database,
-            feed=world.feed,
-            interest=EventInterest(registry, world.database),
-            rooms=reading.memberships,
-            past=InterruptedPastMembers(
-                PreviousMembershipReader(world.events, world.states), self.meanwhile
-            ),
-            maker=maker,
-            calls=AppserviceClient(self.services, False),
-        )
 
 
 @asynccontextmanager
 async def open_sending(
     database: Database, *registrations: AppserviceRegistration
 ) -> AsyncIterator[SendingScene]:
-    """Open a world with services and start the sender."""
-    async with open_world(database) as world, trio.open_nursery() as nursery:
-        chosen = list(registrations) or [registration()]
-        sending = SendingScene(world, readers_of(world), FakeServices(), nursery, chosen)
+    """Open a process with services and start the sender."""
+    services, interrupted = FakeServices(), InterruptedDatabase(database)
+    settings = settings_with(*(registrations or (registration(),)))
+    async with (
+        open_process(interrupted, settings, http=services) as process,
+        trio.open_nursery() as nursery,
+    ):
+        sending = SendingScene(World(process), services, interrupted, nursery)
         sending.begin()
         with trio.fail_after(WAIT_S):
             while not await database.read(storage.positions, storage.ALL_SERVICES):

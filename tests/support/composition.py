@@ -15,14 +15,19 @@ from typing import Any
 import attrs
 import trio
 
+from hs.apis.web.app import Application
+from hs.apis.web.auth import Authenticator
 from hs.apis.web.drain import Drain
 from hs.apis.web.limits import Admission
+from hs.apis.web.route import collect
 from hs.core.ids import ServerName
 from hs.lib.aio import Bridge
 from hs.lib.clock import FixedClock
+from hs.lib.http_client import HttpClient
 from hs.nursery.plan import plan_of
 from hs.nursery.process_base import ProcessBase, build_process_base
 from hs.nursery.services import RemoteServers, Services, build_services
+from hs.nursery.wiring.http_clients import HttpClients
 from hs.repl.cluster import Cluster, Connect
 from hs.repl.feed import Feed
 from hs.repl.freshness import Freshness
@@ -47,6 +52,7 @@ from hs.settings.sections.server import ServerSettings, SigningKeySettings
 from hs.settings.sections.workers import InstanceAddress, WorkerSettings
 from hs.settings.settings import Settings
 from hs.storage.database import Database
+from tests.support.web import WebClient
 
 SERVER = ServerName("test.example")
 SEED = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8"  # the bytes 0 to 31
@@ -87,7 +93,7 @@ class Neighbourhood:
     ) -> tuple[InProcTransport, Cluster]:
         """Connect a process to the others; see `hs.repl.cluster.Connect`."""
         instance = ownership.topology.instance
-        transport = self.hub.join(feed)
+        transport = InProcTransport(feed, self.hub)
         clients = RpcClients(self.sender, SECRET, feed)
         intake = Intake(feed, instance, database, lambda other: clients.proxy(RecentRows, other))
         server = RpcServer(lambda: transport.sources)
@@ -97,7 +103,7 @@ class Neighbourhood:
             clients=clients,
             server=server,
             endpoint=endpoint,
-            sender=PooledSender({}, ssl.create_default_context()),
+            sender=PooledSender({}, ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)),
             traffic=_NoTraffic(),
             intake=intake,
             freshness=Freshness(feed, instance, database, intake.look),
@@ -119,16 +125,7 @@ class _NoTraffic:
 class _NoBridge:
     """The bridge of tests that run on virtual time, and so may not use asyncio."""
 
-    async def run(self, afn: Any, *args: Any) -> Any:
-        raise AssertionError("this test has no asyncio loop")
-
-    async def run_patiently(self, grace_s: float, afn: Any, *args: Any) -> Any:
-        raise AssertionError("this test has no asyncio loop")
-
-    def tell_trio(self, fn: Any, *args: Any) -> None:
-        raise AssertionError("this test has no asyncio loop")
-
-    def tell_loop(self, fn: Any, *args: Any) -> None:
+    def __getattr__(self, name: str) -> Any:
         raise AssertionError("this test has no asyncio loop")
 
 
@@ -141,6 +138,8 @@ class ComposedProcess:
 
     base: ProcessBase
     services: Services
+    clock: FixedClock
+    drain: Drain
 
     async def run_duty(self, name: str) -> None:
         """Run a duty until it is over or cancelled."""
@@ -149,14 +148,30 @@ class ComposedProcess:
         )
         await duty.run()
 
-    def endpoints(self) -> list[object]:
-        """Return the objects that declare the endpoints of the process."""
-        return [endpoint for part in self.services.parts for endpoint in part.endpoints]
+    @asynccontextmanager
+    async def duties(self, *names: str) -> AsyncIterator[None]:
+        """Run duties until the block ends."""
+        async with trio.open_nursery() as nursery:
+            for name in names:
+                nursery.start_soon(self.run_duty, name)
+            yield
+            nursery.cancel_scope.cancel()
+
+    def client(self, authenticator: Authenticator | None = None) -> WebClient:
+        """Return a client of all endpoints, with the tokens of sessions or of a fake."""
+        endpoints = [endpoint for part in self.services.parts for endpoint in part.endpoints]
+        sessions = self.services.core.sessions
+        application = Application(
+            collect(*endpoints), authenticator or sessions.authenticator, rates=sessions.rates
+        )
+        return WebClient(application)
 
 
-def worker_settings(settings: Settings, instance: str, **writers: tuple[str, ...]) -> Settings:
+def worker_settings(
+    settings: Settings, instance: str, *others: str, **writers: tuple[str, ...]
+) -> Settings:
     """Return the settings of one of several processes; `writers` maps streams to their writers."""
-    names = {name for instances in writers.values() for name in instances}
+    names = {instance, *others}.union(*writers.values())
     addresses = {name: InstanceAddress(host="127.0.0.1", port=1) for name in sorted(names)}
     defaults = WorkerSettings()
     workers = attrs.evolve(
@@ -173,23 +188,34 @@ async def open_process(
     clock: FixedClock | None = None,
     neighbours: Neighbourhood | None = None,
     remote: RemoteServers | None = None,
+    http: HttpClient | None = None,
     bridge: Bridge | None = None,
 ) -> AsyncIterator[ComposedProcess]:
-    """Compose a process and run its writers and its committer until the block ends.
+    """Compose a process and run its writers and runners until the block ends.
 
-    Another process on the same database afterwards is a restart.
+    Another process on the same database afterwards is a restart. `http` answers all requests that
+    the process sends.
     """
-    connect: Connect = (neighbours or Neighbourhood()).connect
+    neighbours = neighbours or Neighbourhood()
+    connect: Connect = neighbours.connect
+    clock = clock or FixedClock()
     base = build_process_base(
         settings,
         plan_of(settings),
-        clock or FixedClock(),
+        clock,
         bridge or NO_BRIDGE,
         database,
         connect=connect,
     )
-    services = build_services(base, Admission(), Drain(), remote or RemoteServers())
-    process = ComposedProcess(base=base, services=services)
+    clients = None
+    if http is not None:
+        clients = HttpClients(public=http, direct=http, trusted=http, previews=http)
+    drain = Drain()
+    services = build_services(base, Admission(), drain, remote or RemoteServers(), clients)
+    if isinstance(base.transport, InProcTransport) and base.cluster is not None:
+        # As in production, rows of other processes arrive once all subscribers are there.
+        neighbours.hub.enter(base.transport)
+    process = ComposedProcess(base=base, services=services, clock=clock, drain=drain)
     async with trio.open_nursery() as streams:
         if base.cluster is not None:
             await streams.start(base.cluster.server.run)
@@ -198,7 +224,9 @@ async def open_process(
         for memory in base.memory_writers.values():
             memory.attach()
         async with trio.open_nursery() as runners:
-            for part in (services.core.rooms.part, services.push.part):
+            for part in services.parts:
+                if part is services.core.http.part and bridge is None:
+                    continue  # its clients send nothing, and close their connections by the bridge
                 for _, runner in part.runners:
                     await runners.start(runner)
             yield process

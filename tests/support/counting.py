@@ -1,11 +1,18 @@
-"""A database that counts the queries it receives."""
+"""A database that counts the queries it receives.
+
+A process also evaluates push rules after a request; `wait_until_quiet` keeps that out of the count.
+"""
 
 from collections.abc import Callable
 from typing import Any
 
 import attrs
+import trio
 
 from hs.storage.database import Database, Tx
+from tests.support.composition import ComposedProcess
+
+WAIT_S = 60.0
 
 
 @attrs.define
@@ -58,3 +65,13 @@ class CountingDatabase:
             return await unit(CountingTx(tx, self._count), *args)
 
         return await self._database.write(counted)
+
+
+async def wait_until_quiet(process: ComposedProcess) -> None:
+    """Wait until a process has evaluated all events and stored the results."""
+    evaluation = process.services.push.evaluation
+    assert evaluation is not None, "this process does not evaluate"
+    with trio.fail_after(WAIT_S):
+        while evaluation.waiting:
+            await trio.lowlevel.checkpoint()
+        await evaluation.flush()

@@ -10,6 +10,7 @@ import trio
 
 from hs.lib.aio import Bridge, open_bridge
 from hs.storage.database import Database
+from hs.storage.inline import open_inline
 from hs.storage.migrate import bundled_migrations, migrate
 from hs.storage.postgres.config import PostgresConfig
 from hs.storage.postgres.database import open_postgres
@@ -77,6 +78,14 @@ def make_postgres_template(server: PostgresServer) -> None:
 
     trio.run(fill)
     server.psql(_KEEP_SEED, database=TEMPLATE)
+
+
+@asynccontextmanager
+async def fresh_inline() -> AsyncIterator[Database]:
+    """Open a migrated, empty SQLite database that needs no thread: for tests in virtual time."""
+    async with open_inline() as database:
+        await migrate(database, bundled_migrations(), ["pre", "post"])
+        yield database
 
 
 @asynccontextmanager

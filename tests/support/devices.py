@@ -1,110 +1,90 @@
-"""Devices over a World, with their endpoints, `/sync` and sliding sync.
+"""The devices of a composed process, with real sessions.
 
 async with open_devices(database) as server:
-    phone = await server.device(ALICE, "PHONE")          # also its access token
+    phone = await server.device(ALICE, "PHONE")          # its access token
     answer = await server.client.post("/_matrix/client/v3/keys/upload", {...}, token=phone)
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
 import attrs
 import orjson
-import trio
 
-from hs.apis.client.encryption.cross_signing import CrossSigningApi
-from hs.apis.client.encryption.dehydrated_device import DehydratedDeviceApi
-from hs.apis.client.encryption.key_backup import KeyBackupApi
-from hs.apis.client.encryption.keys import KeysApi
-from hs.apis.client.encryption.to_device import ToDeviceApi
 from hs.core.canonical_json import JsonObject, canonical_json
-from hs.core.errors import Forbidden
 from hs.core.ids import UserID
 from hs.core.requester import Requester
 from hs.core.signing.keys import SigningKey
-from hs.core.streams import DEVICE_LISTS, TO_DEVICE, DeviceListRow, ToDeviceRow
-from hs.repl.inproc import InProcHub
-from hs.repl.writers import TableWriter
-from hs.services.accounts.sessions.interactive_auth import PASSWORD, InteractiveAuth, StageAttempt
-from hs.services.devices.cross_signing import CrossSigning
-from hs.services.devices.dehydrated_devices import DehydratedDevices
-from hs.services.devices.device_keys import KeyDirectory
-from hs.services.devices.device_list_writer import DeviceListWriter, LocalDeviceListWriter
-from hs.services.devices.device_lists import DeviceLists
-from hs.services.devices.device_updates import DeviceCleanup, DeviceUpdates
-from hs.services.devices.inbox_writer import BundleUnpacker, InboxWriter, LocalInboxWriter
-from hs.services.devices.inboxes import InboxReader
-from hs.services.devices.key_backup import KeyBackups
-from hs.services.devices.one_time_keys import OneTimeKeys
-from hs.services.devices.remote_devices import NoRemoteDevices
-from hs.services.devices.to_device import DehydratedDeviceMessages, ToDeviceMessages
-from hs.services.devices.user_keys import UserKeysReader
-from hs.services.rooms.store.shared_rooms import SharedRooms
-from hs.services.sync.assembly import RoomReaders, SyncSources, make_sync
-from hs.services.sync.encryption_section import EncryptionSection
-from hs.services.sync.notifier import Notifier
-from hs.services.sync.sliding.assembly import make_sliding_sync
+from hs.nursery.wiring.devices import DeviceServices
+from hs.services.accounts.sessions.sessions import RequestedDevice
+from hs.services.devices.device_list_writer import DeviceListWriter
+from hs.services.devices.device_updates import DeviceUpdates
+from hs.services.devices.inbox_writer import BundleUnpacker, InboxWriter
 from hs.services.sync.sliding.request import SlidingExtensionsRequest, SlidingRequest
-from hs.services.sync.sliding.sliding_sync import SlidingSync
 from hs.services.sync.sync_context import SyncRequest
-from hs.services.sync.sync_service import SyncService
-from hs.settings.sections.accounts import ReauthSettings
-from hs.storage.database import Database
-from hs.storage.devices import devices
-from tests.support.reading import readers_of
-from tests.support.rooms import SERVER, World, open_world
-from tests.support.syncing import PresenceTable, Tables
-from tests.support.web import Tokens, WebClient, WebResponse, client_for
+from hs.settings.settings import Settings
+from hs.storage.accounts import users
+from hs.storage.accounts.users import UserRecord
+from hs.storage.database import Database, Tx
+from tests.support.composition import SETTINGS, Neighbourhood
+from tests.support.rooms import World, open_world
+from tests.support.web import WebClient, WebResponse
 
 V3 = "/_matrix/client/v3"
 PASSWORD_OF_ALL = "open sesame"
+PASSWORD_HASH = "$2b$04$qVQfBtGp7dPaPv/YsROt7eiEsbMa9ejA3G181Jb1VIW2Fl/VQV8xW"
 
 
-class SharedPasswordStage:
-    """A password stage with one password for all users."""
-
-    async def check(self, attempt: StageAttempt) -> None:
-        if attempt.auth.get("password") != PASSWORD_OF_ALL:
-            raise Forbidden("Wrong password")
-
-    def flows(self) -> Sequence[Sequence[str]]:
-        return [[PASSWORD]]
-
-
-@attrs.define(eq=False)
+@attrs.frozen(eq=False)
 class Process:
-    """The readers of one process, the endpoints, `/sync` and sliding sync."""
+    """The devices of a process, and a client of its endpoints."""
 
     world: World
-    lists: DeviceListWriter
-    inboxes: InboxWriter
-    updates: DeviceUpdates
-    tokens: Tokens
-    to_device: ToDeviceMessages
-    one_time_keys: OneTimeKeys
-    device_lists: DeviceLists
-    user_keys: UserKeysReader
-    upkeep: DeviceCleanup
-    service: SyncService
-    sliding: SlidingSync
     client: WebClient
-    filer: BundleUnpacker = attrs.field(init=False)  # of the owner only
+
+    @property
+    def services(self) -> DeviceServices:
+        """The services of devices."""
+        return self.world.process.services.devices
+
+    @property
+    def lists(self) -> DeviceListWriter:
+        """The writer of device lists, or a proxy of it."""
+        return self.world.process.services.core.device_writers.lists
+
+    @property
+    def inboxes(self) -> InboxWriter:
+        """The writer of inboxes, or a proxy of it."""
+        return self.world.process.services.core.device_writers.inboxes
+
+    @property
+    def updates(self) -> DeviceUpdates:
+        """The watcher of sessions that announces devices and deletes their data."""
+        return self.world.process.services.core.device_writers.updates
+
+    @property
+    def filer(self) -> BundleUnpacker:
+        """The duty of the owner that unpacks bundles of messages."""
+        filer = self.world.process.services.core.device_writers.filer
+        assert filer is not None, "this process writes no inboxes"
+        return filer
+
+    async def clean_up(self) -> None:
+        """Run the cleanup of devices once."""
+        await self.world.process.run_duty("device cleanup")
 
     async def device(self, user_id: UserID, device_id: str, name: str | None = None) -> str:
-        """Create a device and return its access token."""
-        database = self.world.database
-        now_ms = self.world.clock.now_ms()
-        if await database.write(devices.ensure, user_id, device_id, name, now_ms):
-            await self.updates.devices_changed(user_id, [device_id])
-        token = f"{user_id} {device_id}"
-        self.tokens.requesters[token] = Requester(user_id, device_id, 1)
-        return token
+        """Log in a device and return its access token."""
+        await self.world.database.write(_ensure_user, user_id)
+        device = RequestedDevice(device_id=device_id, display_name=name)
+        sessions = self.world.process.services.core.sessions.sessions
+        return (await sessions.open(user_id, device)).access_token
 
     async def log_out(self, user_id: UserID, *device_ids: str) -> None:
         """Delete devices."""
-        await self.world.database.write(devices.delete, user_id, list(device_ids))
-        await self.updates.devices_removed(user_id, list(device_ids))
+        sessions = self.world.process.services.core.sessions.sessions
+        await sessions.remove_devices(user_id, list(device_ids))
 
     async def upload(self, token: str, **keys: Any) -> WebResponse:
         """Upload keys."""
@@ -139,7 +119,7 @@ class Process:
     ) -> Any:
         """Call `/sync` and return the parsed response."""
         request = SyncRequest(Requester(user_id, device_id, 1), since, timeout_ms)
-        return orjson.loads(await self.service.sync(request))
+        return orjson.loads(await self.world.process.services.sync.sync.sync(request))
 
     async def slide(
         self,
@@ -151,123 +131,22 @@ class Process:
     ) -> Any:
         """Call sliding sync with extensions only and return the parsed response."""
         request = SlidingRequest(pos=pos, extensions=extensions, timeout_ms=timeout_ms)
-        requester = Requester(user_id, device_id, 1)
-        return orjson.loads(await self.sliding.sync(requester, request))
+        sliding = self.world.process.services.sync.sliding
+        return orjson.loads(await sliding.sync(Requester(user_id, device_id, 1), request))
+
+
+async def _ensure_user(tx: Tx, user_id: UserID) -> None:
+    if await users.find_user(tx, user_id) is None:
+        await users.insert_user(tx, UserRecord(user_id, PASSWORD_HASH, 0))
 
 
 @asynccontextmanager
-async def open_devices(database: Database, hub: InProcHub | None = None) -> AsyncIterator[Process]:
-    """Start the rooms and devices parts of a server."""
-    hub = hub or InProcHub()
-    async with open_world(database, hub=hub) as world:
-        transport, now_ms = hub.join(world.feed), world.clock.now_ms
-        lists: TableWriter[DeviceListRow] = TableWriter(
-            DEVICE_LISTS, "main", database, transport, now_ms
-        )
-        inboxes: TableWriter[ToDeviceRow] = TableWriter(
-            TO_DEVICE, "main", database, transport, now_ms
-        )
-        filer = BundleUnpacker(inboxes, world.feed)
-        process = make_process(
-            world,
-            LocalDeviceListWriter(lists, world.clock),
-            LocalInboxWriter(inboxes, world.clock, filer),
-        )
-        process.filer = filer
-        async with trio.open_nursery() as nursery:
-            await nursery.start(lists.run)
-            await nursery.start(inboxes.run)
-            yield process
-            nursery.cancel_scope.cancel()
-
-
-def make_process(
-    world: World, lists: DeviceListWriter, inboxes: InboxWriter, *, is_owner: bool = True
-) -> Process:
-    """Build the services of one process, before its first event or after a restart."""
-    database, feed = world.database, world.feed
-    reading = readers_of(world)
-    remote, tokens = NoRemoteDevices(), Tokens()
-    updates = DeviceUpdates(lists, inboxes)
-    neighbours = SharedRooms(database, world.events, reading.memberships, reading.tails)
-    to_device = ToDeviceMessages(inboxes, remote, SERVER)
-    waiting = InboxReader(database, feed)
-    one_time_keys = OneTimeKeys(database, feed, inboxes, remote, SERVER)
-    device_lists = DeviceLists(database, feed, neighbours)
-    user_keys = UserKeysReader(database, feed, is_owner=is_owner)
-    encryption = EncryptionSection(waiting, device_lists, one_time_keys)
-    tables = Tables(feed)
-    readers = RoomReaders(
-        database,
-        feed,
-        world.events,
-        world.states,
-        reading.memberships,
-        reading.tails,
-        reading.rendering,
-        reading.visibility,
-    )
-    sources = SyncSources(
-        account_data=tables,
-        push_rules=tables,
-        filters=tables,
-        receipts=tables,
-        typing=tables,
-        presence=PresenceTable(tables),
-        counts=tables,
-        extensions=(encryption,),
-    )
-    notifier = Notifier(feed)
-    return Process(
-        world=world,
-        lists=lists,
-        inboxes=inboxes,
-        updates=updates,
-        tokens=tokens,
-        to_device=to_device,
-        one_time_keys=one_time_keys,
-        device_lists=device_lists,
-        user_keys=user_keys,
-        upkeep=DeviceCleanup(database, world.clock, updates, inboxes),
-        service=make_sync(readers, sources, notifier),
-        sliding=make_sliding_sync(readers, sources, notifier, world.clock, encryption=encryption),
-        client=_client(
-            world, lists, inboxes, one_time_keys, device_lists, user_keys, to_device, tokens
-        ),
-    )
-
-
-def _client(
-    world: World,
-    lists: DeviceListWriter,
-    inboxes: InboxWriter,
-    one_time_keys: OneTimeKeys,
-    device_lists: DeviceLists,
-    user_keys: UserKeysReader,
-    to_device: ToDeviceMessages,
-    tokens: Tokens,
-) -> WebClient:
-    database, remote, sesame = world.database, NoRemoteDevices(), SharedPasswordStage()
-    return client_for(
-        KeysApi(
-            KeyDirectory(user_keys, lists, one_time_keys, remote, SERVER),
-            one_time_keys,
-            device_lists,
-        ),
-        CrossSigningApi(
-            CrossSigning(user_keys, lists, remote, SERVER),
-            sesame,
-            InteractiveAuth(database, world.clock, ReauthSettings(), {PASSWORD: sesame}),
-        ),
-        ToDeviceApi(to_device),
-        KeyBackupApi(KeyBackups(database)),
-        DehydratedDeviceApi(
-            DehydratedDevices(
-                database, lists, inboxes, one_time_keys, DehydratedDeviceMessages(database)
-            )
-        ),
-        tokens=tokens,
-    )
+async def open_devices(
+    database: Database, settings: Settings = SETTINGS, neighbours: Neighbourhood | None = None
+) -> AsyncIterator[Process]:
+    """Start a process; another one on the same database afterwards is a restart."""
+    async with open_world(database, settings, neighbours=neighbours) as world:
+        yield Process(world, world.process.client())
 
 
 @attrs.frozen

@@ -1,7 +1,7 @@
-"""A media repository on a test database and folder."""
+"""The media repository of a composed process, with its files in a folder of the test."""
 
 import io
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -10,50 +10,53 @@ import attrs
 import trio
 from PIL import Image
 
-from hs.apis.media.downloads import MediaDownloadApi
-from hs.apis.media.uploads import MediaUploadApi
-from hs.apis.web.drain import Drain
 from hs.core.ids import ServerName
 from hs.core.requester import Requester
-from hs.core.streams import CACHES
 from hs.lib.clock import FixedClock
-from hs.lib.sandbox.pool import Sandbox
-from hs.repl.feed import Feed
-from hs.repl.inproc import local_transport
-from hs.repl.memory_writer import MemoryWriter, epoch_at
-from hs.services.media.content_stores import MediaStorage, ProviderStore
-from hs.services.media.last_access import MediaAccessTimes
-from hs.services.media.media_cleanup import MediaCleanup
-from hs.services.media.media_folder import MediaFolder
+from hs.nursery.plan import MEDIA_JOBS
+from hs.nursery.services import RemoteServers
+from hs.services.media.content_stores import MediaStorage
 from hs.services.media.remote_media import NoRemoteMedia, RemoteMedia
 from hs.services.media.repository import MediaRepository, Upload
 from hs.services.media.thumbnails import Thumbnails
-from hs.services.media.upload_waiters import UploadWaiters
 from hs.settings.sections.media import MediaSettings
+from hs.settings.settings import Settings
 from hs.storage.database import Database
 from hs.storage.media.media import Media
-from tests.support.web import Tokens, WebClient, client_for
+from tests.support.composition import SETTINGS, ComposedProcess, open_process
+from tests.support.web import Tokens, WebClient
 
 SERVER = ServerName("test")
-ALL_MEDIA = ("client", "media")
 
 
-@attrs.frozen
+@attrs.frozen(eq=False)
 class MediaWorld:
-    """The components of a media repository, and a client of its endpoints."""
+    """The media repository of a process, and a client to whom a user's token is the name."""
 
-    database: Database
-    clock: FixedClock
-    settings: MediaSettings
-    contents: MediaStorage
-    repository: MediaRepository
-    thumbnails: Thumbnails
-    uses: MediaAccessTimes
-    upkeep: MediaCleanup
-    tokens: Tokens
+    process: ComposedProcess
     client: WebClient
+    tokens: Tokens
     alice: Requester
-    drain: Drain
+
+    @property
+    def clock(self) -> FixedClock:
+        """The clock, which a test may advance."""
+        return self.process.clock
+
+    @property
+    def repository(self) -> MediaRepository:
+        """The repository."""
+        return self.process.services.media.repository
+
+    @property
+    def thumbnails(self) -> Thumbnails:
+        """The thumbnails."""
+        return self.process.services.media.thumbnails
+
+    @property
+    def contents(self) -> MediaStorage:
+        """The media folder and the storage providers."""
+        return self.repository.contents
 
     @property
     def root(self) -> Path:
@@ -77,68 +80,41 @@ class MediaWorld:
         parts = self.contents.folder.read(stored.location, 0, size)
         return b"".join([part async for part in parts])
 
+    async def clean_up(self) -> None:
+        """Clean up, as the process does once an hour."""
+        await self.process.run_duty(MEDIA_JOBS)
+
+
+def media_settings(folder: Path, **media: Any) -> Settings:
+    """Return settings with a media folder; `media` are fields of MediaSettings."""
+    return attrs.evolve(
+        SETTINGS,
+        server=attrs.evolve(SETTINGS.server, server_name=SERVER),
+        media=MediaSettings(media_store_path=folder / "media", **media),
+    )
+
 
 @asynccontextmanager
 async def open_media(
-    database: Database,
-    folder: Path,
-    *,
-    places: Sequence[ProviderStore] = (),
-    remote: RemoteMedia | None = None,
-    **settings: Any,
+    database: Database, folder: Path, *, remote: RemoteMedia | None = None, **media: Any
 ) -> AsyncIterator[MediaWorld]:
-    """Start a media repository; `settings` are fields of MediaSettings."""
-    clock, feed = FixedClock(), Feed()
-    media_settings = MediaSettings(media_store_path=folder / "media", **settings)
-    caches = MemoryWriter(CACHES, "main", local_transport(feed), epoch_at(clock.now_ms()))
-    caches.attach()
-    contents = MediaStorage(MediaFolder(media_settings.media_store_path), places, database)
-    uses = MediaAccessTimes(database, clock)
-    repository = MediaRepository(
-        contents=contents,
-        database=database,
-        clock=clock,
-        server_name=SERVER,
-        settings=media_settings,
-        arrivals=UploadWaiters(feed, caches),
-        uses=uses,
-        remote=remote or NoRemoteMedia(),
-    )
-    sandbox = Sandbox(children=1)
-    thumbnails = Thumbnails(contents, database, sandbox, media_settings)
-    tokens, drain = Tokens(), Drain()
-    client = client_for(
-        MediaUploadApi(repository, thumbnails, SERVER),
-        MediaDownloadApi(repository, thumbnails, SERVER, media_settings.max_upload_size, drain),
-        tokens=tokens,
-    )
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(thumbnails.run)
-        await nursery.start(contents.run)
-        upkeep = MediaCleanup(
-            database=database,
-            clock=clock,
-            contents=contents,
-            repository=repository,
-            server_name=SERVER,
-            retention=media_settings.media_retention,
-        )
-        yield MediaWorld(
-            database=database,
-            clock=clock,
-            settings=media_settings,
-            contents=contents,
-            repository=repository,
-            thumbnails=thumbnails,
-            uses=uses,
-            upkeep=upkeep,
-            tokens=tokens,
-            client=client,
-            alice=tokens.user("alice"),
-            drain=drain,
-        )
+    """Start a process that copies to its providers; `media` are fields of MediaSettings."""
+    servers, tokens = RemoteServers(media=remote or NoRemoteMedia()), Tokens()
+    async with (
+        open_process(database, media_settings(folder, **media), remote=servers) as process,
+        trio.open_nursery() as nursery,
+    ):
+        world = MediaWorld(process, process.client(tokens), tokens, tokens.user("alice"))
+        await nursery.start(world.contents.run)  # which first checks the folder
+        yield world
         nursery.cancel_scope.cancel()
-    await sandbox.aclose()
+
+
+async def until(holds: Callable[[], object]) -> None:
+    """Wait until a condition holds that other threads may change."""
+    with trio.fail_after(60):
+        while not holds():  # noqa: ASYNC110 threads set no trio event
+            await trio.sleep(0.01)
 
 
 async def parts_of(content: bytes, size: int = 10_000) -> AsyncGenerator[bytes, None]:

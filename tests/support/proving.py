@@ -1,41 +1,20 @@
-"""Fakes for the validation of addresses and for captchas in tests of accounts."""
+"""The servers that accounts ask: identity servers and the captcha service."""
 
 from collections.abc import Mapping
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 import attrs
 import orjson
 
-from hs.core.ids import ServerName
-from hs.core.signing.keys import Signer, SigningKey
 from hs.lib.http_client import NO_HEADERS, HttpResponse
-from hs.nursery.wiring.threepid_servers import ThreepidServers
-from hs.services.accounts.terms.captcha import Captcha
-from hs.services.accounts.threepids.identity_servers import IdentityServers
-from hs.services.accounts.threepids.msisdn_delegate import MsisdnDelegate
-from hs.settings.settings import Settings
-from hs.storage.database import Database
-
-KEY = SigningKey.from_seed("a_test", bytes(32))
 
 
 @attrs.define(eq=False)
-class FakeCaptcha:
-    """A Captcha that accepts one known response and records all."""
+class FakeServers:
+    """An HttpClient that acts as an identity server and as a captcha service.
 
-    right: str = "right"
-    asked: list[tuple[str, str]] = attrs.field(factory=list)
-
-    async def verify(self, response: str, client_ip: str) -> bool:
-        self.asked.append((response, client_ip))
-        return response == self.right
-
-
-@attrs.define(eq=False)
-class FakeIdentityServer:
-    """An HttpClient that acts as an identity server.
-
-    It validates phone numbers and binds addresses.
+    The identity server validates phone numbers and binds addresses. The captcha service accepts one
+    response; `captchas` are the responses that it was asked about, with the client's address.
     """
 
     code: str = "1234"
@@ -43,6 +22,8 @@ class FakeIdentityServer:
     validated: set[str] = attrs.field(factory=set)
     bound: list[tuple[str, str]] = attrs.field(factory=list)
     unbound: list[str] = attrs.field(factory=list)
+    right_captcha: str = "right"
+    captchas: list[tuple[str, str]] = attrs.field(factory=list)
 
     async def send(
         self,
@@ -55,13 +36,16 @@ class FakeIdentityServer:
         max_bytes: int = 1 << 20,
         redirects: int = 0,
     ) -> HttpResponse:
-        parts = urlsplit(url)
-        query = {name: values[0] for name, values in parse_qs(parts.query).items()}
-        fields = orjson.loads(body) if body else query
+        parts, sent = urlsplit(url), body or b""
+        is_json = sent.startswith(b"{")
+        fields = orjson.loads(sent) if is_json else dict(parse_qsl(sent.decode() or parts.query))
         status, content = self._respond(parts.path.rsplit("/", 1)[1], fields)
         return HttpResponse(status, {}, orjson.dumps(content), url)
 
     def _respond(self, name: str, fields: dict[str, str]) -> tuple[int, dict[str, object]]:
+        if name == "siteverify":
+            self.captchas.append((fields["response"], fields["remoteip"]))
+            return 200, {"success": fields["response"] == self.right_captcha}
         if name == "requestToken":
             sid = f"remote{len(self.numbers)}"
             self.numbers[sid] = "".join(c for c in fields["phone_number"] if c.isdigit())
@@ -80,15 +64,3 @@ class FakeIdentityServer:
             return 200, {"medium": "email", "address": "alice@example.org", "mxid": fields["mxid"]}
         self.unbound.append(fields["mxid"])
         return 200, {}
-
-
-def address_servers(
-    settings: Settings, database: Database, world: FakeIdentityServer, captcha: Captcha
-) -> ThreepidServers:
-    """Build the clients of identity servers, which send their requests to `world`."""
-    signer = Signer(ServerName("test"), KEY)
-    return ThreepidServers(
-        identity_servers=IdentityServers(database, world, signer),
-        phones=MsisdnDelegate(settings.delegates.msisdn, world),
-        captcha=captcha,
-    )

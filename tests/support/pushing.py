@@ -1,30 +1,38 @@
-"""Push notifications over a World; deliveries are recorded instead of sent."""
+"""Push notifications of a composed process to a gateway that records them."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
 import attrs
+import orjson
 import trio
 
 from hs.core.ids import EventID, RoomID, UserID
 from hs.core.requester import Requester
-from hs.core.streams import PUSHERS
-from hs.repl.inproc import InProcHub
-from hs.repl.writers import TableWriter
-from hs.services.push.evaluation.thread_subscribers import ThreadSubscribers
-from hs.services.push.pushers.delivery import DeliveryResult, Push, Pusher
-from hs.services.push.pushers.http_pusher import HttpPusher, HttpPusherDependencies
-from hs.services.push.pushers.pusher_duty import PusherDuty, PusherFactory
-from hs.services.push.pushers.pusher_positions import PusherPositions
-from hs.services.push.pushers.pusher_table import PusherTable
-from hs.services.push.pushers.pushers import HTTP, Pushers
+from hs.lib.http_client import (
+    MAX_RESPONSE_BYTES,
+    NO_HEADERS,
+    RESPONSE_TIMEOUT_S,
+    HttpResponse,
+    HttpTimedOut,
+)
+from hs.services.push.pushers.pushers import Pushers
+from hs.settings.sections.mail import MailSettings
+from hs.settings.settings import Settings
 from hs.storage.database import Database
+from tests.support.composition import SETTINGS
 from tests.support.rooms import World
 from tests.support.unread import UnreadScene, open_unread
 
 URL = "https://push.example.org/_matrix/push/v1/notify"
 WAIT_S = 60.0
+WITH_EMAIL = attrs.evolve(
+    SETTINGS,
+    email=MailSettings(
+        enable_notifs=True, notif_from="hs <noreply@hs.example>", notif_delay_before_mail=0
+    ),
+)
 
 
 def pusher_body(pushkey: str = "key", **more: Any) -> dict[str, Any]:
@@ -41,61 +49,115 @@ def pusher_body(pushkey: str = "key", **more: Any) -> dict[str, Any]:
     }
 
 
-@attrs.define(eq=False)
-class RecordingDelivery:
-    """A gateway that records deliveries and returns the configured results."""
+@attrs.frozen
+class Answer:
+    """An answer of a push gateway; `status` 0 is no answer in time."""
 
-    delivered_events: list[tuple[str, EventID]] = attrs.Factory(list)
-    attempts: int = 0
-    results: list[DeliveryResult] = attrs.Factory(list)
-    badges: list[str] = attrs.Factory(list)
-    actions: list[str] = attrs.Factory(list)
+    status: int = 200
+    body: bytes = b'{"rejected":[]}'
+
+
+DELIVERED, FAILED, REFUSED, AWAY = Answer(), Answer(502), Answer(400), Answer(0)
+GONE = Answer(body=b'{"rejected":["key"]}')
+
+
+@attrs.define(eq=False)
+class FakeGateway:
+    """A push gateway that records notifications and gives the configured answers."""
+
+    sent: list[dict[str, Any]] = attrs.Factory(list)
+    delivered: list[dict[str, Any]] = attrs.Factory(list)
+    urls: list[str] = attrs.Factory(list)
+    answers: list[Answer] = attrs.Factory(list)
+    answer: Answer = DELIVERED
     _changed: trio.Event = attrs.Factory(trio.Event)
 
-    async def deliver(self, pusher: Pusher, push: Push) -> DeliveryResult:
-        """Record a notification."""
+    async def send(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str] = NO_HEADERS,
+        body: bytes | None = None,
+        timeout_s: float = RESPONSE_TIMEOUT_S,
+        max_bytes: int = MAX_RESPONSE_BYTES,
+        redirects: int = 0,
+    ) -> HttpResponse:
+        """Record a notification and answer."""
         await trio.lowlevel.checkpoint()
-        self.attempts += 1
-        result = self.results.pop(0) if self.results else DeliveryResult.DELIVERED
-        if result is DeliveryResult.DELIVERED:
-            self.delivered_events.append((pusher.key.pushkey, EventID(push.event_id)))
-            self.actions.append(push.actions)
-        self._change()
-        return result
+        assert (method, headers["content-type"]) == ("POST", "application/json")
+        assert body is not None
+        notification = orjson.loads(body)["notification"]
+        answer = await self.answer_to(notification)
+        self.sent.append(notification)
+        self.urls.append(url)
+        if answer == DELIVERED:
+            self.delivered.append(notification)
+        self._changed.set()
+        self._changed = trio.Event()
+        if answer == AWAY:
+            raise HttpTimedOut("no response")
+        return HttpResponse(answer.status, {}, answer.body, url)
 
-    async def deliver_badge(self, pusher: Pusher, shown: int | None) -> int | None:
-        """Record a badge update."""
-        await trio.lowlevel.checkpoint()
-        self.badges.append(pusher.key.pushkey)
-        self._change()
-        return shown
+    async def answer_to(self, notification: Mapping[str, Any]) -> Answer:
+        """Return the answer to a notification."""
+        return self.answers.pop(0) if self.answers else self.answer
 
     def events(self, pushkey: str = "key") -> list[EventID]:
         """Return the events delivered to a pusher."""
-        return [event_id for key, event_id in self.delivered_events if key == pushkey]
+        return [
+            EventID(notification["event_id"])
+            for notification in self.delivered
+            if "event_id" in notification and pushkey_of(notification) == pushkey
+        ]
+
+    def badges(self) -> list[tuple[str, int]]:
+        """Return the pushkeys and counts of the notifications that update badges only."""
+        return [
+            (pushkey_of(notification), notification["counts"]["unread"])
+            for notification in self.delivered
+            if "event_id" not in notification
+        ]
 
     async def wait_until(self, holds: Callable[[], bool]) -> None:
-        """Wait until a condition on the deliveries holds."""
+        """Wait until a condition on the notifications holds."""
         with trio.fail_after(WAIT_S):
             while not holds():
                 await self._changed.wait()
 
-    def _change(self) -> None:
-        self._changed.set()
-        self._changed = trio.Event()
+
+def pushkey_of(notification: Mapping[str, Any]) -> str:
+    """Return the pushkey of a notification, which has one device."""
+    [device] = notification["devices"]
+    pushkey: str = device["pushkey"]
+    return pushkey
 
 
-@attrs.define(eq=False)
+@attrs.frozen(eq=False)
 class PushScene:
-    """A process with pushers that evaluates push rules and sends notifications."""
+    """The pushers of a process."""
 
-    world: World
     unread: UnreadScene
-    table: PusherTable
-    pushers: Pushers
-    positions: PusherPositions
-    sending: PusherDuty
-    delivered: RecordingDelivery
+    gateway: FakeGateway
+
+    @property
+    def world(self) -> World:
+        """The rooms."""
+        return self.unread.world
+
+    @property
+    def pushers(self) -> Pushers:
+        """The pushers as users set them."""
+        return self.unread.services.pushers.pushers
+
+    async def run_sending(self) -> None:
+        """Send the notifications of this process's share of the users until cancelled."""
+        [name] = [
+            duty.name
+            for duty in self.unread.services.pushers.part.duties
+            if duty.name.startswith("pushers ")
+        ]
+        await self.world.process.run_duty(name)
 
     async def set_pusher(self, user_id: UserID, pushkey: str = "key", **more: Any) -> None:
         """Set a pusher as a client does."""
@@ -113,51 +175,18 @@ class PushScene:
 
 @asynccontextmanager
 async def open_pushing(
-    world: World,
+    database: Database,
+    settings: Settings = WITH_EMAIL,
     *,
-    hub: InProcHub | None = None,
-    delivered: RecordingDelivery | None = None,
-    is_ours: Callable[[UserID], bool] = lambda user_id: True,
+    gateway: FakeGateway | None = None,
     is_sending: bool = True,
-    at_once: int = 10,
-    threads: ThreadSubscribers | None = None,
 ) -> AsyncIterator[PushScene]:
-    """Start the push services over a world; without `is_sending` nothing is delivered."""
-    hub = hub or InProcHub()
-    database: Database = world.database
-    writer = TableWriter(PUSHERS, "main", database, hub.join(world.feed), world.clock.now_ms)
-    table = PusherTable(writer, world.clock)
-    positions = PusherPositions(database)
-    gateway = delivered or RecordingDelivery()
-    slots, slow_slots = trio.CapacityLimiter(at_once), trio.CapacityLimiter(at_once)
-    tools = HttpPusherDependencies(
-        database=database,
-        positions=positions,
-        writer=table,
-        clock=world.clock,
-        slots=slots,
-        slow_slots=slow_slots,
-        jitter_ms=0,
-    )
-
-    def make(pusher: Pusher) -> HttpPusher:
-        return HttpPusher(pusher, gateway, tools)
-
-    makers: dict[str, PusherFactory] = {HTTP: make}
-    sending = PusherDuty(database, world.feed, positions, makers, is_ours)
-    async with open_unread(world, hub, threads) as unread, trio.open_nursery() as nursery:
-        await nursery.start(writer.run)
-        pushers = Pushers(database, table, True)
-        scene = PushScene(
-            world=world,
-            unread=unread,
-            table=table,
-            pushers=pushers,
-            positions=positions,
-            sending=sending,
-            delivered=gateway,
-        )
-        if is_sending:
-            nursery.start_soon(sending.run)
-        yield scene
-        nursery.cancel_scope.cancel()
+    """Start a process; without `is_sending` it delivers nothing."""
+    gateway = gateway or FakeGateway()
+    async with open_unread(database, settings, http=gateway) as unread:
+        scene = PushScene(unread, gateway)
+        async with trio.open_nursery() as nursery:
+            if is_sending:
+                nursery.start_soon(scene.run_sending)
+            yield scene
+            nursery.cancel_scope.cancel()

@@ -1,91 +1,114 @@
-"""The rooms part of a server: rooms, their feed and their database, without HTTP.
+"""The rooms of a composed process: to write events as users do, without HTTP.
 
 async with open_world(database) as world:
     room_id = await world.create_room(ALICE, invite=(BOB,))
     sent = await world.send(room_id, ALICE, "hello")
 """
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 import attrs
-import trio
 
 from hs.core.events import event_types
-from hs.core.ids import EventID, RoomID, ServerName, UserID
-from hs.core.signing.keys import Signer, SigningKey
+from hs.core.ids import EventID, RoomID, UserID
 from hs.core.streams import EVENTS, EventRow
 from hs.lib.clock import FixedClock
+from hs.nursery.services import RemoteServers
+from hs.nursery.wiring.rooms import RoomOwner
 from hs.repl.feed import Feed
-from hs.repl.inproc import InProcHub
-from hs.repl.ownership import Location, Ownership, Topology
-from hs.repl.transport import Transport
-from hs.repl.writers import TableWriter
-from hs.services.rooms.append.appender import RoomAppender
 from hs.services.rooms.append.committer import Committer
 from hs.services.rooms.append.drafts import AppendedEvent, Draft, TransactionKey
-from hs.services.rooms.append.event_builder import EventBuilder, random_opaque
 from hs.services.rooms.append.hot_rooms import HotRooms
-from hs.services.rooms.append.policy_servers import (
-    NoPolicyServers,
-    PolicyServerCheck,
-    PolicyServers,
-)
 from hs.services.rooms.append.room_writer import RoomWriter
 from hs.services.rooms.append.sharded_appender import ShardedAppender
-from hs.services.rooms.append.transaction_ids import TransactionIds
-from hs.services.rooms.receive.event_intake import OwnedRoomReceiver
-from hs.services.rooms.receive.event_receiver import ShardedReceiver
-from hs.services.rooms.receive.pdu_checks import PduChecker
-from hs.services.rooms.receive.received_room import RoomStores
-from hs.services.rooms.store.auth_chains import AuthGraph
 from hs.services.rooms.store.event_store import EventStore
 from hs.services.rooms.store.memberships import Memberships
-from hs.services.rooms.store.state_resolution import StateResolver
 from hs.services.rooms.store.state_store import StateStore
+from hs.settings.settings import Settings
 from hs.storage.database import Database
-from hs.storage.rooms.chain_cover import index_chains
-from tests.support.peers import AllKeysKeyRing
+from tests.support.composition import (
+    SETTINGS,
+    ComposedProcess,
+    Neighbourhood,
+    open_process,
+    worker_settings,
+)
 
-SERVER = ServerName("test.example")
-SIGNER = Signer(SERVER, SigningKey.from_seed("key", bytes(range(32))))
 ALICE = UserID("@alice:test.example")
 BOB = UserID("@bob:test.example")
 CAROL = UserID("@carol:test.example")
 ZOE = UserID("@zoe:elsewhere.example")
 
 DEFAULT_VERSION = "11"
-WRITERS = Topology(
-    "one",
-    "main",
-    writers={"events": ("one", "two")},
-    locations={"one": Location("127.0.0.1", 1), "two": Location("127.0.0.1", 2)},
-)
-ALONE = Topology("main", "main")
 
 
 @attrs.define(eq=False)
 class World:
-    """The components of a running server; `seen` are the rows of the events stream in order."""
+    """The rooms of a process; `seen` are the rows of the events stream in order."""
 
-    database: Database
-    feed: Feed
-    clock: FixedClock
-    signer: Signer
-    events: EventStore
-    states: StateStore
-    rooms: HotRooms
-    committer: Committer
-    writer: RoomWriter
-    appender: ShardedAppender
-    ownership: Ownership
-    stream: TableWriter[EventRow]
-    appenders: dict[str, RoomAppender]  # by instance; tests may add those of other worlds
-    receiver: ShardedReceiver
-    auth_graph: AuthGraph
-    transport: Transport
+    process: ComposedProcess
     seen: list[tuple[int, EventRow]] = attrs.Factory(list)
+
+    def __attrs_post_init__(self) -> None:
+        self.feed.subscribe(EVENTS, lambda batch: self.seen.extend(batch.rows))
+
+    @property
+    def database(self) -> Database:
+        """The database."""
+        return self.process.base.database
+
+    @property
+    def feed(self) -> Feed:
+        """The feed of the process."""
+        return self.process.base.feed
+
+    @property
+    def clock(self) -> FixedClock:
+        """The clock, which a test may advance."""
+        return self.process.clock
+
+    @property
+    def events(self) -> EventStore:
+        """The events."""
+        return self.process.services.core.rooms.events
+
+    @property
+    def states(self) -> StateStore:
+        """The states of rooms."""
+        return self.process.services.core.rooms.states
+
+    @property
+    def memberships(self) -> Memberships:
+        """The memberships."""
+        return self.process.services.core.rooms.memberships
+
+    @property
+    def appender(self) -> ShardedAppender:
+        """The appender to the rooms of all writers."""
+        return self.process.services.core.rooms.appender
+
+    @property
+    def rooms(self) -> HotRooms:
+        """The rooms that this process has loaded to write to them."""
+        return self._owner.hot
+
+    @property
+    def committer(self) -> Committer:
+        """The committer of this process."""
+        return self._owner.committer
+
+    @property
+    def writer(self) -> RoomWriter:
+        """The writer of this process."""
+        return self._owner.writer
+
+    @property
+    def _owner(self) -> RoomOwner:
+        owner = self.process.services.core.rooms.owner
+        assert owner is not None, "this process writes no events"
+        return owner
 
     async def create_room(
         self,
@@ -180,104 +203,31 @@ def txn_key(
 
 
 @asynccontextmanager
-async def open_writers(database: Database) -> AsyncIterator[tuple[World, World]]:
-    """Start two processes that write events."""
-    hub = InProcHub()
-    async with (
-        open_world(database, hub=hub, topology=WRITERS) as first,
-        open_world(database, hub=hub, topology=attrs.evolve(WRITERS, instance="two")) as second,
-    ):
-        first.appenders.update(second.appenders)
-        second.appenders.update(first.appenders)
-        yield first, second
-
-
-@asynccontextmanager
 async def open_world(
     database: Database,
+    settings: Settings = SETTINGS,
     *,
     clock: FixedClock | None = None,
-    hub: InProcHub | None = None,
-    topology: Topology = ALONE,
-    max_room_bytes: int = 128 * 1024 * 1024,
-    opaque_id: Callable[[], str] = random_opaque,
-    policy_servers: PolicyServers | None = None,
+    neighbours: Neighbourhood | None = None,
+    remote: RemoteServers | None = None,
 ) -> AsyncIterator[World]:
-    """Start the rooms part of a server; at the end it writes pending events and stops.
+    """Start a process; at the end it writes pending events and stops.
 
     Opening another world on the same database afterwards is a restart.
     """
-    world = make_world(
-        database,
-        clock or FixedClock(),
-        hub or InProcHub(),
-        topology,
-        max_room_bytes,
-        opaque_id,
-        policy_servers,
-    )
-    async with trio.open_nursery() as streams:
-        await streams.start(world.stream.run)
-        async with trio.open_nursery() as duties:
-            await duties.start(world.committer.run)
-            yield world
-            duties.cancel_scope.cancel()
-        streams.cancel_scope.cancel()
+    async with open_process(
+        database, settings, clock=clock, neighbours=neighbours, remote=remote
+    ) as process:
+        yield World(process)
 
 
-def make_world(
-    database: Database,
-    clock: FixedClock,
-    hub: InProcHub,
-    topology: Topology,
-    max_room_bytes: int,
-    opaque_id: Callable[[], str],
-    policy_servers: PolicyServers | None = None,
-) -> World:
-    """Build the components without starting anything."""
-    feed = Feed()
-    ownership = Ownership(topology)
-    instance = topology.instance
-    events = EventStore(database, feed)
-    states = StateStore(database, feed, events)
-    transport = hub.join(feed)
-    stream = TableWriter(EVENTS, instance, database, transport, clock.now_ms)
-    committer = Committer(stream, states, clock, SERVER, index_chains)
-    rooms = HotRooms(database, events, states, committer, max_room_bytes)
-    builder = EventBuilder(SIGNER, clock, opaque_id)
-    writer = RoomWriter(
-        rooms=rooms,
-        events=events,
-        transactions=TransactionIds(database),
-        builder=builder,
-        owns=lambda room: ownership.is_mine(EVENTS, room),
-        policies=PolicyServerCheck(
-            Memberships(database, feed, SERVER), policy_servers or NoPolicyServers()
-        ),
-    )
-    appenders: dict[str, RoomAppender] = {instance: writer}
-    auth_graph = AuthGraph(database)
-    resolver = StateResolver(events, auth_graph)
-    inbound = OwnedRoomReceiver(
-        PduChecker(AllKeysKeyRing()), RoomStores(database, rooms, events, states, resolver)
-    )
-    world = World(
-        database=database,
-        feed=feed,
-        clock=clock,
-        signer=SIGNER,
-        events=events,
-        states=states,
-        rooms=rooms,
-        committer=committer,
-        writer=writer,
-        appender=ShardedAppender(ownership, appenders),
-        ownership=ownership,
-        stream=stream,
-        appenders=appenders,
-        receiver=ShardedReceiver(ownership, {instance: inbound}),
-        auth_graph=auth_graph,
-        transport=transport,
-    )
-    feed.subscribe(EVENTS, lambda batch: world.seen.extend(batch.rows))
-    return world
+@asynccontextmanager
+async def open_writers(database: Database) -> AsyncIterator[tuple[World, World]]:
+    """Start two processes that write events."""
+    neighbours = Neighbourhood()
+    settings = [worker_settings(SETTINGS, name, events=("one", "two")) for name in ("one", "two")]
+    async with (
+        open_world(database, settings[0], neighbours=neighbours) as first,
+        open_world(database, settings[1], neighbours=neighbours) as second,
+    ):
+        yield first, second

@@ -1,4 +1,4 @@
-"""Message search over a World, which is indexed before every search."""
+"""Message search in a composed process, which indexes all events before every search."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,28 +10,26 @@ import orjson
 from hs.core.filters import parse_event_filter
 from hs.core.ids import UserID
 from hs.core.requester import Requester
-from hs.services.accounts.limits.appservice_users import NoAppservices
-from hs.services.rooms.read.event_serializer import EventSerializer
-from hs.services.rooms.read.pagination import TokenPositions
-from hs.services.rooms.read.room_state import RoomState
-from hs.services.rooms.read.timelines import Timelines
-from hs.services.search.message_search import MessageSearch
-from hs.services.search.result_serializer import SearchResultRenderer
-from hs.services.search.search_indexer import SearchIndexer, SearchProgress
+from hs.services.search.search_indexer import SearchIndexer
 from hs.services.search.search_request import MessageSearchRequest
+from hs.settings.settings import Settings
 from hs.storage.database import Database
-from tests.support.reading import ReadingScene, readers_of
+from tests.support.composition import SETTINGS
 from tests.support.rooms import World, open_world
 
 
-@attrs.define(eq=False)
+@attrs.frozen(eq=False)
 class Searching:
     """A world with an index."""
 
     world: World
-    reading: ReadingScene
-    indexer: SearchIndexer
-    messages: MessageSearch
+
+    @property
+    def indexer(self) -> SearchIndexer:
+        """The indexer."""
+        indexer = self.world.process.services.search.indexer
+        assert indexer is not None, "this process does not index"
+        return indexer
 
     async def search(
         self, user_id: UserID, term: str, filter: dict[str, Any] | None = None, **fields: Any
@@ -39,7 +37,8 @@ class Searching:
         """Search, after indexing all events."""
         await self.indexer.catch_up()
         ask = MessageSearchRequest(term, event_filter=parse_event_filter(filter or {}), **fields)
-        return await self.messages.search(Requester(user_id, "PHONE"), ask)
+        search = self.world.process.services.search
+        return await search.messages.search(Requester(user_id, "PHONE"), ask)
 
     async def finds(self, user_id: UserID, term: str, **fields: Any) -> list[str]:
         """Return the IDs of the events that are found."""
@@ -59,45 +58,8 @@ def plain(fragment: Any) -> Any:
 
 @asynccontextmanager
 async def open_searching(
-    database: Database, *, is_enabled: bool = True
+    database: Database, settings: Settings = SETTINGS
 ) -> AsyncIterator[Searching]:
     """Open a world with message search."""
-    async with open_world(database) as world:
-        yield searching_of(world, is_enabled=is_enabled)
-
-
-def searching_of(world: World, *, is_enabled: bool = True) -> Searching:
-    """Build message search over a world."""
-    reading = readers_of(world)
-    database, events, states = world.database, world.events, world.states
-    showing = EventSerializer(reading.visibility, reading.rendering)
-    places = TokenPositions(database)
-    timelines = Timelines(
-        database=database,
-        events=events,
-        states=states,
-        visibility=reading.visibility,
-        serializer=showing,
-        positions=places,
-    )
-    room_state = RoomState(
-        database=database,
-        events=events,
-        states=states,
-        memberships=reading.memberships,
-        visibility=reading.visibility,
-        serializer=showing,
-        positions=places,
-        service_users=NoAppservices(),
-    )
-    messages = MessageSearch(
-        database=database,
-        events=events,
-        states=states,
-        memberships=reading.memberships,
-        visibility=reading.visibility,
-        progress=SearchProgress.following(database, world.feed),
-        showing=SearchResultRenderer(events, states, timelines, room_state, showing),
-        is_enabled=is_enabled,
-    )
-    return Searching(world, reading, SearchIndexer(database, world.feed), messages)
+    async with open_world(database, settings) as world:
+        yield Searching(world)

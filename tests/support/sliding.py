@@ -1,6 +1,6 @@
-"""Sliding sync over a World."""
+"""A composed process that serves sliding sync."""
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -10,20 +10,13 @@ import orjson
 
 from hs.core.ids import RoomID, UserID
 from hs.core.requester import Requester
-from hs.repl.inproc import InProcHub
-from hs.repl.ownership import Topology
-from hs.services.rooms.append.event_builder import random_opaque
-from hs.services.rooms.read.timelines import Timelines
-from hs.services.rooms.threads.thread_subscriptions import ThreadSubscriptions
-from hs.services.sync.assembly import RoomReaders, SyncSources
-from hs.services.sync.notifier import Notifier
-from hs.services.sync.sliding.assembly import make_sliding_sync
+from hs.lib.clock import FixedClock
 from hs.services.sync.sliding.request import SlidingRequest
-from hs.services.sync.sliding.sliding_sync import SlidingSync
+from hs.settings.settings import Settings
 from hs.storage.database import Database
-from tests.support.reading import ReadingScene, readers_of, timelines_of
-from tests.support.rooms import World, make_world, open_world
-from tests.support.syncing import PresenceTable, Tables
+from tests.support.composition import SETTINGS, Neighbourhood
+from tests.support.rooms import World, open_world
+from tests.support.syncing import SyncScene, main_and_reader
 
 Answer = dict[str, Any]
 
@@ -45,15 +38,9 @@ def window(
     }
 
 
-@attrs.define(eq=False)
-class Sliding:
+@attrs.frozen(eq=False)
+class Sliding(SyncScene):
     """A process that serves sliding sync."""
-
-    world: World
-    reading: ReadingScene
-    tables: Tables
-    notifier: Notifier
-    service: SlidingSync
 
     async def sync(
         self,
@@ -68,58 +55,34 @@ class Sliding:
         """Send a request and return the parsed response; by default for one list of all rooms."""
         fields = {"lists": window() if lists is None else lists, **more}
         request = msgspec.convert({"pos": pos, "timeout_ms": timeout_ms, **fields}, SlidingRequest)
-        response: Answer = orjson.loads(
-            await self.service.sync(Requester(user_id, device_id), request)
-        )
+        text = await self.services.sync.sliding.sync(Requester(user_id, device_id), request)
+        response: Answer = orjson.loads(text)
         return response
 
 
 @asynccontextmanager
-async def open_sliding(database: Database) -> AsyncIterator[Sliding]:
-    """Open a world and build sliding sync over it."""
-    async with open_world(database) as world:
-        yield make_sliding(world)
+async def open_sliding(
+    database: Database,
+    settings: Settings = SETTINGS,
+    *,
+    clock: FixedClock | None = None,
+    neighbours: Neighbourhood | None = None,
+) -> AsyncIterator[Sliding]:
+    """Start a process; opening another on the same database afterwards is a restart."""
+    async with open_world(database, settings, clock=clock, neighbours=neighbours) as world:
+        yield Sliding(world)
 
 
 @asynccontextmanager
 async def open_two(database: Database) -> AsyncIterator[tuple[Sliding, Sliding]]:
-    """Start a writer and a read-only process, both serving sliding sync."""
-    hub = InProcHub()
-    async with open_world(database, hub=hub) as world:
-        topology = Topology("reader", "main")
-        reader = make_world(database, world.clock, hub, topology, 1024 * 1024, random_opaque)
-        yield make_sliding(world), make_sliding(reader)
-
-
-def make_sliding(
-    world: World, threads: Callable[[Timelines], ThreadSubscriptions] | None = None
-) -> Sliding:
-    """Build sliding sync over a world, before its first event or after a restart."""
-    reading = readers_of(world)
-    subscriptions = None if threads is None else threads(timelines_of(reading))
-    tables = Tables(world.feed)
-    readers = RoomReaders(
-        world.database,
-        world.feed,
-        world.events,
-        world.states,
-        reading.memberships,
-        reading.tails,
-        reading.rendering,
-        reading.visibility,
-    )
-    sources = SyncSources(
-        account_data=tables,
-        push_rules=tables,
-        filters=tables,
-        receipts=tables,
-        typing=tables,
-        presence=PresenceTable(tables),
-        counts=tables,
-    )
-    notifier = Notifier(world.feed)
-    service = make_sliding_sync(readers, sources, notifier, world.clock, threads=subscriptions)
-    return Sliding(world, reading, tables, notifier, service)
+    """Start the main process and a worker that writes nothing."""
+    neighbours = Neighbourhood()
+    main, reader = main_and_reader()
+    async with (
+        open_sliding(database, main, neighbours=neighbours) as first,
+        open_sliding(database, reader, neighbours=neighbours, clock=first.world.clock) as second,
+    ):
+        yield first, second
 
 
 def bodies(room: Answer) -> list[str]:

@@ -1,194 +1,111 @@
-"""`/sync` over a World; the data of other services is held in dicts."""
+"""A composed process that serves `/sync`, and what its users set besides events.
 
-from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+async with open_syncing(database) as s:
+    room_id = await s.world.create_room(ALICE, join=[BOB])
+    await s.set_typing(room_id, BOB)
+    answer = await s.sync(ALICE)
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 import attrs
 import orjson
 
-from hs.core.errors import NotFound
-from hs.core.filters import SyncFilter
+from hs.core.events import event_types
 from hs.core.ids import EventID, RoomID, UserID
-from hs.core.positions import VectorPosition
-from hs.core.push.unread import Count, RoomCounts
 from hs.core.requester import Requester
-from hs.core.stream_def import StreamDef
-from hs.core.streams import (
-    ACCOUNT_DATA,
-    CACHES,
-    PRESENCE,
-    PUSH_RULES,
-    RECEIPTS,
-    TYPING,
-    AccountDataRow,
-    CacheRow,
-    PresenceRow,
-    PushRulesRow,
-    ReceiptRow,
-    TypingRow,
-)
-from hs.repl.feed import Batch, Feed
-from hs.services.rooms.read.visibility import RetentionCutoff
-from hs.services.rooms.store.memberships import CACHE_NAME
-from hs.services.sync.assembly import RoomReaders, SyncSources, make_sync
+from hs.lib.clock import FixedClock
+from hs.nursery.services import Services
+from hs.services.rooms.append.drafts import Draft
+from hs.services.sync.encryption_section import COUNTS, FALLBACKS
 from hs.services.sync.notifier import Notifier
-from hs.services.sync.sources import AccountDataEntry, Extension
 from hs.services.sync.sync_context import SyncRequest
-from hs.services.sync.sync_service import SyncService
+from hs.settings.settings import Settings
 from hs.storage.database import Database
-from hs.storage.rooms import rooms
+from tests.support.composition import (
+    SETTINGS,
+    ComposedProcess,
+    Neighbourhood,
+    worker_settings,
+)
 from tests.support.reading import ReadingScene, readers_of
 from tests.support.rooms import World, open_world
 
+TYPING_MS = 30_000
 
-@attrs.define(eq=False)
-class Tables:
-    """The data that sync reads, other than rooms; each change is announced on its stream."""
 
-    feed: Feed
-    numbers: dict[str, int] = attrs.Factory(dict)
-    data: dict[tuple[UserID, RoomID | None, str], tuple[int, bytes]] = attrs.Factory(dict)
-    filters: dict[str, SyncFilter] = attrs.Factory(dict)
-    typing: dict[RoomID, list[UserID]] = attrs.Factory(dict)
-    receipts: list[tuple[int, ReceiptRow]] = attrs.Factory(list)
-    presence: dict[UserID, tuple[int, str]] = attrs.Factory(dict)
-    unread: dict[tuple[UserID, RoomID], RoomCounts] = attrs.Factory(dict)
-    syncs: list[tuple[UserID, str]] = attrs.Factory(list)
+@attrs.frozen(eq=False)
+class SyncScene:
+    """What the clients of a process sync, and how its users change it."""
 
-    def announce(self, stream: StreamDef[Any], row: Any) -> int:
-        before = self.numbers.get(stream.name, 0)
-        number = self.numbers[stream.name] = before + 1
-        self.feed.deliver(Batch(stream, "main", before, number, [(number, row)]))
-        return number
+    world: World
 
-    def set_account_data(
+    @property
+    def process(self) -> ComposedProcess:
+        """The process."""
+        return self.world.process
+
+    @property
+    def services(self) -> Services:
+        """All services of the process."""
+        return self.process.services
+
+    @property
+    def reading(self) -> ReadingScene:
+        """The services that read rooms."""
+        return readers_of(self.world)
+
+    @property
+    def notifier(self) -> Notifier:
+        """The notifier, which wakes long polls."""
+        return self.services.sync.notifier
+
+    async def set_account_data(
         self, user_id: UserID, event_type: str, content: Any, room_id: RoomID | None = None
     ) -> None:
         """Set an entry of account data; empty content deletes it."""
-        number = self.numbers.get(ACCOUNT_DATA.name, 0) + 1
-        self.data[user_id, room_id, event_type] = (number, orjson.dumps(content))
-        self.announce(ACCOUNT_DATA, AccountDataRow(user_id, room_id, event_type))
+        account_data = self.services.core.accounts.account_data
+        await account_data.put(user_id, room_id, event_type, content)
 
-    def set_typing(self, room_id: RoomID, *user_ids: UserID) -> None:
-        self.typing[room_id] = list(user_ids)
-        self.announce(TYPING, TypingRow(room_id, user_ids))
+    async def set_typing(self, room_id: RoomID, *user_ids: UserID) -> None:
+        """Let these members of a room type, and all others stop."""
+        ephemeral = self.services.ephemeral
+        stopping = set(ephemeral.typing_users.typing_users(room_id)).difference(user_ids)
+        timeouts_ms = {**dict.fromkeys(stopping, 0), **dict.fromkeys(user_ids, TYPING_MS)}
+        for user_id, timeout_ms in timeouts_ms.items():
+            await ephemeral.typing.set_typing(Requester(user_id), room_id, user_id, timeout_ms)
 
-    def read_up_to(
+    async def read_up_to(
         self, room_id: RoomID, user_id: UserID, event_id: EventID, kind: str = "m.read"
     ) -> None:
-        row = ReceiptRow(
-            room_id=room_id,
-            receipt_type=kind,
-            user_id=user_id,
-            event_id=event_id,
-            thread_id=None,
-            ts=1,
+        """Move a member's receipt forward to an event."""
+        await self.services.ephemeral.reading.set_receipt(
+            Requester(user_id), room_id, kind, event_id
         )
-        self.receipts.append((self.numbers.get(RECEIPTS.name, 0) + 1, row))
-        self.announce(RECEIPTS, row)
 
-    def set_presence(self, user_id: UserID, state: str) -> None:
-        self.presence[user_id] = (self.numbers.get(PRESENCE.name, 0) + 1, state)
-        self.announce(PRESENCE, PresenceRow(user_id, state, 0))
+    async def set_presence(self, user_id: UserID, state: str) -> None:
+        """Set the presence of a user."""
+        presence = self.services.ephemeral.presence
+        await presence.set_presence(Requester(user_id), user_id, state, None)
 
-    def change_rules(self, user_id: UserID) -> None:
-        self.announce(PUSH_RULES, PushRulesRow(user_id))
+    async def presence_of(self, user_id: UserID) -> str:
+        """Return the presence of a user once the process has reported its syncing devices."""
+        presence = self.services.ephemeral.presence
+        await presence.devices.flush()
+        content = await presence.presence_of(Requester(user_id), user_id)
+        return str(content["presence"])
 
-    def count(self, user_id: UserID, room_id: RoomID, counts: RoomCounts) -> None:
-        self.unread[user_id, room_id] = counts
-
-    # The interfaces that sync reads from
-
-    async def all(self, user_id: UserID) -> Sequence[AccountDataEntry]:
-        entries = await self.changes(user_id, 0, 2**62)
-        return [entry for entry in entries if entry.content != b"{}"]
-
-    async def changes(self, user_id: UserID, after: int, upto: int) -> Sequence[AccountDataEntry]:
-        return [
-            AccountDataEntry(room_id, event_type, content)
-            for (owner, room_id, event_type), (number, content) in self.data.items()
-            if owner == user_id and after < number <= upto
-        ]
-
-    async def content(self, user_id: UserID) -> bytes:
-        return b'{"global":{}}'
-
-    async def stored_filter(self, user_id: UserID, filter_id: str) -> SyncFilter:
-        if filter_id not in self.filters:
-            raise NotFound("No such filter")
-        return self.filters[filter_id]
-
-    async def in_rooms(
-        self, user_id: UserID, room_ids: Collection[RoomID], after: int, upto: int
-    ) -> Mapping[RoomID, bytes]:
-        receipts: dict[RoomID, dict[str, Any]] = {}
-        for number, row in self.receipts:
-            is_private = row.receipt_type == "m.read.private"
-            if row.room_id not in room_ids or not after < number <= upto:
-                continue
-            if is_private and row.user_id != user_id:
-                continue
-            content = receipts.setdefault(RoomID(row.room_id), {})
-            kinds = content.setdefault(row.event_id, {})
-            kinds.setdefault(row.receipt_type, {})[row.user_id] = {"ts": row.ts}
-        return {room_id: orjson.dumps(content) for room_id, content in receipts.items()}
-
-    def typing_users(self, room_id: RoomID) -> Sequence[UserID]:
-        return self.typing.get(room_id, [])
-
-    async def counts(
-        self, user_id: UserID, room_ids: Collection[RoomID], upto: VectorPosition
-    ) -> Mapping[RoomID, RoomCounts]:
-        return {
-            room_id: self.unread[user_id, room_id]
-            for room_id in room_ids
-            if (user_id, room_id) in self.unread
-        }
+    async def change_rules(self, user_id: UserID) -> None:
+        """Add a push rule of a user."""
+        body = {"pattern": "news", "actions": []}
+        await self.services.core.rules_writer.put(user_id, "content", "news", body, None, None)
 
 
-@attrs.frozen
-class PresenceTable:
-    """The presence part of `Tables`."""
-
-    tables: Tables
-
-    @contextmanager
-    def syncing(self, user_id: UserID, device_id: str | None, state: str) -> Iterator[None]:
-        self.tables.syncs.append((user_id, state))
-        yield
-
-    async def changes(
-        self, user_id: UserID, after: VectorPosition | None
-    ) -> Mapping[UserID, bytes]:
-        floor = 0 if after is None else after.floor
-        return {
-            member: _presence(member, state)
-            for member, (number, state) in self.tables.presence.items()
-            if number > floor
-        }
-
-    async def of(self, user_ids: Collection[UserID]) -> Mapping[UserID, bytes]:
-        return {
-            member: _presence(member, state)
-            for member, (_, state) in self.tables.presence.items()
-            if member in user_ids
-        }
-
-
-def _presence(user_id: UserID, state: str) -> bytes:
-    return orjson.dumps({"type": "m.presence", "sender": user_id, "content": {"presence": state}})
-
-
-@attrs.define(eq=False)
-class Syncing:
+@attrs.frozen(eq=False)
+class Syncing(SyncScene):
     """A process that serves `/sync`."""
-
-    world: World
-    reading: ReadingScene
-    tables: Tables
-    notifier: Notifier
-    service: SyncService
 
     async def sync(
         self,
@@ -205,54 +122,41 @@ class Syncing:
             filter if filter is None or isinstance(filter, str) else orjson.dumps(filter).decode()
         )
         request = SyncRequest(Requester(user_id, device_id), since, timeout_ms, text, **more)
-        response: dict[str, Any] = orjson.loads(await self.service.sync(request))
+        response: dict[str, Any] = orjson.loads(await self.services.sync.sync.sync(request))
         return response
 
 
 @asynccontextmanager
 async def open_syncing(
-    database: Database, expiry: RetentionCutoff | None = None, **more: Any
+    database: Database,
+    settings: Settings = SETTINGS,
+    *,
+    clock: FixedClock | None = None,
+    neighbours: Neighbourhood | None = None,
 ) -> AsyncIterator[Syncing]:
-    """Open a world and build sync over it; further keywords are passed to `make_sync`."""
-    async with open_world(database) as world:
-        yield make_syncing(world, expiry, **more)
+    """Start a process; opening another on the same database afterwards is a restart."""
+    async with open_world(database, settings, clock=clock, neighbours=neighbours) as world:
+        yield Syncing(world)
 
 
-def make_syncing(
-    world: World,
-    expiry: RetentionCutoff | None = None,
-    extensions: Sequence[Extension] = (),
-    **more: Any,
-) -> Syncing:
-    """Build sync over a world, before its first event or after a restart.
+def main_and_reader() -> tuple[Settings, Settings]:
+    """Return the settings of the main process and of a worker that writes nothing."""
+    return worker_settings(SETTINGS, "main", "reader"), worker_settings(SETTINGS, "reader", "main")
 
-    Further keywords go to `make_sync`.
-    """
-    reading = readers_of(world, expiry)
-    tables = Tables(world.feed)
-    readers = RoomReaders(
-        world.database,
-        world.feed,
-        world.events,
-        world.states,
-        reading.memberships,
-        reading.tails,
-        reading.rendering,
-        reading.visibility,
-    )
-    sources = SyncSources(
-        account_data=tables,
-        push_rules=tables,
-        filters=tables,
-        receipts=tables,
-        typing=tables,
-        presence=PresenceTable(tables),
-        counts=tables,
-        extensions=extensions,
-    )
-    notifier = Notifier(world.feed)
-    service = make_sync(readers, sources, notifier, **more)
-    return Syncing(world, reading, tables, notifier, service)
+
+def news(response: dict[str, Any]) -> dict[str, Any]:
+    """Return a response without its token and the key counts, which are always sent."""
+    return {
+        name: member
+        for name, member in response.items()
+        if name not in ("next_batch", COUNTS, FALLBACKS)
+    }
+
+
+def mention(sender: UserID, user_id: UserID, **more: Any) -> Draft:
+    """Return the draft of a message that mentions a user, who so gets a highlight."""
+    content = {"msgtype": "m.text", "body": "look", "m.mentions": {"user_ids": [user_id]}, **more}
+    return Draft(event_types.MESSAGE, sender, content)
 
 
 def bodies(room: dict[str, Any]) -> list[str]:
@@ -269,12 +173,7 @@ def keys(events: Sequence[dict[str, Any]]) -> set[tuple[str, str]]:
     return {(event["type"], event["state_key"]) for event in events}
 
 
-def thread_counts(**threads: tuple[int, int]) -> RoomCounts:
-    """Return counts for threads, with none in the main timeline."""
-    return RoomCounts(Count(), {EventID(root): Count(*count) for root, count in threads.items()})
-
-
 async def forget(world: World, room_id: RoomID, user_id: UserID) -> None:
     """Let a user forget a room that they have left."""
-    await world.database.write(rooms.forget, user_id, room_id)
-    world.feed.deliver(Batch(CACHES, "main", 0, 1, [(1, CacheRow(CACHE_NAME, (user_id,)))]))
+    membership = world.process.services.members.membership
+    await membership.forget(Requester(user_id), room_id)

@@ -1,67 +1,74 @@
-"""Evaluation of push rules and unread counts over a World."""
+"""Evaluation of push rules and unread counts in a composed process.
+
+async with open_unread(database) as unread:
+    room_id = await unread.world.create_room(ALICE, join=[BOB])
+    await unread.world.send(room_id, ALICE)
+    assert await unread.count(BOB, room_id) == (1, 0)
+"""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
 
 import attrs
 import trio
 
 from hs.core.ids import EventID, RoomID, UserID
-from hs.core.push.defaults import PushFeatures
 from hs.core.push.unread import RoomCounts
 from hs.core.requester import Requester
-from hs.core.streams import EVENTS, PUSH_RULES, PUSHES, RECEIPTS, UNREAD, ReceiptRow
-from hs.repl.feed import Feed
-from hs.repl.inproc import InProcHub
-from hs.repl.memory_writer import MemoryWriter, epoch_at
-from hs.repl.writers import TableWriter
-from hs.services.ephemeral.read_markers import ReadingService
-from hs.services.ephemeral.receipts import Receipts, ReceiptTable
+from hs.lib.clock import FixedClock
+from hs.lib.http_client import HttpClient
+from hs.nursery.services import Services
 from hs.services.ephemeral.room_receipts import READ
-from hs.services.push.evaluation.custom_rules import UsersWithCustomRules
-from hs.services.push.evaluation.evaluation_duty import EvaluationDuty, EvaluationStore
-from hs.services.push.evaluation.event_evaluation import Evaluator
-from hs.services.push.evaluation.ignored_users import IgnoringUsers
-from hs.services.push.evaluation.push_queue import PushQueue
-from hs.services.push.evaluation.thread_subscribers import ThreadSubscribers
-from hs.services.push.evaluation.users_with_pushers import UsersWithPushers
-from hs.services.push.rules.push_rules import PushRules, PushRuleService, RulesTable
+from hs.services.push.evaluation.evaluation_duty import EvaluationDuty
+from hs.services.push.rules.push_rules import PushRuleService
 from hs.services.push.unread.unread_counts import UnreadCounts
-from hs.services.rooms.store.memberships import Memberships
-from tests.support.rooms import SERVER, World
+from hs.settings.sections.proposals import Experiments, ProposalSettings
+from hs.settings.settings import Settings
+from hs.storage.database import Database
+from tests.support.composition import SETTINGS, Neighbourhood, open_process, worker_settings
+from tests.support.rooms import World
 
 SOON_S = 60.0
+WITH_THREADS = attrs.evolve(
+    SETTINGS,
+    proposals=ProposalSettings(experimental_features=Experiments(thread_subscriptions=True)),
+)
+NAMES = ("main", "reader", "writer")
 
 
-class NoReadMarkers:
-    """Read markers that are never stored, and activity that is ignored."""
-
-    async def fully_read(self, user_id: UserID, room_id: RoomID) -> EventID | None:
-        return None
-
-    async def set_fully_read(self, user_id: UserID, room_id: RoomID, event_id: EventID) -> None:
-        """Do nothing."""
-
-    def note_active(self, user_id: UserID) -> None:
-        """Do nothing."""
+def settings_of(instance: str, *, writer: str = "main") -> Settings:
+    """Return the settings of one of three processes; `main` evaluates, `writer` writes events."""
+    return worker_settings(SETTINGS, instance, *NAMES, events=(writer,))
 
 
-@attrs.define(eq=False)
+@attrs.frozen(eq=False)
 class UnreadScene:
-    """A process that evaluates push rules and counts unread messages."""
+    """The unread counts of a process."""
 
     world: World
-    members: Memberships
-    receipts: Receipts
-    reading: ReadingService
-    rules: PushRuleService
-    duty: EvaluationDuty
-    counting: UnreadCounts
+    neighbours: Neighbourhood
 
-    async def counts(self, user_id: UserID, *room_ids: RoomID) -> dict[RoomID, RoomCounts]:
-        """Return a user's unread counts."""
-        return await self.counting.counts(user_id, room_ids)
+    @property
+    def services(self) -> Services:
+        """All services of the process."""
+        return self.world.process.services
+
+    @property
+    def rules(self) -> PushRuleService:
+        """The push rules of users."""
+        return self.services.push.rule_service
+
+    @property
+    def duty(self) -> EvaluationDuty:
+        """The evaluation."""
+        duty = self.services.push.evaluation
+        assert duty is not None, "this process does not evaluate"
+        return duty
+
+    @property
+    def counting(self) -> UnreadCounts:
+        """The unread counts."""
+        return self.services.push.counts
 
     async def count(self, user_id: UserID, room_id: RoomID) -> tuple[int, int]:
         """Return a user's notifications and highlights in a room, including threads."""
@@ -84,9 +91,16 @@ class UnreadScene:
         receipt_type: str = READ,
     ) -> None:
         """Send a receipt."""
-        await self.reading.set_receipt(
+        await self.services.ephemeral.reading.set_receipt(
             Requester(user_id), room_id, receipt_type, event_id, thread_id
         )
+
+    @asynccontextmanager
+    async def another_process(self) -> AsyncIterator["UnreadScene"]:
+        """Start another process of the server, which has nothing in memory."""
+        database, settings = self.world.database, settings_of("reader")
+        async with open_unread(database, settings, self.neighbours) as elsewhere:
+            yield elsewhere
 
     async def settle(self) -> None:
         """Wait until all events so far are evaluated and the results are stored."""
@@ -95,99 +109,19 @@ class UnreadScene:
                 await trio.lowlevel.checkpoint()
         await self.duty.flush()
 
-    def another_counter(
-        self,
-        feed: Feed | None = None,
-        database: Any = None,
-        store: EvaluationStore | None = None,
-    ) -> UnreadCounts:
-        """Build the unread counts of a process that starts now."""
-        feed = feed or self.world.feed
-        return UnreadCounts(
-            database or self.world.database,
-            feed,
-            Receipts(self.world.database, feed),
-            store or self.duty,
-            lambda room_id: self.world.ownership.owner(EVENTS, room_id),
-        )
-
 
 @asynccontextmanager
 async def open_unread(
-    world: World, hub: InProcHub | None = None, threads: ThreadSubscribers | None = None
+    database: Database,
+    settings: Settings | None = None,
+    neighbours: Neighbourhood | None = None,
+    *,
+    clock: FixedClock | None = None,
+    http: HttpClient | None = None,
 ) -> AsyncIterator[UnreadScene]:
-    """Start the evaluation over a world."""
-    database, feed, now_ms = world.database, world.feed, world.clock.now_ms
-    async with trio.open_nursery() as nursery:
-        transport = (hub or InProcHub()).join(feed)
-        receipt_writer = TableWriter(RECEIPTS, "main", database, transport, now_ms)
-        rules_writer = TableWriter(PUSH_RULES, "main", database, transport, now_ms)
-        unread_writer = MemoryWriter(UNREAD, "main", transport, epoch_at(now_ms()))
-        pushes_writer = MemoryWriter(PUSHES, "main", transport, epoch_at(now_ms()))
-        members = Memberships(database, feed, SERVER)
-        receipts = Receipts(database, feed)
-        custom, ignoring = UsersWithCustomRules(database, feed), IgnoringUsers(database, feed)
-        pushed = UsersWithPushers(database, feed)
-        duty = EvaluationDuty(
-            database=database,
-            feed=feed,
-            evaluator=Evaluator(
-                events=world.events,
-                states=world.states,
-                members=members,
-                custom=custom,
-                ignoring=ignoring,
-                pushed=pushed,
-                threads=threads,
-                features=PushFeatures(threads=threads is not None),
-            ),
-            custom=custom,
-            ignoring=ignoring,
-            events=world.events,
-            members=members,
-            writer=unread_writer,
-            queue=PushQueue(database, pushes_writer, now_ms, pushed),
-        )
-        counting = _counts_of(world, receipts, duty)
-        reading = _reading_of(world, members, receipts, receipt_writer)
-        rules = PushRuleService(PushRules(database, feed), RulesTable(rules_writer))
-        unread_writer.attach()
-        pushes_writer.attach()
-        await nursery.start(receipt_writer.run)
-        await nursery.start(rules_writer.run)
-        await nursery.start(duty.run)
-        yield UnreadScene(
-            world=world,
-            members=members,
-            receipts=receipts,
-            reading=reading,
-            rules=rules,
-            duty=duty,
-            counting=counting,
-        )
-        nursery.cancel_scope.cancel()
-
-
-def _counts_of(world: World, receipts: Receipts, duty: EvaluationDuty) -> UnreadCounts:
-    return UnreadCounts(
-        world.database,
-        world.feed,
-        receipts,
-        duty,
-        lambda room_id: world.ownership.owner(EVENTS, room_id),
-    )
-
-
-def _reading_of(
-    world: World, members: Memberships, receipts: Receipts, writer: TableWriter[ReceiptRow]
-) -> ReadingService:
-    no_markers = NoReadMarkers()
-    return ReadingService(
-        database=world.database,
-        members=members,
-        receipts=receipts,
-        writer=ReceiptTable(writer),
-        markers=no_markers,
-        clock=world.clock,
-        activity=no_markers,
-    )
+    """Start a process, by default `main`; another one afterwards is a restart."""
+    settings, neighbours = settings or settings_of("main"), neighbours or Neighbourhood()
+    async with open_process(
+        database, settings, clock=clock, neighbours=neighbours, http=http
+    ) as process:
+        yield UnreadScene(World(process), neighbours)

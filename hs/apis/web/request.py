@@ -25,6 +25,7 @@ Rules:
 import enum
 import inspect
 from collections.abc import AsyncIterator, Callable
+from functools import cache
 from typing import Any, NewType, TypeVar, get_type_hints
 
 import attrs
@@ -221,6 +222,7 @@ class RequestParser:
         return value
 
 
+@cache
 def compile_parser(request_class: type) -> RequestParser:
     """Compile a request class. Raises: TypeError if a field does not declare its source."""
     hints = get_type_hints(request_class)
@@ -430,6 +432,7 @@ def parse_body_as(body_class: type[T], content: JsonObject) -> T:
     return converted
 
 
+@cache
 def request_class_of(function: Callable[..., Any]) -> type | None:
     """Return the request class in the annotations of a handler; None if it takes no request.
 

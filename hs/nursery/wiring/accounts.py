@@ -101,9 +101,7 @@ def wire_sessions(
         settings.passwords.policy,
         settings.passwords.scheme,
     )
-    threepids = wire_threepids(
-        settings, database, clock, base.signer.key, servers, revocations=revocations
-    )
+    threepids = wire_threepids(base, servers, revocations)
     credentials = PasswordCheck(
         database, passwords, limits, settings.passwords, threepids.identifiers
     )

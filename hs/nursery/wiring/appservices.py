@@ -19,12 +19,13 @@ from hs.services.appservices.appservice_registry import AppserviceRegistry
 from hs.services.appservices.appservice_sender import AppserviceSender
 from hs.services.appservices.event_interest import EventInterest
 from hs.services.appservices.invite_state import InviteStates
-from hs.services.appservices.network_directory import NetworkDirectory, NetworkRoomLists
+from hs.services.appservices.network_directory import NetworkRoomLists
 from hs.services.appservices.ping import AppservicePing
 from hs.services.appservices.previous_memberships import PreviousMembershipReader
 from hs.services.appservices.queries import AppserviceQueries
 from hs.services.appservices.third_party_networks import ThirdPartyNetworks
 from hs.services.appservices.transactions import TransactionMaker
+from hs.services.directory.public_rooms import PublicRooms
 from hs.services.rooms.read.stripped_state import StrippedState
 
 
@@ -59,7 +60,7 @@ def wire_appservices(
     clients: AppserviceClients,
     rooms: Rooms,
     reading: RoomReading,
-    directory: NetworkDirectory,
+    directory: PublicRooms,
 ) -> Part:
     """Build the endpoints of services, and the duty that sends events to them."""
     registry, calls = clients.registry, clients.calls

@@ -43,8 +43,10 @@ class DeviceWriters:
 
 @attrs.frozen(eq=False, kw_only=True)
 class DeviceServices:
-    """The sections of encryption in sync, and the cleanup of devices."""
+    """The readers of devices, and the sections of encryption in sync."""
 
+    inboxes: InboxReader
+    device_lists: DeviceLists
     encryption: EncryptionSection
     part: Part
 
@@ -99,6 +101,8 @@ def wire_devices(
         DehydratedDeviceApi(dehydrated),
     ]
     return DeviceServices(
+        inboxes=inboxes,
+        device_lists=device_lists,
         encryption=EncryptionSection(inboxes, device_lists, one_time_keys),
         part=Part(endpoints=endpoints, duties=_duties(base, writers, inboxes)),
     )

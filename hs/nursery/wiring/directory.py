@@ -1,5 +1,7 @@
 """The user directory."""
 
+import attrs
+
 from hs.apis.client.directory.user_directory import UserDirectoryApi
 from hs.lib.tasks import Duty
 from hs.nursery.part import Part
@@ -8,16 +10,26 @@ from hs.nursery.process_base import ProcessBase
 from hs.services.directory.user_directory import UserDirectory, UserDirectoryUpdater
 
 
-def wire_user_directory(base: ProcessBase) -> Part:
+@attrs.frozen(eq=False, kw_only=True)
+class DirectoryServices:
+    """The search of users; `updater` is None in a process that does not update the directory."""
+
+    users: UserDirectory
+    updater: UserDirectoryUpdater | None
+    part: Part
+
+
+def wire_user_directory(base: ProcessBase) -> DirectoryServices:
     """Build the search of users, and the duty that keeps the directory up to date."""
     settings = base.settings
-    users = UserDirectory(base.database, settings.user_directory, settings.server.server_name)
-    return Part(
-        endpoints=[UserDirectoryApi(users)],
-        duties=base.planned(USER_DIRECTORY, lambda: _updating(base)),
+    server_name = settings.server.server_name
+    users = UserDirectory(base.database, settings.user_directory, server_name)
+    updater = None
+    if USER_DIRECTORY in base.plan.duties:  # the updater follows the feed once it is built
+        updater = UserDirectoryUpdater(base.database, base.feed, server_name)
+    duties = (
+        [] if updater is None else [Duty("user directory", updater.run, plan_duty=USER_DIRECTORY)]
     )
-
-
-def _updating(base: ProcessBase) -> Duty:
-    duty = UserDirectoryUpdater(base.database, base.feed, base.settings.server.server_name)
-    return Duty("user directory", duty.run)
+    return DirectoryServices(
+        users=users, updater=updater, part=Part(endpoints=[UserDirectoryApi(users)], duties=duties)
+    )

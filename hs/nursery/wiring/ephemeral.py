@@ -29,9 +29,11 @@ from hs.services.ephemeral.typing_notifications import (
 
 @attrs.frozen(eq=False, kw_only=True)
 class EphemeralServices:
-    """What sync and push read of ephemeral data."""
+    """What users send as ephemeral data, and what sync and push read of it."""
 
+    typing: TypingService
     typing_users: TypingUsers
+    reading: ReadingService
     receipts: Receipts
     presence: PresenceService
     part: Part
@@ -58,13 +60,12 @@ def wire_ephemeral(base: ProcessBase, accounts: AccountServices, rooms: Rooms) -
         clock=base.clock,
         activity=presence.devices,
     )
-    endpoints = [
-        TypingApi(TypingService(rooms.memberships, typing_writer, presence.devices)),
-        ReceiptsApi(reading),
-        PresenceApi(presence),
-    ]
+    typing = TypingService(rooms.memberships, typing_writer, presence.devices)
+    endpoints = [TypingApi(typing), ReceiptsApi(reading), PresenceApi(presence)]
     return EphemeralServices(
+        typing=typing,
         typing_users=TypingUsers(base.feed),
+        reading=reading,
         receipts=receipts,
         presence=presence,
         part=Part(endpoints=endpoints, duties=duties),

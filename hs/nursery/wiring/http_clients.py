@@ -6,6 +6,7 @@ import ssl
 import attrs
 
 from hs import __version__
+from hs.lib.http_client import HttpClient
 from hs.lib.http_client.addresses import ALLOW_ALL, AddressRules, parse_networks
 from hs.lib.http_client.bridged import BridgedHttpClient
 from hs.lib.http_client.targets import NO_PROXIES, Proxies, proxies_from_environment
@@ -23,22 +24,11 @@ class HttpClients:
     (application services); `previews` requests the links in messages.
     """
 
-    public: BridgedHttpClient
-    direct: BridgedHttpClient
-    trusted: BridgedHttpClient
-    previews: BridgedHttpClient
-
-    @property
-    def part(self) -> Part:
-        """The runners that close the clients when the process ends."""
-        return Part(
-            runners=[
-                ("HTTP client for public addresses", self.public.run),
-                ("HTTP client without proxy", self.direct.run),
-                ("HTTP client for configured addresses", self.trusted.run),
-                ("HTTP client for URL previews", self.previews.run),
-            ]
-        )
+    public: HttpClient
+    direct: HttpClient
+    trusted: HttpClient
+    previews: HttpClient
+    part: Part = attrs.Factory(Part)
 
 
 def wire_http_clients(base: ProcessBase) -> HttpClients:
@@ -47,11 +37,11 @@ def wire_http_clients(base: ProcessBase) -> HttpClients:
     rules = address_rules(settings.ip_range_blacklist, settings.ip_range_whitelist)
     proxies = chosen_proxies(settings, proxies_from_environment(os.environ))
 
-    previews = base.settings.previews
-    blocked = previews.url_preview_ip_range_blacklist
+    link_settings = base.settings.previews
+    blocked = link_settings.url_preview_ip_range_blacklist
     preview_rules = address_rules(
         settings.ip_range_blacklist if blocked is None else blocked,
-        previews.url_preview_ip_range_whitelist,
+        link_settings.url_preview_ip_range_whitelist,
     )
 
     is_unchecked = settings.use_insecure_ssl_client_just_for_testing_do_not_use
@@ -62,11 +52,21 @@ def wire_http_clients(base: ProcessBase) -> HttpClients:
             base.bridge, rules, user_agent=user_agent(settings), proxies=proxies, tls=tls
         )
 
+    public, direct = client(rules, proxies), client(rules, NO_PROXIES)
+    trusted, previews = client(ALLOW_ALL, NO_PROXIES), client(preview_rules, proxies)
+    # They close their connections when the process ends.
+    runners = [
+        ("HTTP client for public addresses", public.run),
+        ("HTTP client without proxy", direct.run),
+        ("HTTP client for configured addresses", trusted.run),
+        ("HTTP client for URL previews", previews.run),
+    ]
     return HttpClients(
-        public=client(rules, proxies),
-        direct=client(rules, NO_PROXIES),
-        trusted=client(ALLOW_ALL, NO_PROXIES),
-        previews=client(preview_rules, proxies),
+        public=public,
+        direct=direct,
+        trusted=trusted,
+        previews=previews,
+        part=Part(runners=runners),
     )
 
 

@@ -7,7 +7,7 @@ import attrs
 from hs.apis.client.accounts.login import LoginApi
 from hs.apis.client.accounts.register import RegisterApi
 from hs.apis.client.server.wellknown import client_wellknown_content
-from hs.lib.json_web_tokens import SignedJwtVerifier
+from hs.lib.json_web_tokens import JwtVerifier
 from hs.nursery.part import Part
 from hs.nursery.process_base import ProcessBase
 from hs.nursery.wiring.accounts import AccountServices, SessionServices
@@ -58,7 +58,7 @@ def wire_login(
         limits=sessions.limits,
         sessions=sessions.sessions,
         appservices=sessions.appservices,
-        jwt=jwt_login(settings, registration),
+        jwt=_jwt_login(settings, registration),
     )
     return LoginServices(
         registration=registration,
@@ -94,12 +94,12 @@ def _endpoints(
     ]
 
 
-def jwt_login(settings: Settings, registration: Registration) -> JwtLogin | None:
+def _jwt_login(settings: Settings, registration: Registration) -> JwtLogin | None:
     """Build the log-in with JSON web tokens; None if it is disabled."""
     jwt = settings.jwt
     if not jwt.enabled:
         return None
-    reader = SignedJwtVerifier(
+    reader = JwtVerifier(
         key=jwt.secret or "",
         algorithm=jwt.algorithm or "",
         issuer=jwt.issuer,

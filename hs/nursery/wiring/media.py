@@ -26,7 +26,7 @@ from hs.settings.sections.media import FolderProviderSettings, S3ProviderSetting
 
 @attrs.frozen(eq=False, kw_only=True)
 class MediaServices:
-    """What previews need of media; `sandbox` runs code on any untrusted input."""
+    """The services of media; `sandbox` runs code on any untrusted input."""
 
     sandbox: Sandbox
     repository: MediaRepository

@@ -31,6 +31,15 @@ from hs.settings.settings import Settings
 
 
 @attrs.frozen(eq=False, kw_only=True)
+class MembershipDuties:
+    """Changes of memberships by the server itself; None where this process does not make them."""
+
+    guest_removal: GuestRemovalDuty | None
+    forget_on_leave: ForgetOnLeaveDuty | None
+    auto_accept: AutoAcceptDuty | None
+
+
+@attrs.frozen(eq=False, kw_only=True)
 class MembershipServices:
     """Membership, and the rules and limits that creating and upgrading rooms obey as well."""
 
@@ -39,6 +48,7 @@ class MembershipServices:
     invites: InvitePermissions
     succession: RoomSuccession
     third_party_invites: ThirdPartyInvites
+    duties: MembershipDuties
     part: Part
 
 
@@ -82,13 +92,19 @@ def wire_membership(
     )
     removal = RemovalWithRedaction(base.database, rooms.events, rooms.appender, membership)
     endpoints = [MembershipApi(membership, aliases.naming, removal, offers)]
+    duties = MembershipDuties(
+        guest_removal=_guest_removal(base, rooms),
+        forget_on_leave=_forget_on_leave(base, rooms),
+        auto_accept=_auto_accept(base, rooms, accounts, membership),
+    )
     return MembershipServices(
         membership=membership,
         limits=limits,
         invites=invites,
         succession=succession,
         third_party_invites=offers,
-        part=Part(endpoints=endpoints, duties=_duties(base, rooms, accounts, membership)),
+        duties=duties,
+        part=Part(endpoints=endpoints, duties=_list_of(duties)),
     )
 
 
@@ -98,29 +114,21 @@ def notices_user_of(settings: Settings) -> UserID | None:
     return None if not localpart else UserID(f"@{localpart}:{settings.server.server_name}")
 
 
-def _duties(
-    base: ProcessBase, rooms: Rooms, accounts: AccountServices, membership: RoomMembership
-) -> list[Duty]:
-    duties: list[Duty] = []
-    if base.ownership.writes(EVENTS):
-        duties.append(_guest_removal(base, rooms))
-        if base.settings.rooms.forget_rooms_on_leave:
-            duties.append(_forget_on_leave(base, rooms))
-    if _accepts_invites(base):
-        accept = AutoAcceptDuty(
-            settings=base.settings.auto_accept,
-            feed=base.feed,
-            events=rooms.events,
-            memberships=rooms.memberships,
-            joining=membership,
-            own_data=accounts.account_data,
-        )
-        duties.append(Duty("invite auto-accept", accept.run))
-    return duties
+def _list_of(duties: MembershipDuties) -> list[Duty]:
+    found: list[Duty] = []
+    if duties.guest_removal is not None:
+        found.append(Duty("guest removal", duties.guest_removal.run))
+    if duties.forget_on_leave is not None:
+        found.append(Duty("forget rooms on leave", duties.forget_on_leave.run))
+    if duties.auto_accept is not None:
+        found.append(Duty("invite auto-accept", duties.auto_accept.run))
+    return found
 
 
-def _guest_removal(base: ProcessBase, rooms: Rooms) -> Duty:
-    removal = GuestRemovalDuty(
+def _guest_removal(base: ProcessBase, rooms: Rooms) -> GuestRemovalDuty | None:
+    if not base.ownership.writes(EVENTS):
+        return None
+    return GuestRemovalDuty(
         base.database,
         base.feed,
         rooms.appender,
@@ -128,18 +136,33 @@ def _guest_removal(base: ProcessBase, rooms: Rooms) -> Duty:
         rooms.memberships,
         owns=lambda room_id: base.ownership.is_mine(EVENTS, room_id),
     )
-    return Duty("guest removal", removal.run)
 
 
-def _forget_on_leave(base: ProcessBase, rooms: Rooms) -> Duty:
-    forgetting = ForgetOnLeaveDuty(
+def _forget_on_leave(base: ProcessBase, rooms: Rooms) -> ForgetOnLeaveDuty | None:
+    if not base.ownership.writes(EVENTS) or not base.settings.rooms.forget_rooms_on_leave:
+        return None
+    return ForgetOnLeaveDuty(
         base.database,
         base.feed,
         base.memory(CACHES),
         rooms.memberships.is_local,
         lambda room_id: base.ownership.is_mine(EVENTS, room_id),
     )
-    return Duty("forget rooms on leave", forgetting.run)
+
+
+def _auto_accept(
+    base: ProcessBase, rooms: Rooms, accounts: AccountServices, membership: RoomMembership
+) -> AutoAcceptDuty | None:
+    if not _accepts_invites(base):
+        return None
+    return AutoAcceptDuty(
+        settings=base.settings.auto_accept,
+        feed=base.feed,
+        events=rooms.events,
+        memberships=rooms.memberships,
+        joining=membership,
+        own_data=accounts.account_data,
+    )
 
 
 def _accepts_invites(base: ProcessBase) -> bool:

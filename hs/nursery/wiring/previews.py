@@ -3,6 +3,8 @@
 import importlib.util
 from pathlib import Path
 
+import attrs
+
 from hs.apis.media.previews import UrlPreviewApi
 from hs.lib.tasks import Duty
 from hs.nursery.part import Part
@@ -20,14 +22,22 @@ from hs.settings.errors import Problem, SettingsError
 CLEANUP_EVERY_S = 3600.0
 
 
-def wire_previews(base: ProcessBase, http: HttpClients, media: MediaServices) -> Part:
-    """Build the endpoint, if previews are enabled and this process serves media.
+@attrs.frozen(eq=False, kw_only=True)
+class PreviewServices:
+    """The previews; None if they are disabled or served by other processes."""
+
+    previews: UrlPreviews | None = None
+    part: Part = attrs.Factory(Part)
+
+
+def wire_previews(base: ProcessBase, http: HttpClients, media: MediaServices) -> PreviewServices:
+    """Build the services, if previews are enabled and this process serves media.
 
     Raises: SettingsError, if the parser of HTML or a file is missing.
     """
     settings = base.settings.previews
     if not settings.url_preview_enabled or not base.settings.workers.serves_media:
-        return Part()
+        return PreviewServices()
     if importlib.util.find_spec("selectolax") is None:
         _refuse("url_preview_enabled", "the parser of HTML is missing", "install hs[url-preview]")
     fetcher = PreviewFetcher(
@@ -58,7 +68,8 @@ def wire_previews(base: ProcessBase, http: HttpClients, media: MediaServices) ->
         period_s=CLEANUP_EVERY_S,
         at_start=False,
     )
-    return Part(endpoints=[UrlPreviewApi(previews)], duties=[cleaning])
+    part = Part(endpoints=[UrlPreviewApi(previews)], duties=[cleaning])
+    return PreviewServices(previews=previews, part=part)
 
 
 def _providers(base: ProcessBase) -> list[OEmbedProvider]:

@@ -17,9 +17,13 @@ from hs.services.rooms.profiles.profile_propagation import RoomProfiles
 
 @attrs.frozen(eq=False, kw_only=True)
 class ProfileServices:
-    """The rules for avatars, which also hold for member events."""
+    """The rules for avatars, which also hold for member events, and the update of member events.
+
+    `propagation` is None in a process that does not update member events.
+    """
 
     avatars: AvatarRules
+    propagation: RoomProfiles | None
     part: Part
 
 
@@ -38,14 +42,14 @@ def wire_profiles(base: ProcessBase, rooms: Rooms, accounts: AccountServices) ->
         settings.server.limit_profile_requests_to_users_who_share_rooms,
     )
     api = ProfilesApi(accounts.profiles, ProfileChanges(accounts.profiles, avatars), audience)
+    propagation = None
+    if BACKGROUND in base.plan.duties:  # it follows the feed once it is built
+        propagation = RoomProfiles(base.database, base.feed, rooms.appender)
+    duties = [] if propagation is None else [_duty(propagation)]
     return ProfileServices(
-        avatars=avatars,
-        part=Part(
-            endpoints=[api], duties=base.planned(BACKGROUND, lambda: _propagation(base, rooms))
-        ),
+        avatars=avatars, propagation=propagation, part=Part(endpoints=[api], duties=duties)
     )
 
 
-def _propagation(base: ProcessBase, rooms: Rooms) -> Duty:
-    propagation = RoomProfiles(base.database, base.feed, rooms.appender)
-    return Duty("profile updates in rooms", propagation.run)
+def _duty(propagation: RoomProfiles) -> Duty:
+    return Duty("profile updates in rooms", propagation.run, plan_duty=BACKGROUND)

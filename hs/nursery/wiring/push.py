@@ -28,10 +28,13 @@ from hs.services.push.unread.unread_counts import UnreadCounts
 
 @attrs.frozen(eq=False, kw_only=True)
 class PushServices:
-    """What sync and pushers need of push rules and unread counts."""
+    """Push rules and unread counts; `evaluation` runs in the process that writes `unread`."""
 
     rules: PushRules
+    rule_service: PushRuleService
     counts: UnreadCounts
+    notifications: NotificationList
+    evaluation: EvaluationDuty | None
     part: Part
 
 
@@ -68,6 +71,7 @@ def wire_push(
 
     store = base.owned(EvaluationStore, UNREAD, evaluation)
     rules = PushRules(database, feed, features)
+    rule_service = PushRuleService(rules, writer)
     counts = UnreadCounts(
         database,
         feed,
@@ -85,10 +89,13 @@ def wire_push(
     )
     return PushServices(
         rules=rules,
+        rule_service=rule_service,
         counts=counts,
+        notifications=notifications,
+        evaluation=duties[0] if duties else None,
         part=Part(
             endpoints=[
-                PushRulesApi(PushRuleService(rules, writer)),
+                PushRulesApi(rule_service),
                 NotificationsApi(notifications),
             ],
             runners=[("push evaluation", duty.run) for duty in duties],

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Mapping
 
+import attrs
 import trio
 
 from hs.apis.client.push.pushers import PushersApi
@@ -37,6 +38,16 @@ SENT_AT_ONCE = 100
 SENT_AGAIN_AT_ONCE = 20
 
 
+@attrs.frozen(eq=False, kw_only=True)
+class PusherServices:
+    """The pushers of users, the gateway and the links that their notifications use."""
+
+    pushers: Pushers
+    gateway: PushGateway
+    unsubscribing: UnsubscribeLinks
+    part: Part
+
+
 def wire_pusher_writer(base: ProcessBase) -> PusherWriter:
     """Build the writer of pushers, or a proxy of it; before accounts."""
     return base.owned(PusherWriter, PUSHERS, lambda: PusherTable(base.table(PUSHERS), base.clock))
@@ -44,18 +55,27 @@ def wire_pusher_writer(base: ProcessBase) -> PusherWriter:
 
 def wire_pushers(
     base: ProcessBase, writer: PusherWriter, rooms: Rooms, push: PushServices, http: HttpClients
-) -> Part:
+) -> PusherServices:
     """Build the endpoints of pushers and their duties; after push rules and counts."""
     database, mails = base.database, wire_mail(base.settings)
     unsubscribing = UnsubscribeLinks(writer, _base_url(base), _link_secret(base))
     positions = PusherPositions(database)
-    makers = {HTTP: _gateway_lines(base, positions, writer, rooms, push, http)}
+    gateway = PushGateway(
+        http=http.public,
+        settings=base.settings.push,
+        events=rooms.events,
+        states=rooms.states,
+        members=rooms.memberships,
+        counts=push.counts,
+    )
+    pushers = Pushers(database, writer, _mails_notifications(base, mails))
+    makers = {HTTP: _gateway_lines(base, positions, writer, gateway)}
     if _mails_notifications(base, mails):
         makers[EMAIL] = _mail_lines(base, positions, writer, rooms, push, unsubscribing, mails)
     cleanup, pruning = PusherCleanup(database, writer), NotificationCleanup(database, base.clock)
-    return Part(
+    part = Part(
         endpoints=[
-            PushersApi(Pushers(database, writer, _mails_notifications(base, mails))),
+            PushersApi(pushers),
             UnsubscribeApi(unsubscribing, wire_pages(base.settings)),
         ],
         duties=[
@@ -74,6 +94,7 @@ def wire_pushers(
             ),
         ],
     )
+    return PusherServices(pushers=pushers, gateway=gateway, unsubscribing=unsubscribing, part=part)
 
 
 def newcomers_mail(base: ProcessBase, writer: PusherWriter) -> list[NewUserListener]:
@@ -109,14 +130,8 @@ def _sending(
 
 
 def _gateway_lines(
-    base: ProcessBase,
-    positions: PusherPositions,
-    writer: PusherWriter,
-    rooms: Rooms,
-    push: PushServices,
-    http: HttpClients,
+    base: ProcessBase, positions: PusherPositions, writer: PusherWriter, gateway: PushGateway
 ) -> PusherFactory:
-    settings = base.settings.push
     tools = HttpPusherDependencies(
         database=base.database,
         positions=positions,
@@ -124,15 +139,7 @@ def _gateway_lines(
         clock=base.clock,
         slots=trio.CapacityLimiter(SENT_AT_ONCE),
         slow_slots=trio.CapacityLimiter(SENT_AGAIN_AT_ONCE),
-        jitter_ms=settings.jitter_delay,
-    )
-    gateway = PushGateway(
-        http=http.public,
-        settings=settings,
-        events=rooms.events,
-        states=rooms.states,
-        members=rooms.memberships,
-        counts=push.counts,
+        jitter_ms=base.settings.push.jitter_delay,
     )
     return lambda pusher: HttpPusher(pusher, gateway, tools)
 

@@ -1,5 +1,7 @@
 """Retention: purging old messages, redacted content and forgotten rooms."""
 
+import attrs
+
 from hs.apis.client.rooms.retention import RetentionApi
 from hs.core.streams import CACHES, EVENTS
 from hs.lib.tasks import Duty
@@ -17,47 +19,52 @@ from hs.services.rooms.retention.purge import (
 )
 
 
-def wire_retention(base: ProcessBase, rooms: Rooms, reading: RoomReading) -> Part:
+@attrs.frozen(eq=False, kw_only=True)
+class RetentionServices:
+    """What deletes old data; None where the settings keep it for ever."""
+
+    messages: MessagePurge | None
+    redactions: RedactedContents | None
+    forgotten: ForgottenRooms | None
+    part: Part
+
+
+def wire_retention(base: ProcessBase, rooms: Rooms, reading: RoomReading) -> RetentionServices:
     """Build the endpoint that tells the policy, and the duties that follow it."""
-    return Part(
-        endpoints=[RetentionApi(reading.retention)],
-        duties=[
-            *_old_messages(base, rooms, reading),
-            *_redacted_content(base, rooms),
-            *_forgotten_rooms(base, rooms),
-        ],
+    messages = _old_messages(base, rooms, reading)
+    redactions = _redacted_content(base, rooms)
+    forgotten = _forgotten_rooms(base, rooms)
+    return RetentionServices(
+        messages=messages,
+        redactions=redactions,
+        forgotten=forgotten,
+        part=Part(
+            endpoints=[RetentionApi(reading.retention)],
+            duties=_duties(messages, redactions, forgotten),
+        ),
     )
 
 
-def _old_messages(base: ProcessBase, rooms: Rooms, reading: RoomReading) -> list[Duty]:
+def _old_messages(base: ProcessBase, rooms: Rooms, reading: RoomReading) -> MessagePurge | None:
     settings = base.settings.retention
     if not settings.enabled:
-        return []
-    purge = MessagePurge(base.database, rooms.events, reading.retention, settings, base.clock)
-    return [Duty("message retention", purge.run, plan_duty=BACKGROUND)]
+        return None
+    return MessagePurge(base.database, rooms.events, reading.retention, settings, base.clock)
 
 
-def _redacted_content(base: ProcessBase, rooms: Rooms) -> list[Duty]:
+def _redacted_content(base: ProcessBase, rooms: Rooms) -> RedactedContents | None:
     period_ms = base.settings.rooms.redaction_retention_period
     if period_ms is None:
-        return []
-    contents = RedactedContents(base.database, rooms.events, base.clock, period_ms)
-    return [
-        Duty(
-            "redacted content purge",
-            contents.remove,
-            plan_duty=BACKGROUND,
-            period_s=REDACTED_EVERY_S,
-        )
-    ]
+        return None
+    return RedactedContents(base.database, rooms.events, base.clock, period_ms)
 
 
-def _forgotten_rooms(base: ProcessBase, rooms: Rooms) -> list[Duty]:
-    """Build the duty of each process that owns rooms: it purges its own."""
+def _forgotten_rooms(base: ProcessBase, rooms: Rooms) -> ForgottenRooms | None:
+    """Build the purge of each process that owns rooms: it purges its own."""
     period_ms = base.settings.rooms.forgotten_room_retention_period
     if period_ms is None or rooms.owner is None:
-        return []
-    forgotten = ForgottenRooms(
+        return None
+    return ForgottenRooms(
         database=base.database,
         rooms=rooms.owner.hot,
         cache_drops=base.memory(CACHES),
@@ -65,4 +72,25 @@ def _forgotten_rooms(base: ProcessBase, rooms: Rooms) -> list[Duty]:
         period_ms=period_ms,
         owns=lambda room_id: base.ownership.is_mine(EVENTS, room_id),
     )
-    return [Duty("forgotten room purge", forgotten.purge, period_s=FORGOTTEN_EVERY_S)]
+
+
+def _duties(
+    messages: MessagePurge | None,
+    redactions: RedactedContents | None,
+    forgotten: ForgottenRooms | None,
+) -> list[Duty]:
+    duties = []
+    if messages is not None:
+        duties.append(Duty("message retention", messages.run, plan_duty=BACKGROUND))
+    if redactions is not None:
+        duties.append(
+            Duty(
+                "redacted content purge",
+                redactions.remove,
+                plan_duty=BACKGROUND,
+                period_s=REDACTED_EVERY_S,
+            )
+        )
+    if forgotten is not None:
+        duties.append(Duty("forgotten room purge", forgotten.purge, period_s=FORGOTTEN_EVERY_S))
+    return duties

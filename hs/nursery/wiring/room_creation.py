@@ -19,8 +19,10 @@ from hs.services.rooms.creation.upgrade_lock import UpgradeLock
 
 @attrs.frozen(eq=False, kw_only=True)
 class CreationServices:
-    """The service that joins new users to `auto_join_rooms`."""
+    """Creating and upgrading rooms, and joining new users to `auto_join_rooms`."""
 
+    creation: RoomCreation
+    upgrades: RoomUpgrade
     auto_join: AutoJoinRooms
     part: Part
 
@@ -69,4 +71,9 @@ def wire_room_creation(
         CreateRoomApi(RoomCreationWithInvites(creation, members.third_party_invites)),
         RoomUpgradeApi(upgrades),
     ]
-    return CreationServices(auto_join=auto_join, part=Part(endpoints=endpoints))
+    return CreationServices(
+        creation=creation,
+        upgrades=upgrades,
+        auto_join=auto_join,
+        part=Part(endpoints=endpoints),
+    )

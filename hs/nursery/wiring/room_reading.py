@@ -9,6 +9,7 @@ from hs.apis.client.rooms.room_state import RoomStateApi
 from hs.apis.client.rooms.room_summary import RoomSummaryApi
 from hs.nursery.part import Part
 from hs.nursery.process_base import ProcessBase
+from hs.nursery.wiring.accounts import AccountServices
 from hs.nursery.wiring.rooms import Rooms
 from hs.services.rooms.read.event_serializer import EventSerializer
 from hs.services.rooms.read.hierarchy import Hierarchy
@@ -22,9 +23,8 @@ from hs.services.rooms.read.room_previews import RoomPreviews
 from hs.services.rooms.read.room_snapshot import RoomSnapshots
 from hs.services.rooms.read.room_state import RoomState, ServiceUsers
 from hs.services.rooms.read.timelines import Timelines
-from hs.services.rooms.read.visibility import ErasedUserLookup, IgnoredUsers, Visibility
+from hs.services.rooms.read.visibility import Visibility
 from hs.services.rooms.store.aggregations import AggregationStore
-from hs.services.rooms.store.replaced_state import ReplacedState
 
 
 @attrs.frozen(eq=False, kw_only=True)
@@ -45,8 +45,7 @@ def wire_reading(
     base: ProcessBase,
     rooms: Rooms,
     service_users: ServiceUsers,
-    ignored: IgnoredUsers,
-    erased: ErasedUserLookup,
+    accounts: AccountServices,
 ) -> RoomReading:
     """Build the readers; before the notifier, which relies on their caches."""
     database, feed, events = base.database, base.feed, rooms.events
@@ -60,8 +59,8 @@ def wire_reading(
         events=events,
         states=states,
         memberships=memberships,
-        ignored=ignored,
-        erased=erased,
+        ignored=accounts.account_data,
+        erased=accounts.erased,
         expiry=retention if policy.enabled else None,
     )
     serializer, positions = EventSerializer(visibility, rendering), TokenPositions(database)
@@ -111,7 +110,7 @@ def _rendering(base: ProcessBase, rooms: Rooms) -> EventRenderer:
         feed=base.feed,
         events=events,
         aggregates=AggregationStore(database, base.feed, events),
-        previous=ReplacedState(database, events, rooms.states),
+        states=rooms.states,
         clock=base.clock,
         max_bytes=int(RENDERED_BYTES * factor),
     )

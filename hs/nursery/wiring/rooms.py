@@ -56,6 +56,7 @@ class Rooms:
     remote: RemoteRooms
     owner: RoomOwner | None
     departures: RoomDepartures
+    cleanup: RoomCleanup
     part: Part
 
 
@@ -81,6 +82,7 @@ def wire_rooms(base: ProcessBase, remote: RemoteRooms, policies: PolicyServers) 
 
     appender = ShardedAppender(base.ownership, base.sharded(RoomAppender, EVENTS, writer))
     departures = RoomDepartures(base.database, appender, memberships)
+    cleanup = RoomCleanup(base.database, base.clock)
     return Rooms(
         events=events,
         states=states,
@@ -91,7 +93,8 @@ def wire_rooms(base: ProcessBase, remote: RemoteRooms, policies: PolicyServers) 
         remote=remote,
         owner=owner,
         departures=departures,
-        part=_part(base, owner, departures),
+        cleanup=cleanup,
+        part=_part(owner, departures, cleanup),
     )
 
 
@@ -116,8 +119,7 @@ def _owner(
     return RoomOwner(committer=committer, hot=hot, writer=writer)
 
 
-def _part(base: ProcessBase, owner: RoomOwner | None, departures: RoomDepartures) -> Part:
-    cleanup = RoomCleanup(base.database, base.clock)
+def _part(owner: RoomOwner | None, departures: RoomDepartures, cleanup: RoomCleanup) -> Part:
     return Part(
         runners=[] if owner is None else [("committer", owner.committer.run)],
         duties=[

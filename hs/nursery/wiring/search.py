@@ -1,5 +1,7 @@
 """Searching for messages: the search, and the duty that keeps its index."""
 
+import attrs
+
 from hs.apis.client.directory.search import SearchApi
 from hs.lib.tasks import Duty
 from hs.nursery.part import Part
@@ -12,28 +14,41 @@ from hs.services.search.result_serializer import SearchResultRenderer
 from hs.services.search.search_indexer import SearchIndexer, SearchProgress
 
 
-def wire_search(base: ProcessBase, rooms: Rooms, reading: RoomReading) -> Part:
+@attrs.frozen(eq=False, kw_only=True)
+class SearchServices:
+    """Message search; `indexer` is None in a process that does not index."""
+
+    messages: MessageSearch
+    progress: SearchProgress
+    indexer: SearchIndexer | None
+    part: Part
+
+
+def wire_search(base: ProcessBase, rooms: Rooms, reading: RoomReading) -> SearchServices:
     """Build the endpoint, and the duty where searching is enabled."""
     database, feed = base.database, base.feed
     is_enabled = base.settings.rooms.enable_search
     showing = SearchResultRenderer(
         rooms.events, rooms.states, reading.timelines, reading.state, reading.serializer
     )
+    progress = SearchProgress.following(database, feed)
     messages = MessageSearch(
         database=database,
         events=rooms.events,
         states=rooms.states,
         memberships=rooms.memberships,
         visibility=reading.visibility,
-        progress=SearchProgress.following(database, feed),
+        progress=progress,
         showing=showing,
         is_enabled=is_enabled,
     )
-    return Part(
-        endpoints=[SearchApi(messages)],
-        duties=base.planned(BACKGROUND, lambda: _indexing(base)) if is_enabled else [],
+    # The indexer follows the feed from its construction on, so it must not be built elsewhere.
+    indexes = is_enabled and BACKGROUND in base.plan.duties
+    indexer = SearchIndexer(database, feed) if indexes else None
+    duties = [] if indexer is None else [Duty("search index", indexer.run, plan_duty=BACKGROUND)]
+    return SearchServices(
+        messages=messages,
+        progress=progress,
+        indexer=indexer,
+        part=Part(endpoints=[SearchApi(messages)], duties=duties),
     )
-
-
-def _indexing(base: ProcessBase) -> Duty:
-    return Duty("search index", SearchIndexer(base.database, base.feed).run)

@@ -1,5 +1,7 @@
 """Sending events, at once and delayed."""
 
+import attrs
+
 from hs.apis.client.rooms.delayed_events import DelayedEventsApi
 from hs.apis.client.rooms.send import SendApi
 from hs.core.streams import CACHES
@@ -18,13 +20,22 @@ from hs.services.rooms.sending.event_sending import EventSender
 from hs.services.rooms.sending.relation_checks import RelationChecks
 
 
+@attrs.frozen(eq=False, kw_only=True)
+class SendingServices:
+    """Delayed events; `sender` is None in a process that does not send them when they are due."""
+
+    delayed: DelayedEvents
+    sender: DelayedSending | None
+    part: Part
+
+
 def wire_sending(
     base: ProcessBase,
     rooms: Rooms,
     sessions: SessionServices,
     aliases: AliasServices,
     members: MembershipServices,
-) -> Part:
+) -> SendingServices:
     """Build sending, and the duty that sends delayed events when they are due."""
     sending = EventSender(
         appender=rooms.appender,
@@ -41,16 +52,20 @@ def wire_sending(
         announcements=base.memory(CACHES),
         longest_ms=base.settings.proposals.max_event_delay_duration,
     )
-    return Part(
-        endpoints=[SendApi(sending, delayed), DelayedEventsApi(delayed)],
-        duties=_duties(base, delayed),
+    # The sender follows the feed once it is built.
+    plans_sender = BACKGROUND in base.plan.duties
+    sender = DelayedSending(base.database, base.feed, base.clock, delayed) if plans_sender else None
+    return SendingServices(
+        delayed=delayed,
+        sender=sender,
+        part=Part(
+            endpoints=[SendApi(sending, delayed), DelayedEventsApi(delayed)],
+            duties=[] if sender is None else _duties(sender),
+        ),
     )
 
 
-def _duties(base: ProcessBase, delayed: DelayedEvents) -> list[Duty]:
-    if BACKGROUND not in base.plan.duties:  # the sender follows the feed once it is built
-        return []
-    sender = DelayedSending(base.database, base.feed, base.clock, delayed)
+def _duties(sender: DelayedSending) -> list[Duty]:
     return [
         Duty("delayed events", sender.run, plan_duty=BACKGROUND),
         Duty(

@@ -1,7 +1,10 @@
 """/sync and sliding sync: the notifier, and responses composed of all other services."""
 
+from contextlib import nullcontext
 from functools import partial
 from typing import Final
+
+import attrs
 
 from hs.apis.client.sync.deprecated_sync import DeprecatedSyncApi
 from hs.apis.client.sync.sliding_sync import UnstableSlidingSyncApi
@@ -21,10 +24,11 @@ from hs.nursery.wiring.ephemeral import EphemeralServices
 from hs.nursery.wiring.push import PushServices
 from hs.nursery.wiring.room_reading import RoomReading
 from hs.nursery.wiring.rooms import Rooms
-from hs.nursery.wiring.threads import wire_threads
+from hs.nursery.wiring.threads import ThreadServices
 from hs.services.rooms.read.stripped_state import StrippedState, included_state
 from hs.services.sync.assembly import (
     RoomReaders,
+    SyncOptions,
     SyncSources,
     make_deprecated_sync,
     make_sync,
@@ -32,8 +36,22 @@ from hs.services.sync.assembly import (
 from hs.services.sync.notifier import Notifier
 from hs.services.sync.remote_presence import RemotePresenceDuty
 from hs.services.sync.sliding.assembly import make_sliding_sync
+from hs.services.sync.sliding.sliding_sync import SlidingSync
+from hs.services.sync.sync_service import SyncService
+from hs.settings.settings import Settings
 
 EXPIRE_EVERY_S: Final = 24 * 3600.0
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class SyncServices:
+    """The sync services, and the notifier that wakes their long polls."""
+
+    notifier: Notifier
+    sync: SyncService
+    sliding: SlidingSync
+    remote_presence: RemotePresenceDuty
+    part: Part
 
 
 def sync_sources(
@@ -51,7 +69,7 @@ def sync_sources(
         typing=ephemeral.typing_users,
         presence=ephemeral.presence,
         counts=push.counts,
-        extensions=(devices.encryption,),
+        encryption=devices.encryption,
     )
 
 
@@ -60,40 +78,21 @@ def wire_sync(
     rooms: Rooms,
     reading: RoomReading,
     sources: SyncSources,
-    devices: DeviceServices,
+    threads: ThreadServices,
     *,
     admission: Admission,
     drain: Drain,
-) -> list[Part]:
-    """Build sync and the subscriptions to threads, which are an extension of sliding sync."""
-    settings = base.settings
-    threads = wire_threads(base, reading)
+) -> SyncServices:
+    """Build sync; the subscriptions to threads are an extension of sliding sync."""
     notifier = Notifier(base.feed)
     readers = _readers(base, rooms, reading)
-    strangers = RemotePresenceDuty(base.feed, notifier, readers.memberships)
-    excluded = frozenset(RoomID(room) for room in settings.rooms.exclude_rooms_from_sync)
-    gate = admission.gate(WorkClass.SYNC)
-    v3 = make_sync(
-        readers,
-        sources,
-        notifier,
-        max_timeline=settings.server.filter_timeline_limit,
-        excluded=excluded,
-        without_presence=frozenset(map(RoomID, settings.rooms.exclude_rooms_from_presence)),
-        kept_for_ms=settings.caches.caches.sync_response_cache_duration,
-        gate=gate,
-    )
+    remote_presence = RemotePresenceDuty(base.feed, notifier, readers.memberships)
+    options = _options(base.settings, admission)
+    v3 = make_sync(readers, sources, notifier, options)
     sliding = make_sliding_sync(
-        readers,
-        sources,
-        notifier,
-        base.clock,
-        excluded=excluded,
-        gate=gate,
-        encryption=devices.encryption,
-        threads=threads.subscriptions,
+        readers, sources, notifier, options, threads.subscriptions, base.clock
     )
-    old = make_deprecated_sync(readers, sources, notifier, v3, reading.snapshots, gate=gate)
+    old = make_deprecated_sync(readers, sources, notifier, options, v3, reading.snapshots)
 
     endpoints = [
         SyncApi(v3),
@@ -104,7 +103,7 @@ def wire_sync(
     duties = [
         Duty("end long polls at shutdown", partial(notifier.leave_on, drain.started)),
         Duty("long poll timeouts", notifier.tick),
-        Duty("remote presence", strangers.run),
+        Duty("remote presence", remote_presence.run),
         Duty(
             "sliding sync connection cleanup",
             sliding.connections.expire,
@@ -114,7 +113,24 @@ def wire_sync(
         ),
     ]
     metrics = [partial(watch_notifier, notifier=notifier)]
-    return [threads.part, Part(endpoints=endpoints, duties=duties, metrics=metrics)]
+    return SyncServices(
+        notifier=notifier,
+        sync=v3,
+        sliding=sliding,
+        remote_presence=remote_presence,
+        part=Part(endpoints=endpoints, duties=duties, metrics=metrics),
+    )
+
+
+def _options(settings: Settings, admission: Admission) -> SyncOptions:
+    gate = admission.gate(WorkClass.SYNC)
+    return SyncOptions(
+        max_timeline=settings.server.filter_timeline_limit,
+        excluded=frozenset(map(RoomID, settings.rooms.exclude_rooms_from_sync)),
+        without_presence=frozenset(map(RoomID, settings.rooms.exclude_rooms_from_presence)),
+        kept_for_ms=settings.caches.caches.sync_response_cache_duration,
+        gate=nullcontext() if gate is None else gate,
+    )
 
 
 def _readers(base: ProcessBase, rooms: Rooms, reading: RoomReading) -> RoomReaders:

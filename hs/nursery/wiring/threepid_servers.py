@@ -4,7 +4,7 @@ import attrs
 
 from hs.nursery.process_base import ProcessBase
 from hs.nursery.wiring.http_clients import HttpClients
-from hs.services.accounts.terms.captcha import Captcha, Recaptcha
+from hs.services.accounts.terms.captcha import Recaptcha
 from hs.services.accounts.threepids.identity_servers import IdentityServers
 from hs.services.accounts.threepids.msisdn_delegate import MsisdnDelegate
 
@@ -15,7 +15,7 @@ class ThreepidServers:
 
     identity_servers: IdentityServers
     phones: MsisdnDelegate
-    captcha: Captcha | None
+    captcha: Recaptcha | None
 
 
 def wire_threepid_servers(base: ProcessBase, http: HttpClients) -> ThreepidServers:

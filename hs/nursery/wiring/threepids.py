@@ -16,6 +16,7 @@ from hs.core.threepids import EMAIL
 from hs.core.threepids import MSISDN as MSISDN_MEDIUM
 from hs.lib.clock import Clock
 from hs.lib.mail.templates import Templates
+from hs.nursery.process_base import ProcessBase
 from hs.nursery.wiring.mail import wire_mail, wire_pages
 from hs.nursery.wiring.threepid_servers import ThreepidServers
 from hs.services.accounts.lifecycle.account_lifecycle import AccountLifecycle
@@ -59,17 +60,13 @@ class ThreepidServices:
 
 
 def wire_threepids(
-    settings: Settings,
-    database: Database,
-    clock: Clock,
-    key: SigningKey,
-    servers: ThreepidServers,
-    revocations: Revocations,
+    base: ProcessBase, servers: ThreepidServers, revocations: Revocations
 ) -> ThreepidServices:
-    """Build the services; `key` signs the links to the terms of use."""
+    """Build the services; the server's key signs the links to the terms of use."""
+    settings, database, clock = base.settings, base.database, base.clock
     threepids = Threepids(database, clock, settings.threepids)
     proofs = _proofs(settings, database, clock, servers)
-    rule = consent_rule(settings, key)
+    rule = consent_rule(settings, base.signer.key)
     return ThreepidServices(
         threepids=threepids,
         identifiers=LoginIdentifiers(settings.server.server_name, threepids),

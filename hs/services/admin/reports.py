@@ -3,7 +3,7 @@
 Spec: client-server API, Reporting Content.
 """
 
-from typing import Final, Protocol
+from typing import Final
 
 import attrs
 
@@ -11,6 +11,7 @@ from hs.core.errors import BadJson, NotFound
 from hs.core.ids import EventID, RoomID, UserID
 from hs.core.requester import Requester
 from hs.lib.clock import Clock
+from hs.services.rooms.store.memberships import Memberships
 from hs.storage.admin import reports as storage
 from hs.storage.admin.reports import ReportRecord
 from hs.storage.database import Database
@@ -18,20 +19,12 @@ from hs.storage.database import Database
 MAX_REASON_CHARS: Final = 1000
 
 
-class RoomMembershipCheck(Protocol):
-    """A query for room memberships."""
-
-    async def is_joined(self, room_id: RoomID, user_id: UserID) -> bool:
-        """Return whether a user is joined to a room."""
-        ...
-
-
 @attrs.frozen(eq=False)
 class Reports:
     """The store of content reports."""
 
     database: Database
-    members: RoomMembershipCheck
+    members: Memberships
     clock: Clock
 
     async def report_room(self, requester: Requester, room_id: RoomID, reason: str) -> None:

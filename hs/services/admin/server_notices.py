@@ -5,7 +5,7 @@ Spec: client-server API, Server Notices.
 
 import logging
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import attrs
 
@@ -16,6 +16,8 @@ from hs.core.ids import EventID, RoomID, UserID
 from hs.core.versions import RoomVersion, room_version
 from hs.lib.clock import Clock
 from hs.lib.keyed_lock import KeyedLock
+from hs.services.accounts.account_data.account_data import AccountDataService
+from hs.services.accounts.profiles.profiles import Profiles
 from hs.services.rooms.append.appender import RoomAppender
 from hs.services.rooms.append.drafts import Draft, TransactionKey
 from hs.services.rooms.creation.initial_events import (
@@ -23,7 +25,7 @@ from hs.services.rooms.creation.initial_events import (
     default_power_levels,
     topic_content,
 )
-from hs.services.rooms.profiles.member_profiles import LocalProfiles, member_profile
+from hs.services.rooms.profiles.member_profiles import member_profile
 from hs.services.rooms.store.memberships import Memberships
 from hs.settings.sections.retention import ServerNoticeSettings
 from hs.storage.admin import server_notices
@@ -33,16 +35,6 @@ TAG = "m.server_notice"
 _INVITED_OR_JOINED = (event_types.JOIN, event_types.INVITE)
 
 log = logging.getLogger(__name__)
-
-
-class RoomTags(Protocol):
-    """A writer of room tags."""
-
-    async def put_tag(
-        self, user_id: UserID, room_id: RoomID, tag: str, content: JsonObject
-    ) -> None:
-        """Set a tag of a room."""
-        ...
 
 
 @attrs.frozen(eq=False, kw_only=True)
@@ -55,8 +47,8 @@ class ServerNotices:
     database: Database
     appender: RoomAppender
     memberships: Memberships
-    profiles: LocalProfiles
-    tags: RoomTags
+    profiles: Profiles
+    tags: AccountDataService
     clock: Clock
     locks: KeyedLock[UserID] = attrs.field(factory=KeyedLock)
 

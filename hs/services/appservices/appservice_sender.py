@@ -19,25 +19,21 @@ from hs.core.streams import CACHES, DEVICE_LISTS, EVENTS, PRESENCE, RECEIPTS, TO
 from hs.repl.feed import Batch, Feed
 from hs.repl.feed_queue import FeedQueue, WhenFull
 from hs.services.appservices.appservice_client import AppserviceClient
-from hs.services.appservices.catching_up import (
-    EphemeralCatchUp,
-    EventCatchUp,
-    PastMemberships,
-    RunStart,
-)
+from hs.services.appservices.catching_up import EphemeralCatchUp, EventCatchUp, RunStart
 from hs.services.appservices.ephemeral_queue import OutgoingQueue
 from hs.services.appservices.event_interest import EventInterest, Services
+from hs.services.appservices.previous_memberships import PreviousMembershipReader
 from hs.services.appservices.row_selection import (
     EncryptionSelection,
     EphemeralSelection,
     EventSelection,
     Outgoings,
     RoomsOfAnyUser,
-    RoomsOfUsers,
 )
 from hs.services.appservices.sender_states import SenderEvent, SenderStates
 from hs.services.appservices.transactions import TransactionDelivery, TransactionMaker
 from hs.services.appservices.waiting_events import MAX_EVENTS, WaitingEvents
+from hs.services.rooms.store.memberships import Memberships
 from hs.storage.appservices import transactions as storage
 from hs.storage.database import Database
 
@@ -79,8 +75,8 @@ class AppserviceSender:
         database: Database,
         feed: Feed,
         interest: EventInterest,
-        rooms: RoomsOfUsers,
-        past: PastMemberships,
+        rooms: Memberships,
+        past: PreviousMembershipReader,
         maker: TransactionMaker,
         calls: AppserviceClient,
     ) -> None:

@@ -5,7 +5,7 @@ here. So who is in which room is known as of the very place where the queue begi
 """
 
 from collections.abc import Iterator
-from typing import Final, Protocol
+from typing import Final
 
 import attrs
 
@@ -15,6 +15,7 @@ from hs.core.streams import DEVICE_LISTS, EVENTS, RECEIPTS, StateChange
 from hs.repl.feed import Feed
 from hs.services.appservices.ephemeral_queue import OutgoingQueue, ReceiptUpdate
 from hs.services.appservices.event_interest import EventInterest
+from hs.services.appservices.previous_memberships import PreviousMembershipReader
 from hs.services.appservices.row_selection import (
     EncryptionSelection,
     EventSelection,
@@ -29,14 +30,6 @@ from hs.storage.database import Database
 from hs.storage.devices import to_device
 
 PAGE: Final = 500
-
-
-class PastMemberships(Protocol):
-    """The memberships before and after member events."""
-
-    async def memberships(self, event_id: EventID) -> tuple[str | None, str | None]:
-        """Return the membership before a member event, and the one that it sets."""
-        ...
 
 
 @attrs.frozen
@@ -63,7 +56,7 @@ class EventCatchUp:
 
     _database: Database
     _interest: EventInterest
-    _past: PastMemberships
+    _past: PreviousMembershipReader
     _selection: EventSelection
     _waiting: WaitingEvents
 

@@ -3,21 +3,12 @@
 Spec: application service API, Adding, updating, and deleting a published room.
 """
 
-from typing import Protocol
-
 import attrs
 
 from hs.core.ids import RoomID
 from hs.core.requester import Requester
 from hs.services.appservices.appservice_registry import AppserviceRegistry
-
-
-class NetworkDirectory(Protocol):
-    """The store of the lists; `network` consists of the service's ID and the network's ID."""
-
-    async def set_network_listed(self, network: str, room_id: RoomID, listed: bool) -> None:
-        """Add a room to a list or remove it. Raises: NotFound."""
-        ...
+from hs.services.directory.public_rooms import PublicRooms
 
 
 @attrs.frozen(eq=False)
@@ -25,7 +16,7 @@ class NetworkRoomLists:
     """The room lists that services manage."""
 
     _registry: AppserviceRegistry
-    _directory: NetworkDirectory
+    _directory: PublicRooms
 
     async def set_listed(
         self, requester: Requester, network_id: str, room_id: RoomID, listed: bool

@@ -4,7 +4,6 @@ from typing import Any
 
 import attrs
 
-from hs.core.events import event_types
 from hs.core.ids import EventID
 from hs.services.rooms.store.event_store import EventStore
 from hs.services.rooms.store.state_store import StateStore
@@ -22,13 +21,8 @@ class PreviousMembershipReader:
         stored = await self._events.get_one(event_id)
         if stored is None or stored.event.state_key is None:
             return None, None
-        before = None
-        if stored.snapshot_id is not None:
-            key = (event_types.MEMBER, stored.event.state_key)
-            event_ids = await self._states.snapshot_entries(stored.snapshot_id, (key,))
-            if key in event_ids:
-                previous = await self._events.get_one(event_ids[key])
-                before = None if previous is None else _membership(previous.event.content)
+        previous = await self._states.replaced_event(stored)
+        before = None if previous is None else _membership(previous.event.content)
         return before, _membership(stored.event.content)
 
 

@@ -5,12 +5,12 @@ service. A row that interests no service costs a look into a dictionary.
 """
 
 from collections.abc import Collection, Mapping
-from typing import Final, Protocol
+from typing import Final
 
 import attrs
 
 from hs.core.events import event_types
-from hs.core.ids import RoomID, UserID
+from hs.core.ids import UserID
 from hs.core.streams import (
     CacheRow,
     DeviceListRow,
@@ -27,6 +27,7 @@ from hs.services.appservices.ephemeral_queue import OutgoingQueue, ReceiptKey, R
 from hs.services.appservices.event_interest import EventInterest
 from hs.services.appservices.ping import REACHABLE
 from hs.services.appservices.waiting_events import WaitingEvents
+from hs.services.rooms.store.memberships import Memberships
 from hs.storage.accounts import users
 from hs.storage.appservices import transactions as storage
 from hs.storage.database import Database
@@ -37,20 +38,12 @@ _PUBLIC: Final = "m.read"
 Outgoings = Mapping[Appservice, OutgoingQueue]
 
 
-class RoomsOfUsers(Protocol):
-    """The rooms of local users."""
-
-    def is_local(self, user_id: str) -> bool: ...
-
-    async def joined_rooms(self, user_id: UserID) -> Collection[RoomID]: ...
-
-
 @attrs.frozen(eq=False)
 class RoomsOfAnyUser:
     """The rooms of local and remote users."""
 
     _database: Database
-    _local: RoomsOfUsers
+    _local: Memberships
 
     async def of(self, user_id: str) -> Collection[str]:
         """List the rooms that a user is joined to."""

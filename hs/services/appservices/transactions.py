@@ -20,7 +20,7 @@ Spec: application service API, Pushing events.
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import attrs
 import orjson
@@ -35,6 +35,7 @@ from hs.lib.clock import Clock
 from hs.lib.http_client import HttpFault
 from hs.services.appservices.appservice_client import AppserviceClient, AppserviceRoute
 from hs.services.appservices.ephemeral_queue import OutgoingQueue, render_receipts, take_oldest
+from hs.services.appservices.invite_state import InviteStates
 from hs.services.rooms.read.rendering import EventRenderer
 from hs.services.rooms.store.event_store import EventStore
 from hs.services.rooms.store.stored_event import StoredEvent
@@ -66,14 +67,6 @@ FALLBACK_KEYS: Final = "org.matrix.msc3202.device_unused_fallback_key_types"
 log = logging.getLogger(__name__)
 
 
-class InviteStateReader(Protocol):
-    """The stripped state of invites."""
-
-    async def invite_state(self, room_id: RoomID, user_id: UserID) -> Sequence[Any]:
-        """Return the stripped state that an invited user sees."""
-        ...
-
-
 @attrs.define(eq=False)
 class _Parts:
     """A transaction that is being composed."""
@@ -94,7 +87,7 @@ class TransactionMaker:
     clock: Clock
     events: EventStore
     rendering: EventRenderer
-    invites: InviteStateReader
+    invites: InviteStates
 
     async def make(self, outgoing: OutgoingQueue) -> StoredTransaction | None:
         """Compose and store a transaction; return None if there is nothing to send."""

@@ -20,10 +20,9 @@ Spec: client-server API, End-to-End Encryption, Tracking the device list for a u
 
 from collections import OrderedDict
 from collections.abc import Iterator
-from typing import Final, NamedTuple, Protocol, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 from hs.core.ids import UserID
-from hs.core.positions import VectorPosition
 from hs.core.streams import DEVICE_LISTS, EVENTS, DeviceListRow
 from hs.core.tokens import SyncToken
 from hs.repl.feed import Batch, Feed
@@ -34,16 +33,6 @@ from hs.storage.devices import device_lists
 K = TypeVar("K")
 MAX_USERS: Final = 50_000
 CATCH_UP_S: Final = 5.0
-
-
-class DeviceListPositions(Protocol):
-    """The positions of a sync token that device list changes depend on."""
-
-    @property
-    def events(self) -> VectorPosition: ...
-
-    @property
-    def device_lists(self) -> VectorPosition: ...
 
 
 class DeviceListChanges(NamedTuple):
@@ -78,9 +67,7 @@ class DeviceLists:
         await self._feed.wait_for_position(EVENTS, later.events, CATCH_UP_S)
         return await self.changes(user_id, earlier, later)
 
-    async def changes(
-        self, user_id: UserID, since: DeviceListPositions, now: DeviceListPositions
-    ) -> DeviceListChanges:
+    async def changes(self, user_id: UserID, since: SyncToken, now: SyncToken) -> DeviceListChanges:
         """Return the changes since a position.
 
         The result may include changes of memberships after `now`, which are then repeated later.
@@ -102,7 +89,7 @@ class DeviceLists:
         return DeviceListChanges(sorted(changed | met), sorted(parted - changed))
 
     async def _changed_and_signed(
-        self, user_id: UserID, since: DeviceListPositions, now: DeviceListPositions
+        self, user_id: UserID, since: SyncToken, now: SyncToken
     ) -> tuple[set[UserID], set[UserID]]:
         """Return the users with changes, and the users whose keys this user signed."""
         if since.device_lists is now.device_lists:

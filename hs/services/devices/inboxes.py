@@ -16,6 +16,9 @@ Rules:
   the database confirms that they are pending, or if the request itself acknowledged something:
   committing that returns the highest acknowledgement of any process. Messages that arrived after
   the request cannot have been acknowledged.
+- A device may be deleted and created again before the deletion is announced. A request without a
+  token, which may be the first of a new device, therefore gets cached messages from before the
+  request only if the database confirms them.
 - An acknowledgement never exceeds the position of the stream, whatever the client sends.
 
 Spec: client-server API, Send-to-Device messaging.
@@ -112,11 +115,12 @@ class InboxReader:
         """
         key = (user_id, device_id)
         pending_range = await self._loading_ranges.get(key)
+        must_confirm = after == 0 or not self._is_alone
         after = max(after, self._acknowledged.get(key, 0))
         if pending_range.last <= after:
             return [], max(after, upto)
         messages = self._cached(key, max(after, pending_range.first - 1), upto, limit)
-        if messages is None or (not self._is_alone and messages and messages[0][0] <= began):
+        if messages is None or (must_confirm and messages and messages[0][0] <= began):
             messages = await self._database.read(
                 to_device.pending_messages, *key, after, upto, limit
             )

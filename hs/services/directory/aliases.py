@@ -36,19 +36,6 @@ class AliasNamespaces(Protocol):
         ...
 
 
-class NoNamespaces:
-    """The implementation for a server without application services."""
-
-    def check_may_manage(self, requester: Requester, alias: RoomAlias) -> None:
-        """Accept all aliases."""
-
-    async def query_alias(self, alias: RoomAlias) -> bool:
-        return False
-
-    def aliases_changed(self, *room_ids: RoomID) -> None:
-        """Do nothing."""
-
-
 RESERVED_FOR_MS: Final = 120_000
 _NO_ROOM: Final = RoomID("")
 

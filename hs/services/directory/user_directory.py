@@ -37,7 +37,7 @@ MAX_CHANGES: Final = 100_000
 """Users with changed profiles that wait. The oldest is dropped, and found by the old name."""
 
 _MEMBERS: Final = ""
-"""Stands in the queue for all new member events, which are read from a stored position."""
+"""Wakes the duty for new member events. It may be dropped: each run reads from its position."""
 
 
 class UserDirectoryUpdater:
@@ -50,7 +50,6 @@ class UserDirectoryUpdater:
         self._changes: FeedQueue[str] = FeedQueue(
             "user directory", MAX_CHANGES, WhenFull.DROP_OLDEST
         )
-        self._changes.put(_MEMBERS)  # of the time before this process
         self._changes.follow(feed, EVENTS, _changed_members)
         self._changes.follow(feed, CACHES, _changed_profiles)
 
@@ -66,13 +65,12 @@ class UserDirectoryUpdater:
     async def catch_up(self) -> None:
         """Bring the directory up to date."""
         with self._changes.batch(MAX_CHANGES) as changes:
-            if _MEMBERS in changes:
-                await self._read_members()
+            await self._read_members()
             while unlisted := await self._database.read(storage.list_unlisted, BATCH):
                 await self._put({}, set(unlisted), None)
-            changed = {user_id for user_id in changes if user_id != _MEMBERS}
-            if changed:
-                await self._put({}, changed, None)
+            changed = [user_id for user_id in changes if user_id != _MEMBERS]
+            for start in range(0, len(changed), BATCH):
+                await self._put({}, set(changed[start : start + BATCH]), None)
 
     async def _read_members(self) -> None:
         position = await self._database.read(storage.load_progress)

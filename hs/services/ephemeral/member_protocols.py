@@ -1,4 +1,4 @@
-"""The interfaces of ephemeral services to room memberships and user activity."""
+"""The interface of ephemeral services to room memberships."""
 
 from typing import Protocol
 
@@ -10,12 +10,4 @@ class JoinedMembers(Protocol):
 
     async def is_joined(self, room_id: RoomID, user_id: UserID) -> bool:
         """Return whether a user is joined to a room."""
-        ...
-
-
-class ActivityListener(Protocol):
-    """A listener for user activity, which affects presence."""
-
-    def note_active(self, user_id: UserID) -> None:
-        """Record that a user is active now."""
         ...

@@ -3,7 +3,7 @@
 Spec: client-server API, Receipts; Read and unread markers.
 """
 
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import attrs
 
@@ -12,25 +12,15 @@ from hs.core.ids import EventID, RoomID, UserID, parse_event_id
 from hs.core.relations import MAIN_TIMELINE, MAX_HOPS, THREAD
 from hs.core.requester import Requester
 from hs.lib.clock import Clock
-from hs.services.ephemeral.member_protocols import ActivityListener, JoinedMembers
+from hs.services.accounts.account_data.account_data import AccountDataService
+from hs.services.ephemeral.member_protocols import JoinedMembers
+from hs.services.ephemeral.presence_tracking import SyncingDevices
 from hs.services.ephemeral.receipts import Move, Receipts, ReceiptWriter
 from hs.services.ephemeral.room_receipts import FULLY_READ, READ, READ_PRIVATE, UNTHREADED
 from hs.storage.database import Database
 from hs.storage.ephemeral import receipts as storage
 
 RECEIPT_TYPES: Final = (READ, READ_PRIVATE, FULLY_READ)
-
-
-class FullyReadMarkers(Protocol):
-    """The store of fully-read markers: the user's room account data."""
-
-    async def fully_read(self, user_id: UserID, room_id: RoomID) -> EventID | None:
-        """Return the event of the marker."""
-        ...
-
-    async def set_fully_read(self, user_id: UserID, room_id: RoomID, event_id: EventID) -> None:
-        """Move the marker to an event."""
-        ...
 
 
 @attrs.frozen(eq=False)
@@ -41,9 +31,9 @@ class ReadingService:
     members: JoinedMembers
     receipts: Receipts
     writer: ReceiptWriter
-    markers: FullyReadMarkers
+    markers: AccountDataService
     clock: Clock
-    activity: ActivityListener
+    activity: SyncingDevices
 
     async def set_receipt(
         self,

@@ -30,7 +30,8 @@ from hs.core.streams import EVENTS, TYPING, EventRow, TypingRow
 from hs.repl.feed import Batch, Feed
 from hs.repl.memory_writer import MemoryWriter
 from hs.repl.rpc import rpc
-from hs.services.ephemeral.member_protocols import ActivityListener, JoinedMembers
+from hs.services.ephemeral.member_protocols import JoinedMembers
+from hs.services.ephemeral.presence_tracking import SyncingDevices
 from hs.storage.database import Database
 from hs.storage.ephemeral import typing_rooms
 
@@ -242,7 +243,7 @@ class TypingService:
 
     members: JoinedMembers
     writer: TypingWriter
-    activity: ActivityListener
+    activity: SyncingDevices
 
     async def set_typing(
         self, requester: Requester, room_id: RoomID, user_id: UserID, timeout_ms: int

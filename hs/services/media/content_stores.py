@@ -97,10 +97,6 @@ class MediaStorage:
     _waiting: list[tuple[str, bool]] = attrs.field(factory=list, init=False)
     _wake: trio.Event = attrs.field(factory=trio.Event, init=False)
 
-    def has_provider(self, is_local: bool) -> bool:
-        """Return whether any provider receives local or remote media."""
-        return any(provider.takes(is_local) for provider in self.providers)
-
     async def copy_synchronously(self, location: str, is_local: bool) -> bool:
         """Copy to the synchronous providers; return whether these are all that receive it.
 

@@ -69,7 +69,6 @@ class PreviewBuilder:
     _images: PreviewImages
     _providers: Sequence[OEmbedProvider]
     _max_bytes: int
-    _parse_s: float = PARSE_S
     _parsing: trio.Semaphore = attrs.field(factory=lambda: trio.Semaphore(1), init=False)
     _slow: LruCache[str, float] = attrs.field(init=False)
 
@@ -139,7 +138,7 @@ class PreviewBuilder:
                 if self._slow.get(host, 0.0) > trio.current_time():
                     return None
                 output = await self._sandbox.run(
-                    READ_PAGE, job, timeout_s=self._parse_s, max_bytes=FACTS_BYTES
+                    READ_PAGE, job, timeout_s=PARSE_S, max_bytes=FACTS_BYTES
                 )
             return read_facts(output)
         except SandboxFault as fault:

@@ -18,11 +18,13 @@ from hs.core.streams import (
     PushRulesRow,
 )
 from hs.repl.feed import Feed
+from hs.services.accounts.account_data.account_data import AccountDataEntry, AccountDataService
+from hs.services.ephemeral.presence import PresenceService
 from hs.services.rooms.store.memberships import Memberships
 from hs.services.rooms.store.recent_events import RecentEvents
 from hs.services.sync.recent_changes import RecentKeys
 from hs.services.sync.room_ephemeral import account_data_event
-from hs.services.sync.sources import AccountData, AccountDataEntry, Presence, PushRuleDocuments
+from hs.services.sync.sources import PushRuleDocuments
 from hs.services.sync.sync_context import MembershipSection, RoomSyncContext, SyncContext
 
 MAX_PRESENCE_USERS: Final = 500
@@ -39,7 +41,7 @@ class AccountDataSection:
     """
 
     def __init__(
-        self, feed: Feed, account_data: AccountData, push_rules: PushRuleDocuments
+        self, feed: Feed, account_data: AccountDataService, push_rules: PushRuleDocuments
     ) -> None:
         self._account_data = account_data
         self._push_rules = push_rules
@@ -112,7 +114,7 @@ class PresenceSection:
     def __init__(
         self,
         feed: Feed,
-        presence: Presence,
+        presence: PresenceService,
         memberships: Memberships,
         tails: RecentEvents,
         excluded_rooms: AbstractSet[RoomID] = frozenset(),

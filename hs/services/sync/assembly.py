@@ -1,16 +1,20 @@
 """Construction of the sync services from the room readers and the other services."""
 
-from collections.abc import Sequence
-from contextlib import AbstractAsyncContextManager, nullcontext
+from contextlib import AbstractAsyncContextManager
 
 import attrs
 
 from hs.core.ids import RoomID
+from hs.services.accounts.account_data.account_data import AccountDataService
+from hs.services.accounts.account_data.filters import StoredFilters
+from hs.services.ephemeral.presence import PresenceService
+from hs.services.ephemeral.receipts import Receipts
+from hs.services.ephemeral.typing_notifications import TypingUsers
 from hs.services.rooms.read.event_serializer import EventSerializer
 from hs.services.rooms.read.room_snapshot import RoomSnapshots
-from hs.services.rooms.store.replaced_state import ReplacedState
 from hs.services.sync.account_data_section import AccountDataSection, PresenceSection
 from hs.services.sync.compiled_filters import CompiledFilters
+from hs.services.sync.encryption_section import EncryptionSection
 from hs.services.sync.event_stream import EventStream
 from hs.services.sync.initial_sync import InitialSync
 from hs.services.sync.lazy_members import LazyMembers
@@ -22,16 +26,7 @@ from hs.services.sync.room_readers import RoomReaders as RoomReaders
 from hs.services.sync.room_selection import RoomSelection
 from hs.services.sync.room_summary import RoomSummaries
 from hs.services.sync.rooms_section import RoomsSection
-from hs.services.sync.sources import (
-    AccountData,
-    Extension,
-    Filters,
-    Presence,
-    PushRuleDocuments,
-    ReceiptSource,
-    Typing,
-    UnreadCountSource,
-)
+from hs.services.sync.sources import PushRuleDocuments, UnreadCountSource
 from hs.services.sync.state_section import StateSection
 from hs.services.sync.sync_service import SyncSections, SyncService
 from hs.services.sync.timeline_range import TimelineRanges
@@ -40,35 +35,38 @@ from hs.services.sync.timeline_section import TimelineSection
 
 @attrs.frozen(eq=False)
 class SyncSources:
-    """The interfaces of other services that sync reads from."""
+    """What sync reads besides rooms."""
 
-    account_data: AccountData
+    account_data: AccountDataService
     push_rules: PushRuleDocuments
-    filters: Filters
-    receipts: ReceiptSource
-    typing: Typing
-    presence: Presence
+    filters: StoredFilters
+    receipts: Receipts
+    typing: TypingUsers
+    presence: PresenceService
     counts: UnreadCountSource
-    extensions: Sequence[Extension] = ()
+    encryption: EncryptionSection
 
 
-def make_sync(
-    rooms: RoomReaders,
-    sources: SyncSources,
-    notifier: Notifier,
-    *,
-    max_timeline: int = 100,
-    excluded: frozenset[RoomID] = frozenset(),
-    without_presence: frozenset[RoomID] = frozenset(),
-    kept_for_ms: int = 120_000,
-    gate: AbstractAsyncContextManager[None] | None = None,
-) -> SyncService:
-    """Build the `/sync` service. Call it after its sources are built, before the feed starts.
+@attrs.frozen(eq=False, kw_only=True)
+class SyncOptions:
+    """The settings of sync; `gate` limits how many responses are computed at a time.
 
     `max_timeline` is `filter_timeline_limit`, `excluded` is `exclude_rooms_from_sync`,
     `without_presence` is `exclude_rooms_from_presence`, `kept_for_ms` is
-    `sync_response_cache_duration`; `gate` limits how many responses are computed at a time.
+    `sync_response_cache_duration`.
     """
+
+    max_timeline: int
+    excluded: frozenset[RoomID]
+    without_presence: frozenset[RoomID]
+    kept_for_ms: int
+    gate: AbstractAsyncContextManager[None]
+
+
+def make_sync(
+    rooms: RoomReaders, sources: SyncSources, notifier: Notifier, options: SyncOptions
+) -> SyncService:
+    """Build the `/sync` service. Call it after its sources are built, before the feed starts."""
     feed, events, states = rooms.feed, rooms.events, rooms.states
     sections = SyncSections(
         room_selection=RoomSelection(
@@ -79,15 +77,15 @@ def make_sync(
             states=states,
             visibility=rooms.visibility,
             account_data=sources.account_data,
-            excluded=excluded,
+            excluded=options.excluded,
         ),
         rooms=_rooms_section(rooms, sources),
         ephemeral=RoomEphemeralSection(feed, sources.receipts, sources.typing),
         account_data=AccountDataSection(feed, sources.account_data, sources.push_rules),
         presence=PresenceSection(
-            feed, sources.presence, rooms.memberships, rooms.tails, without_presence
+            feed, sources.presence, rooms.memberships, rooms.tails, options.without_presence
         ),
-        extensions=sources.extensions,
+        encryption=sources.encryption,
     )
     return SyncService(
         positions=SyncPositions(feed),
@@ -95,18 +93,17 @@ def make_sync(
         memberships=rooms.memberships,
         visibility=rooms.visibility,
         rendering=rooms.rendering,
-        compiled_filters=CompiledFilters(sources.filters, max_timeline),
+        compiled_filters=CompiledFilters(sources.filters, options.max_timeline),
         lazy=LazyMembers(),
         presence=sources.presence,
         sections=sections,
-        response_cache=ResponseCache(kept_for_ms),
-        gate=nullcontext() if gate is None else gate,
+        response_cache=ResponseCache(options.kept_for_ms),
+        gate=options.gate,
     )
 
 
 def _rooms_section(rooms: RoomReaders, sources: SyncSources) -> RoomsSection:
     events, states = rooms.events, rooms.states
-    previous = ReplacedState(rooms.database, events, states)
     return RoomsSection(
         ranges=TimelineRanges(rooms.database, rooms.tails, events),
         timelines=TimelineSection(events, states, rooms.visibility, rooms.rendering),
@@ -115,10 +112,9 @@ def _rooms_section(rooms: RoomReaders, sources: SyncSources) -> RoomsSection:
             tails=rooms.tails,
             events=events,
             states=states,
-            previous=previous,
             stays=rooms.visibility.membership_history,
         ),
-        summaries=RoomSummaries(events, states, rooms.memberships, previous),
+        summaries=RoomSummaries(events, states, rooms.memberships),
         stripped=rooms.stripped,
         counts=sources.counts,
         events=events,
@@ -138,15 +134,13 @@ def make_deprecated_sync(
     rooms: RoomReaders,
     sources: SyncSources,
     notifier: Notifier,
+    options: SyncOptions,
     sync: SyncService,
     snapshots: RoomSnapshots,
-    *,
-    gate: AbstractAsyncContextManager[None] | None = None,
 ) -> DeprecatedSync:
     """Build the deprecated services from the sections of the `/sync` service."""
     positions = SyncPositions(rooms.feed)
     showing = EventSerializer(rooms.visibility, rooms.rendering)
-    bound = nullcontext() if gate is None else gate
     return DeprecatedSync(
         EventStream(
             readers=rooms,
@@ -155,7 +149,7 @@ def make_deprecated_sync(
             presence=sources.presence,
             showing=showing,
             sections=sync.sections,
-            gate=bound,
+            gate=options.gate,
         ),
         InitialSync(
             readers=rooms,
@@ -165,6 +159,6 @@ def make_deprecated_sync(
             snapshots=snapshots,
             showing=showing,
             sections=sync.sections,
-            gate=bound,
+            gate=options.gate,
         ),
     )

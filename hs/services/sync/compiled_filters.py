@@ -12,7 +12,7 @@ from hs.core.errors import BadJson, InvalidParam
 from hs.core.filters import NO_FILTER, SyncFilter, parse_sync_filter
 from hs.core.ids import UserID
 from hs.lib.caching.lru_cache import LruCache
-from hs.services.sync.sources import Filters
+from hs.services.accounts.account_data.filters import StoredFilters
 from hs.services.sync.sync_context import DEFAULT_TIMELINE_LIMIT, CompiledFilter
 
 MAX_FILTERS: Final = 2_000
@@ -23,7 +23,7 @@ UNLIMITED: Final = -1
 class CompiledFilters:
     """The cache of parsed filters, stored and inline."""
 
-    def __init__(self, filters: Filters, max_limit: int) -> None:
+    def __init__(self, filters: StoredFilters, max_limit: int) -> None:
         self._filters = filters
         self._max_limit = max_limit
         self._inline: LruCache[str, CompiledFilter] = LruCache(

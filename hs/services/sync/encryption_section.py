@@ -11,10 +11,9 @@ from hs.core.ids import UserID
 from hs.core.positions import VectorPosition
 from hs.core.requester import Requester
 from hs.core.tokens import SyncToken
-from hs.services.devices.device_lists import DeviceListChanges, DeviceListPositions, DeviceLists
+from hs.services.devices.device_lists import DeviceListChanges, DeviceLists
 from hs.services.devices.inboxes import BATCH, InboxReader
 from hs.services.devices.one_time_keys import OneTimeKeys
-from hs.services.sync.sources import ExtensionResult
 
 COUNTS: Final = "device_one_time_keys_count"
 FALLBACKS: Final = "device_unused_fallback_key_types"
@@ -25,6 +24,18 @@ class ToDevicePage(NamedTuple):
 
     events: list[bytes]
     reached: int
+
+
+class EncryptionMembers(NamedTuple):
+    """The members of a response as JSON, by name; changes end a long poll.
+
+    `to_device` is the position from which the next response continues in that stream; None means
+    the end of this response.
+    """
+
+    members: Mapping[str, bytes]
+    has_changes: bool
+    to_device: VectorPosition | None
 
 
 @attrs.frozen(eq=False)
@@ -41,7 +52,7 @@ class EncryptionSection:
         since: SyncToken | None,
         now: SyncToken,
         began: SyncToken,
-    ) -> ExtensionResult:
+    ) -> EncryptionMembers:
         """Return the sections of `/sync`.
 
         A request with `since` acknowledges the messages up to it, which are deleted. `began` is
@@ -62,7 +73,7 @@ class EncryptionSection:
                 has_changes, reached = True, VectorPosition(page.reached)
                 members["to_device"] = b'{"events":[%b]}' % b",".join(page.events)
             members.update(await self.key_counts(user_id, device_id))
-        return ExtensionResult(members, has_changes, reached)
+        return EncryptionMembers(members, has_changes, reached)
 
     async def to_device_page(
         self,
@@ -90,7 +101,7 @@ class EncryptionSection:
         return {COUNTS: counts.counts_json, FALLBACKS: counts.fallbacks_json}
 
     async def device_list_changes(
-        self, user_id: UserID, since: DeviceListPositions, now: DeviceListPositions
+        self, user_id: UserID, since: SyncToken, now: SyncToken
     ) -> DeviceListChanges:
         """Return the users whose device lists changed or need no more tracking."""
         return await self._device_lists.changes(user_id, since, now)

@@ -22,6 +22,7 @@ from hs.core.ids import EventID, RoomID
 from hs.core.positions import VectorPosition
 from hs.core.requester import Requester
 from hs.core.tokens import SyncToken
+from hs.services.ephemeral.presence import PresenceService
 from hs.services.rooms.read.event_serializer import EventSerializer
 from hs.services.rooms.read.rendering import json_array
 from hs.services.rooms.read.visibility import VisibleEvent
@@ -32,7 +33,6 @@ from hs.services.sync.notifier import Notifier, Watch
 from hs.services.sync.positions import SyncPositions
 from hs.services.sync.room_ephemeral import account_data_event, with_room_id
 from hs.services.sync.room_readers import RoomReaders
-from hs.services.sync.sources import Presence
 from hs.services.sync.sync_context import (
     DEFAULT_TIMELINE_LIMIT,
     CompiledFilter,
@@ -88,7 +88,7 @@ class EventStream:
     _readers: RoomReaders
     _positions: SyncPositions
     _notifier: Notifier
-    _presence: Presence
+    _presence: PresenceService
     _showing: EventSerializer
     _sections: SyncSections
     _gate: AbstractAsyncContextManager[None]

@@ -14,6 +14,8 @@ from hs.core.events import event_types
 from hs.core.filters import NO_FILTER
 from hs.core.ids import RoomID, UserID
 from hs.core.requester import Requester
+from hs.services.ephemeral.presence import PresenceService
+from hs.services.ephemeral.receipts import Receipts
 from hs.services.rooms.read.event_serializer import EventSerializer
 from hs.services.rooms.read.rendering import json_array
 from hs.services.rooms.read.room_snapshot import RoomSnapshots
@@ -24,7 +26,6 @@ from hs.services.sync.lazy_members import SentMembers
 from hs.services.sync.positions import SyncPosition, SyncPositions
 from hs.services.sync.room_ephemeral import account_data_event, receipts_event, with_room_id
 from hs.services.sync.room_readers import RoomReaders
-from hs.services.sync.sources import Presence, ReceiptSource
 from hs.services.sync.sync_context import (
     DEFAULT_TIMELINE_LIMIT,
     CompiledFilter,
@@ -43,8 +44,8 @@ class InitialSync:
 
     _readers: RoomReaders
     _positions: SyncPositions
-    _receipts: ReceiptSource
-    _presence: Presence
+    _receipts: Receipts
+    _presence: PresenceService
     _snapshots: RoomSnapshots
     _showing: EventSerializer
     _sections: SyncSections

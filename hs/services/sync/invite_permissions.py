@@ -12,7 +12,7 @@ from hs.core.invite_permission import (
     InvitePermission,
     parse_invite_permission,
 )
-from hs.services.sync.sources import AccountDataEntry
+from hs.services.accounts.account_data.account_data import AccountDataEntry
 
 
 def invite_permission_in(entries: Iterable[AccountDataEntry]) -> InvitePermission:

@@ -4,13 +4,14 @@ The notifier knows only the rooms of users who sync here. The rooms of others ar
 users together, and of no more users at a time than is worth it for the clients that wait.
 """
 
-from collections.abc import Iterator, Sequence
-from typing import Final, Protocol
+from collections.abc import Iterator
+from typing import Final
 
 from hs.core.ids import RoomID, UserID
 from hs.core.streams import PRESENCE, PresenceRow
 from hs.repl.feed import Batch, Feed
 from hs.repl.feed_queue import FeedQueue, WhenFull
+from hs.services.rooms.store.memberships import Memberships
 from hs.services.sync.notifier import Notifier
 
 GATHER_S: Final = 0.2
@@ -19,20 +20,12 @@ MAX_WAITING: Final = 2_000
 """Users that wait. Clients learn of the presence of further users at their next wake-up."""
 
 
-class JoinedRooms(Protocol):
-    """Reads the rooms of users."""
-
-    async def joined_rooms(self, user_id: UserID) -> Sequence[RoomID]:
-        """List the rooms that a local user is joined to."""
-        ...
-
-
 class RemotePresenceDuty:
     """The users with changed presence whose rooms are to be read."""
 
-    def __init__(self, feed: Feed, notifier: Notifier, rooms: JoinedRooms) -> None:
+    def __init__(self, feed: Feed, notifier: Notifier, memberships: Memberships) -> None:
         self._notifier = notifier
-        self._rooms = rooms
+        self._memberships = memberships
         self._users: FeedQueue[UserID] = FeedQueue(
             "remote presence", MAX_WAITING, WhenFull.DROP_NEWEST
         )
@@ -49,7 +42,7 @@ class RemotePresenceDuty:
     async def _wake_for(self, user_ids: list[UserID]) -> None:
         room_ids: set[RoomID] = set()
         for user_id in user_ids:
-            room_ids.update(await self._rooms.joined_rooms(user_id))
+            room_ids.update(await self._memberships.joined_rooms(user_id))
         self._notifier.wake_rooms(room_ids)
 
     def _users_in(self, batch: Batch[PresenceRow]) -> Iterator[UserID]:

@@ -12,8 +12,10 @@ from hs.core.events import event_types
 from hs.core.ids import RoomID, UserID
 from hs.core.streams import RECEIPTS, TYPING, ReceiptRow, TypingRow
 from hs.repl.feed import Feed
+from hs.services.accounts.account_data.account_data import AccountDataEntry
+from hs.services.ephemeral.receipts import Receipts
+from hs.services.ephemeral.typing_notifications import TypingUsers
 from hs.services.sync.recent_changes import RecentKeys
-from hs.services.sync.sources import AccountDataEntry, ReceiptSource, Typing
 from hs.services.sync.sync_context import MembershipSection, RoomSyncContext, SyncContext
 
 EventsByRoom = dict[RoomID, list[bytes]]
@@ -37,7 +39,7 @@ class RoomEphemeralEvents:
 class RoomEphemeralSection:
     """The reader of the ephemeral events and account data of rooms."""
 
-    def __init__(self, feed: Feed, receipts: ReceiptSource, typing: Typing) -> None:
+    def __init__(self, feed: Feed, receipts: Receipts, typing: TypingUsers) -> None:
         self._receipts = receipts
         self._typing = typing
         self._recent_receipts: RecentKeys[RoomID, ReceiptRow] = RecentKeys(

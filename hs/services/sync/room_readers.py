@@ -25,8 +25,4 @@ class RoomReaders:
     tails: RecentEvents
     rendering: EventRenderer
     visibility: Visibility
-    stripped: StrippedState = attrs.field()
-
-    @stripped.default
-    def _with_default_state(self) -> StrippedState:
-        return StrippedState(self.database, self.events, self.states)
+    stripped: StrippedState

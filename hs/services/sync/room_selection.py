@@ -29,6 +29,7 @@ from hs.core.invite_permission import InviteVerdict
 from hs.core.positions import VectorPosition
 from hs.core.streams import EVENTS, EventRow
 from hs.repl.feed import Feed
+from hs.services.accounts.account_data.account_data import AccountDataService
 from hs.services.rooms.read.visibility import Visibility
 from hs.services.rooms.store.event_store import EventStore
 from hs.services.rooms.store.memberships import LocalMembership
@@ -37,7 +38,6 @@ from hs.services.rooms.store.state_store import StateStore
 from hs.services.rooms.store.stored_event import StoredEvent, membership_in
 from hs.services.sync.invite_permissions import invite_permission_in
 from hs.services.sync.recent_changes import RecentKeys
-from hs.services.sync.sources import AccountData
 from hs.services.sync.sync_context import MembershipSection, RoomSyncContext, SyncContext
 from hs.storage.database import Database
 from hs.storage.sync import room_changes
@@ -78,7 +78,7 @@ class RoomSelection:
         events: EventStore,
         states: StateStore,
         visibility: Visibility,
-        account_data: AccountData,
+        account_data: AccountDataService,
         excluded: frozenset[RoomID],
     ) -> None:
         self._database = database
@@ -247,7 +247,7 @@ class RoomSelection:
                 break
             if context.events_position.covers(stored.writer, stored.stream_id):
                 events.append(stored)
-            stored = await self._previous_member_event(stored)
+            stored = await self._states.replaced_event(stored)
         return _MembershipChanges(events, stored)
 
     async def _membership_at_end(
@@ -257,20 +257,13 @@ class RoomSelection:
         for _ in range(MAX_STEPS_BACK):
             if stored is None or context.events_position.covers(stored.writer, stored.stream_id):
                 break
-            stored = await self._previous_member_event(stored)
+            stored = await self._states.replaced_event(stored)
         return None if stored is None else _as_membership(stored)
-
-    async def _previous_member_event(self, stored: StoredEvent) -> StoredEvent | None:
-        if stored.snapshot_id is None:
-            return None
-        key = (event_types.MEMBER, stored.event.state_key or "")
-        previous = await self._states.snapshot_entries(stored.snapshot_id, (key,))
-        return await self._events.get_one(previous[key]) if key in previous else None
 
     async def _ended_a_join(self, stored: StoredEvent) -> bool:
         if membership_in(stored) not in _LEFT:
             return False
-        return membership_in(await self._previous_member_event(stored)) == event_types.JOIN
+        return membership_in(await self._states.replaced_event(stored)) == event_types.JOIN
 
 
 def _new_room(room_id: RoomID, own: LocalMembership, section: MembershipSection) -> RoomSyncContext:

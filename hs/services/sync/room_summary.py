@@ -14,7 +14,6 @@ from hs.core.ids import EventID, RoomID, UserID
 from hs.services.rooms.read.rendering import content_of
 from hs.services.rooms.store.event_store import EventStore
 from hs.services.rooms.store.memberships import Memberships
-from hs.services.rooms.store.replaced_state import ReplacedState
 from hs.services.rooms.store.state_store import StateStore
 from hs.services.rooms.store.stored_event import StoredEvent
 from hs.services.sync.sync_context import MembershipSection, RoomSyncContext, SyncContext
@@ -44,7 +43,6 @@ class RoomSummaries:
     _events: EventStore
     _states: StateStore
     _memberships: Memberships
-    _previous: ReplacedState
 
     async def of(
         self,
@@ -89,7 +87,7 @@ class RoomSummaries:
     async def _any_membership_changed(self, members: Sequence[EventID | None]) -> bool:
         """Return whether any of these member events changes more than a profile."""
         events = await self._events.get(event_id for event_id in members if event_id is not None)
-        before = await self._previous.of(events.values())
+        before = await self._states.replaced_events(events.values())
         return any(
             event_id is None
             or event_id not in events

@@ -27,7 +27,6 @@ from hs.lib.caching.lru_cache import LruCache
 from hs.services.rooms.store.event_store import EventStore
 from hs.services.rooms.store.membership_history import MembershipHistory
 from hs.services.rooms.store.recent_events import RecentEvent, RecentEvents
-from hs.services.rooms.store.replaced_state import ReplacedState
 from hs.services.rooms.store.state_snapshots import StateMap
 from hs.services.rooms.store.state_store import StateStore
 from hs.services.rooms.store.stored_event import StoredEvent
@@ -51,7 +50,6 @@ class StateSection:
     _tails: RecentEvents
     _events: EventStore
     _states: StateStore
-    _previous: ReplacedState
     _stays: MembershipHistory
     # The event that each state event replaced; None if there was none. It never changes.
     _replaced: LruCache[EventID, EventID | None] = attrs.field(
@@ -72,7 +70,7 @@ class StateSection:
         """Prefetch the events that the first state events of timelines replaced."""
         firsts = [first for events in shown for first in _first_by_key(events).values()]
         unknown = [stored for stored in firsts if stored.event_id not in self._replaced]
-        replaced = await self._previous.of(unknown)
+        replaced = await self._states.replaced_events(unknown)
         for stored in unknown:
             before = replaced.get(stored.event_id)
             self._replaced.put(stored.event_id, None if before is None else before.event_id)

@@ -38,11 +38,13 @@ from hs.core.events import event_types
 from hs.core.ids import RoomID
 from hs.core.tokens import SyncToken
 from hs.lib.caching.single_flight import SingleFlight
+from hs.services.ephemeral.presence import PresenceService
 from hs.services.rooms.read.rendering import EventRenderer
 from hs.services.rooms.read.visibility import Visibility
 from hs.services.rooms.store.memberships import Memberships, RoomsOf
 from hs.services.sync.account_data_section import AccountDataSection, PresenceSection
 from hs.services.sync.compiled_filters import CompiledFilters
+from hs.services.sync.encryption_section import EncryptionMembers, EncryptionSection
 from hs.services.sync.lazy_members import LazyMembers, SentMembers
 from hs.services.sync.notifier import Notifier, Watch
 from hs.services.sync.positions import SyncPosition, SyncPositions
@@ -50,7 +52,6 @@ from hs.services.sync.response_cache import ResponseCache
 from hs.services.sync.room_ephemeral import RoomEphemeralSection
 from hs.services.sync.room_selection import RoomSelection
 from hs.services.sync.rooms_section import RoomsSection
-from hs.services.sync.sources import Extension, ExtensionResult, Presence
 from hs.services.sync.sync_context import CompiledFilter, RoomSyncContext, SyncContext, SyncRequest
 
 CATCH_UP_S: Final = 5.0
@@ -68,7 +69,7 @@ class SyncSections:
     ephemeral: RoomEphemeralSection
     account_data: AccountDataSection
     presence: PresenceSection
-    extensions: Sequence[Extension] = ()
+    encryption: EncryptionSection
 
 
 @attrs.frozen(eq=False)
@@ -95,7 +96,7 @@ class SyncService:
     _rendering: EventRenderer
     _compiled_filters: CompiledFilters
     _lazy: LazyMembers
-    _presence: Presence
+    _presence: PresenceService
     sections: SyncSections
     _response_cache: ResponseCache
     _gate: AbstractAsyncContextManager[None]
@@ -223,13 +224,10 @@ class SyncService:
         )
 
     async def _without_changes(self, request: SyncRequest, position: SyncPosition) -> bytes:
-        """Return a response without changes: the members that extensions always send."""
-        members: list[bytes] = []
-        for extension in self.sections.extensions:
-            now = position.token
-            result = await extension.render(request.requester, now, now, now)
-            members += _extension_members(result)
-        return _encode(position.text, members)
+        """Return a response without changes: the key counts, which are always sent."""
+        now = position.token
+        encryption = await self.sections.encryption.render(request.requester, now, now, now)
+        return _encode(position.text, _encryption_members(encryption))
 
     async def _respond(self, context: SyncContext, began: SyncPosition) -> _Response:
         sections = self.sections
@@ -241,22 +239,18 @@ class SyncService:
         presence = await sections.presence.render(context, room_contexts)
         if presence:
             members.append(b'"presence":{"events":[%b]}' % b",".join(presence))
-        has_changes = bool(members) or context.since is None or context.request.full_state
-        next_batch, may_be_cached = context.position.text, True
-        for extension in sections.extensions:
-            requester, since, now = context.request.requester, context.since, context.position.token
-            extra = await extension.render(requester, since, now, began.token)
-            has_changes = has_changes or extra.has_changes
-            members += _extension_members(extra)
-            if extra.to_device is not None:
-                may_be_cached = False
-                if extra.to_device == context.position.token.to_device:
-                    continue
-                next_batch = attrs.evolve(
-                    context.position.token, to_device=extra.to_device
-                ).encode()
+        since, now = context.since, context.position.token
+        requester = context.request.requester
+        encryption = await sections.encryption.render(requester, since, now, began.token)
+        has_changes = (
+            bool(members) or encryption.has_changes or since is None or context.request.full_state
+        )
+        members += _encryption_members(encryption)
+        next_batch, reached = context.position.text, encryption.to_device
+        if reached is not None and reached != now.to_device:
+            next_batch = attrs.evolve(now, to_device=reached).encode()
         context.sent_members.set_pending(context.added_members, next_batch)
-        return _Response(_encode(next_batch, members), has_changes, may_be_cached)
+        return _Response(_encode(next_batch, members), has_changes, may_be_cached=reached is None)
 
     async def _rooms_member(
         self, context: SyncContext, room_contexts: list[RoomSyncContext]
@@ -287,8 +281,8 @@ def _empty_response(next_batch: str) -> bytes:
     return b'{"next_batch":"%b"}' % next_batch.encode()
 
 
-def _extension_members(result: ExtensionResult) -> list[bytes]:
-    return [b"%b:%b" % (orjson.dumps(name), value) for name, value in result.members.items()]
+def _encryption_members(encryption: EncryptionMembers) -> list[bytes]:
+    return [b"%b:%b" % (orjson.dumps(name), value) for name, value in encryption.members.items()]
 
 
 def _encode(next_batch: str, members: Sequence[bytes]) -> bytes:

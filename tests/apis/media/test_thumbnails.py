@@ -10,7 +10,7 @@ from PIL import Image
 
 from hs.storage.database import Database
 from tests.apis.media.test_downloads import upload
-from tests.support.media import MediaWorld, open_media, opened, picture
+from tests.support.media import MediaWorld, open_media, opened, picture, until
 from tests.support.web import WebResponse
 
 THUMBNAIL = "/_matrix/client/v1/media/thumbnail"
@@ -76,18 +76,15 @@ async def test_dynamic_thumbnails_have_the_exact_size(database: Database, tmp_pa
 
 
 async def test_thumbnails_are_generated_after_the_upload_and_stored(world: MediaWorld) -> None:
-    address = await upload(world, picture(1000, 800), "image/png")
+    async with world.process.duties("thumbnails of uploads"):
+        address = await upload(world, picture(1000, 800), "image/png")
 
-    with trio.fail_after(60):
-        while True:
-            stored = world.files("thumbnails")
-            if len(stored) == 5:
-                break
-            await trio.sleep(0.01)
-    response = await get_thumbnail(world, address, 32, 32, method="crop")
+        await until(lambda: len(world.files("thumbnails")) == 5)
+        stored = world.files("thumbnails")
+        response = await get_thumbnail(world, address, 32, 32, method="crop")
 
-    assert response.status == 200
-    assert world.files("thumbnails") == stored
+        assert response.status == 200
+        assert world.files("thumbnails") == stored
 
 
 async def test_lost_thumbnail_is_generated_again(world: MediaWorld) -> None:

@@ -241,6 +241,6 @@ async def test_waiting_download_ends_when_the_drain_begins(world: MediaWorld) ->
     async with trio.open_nursery() as nursery:
         nursery.start_soon(wait)
         await trio.testing.wait_all_tasks_blocked()
-        world.drain.begin()
+        world.process.drain.begin()
 
     assert (responses[0].status, responses[0].errcode) == (504, "M_NOT_YET_UPLOADED")

@@ -5,10 +5,8 @@ import pytest
 from hs.core.errors import NotFound
 from hs.core.ids import EventID, RoomID, UserID
 from hs.core.requester import Requester
-from hs.services.admin.reports import Reports
-from hs.services.rooms.store.memberships import Memberships
 from hs.storage.database import Database, Tx
-from tests.support.rooms import ALICE, BOB, CAROL, SERVER, open_world
+from tests.support.rooms import ALICE, BOB, CAROL, open_world
 
 ALL = "SELECT reporter, room_id, event_id, user_id, reason, score FROM reports ORDER BY id"
 
@@ -19,7 +17,7 @@ async def stored_reports(tx: Tx) -> list[tuple[object, ...]]:
 
 async def test_reports_of_rooms_events_and_users_are_stored(database: Database) -> None:
     async with open_world(database) as world:
-        reports = Reports(database, Memberships(database, world.feed, SERVER), world.clock)
+        reports = world.process.services.admin.reports
         room_id = await world.create_room(ALICE, join=[BOB])
         event_id = (await world.send(room_id, ALICE)).event_id
 
@@ -36,7 +34,7 @@ async def test_reports_of_rooms_events_and_users_are_stored(database: Database) 
 
 async def test_unknown_rooms_events_and_users_cannot_be_reported(database: Database) -> None:
     async with open_world(database) as world:
-        reports = Reports(database, Memberships(database, world.feed, SERVER), world.clock)
+        reports = world.process.services.admin.reports
         room_id = await world.create_room(ALICE)
         event_id = (await world.send(room_id, ALICE)).event_id
 

@@ -5,11 +5,15 @@ import pytest
 from hs.core.errors import Exclusive, Forbidden
 from hs.core.ids import RoomAlias, UserID
 from hs.core.requester import Requester
-from hs.services.appservices.appservice_client import AppserviceClient, AppserviceRoute
+from hs.services.appservices.appservice_client import AppserviceRoute
 from hs.services.appservices.appservice_registry import AppserviceRegistry
-from hs.services.appservices.third_party_networks import ThirdPartyNetworks
-from tests.support.appservices import FakeServices, SentRequest, registration
-from tests.support.rooms import ALICE, SERVER
+from hs.storage.database import Database
+from tests.support.appservices import FakeServices, SentRequest, registration, settings_with
+from tests.support.composition import SERVER, open_process
+from tests.support.rooms import ALICE
+
+THIRD_PARTY = "/_matrix/client/v3/thirdparty"
+on_inline_engine = pytest.mark.parametrize("engine", ["inline"], indirect=True)
 
 
 def _is_rejected(registry: AppserviceRegistry, requester: Requester, alias: str) -> bool:
@@ -20,14 +24,14 @@ def _is_rejected(registry: AppserviceRegistry, requester: Requester, alias: str)
     return False
 
 
-async def test_legacy_route_is_used_if_the_current_one_is_unknown() -> None:
+@on_inline_engine
+async def test_legacy_route_is_used_if_the_current_one_is_unknown(database: Database) -> None:
     services = FakeServices(answer=lambda sent: 200 if "/_matrix/" not in sent.url else 404)
-    registry = AppserviceRegistry([registration()], SERVER)
-    calls = AppserviceClient(services, False)
+    async with open_process(database, settings_with(registration()), http=services) as process:
+        clients = process.services.core.appservices
+        route = AppserviceRoute("/users/x", "/users/x")
 
-    answer = await calls.send(
-        registry.services[0], "GET", AppserviceRoute("/users/x", "/users/x"), timeout_s=10
-    )
+        answer = await clients.calls.send(clients.registry.services[0], "GET", route, timeout_s=10)
 
     assert answer.status == 200
     assert [request.url for request in services.sent] == [
@@ -36,30 +40,33 @@ async def test_legacy_route_is_used_if_the_current_one_is_unknown() -> None:
     ]
 
 
-async def test_token_is_sent_in_the_query_if_configured() -> None:
-    services = FakeServices()
-    registry = AppserviceRegistry([registration()], SERVER)
-    calls = AppserviceClient(services, True)
+@on_inline_engine
+async def test_token_is_sent_in_the_query_if_configured(database: Database) -> None:
+    services, settings = FakeServices(), settings_with(registration(), legacy_authorization=True)
+    async with open_process(database, settings, http=services) as process:
+        clients = process.services.core.appservices
+        service, route = clients.registry.services[0], AppserviceRoute("/x")
 
-    await calls.send(
-        registry.services[0], "GET", AppserviceRoute("/x"), query=[("a", "b c")], timeout_s=10
-    )
+        await clients.calls.send(service, "GET", route, query=[("a", "b c")], timeout_s=10)
 
     assert services.sent[0].url == "http://irc.test/_matrix/app/v1/x?a=b+c&access_token=hs-irc"
 
 
-async def test_results_of_reachable_services_are_returned() -> None:
+@on_inline_engine
+async def test_results_of_reachable_services_are_returned(database: Database) -> None:
     def answer(sent: SentRequest) -> int:
         return 0 if "irc.test" in sent.url else 200
 
-    registrations = [registration(protocols=("chat",)), registration("sms", protocols=("chat",))]
-    networks = ThirdPartyNetworks(
-        AppserviceRegistry(registrations, SERVER),
-        AppserviceClient(FakeServices(answer=answer), False),
+    settings = settings_with(
+        registration(protocols=("chat",)), registration("sms", protocols=("chat",))
     )
+    async with open_process(database, settings, http=FakeServices(answer=answer)) as process:
+        client = process.client()
+        protocol = await client.get(f"{THIRD_PARTY}/protocol/chat", token="as-irc")
+        users = await client.get(f"{THIRD_PARTY}/user/chat", token="as-irc")
 
-    assert await networks.protocol("chat") == {"instances": []}
-    assert await networks.users("chat", []) == []
+    assert protocol.json == {"instances": []}
+    assert (users.errcode, users.json["error"]) == ("M_NOT_FOUND", "No users were found")
 
 
 def test_exclusive_aliases_are_reserved_for_their_service() -> None:

@@ -1,124 +1,123 @@
 """Identity assertion of application services."""
 
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
+import attrs
 import pytest
 
 from hs.core.errors import Forbidden, UnknownDevice, UserDeactivated
 from hs.core.ids import UserID
+from hs.core.requester import Requester
 from hs.core.streams import CACHES, CacheRow
-from hs.repl.feed import Batch
+from hs.repl.inproc import InProcTransport
 from hs.services.accounts.sessions.authenticator import USERS
-from hs.services.appservices.appservice_identities import AppserviceIdentities
-from hs.services.appservices.appservice_registry import AppserviceRegistry
 from hs.settings.sections.appservices import AppserviceRegistration
 from hs.storage.accounts import users
 from hs.storage.accounts.users import UserRecord
 from hs.storage.database import Database
 from hs.storage.devices import devices
-from tests.support.appservices import GHOST, registration
-from tests.support.rooms import ALICE, SERVER, World, open_world
+from tests.support.appservices import GHOST, registration, settings_with
+from tests.support.composition import SERVER, ComposedProcess, open_process, worker_settings
+from tests.support.rooms import ALICE
 
 BOT = UserID(f"@ircbot:{SERVER}")
 
 
-@pytest.fixture
-async def world(database: Database) -> AsyncIterator[World]:
-    """A world with a user that the service has registered."""
-    async with open_world(database) as opened:
-        await database.write(users.insert_user, UserRecord(GHOST, None, 0))
-        yield opened
+@attrs.frozen(eq=False)
+class IdentityScene:
+    """A process with services, and a user that the service `irc` has registered."""
+
+    process: ComposedProcess
+
+    def requester_of(self, token: str = "as-irc") -> Requester | None:
+        """Return the requester of a service's token."""
+        return self.process.services.core.appservices.identities.requester_of(token)
+
+    async def acting_as(
+        self, user_id: str, device_id: str | None = None, token: str = "as-irc"
+    ) -> Requester:
+        """Let a service act as a user."""
+        requester = self.requester_of(token)
+        assert requester is not None
+        identities = self.process.services.core.appservices.identities
+        return await identities.acting_as(requester, user_id, device_id)
 
 
-def identities(world: World, *registrations: AppserviceRegistration) -> AppserviceIdentities:
-    """Return the identities of services."""
-    registry = AppserviceRegistry(registrations or [registration()], SERVER)
-    return AppserviceIdentities(registry, world.database, world.feed)
+@asynccontextmanager
+async def open_scene(
+    database: Database, *registrations: AppserviceRegistration, is_worker: bool = False
+) -> AsyncIterator[IdentityScene]:
+    settings = settings_with(*(registrations or (registration(),)))
+    if is_worker:
+        settings = worker_settings(settings, "main", "worker")
+    await database.write(users.insert_user, UserRecord(GHOST, None, 0))
+    async with open_process(database, settings) as process:
+        yield IdentityScene(process)
 
 
-async def test_token_of_a_service_is_its_own_user(world: World) -> None:
-    service_identities = identities(world)
-    requester = service_identities.requester_of("as-irc")
+async def test_token_of_a_service_is_its_own_user(database: Database) -> None:
+    async with open_scene(database) as scene:
+        requester = scene.requester_of()
 
-    assert service_identities.requester_of("as-another") is None
-    assert requester is not None
-    assert (requester.user_id, requester.appservice_id) == (BOT, "irc")
-    assert requester.is_rate_limit_exempt
-    assert await service_identities.acting_as(requester, BOT, None) == requester
+        assert scene.requester_of("as-another") is None
+        assert requester is not None
+        assert (requester.user_id, requester.appservice_id) == (BOT, "irc")
+        assert requester.is_rate_limit_exempt
+        assert await scene.acting_as(BOT) == requester
 
 
-async def test_service_acts_as_users_it_has_registered(world: World) -> None:
-    service_identities = identities(world, registration(rate_limited=True), registration("sms"))
-    requester = service_identities.requester_of("as-irc")
-    assert requester is not None
+async def test_service_acts_as_users_it_has_registered(database: Database) -> None:
+    services = registration(rate_limited=True), registration("sms")
+    async with open_scene(database, *services) as scene:
+        acting = await scene.acting_as(GHOST)
 
-    acting = await service_identities.acting_as(requester, GHOST, None)
-
-    assert (acting.user_id, acting.appservice_id) == (GHOST, "irc")
-    assert not acting.is_rate_limit_exempt
-    for user_id in (ALICE, f"@_irc_nobody:{SERVER}", "@_irc_ghost:elsewhere.test", "nonsense"):
+        assert (acting.user_id, acting.appservice_id) == (GHOST, "irc")
+        assert not acting.is_rate_limit_exempt
+        for user_id in (ALICE, f"@_irc_nobody:{SERVER}", "@_irc_ghost:elsewhere.test", "nonsense"):
+            with pytest.raises(Forbidden):
+                await scene.acting_as(user_id)
         with pytest.raises(Forbidden):
-            await service_identities.acting_as(requester, user_id, None)
-    other_requester = service_identities.requester_of("as-sms")
-    assert other_requester is not None
-    with pytest.raises(Forbidden):
-        await service_identities.acting_as(other_requester, GHOST, None)
+            await scene.acting_as(GHOST, token="as-sms")
 
 
-async def test_users_of_services_without_rate_limits_are_unlimited(world: World) -> None:
-    service_identities = identities(world, registration(rate_limited=False))
-    requester = service_identities.requester_of("as-irc")
-    assert requester is not None
-
-    assert (await service_identities.acting_as(requester, GHOST, None)).is_rate_limit_exempt
+async def test_users_of_services_without_rate_limits_are_unlimited(database: Database) -> None:
+    async with open_scene(database, registration(rate_limited=False)) as scene:
+        assert (await scene.acting_as(GHOST)).is_rate_limit_exempt
 
 
-async def test_device_must_exist(world: World) -> None:
-    service_identities = identities(world)
-    requester = service_identities.requester_of("as-irc")
-    assert requester is not None
-    with pytest.raises(UnknownDevice):
-        await service_identities.acting_as(requester, GHOST, "FAX")
+async def test_device_must_exist(database: Database) -> None:
+    async with open_scene(database) as scene:
+        with pytest.raises(UnknownDevice):
+            await scene.acting_as(GHOST, "FAX")
 
-    await world.database.write(devices.ensure, GHOST, "FAX", None, 0)
+        await database.write(devices.ensure, GHOST, "FAX", None, 0)
 
-    assert (await service_identities.acting_as(requester, GHOST, "FAX")).device_id == "FAX"
+        assert (await scene.acting_as(GHOST, "FAX")).device_id == "FAX"
 
 
-async def test_announced_change_of_a_user_takes_effect_immediately(world: World) -> None:
-    service_identities = identities(world)
-    requester = service_identities.requester_of("as-irc")
-    assert requester is not None
-    before = await service_identities.acting_as(requester, GHOST, None)
+async def test_announced_change_of_a_user_takes_effect_immediately(database: Database) -> None:
+    async with open_scene(database) as scene:
+        before = await scene.acting_as(GHOST)
 
-    await world.database.write(users.deactivate, GHOST, False)
-    unannounced = await service_identities.acting_as(requester, GHOST, None)
-    announce_change(world, GHOST)
+        await database.write(users.deactivate, GHOST, False)
+        unannounced = await scene.acting_as(GHOST)
+        scene.process.base.memory(CACHES).append_nowait([CacheRow(USERS, (GHOST,))])
 
-    assert unannounced == before
-    with pytest.raises(UserDeactivated):
-        await service_identities.acting_as(requester, GHOST, None)
+        assert unannounced == before
+        with pytest.raises(UserDeactivated):
+            await scene.acting_as(GHOST)
 
 
-def announce_change(world: World, user_id: UserID) -> None:
-    """Announce that a user has changed."""
-    row = CacheRow(USERS, (user_id,))
-    world.feed.deliver(Batch(CACHES, "other", 0, 1, [(1, row)]))
+async def test_database_is_read_while_disconnected(database: Database) -> None:
+    async with open_scene(database, is_worker=True) as scene:
+        transport = scene.process.base.transport
+        assert isinstance(transport, InProcTransport)
+        assert not (await scene.acting_as(GHOST)).locked
 
+        await database.write(users.set_locked, GHOST, True)
+        before = await scene.acting_as(GHOST)
+        transport.connected = False
+        after = await scene.acting_as(GHOST)
 
-async def test_database_is_read_while_disconnected(world: World) -> None:
-    is_connected = [True]
-    registry = AppserviceRegistry([registration()], SERVER)
-    service_identities = AppserviceIdentities(
-        registry, world.database, world.feed, lambda: is_connected[0]
-    )
-    requester = service_identities.requester_of("as-irc")
-    assert requester is not None
-    assert not (await service_identities.acting_as(requester, GHOST, None)).locked
-
-    await world.database.write(users.set_locked, GHOST, True)
-    before = await service_identities.acting_as(requester, GHOST, None)
-    is_connected[0] = False
-    after = await service_identities.acting_as(requester, GHOST, None)
-
-    assert (before.locked, after.locked) == (False, True)
+        assert (before.locked, after.locked) == (False, True)

@@ -21,8 +21,16 @@ from hs.storage.appservices import transactions as storage
 from hs.storage.database import Database, Tx
 from hs.storage.devices import devices, to_device
 from hs.storage.directory import room_directory
-from tests.support.appservices import GHOST, OTHER_GHOST, SentRequest, open_sending, registration
-from tests.support.rooms import ALICE, BOB, SERVER, World
+from tests.support.appservices import (
+    GHOST,
+    OTHER_GHOST,
+    SENDER,
+    SentRequest,
+    open_sending,
+    registration,
+)
+from tests.support.composition import SERVER, open_process
+from tests.support.rooms import ALICE, BOB, World
 
 OPERATIONS = 60
 
@@ -91,7 +99,7 @@ async def test_changes_while_catching_up_are_handled_in_order(
             leave_events.append(await world.leave(room_id, GHOST))
             await world.send(room_id, ALICE, "nobody of the service is here")
 
-        sending.meanwhile = leave_and_talk
+        sending.database.meanwhile = leave_and_talk
         sending.begin()
         await services.until(lambda: len(services.events()) >= 4)
         second_join = await world.join(room_id, GHOST)
@@ -119,7 +127,7 @@ async def test_a_queue_that_overflows_has_the_next_run_read_the_tables(
                 for n in range(10):
                     sent.append((await world.send(room_id, ALICE, f"event {n}")).event_id)
 
-            sending.meanwhile = talk
+            sending.database.meanwhile = talk
             sending.begin()
             await sending.over()
     async with open_sending(database) as sending:
@@ -192,14 +200,12 @@ async def test_data_of_a_removed_service_is_deleted(database: Database) -> None:
         await services.until(lambda: services.sent)
         await sending.end()
         await world.send(room_id, ALICE, "missed")
+    async with open_process(database) as process:
+        await process.run_duty(SENDER)
 
-        sending.registrations = []
-        sending.begin()
-        await sending.over()
-
-        assert await database.read(storage.unconfirmed_transaction, "irc") is None
-        assert await database.read(storage.list_pending, "irc", 10) == []
-        assert await database.read(storage.positions, storage.ALL_SERVICES) == {}
+    assert await database.read(storage.unconfirmed_transaction, "irc") is None
+    assert await database.read(storage.list_pending, "irc", 10) == []
+    assert await database.read(storage.positions, storage.ALL_SERVICES) == {}
 
 
 async def test_requests_carry_the_token_in_a_header(database: Database) -> None:

@@ -4,35 +4,28 @@ from collections.abc import Callable
 
 import pytest
 
-from hs.core.errors import MatrixError
-from hs.core.ids import UserID
-from hs.core.requester import Requester
-from hs.core.streams import CACHES
 from hs.lib.http_client import HttpTimedOut
-from hs.repl.feed import Feed
-from hs.repl.inproc import local_transport
-from hs.repl.memory_writer import MemoryWriter
-from hs.services.appservices.appservice_client import AppserviceClient
-from hs.services.appservices.appservice_registry import AppserviceRegistry
-from hs.services.appservices.ping import AppservicePing
-from tests.support.appservices import FakeServices, SentRequest, registration
-from tests.support.rooms import SERVER
+from hs.storage.database import Database
+from tests.support.appservices import FakeServices, SentRequest, registration, settings_with
+from tests.support.composition import open_process
+from tests.support.web import WebResponse
 
-IRC = Requester(UserID(f"@ircbot:{SERVER}"), appservice_id="irc")
+pytestmark = pytest.mark.parametrize("engine", ["inline"], indirect=True)
+
+PING = "/_matrix/client/v1/appservice/irc/ping"
 
 
 def time_out(sent: SentRequest) -> int:
     raise HttpTimedOut("no answer in 30 s")
 
 
-async def ping_error(answer: Callable[[SentRequest], int], url: str | None) -> MatrixError:
-    """Return the error of a ping."""
-    caches = MemoryWriter(CACHES, "main", local_transport(Feed()), 0)
-    registry = AppserviceRegistry([registration(url=url)], SERVER)
-    ping = AppservicePing(registry, AppserviceClient(FakeServices(answer=answer), False), caches)
-    with pytest.raises(MatrixError) as error:
-        await ping.ping(IRC, "irc", "t1")
-    return error.value
+async def ping(
+    database: Database, answer: Callable[[SentRequest], int], url: str | None
+) -> WebResponse:
+    """Return the response to a service that asks to be pinged."""
+    settings = settings_with(registration(url=url))
+    async with open_process(database, settings, http=FakeServices(answer=answer)) as process:
+        return await process.client().post(PING, {"transaction_id": "t1"}, token="as-irc")
 
 
 @pytest.mark.parametrize(
@@ -45,14 +38,18 @@ async def ping_error(answer: Callable[[SentRequest], int], url: str | None) -> M
     ],
 )
 async def test_failed_ping_returns_the_reason(
-    answer: Callable[[SentRequest], int], url: str | None, errcode: str, status: int
+    database: Database,
+    answer: Callable[[SentRequest], int],
+    url: str | None,
+    errcode: str,
+    status: int,
 ) -> None:
-    error = await ping_error(answer, url)
+    response = await ping(database, answer, url)
 
-    assert (error.errcode, error.status) == (errcode, status)
+    assert (response.errcode, response.status) == (errcode, status)
 
 
-async def test_bad_status_is_returned_with_the_body() -> None:
-    error = await ping_error(lambda sent: 503, "http://irc.test")
+async def test_bad_status_is_returned_with_the_body(database: Database) -> None:
+    response = await ping(database, lambda sent: 503, "http://irc.test")
 
-    assert (error.body()["status"], error.body()["body"]) == (503, "{}")
+    assert (response.json["status"], response.json["body"]) == (503, "{}")

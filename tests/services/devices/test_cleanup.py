@@ -24,7 +24,7 @@ async def test_interrupted_device_removal_is_completed(server: Process) -> None:
     # As if the process had died before the watcher was notified.
     await server.world.database.write(devices.delete, ALICE, ["PHONE"])
 
-    await server.upkeep.clean_up()
+    await server.clean_up()
 
     tables = ("device_keys", "one_time_keys", "inbox_messages", "closed_inboxes")
     assert await server.world.database.read(row_counts, tables) == [0, 0, 0, 0]
@@ -37,7 +37,7 @@ async def test_one_time_keys_without_identity_keys_are_deleted_with_the_device(
     await server.upload(phone, one_time_keys=one_time_keys(1), fallback_keys=one_time_keys(2))
     await server.world.database.write(devices.delete, ALICE, ["PHONE"])
 
-    await server.upkeep.clean_up()
+    await server.clean_up()
 
     tables = ("one_time_keys", "fallback_keys")
     assert await server.world.database.read(row_counts, tables) == [0, 0]
@@ -72,7 +72,7 @@ async def test_recreated_device_has_a_new_inbox(server: Process) -> None:
     phone = await server.device(ALICE, "PHONE")
     first_sync = await server.sync(ALICE, "PHONE")
     await server.send(phone, "new", {ALICE: {"PHONE": {"n": 1}}})
-    await server.upkeep.clean_up()
+    await server.clean_up()
     answer = await server.sync(ALICE, "PHONE", first_sync["next_batch"])
 
     assert "to_device" not in first_sync
@@ -84,7 +84,7 @@ async def test_old_changes_are_deleted_except_the_latest_of_each_user(server: Pr
         await server.device(BOB, device_id)
 
     server.world.clock.advance(CHANGE_RETENTION_MS + 1)
-    await server.upkeep.clean_up()
+    await server.clean_up()
 
     async def remaining(tx: Tx) -> tuple[int, list[str]]:
         count = await tx.fetchval("SELECT count(*) FROM device_list_changes")
@@ -100,7 +100,7 @@ async def test_latest_signature_on_each_users_keys_is_kept(server: Process) -> N
             await server.lists.put_signatures(ALICE, [signature])
 
     server.world.clock.advance(CHANGE_RETENTION_MS + 1)
-    await server.upkeep.clean_up()
+    await server.clean_up()
 
     async def remaining(tx: Tx) -> tuple[int, set[str]]:
         row_count = await tx.fetchval(
@@ -122,7 +122,7 @@ async def test_repeated_request_is_recognised_for_a_day(server: Process) -> None
 
     counts = [await send(), await send()]
     server.world.clock.advance(REQUEST_RETENTION_MS + 1)
-    await server.upkeep.clean_up()
+    await server.clean_up()
 
     assert [*counts, await send()] == [1, 1, 2]
 

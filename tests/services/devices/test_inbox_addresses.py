@@ -1,5 +1,6 @@
 """The cache of device inboxes."""
 
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from hs.services.devices.inbox_addresses import MAX_DEVICES_PER_USER, InboxAddre
 from hs.storage import stream_log
 from hs.storage.database import Database
 from hs.storage.devices import devices, to_device
+from tests.support.composition import SETTINGS, worker_settings
 from tests.support.counting import CountingDatabase, QueryCount
 from tests.support.devices import Process, open_devices
 from tests.support.rooms import ALICE, BOB
@@ -110,6 +112,15 @@ async def test_forget_of_a_replaced_writer_is_not_committed(database: Database) 
 
     assert error.group_contains(WriterReplaced)
     assert await database.read(to_device.users_with_closed_inboxes, 1) == [ALICE]
+
+
+@pytest.fixture(
+    params=[SETTINGS, worker_settings(SETTINGS, "main", "another")], ids=["alone", "shared"]
+)
+async def server(database: Database, request: pytest.FixtureRequest) -> AsyncIterator[Process]:
+    """The only process, and one of several."""
+    async with open_devices(database, request.param) as opened:
+        yield opened
 
 
 async def test_recreated_device_receives_messages_at_every_stage(server: Process) -> None:

@@ -260,7 +260,7 @@ async def test_leftover_messages_are_deleted_by_the_cleanup(crowd: Crowd) -> Non
 
     await server.world.database.write(delete_phone)
 
-    await server.upkeep.clean_up()
+    await server.clean_up()
 
     assert await crowd.counted() == (0, 17)
     assert (await crowd.stored())[TABLET] == ["2 to TABLET"]

@@ -1,6 +1,8 @@
 """Requests with older tokens to any process never return acknowledged messages."""
 
 import random
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from typing import Any
 
 import attrs
@@ -9,21 +11,22 @@ import pytest
 from hs.core.streams import TO_DEVICE
 from hs.core.tokens import SyncToken
 from hs.services.devices.inbox_writer import ToDeviceRequest
-from hs.services.devices.inboxes import InboxReader
-from hs.services.sync.encryption_section import EncryptionSection
+from hs.storage.database import Database
+from tests.support.composition import SETTINGS, Neighbourhood, worker_settings
 from tests.support.counting import CountingDatabase, QueryCount
-from tests.support.devices import Process
+from tests.support.devices import Process, open_devices
 from tests.support.rooms import ALICE, BOB
+
+NAMES = ("main", "one", "two", "three")
 
 
 @attrs.define(eq=False)
 class Tablet:
-    """A device and the services of several processes that answer it."""
+    """A device, the owner of its inbox, and several processes that answer the device."""
 
     server: Process
     count: QueryCount
-    inboxes: list[InboxReader]
-    processes: list[EncryptionSection]
+    processes: list[Process]
     sent: int = 0
 
     async def send(self) -> None:
@@ -45,30 +48,38 @@ class Tablet:
         Return the numbers of the messages, and the next token.
         """
         now = self.now()
-        page = await self.processes[process].to_device_page(
+        page = await self.processes[process].services.encryption.to_device_page(
             BOB, "TABLET", after, now, began or now, limit
         )
         return [int(message) for message in page.events], page.reached
 
 
 @pytest.fixture
-async def tablet(server: Process) -> Tablet:
+async def tablet(database: Database) -> AsyncIterator[Tablet]:
     """A device that is served by three processes."""
-    count = QueryCount()
-    database: Any = CountingDatabase(server.world.database, count)
-    lists, keys = server.device_lists, server.one_time_keys
-    inboxes = [InboxReader(database, server.world.feed) for _ in range(3)]
-    await server.device(BOB, "TABLET")
-    tablet = Tablet(
-        server,
-        count,
-        inboxes,
-        [EncryptionSection(process_inboxes, lists, keys) for process_inboxes in inboxes],
-    )
+    count, neighbours = QueryCount(), Neighbourhood()
+    counting: Any = CountingDatabase(database, count)
+    async with AsyncExitStack() as stack:
+        server, *processes = [
+            await stack.enter_async_context(
+                open_devices(
+                    database if name == "main" else counting,
+                    worker_settings(SETTINGS, name, *NAMES),
+                    neighbours,
+                )
+            )
+            for name in NAMES
+        ]
+        await server.device(BOB, "TABLET")
+        yield await _idle(Tablet(server, count, processes))
+
+
+async def _idle(tablet: Tablet) -> Tablet:
+    """Let each process read the inbox, and forget the queries."""
     for process in range(3):
         await tablet.request_messages(process, 0)
-    count.reads = 0
-    count.statements.clear()
+    tablet.count.reads = 0
+    tablet.count.statements.clear()
     return tablet
 
 
@@ -85,7 +96,7 @@ async def test_acknowledged_messages_are_never_returned_and_all_others_are(
             await tablet.send()
             continue
         if action < 0.45:
-            await generator.choice(tablet.inboxes).delete()
+            await generator.choice(tablet.processes).services.inboxes.delete()
             continue
         if action < 0.5:
             await tablet.server.filer.unpack(tablet.now().to_device.most())

@@ -6,60 +6,35 @@ from typing import Any
 import attrs
 import pytest
 
-from hs.repl.inproc import InProcHub
-from hs.repl.ownership import Topology
-from hs.repl.rpc import rpc_methods
-from hs.services.devices.device_list_writer import DeviceListWriter
-from hs.services.devices.inbox_writer import InboxWriter
-from hs.services.rooms.append.event_builder import random_opaque
 from hs.services.sync.sliding.request import SlidingExtensionsRequest, ToDeviceExtensionRequest
 from hs.storage.database import Database
+from tests.support.composition import SETTINGS, Neighbourhood, worker_settings
 from tests.support.devices import (
     V3,
     KeyPair,
     Process,
-    make_process,
     one_time_keys,
     open_devices,
     plain_keys,
 )
-from tests.support.rooms import ALICE, BOB, make_world
+from tests.support.rooms import ALICE, BOB
 
 MESSAGES = SlidingExtensionsRequest(to_device=ToDeviceExtensionRequest(True))
 
+NAMES = ("main", "reader")
+
 Pair = tuple[Process, Process]
-
-
-class EncodingProxy:
-    """A proxy that calls the owner with encoded and decoded arguments and results."""
-
-    def __init__(self, protocol: type[Any], owner: Any) -> None:
-        self._methods = rpc_methods(protocol)
-        self._owner = owner
-
-    def __getattr__(self, name: str) -> Any:
-        method = self._methods[name]
-
-        async def call(*args: Any) -> Any:
-            arrived = method.decode_arguments(method.encode_arguments(args, {}))
-            result = await getattr(self._owner, name)(*arrived)
-            return method.decode_result(method.encode_result(result))
-
-        return call
 
 
 @pytest.fixture
 async def pair(database: Database) -> AsyncIterator[Pair]:
     """The owner of all streams, and a process that only follows them."""
-    hub = InProcHub()
-    async with open_devices(database, hub) as owner:
-        world = make_world(
-            database, owner.world.clock, hub, Topology("reader", "main"), 2**20, random_opaque
-        )
-        lists: Any = EncodingProxy(DeviceListWriter, owner.lists)
-        inboxes: Any = EncodingProxy(InboxWriter, owner.inboxes)
-        reader = make_process(world, lists, inboxes, is_owner=False)
-        reader.tokens.requesters = owner.tokens.requesters
+    neighbours = Neighbourhood()
+    main, follower = (worker_settings(SETTINGS, *names) for names in (NAMES, NAMES[::-1]))
+    async with (
+        open_devices(database, main, neighbours) as owner,
+        open_devices(database, follower, neighbours) as reader,
+    ):
         yield owner, reader
 
 
@@ -144,7 +119,8 @@ async def test_keys_signatures_and_removals_through_a_following_process(pair: Pa
     device = KeyPair.of_device(ALICE, "PHONE", 1)
     master, signing = KeyPair.of_user(ALICE, 2), KeyPair.of_user(ALICE, 3)
     await reader.upload(phone, device_keys=device.device_keys())
-    await owner.query(phone, ALICE)
+    tablet = await owner.device(BOB, "TABLET")
+    await owner.query(tablet, ALICE)
 
     keys = {
         "master_key": master.usable_as("master"),
@@ -153,9 +129,9 @@ async def test_keys_signatures_and_removals_through_a_following_process(pair: Pa
     await reader.client.post(f"{V3}/keys/device_signing/upload", keys, token=phone)
     signed = {ALICE: {"PHONE": signing.signing(device.device_keys())}}
     await reader.client.post(f"{V3}/keys/signatures/upload", signed, token=phone)
-    device_keys = (await owner.query(phone, ALICE))["device_keys"][ALICE]["PHONE"]
+    device_keys = (await owner.query(tablet, ALICE))["device_keys"][ALICE]["PHONE"]
     await reader.log_out(ALICE, "PHONE")
-    after_logout = (await owner.query(phone, ALICE))["device_keys"][ALICE]
+    after_logout = (await owner.query(tablet, ALICE))["device_keys"][ALICE]
 
     assert len(device_keys["signatures"][ALICE]) == 2
     assert after_logout == {}

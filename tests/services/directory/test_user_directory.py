@@ -9,15 +9,13 @@ import pytest
 
 from hs.core.ids import UserID
 from hs.core.requester import Requester
-from hs.core.streams import CACHES, CacheRow
-from hs.repl.feed import Batch
-from hs.services.directory.user_directory import UserDirectory, UserDirectoryUpdater
 from hs.settings.sections.features import UserDirectorySettings
 from hs.storage.accounts import profiles
 from hs.storage.database import Database, DatabaseUnavailable, Tx
 from hs.storage.directory import user_directory
 from hs.storage.directory.user_directory import DirectoryUser
-from tests.support.rooms import ALICE, BOB, CAROL, SERVER, World, open_world
+from tests.support.composition import SETTINGS
+from tests.support.rooms import ALICE, BOB, CAROL, World, open_world
 
 ADD_USER = "INSERT INTO users (user_id, created_ms) VALUES ($1, 0)"
 DEACTIVATE = "UPDATE users SET is_deactivated = 1 WHERE user_id = $1"
@@ -33,30 +31,40 @@ async def deactivate(tx: Tx, user_id: str) -> None:
     await tx.execute(DEACTIVATE, user_id)
 
 
-@attrs.define(eq=False)
+@attrs.frozen(eq=False)
 class Scene:
     """A user directory with Alice, Bob and Carol."""
 
     world: World
-    updater: UserDirectoryUpdater
-    settings: UserDirectorySettings = UserDirectorySettings()
+
+    async def update(self) -> None:
+        """Bring the directory up to date."""
+        updater = self.world.process.services.directory.updater
+        assert updater is not None
+        await updater.catch_up()
 
     async def search(self, requester: UserID, term: str, limit: int = 10) -> dict[str, Any]:
-        await self.updater.catch_up()
-        directory = UserDirectory(self.world.database, self.settings, SERVER)
-        return await directory.search(Requester(requester), term, limit)
+        await self.update()
+        users = self.world.process.services.directory.users
+        return await users.search(Requester(requester), term, limit)
 
     async def found_ids(self, requester: UserID, term: str) -> list[str]:
         return [user["user_id"] for user in (await self.search(requester, term))["results"]]
 
+    async def rename(self, user_id: UserID, name: str) -> None:
+        profiles = self.world.process.services.core.accounts.profiles
+        await profiles.set_field(Requester(user_id), user_id, "displayname", name)
+
 
 @asynccontextmanager
-async def open_scene(database: Database) -> AsyncIterator[Scene]:
+async def open_scene(
+    database: Database, settings: UserDirectorySettings = SETTINGS.user_directory
+) -> AsyncIterator[Scene]:
     names = ((ALICE, "Alice Liddell"), (BOB, "The Builder"), (CAROL, None))
     for user_id, name in names:
         await database.write(add_user, user_id, name)
-    async with open_world(database) as world:
-        yield Scene(world, UserDirectoryUpdater(database, world.feed, SERVER))
+    async with open_world(database, attrs.evolve(SETTINGS, user_directory=settings)) as world:
+        yield Scene(world)
 
 
 async def test_members_of_public_rooms_are_found_by_everyone(database: Database) -> None:
@@ -109,10 +117,9 @@ async def test_limited_results_are_marked(database: Database) -> None:
 async def test_new_display_name_is_found(database: Database) -> None:
     async with open_scene(database) as scene:
         await scene.world.create_room(ALICE, join=[CAROL])
-        await scene.updater.catch_up()
+        await scene.update()
 
-        await database.write(profiles.set_field, CAROL, "displayname", "Lewis")
-        scene.world.feed.deliver(Batch(CACHES, "main", 0, 1, [(1, CacheRow("profiles", (CAROL,)))]))
+        await scene.rename(CAROL, "Lewis")
 
         assert await scene.found_ids(ALICE, "lewis") == [CAROL]
 
@@ -122,13 +129,12 @@ async def test_new_name_is_found_after_the_database_was_unavailable(
 ) -> None:
     async with open_scene(database) as scene:
         await scene.world.create_room(ALICE, join=[CAROL])
-        await scene.updater.catch_up()
-        await database.write(profiles.set_field, CAROL, "displayname", "Lewis")
-        scene.world.feed.deliver(Batch(CACHES, "main", 0, 1, [(1, CacheRow("profiles", (CAROL,)))]))
+        await scene.update()
+        await scene.rename(CAROL, "Lewis")
         with monkeypatch.context() as patch:
             patch.setattr(user_directory, "put", be_unavailable)
             with pytest.raises(DatabaseUnavailable):
-                await scene.updater.catch_up()
+                await scene.update()
 
         assert await scene.found_ids(ALICE, "lewis") == [CAROL]
 
@@ -149,9 +155,8 @@ async def test_deactivated_users_are_not_found(database: Database) -> None:
 async def test_all_users_are_found_if_configured(
     database: Database, search_all: bool, expected: list[str]
 ) -> None:
-    async with open_scene(database) as scene:
-        scene.settings = UserDirectorySettings(search_all_users=search_all)
-
+    settings = UserDirectorySettings(search_all_users=search_all)
+    async with open_scene(database, settings) as scene:
         assert await scene.found_ids(ALICE, "builder") == expected
 
 

@@ -28,19 +28,17 @@ async def lock(tx: Tx, user_id: str) -> None:
 async def test_settings_select_the_users_that_are_found(
     database: Database, settings: UserDirectorySettings, expected: list[UserID]
 ) -> None:
-    async with open_scene(database) as scene:
+    async with open_scene(database, settings) as scene:
         await scene.world.create_room(ALICE, join=[BOB, ZOE])
-        scene.settings = settings
 
         assert sorted(await scene.found_ids(BOB, "example")) == expected
 
 
 @pytest.mark.parametrize("prefer", [False, True])
 async def test_local_users_come_first_if_configured(database: Database, prefer: bool) -> None:
-    async with open_scene(database) as scene:
+    async with open_scene(database, UserDirectorySettings(prefer_local_users=prefer)) as scene:
         # Zoe's name begins with the word, so she is the better match.
         await _join_zoe(scene)
-        scene.settings = UserDirectorySettings(prefer_local_users=prefer)
 
         user_ids = await scene.found_ids(ALICE, "builder")
 
@@ -49,10 +47,9 @@ async def test_local_users_come_first_if_configured(database: Database, prefer: 
 
 @pytest.mark.parametrize("shown", [False, True])
 async def test_locked_users_are_found_if_configured(database: Database, shown: bool) -> None:
-    async with open_scene(database) as scene:
+    async with open_scene(database, UserDirectorySettings(show_locked_users=shown)) as scene:
         await scene.world.create_room(ALICE, join=[BOB])
         await database.write(lock, BOB)
-        scene.settings = UserDirectorySettings(show_locked_users=shown)
 
         assert await scene.found_ids(ALICE, "builder") == ([BOB] if shown else [])
 

@@ -7,53 +7,47 @@ from typing import Any
 import attrs
 import orjson
 import pytest
-import trio
 
 from hs.core.errors import Forbidden, InvalidParam
 from hs.core.events import event_types
 from hs.core.ids import EventID, RoomID, UserID
 from hs.core.requester import Requester
 from hs.core.streams import RECEIPTS, ReceiptRow
-from hs.repl.inproc import local_transport
-from hs.repl.writers import TableWriter
 from hs.services.ephemeral.read_markers import ReadingService
-from hs.services.ephemeral.receipts import Receipts, ReceiptTable
+from hs.services.ephemeral.receipts import Receipts
 from hs.services.ephemeral.room_receipts import FULLY_READ, READ, READ_PRIVATE
 from hs.services.rooms.append.drafts import Draft
-from hs.services.rooms.store.memberships import Memberships
 from hs.storage.database import Database
-from tests.support.rooms import ALICE, BOB, CAROL, SERVER, World, open_world
+from tests.support.rooms import ALICE, BOB, CAROL, World, open_world
 
 FOR_ALICE = Requester(ALICE, "A")
 FOR_BOB = Requester(BOB, "B")
 
 
-@attrs.define
-class Markers:
-    """Fully-read markers in memory; activity is ignored."""
-
-    events_by_room: dict[tuple[UserID, RoomID], EventID] = attrs.Factory(dict)
-
-    async def fully_read(self, user_id: UserID, room_id: RoomID) -> EventID | None:
-        return self.events_by_room.get((user_id, room_id))
-
-    async def set_fully_read(self, user_id: UserID, room_id: RoomID, event_id: EventID) -> None:
-        self.events_by_room[user_id, room_id] = event_id
-
-    def note_active(self, user_id: UserID) -> None:
-        """Do nothing."""
-
-
-@attrs.define(eq=False)
+@attrs.frozen(eq=False)
 class Scene:
     """A room with Alice and Bob, and the services for receipts and markers."""
 
     world: World
-    reading: ReadingService
-    receipts: Receipts
-    markers: Markers
     room_id: RoomID
     rows: list[ReceiptRow] = attrs.Factory(list)
+
+    def __attrs_post_init__(self) -> None:
+        self.world.feed.subscribe(
+            RECEIPTS, lambda batch: self.rows.extend(row for _, row in batch.rows)
+        )
+
+    @property
+    def reading(self) -> ReadingService:
+        return self.world.process.services.ephemeral.reading
+
+    @property
+    def receipts(self) -> Receipts:
+        return self.world.process.services.ephemeral.receipts
+
+    async def fully_read(self, user_id: UserID) -> EventID | None:
+        account_data = self.world.process.services.core.accounts.account_data
+        return await account_data.fully_read(user_id, self.room_id)
 
     async def send_message(self, body: str = "hello", **relates_to: Any) -> EventID:
         content = {"msgtype": "m.text", "body": body}
@@ -70,31 +64,8 @@ class Scene:
 
 @asynccontextmanager
 async def open_scene(database: Database) -> AsyncIterator[Scene]:
-    async with open_world(database) as world, trio.open_nursery() as nursery:
-        writer = TableWriter(
-            RECEIPTS, "main", database, local_transport(world.feed), world.clock.now_ms
-        )
-        receipts = Receipts(database, world.feed)
-        members = Memberships(database, world.feed, SERVER)
-        await nursery.start(writer.run)
-        markers = Markers()
-        table = ReceiptTable(writer)
-        reading = ReadingService(
-            database=database,
-            members=members,
-            receipts=receipts,
-            writer=table,
-            markers=markers,
-            clock=world.clock,
-            activity=markers,
-        )
-        room_id = await world.create_room(ALICE, join=[BOB])
-        scene = Scene(world, reading, receipts, markers, room_id)
-        world.feed.subscribe(
-            RECEIPTS, lambda batch: scene.rows.extend(row for _, row in batch.rows)
-        )
-        yield scene
-        nursery.cancel_scope.cancel()
+    async with open_world(database) as world:
+        yield Scene(world, await world.create_room(ALICE, join=[BOB]))
 
 
 async def test_receipt_is_visible_to_all_and_private_receipt_to_its_user(
@@ -151,7 +122,7 @@ async def test_receipts_survive_a_restart(database: Database) -> None:
         room_id = scene.room_id
 
     async with open_world(database) as world:
-        receipts = Receipts(database, world.feed)
+        receipts = world.process.services.ephemeral.receipts
         contents = await receipts.in_rooms(ALICE, [room_id], 0, 0)
         assert orjson.loads(contents[room_id]) == receipts_before
         assert (await receipts.of_room(room_id)).read_up_to(BOB).threads.keys() == {"main"}
@@ -219,7 +190,7 @@ async def test_read_markers_move_forward_with_receipts(database: Database) -> No
         await scene.reading.set_markers(FOR_BOB, scene.room_id, markers)
         await scene.reading.set_markers(FOR_BOB, scene.room_id, {FULLY_READ: first})
 
-        assert scene.markers.events_by_room == {(BOB, scene.room_id): second}
+        assert [await scene.fully_read(user_id) for user_id in (ALICE, BOB)] == [None, second]
         assert {(row.receipt_type, row.event_id) for row in scene.rows} == {
             (READ, second),
             (READ_PRIVATE, first),

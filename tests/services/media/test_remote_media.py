@@ -105,7 +105,7 @@ async def test_remote_media_has_its_own_retention(database: Database, tmp_path: 
         own = await world.store(b"our own")
         await world.repository.find(REMOTE, "abc", 0, has_token=True)
         world.clock.advance(3 * HOUR_MS)
-        await world.upkeep.clean_up()
+        await world.clean_up()
 
         assert await world.content_of(own) == b"our own"
         assert len(world.files("content")) == 1

@@ -1,7 +1,6 @@
 """Previews of a site on this machine: fetching, caching, sharing and blocking."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +12,8 @@ import trio.testing
 
 from hs.core.errors import Forbidden, LimitExceeded
 from hs.lib.aio import Bridge
-from hs.lib.http_client.bridged import BridgedHttpClient
-from hs.lib.sandbox.pool import Sandbox
-from hs.nursery.wiring.http_clients import address_rules
-from hs.services.previews.oembed import parse_providers
-from hs.services.previews.preview_builder import SLOW_HOST_S, PreviewBuilder
+from hs.services.previews import preview_builder
+from hs.services.previews.preview_builder import SLOW_HOST_S
 from hs.services.previews.preview_cache import (
     FAULT_LIFE_S,
     MAX_CONCURRENT,
@@ -25,13 +21,15 @@ from hs.services.previews.preview_cache import (
     UrlPreviews,
 )
 from hs.services.previews.preview_fetcher import NotFetched, PreviewFetcher
-from hs.services.previews.preview_images import UNUSED_LIFE_MS, PreviewImages
+from hs.services.previews.preview_images import UNUSED_LIFE_MS
 from hs.settings.errors import Origin
 from hs.settings.kinds import ConfigLocation
-from hs.settings.sections.outgoing import PRIVATE_NETWORKS
-from hs.settings.sections.previews import URL_RULES
+from hs.settings.sections.previews import URL_RULES, OembedSettings, PreviewSettings
+from hs.settings.settings import Settings
 from hs.storage.database import Database
-from tests.support.media import MediaWorld, open_media, picture
+from tests.support.appservices import FakeServices
+from tests.support.composition import ComposedProcess, open_process
+from tests.support.media import media_settings, picture
 from tests.support.servers.sites import Site, SiteRequest, SiteResponse, open_site
 
 MAX_BYTES = 1 << 20
@@ -42,72 +40,60 @@ PNG = {"content-type": "image/png"}
 JSON = {"content-type": "application/json"}
 
 
-@attrs.define
+@attrs.frozen(eq=False)
 class World:
-    """A site, and a preview service that may fetch from it."""
+    """A site, and a process that may fetch from it."""
 
     site: Site
-    media: MediaWorld
-    previews: UrlPreviews
-    sandbox: Sandbox
+    process: ComposedProcess
+
+    @property
+    def previews(self) -> UrlPreviews:
+        """The previews."""
+        previews = self.process.services.previews.previews
+        assert previews is not None
+        return previews
 
     async def preview_of(self, path: str) -> dict[str, Any]:
         """Return the preview of a path of the site."""
         answer: dict[str, Any] = orjson.loads(await self.previews.preview(self.site.url(path)))
         return answer
 
-
-@asynccontextmanager
-async def open_world(
-    database: Database, bridge: Bridge, folder: Path, parse_s: float = LONG_S
-) -> AsyncIterator[World]:
-    rules = address_rules(PRIVATE_NETWORKS, ("127.0.0.1/32",))
-    http = BridgedHttpClient(bridge, rules, user_agent="test")
-    async with open_site() as site, open_media(database, folder) as media:
-        sandbox = Sandbox(children=1)
-        world = World(site, media, make_previews(media, http, sandbox, site, parse_s), sandbox)
-        try:
-            yield world
-        finally:
-            with trio.CancelScope(shield=True):
-                await http.aclose()
-                await sandbox.aclose()
-
-
-def make_previews(
-    media: MediaWorld, http: BridgedHttpClient, sandbox: Sandbox, site: Site, parse_s: float
-) -> UrlPreviews:
-    blocked = [{"path": "/forbidden/*"}, {"port": "^0*81$"}, {"username": "*"}]
-    fetcher = PreviewFetcher(http, rules_of(*blocked), ["de", "en;q=0.5"])
-    images = PreviewImages(
-        fetcher=fetcher,
-        repository=media.repository,
-        thumbnails=media.thumbnails,
-        database=media.database,
-        clock=media.clock,
-        max_bytes=MAX_BYTES,
-    )
-    endpoints = [{"schemes": [site.url("/described/*")], "url": site.url("/oembed")}]
-    providers = parse_providers(orjson.dumps([{"endpoints": endpoints}]))
-    links = PreviewBuilder(
-        fetcher=fetcher,
-        sandbox=sandbox,
-        images=images,
-        providers=providers,
-        max_bytes=MAX_BYTES,
-        parse_s=parse_s,
-    )
-    return UrlPreviews(media.database, media.clock, fetcher, links)
+    async def clean_up(self) -> None:
+        """Clean up, as the process does once an hour."""
+        await self.process.run_duty("preview cleanup")
 
 
 def rules_of(*rules: dict[str, str]) -> Any:
     return URL_RULES.read(list(rules), ConfigLocation(("rules",), Path(), [], Origin()))
 
 
+def settings_for(site: Site, folder: Path) -> Settings:
+    """Return the settings of a server that may fetch from this machine."""
+    providers = folder / "providers.json"
+    endpoints = [{"schemes": [site.url("/described/*")], "url": site.url("/oembed")}]
+    providers.write_bytes(orjson.dumps([{"endpoints": endpoints}]))
+    blocked = [{"path": "/forbidden/*"}, {"port": "^0*81$"}, {"username": "*"}]
+    previews = PreviewSettings(
+        url_preview_enabled=True,
+        url_preview_ip_range_whitelist=("127.0.0.1/32",),
+        url_preview_url_blacklist=rules_of(*blocked),
+        url_preview_accept_language=("de", "en;q=0.5"),
+        max_spider_size=MAX_BYTES,
+        oembed=OembedSettings(disable_default_providers=True, additional_providers=(providers,)),
+    )
+    return attrs.evolve(media_settings(folder), previews=previews)
+
+
 @pytest.fixture
-async def world(database: Database, bridge: Bridge, tmp_path: Path) -> AsyncIterator[World]:
-    async with open_world(database, bridge, tmp_path) as opened:
-        yield opened
+async def world(
+    database: Database, bridge: Bridge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[World]:
+    monkeypatch.setattr(preview_builder, "PARSE_S", LONG_S)
+    async with open_site() as site:
+        settings = settings_for(site, tmp_path)
+        async with open_process(database, settings, bridge=bridge) as process:
+            yield World(site, process)
 
 
 async def test_preview_of_a_page_contains_its_image(world: World) -> None:
@@ -127,17 +113,17 @@ async def test_preview_of_a_page_contains_its_image(world: World) -> None:
 
 
 async def test_preview_of_a_slow_page_is_not_cached_for_long(
-    database: Database, bridge: Bridge, tmp_path: Path
+    world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with open_world(database, bridge, tmp_path, parse_s=0.0) as world:
-        world.site.html("/a", "<title>T</title>")
+    monkeypatch.setattr(preview_builder, "PARSE_S", 0.0)
+    world.site.html("/a", "<title>T</title>")
 
-        previews = [await world.preview_of("/a") for _ in range(2)]
-        world.media.clock.advance(int(SLOW_HOST_S * 1000) + 1)
-        previews.append(await world.preview_of("/a"))
+    previews = [await world.preview_of("/a") for _ in range(2)]
+    world.process.clock.advance(int(SLOW_HOST_S * 1000) + 1)
+    previews.append(await world.preview_of("/a"))
 
-        assert previews == [{}, {}, {}]
-        assert len(world.site.requests) == 2
+    assert previews == [{}, {}, {}]
+    assert len(world.site.requests) == 2
 
 
 async def test_invalid_images_are_not_stored(world: World) -> None:
@@ -146,7 +132,7 @@ async def test_invalid_images_are_not_stored(world: World) -> None:
     world.site.pages["/svg"] = SiteResponse(b"<svg/>", headers={"content-type": "image/svg+xml"})
 
     assert await world.preview_of("/a") == {"og:title": "T"}
-    assert await world.media.database.read(count_media) == 0
+    assert await world.process.base.database.read(count_media) == 0
 
 
 async def count_media(tx: Any) -> int:
@@ -211,11 +197,11 @@ async def test_redirects_to_blocked_urls_are_not_followed(world: World, location
         ("query", "*secret*", False),
     ],
 )
-async def test_rules_block_urls(world: World, part: str, pattern: str, is_blocked: bool) -> None:
-    fetcher = PreviewFetcher(world.previews._fetcher._http, rules_of({part: pattern}), [])
+def test_rules_block_urls(part: str, pattern: str, is_blocked: bool) -> None:
+    fetcher = PreviewFetcher(FakeServices(), rules_of({part: pattern}), [])
 
     try:
-        fetcher.normalized(world.site.url("/a"))
+        fetcher.normalized("http://127.0.0.1:8080/a")
     except Forbidden:
         assert is_blocked
     else:
@@ -235,20 +221,16 @@ async def test_rules_block_urls(world: World, part: str, pattern: str, is_blocke
     ],
 )
 @pytest.mark.parametrize("part", ["netloc", "host"])
-async def test_rules_apply_to_all_spellings_of_a_host(world: World, part: str, url: str) -> None:
-    fetcher = PreviewFetcher(
-        world.previews._fetcher._http, rules_of({part: "^internal[.]example$"}), []
-    )
+def test_rules_apply_to_all_spellings_of_a_host(part: str, url: str) -> None:
+    fetcher = PreviewFetcher(FakeServices(), rules_of({part: "^internal[.]example$"}), [])
 
     with pytest.raises(Forbidden):
         fetcher.normalized(url)
     fetcher.normalized("http://internal.example.org/")
 
 
-async def test_all_parts_of_a_rule_must_match(world: World) -> None:
-    fetcher = PreviewFetcher(
-        world.previews._fetcher._http, rules_of({"scheme": "http", "path": "/a"}), []
-    )
+def test_all_parts_of_a_rule_must_match() -> None:
+    fetcher = PreviewFetcher(FakeServices(), rules_of({"scheme": "http", "path": "/a"}), [])
 
     fetcher.normalized("http://x.test/b")
     fetcher.normalized("https://x.test/a")
@@ -270,14 +252,14 @@ async def test_large_pages_and_errors_raise_not_fetched(world: World) -> None:
 
 
 async def test_preview_of_a_page_that_is_slow_to_parse_is_empty(
-    database: Database, bridge: Bridge, tmp_path: Path
+    world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with open_world(database, bridge, tmp_path, parse_s=2.0) as world:
-        world.site.html("/a", "<div>" * 200_000)
-        world.site.html("/b", "<title>T</title>")
+    monkeypatch.setattr(preview_builder, "PARSE_S", 2.0)
+    world.site.html("/a", "<div>" * 200_000)
+    world.site.html("/b", "<title>T</title>")
 
-        assert await world.preview_of("/a") == {}
-        assert await world.preview_of("/b") == {}, "pages of its host are not parsed for a while"
+    assert await world.preview_of("/a") == {}
+    assert await world.preview_of("/b") == {}, "pages of its host are not parsed for a while"
 
 
 # oEmbed
@@ -331,7 +313,7 @@ async def test_preview_is_fetched_once_until_it_expires(world: World) -> None:
     world.previews._cache.clear()
     await world.preview_of("/a")
     assert len(world.site.requests) == 1
-    world.media.clock.advance(HOUR_MS + 1)
+    world.process.clock.advance(HOUR_MS + 1)
     await world.preview_of("/a")
 
     assert len(world.site.requests) == 2
@@ -357,7 +339,7 @@ async def test_failed_url_is_fetched_again_only_later(world: World) -> None:
         with pytest.raises(NotFetched):
             await world.preview_of("/missing")
     assert len(world.site.requests) == 1
-    world.media.clock.advance(FAULT_LIFE_S * 1000 + 1)
+    world.process.clock.advance(FAULT_LIFE_S * 1000 + 1)
     world.site.html("/missing", "<title>here</title>")
 
     assert await world.preview_of("/missing") == {"og:title": "here"}
@@ -389,21 +371,20 @@ async def test_concurrent_fetches_are_limited(world: World) -> None:
 async def test_image_is_stored_once_and_deleted_when_unused(
     world: World,
 ) -> None:
-    images = world.previews._builder._images
     for path in ("/a", "/b"):
         world.site.html(path, f"<title>T</title><img src={path}.png>")
         world.site.pages[f"{path}.png"] = SiteResponse(picture(20, 10), headers=PNG)
 
     first = await world.preview_of("/a")
-    world.media.clock.advance(UNUSED_LIFE_MS)
+    world.process.clock.advance(UNUSED_LIFE_MS)
     second = await world.preview_of("/b")
-    await images.delete_unused()
+    await world.clean_up()
 
     assert first["og:image"] == second["og:image"]
-    assert await world.media.database.read(count_media) == 1
-    world.media.clock.advance(UNUSED_LIFE_MS + 1)
-    await images.delete_unused()
-    assert await world.media.database.read(count_media) == 0
+    assert await world.process.base.database.read(count_media) == 1
+    world.process.clock.advance(UNUSED_LIFE_MS + 1)
+    await world.clean_up()
+    assert await world.process.base.database.read(count_media) == 0
     assert (await world.preview_of("/a"))["og:image"] != first["og:image"]
 
 
@@ -411,12 +392,12 @@ async def test_image_whose_media_was_deleted_is_stored_again(world: World) -> No
     world.site.html("/a", "<title>T</title><img src=i>")
     world.site.pages["/i"] = SiteResponse(picture(20, 10), headers=PNG)
     deleted = (await world.preview_of("/a"))["og:image"].removeprefix("mxc://").split("/")
-    await world.media.repository.delete(*deleted)
+    await world.process.services.media.repository.delete(*deleted)
 
-    world.media.clock.advance(HOUR_MS + 1)
+    world.process.clock.advance(HOUR_MS + 1)
 
     assert (await world.preview_of("/a"))["og:image"] != "/".join(deleted)
-    assert await world.media.database.read(count_media) == 1
+    assert await world.process.base.database.read(count_media) == 1
 
 
 async def test_page_with_an_undecodable_header_is_parsed(world: World) -> None:
@@ -433,11 +414,11 @@ async def test_page_with_an_undecodable_header_is_parsed(world: World) -> None:
 async def test_expired_previews_are_deleted(world: World) -> None:
     world.site.html("/a", "<title>T</title>")
     await world.preview_of("/a")
-    world.media.clock.advance(HOUR_MS + 1)
+    world.process.clock.advance(HOUR_MS + 1)
 
-    await world.previews.delete_expired()
+    await world.clean_up()
 
-    assert await world.media.database.read(count_previews) == 0
+    assert await world.process.base.database.read(count_previews) == 0
 
 
 async def count_previews(tx: Any) -> int:

@@ -4,6 +4,7 @@ import base64
 from contextlib import suppress
 from typing import Any
 
+import attrs
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
@@ -11,14 +12,17 @@ from trio.testing import wait_all_tasks_blocked
 from hs.core.errors import InvalidParam, MatrixError
 from hs.core.events import event_types
 from hs.core.ids import EventID
+from hs.core.requester import Requester
 from hs.core.streams import BACKFILL
 from hs.repl.feed import Batch
 from hs.services.rooms.append.drafts import Draft
-from hs.services.search.search_indexer import SearchProgress
-from hs.services.search.search_request import SearchContextRequest
+from hs.services.search.search_request import MessageSearchRequest, SearchContextRequest
+from hs.settings.sections.rooms import RoomSettings
 from hs.storage.database import Database, Tx
+from tests.support.composition import SETTINGS
+from tests.support.reading import readers_of
 from tests.support.rooms import ALICE, BOB, CAROL, open_world
-from tests.support.searching import Searching, events_of, open_searching, plain, searching_of
+from tests.support.searching import Searching, events_of, open_searching, plain
 
 WAIT_S = 30.0
 
@@ -177,7 +181,7 @@ async def test_redacted_and_encrypted_events_and_ignored_users_are_not_found(
         await world.redact(room_id, ALICE, redacted)
 
         assert set(await searching.finds(ALICE, "plan")) == {visible, from_bob}
-        searching.reading.wishes.ignored[ALICE] = {BOB}
+        await readers_of(world).ignore(ALICE, BOB)
         assert await searching.finds(ALICE, "plan") == [visible]
 
 
@@ -320,7 +324,7 @@ async def test_events_that_arrive_during_indexing_are_indexed_next(
 ) -> None:
     async with open_searching(database) as searching, trio.open_nursery() as nursery:
         world, indexer = searching.world, searching.indexer
-        progress = SearchProgress.following(database, world.feed)
+        progress = world.process.services.search.progress
         room_id = await world.create_room(ALICE)
         put, to_send, all_sent = indexer._put, ["second", "third"], trio.Event()
 
@@ -351,9 +355,7 @@ async def test_events_stored_before_indexing_are_found_after_a_restart(
         sent = await world.send(room_id, ALICE, "plan")
         redacted = await world.send(room_id, ALICE, "other plan")
         await world.redact(room_id, ALICE, redacted.event_id)
-    async with open_world(database) as world:
-        searching = searching_of(world)
-
+    async with open_searching(database) as searching:
         assert await searching.finds(ALICE, "plan") == [sent.event_id]
 
 
@@ -384,9 +386,13 @@ async def test_forged_tokens_are_harmless(
 
 
 async def test_search_can_be_disabled(database: Database) -> None:
-    async with open_searching(database, is_enabled=False) as searching:
+    settings = attrs.evolve(SETTINGS, rooms=RoomSettings(enable_search=False))
+    async with open_world(database, settings) as world:
+        search = world.process.services.search
         with pytest.raises(MatrixError) as error:
-            await searching.search(ALICE, "plan")
+            await search.messages.search(Requester(ALICE), MessageSearchRequest("plan"))
+
+        assert search.indexer is None
 
         assert (error.value.status, error.value.errcode) == (400, "M_UNKNOWN")
 

@@ -15,8 +15,8 @@ from hs.core.ids import RoomID, UserID
 from hs.services.rooms.append.drafts import Draft
 from hs.storage.inline import open_inline
 from hs.storage.migrate import bundled_migrations, migrate
-from tests.support.rooms import ALICE, BOB, CAROL, member, open_world
-from tests.support.syncing import Syncing, make_syncing
+from tests.support.rooms import ALICE, BOB, CAROL, member
+from tests.support.syncing import Syncing, open_syncing
 
 USERS = (ALICE, BOB, CAROL)
 LENGTH = 60
@@ -150,11 +150,10 @@ async def play(steps: Sequence[Step], clients: Sequence[Client]) -> None:
                 lives[-1].append(step)
         number = 0
         for life in lives:
-            async with open_world(database) as world:
-                s = make_syncing(world)
+            async with open_syncing(database) as s:
                 if room_id is None:
                     levels = {"events": {"m.room.topic": 0, "m.room.name": 0}, "state_default": 0}
-                    room_id = await world.create_room(ALICE, power_levels=levels)
+                    room_id = await s.world.create_room(ALICE, power_levels=levels)
                 for step in life:
                     number += 1
                     if step[0] in ("sync", "lose"):

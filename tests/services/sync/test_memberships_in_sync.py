@@ -1,9 +1,12 @@
 """Invites, joins, knocks, leaves, kicks and bans in /sync."""
 
+import attrs
 import orjson
 
 from hs.services.rooms.append.drafts import Draft
+from hs.settings.sections.rooms import RoomSettings
 from hs.storage.database import Database, Tx
+from tests.support.composition import SETTINGS
 from tests.support.rooms import ALICE, BOB, CAROL, member
 from tests.support.syncing import Syncing, bodies, forget, keys, open_syncing
 
@@ -40,7 +43,7 @@ async def test_invite_has_stripped_state_with_the_create_event(database: Databas
 async def test_invites_of_ignored_users_are_not_sent(database: Database) -> None:
     async with open_syncing(database) as s:
         since = await since_of(s)
-        s.reading.wishes.ignored[BOB] = {ALICE}
+        await s.reading.ignore(BOB, ALICE)
         await s.world.create_room(ALICE, invite=[BOB])
 
         assert "rooms" not in await s.sync(BOB, since)
@@ -266,7 +269,8 @@ async def test_own_profile_change_is_not_a_new_join(database: Database) -> None:
 async def test_rooms_excluded_from_sync_are_never_sent(database: Database) -> None:
     async with open_syncing(database) as s:
         hidden = await s.world.create_room(ALICE)
-    async with open_syncing(database, excluded=frozenset((hidden,))) as s:
+    settings = attrs.evolve(SETTINGS, rooms=RoomSettings(exclude_rooms_from_sync=(hidden,)))
+    async with open_syncing(database, settings) as s:
         first = await s.sync(ALICE)
         await s.world.send(hidden, ALICE)
 

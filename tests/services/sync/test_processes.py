@@ -8,21 +8,23 @@ from hs.core.ids import RoomID
 from hs.core.positions import VectorPosition
 from hs.core.streams import EVENTS
 from hs.core.tokens import SyncToken
-from hs.repl.inproc import InProcHub
-from hs.repl.ownership import Topology
 from hs.services.rooms.append.drafts import Draft
 from hs.storage.database import Database
-from tests.support.rooms import ALICE, BOB, CAROL, open_world
-from tests.support.syncing import bodies, keys, make_syncing, open_syncing
+from tests.support.composition import SETTINGS, Neighbourhood, worker_settings
+from tests.support.rooms import ALICE, BOB, CAROL
+from tests.support.syncing import bodies, keys, main_and_reader, open_syncing
 
 
 async def test_client_alternates_between_processes(database: Database) -> None:
-    hub = InProcHub()
+    neighbours = Neighbourhood()
+    main, worker = (
+        worker_settings(SETTINGS, name, events=("main", "worker")) for name in ("main", "worker")
+    )
     async with (
-        open_world(database, hub=hub, topology=Topology("one", "one")) as first,
-        open_world(database, hub=hub, topology=Topology("two", "two")) as second,
+        open_syncing(database, main, neighbours=neighbours) as at_first,
+        open_syncing(database, worker, neighbours=neighbours) as at_second,
     ):
-        at_first, at_second = make_syncing(first), make_syncing(second)
+        first, second = at_first.world, at_second.world
         mine = await first.create_room(ALICE, join=[BOB])
         other = await second.create_room(BOB, join=[ALICE])
         token = (await at_first.sync(ALICE))["next_batch"]
@@ -48,13 +50,14 @@ async def test_client_alternates_between_processes(database: Database) -> None:
 async def test_first_sync_at_another_process_resets_lazily_loaded_members(
     database: Database,
 ) -> None:
-    hub, named = InProcHub(), [Draft("m.room.name", ALICE, {"name": "n"}, "")]
+    neighbours, (main, reader) = Neighbourhood(), main_and_reader()
+    named = [Draft("m.room.name", ALICE, {"name": "n"}, "")]
     lazy = {"room": {"state": {"lazy_load_members": True}, "timeline": {"limit": 1}}}
     async with (
-        open_world(database, hub=hub, topology=Topology("one", "one")) as first,
-        open_world(database, hub=hub, topology=Topology("two", "one")) as second,
+        open_syncing(database, main, neighbours=neighbours) as at_first,
+        open_syncing(database, reader, neighbours=neighbours) as at_second,
     ):
-        at_first, at_second = make_syncing(first), make_syncing(second)
+        first, second = at_first.world, at_second.world
         room_id = await first.create_room(ALICE, join=[BOB, CAROL], state=named)
         await first.send(room_id, BOB)
         token = (await at_first.sync(ALICE, filter=lazy))["next_batch"]

@@ -11,28 +11,33 @@ import trio.testing
 from hs.core.errors import MatrixError, NotFound
 from hs.core.ids import EventID, RoomID
 from hs.core.requester import Requester
-from hs.core.streams import THREAD_SUBSCRIPTIONS
-from hs.repl.inproc import local_transport
-from hs.repl.writers import TableWriter
 from hs.services.rooms.append.drafts import Draft
-from hs.services.rooms.threads.thread_subscriptions import SubscriptionTable, ThreadSubscriptions
+from hs.services.rooms.threads.thread_subscriptions import ThreadSubscriptions
 from hs.services.sync.sliding.thread_extension import THREADS_EXTENSION
+from hs.settings.sections.proposals import Experiments, ProposalSettings
 from hs.storage.database import Database
-from tests.support.rooms import ALICE, BOB, CAROL, open_world
-from tests.support.sliding import Sliding, make_sliding
+from tests.support.composition import SETTINGS
+from tests.support.rooms import ALICE, BOB, CAROL
+from tests.support.sliding import Sliding, open_sliding
 
 ME = Requester(ALICE, "DEVICE")
+WITH_THREADS = ProposalSettings(experimental_features=Experiments(thread_subscriptions=True))
 ASKED = {"threads": {"enabled": True, "limit": 2}}
 
 
 @attrs.frozen(eq=False)
 class Threads:
-    """Sliding sync over a world with a room and a thread, and subscriptions."""
+    """Sliding sync with a room and a thread, and subscriptions."""
 
     sliding: Sliding
-    service: ThreadSubscriptions
     room_id: RoomID
     root_id: EventID
+
+    @property
+    def service(self) -> ThreadSubscriptions:
+        subscriptions = self.sliding.services.threads.subscriptions
+        assert subscriptions is not None
+        return subscriptions
 
     async def reply(self, root_id: EventID | None = None) -> EventID:
         relates = {"rel_type": "m.thread", "event_id": root_id or self.root_id}
@@ -53,25 +58,10 @@ class Threads:
 
 @pytest.fixture
 async def threads(database: Database) -> AsyncIterator[Threads]:
-    async with open_world(database) as world:
-        stream = TableWriter(
-            THREAD_SUBSCRIPTIONS, "main", database, local_transport(world.feed), world.clock.now_ms
-        )
-        made: list[ThreadSubscriptions] = []
-
-        def build(timelines: Any) -> ThreadSubscriptions:
-            made.append(
-                ThreadSubscriptions(database, world.feed, SubscriptionTable(stream), timelines)
-            )
-            return made[0]
-
-        sliding = make_sliding(world, build)
-        async with trio.open_nursery() as nursery:
-            await nursery.start(stream.run)
-            room_id = await world.create_room(ALICE, join=[BOB])
-            root_id = (await world.send(room_id, BOB, "root")).event_id
-            yield Threads(sliding, made[0], room_id, root_id)
-            nursery.cancel_scope.cancel()
+    async with open_sliding(database, attrs.evolve(SETTINGS, proposals=WITH_THREADS)) as sliding:
+        room_id = await sliding.world.create_room(ALICE, join=[BOB])
+        root_id = (await sliding.world.send(room_id, BOB, "root")).event_id
+        yield Threads(sliding, room_id, root_id)
 
 
 async def test_explicit_subscription_replaces_an_automatic_one(threads: Threads) -> None:

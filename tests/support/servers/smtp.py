@@ -20,16 +20,23 @@ WAIT_S = 120.0
 
 @attrs.define(eq=False)
 class MailBox:
-    """The received messages, and the port of the server."""
+    """The received messages, and the port of the server.
+
+    `refusals` are the answers to recipients that are always refused, `answers` those to the next
+    recipients, whoever they are.
+    """
 
     port: int = 0
     messages: list[EmailMessage] = attrs.field(factory=list)
     encrypted: list[bool] = attrs.field(factory=list)
     refusals: dict[str, str] = attrs.field(factory=dict)
+    answers: list[str] = attrs.field(factory=list)
 
     async def handle_RCPT(  # noqa: N802  # the name that aiosmtpd calls
         self, _server: Any, _session: Session, envelope: Envelope, address: str, options: Any
     ) -> str:
+        if self.answers:
+            return self.answers.pop(0)
         if address in self.refusals:
             return self.refusals[address]
         envelope.rcpt_tos.append(address)

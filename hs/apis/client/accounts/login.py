@@ -5,7 +5,7 @@ from typing import Any
 
 import attrs
 
-from hs.apis.client.accounts.register import RequestRates, session_response
+from hs.apis.client.accounts.register import session_response
 from hs.apis.web.auth import NONE
 from hs.apis.web.request import body, remote_address, whole_body
 from hs.apis.web.request import token as token_field
@@ -14,6 +14,7 @@ from hs.core.canonical_json import JsonObject
 from hs.core.errors import Unrecognized
 from hs.core.requester import Requester
 from hs.services.accounts.lifecycle.account_lifecycle import AccountLifecycle
+from hs.services.accounts.limits.rate_limits import RequestRateLimits
 from hs.services.accounts.login.login import Login
 from hs.services.accounts.sessions.interactive_auth import InteractiveAuth
 from hs.services.accounts.sessions.sessions import RequestedDevice, Sessions
@@ -63,7 +64,7 @@ class LoginApi:
     sessions: Sessions
     lifecycle: AccountLifecycle
     interactive: InteractiveAuth
-    rates: RequestRates
+    rates: RequestRateLimits
     well_known: Mapping[str, Any] | None
 
     @route("GET", "/_matrix/client/v3/login", auth=NONE)

@@ -1,6 +1,6 @@
 """Registration, and checks of user names and registration tokens."""
 
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import attrs
 
@@ -10,8 +10,8 @@ from hs.apis.web.route import route
 from hs.core.canonical_json import JsonObject
 from hs.core.errors import InvalidUsername, MissingParam, MissingToken, UnknownToken
 from hs.core.ids import UserID
-from hs.core.requester import Requester
 from hs.services.accounts.limits.appservice_users import Appservices
+from hs.services.accounts.limits.rate_limits import RequestRateLimits
 from hs.services.accounts.login.password_check import RegistrationTokenStage
 from hs.services.accounts.registration.registration import NewAccount, Registration
 from hs.services.accounts.registration.registration_flow import RegistrationRequest, register
@@ -20,14 +20,6 @@ from hs.services.accounts.sessions.sessions import RequestedDevice, Session
 
 APPSERVICE = "m.login.application_service"
 MAX_NAME_CHARS = 512
-
-
-class RequestRates(Protocol):
-    """Counts requests and rejects those that exceed a rate."""
-
-    def check(self, rate: str, requester: Requester | None, client_ip: str) -> None:
-        """Count one request. Raises: LimitExceeded."""
-        ...
 
 
 @attrs.frozen
@@ -96,7 +88,7 @@ class RegisterApi:
     interactive: InteractiveAuth
     tokens: RegistrationTokenStage
     appservices: Appservices
-    rates: RequestRates
+    rates: RequestRateLimits
 
     @route(
         "POST",

@@ -1,6 +1,6 @@
 """The e-mail addresses and phone numbers of an account."""
 
-from typing import Any, Protocol
+from typing import Any
 
 import attrs
 
@@ -9,37 +9,18 @@ from hs.apis.web.request import body
 from hs.apis.web.route import route
 from hs.core.canonical_json import JsonObject
 from hs.core.errors import Forbidden, MissingParam, ThreepidAuthFailed
-from hs.core.ids import UserID
 from hs.core.requester import Requester
 from hs.core.threepids import canonical_address, check_client_secret
 from hs.services.accounts.lifecycle.account_lifecycle import AccountLifecycle
 from hs.services.accounts.limits.account_restrictions import check_may_remove_threepids
 from hs.services.accounts.sessions.interactive_auth import InteractiveAuth
+from hs.services.accounts.threepids.identity_servers import IdentityServers
 from hs.services.accounts.threepids.threepid_validation import ThreepidValidation
 from hs.services.accounts.threepids.threepids import Threepids
 from hs.services.accounts.threepids.validation_emails import ValidationPurpose
 
 PATH = "/_matrix/client/v3/account/3pid"
 UNSTABLE = "/_matrix/client/unstable/account/3pid"
-
-
-class PublishedAddresses(Protocol):
-    """Binds third-party identifiers at identity servers, and unbinds them."""
-
-    async def bind(
-        self, user_id: UserID, id_server: str, id_access_token: str, sid: str, client_secret: str
-    ) -> None:
-        """Bind the address of a validation session. Raises: MatrixError, RemoteFault."""
-        ...
-
-    async def unbind(
-        self, user_id: UserID, medium: str, address: str, id_server: str | None = None
-    ) -> bool:
-        """Unbind an address; return whether it is unbound now.
-
-        Raises: MatrixError, RemoteFault.
-        """
-        ...
 
 
 @attrs.frozen
@@ -95,7 +76,7 @@ class ThreepidsApi:
 
     threepids: Threepids
     validations: ThreepidValidation
-    published: PublishedAddresses
+    published: IdentityServers
     lifecycle: AccountLifecycle
     interactive: InteractiveAuth
 

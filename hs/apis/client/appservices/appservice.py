@@ -1,6 +1,6 @@
 """Endpoints for application services only: ping, and the room directories of networks."""
 
-from typing import Literal, Protocol
+from typing import Literal
 
 import attrs
 
@@ -9,22 +9,10 @@ from hs.apis.web.request import body, path
 from hs.apis.web.route import route
 from hs.core.ids import RoomID
 from hs.core.requester import Requester
+from hs.services.appservices.network_directory import NetworkRoomLists
+from hs.services.appservices.ping import AppservicePing
 
 _LISTED = "/_matrix/client/v3/directory/list/appservice/{network_id}/{room_id}"
-
-
-class Pinger(Protocol):
-    """Pings application services, returning the duration in ms."""
-
-    async def ping(self, requester: Requester, service_id: str, txn_id: str | None) -> int: ...
-
-
-class NetworkDirectories(Protocol):
-    """The room directories of third-party networks."""
-
-    async def set_listed(
-        self, requester: Requester, network_id: str, room_id: RoomID, listed: bool
-    ) -> None: ...
 
 
 @attrs.frozen
@@ -66,8 +54,8 @@ class UnlistNetworkRoomRequest:
 class AppserviceApi:
     """Endpoints for application services."""
 
-    pinger: Pinger
-    directories: NetworkDirectories
+    pings: AppservicePing
+    directories: NetworkRoomLists
 
     @route(
         "POST",
@@ -76,7 +64,7 @@ class AppserviceApi:
     )
     async def ping_appservice(self, request: PingAppserviceRequest) -> PingAppserviceResponse:
         """Spec: application service API, Pinging."""
-        duration_ms = await self.pinger.ping(
+        duration_ms = await self.pings.ping(
             request.requester, request.appservice_id, request.transaction_id
         )
         return PingAppserviceResponse(duration_ms)

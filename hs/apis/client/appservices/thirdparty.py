@@ -1,6 +1,6 @@
 """Lookups in the third-party networks of application services."""
 
-from typing import Any, Protocol
+from typing import Any
 
 import attrs
 
@@ -9,6 +9,7 @@ from hs.apis.web.route import route
 from hs.core.canonical_json import JsonObject
 from hs.core.errors import NotFound
 from hs.core.requester import Requester
+from hs.services.appservices.third_party_networks import ThirdPartyNetworks
 
 THIRD_PARTY = "/_matrix/client/v3/thirdparty"
 
@@ -18,22 +19,6 @@ _OWN_PARAMETERS = frozenset(
 )
 
 Fields = list[tuple[str, str]]
-
-
-class Networks(Protocol):
-    """Looks up protocols, locations and users in third-party networks."""
-
-    async def protocols(self) -> dict[str, JsonObject]: ...
-
-    async def protocol(self, name: str) -> JsonObject | None: ...
-
-    async def locations(self, protocol: str, fields: Fields) -> list[JsonObject]: ...
-
-    async def users(self, protocol: str, fields: Fields) -> list[JsonObject]: ...
-
-    async def locations_of(self, alias: str) -> list[JsonObject]: ...
-
-    async def users_of(self, user_id: str) -> list[JsonObject]: ...
 
 
 @attrs.frozen
@@ -90,7 +75,7 @@ class QueryUserByIdRequest:
 class ThirdPartyApi:
     """Endpoints of third-party lookups."""
 
-    networks: Networks
+    networks: ThirdPartyNetworks
 
     @route("GET", THIRD_PARTY + "/protocols")
     async def get_protocols(self, request: GetProtocolsRequest) -> dict[str, Any]:

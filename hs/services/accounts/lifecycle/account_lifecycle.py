@@ -11,6 +11,7 @@ from hs.services.accounts.sessions.authenticator import Revocations
 from hs.services.accounts.sessions.interactive_auth import PASSWORD, Flows
 from hs.services.accounts.sessions.passwords import Passwords
 from hs.services.accounts.sessions.sessions import Sessions
+from hs.services.accounts.threepids.identity_servers import IdentityServers
 from hs.settings.sections.accounts import PasswordPolicy, PasswordSettings
 from hs.storage.accounts import account_data, profiles, threepids, users
 from hs.storage.accounts.users import UserRecord
@@ -26,14 +27,6 @@ class RoomDeparture(Protocol):
         ...
 
 
-class ThreepidBindings(Protocol):
-    """The third-party identifiers that users have bound at identity servers."""
-
-    async def unbind_all(self, user_id: UserID) -> bool:
-        """Unbind all third-party identifiers of a user; return whether all succeeded."""
-        ...
-
-
 @attrs.define(eq=False)
 class AccountLifecycle:
     """Changes to existing accounts."""
@@ -45,7 +38,7 @@ class AccountLifecycle:
     _profiles: Profiles
     _revocations: Revocations
     _departure: RoomDeparture
-    _published: ThreepidBindings
+    _published: IdentityServers
 
     @property
     def policy(self) -> PasswordPolicy:

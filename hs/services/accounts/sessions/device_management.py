@@ -62,7 +62,7 @@ class DeviceManagement:
         """Return a device. Raises: NotFound."""
         record = await self._database.read(devices.find, user_id, device_id)
         if record is None:
-            raise NotFound("UserDevice not found")
+            raise NotFound("Device not found")
         return self._device_from(user_id, record)
 
     async def rename(self, user_id: UserID, device_id: str, name: str | None) -> None:
@@ -75,7 +75,7 @@ class DeviceManagement:
             await self.find(user_id, device_id)
             return
         if not await self._database.write(devices.rename, user_id, device_id, name):
-            raise NotFound("UserDevice not found")
+            raise NotFound("Device not found")
         await self._watcher.devices_changed(user_id, [device_id])
 
     async def put_for_appservice(

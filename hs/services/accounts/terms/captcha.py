@@ -1,6 +1,5 @@
 """Verification of reCAPTCHA responses."""
 
-from typing import Protocol
 from urllib.parse import urlencode
 
 import attrs
@@ -11,14 +10,6 @@ from hs.lib.http_client import HttpClient, HttpFault
 
 ANSWER_S = 15.0
 ANSWER_BYTES = 64 * 1024
-
-
-class Captcha(Protocol):
-    """A captcha service."""
-
-    async def verify(self, response: str, client_ip: str) -> bool:
-        """Return whether a captcha response is correct. Raises: RemoteFault."""
-        ...
 
 
 @attrs.frozen(eq=False)

@@ -18,15 +18,13 @@ Rules:
   an account has an identifier.
 """
 
-from typing import Protocol
-
 import attrs
 
 from hs.core.errors import ThreepidAuthFailed
 from hs.core.threepids import EMAIL, MSISDN, canonical_msisdn
 from hs.lib.clock import Clock
 from hs.services.accounts.sessions.token_format import hash_of, random_letters
-from hs.services.accounts.threepids.msisdn_delegate import PhoneSession, ValidatedPhone
+from hs.services.accounts.threepids.msisdn_delegate import MsisdnDelegate
 from hs.services.accounts.threepids.threepids import ValidatedThreepid
 from hs.services.accounts.threepids.validation_emails import (
     PHONE_SUBMIT_PATH,
@@ -39,38 +37,6 @@ from hs.storage.database import Database, Tx
 
 SESSION_LIFETIME_MS = 24 * 3_600_000
 TOKEN_CHARS = 32
-
-
-class PhoneValidator(Protocol):
-    """The delegate that validates phone numbers."""
-
-    @property
-    def is_configured(self) -> bool:
-        """Whether text messages can be sent."""
-        ...
-
-    async def request_token(
-        self,
-        *,
-        client_secret: str,
-        country: str,
-        phone_number: str,
-        send_attempt: int,
-        next_link: str | None,
-    ) -> PhoneSession:
-        """Request a text message. Raises: MatrixError, RemoteFault."""
-        ...
-
-    async def submit(self, sid: str, client_secret: str, token: str) -> bool:
-        """Submit the token of a message; return whether it is correct.
-
-        Raises: MatrixError, RemoteFault.
-        """
-        ...
-
-    async def validated(self, sid: str, client_secret: str) -> ValidatedPhone | None:
-        """Return the number that a session validated, or None. Raises: RemoteFault."""
-        ...
 
 
 @attrs.frozen(kw_only=True)
@@ -99,7 +65,7 @@ class ThreepidValidation:
     _database: Database
     _clock: Clock
     mails: ValidationEmails
-    _phones: PhoneValidator
+    _phones: MsisdnDelegate
     _token_lifetime_ms: int
 
     @property

@@ -10,7 +10,7 @@ from hs.core.canonical_json import JsonObject
 from hs.core.errors import BadJson, MatrixError, MissingParam
 from hs.core.threepids import check_client_secret
 from hs.services.accounts.sessions.interactive_auth import StageAttempt, UiaProof
-from hs.services.accounts.terms.captcha import Captcha
+from hs.services.accounts.terms.captcha import Recaptcha
 from hs.services.accounts.threepids.threepid_validation import ThreepidValidation
 from hs.services.accounts.threepids.threepids import ValidatedThreepid
 from hs.services.accounts.threepids.validation_emails import ValidationPurpose
@@ -63,7 +63,7 @@ class TermsStage:
 class RecaptchaStage:
     """The stage `m.login.recaptcha`."""
 
-    _captcha: Captcha
+    _captcha: Recaptcha
 
     async def check(self, attempt: StageAttempt) -> None:
         """Accept a correct response. Raises: MatrixError, MissingParam, BadJson, RemoteFault."""

@@ -13,7 +13,6 @@ import attrs
 from hs.core.auth.power_levels import DEFAULT_LEVELS, PowerLevels
 from hs.core.events import event_types
 from hs.core.events.event import Event
-from hs.core.events.event_types import StateKey
 from hs.core.ids import EventID, RoomID, UserID
 from hs.core.push.facts import EventFacts, facts_of
 from hs.core.relations import MAIN_TIMELINE, MAX_HOPS, Relation, relation_of, thread_of
@@ -134,18 +133,14 @@ class EventContext:
             if thread_id != MAIN_TIMELINE:
                 await self._threads.load(RoomID(row.room_id), EventID(thread_id))
         if row.type == event_types.GROUP_CALL:
-            await self._load_replaced_call(row)
+            await self._load_replaced_call(stored)
         if row.redaction_applies and row.redacts is not None:
             await self._events.get_one(EventID(row.redacts))
         return True
 
     async def membership_before(self, stored: StoredEvent) -> str | None:
         """Return the membership of the subject of a member event before the event."""
-        if stored.event.state_key is None:
-            return None
-        before = await self._state_before(
-            stored.snapshot_id, (event_types.MEMBER, stored.event.state_key)
-        )
+        before = await self._states.replaced_event(stored)
         membership = None if before is None else before.event.content.get("membership")
         return membership if isinstance(membership, str) else None
 
@@ -175,18 +170,10 @@ class EventContext:
             relation = None if parent is None else relation_of(parent.event.content)
             self._relations.put(parent_id, relation)
 
-    async def _load_replaced_call(self, row: EventRow) -> None:
-        replaced = None
-        if row.state_key is not None:
-            replaced = await self._state_before(row.snapshot_id, (row.type, row.state_key))
+    async def _load_replaced_call(self, stored: StoredEvent) -> None:
+        replaced = await self._states.replaced_event(stored)
         content = None if replaced is None else replaced.event.content
-        self._calls.put(EventID(row.event_id), content)
-
-    async def _state_before(self, snapshot_id: int | None, key: StateKey) -> StoredEvent | None:
-        if snapshot_id is None:
-            return None
-        event_ids = await self._states.snapshot_entries(snapshot_id, (key,))
-        return await self._events.get_one(event_ids[key]) if key in event_ids else None
+        self._calls.put(stored.event_id, content)
 
 
 @attrs.frozen(eq=False)

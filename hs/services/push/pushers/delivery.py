@@ -1,7 +1,7 @@
 """Pushers, and the result of delivering one of their notifications."""
 
 import enum
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import attrs
 import orjson
@@ -47,18 +47,3 @@ class DeliveryResult(enum.Enum):
     FAILED = "failed"  # another attempt may succeed
     REFUSED = "refused"  # other attempts are unlikely to succeed
     GONE = "gone"  # the gateway no longer knows the app: the pusher is to be deleted
-
-
-class PushDelivery(Protocol):
-    """Delivers notifications."""
-
-    async def deliver(self, pusher: Pusher, push: Push) -> DeliveryResult:
-        """Attempt once to deliver a notification."""
-        ...
-
-    async def deliver_badge(self, pusher: Pusher, shown: int | None) -> int | None:
-        """Deliver the unread count if it differs from `shown`, the one that the client shows.
-
-        Return the count that the client shows now, as far as known.
-        """
-        ...

@@ -25,7 +25,8 @@ from hs.core.ids import UserID
 from hs.lib.backoff import Backoff
 from hs.lib.clock import Clock
 from hs.lib.grace import with_grace
-from hs.services.push.pushers.delivery import KEPT_MS, DeliveryResult, Push, PushDelivery, Pusher
+from hs.services.push.pushers.delivery import KEPT_MS, DeliveryResult, Push, Pusher
+from hs.services.push.pushers.push_gateway import PushGateway
 from hs.services.push.pushers.pusher_positions import PusherPositions
 from hs.services.push.pushers.pusher_table import PusherWriter
 from hs.storage.database import Database
@@ -66,7 +67,7 @@ class HttpPusher:
     """The line of an HTTP pusher; see `PusherLine`."""
 
     pusher: Pusher
-    _delivery: PushDelivery
+    _delivery: PushGateway
     _tools: HttpPusherDependencies
     _position: int = attrs.field(init=False)
     is_working: bool = False

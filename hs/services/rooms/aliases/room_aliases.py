@@ -45,7 +45,7 @@ class RoomAliases:
     memberships: Memberships
     appender: RoomAppender
     server_name: ServerName
-    members_only: bool = True  # only members may add aliases (`require_membership_for_aliases`)
+    members_only: bool  # only members may add aliases (`require_membership_for_aliases`)
 
     async def find_room(
         self, room: str, via: Sequence[ServerName]

@@ -1,7 +1,7 @@
 """Build the next event of a room from a draft: fill in, authorize and sign it."""
 
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Final
 
 import attrs
@@ -44,7 +44,6 @@ class EventBuilder:
 
     signer: Signer
     clock: Clock
-    opaque_id: Callable[[], str] = random_opaque
 
     @property
     def server_name(self) -> ServerName:
@@ -80,7 +79,7 @@ class EventBuilder:
             content["creator"] = draft.sender
         room_id = None
         if not rules.room_id_is_create_hash:
-            room_id = draft.new_room_id or RoomID(f"!{self.opaque_id()}:{self.server_name}")
+            room_id = draft.new_room_id or RoomID(f"!{random_opaque()}:{self.server_name}")
         position = GraphPosition(
             room_id=room_id,
             prev_events=(),
@@ -129,7 +128,7 @@ class EventBuilder:
     def _event_id(self, rules: RoomVersion) -> EventID | None:
         if rules.event_id_is_hash:
             return None
-        return EventID(f"${self.opaque_id()}:{self.server_name}")
+        return EventID(f"${random_opaque()}:{self.server_name}")
 
 
 def _check_may_redact(redaction: Event, target: Event, head: RoomHead) -> None:

@@ -39,8 +39,12 @@ class NoPolicyServers:
         raise RemoteFault(server, "requests to policy servers are not available")
 
 
-class EventPolicyCheck(Protocol):
-    """Checks new events of rooms that have a policy server."""
+@attrs.frozen(eq=False)
+class PolicyServerCheck:
+    """Checks new events of rooms that have a policy server, one event after the other."""
+
+    _memberships: Memberships
+    _servers: PolicyServers
 
     async def sign_recommended(
         self, room_id: RoomID, policy_event: Event, events: Sequence[Event]
@@ -50,20 +54,6 @@ class EventPolicyCheck(Protocol):
         `policy_event` is the room's m.room.policy.
         Raises: MatrixError, if the policy server does not recommend an event.
         """
-        ...
-
-
-@attrs.frozen(eq=False)
-class PolicyServerCheck:
-    """The EventPolicyCheck that asks the policy server about one event after the other."""
-
-    _memberships: Memberships
-    _servers: PolicyServers
-
-    async def sign_recommended(
-        self, room_id: RoomID, policy_event: Event, events: Sequence[Event]
-    ) -> list[Event]:
-        """Return the events with signatures; see EventPolicyCheck."""
         policy = room_policy_of(policy_event.content)
         if policy is None or not await self._has_joined_users(room_id, policy.server):
             return list(events)

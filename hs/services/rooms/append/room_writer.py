@@ -42,7 +42,7 @@ from hs.services.rooms.append.pending_events import (
     PendingEvent,
     wait_until_appended,
 )
-from hs.services.rooms.append.policy_servers import EventPolicyCheck
+from hs.services.rooms.append.policy_servers import PolicyServerCheck
 from hs.services.rooms.append.transaction_ids import DeviceTransactions, TransactionIds
 from hs.services.rooms.store.event_store import EventStore
 from hs.services.rooms.store.stored_event import StoredEvent
@@ -86,7 +86,7 @@ class RoomWriter:
     _transactions: TransactionIds
     _builder: EventBuilder
     _owns: Callable[[RoomID], bool]
-    _policies: EventPolicyCheck
+    _policies: PolicyServerCheck
 
     async def append(self, room_id: RoomID, drafts: list[Draft]) -> list[AppendedEvent]:
         """Append events to a room; see RoomAppender."""

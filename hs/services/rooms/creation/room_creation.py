@@ -11,6 +11,7 @@ from hs.core.ids import RoomAlias, RoomID, ServerName, UserID, server_of
 from hs.core.requester import Requester
 from hs.core.versions import room_version
 from hs.services.accounts.limits.account_restrictions import check_may_act
+from hs.services.accounts.profiles.profiles import Profiles
 from hs.services.directory.aliases import AliasReservation, LocalAliases
 from hs.services.directory.public_rooms import PublicRooms
 from hs.services.rooms.append.appender import RoomAppender
@@ -20,7 +21,7 @@ from hs.services.rooms.membership.invite_permissions import InvitePermissions
 from hs.services.rooms.membership.member_policy import MemberPolicy
 from hs.services.rooms.membership.membership_limits import MembershipLimits
 from hs.services.rooms.membership.remote_rooms import RemoteRooms
-from hs.services.rooms.profiles.member_profiles import LocalProfiles, member_profile
+from hs.services.rooms.profiles.member_profiles import member_profile
 from hs.settings.sections.rooms import RoomSettings
 
 MAX_INVITES: Final = 100
@@ -34,7 +35,7 @@ class RoomCreation:
     appender: RoomAppender
     aliases: LocalAliases
     public_rooms: PublicRooms
-    profiles: LocalProfiles
+    profiles: Profiles
     remote: RemoteRooms
     limits: MembershipLimits
     invites: InvitePermissions

@@ -37,6 +37,7 @@ from hs.core.ids import EventID, RoomID, UserID, parse_user_id
 from hs.core.requester import Requester
 from hs.core.versions import RoomVersion, room_version
 from hs.services.accounts.limits.account_restrictions import check_may_act
+from hs.services.accounts.profiles.profiles import Profiles
 from hs.services.directory.aliases import LocalAliases
 from hs.services.rooms.append.appender import RoomAppender
 from hs.services.rooms.append.drafts import Draft
@@ -47,7 +48,7 @@ from hs.services.rooms.membership.room_succession import (
     predecessor_of,
     successor_in,
 )
-from hs.services.rooms.profiles.member_profiles import LocalProfiles, member_profile
+from hs.services.rooms.profiles.member_profiles import member_profile
 from hs.services.rooms.read.rendering import content_of
 from hs.services.rooms.store.auth_state import AuthState, AuthStateReader
 from hs.services.rooms.store.event_store import EventStore
@@ -113,7 +114,7 @@ class RoomUpgrade:
     states: StateStore
     events: EventStore
     aliases: LocalAliases
-    profiles: LocalProfiles
+    profiles: Profiles
     succession: RoomSuccession
     database: Database
     lock: UpgradeLock

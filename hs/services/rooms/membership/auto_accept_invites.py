@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import attrs
 import orjson
@@ -15,8 +15,8 @@ from hs.core.requester import Requester
 from hs.core.streams import EVENTS, EventRow
 from hs.repl.feed import Batch, Feed
 from hs.repl.feed_queue import FeedQueue, WhenFull
-from hs.services.rooms.membership.membership import JoinRequest
-from hs.services.rooms.membership.room_succession import RoomAccountData
+from hs.services.accounts.account_data.account_data import DIRECT, AccountDataService
+from hs.services.rooms.membership.membership import JoinRequest, RoomMembership
 from hs.services.rooms.store.event_store import EventStore
 from hs.services.rooms.store.memberships import Memberships
 from hs.settings.sections.retention import AutoAcceptSettings
@@ -26,17 +26,8 @@ MAX_WAITING: Final = 10_000
 
 ATTEMPTS: Final = 5
 FIRST_PAUSE_S: Final = 1.0
-_DIRECT: Final = "m.direct"
 
 log = logging.getLogger(__name__)
-
-
-class Joining(Protocol):
-    """Joins users to rooms."""
-
-    async def join(self, requester: Requester, room_id: RoomID, asked: JoinRequest) -> RoomID:
-        """Join the requester to a room."""
-        ...
 
 
 @attrs.frozen
@@ -56,8 +47,8 @@ class AutoAcceptDuty:
         feed: Feed,
         events: EventStore,
         memberships: Memberships,
-        joining: Joining,
-        own_data: RoomAccountData,
+        joining: RoomMembership,
+        own_data: AccountDataService,
     ) -> None:
         self._settings = settings
         self._events = events
@@ -119,13 +110,13 @@ class AutoAcceptDuty:
 
     async def _mark_direct(self, invite: _Invite) -> None:
         """Add the room to the user's direct chats, as a client does when it accepts an invite."""
-        content = await self._own_data.content(invite.user_id, None, _DIRECT)
+        content = await self._own_data.content(invite.user_id, None, DIRECT)
         chats: dict[str, Any] = orjson.loads(content) if content is not None else {}
         rooms = chats.get(invite.sender)
         known = rooms if isinstance(rooms, list) else []
         if invite.room_id not in known:
             chats[invite.sender] = [*known, invite.room_id]
-            await self._own_data.put(invite.user_id, None, _DIRECT, chats)
+            await self._own_data.put(invite.user_id, None, DIRECT, chats)
 
     def _invites_in(self, batch: Batch[EventRow]) -> Iterator[_Invite]:
         is_local = self._memberships.is_local

@@ -3,39 +3,30 @@
 Spec: client-server API, Invite permission; MSC4155.
 """
 
-from typing import Protocol
-
 import attrs
 import orjson
 
 from hs.core.errors import InviteBlocked
-from hs.core.ids import RoomID, UserID
+from hs.core.ids import UserID
 from hs.core.invite_permission import (
     INVITE_PERMISSION_TYPES,
     InvitePermission,
     InviteVerdict,
     parse_invite_permission,
 )
-
-
-class InvitePermissionData(Protocol):
-    """Account data of users."""
-
-    async def content(self, user_id: UserID, room_id: RoomID | None, type_: str) -> bytes | None:
-        """Return one piece of account data as JSON."""
-        ...
+from hs.services.accounts.account_data.account_data import AccountDataService
 
 
 @attrs.frozen(eq=False)
 class InvitePermissions:
     """The invite permissions of local users."""
 
-    _data: InvitePermissionData
+    _account_data: AccountDataService
 
     async def of(self, user_id: UserID) -> InvitePermission:
         """Return a user's invite permission."""
         contents = {
-            type_: await self._data.content(user_id, None, type_)
+            type_: await self._account_data.content(user_id, None, type_)
             for type_ in INVITE_PERMISSION_TYPES
         }
         return parse_invite_permission(

@@ -18,6 +18,7 @@ from hs.core.requester import Requester
 from hs.core.streams import CacheRow
 from hs.repl.memory_writer import MemoryWriter
 from hs.services.accounts.limits.account_restrictions import check_may_act, may_act
+from hs.services.accounts.profiles.profiles import Profiles
 from hs.services.rooms.append.appender import RoomAppender
 from hs.services.rooms.append.drafts import Draft, TransactionKey
 from hs.services.rooms.membership.invite_permissions import InvitePermissions
@@ -26,7 +27,7 @@ from hs.services.rooms.membership.membership_limits import MembershipLimits
 from hs.services.rooms.membership.remote_rooms import RemoteRooms
 from hs.services.rooms.membership.restricted_joins import RestrictedJoins
 from hs.services.rooms.membership.room_succession import RoomSuccession
-from hs.services.rooms.profiles.member_profiles import PROFILE_FIELDS, LocalProfiles, member_profile
+from hs.services.rooms.profiles.member_profiles import PROFILE_FIELDS, member_profile
 from hs.services.rooms.store.auth_state import GUEST_ACCESS_KEY, AuthState, AuthStateReader
 from hs.services.rooms.store.memberships import CACHE_NAME, Memberships
 from hs.storage.database import Database
@@ -67,14 +68,14 @@ class RoomMembership:
     auth_states: AuthStateReader
     memberships: Memberships
     restricted: RestrictedJoins
-    profiles: LocalProfiles
+    profiles: Profiles
     remote: RemoteRooms
     succession: RoomSuccession
     limits: MembershipLimits
     invites: InvitePermissions
     database: Database
     cache_drops: MemoryWriter[CacheRow]
-    policy: MemberPolicy = MemberPolicy()
+    policy: MemberPolicy
 
     async def join(self, requester: Requester, room_id: RoomID, request: JoinRequest) -> RoomID:
         """Join the requester to a room; do nothing if they are joined already.

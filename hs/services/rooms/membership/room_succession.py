@@ -6,36 +6,19 @@ copied.
 
 import logging
 from collections.abc import Mapping
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 import attrs
 import orjson
 
-from hs.core.canonical_json import JsonObject
 from hs.core.errors import InvalidParam, MatrixError
 from hs.core.events import event_types
 from hs.core.events.event import Event
 from hs.core.ids import RoomID, UserID, parse_room_id
+from hs.services.accounts.account_data.account_data import DIRECT, TAG, AccountDataService
 from hs.services.rooms.store.memberships import Memberships
 
 log = logging.getLogger(__name__)
-
-_DIRECT: Final = "m.direct"
-_TAG: Final = "m.tag"
-
-
-class RoomAccountData(Protocol):
-    """Account data of users."""
-
-    async def content(self, user_id: UserID, room_id: RoomID | None, type_: str) -> bytes | None:
-        """Return one piece of account data as JSON."""
-        ...
-
-    async def put(
-        self, user_id: UserID, room_id: RoomID | None, type_: str, content: JsonObject
-    ) -> None:
-        """Set one piece of account data."""
-        ...
 
 
 class RoomPushRules(Protocol):
@@ -53,7 +36,7 @@ class RoomSuccession:
     """Copies users' settings from a room to its replacement."""
 
     _memberships: Memberships
-    _account_data: RoomAccountData
+    _account_data: AccountDataService
     _rules: RoomPushRules
 
     async def follow(self, user_id: UserID, create: Event) -> None:
@@ -77,13 +60,13 @@ class RoomSuccession:
             )
 
     async def _copy_tags(self, user_id: UserID, old_room_id: RoomID, room_id: RoomID) -> None:
-        tags = await self._account_data.content(user_id, old_room_id, _TAG)
-        if tags is None or await self._account_data.content(user_id, room_id, _TAG) is not None:
+        tags = await self._account_data.content(user_id, old_room_id, TAG)
+        if tags is None or await self._account_data.content(user_id, room_id, TAG) is not None:
             return
-        await self._account_data.put(user_id, room_id, _TAG, orjson.loads(tags))
+        await self._account_data.put(user_id, room_id, TAG, orjson.loads(tags))
 
     async def _copy_direct(self, user_id: UserID, old_room_id: RoomID, room_id: RoomID) -> None:
-        content = await self._account_data.content(user_id, None, _DIRECT)
+        content = await self._account_data.content(user_id, None, DIRECT)
         direct = {} if content is None else orjson.loads(content)
         changed = {
             user: [*rooms, room_id]
@@ -91,7 +74,7 @@ class RoomSuccession:
             if isinstance(rooms, list) and old_room_id in rooms and room_id not in rooms
         }
         if changed:
-            await self._account_data.put(user_id, None, _DIRECT, {**direct, **changed})
+            await self._account_data.put(user_id, None, DIRECT, {**direct, **changed})
 
 
 def predecessor_of(create: Event) -> RoomID | None:

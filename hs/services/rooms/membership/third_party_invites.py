@@ -63,7 +63,7 @@ class ThirdPartyInvites:
     auth_states: AuthStateReader
     membership: RoomMembership
     limiter: RateLimiter[str]
-    looks_up: bool = True
+    looks_up: bool
 
     async def invite(
         self,

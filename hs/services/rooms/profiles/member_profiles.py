@@ -1,19 +1,9 @@
 """The profile fields in member events."""
 
 from collections.abc import Mapping
-from typing import Any, Final, Protocol
-
-from hs.core.ids import UserID
+from typing import Any, Final
 
 PROFILE_FIELDS: Final = ("displayname", "avatar_url")
-
-
-class LocalProfiles(Protocol):
-    """Looks up profiles of local users."""
-
-    async def of_local(self, user_id: UserID) -> Mapping[str, Any]:
-        """Return a user's profile; empty for users of other servers."""
-        ...
 
 
 def member_profile(profile: Mapping[str, Any]) -> dict[str, str]:

@@ -37,7 +37,7 @@ from hs.lib.clock import Clock
 from hs.repl.feed import Batch, Feed
 from hs.services.rooms.store.aggregations import NO_AGGREGATIONS, Aggregations, AggregationStore
 from hs.services.rooms.store.event_store import EventStore
-from hs.services.rooms.store.replaced_state import ReplacedState
+from hs.services.rooms.store.state_store import StateStore
 from hs.services.rooms.store.stored_event import DELAYED_EVENT_DEVICE, StoredEvent
 from hs.storage.database import Database
 from hs.storage.rooms import transaction_ids
@@ -97,14 +97,14 @@ class EventRenderer:
         feed: Feed,
         events: EventStore,
         aggregates: AggregationStore,
-        previous: ReplacedState,
+        states: StateStore,
         clock: Clock,
         max_bytes: int = MAX_BYTES,
     ) -> None:
         self._database = database
         self._events = events
         self._aggregates = aggregates
-        self._replaced = previous
+        self._states = states
         self._clock = clock
         self._prefixes: LruCache[EventID, _Prefix] = LruCache(
             "rendered_events", max_weight=max_bytes, weigh=_weigh
@@ -279,7 +279,7 @@ class EventRenderer:
             unprepared.append((stored, self._render(stored) if prefix is None else prefix))
         if not unprepared:
             return
-        replaced_events = await self._replaced.of([stored for stored, _ in unprepared])
+        replaced_events = await self._states.replaced_events([stored for stored, _ in unprepared])
         for stored, prefix in unprepared:
             previous = replaced_events.get(stored.event_id)
             prefix.previous = b"" if previous is None else _previous_content(previous)

@@ -112,11 +112,7 @@ class StrippedState:
         for _ in range(MAX_STEPS_BACK):
             if stored is None or membership_in(stored) in _INVITED_OR_KNOCKING:
                 return stored
-            if stored.snapshot_id is None:
-                return None
-            key = (event_types.MEMBER, stored.event.state_key or "")
-            entries = await self._states.snapshot_entries(stored.snapshot_id, (key,))
-            stored = await self._events.get_one(entries[key]) if key in entries else None
+            stored = await self._states.replaced_event(stored)
         return None
 
     async def _render(self, event_ids: Iterable[EventID]) -> list[JsonObject]:

@@ -21,7 +21,7 @@ Spec: client-server API, Room History Visibility; `unsigned.membership`.
 import sys
 from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple
 
 import attrs
 
@@ -39,7 +39,10 @@ from hs.core.visibility import (
 from hs.lib.caching.loading_cache import LoadingCache
 from hs.lib.caching.lru_cache import LruCache
 from hs.repl.feed import Batch, Feed
+from hs.services.accounts.account_data.account_data import AccountDataService
+from hs.services.accounts.lifecycle.erased_users import ErasedUsersCache
 from hs.services.rooms.read.rendering import content_of
+from hs.services.rooms.read.retention_policy import RetentionPolicies
 from hs.services.rooms.store.event_store import EventStore
 from hs.services.rooms.store.membership_history import MembershipHistory
 from hs.services.rooms.store.memberships import LocalMembership, Memberships
@@ -55,26 +58,6 @@ MAX_ROOMS: Final = 50_000
 
 _VISIBILITY_KEY: Final = (event_types.HISTORY_VISIBILITY, "")
 _OPEN_TO_MEMBERS: Final = frozenset((HistoryVisibility.SHARED, HistoryVisibility.WORLD_READABLE))
-
-
-class IgnoredUsers(Protocol):
-    """Looks up the users that a user ignores."""
-
-    async def ignored_by(self, user_id: UserID) -> AbstractSet[UserID]: ...
-
-
-class ErasedUserLookup(Protocol):
-    """Looks up users who requested erasure when they deactivated their account."""
-
-    async def erased_among(self, user_ids: AbstractSet[UserID]) -> AbstractSet[UserID]: ...
-
-
-class RetentionCutoff(Protocol):
-    """The retention policies of rooms."""
-
-    async def hidden_before(self, room_id: RoomID) -> int:
-        """Return the time in ms before which messages of a room are hidden."""
-        ...
 
 
 class VisibleEvent(NamedTuple):
@@ -131,9 +114,9 @@ class Visibility:
         events: EventStore,
         states: StateStore,
         memberships: Memberships,
-        ignored: IgnoredUsers,
-        erased: ErasedUserLookup,
-        expiry: RetentionCutoff | None = None,
+        ignored: AccountDataService,
+        erased: ErasedUsersCache,
+        expiry: RetentionPolicies | None = None,
     ) -> None:
         self._database = database
         self._events = events

@@ -20,7 +20,7 @@ Spec: MSC4140.
 
 import math
 import secrets
-from typing import Final, Protocol
+from typing import Final
 
 import attrs
 import orjson
@@ -42,6 +42,7 @@ from hs.core.streams import CacheRow
 from hs.lib.clock import Clock
 from hs.repl.memory_writer import MemoryWriter
 from hs.services.accounts.limits.account_restrictions import check_may_act
+from hs.services.accounts.limits.rate_limits import RequestRateLimits
 from hs.services.rooms.sending.event_sending import EventSender, check_may_be_state
 from hs.services.rooms.store.stored_event import DELAYED_EVENT_DEVICE
 from hs.storage.accounts import users
@@ -54,13 +55,6 @@ CACHE_NAME: Final = "delayed_events"
 MAX_SCHEDULED: Final = 100  # per user
 MAX_CONTENT_BYTES: Final = 65_536
 MAX_FINISHED: Final = 1000
-
-
-class SendRates(Protocol):
-    """Rate limits on sending."""
-
-    def check(self, rate: str, requester: Requester | None, client_ip: str) -> None:
-        """Count one event. Raises: LimitExceeded."""
 
 
 class DelayedEventsDisabled(MatrixError):
@@ -113,7 +107,7 @@ class DelayedEvents:
     database: Database
     clock: Clock
     sending: EventSender
-    rates: SendRates
+    rates: RequestRateLimits
     announcements: MemoryWriter[CacheRow]
     longest_ms: int | None
 

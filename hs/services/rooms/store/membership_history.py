@@ -59,11 +59,9 @@ class MembershipHistory:
     async def _walk_back(self, event_id: EventID) -> StoredEvent | None:
         stored = await self._events.get_one(event_id)
         for _ in range(MAX_STEPS_BACK):
-            if stored is None or stored.snapshot_id is None:
+            if stored is None:
                 return None
-            key = (event_types.MEMBER, stored.event.state_key or "")
-            entries = await self._states.snapshot_entries(stored.snapshot_id, (key,))
-            previous = await self._events.get_one(entries[key]) if key in entries else None
+            previous = await self._states.replaced_event(stored)
             if previous is not None and previous.event.content.get("membership") == (
                 event_types.JOIN
             ):

@@ -33,7 +33,7 @@ from hs.services.rooms.store.event_store import EventStore
 from hs.services.rooms.store.state_snapshots import Snapshot, StateMap
 from hs.services.rooms.store.stored_event import StoredEvent
 from hs.storage.database import Database, Tx
-from hs.storage.rooms import state
+from hs.storage.rooms import state, timelines
 from hs.storage.rooms.state import EMPTY_SNAPSHOT, Key
 
 MAX_CURRENT_BYTES: Final = 64 * 1024 * 1024
@@ -187,6 +187,37 @@ class StateStore:
         entries = await self._database.read(state.snapshot_subset, snapshot_id, list(keys))
         return _typed(entries)
 
+    async def replaced_events(self, events: Collection[StoredEvent]) -> dict[EventID, StoredEvent]:
+        """Return, for each state event that replaced another, the replaced event."""
+        replaced: dict[EventID, EventID] = {}
+        unknown: dict[tuple[int, StateKey], list[EventID]] = {}
+        for stored in events:
+            snapshot_id, state_key = stored.snapshot_id, stored.event.state_key
+            if state_key is None or snapshot_id is None:
+                continue
+            key = (stored.event.type, state_key)
+            state_map = self.snapshot_nowait(snapshot_id)
+            if state_map is None:
+                unknown.setdefault((snapshot_id, key), []).append(stored.event_id)
+            elif key in state_map:
+                replaced[stored.event_id] = state_map[key]
+        if unknown:
+            entries = [(snapshot_id, *key) for snapshot_id, key in unknown]
+            rows = await self._database.read(timelines.single_entries, entries)
+            for snapshot_id, key, event_id in rows:
+                for successor in unknown[(snapshot_id, key)]:
+                    replaced[successor] = EventID(event_id)
+        stored_events = await self._events.get(replaced.values())
+        return {
+            event_id: stored_events[previous]
+            for event_id, previous in replaced.items()
+            if previous in stored_events
+        }
+
+    async def replaced_event(self, stored: StoredEvent) -> StoredEvent | None:
+        """Return the state event that a state event replaced; None if there was none."""
+        return (await self.replaced_events((stored,))).get(stored.event_id)
+
     async def snapshot(self, snapshot_id: int) -> Snapshot:
         """Return a stored snapshot to derive others from."""
         if snapshot_id == EMPTY_SNAPSHOT:
@@ -230,6 +261,8 @@ class StateStore:
         return state_map
 
     def _on_caches(self, batch: Batch[CacheRow]) -> None:
+        if batch.reset:
+            self._follower.invalidate_all()  # any room may have been purged
         for _, row in batch.rows:
             if row.cache == PURGED_ROOMS:
                 for room_id in row.keys:

@@ -17,9 +17,8 @@ from hs.core.streams import ACCOUNT_DATA, AccountDataRow
 from hs.lib.caching.loading_cache import LoadingCache
 from hs.lib.caching.lru_cache import LruCache
 from hs.repl.feed import Batch, Feed
-from hs.services.accounts.account_data.account_data import IGNORED_USER_LIST
+from hs.services.accounts.account_data.account_data import IGNORED_USER_LIST, AccountDataService
 from hs.services.sync.invite_permissions import invite_permission_in
-from hs.services.sync.sources import AccountData
 
 MAX_USERS: Final = 10_000
 DIRECT: Final = "m.direct"
@@ -47,7 +46,7 @@ class AccountDataView:
 class AccountDataViews:
     """The cache of these views, invalidated by account data changes."""
 
-    def __init__(self, feed: Feed, account_data: AccountData) -> None:
+    def __init__(self, feed: Feed, account_data: AccountDataService) -> None:
         self._account_data = account_data
         self._views = LoadingCache(
             LruCache[UserID, AccountDataView]("sliding_personal", max_entries=MAX_USERS), self._load

@@ -1,12 +1,8 @@
 """Construction of the sliding sync service from the same readers and sources as `/sync`."""
 
-from contextlib import AbstractAsyncContextManager, nullcontext
-
-from hs.core.ids import RoomID
 from hs.lib.clock import Clock
 from hs.services.rooms.threads.thread_subscriptions import ThreadSubscriptions
-from hs.services.sync.assembly import RoomReaders, SyncSources
-from hs.services.sync.encryption_section import EncryptionSection
+from hs.services.sync.assembly import RoomReaders, SyncOptions, SyncSources
 from hs.services.sync.notifier import Notifier
 from hs.services.sync.positions import SyncPositions
 from hs.services.sync.sliding.account_data_view import AccountDataViews
@@ -26,17 +22,13 @@ def make_sliding_sync(
     rooms: RoomReaders,
     sources: SyncSources,
     notifier: Notifier,
+    options: SyncOptions,
+    threads: ThreadSubscriptions | None,
     clock: Clock,
-    *,
-    excluded: frozenset[RoomID] = frozenset(),
-    gate: AbstractAsyncContextManager[None] | None = None,
-    encryption: EncryptionSection | None = None,
-    threads: ThreadSubscriptions | None = None,
 ) -> SlidingSync:
     """Build the service. Call it after its sources are built, before the feed starts.
 
-    `excluded` is `exclude_rooms_from_sync`; `gate` limits how many responses are computed at a
-    time. `connections.expire` of the result must run daily, as a duty of one process.
+    `connections.expire` of the result must run daily, as a duty of one process.
     """
     database, feed = rooms.database, rooms.feed
     results = RoomsResponse(
@@ -68,7 +60,7 @@ def make_sliding_sync(
             states=rooms.states,
             visibility=rooms.visibility,
             tails=rooms.tails,
-            excluded=excluded,
+            excluded=options.excluded,
         ),
         results=results,
         extensions=SlidingExtensions(
@@ -77,8 +69,8 @@ def make_sliding_sync(
             push_rules=sources.push_rules,
             receipts=sources.receipts,
             typing=sources.typing,
-            encryption=EncryptionExtensions(encryption),
+            encryption=EncryptionExtensions(sources.encryption),
             threads=ThreadExtension(feed, threads),
         ),
-        gate=nullcontext() if gate is None else gate,
+        gate=options.gate,
     )

@@ -22,9 +22,9 @@ MAX_MESSAGES: Final = 100
 
 @attrs.frozen(eq=False)
 class EncryptionExtensions:
-    """The renderer of the two extensions; without encryption on this server, of none."""
+    """The renderer of the two extensions."""
 
-    _encryption: EncryptionSection | None
+    _encryption: EncryptionSection
 
     async def make(
         self,
@@ -42,8 +42,6 @@ class EncryptionExtensions:
         members: dict[str, Any] = {}
         has_changes = False
         encryption = self._encryption
-        if encryption is None:
-            return members, has_changes
         if request.to_device.enabled and device_id is not None:
             messages = await _to_device(
                 encryption, user_id, device_id, request.to_device, now, began

@@ -27,6 +27,9 @@ from hs.core.streams import (
 )
 from hs.core.tokens import SyncToken
 from hs.repl.feed import Feed
+from hs.services.accounts.account_data.account_data import AccountDataEntry, AccountDataService
+from hs.services.ephemeral.receipts import Receipts
+from hs.services.ephemeral.typing_notifications import TypingUsers
 from hs.services.sync.positions import SyncPosition
 from hs.services.sync.recent_changes import RecentKeys
 from hs.services.sync.sliding.encryption_extension import EncryptionExtensions
@@ -34,13 +37,7 @@ from hs.services.sync.sliding.request import WILDCARD, ScopedExtensionRequest
 from hs.services.sync.sliding.room_lists import RequestedRooms, SlidingSyncContext
 from hs.services.sync.sliding.thread_extension import THREADS_EXTENSION as THREADS
 from hs.services.sync.sliding.thread_extension import ThreadExtension
-from hs.services.sync.sources import (
-    AccountData,
-    AccountDataEntry,
-    PushRuleDocuments,
-    ReceiptSource,
-    Typing,
-)
+from hs.services.sync.sources import PushRuleDocuments
 
 _PUSH_RULES: Final = "m.push_rules"
 
@@ -72,10 +69,10 @@ class SlidingExtensions:
     def __init__(
         self,
         feed: Feed,
-        account_data: AccountData,
+        account_data: AccountDataService,
         push_rules: PushRuleDocuments,
-        receipts: ReceiptSource,
-        typing: Typing,
+        receipts: Receipts,
+        typing: TypingUsers,
         encryption: EncryptionExtensions,
         threads: ThreadExtension,
     ) -> None:
@@ -167,6 +164,7 @@ class SlidingExtensions:
         self, context: ExtensionContext, request: ScopedExtensionRequest
     ) -> JsonMembers:
         user_id, since = context.request_context.user_id, context.since
+        changed_entries: Sequence[AccountDataEntry]
         all_entries: Sequence[AccountDataEntry] = ()
         if since is None:
             changed_entries = all_entries = await self._account_data.all(user_id)

@@ -36,6 +36,7 @@ from hs.core.events import event_types
 from hs.core.ids import RoomID, UserID
 from hs.core.requester import Requester
 from hs.core.tokens import SyncToken
+from hs.services.ephemeral.presence import PresenceService
 from hs.services.rooms.read.visibility import Visibility
 from hs.services.rooms.store.memberships import Memberships, RoomsOf
 from hs.services.rooms.store.recent_events import RecentEvents
@@ -59,7 +60,6 @@ from hs.services.sync.sliding.room_plans import (
     plan_rooms,
 )
 from hs.services.sync.sliding.rooms_response import RoomResult, RoomsContext, RoomsResponse
-from hs.services.sync.sources import Presence
 from hs.storage.database import Database
 from hs.storage.sync import room_changes
 from hs.storage.sync.sliding_sync import ConnectionKey
@@ -109,7 +109,7 @@ class SlidingSync:
     _memberships: Memberships
     _visibility: Visibility
     _tails: RecentEvents
-    _presence: Presence
+    _presence: PresenceService
     connections: SlidingConnections
     _account_data: AccountDataViews
     _lists: RoomLists

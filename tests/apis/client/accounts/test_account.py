@@ -6,15 +6,16 @@ import attrs
 import pytest
 import trio
 
-from hs.repl.inproc import InProcHub
-from hs.services.accounts.limits.appservice_users import NoAppservices
-from hs.services.accounts.sessions.authenticator import TokenAuthenticator
+from hs.core.ids import RoomID, UserID
+from hs.core.streams import EVENTS
+from hs.repl.inproc import InProcTransport
 from hs.settings.sections.accounts import PasswordPolicy, PasswordSettings, ReauthSettings
 from hs.storage.database import Database
 from hs.storage.devices import key_backup
 from hs.storage.devices.key_backup import SessionRecord
-from tests.support.accounts import Accounts, open_accounts
+from tests.support.accounts import Accounts, open_accounts, open_pair
 
+LIMIT_S = 30.0
 WHOAMI = "/_matrix/client/v3/account/whoami"
 CHANGE = "/_matrix/client/v3/account/password"
 DEACTIVATE = "/_matrix/client/v3/account/deactivate"
@@ -124,6 +125,7 @@ async def test_weak_password_is_rejected(database: Database, password: str, errc
 
 async def test_deactivated_account_disappears_but_its_name_stays_in_use(accounts: Accounts) -> None:
     alice = await accounts.user("alice", password="secret")
+    room = await accounts.client.post("/_matrix/client/v3/createRoom", {}, token=alice.access_token)
 
     response = await accounts.client.post(
         DEACTIVATE, {"auth": PROOF, "erase": True}, token=alice.access_token
@@ -131,15 +133,28 @@ async def test_deactivated_account_disappears_but_its_name_stays_in_use(accounts
 
     assert response.json == {"id_server_unbind_result": "success"}
     assert await status_of(accounts, alice.access_token) == 401
-    assert ("departed", "@alice:test") in accounts.watcher.seen
+    await leave_rooms(accounts, room.json["room_id"], alice.user_id)
     profile = await accounts.client.get("/_matrix/client/v3/profile/@alice:test")
     assert (profile.status, profile.errcode) == (404, "M_NOT_FOUND")
     second_registration = await accounts.client.post(
         "/_matrix/client/v3/register", {"username": "alice"}
     )
     assert second_registration.errcode == "M_USER_IN_USE"
-    erased = await accounts.erased.erased_among({alice.user_id})
+    erased = await accounts.services.erased.erased_among({alice.user_id})
     assert erased == {alice.user_id}
+
+
+async def leave_rooms(accounts: Accounts, room_id: RoomID, user_id: UserID) -> None:
+    """Run the duty that removes deactivated users until it has written an event."""
+    written = trio.Event()
+    accounts.process.base.feed.subscribe(EVENTS, lambda batch: written.set())
+    with trio.fail_after(LIMIT_S):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(accounts.process.run_duty, "departures")
+            await written.wait()
+            nursery.cancel_scope.cancel()
+    memberships = accounts.process.services.core.rooms.memberships
+    assert await memberships.membership(room_id, user_id) == "leave"
 
 
 @pytest.mark.parametrize("erase", [False, True])
@@ -179,12 +194,12 @@ async def test_erased_user_is_known_immediately(accounts: Accounts) -> None:
     alice = await accounts.user("alice")
     bob = await accounts.user("bob")
     both = {alice.user_id, bob.user_id}
-    assert await accounts.erased.erased_among(both) == frozenset()
+    assert await accounts.services.erased.erased_among(both) == frozenset()
 
     await accounts.lifecycle.deactivate(alice.user_id, erase=True)
     await accounts.lifecycle.deactivate(bob.user_id, erase=False)
 
-    assert await accounts.erased.erased_among(both) == {alice.user_id}
+    assert await accounts.services.erased.erased_among(both) == {alice.user_id}
 
 
 async def test_uia_session_is_valid_only_for_its_operation(accounts: Accounts) -> None:
@@ -225,17 +240,13 @@ async def test_uia_session_expires(accounts: Accounts) -> None:
     response = await accounts.client.post(
         CHANGE, {"new_password": "n", "auth": auth}, token=alice.access_token
     )
-    await accounts.interactive.delete_expired_sessions()
+    await accounts.session_services.interactive.delete_expired_sessions()
 
     assert (response.status, response.errcode) == (400, "M_UNKNOWN")
 
 
 async def test_token_revoked_by_one_process_is_rejected_by_all(database: Database) -> None:
-    hub = InProcHub()
-    async with (
-        open_accounts(database, hub=hub, instance="main") as main,
-        open_accounts(database, hub=hub, instance="worker") as worker,
-    ):
+    async with open_pair(database) as (main, worker):
         alice = await main.user("alice", password="secret")
         assert await status_of(main, alice.access_token) == 200
         assert await status_of(worker, alice.access_token) == 200
@@ -247,34 +258,20 @@ async def test_token_revoked_by_one_process_is_rejected_by_all(database: Databas
         assert await status_of(worker, alice.access_token) == 401
 
 
-async def test_token_cache_is_bypassed_while_replication_is_down(
-    accounts: Accounts,
-) -> None:
-    is_connected = True
-    authenticator = TokenAuthenticator(
-        database=accounts.database,
-        feed=accounts.feed,
-        clock=accounts.clock,
-        appservices=NoAppservices(),
-        last_seen=accounts.last_seen,
-        revocations=accounts.revocations,
-        consent=accounts.proving.consent.rule,
-        hears_others=lambda: is_connected,
-    )
-    token = (await accounts.user("alice")).access_token
-    await authenticator.requester_for(token, "", "")
+async def test_token_cache_is_bypassed_while_replication_is_down(database: Database) -> None:
+    async with open_pair(database) as (main, worker):
+        token = (await main.user("alice")).access_token
+        assert await status_of(worker, token) == 200
+        transport = worker.process.base.transport
+        assert isinstance(transport, InProcTransport)
 
-    assert authenticator.authenticate_nowait(token, "", "") is not None
-    is_connected = False
-    assert authenticator.authenticate_nowait(token, "", "") is None
+        assert worker.authenticator.authenticate_nowait(token, "", "") is not None
+        transport.connected = False
+        assert worker.authenticator.authenticate_nowait(token, "", "") is None
 
 
 async def test_uia_stage_can_be_completed_at_another_process(database: Database) -> None:
-    hub = InProcHub()
-    async with (
-        open_accounts(database, hub=hub, instance="main") as main,
-        open_accounts(database, hub=hub, instance="worker") as worker,
-    ):
+    async with open_pair(database) as (main, worker):
         challenge = await main.client.post("/_matrix/client/v3/register", {})
         auth = {"type": "m.login.dummy", "session": challenge.json["session"]}
         response = await worker.client.post(
@@ -302,7 +299,7 @@ async def test_lock_takes_effect_immediately(accounts: Accounts) -> None:
     alice = await accounts.user("alice")
     assert await status_of(accounts, alice.access_token) == 200
     await accounts.database.write(lock_user, "@alice:test")
-    accounts.revocations.announce_users("@alice:test")
+    accounts.session_services.revocations.announce_users("@alice:test")
 
     response = await accounts.client.get(WHOAMI, token=alice.access_token)
 

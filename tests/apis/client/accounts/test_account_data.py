@@ -207,7 +207,9 @@ async def test_equal_filters_are_stored_once(accounts: Accounts) -> None:
     assert repeated.json == first.json
     assert different.json != first.json
     assert (await accounts.client.get(f"{FILTER}/{filter_id}", token=token)).json == definition
-    assert (await accounts.filters.stored_filter(ALICE, filter_id)).room.timeline.limit == 5
+    assert (
+        await accounts.services.filters.stored_filter(ALICE, filter_id)
+    ).room.timeline.limit == 5
 
 
 @pytest.mark.parametrize(

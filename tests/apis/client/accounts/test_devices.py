@@ -4,6 +4,8 @@ from typing import Any
 
 import pytest
 
+from hs.core.streams import DeviceListRow
+from hs.storage.devices import device_keys
 from tests.support.accounts import Accounts
 
 DEVICES = "/_matrix/client/v3/devices"
@@ -42,6 +44,7 @@ async def test_last_use_of_a_device_is_written_in_batches(accounts: Accounts) ->
 async def test_device_is_renamed(accounts: Accounts) -> None:
     alice = await accounts.user("alice")
     path = f"{DEVICES}/ALICE"
+    accounts.device_changes.clear()
 
     await accounts.client.put(path, {"display_name": "Phone"}, token=alice.access_token)
     unchanged = await accounts.client.put(path, {}, token=alice.access_token)
@@ -49,7 +52,7 @@ async def test_device_is_renamed(accounts: Accounts) -> None:
     response = await accounts.client.get(path, token=alice.access_token)
     assert unchanged.json == {}
     assert response.json["display_name"] == "Phone"
-    assert accounts.watcher.seen.count(("changed", "@alice:test", ["ALICE"])) == 2
+    assert accounts.device_changes == [DeviceListRow(alice.user_id, "ALICE")]
 
 
 @pytest.mark.parametrize(
@@ -80,6 +83,8 @@ async def test_invalid_device_name_is_rejected(
 async def test_device_deletion_requires_uia_and_revokes_its_token(accounts: Accounts) -> None:
     alice = await accounts.user("alice", password="secret")
     laptop = await accounts.log_in("alice", "secret", device_id="LAPTOP")
+    await accounts.database.write(device_keys.put_device_keys, alice.user_id, "LAPTOP", b"{}")
+    accounts.device_changes.clear()
 
     challenge = await accounts.client.delete(f"{DEVICES}/LAPTOP", {}, token=alice.access_token)
     auth = {**PROOF, "session": challenge.json["session"]}
@@ -96,7 +101,8 @@ async def test_device_deletion_requires_uia_and_revokes_its_token(accounts: Acco
     assert response.json == {}
     after_deletion = await accounts.client.get(DEVICES, token=laptop["access_token"])
     assert (after_deletion.status, after_deletion.errcode) == (401, "M_UNKNOWN_TOKEN")
-    assert ("removed", "@alice:test", ["LAPTOP"]) in accounts.watcher.seen
+    assert accounts.device_changes == [DeviceListRow(alice.user_id, "LAPTOP")]
+    assert await accounts.database.read(device_keys.list_device_keys, [alice.user_id]) == []
 
 
 async def test_several_devices_are_deleted_by_one_request(accounts: Accounts) -> None:

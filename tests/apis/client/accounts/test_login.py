@@ -7,6 +7,7 @@ import attrs
 import pytest
 
 from hs.core.ids import UserID
+from hs.core.streams import DeviceListRow
 from hs.settings.sections.accounts import SessionSettings
 from hs.settings.sections.appservices import AppserviceSettings
 from hs.settings.sections.login import ExistingSessionSettings
@@ -14,8 +15,9 @@ from hs.settings.sections.rate_limits import LoginRates, Rate, RateLimitSettings
 from hs.storage.database import Database
 from hs.storage.devices import device_keys
 from hs.storage.devices.device_keys import CrossSigningRecord
-from tests.support.accounts import DEFAULTS, PLENTY, UNLIMITED, Accounts, open_accounts
+from tests.support.accounts import DEFAULTS, UNLIMITED, Accounts, open_accounts
 from tests.support.appservices import registration
+from tests.support.composition import PLENTY
 
 LOGIN = "/_matrix/client/v3/login"
 REFRESH = "/_matrix/client/v3/refresh"
@@ -47,7 +49,7 @@ async def test_password_login_is_offered(accounts: Accounts) -> None:
 
 async def test_login_response_has_discovery_information(database: Database) -> None:
     server = attrs.evolve(DEFAULTS.server, public_baseurl="https://matrix.test/")
-    async with open_accounts(database, settings=attrs.evolve(DEFAULTS, server=server)) as accounts:
+    async with open_accounts(database, server=server) as accounts:
         await accounts.user("alice", password="secret")
 
         well_known = (await accounts.log_in("alice", "secret"))["well_known"]
@@ -61,8 +63,7 @@ async def test_application_service_logins_are_not_limited_by_address(database: D
         UNLIMITED,
         rc_login=LoginRates(address=Rate(0.001, 2), account=PLENTY, failed_attempts=PLENTY),
     )
-    settings = attrs.evolve(DEFAULTS, appservices=services, rate_limits=rates)
-    async with open_accounts(database, settings=settings) as accounts:
+    async with open_accounts(database, appservices=services, rate_limits=rates) as accounts:
         await accounts.user("alice")
         await accounts.user("_irc_ghost", appservice_id="irc")
         body = {"type": "m.login.application_service", "user": "_irc_ghost"}
@@ -158,20 +159,23 @@ async def test_device_id_must_not_equal_a_cross_signing_key_of_its_user(accounts
     assert (own_key.status, own_key.errcode) == (403, "M_FORBIDDEN")
     assert key_of_other_user.status == 200
     assert [
-        device.device_id for device in await accounts.devices.all_of(UserID("@alice:test"))
+        device.device_id for device in await accounts.services.devices.all_of(UserID("@alice:test"))
     ] == ["ALICE"]
 
 
 async def test_logout_revokes_the_token_and_deletes_the_device(accounts: Accounts) -> None:
     alice = await accounts.user("alice", password="secret")
     other_token = (await accounts.log_in("alice", "secret"))["access_token"]
+    await accounts.database.write(device_keys.put_device_keys, alice.user_id, "ALICE", b"{}")
+    accounts.device_changes.clear()
 
     response = await accounts.client.post("/_matrix/client/v3/logout", {}, token=alice.access_token)
 
     assert response.json == {}
     assert (await accounts.client.get(WHOAMI, token=alice.access_token)).status == 401
     assert (await accounts.client.get(WHOAMI, token=other_token)).status == 200
-    assert ("removed", "@alice:test", ["ALICE"]) in accounts.watcher.seen
+    assert accounts.device_changes == [DeviceListRow(alice.user_id, "ALICE")]
+    assert await accounts.database.read(device_keys.list_device_keys, [alice.user_id]) == []
 
 
 async def test_logout_all_revokes_all_tokens(accounts: Accounts) -> None:
@@ -288,8 +292,7 @@ async def test_invalid_refresh_is_rejected(
 
 async def test_login_token_is_valid_once_and_expires(database: Database) -> None:
     existing = ExistingSessionSettings(enabled=True)
-    settings = attrs.evolve(DEFAULTS, existing_session=existing)
-    async with open_accounts(database, settings=settings) as accounts:
+    async with open_accounts(database, existing_session=existing) as accounts:
         alice = await accounts.user("alice", password="secret")
         auth = {"type": "m.login.password", "user": "alice", "password": "secret"}
         path = "/_matrix/client/v1/login/get_token"

@@ -38,7 +38,7 @@ def login_body(claims: dict[str, Any], key: str = KEY, algorithm: str = "HS256")
 
 
 async def test_first_jwt_login_registers_the_user(database: Database) -> None:
-    async with open_accounts(database, settings=JWT_SETTINGS) as accounts:
+    async with open_accounts(database, JWT_SETTINGS) as accounts:
         flows = (await accounts.client.get(LOGIN)).json["flows"]
         first = await accounts.client.post(LOGIN, login_body(VALID_CLAIMS))
         again = await accounts.client.post(LOGIN, login_body(VALID_CLAIMS))
@@ -68,7 +68,7 @@ async def test_first_jwt_login_registers_the_user(database: Database) -> None:
 async def test_invalid_jwt_is_rejected(
     database: Database, change: dict[str, Any], key: str, algorithm: str
 ) -> None:
-    async with open_accounts(database, settings=JWT_SETTINGS) as accounts:
+    async with open_accounts(database, JWT_SETTINGS) as accounts:
         response = await accounts.client.post(
             LOGIN, login_body({**VALID_CLAIMS, **change}, key, algorithm)
         )
@@ -87,7 +87,7 @@ async def test_invalid_jwt_is_rejected(
 async def test_malformed_jwt_is_rejected(
     database: Database, body: dict[str, Any], status: int, errcode: str
 ) -> None:
-    async with open_accounts(database, settings=JWT_SETTINGS) as accounts:
+    async with open_accounts(database, JWT_SETTINGS) as accounts:
         response = await accounts.client.post(LOGIN, {"type": "org.matrix.login.jwt", **body})
 
         assert (response.status, response.errcode) == (status, errcode)
@@ -101,7 +101,7 @@ async def test_jwt_login_is_disabled_by_default(database: Database) -> None:
 
 
 async def test_jwt_login_does_not_reactivate_an_account(database: Database) -> None:
-    async with open_accounts(database, settings=JWT_SETTINGS) as accounts:
+    async with open_accounts(database, JWT_SETTINGS) as accounts:
         alice = (await accounts.client.post(LOGIN, login_body(VALID_CLAIMS))).json["user_id"]
         await accounts.lifecycle.deactivate(alice, erase=False)
 
@@ -114,8 +114,7 @@ async def test_login_token_without_uia_if_configured(
     database: Database,
 ) -> None:
     existing = ExistingSessionSettings(enabled=True, require_ui_auth=False, token_timeout=1000)
-    settings = attrs.evolve(DEFAULTS, existing_session=existing)
-    async with open_accounts(database, settings=settings) as accounts:
+    async with open_accounts(database, existing_session=existing) as accounts:
         alice = await accounts.user("alice")
         generated = await accounts.client.post(GET_TOKEN, {}, token=alice.access_token)
         response = await accounts.client.get(

@@ -4,9 +4,8 @@ from typing import Any
 
 import pytest
 
-from hs.repl.inproc import InProcHub
 from hs.storage.database import Database
-from tests.support.accounts import Accounts, open_accounts
+from tests.support.accounts import Accounts, open_pair
 
 ADMIN = "/_matrix/client/v1/admin"
 WHOAMI = "/_matrix/client/v3/account/whoami"
@@ -18,11 +17,7 @@ async def root_token(accounts: Accounts) -> str:
 
 
 async def test_locked_account_is_soft_logged_out_until_unlocked(database: Database) -> None:
-    hub = InProcHub()
-    async with (
-        open_accounts(database, hub=hub) as main,
-        open_accounts(database, hub=hub, instance="other") as worker,
-    ):
+    async with open_pair(database) as (main, worker):
         admin, bob = await root_token(main), (await main.user("bob")).access_token
         for accounts in (main, worker):
             assert (await accounts.client.get(WHOAMI, token=bob)).status == 200

@@ -66,7 +66,7 @@ async def test_responses_do_not_reveal_known_numbers(database: Database) -> None
     threepids = ThreepidSettings(request_token_inhibit_3pid_errors=True)
     async with open_scene(database, delegates=delegates, threepids=threepids) as scene:
         alice = await scene.accounts.user("alice")
-        await scene.accounts.proving.threepids.add(
+        await scene.accounts.threepids.threepids.add(
             alice.user_id, attrs.evolve(_VALIDATED, address="447700900123")
         )
         observed = []
@@ -99,7 +99,7 @@ async def test_attempts_at_a_code_are_rate_limited(database: Database) -> None:
 async def test_number_in_national_format_is_accepted(scene: AddressScene) -> None:
     pytest.importorskip("phonenumbers")
     alice = await scene.accounts.user("alice", password="secret")
-    await scene.accounts.proving.threepids.add(
+    await scene.accounts.threepids.threepids.add(
         alice.user_id, attrs.evolve(_VALIDATED, address="447700900123")
     )
     identifier = {"type": "m.id.phone", "country": "GB", "phone": "07700 900123"}

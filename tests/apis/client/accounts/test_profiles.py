@@ -5,12 +5,18 @@ from typing import Any
 import attrs
 import pytest
 
-from hs.repl.inproc import InProcHub
 from hs.services.rooms.profiles.member_profiles import member_profile
 from hs.settings.sections.accounts import RegistrationSettings
 from hs.storage.accounts import profiles
 from hs.storage.database import Database
-from tests.support.accounts import DEFAULTS, Accounts, open_accounts
+from tests.support.accounts import (
+    DEFAULTS,
+    MAIN,
+    WORKER,
+    Accounts,
+    open_accounts,
+    open_pair,
+)
 
 PROFILE = "/_matrix/client/v3/profile/@alice:test"
 
@@ -149,7 +155,7 @@ async def test_unknown_user_has_no_profile(
 
 async def test_profiles_can_require_authentication(database: Database) -> None:
     server = attrs.evolve(DEFAULTS.server, require_auth_for_profile_requests=True)
-    async with open_accounts(database, settings=attrs.evolve(DEFAULTS, server=server)) as accounts:
+    async with open_accounts(database, server=server) as accounts:
         alice = await accounts.user("alice")
 
         unauthenticated = await accounts.client.get(PROFILE)
@@ -189,11 +195,7 @@ async def test_guests_can_change_only_their_display_name(accounts: Accounts) -> 
 
 
 async def test_change_invalidates_the_caches_of_all_processes(database: Database) -> None:
-    hub = InProcHub()
-    async with (
-        open_accounts(database, hub=hub, instance="main") as main,
-        open_accounts(database, hub=hub, instance="worker") as worker,
-    ):
+    async with open_pair(database) as (main, worker):
         alice = await main.user("alice")
         assert await worker.profiles.of_local(alice.user_id) == {"displayname": "alice"}
 
@@ -237,8 +239,8 @@ async def test_reactivated_user_has_an_empty_profile(accounts: Accounts) -> None
 
 
 async def test_profile_is_read_without_waiting_for_replication(database: Database) -> None:
-    # Two hubs, so that no row is replicated between the processes.
-    async with open_accounts(database) as here, open_accounts(database) as there:
+    # They are not neighbours, so no row is replicated between the processes.
+    async with open_accounts(database, MAIN) as here, open_accounts(database, WORKER) as there:
         alice = await here.user("alice")
         assert (await there.client.get(PROFILE)).json == {"displayname": "alice"}
 
@@ -253,13 +255,12 @@ async def test_profile_is_read_without_waiting_for_replication(database: Databas
 async def test_shared_profiles_are_read_without_waiting_for_replication(
     database: Database,
 ) -> None:
-    async with open_accounts(database) as here, open_accounts(database) as there:
+    async with open_accounts(database, MAIN) as here, open_accounts(database, WORKER) as there:
         alice = await here.user("alice")
-        profiles_there = attrs.evolve(there.profiles, is_shared=True)
-        assert await profiles_there.of_local(alice.user_id) == {"displayname": "alice"}
+        assert await there.profiles.of_local(alice.user_id) == {"displayname": "alice"}
 
         await here.client.put(
             f"{PROFILE}/displayname", {"displayname": "A"}, token=alice.access_token
         )
 
-        assert await profiles_there.of_local(alice.user_id) == {"displayname": "A"}
+        assert await there.profiles.of_local(alice.user_id) == {"displayname": "A"}

@@ -212,7 +212,7 @@ async def test_only_the_device_name_is_read_from_a_guest_registration(accounts: 
     )
 
     assert (response.status, set(response.json)) == (200, GUEST_KEYS)
-    (device,) = await accounts.devices.all_of(response.json["user_id"])
+    (device,) = await accounts.services.devices.all_of(response.json["user_id"])
     assert (device.device_id, device.display_name) == (response.json["device_id"], "Kiosk")
     assert (invalid.status, invalid.errcode) == (400, "M_BAD_JSON")
 

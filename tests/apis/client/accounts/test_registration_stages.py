@@ -54,7 +54,7 @@ def terms(tmp_path: Path) -> ConsentSettings:
 
 
 async def test_recaptcha_is_completed_by_the_client(database: Database) -> None:
-    async with open_accounts(database, settings=WITH_CAPTCHA) as accounts:
+    async with open_accounts(database, WITH_CAPTCHA) as accounts:
         challenge = await accounts.client.post(REGISTER, REQUEST)
         auth: dict[str, Any] = {"type": "m.login.recaptcha", "session": challenge.json["session"]}
         wrong = await accounts.client.post(
@@ -70,20 +70,18 @@ async def test_recaptcha_is_completed_by_the_client(database: Database) -> None:
         assert (wrong.status, wrong.errcode) == (401, "M_UNAUTHORIZED")
         assert (missing.status, missing.errcode) == (401, "M_MISSING_PARAM")
         assert right.status == 200
-        assert accounts.puzzles.asked == [("wrong", "192.0.2.1"), ("right", "192.0.2.1")]
+        assert accounts.servers.captchas == [("wrong", "192.0.2.1"), ("right", "192.0.2.1")]
 
 
 async def test_completed_stage_is_not_required_again(
     database: Database, terms: ConsentSettings
 ) -> None:
-    async with open_accounts(
-        database, settings=attrs.evolve(WITH_CAPTCHA, consent=terms)
-    ) as accounts:
+    async with open_accounts(database, WITH_CAPTCHA, consent=terms) as accounts:
         session = (await accounts.client.post(REGISTER, REQUEST)).json["session"]
         auth = {"type": "m.login.recaptcha", "session": session, "response": "right"}
         first = await accounts.client.post(REGISTER, {**REQUEST, "auth": auth})
         # The response may be lost, and each reCAPTCHA response is valid only once.
-        accounts.puzzles.right = "another"
+        accounts.servers.right_captcha = "another"
         again = await accounts.client.post(REGISTER, {**REQUEST, "auth": auth})
         page = await submit(
             accounts, page_path(auth["type"]), session=session, **{"g-recaptcha-response": "right"}
@@ -101,9 +99,7 @@ async def test_stages_must_follow_the_order_of_the_flow(
     database: Database, terms: ConsentSettings
 ) -> None:
     """Spec: client-server API, User-Interactive Authentication API, Overview."""
-    async with open_accounts(
-        database, settings=attrs.evolve(WITH_CAPTCHA, consent=terms)
-    ) as accounts:
+    async with open_accounts(database, WITH_CAPTCHA, consent=terms) as accounts:
 
         async def attempt(**auth: str) -> WebResponse:
             body = {**REQUEST, "auth": {"session": session, **auth}}
@@ -126,9 +122,7 @@ async def test_stages_must_follow_the_order_of_the_flow(
 async def test_stage_completed_early_on_the_fallback_page_counts(
     database: Database, terms: ConsentSettings
 ) -> None:
-    async with open_accounts(
-        database, settings=attrs.evolve(WITH_CAPTCHA, consent=terms)
-    ) as accounts:
+    async with open_accounts(database, WITH_CAPTCHA, consent=terms) as accounts:
         session = (await accounts.client.post(REGISTER, REQUEST)).json["session"]
         auth = {"type": "m.login.recaptcha", "session": session, "response": "right"}
 
@@ -139,7 +133,7 @@ async def test_stage_completed_early_on_the_fallback_page_counts(
 
 
 async def test_recaptcha_is_completed_on_the_fallback_page(database: Database) -> None:
-    async with open_accounts(database, settings=WITH_CAPTCHA) as accounts:
+    async with open_accounts(database, WITH_CAPTCHA) as accounts:
         session = (await accounts.client.post(REGISTER, REQUEST)).json["session"]
         path = page_path("m.login.recaptcha")
         page = await accounts.client.get(f"{path}?session={session}")
@@ -223,7 +217,7 @@ async def test_token_attempts_on_the_fallback_page_are_rate_limited(database: Da
 
 
 async def test_fallback_page_escapes_its_parameters(database: Database) -> None:
-    async with open_accounts(database, settings=WITH_CAPTCHA) as accounts:
+    async with open_accounts(database, WITH_CAPTCHA) as accounts:
         query = urlencode({"session": '"><script>alert(1)</script>'})
 
         page = await accounts.client.get(f"{page_path('m.login.recaptcha')}?{query}")
@@ -242,8 +236,7 @@ async def test_unsupported_stage_has_no_fallback_page(database: Database, stage:
 
 
 async def test_new_user_agrees_to_the_terms(database: Database, terms: ConsentSettings) -> None:
-    settings = attrs.evolve(DEFAULTS, consent=terms)
-    async with open_accounts(database, settings=settings) as accounts:
+    async with open_accounts(database, consent=terms) as accounts:
         challenge = await accounts.client.post(REGISTER, REQUEST)
         policy = challenge.json["params"]["m.login.terms"]["policies"]["privacy_policy"]
         url = urlsplit(policy["en"]["url"])
@@ -263,8 +256,7 @@ async def test_new_user_agrees_to_the_terms(database: Database, terms: ConsentSe
 async def test_terms_stage_is_completed_on_the_fallback_page(
     database: Database, terms: ConsentSettings
 ) -> None:
-    settings = attrs.evolve(DEFAULTS, consent=terms)
-    async with open_accounts(database, settings=settings) as accounts:
+    async with open_accounts(database, consent=terms) as accounts:
         session = (await accounts.client.post(REGISTER, REQUEST)).json["session"]
         path = page_path("m.login.terms")
 
@@ -282,8 +274,7 @@ async def test_user_without_consent_is_blocked_until_they_agree(
     database: Database, terms: ConsentSettings
 ) -> None:
     name = "/_matrix/client/v3/profile/@alice:test/displayname"
-    settings = attrs.evolve(DEFAULTS, consent=terms)
-    async with open_accounts(database, settings=settings) as accounts:
+    async with open_accounts(database, consent=terms) as accounts:
         token = (await accounts.user("alice")).access_token
 
         blocked = await accounts.client.put(name, {"displayname": "A"}, token=token)
@@ -305,14 +296,12 @@ async def test_new_version_of_the_terms_requires_consent_again(
     database: Database, terms: ConsentSettings
 ) -> None:
     name = "/_matrix/client/v3/profile/@alice:test/displayname"
-    async with open_accounts(database, settings=attrs.evolve(DEFAULTS, consent=terms)) as accounts:
+    async with open_accounts(database, consent=terms) as accounts:
         token = (await accounts.user("alice")).access_token
-        await accounts.proving.consent.agree(UserID("@alice:test"), "1.0")
+        await accounts.threepids.consent.agree(UserID("@alice:test"), "1.0")
         assert (await accounts.client.put(name, {"displayname": "A"}, token=token)).status == 200
     new_terms = attrs.evolve(terms, version="2.0")
-    async with open_accounts(
-        database, settings=attrs.evolve(DEFAULTS, consent=new_terms)
-    ) as accounts:
+    async with open_accounts(database, consent=new_terms) as accounts:
         blocked = await accounts.client.put(name, {"displayname": "B"}, token=token)
 
         assert blocked.errcode == "M_CONSENT_NOT_GIVEN"
@@ -322,7 +311,7 @@ async def test_new_version_of_the_terms_requires_consent_again(
 async def test_invalid_consent_link_is_rejected(
     database: Database, terms: ConsentSettings, query: str
 ) -> None:
-    async with open_accounts(database, settings=attrs.evolve(DEFAULTS, consent=terms)) as accounts:
+    async with open_accounts(database, consent=terms) as accounts:
         page = await accounts.client.get(f"/_matrix/consent?{query}")
 
         assert page.status == 400

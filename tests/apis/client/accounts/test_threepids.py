@@ -11,7 +11,7 @@ from hs.settings.sections.mail import MailSettings
 from hs.settings.sections.rate_limits import Rate
 from hs.settings.sections.threepids import AllowedThreepids, ThreepidSettings
 from hs.storage.database import Database
-from tests.support.accounts import DEFAULTS, OPEN, UNLIMITED, open_accounts
+from tests.support.accounts import OPEN, UNLIMITED, open_accounts
 from tests.support.addresses import ADDRESS, FREE, V3, AddressScene, open_scene
 from tests.support.servers.smtp import open_mail_box, plain_of
 
@@ -343,9 +343,7 @@ async def test_unavailable_mail_server_is_a_temporary_error(database: Database) 
     async with open_mail_box() as box:
         pass
     email = MailSettings(smtp_host="127.0.0.1", smtp_port=box.port, notif_from="a@test")
-    async with open_accounts(
-        database, settings=attrs.evolve(DEFAULTS, email=email, rate_limits=FREE)
-    ) as accounts:
+    async with open_accounts(database, email=email, rate_limits=FREE) as accounts:
         response = await AddressScene(accounts, box).ask("register")
 
     assert response.status == 503
@@ -374,9 +372,9 @@ async def test_address_is_bound_and_unbound_at_the_identity_server(scene: Addres
     )
 
     assert bound.json == {}
-    assert scene.accounts.world.bound == [("9", "@alice:test")]
+    assert scene.accounts.servers.bound == [("9", "@alice:test")]
     assert unbound.json == {"id_server_unbind_result": "success"}
-    assert scene.accounts.world.unbound == ["@alice:test"]
+    assert scene.accounts.servers.unbound == ["@alice:test"]
 
 
 async def test_validation_link_has_the_session_id(scene: AddressScene) -> None:

@@ -7,10 +7,11 @@ import pytest
 import trio
 
 from hs.core.ids import RoomID
-from hs.settings.sections.rooms import RoomRule, RoomSettings
+from hs.settings.sections.rooms import RoomRule
 from hs.storage.database import Database
-from tests.support.room_actions import Actions, open_actions
-from tests.support.rooms import ALICE, BOB, CAROL, SERVER
+from tests.support.composition import SERVER
+from tests.support.room_actions import Actions, open_actions, room_settings
+from tests.support.rooms import ALICE, BOB, CAROL
 from tests.support.web import WebResponse
 
 V3 = "/_matrix/client/v3"
@@ -168,8 +169,8 @@ async def test_listing_a_room_requires_power_or_an_administrator(actions: Action
 
 async def test_publication_rules_match_aliases(database: Database) -> None:
     rules = (RoomRule(alias="#good*", action="allow"), RoomRule(action="deny"))
-    settings = RoomSettings(room_list_publication_rules=rules)
-    async with open_actions(database, settings=settings) as actions:
+    settings = room_settings(room_list_publication_rules=rules)
+    async with open_actions(database, settings) as actions:
         room_id = await actions.world.create_room(ALICE)
         path = f"{V3}/directory/list/room/{room_id}"
 

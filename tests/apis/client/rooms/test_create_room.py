@@ -8,10 +8,11 @@ import pytest
 from hs.core.ids import UserID
 from hs.core.requester import Requester
 from hs.services.rooms.creation.initial_events import NewRoomRequest
-from hs.settings.sections.rooms import RoomRule, RoomSettings
+from hs.settings.sections.rooms import RoomRule
 from hs.storage.database import Database
-from tests.support.room_actions import DAVE, Actions, open_actions
-from tests.support.rooms import ALICE, BOB, CAROL, SERVER, ZOE
+from tests.support.composition import SERVER
+from tests.support.room_actions import DAVE, Actions, open_actions, room_settings
+from tests.support.rooms import ALICE, BOB, CAROL, ZOE
 from tests.support.web import WebResponse
 
 V3 = "/_matrix/client/v3"
@@ -36,12 +37,9 @@ async def create_room(actions: Actions, **body: Any) -> Any:
 async def test_initial_events_are_complete_and_in_the_specified_order(
     actions: Actions,
 ) -> None:
-    actions.profiles.known[ALICE] = {
-        "displayname": "Alice",
-        "avatar_url": "mxc://x/y",
-        "m.tz": "UTC",
-    }
-    actions.profiles.known[BOB] = {"displayname": "Bob"}
+    profile = {"displayname": "Alice", "avatar_url": "mxc://x/y", "m.tz": "UTC"}
+    await actions.set_profile(ALICE, **profile)
+    await actions.set_profile(BOB, displayname="Bob")
 
     room_id = await create_room(
         actions,
@@ -197,12 +195,12 @@ async def test_initial_power_levels_replace_the_default(actions: Actions) -> Non
 async def test_new_rooms_are_encrypted_if_configured(
     database: Database,
 ) -> None:
-    settings = RoomSettings(
+    settings = room_settings(
         encryption_enabled_by_default_for_room_type="invite",
         default_power_level_content_override={"private_chat": {"invite": 33}},
         default_room_version="11",
     )
-    async with open_actions(database, settings=settings) as actions:
+    async with open_actions(database, settings) as actions:
         private = await create_room(actions)
         public = await create_room(actions, preset="public_chat")
 
@@ -299,14 +297,14 @@ async def test_alias_reserved_by_a_crashed_process_is_released_later(actions: Ac
 
 
 async def test_alias_and_publication_rules_of_the_settings_apply(database: Database) -> None:
-    settings = RoomSettings(
+    settings = room_settings(
         alias_creation_rules=(
             RoomRule(user_id="@alice:*", alias="#good*", action="allow"),
             RoomRule(action="deny"),
         ),
         room_list_publication_rules=(RoomRule(user_id="@alice:*", action="allow"),),
     )
-    async with open_actions(database, settings=settings) as actions:
+    async with open_actions(database, settings) as actions:
         responses = [
             await create(actions, room_alias_name="good-one"),
             await create(actions, room_alias_name="bad"),

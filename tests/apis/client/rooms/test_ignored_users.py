@@ -26,7 +26,7 @@ async def test_messages_of_ignored_users_are_hidden(database: Database) -> None:
         content = {**reply.content, "m.relates_to": relation}
         await world.append(room_id, type(reply)(reply.type, BOB, content))
         visible = await world.send(room_id, CAROL, "from carol")
-        reading.wishes.ignored[ALICE] = {BOB}
+        await reading.ignore(ALICE, BOB)
         client = client_of(reading, ALICE)
 
         async def get(path: str) -> Any:

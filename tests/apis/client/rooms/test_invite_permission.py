@@ -9,12 +9,16 @@ from hs.core.invite_permission import MSC4155_TYPE, STABLE_TYPE
 from hs.storage.database import Database
 from tests.support.room_actions import Actions, open_actions
 from tests.support.rooms import ALICE, BOB, CAROL
-from tests.support.sliding import open_sliding
-from tests.support.syncing import open_syncing
 
 V3 = "/_matrix/client/v3"
+SLIDING = "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync"
 BLOCK_ALL = {"default_action": "block"}
 IGNORE_ALICE = {"ignored_users": [ALICE]}
+UNWANTED = [
+    (STABLE_TYPE, BLOCK_ALL),
+    (MSC4155_TYPE, IGNORE_ALICE),
+    ("m.ignored_user_list", {"ignored_users": {ALICE: {}}}),
+]
 
 
 @pytest.fixture
@@ -25,7 +29,7 @@ async def actions(database: Database) -> AsyncIterator[Actions]:
 
 async def test_invite_is_blocked_at_every_endpoint(actions: Actions) -> None:
     room_id = await actions.world.create_room(ALICE)
-    actions.own.data[BOB, None, STABLE_TYPE] = BLOCK_ALL
+    await actions.set_account_data(BOB, None, STABLE_TYPE, BLOCK_ALL)
     client = actions.client()
 
     responses = [
@@ -45,7 +49,7 @@ async def test_invite_is_blocked_at_every_endpoint(actions: Actions) -> None:
 
 async def test_ignored_invite_is_accepted(actions: Actions) -> None:
     room_id = await actions.world.create_room(ALICE)
-    actions.own.data[BOB, None, MSC4155_TYPE] = IGNORE_ALICE
+    await actions.set_account_data(BOB, None, MSC4155_TYPE, IGNORE_ALICE)
 
     response = await actions.client().post(
         f"{V3}/rooms/{room_id}/invite", {"user_id": BOB}, token="alice"
@@ -54,47 +58,38 @@ async def test_ignored_invite_is_accepted(actions: Actions) -> None:
     assert response.status == 200
 
 
-@pytest.mark.parametrize(
-    ("event_type", "content"),
-    [(STABLE_TYPE, BLOCK_ALL), (MSC4155_TYPE, IGNORE_ALICE), ("m.ignored_user_list", {ALICE: {}})],
-)
+@pytest.mark.parametrize(("event_type", "content"), UNWANTED)
 async def test_unwanted_invite_is_not_in_sync(
-    database: Database, event_type: str, content: Any
+    actions: Actions, event_type: str, content: dict[str, Any]
 ) -> None:
-    async with open_syncing(database) as syncing:
-        room_id = await syncing.world.create_room(ALICE, invite=[BOB])
-        if event_type == "m.ignored_user_list":
-            syncing.reading.wishes.ignored[BOB] = set(content)
-        else:
-            syncing.tables.set_account_data(BOB, event_type, content)
+    room_id = await actions.world.create_room(ALICE, invite=[BOB])
+    await actions.set_account_data(BOB, None, event_type, content)
 
-        sync_of_bob = await syncing.sync(BOB)
-        sync_of_carol = await syncing.sync(CAROL)
+    sync_of_bob = (await actions.client().get(f"{V3}/sync", token="bob")).json
+    sync_of_carol = (await actions.client().get(f"{V3}/sync", token="carol")).json
 
-        assert room_id not in sync_of_bob.get("rooms", {}).get("invite", {})
-        assert "invite" not in sync_of_carol.get("rooms", {})
+    assert room_id not in sync_of_bob.get("rooms", {}).get("invite", {})
+    assert "invite" not in sync_of_carol.get("rooms", {})
 
 
-@pytest.mark.parametrize(
-    ("event_type", "content"),
-    [
-        (STABLE_TYPE, BLOCK_ALL),
-        (MSC4155_TYPE, IGNORE_ALICE),
-        ("m.ignored_user_list", {"ignored_users": {ALICE: {}}}),
-    ],
-)
+async def rooms_in_sliding_sync(actions: Actions) -> list[str]:
+    window = {"ranges": [[0, 99]], "required_state": [], "timeline_limit": 10}
+    response = await actions.client().post(SLIDING, {"lists": {"all": window}}, token="bob")
+    return list(response.json["rooms"])
+
+
+@pytest.mark.parametrize(("event_type", "content"), UNWANTED)
 async def test_unwanted_invite_is_not_in_sliding_sync(
-    database: Database, event_type: str, content: Any
+    actions: Actions, event_type: str, content: dict[str, Any]
 ) -> None:
-    async with open_sliding(database) as sliding:
-        room_id = await sliding.world.create_room(ALICE, invite=[BOB])
+    room_id = await actions.world.create_room(ALICE, invite=[BOB])
 
-        before = await sliding.sync(BOB)
-        sliding.tables.set_account_data(BOB, event_type, content)
-        after = await sliding.sync(BOB)
-        sliding.tables.set_account_data(BOB, event_type, {})
-        after_reset = await sliding.sync(BOB)
+    before = await rooms_in_sliding_sync(actions)
+    await actions.set_account_data(BOB, None, event_type, content)
+    after = await rooms_in_sliding_sync(actions)
+    await actions.set_account_data(BOB, None, event_type, {})
+    after_reset = await rooms_in_sliding_sync(actions)
 
-        assert list(before["rooms"]) == [room_id]
-        assert after["rooms"] == {}
-        assert list(after_reset["rooms"]) == [room_id]
+    assert before == [room_id]
+    assert after == []
+    assert after_reset == [room_id]

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from typing import Any
 
+import attrs
 import pytest
 import trio
 
@@ -10,10 +11,11 @@ from hs.core.ids import RoomID, ServerName
 from hs.core.signing.keys import Signer, SigningKey
 from hs.core.signing.signed_json import sign_json
 from hs.services.rooms.append.drafts import Draft
-from hs.settings.sections.rate_limits import InviteRates, JoinRates, Rate, RateLimitSettings
+from hs.settings.sections.rate_limits import InviteRates, JoinRates, Rate
 from hs.storage.database import Database
-from tests.support.room_actions import DAVE, PLENTY, Actions, open_actions
-from tests.support.rooms import ALICE, BOB, CAROL, SERVER, ZOE
+from tests.support.composition import NO_LIMITS, PLENTY, SERVER, SETTINGS
+from tests.support.room_actions import DAVE, Actions, open_actions
+from tests.support.rooms import ALICE, BOB, CAROL, ZOE
 from tests.support.web import WebResponse
 
 V3 = "/_matrix/client/v3"
@@ -40,7 +42,7 @@ def outcome(response: WebResponse) -> tuple[int, str | None]:
 
 
 async def test_second_join_sends_no_event(actions: Actions) -> None:
-    actions.profiles.known[BOB] = {"displayname": "Bob"}
+    await actions.set_profile(BOB, displayname="Bob")
     room_id = await actions.world.create_room(ALICE)
 
     first = await change_membership(actions, room_id, "join", "bob", reason="hello")
@@ -116,7 +118,7 @@ async def test_remote_room_cannot_be_joined(actions: Actions) -> None:
 
 
 async def test_invite_is_sent_once_and_can_be_rejected(actions: Actions) -> None:
-    actions.profiles.known[BOB] = {"displayname": "Bob", "avatar_url": "mxc://a/b"}
+    await actions.set_profile(BOB, displayname="Bob", avatar_url="mxc://a/b")
     room_id = await actions.world.create_room(ALICE, join_rule="invite")
 
     invited = await change_membership(
@@ -350,7 +352,7 @@ async def test_third_party_invite_is_accepted_with_a_valid_signature(actions: Ac
 
 
 async def test_member_event_can_be_set_as_state(actions: Actions) -> None:
-    actions.profiles.known[BOB] = {"displayname": "Bob"}
+    await actions.set_profile(BOB, displayname="Bob")
     room_id = await actions.world.create_room(ALICE)
     client = actions.client()
     path = f"{V3}/rooms/{room_id}/state/m.room.member/{BOB}"
@@ -371,12 +373,12 @@ async def test_member_event_can_be_set_as_state(actions: Actions) -> None:
 
 
 async def test_joins_and_invites_are_rate_limited(database: Database) -> None:
-    limits = RateLimitSettings(
+    limits = attrs.evolve(
+        NO_LIMITS,
         rc_joins=JoinRates(local=Rate(0.001, 1), remote=PLENTY),
-        rc_joins_per_room=PLENTY,
         rc_invites=InviteRates(per_room=PLENTY, per_user=Rate(0, 1), per_issuer=PLENTY),
     )
-    async with open_actions(database, limits=limits) as actions:
+    async with open_actions(database, attrs.evolve(SETTINGS, rate_limits=limits)) as actions:
         rooms = [await actions.world.create_room(ALICE) for _ in range(2)]
         joins = [await change_membership(actions, room_id, "join", "bob") for room_id in rooms]
         repeated = await change_membership(actions, rooms[0], "join", "bob")
@@ -397,12 +399,11 @@ async def test_joins_and_invites_are_rate_limited(database: Database) -> None:
 async def test_more_initial_invites_than_the_burst_limit_are_rejected_for_good(
     database: Database,
 ) -> None:
-    limits = RateLimitSettings(
-        rc_joins=JoinRates(local=PLENTY, remote=PLENTY),
-        rc_joins_per_room=PLENTY,
+    limits = attrs.evolve(
+        NO_LIMITS,
         rc_invites=InviteRates(per_room=PLENTY, per_user=PLENTY, per_issuer=Rate(0.001, 2)),
     )
-    async with open_actions(database, limits=limits) as actions:
+    async with open_actions(database, attrs.evolve(SETTINGS, rate_limits=limits)) as actions:
         path = "/_matrix/client/v3/createRoom"
         invitees = [f"@u{n}:{SERVER}" for n in range(3)]
 

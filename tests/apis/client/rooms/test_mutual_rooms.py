@@ -2,13 +2,10 @@
 
 import pytest
 
-from hs.apis.client.rooms.mutual_rooms import MutualRoomsApi
-from hs.core.requester import Requester
 from hs.services.rooms.read import mutual_rooms
-from hs.services.rooms.read.mutual_rooms import MutualRooms
 from hs.storage.database import Database
+from tests.support.reading import client_of, readers_of
 from tests.support.rooms import ALICE, BOB, CAROL, open_world
-from tests.support.web import Tokens, client_for
 
 STABLE = "/_matrix/client/v1/mutual_rooms"
 UNSTABLE = "/_matrix/client/unstable/uk.half-shot.msc2666/user/mutual_rooms"
@@ -19,19 +16,17 @@ async def test_shared_rooms_are_listed_in_pages(
 ) -> None:
     monkeypatch.setattr(mutual_rooms, "PAGE", 2)
     async with open_world(database) as world:
-        tokens = Tokens()
-        tokens.requesters["alice"] = Requester(ALICE, "DEVICE")
-        client = client_for(MutualRoomsApi(MutualRooms(database)), tokens=tokens)
+        client = client_of(readers_of(world), ALICE)
         rooms = {await world.create_room(ALICE, join=[BOB]) for _ in range(3)}
         left = await world.create_room(ALICE, join=[BOB])
         await world.leave(left, BOB)
         await world.create_room(ALICE, invite=[BOB])
         await world.create_room(BOB, join=[CAROL])
 
-        first = await client.get(STABLE, token="alice", query={"user_id": BOB})
+        first = await client.get(STABLE, token=ALICE, query={"user_id": BOB})
         token = first.json["next_batch"]
-        second = await client.get(STABLE, token="alice", query={"user_id": BOB, "from": token})
-        unstable = await client.get(UNSTABLE, token="alice", query={"user_id": BOB})
+        second = await client.get(STABLE, token=ALICE, query={"user_id": BOB, "from": token})
+        unstable = await client.get(UNSTABLE, token=ALICE, query={"user_id": BOB})
 
     assert set(first.json["joined"]) | set(second.json["joined"]) == rooms
     assert (len(first.json["joined"]), first.json["count"]) == (2, 3)
@@ -43,10 +38,8 @@ async def test_shared_rooms_are_listed_in_pages(
     "query", [{}, {"user_id": "bob"}, {"user_id": ALICE}, {"user_id": BOB, "from": "x"}]
 )
 async def test_invalid_request_is_rejected(database: Database, query: dict[str, str]) -> None:
-    tokens = Tokens()
-    tokens.requesters["alice"] = Requester(ALICE, "DEVICE")
-    client = client_for(MutualRoomsApi(MutualRooms(database)), tokens=tokens)
-
-    response = await client.get(STABLE, token="alice", query=query)
+    async with open_world(database) as world:
+        client = client_of(readers_of(world), ALICE)
+        response = await client.get(STABLE, token=ALICE, query=query)
 
     assert response.status == 400

@@ -131,7 +131,7 @@ async def test_threads_are_ordered_by_their_latest_reply(
     first = await client.get(path, token=ALICE, query={"limit": 2})
     rest = await client.get(path, token=ALICE, query={"from": first.json["next_batch"]})
     own = await client.get(path, token=ALICE, query={"include": "participated"})
-    reading.wishes.ignored[ALICE] = {BOB}
+    await reading.ignore(ALICE, BOB)
     ignoring = await client.get(path, token=ALICE, query={"limit": 1})
     invalid = await client.get(path, token=ALICE, query={"from": "rubbish"})
 
@@ -176,11 +176,11 @@ async def test_replies_of_ignored_users_are_not_counted(
     last = await relate(world, room_id, quiet, sender=ALICE)
     for root in (spammed, moved, of_carol):
         await relate(world, room_id, root, sender=BOB)
-    reading.wishes.ignored[ALICE] = {BOB}
+    await reading.ignore(ALICE, BOB)
 
     pages = await thread_pages(client, room_id, limit=1)
     participated = await thread_pages(client, room_id, include="participated")
-    reading.wishes.ignored[ALICE] = set()
+    await reading.ignore(ALICE)
     not_ignoring = await thread_pages(client, room_id)
 
     assert [[root["event_id"] for root in page] for page in pages] == [[quiet], [moved]]
@@ -203,7 +203,7 @@ async def test_threads_are_ordered_by_their_latest_visible_reply(
         replies.append((root, sender))
 
     for ignored in ({BOB}, {CAROL}, {BOB, CAROL}):
-        reading.wishes.ignored[ALICE] = ignored
+        await reading.ignore(ALICE, *ignored)
         visible_roots = [root for root, sender in replies[::-1] if sender not in ignored]
         for limit in (1, 2, 4):
             pages = await thread_pages(client, room_id, limit=limit)

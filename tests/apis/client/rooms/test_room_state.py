@@ -2,15 +2,17 @@
 
 from collections.abc import AsyncIterator
 
+import attrs
 import pytest
 
 from hs.core.streams import EVENTS
 from hs.core.tokens import SyncToken
-from hs.services.appservices.appservice_registry import AppserviceRegistry
+from hs.settings.sections.appservices import AppserviceSettings
 from hs.storage.database import Database
 from tests.support.appservices import GHOST, registration
+from tests.support.composition import SETTINGS
 from tests.support.reading import client_of, readers_of
-from tests.support.rooms import ALICE, BOB, CAROL, SERVER, World, member, open_world
+from tests.support.rooms import ALICE, BOB, CAROL, World, member, open_world
 from tests.support.web import WebClient
 
 
@@ -78,19 +80,21 @@ async def test_state_is_forbidden_to_strangers_and_invited_users(
 
 
 async def test_application_service_reads_joined_members_of_rooms_of_its_users(
-    world: World,
+    database: Database,
 ) -> None:
-    services = AppserviceRegistry([registration("irc")], SERVER)
-    client = client_of(readers_of(world), services=services)
-    room_id = await world.create_room(ALICE, invite=[GHOST])
-    base = f"/_matrix/client/v3/rooms/{room_id}"
+    service = registration("irc")
+    settings = attrs.evolve(SETTINGS, appservices=AppserviceSettings(registrations=(service,)))
+    async with open_world(database, settings) as world:
+        client = world.process.client()
+        room_id = await world.create_room(ALICE, invite=[GHOST])
+        base = f"/_matrix/client/v3/rooms/{room_id}"
 
-    invited = await client.get(f"{base}/joined_members", token="irc")
-    await world.join(room_id, GHOST)
-    joined = await client.get(f"{base}/joined_members", token="irc")
-    members = await client.get(f"{base}/members", token="irc")
-    await world.leave(room_id, GHOST)
-    left = await client.get(f"{base}/joined_members", token="irc")
+        invited = await client.get(f"{base}/joined_members", token=service.as_token)
+        await world.join(room_id, GHOST)
+        joined = await client.get(f"{base}/joined_members", token=service.as_token)
+        members = await client.get(f"{base}/members", token=service.as_token)
+        await world.leave(room_id, GHOST)
+        left = await client.get(f"{base}/joined_members", token=service.as_token)
 
     assert joined.json["joined"].keys() == {ALICE, GHOST}
     assert [response.errcode for response in (invited, members, left)] == ["M_FORBIDDEN"] * 3

@@ -11,8 +11,9 @@ from hs.core.ids import EventID
 from hs.core.versions import ROOM_VERSIONS
 from hs.services.rooms.append.drafts import Draft
 from hs.storage.database import Database
-from tests.support.room_actions import Actions, open_actions
-from tests.support.rooms import ALICE, BOB, CAROL, SERVER
+from tests.support.composition import SERVER
+from tests.support.room_actions import DELAYED_EVENTS, Actions, open_actions
+from tests.support.rooms import ALICE, BOB, CAROL
 from tests.support.web import WebResponse
 
 V3 = "/_matrix/client/v3"
@@ -21,7 +22,7 @@ TEXT = {"msgtype": "m.text", "body": "hi"}
 
 @pytest.fixture
 async def actions(database: Database) -> AsyncIterator[Actions]:
-    async with open_actions(database) as actions:
+    async with open_actions(database, DELAYED_EVENTS) as actions:
         yield actions
 
 

@@ -9,10 +9,12 @@ import pytest
 
 from hs.core.ids import RoomID
 from hs.lib.aio import Bridge
-from hs.lib.limiter import RateLimiter, TokenBucketRate
-from hs.services.accounts.threepids.identity_servers import IdentityServers
+from hs.lib.http_client import HttpClient
+from hs.settings.sections.identity import LookupSettings
+from hs.settings.sections.rate_limits import Rate
 from hs.storage.database import Database
-from tests.support.room_actions import SIGNER, Actions, open_actions
+from tests.support.composition import NO_LIMITS, SETTINGS
+from tests.support.room_actions import Actions, open_actions
 from tests.support.rooms import ALICE, BOB, CAROL
 from tests.support.servers.identity_server import (
     TOKEN,
@@ -40,12 +42,15 @@ async def identity_server(certificate: Path) -> AsyncIterator[IdentityServer]:
 
 
 @pytest.fixture
-async def actions(
-    database: Database, bridge: Bridge, certificate: Path, identity_server: IdentityServer
-) -> AsyncIterator[Actions]:
-    async with open_actions(database) as actions, trusting_client(bridge, certificate) as client:
-        servers = IdentityServers(database, client, SIGNER)
-        yield attrs.evolve(actions, offers=attrs.evolve(actions.offers, servers=servers))
+async def http(bridge: Bridge, certificate: Path) -> AsyncIterator[HttpClient]:
+    async with trusting_client(bridge, certificate) as client:
+        yield client
+
+
+@pytest.fixture
+async def actions(database: Database, http: HttpClient) -> AsyncIterator[Actions]:
+    async with open_actions(database, http=http) as actions:
+        yield actions
 
 
 def body_for(identity_server: IdentityServer, address: str = "Bob@x.test") -> dict[str, str]:
@@ -91,7 +96,7 @@ async def test_bound_address_is_invited_as_its_user(
 async def test_unbound_address_gets_a_third_party_invite(
     actions: Actions, identity_server: IdentityServer
 ) -> None:
-    actions.profiles.known[ALICE] = {"displayname": "Alice"}
+    await actions.set_profile(ALICE, displayname="Alice")
     created = await actions.client().post(f"{V3}/createRoom", {"name": "Talk"}, token="alice")
     room_id = RoomID(created.json["room_id"])
 
@@ -213,25 +218,27 @@ async def test_invalid_invite_is_rejected(
 
 
 async def test_third_party_invites_are_rate_limited_per_user(
-    actions: Actions, identity_server: IdentityServer
+    database: Database, http: HttpClient, identity_server: IdentityServer
 ) -> None:
-    limited_invites = attrs.evolve(actions.offers, limiter=RateLimiter(TokenBucketRate(0.001, 1)))
-    actions = attrs.evolve(actions, offers=limited_invites)
-    room_id = await actions.world.create_room(ALICE)
+    limits = attrs.evolve(NO_LIMITS, rc_third_party_invite=Rate(0.001, 1))
+    settings = attrs.evolve(SETTINGS, rate_limits=limits)
+    async with open_actions(database, settings, http=http) as actions:
+        room_id = await actions.world.create_room(ALICE)
 
-    first = await invite(actions, room_id, body_for(identity_server))
-    second = await invite(actions, room_id, body_for(identity_server))
+        first = await invite(actions, room_id, body_for(identity_server))
+        second = await invite(actions, room_id, body_for(identity_server))
 
     assert (first.status, outcome(second)) == (200, (429, "M_LIMIT_EXCEEDED"))
 
 
 async def test_third_party_invites_can_be_disabled(
-    actions: Actions, identity_server: IdentityServer
+    database: Database, http: HttpClient, identity_server: IdentityServer
 ) -> None:
-    actions = attrs.evolve(actions, offers=attrs.evolve(actions.offers, looks_up=False))
-    room_id = await actions.world.create_room(ALICE)
+    settings = attrs.evolve(SETTINGS, lookups=LookupSettings(enable_3pid_lookup=False))
+    async with open_actions(database, settings, http=http) as actions:
+        room_id = await actions.world.create_room(ALICE)
 
-    response = await invite(actions, room_id, body_for(identity_server))
+        response = await invite(actions, room_id, body_for(identity_server))
 
     assert outcome(response) == (403, "M_FORBIDDEN")
     assert identity_server.site.requests == []

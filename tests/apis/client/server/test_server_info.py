@@ -5,7 +5,6 @@ import hashlib
 import hmac
 from typing import Any
 
-import attrs
 import pytest
 
 from hs import __version__
@@ -45,8 +44,7 @@ async def test_versions_need_no_authentication(accounts: Accounts) -> None:
 async def test_unstable_features_say_which_new_rooms_are_encrypted(
     database: Database, rooms: dict[str, Any], forced: list[str]
 ) -> None:
-    settings = attrs.evolve(DEFAULTS, rooms=RoomSettings(**rooms))
-    async with open_accounts(database, settings=settings) as accounts:
+    async with open_accounts(database, rooms=RoomSettings(**rooms)) as accounts:
         features = (await accounts.client.get("/_matrix/client/versions")).json["unstable_features"]
 
         prefix = "io.element.e2ee_forced."
@@ -61,8 +59,9 @@ async def test_unstable_features_say_which_new_rooms_are_encrypted(
 
 @pytest.mark.parametrize("is_enabled", [False, True])
 async def test_capability_for_forgetting_left_rooms(database: Database, is_enabled: bool) -> None:
-    settings = attrs.evolve(DEFAULTS, rooms=RoomSettings(forget_rooms_on_leave=is_enabled))
-    async with open_accounts(database, settings=settings) as accounts:
+    async with open_accounts(
+        database, rooms=RoomSettings(forget_rooms_on_leave=is_enabled)
+    ) as accounts:
         alice = (await accounts.user("alice")).access_token
 
         response = await accounts.client.get("/_matrix/client/v3/capabilities", token=alice)
@@ -79,7 +78,7 @@ async def test_capabilities_have_the_room_versions(accounts: Accounts) -> None:
     )
 
     capabilities = response.json["capabilities"]
-    assert capabilities["m.room_versions"]["default"] == "11"
+    assert capabilities["m.room_versions"]["default"] == "12"
     assert capabilities["m.room_versions"]["available"]["12"] == "stable"
     assert capabilities["m.change_password"] == {"enabled": True}
     assert (await accounts.client.get("/_matrix/client/v3/capabilities")).status == 401
@@ -101,8 +100,7 @@ async def test_well_known_files(database: Database) -> None:
             support_page="https://test/help",
         ),
     )
-    settings = attrs.evolve(DEFAULTS, server=server)
-    async with open_accounts(database, settings=settings) as accounts:
+    async with open_accounts(database, server=server) as accounts:
         client = await accounts.client.get("/.well-known/matrix/client")
         server_response = await accounts.client.get("/.well-known/matrix/server")
         support = await accounts.client.get("/.well-known/matrix/support")
@@ -133,7 +131,7 @@ async def test_well_known_files_without_configuration_are_not_found(
 
 async def test_turn_credentials_are_signed_with_the_shared_secret(database: Database) -> None:
     turn = TurnSettings(turn_uris=("turn:turn.test",), turn_shared_secret="shared")
-    async with open_accounts(database, settings=attrs.evolve(DEFAULTS, turn=turn)) as accounts:
+    async with open_accounts(database, turn=turn) as accounts:
         alice = await accounts.user("alice")
         response = (await accounts.client.get(TURN, token=alice.access_token)).json
 
@@ -172,11 +170,11 @@ async def test_openid_token_identifies_its_user_for_an_hour(accounts: Accounts) 
     assert (wrong.status, wrong.errcode) == (401, "M_UNKNOWN_TOKEN")
     assert (missing.status, missing.errcode) == (401, "M_MISSING_TOKEN")
     assert response.json["expires_in"] == 3600
-    assert await accounts.openid.user_of(response.json["access_token"]) == "@alice:test"
+    assert await accounts.services.openid.user_of(response.json["access_token"]) == "@alice:test"
     assert (of_other_user.status, of_other_user.errcode) == (403, "M_FORBIDDEN")
     accounts.clock.advance(3_600_000)
     with pytest.raises(Exception, match="M_UNKNOWN_TOKEN"):
-        await accounts.openid.user_of(response.json["access_token"])
+        await accounts.services.openid.user_of(response.json["access_token"])
 
 
 async def test_server_version_needs_no_authentication(accounts: Accounts) -> None:

@@ -6,20 +6,12 @@ import attrs
 import pytest
 import trio.testing
 
-from hs.apis.client.sync.deprecated_sync import DeprecatedSyncApi
 from hs.core.ids import UserID
-from hs.core.requester import Requester
-from hs.services.accounts.limits.appservice_users import NoAppservices
-from hs.services.rooms.read.event_serializer import EventSerializer
-from hs.services.rooms.read.pagination import TokenPositions
-from hs.services.rooms.read.room_snapshot import RoomSnapshots
-from hs.services.rooms.read.room_state import RoomState
-from hs.services.rooms.read.timelines import Timelines
-from hs.services.sync.assembly import RoomReaders, SyncSources, make_deprecated_sync
 from hs.storage.database import Database
+from tests.support.reading import client_of
 from tests.support.rooms import ALICE, BOB, CAROL, World
-from tests.support.syncing import PresenceTable, Syncing, open_syncing
-from tests.support.web import Tokens, WebClient, WebResponse, client_for
+from tests.support.syncing import Syncing, open_syncing
+from tests.support.web import WebClient, WebResponse
 
 EVENTS = "/_matrix/client/v3/events"
 INITIAL_SYNC = "/_matrix/client/v3/initialSync"
@@ -46,43 +38,8 @@ class DeprecatedSync:
 @pytest.fixture
 async def deprecated(database: Database) -> AsyncIterator[DeprecatedSync]:
     async with open_syncing(database) as s:
-        world, reading, tables = s.world, s.reading, s.tables
-        showing, places = (
-            EventSerializer(reading.visibility, reading.rendering),
-            TokenPositions(world.database),
-        )
-        core = (world.database, world.events, world.states)
-        timelines = Timelines(*core, reading.visibility, showing, places)
-        state = RoomState(
-            *core, reading.memberships, reading.visibility, showing, places, NoAppservices()
-        )
-        readers = RoomReaders(
-            world.database,
-            world.feed,
-            world.events,
-            world.states,
-            reading.memberships,
-            reading.tails,
-            reading.rendering,
-            reading.visibility,
-        )
-        sources = SyncSources(
-            account_data=tables,
-            push_rules=tables,
-            filters=tables,
-            receipts=tables,
-            typing=tables,
-            presence=PresenceTable(tables),
-            counts=tables,
-        )
-        snapshots = RoomSnapshots(world.database, reading.visibility, timelines, showing, state)
-        services = make_deprecated_sync(readers, sources, s.notifier, s.service, snapshots)
-        tokens = Tokens()
-        for user_id in (ALICE, BOB, CAROL):
-            tokens.requesters[user_id] = Requester(user_id, "PHONE", 1, is_guest=user_id == CAROL)
-        yield DeprecatedSync(
-            s, client_for(DeprecatedSyncApi(services.stream, services.initial), tokens=tokens)
-        )
+        client = client_of(s.reading, ALICE, BOB, guests=[CAROL])
+        yield DeprecatedSync(s, client)
 
 
 def summaries(response: WebResponse) -> list[str]:
@@ -167,9 +124,9 @@ async def test_events_include_presence_receipts_and_account_data(
     room_id = await deprecated.world.create_room(ALICE, join=[BOB])
     sent = await deprecated.world.send(room_id, ALICE, "a")
     end = (await deprecated.events(BOB)).json["end"]
-    deprecated.syncing.tables.read_up_to(room_id, ALICE, sent.event_id)
-    deprecated.syncing.tables.set_account_data(BOB, "m.tag", {"tags": {}}, room_id)
-    deprecated.syncing.tables.set_presence(ALICE, "online")
+    await deprecated.syncing.read_up_to(room_id, ALICE, sent.event_id)
+    await deprecated.syncing.set_account_data(BOB, "m.tag", {"tags": {}}, room_id)
+    await deprecated.syncing.set_presence(ALICE, "online")
 
     response = await deprecated.events(BOB, end)
 

@@ -5,12 +5,10 @@ from typing import Any
 import pytest
 
 from hs.apis.client.server.unstable_features import UNSTABLE_FEATURES
-from hs.apis.client.sync.sliding_sync import UnstableSlidingSyncApi
-from hs.core.requester import Requester
 from hs.storage.database import Database
+from tests.support.reading import client_of
 from tests.support.rooms import ALICE, message
 from tests.support.sliding import open_sliding
-from tests.support.web import Tokens, client_for
 
 PATH = "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync"
 
@@ -45,16 +43,14 @@ INITIAL_BODY: dict[str, Any] = {
 
 async def test_list_returns_its_rooms_once(database: Database) -> None:
     async with open_sliding(database) as sliding:
-        tokens = Tokens()
-        tokens.requesters["alice"] = Requester(ALICE, "DEVICE")
-        client = client_for(UnstableSlidingSyncApi(sliding.service), tokens=tokens)
+        client = client_of(sliding.reading, ALICE)
         room_id = await sliding.world.create_room(ALICE)
         await sliding.world.append(room_id, message(ALICE, "hi"))
 
-        first = await client.post(PATH, INITIAL_BODY, token="alice", query={"timeout": 0})
+        first = await client.post(PATH, INITIAL_BODY, token=ALICE, query={"timeout": 0})
         pos = first.json["pos"]
         second = await client.post(
-            PATH, INITIAL_BODY, token="alice", query={"pos": pos, "timeout": 1}
+            PATH, INITIAL_BODY, token=ALICE, query={"pos": pos, "timeout": 1}
         )
 
         assert first.status == second.status == 200
@@ -64,7 +60,7 @@ async def test_list_returns_its_rooms_once(database: Database) -> None:
             "m.room.member",
             "m.room.create",
         }
-        assert set(first.json["extensions"]) == {"account_data"}
+        assert set(first.json["extensions"]) == {"account_data", "to_device", "e2ee"}
         assert second.json["rooms"] == {}
         assert UNSTABLE_FEATURES["org.matrix.simplified_msc3575"]
 
@@ -93,10 +89,8 @@ async def test_invalid_request_is_rejected(
     database: Database, query: dict[str, Any], body: Any, status: int, errcode: str | None
 ) -> None:
     async with open_sliding(database) as sliding:
-        tokens = Tokens()
-        tokens.requesters["alice"] = Requester(ALICE, "DEVICE")
-        client = client_for(UnstableSlidingSyncApi(sliding.service), tokens=tokens)
+        client = client_of(sliding.reading, ALICE)
 
-        response = await client.post(PATH, body, token="alice", query=query)
+        response = await client.post(PATH, body, token=ALICE, query=query)
 
         assert (response.status, response.errcode) == (status, errcode)

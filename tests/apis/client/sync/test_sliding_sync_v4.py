@@ -6,13 +6,12 @@ from typing import Any
 import attrs
 import pytest
 
-from hs.apis.client.sync.sliding_sync_v4 import SlidingSyncApi
 from hs.core.ids import RoomID, UserID
-from hs.core.requester import Requester
 from hs.storage.database import Database
+from tests.support.reading import client_of
 from tests.support.rooms import ALICE, BOB, CAROL
 from tests.support.sliding import Sliding, bodies, busy_rooms, open_sliding
-from tests.support.web import Tokens, WebClient, client_for
+from tests.support.web import WebClient
 
 PATH = "/_matrix/client/v4/sync"
 ROOM_NAME = {"include": [{"type": "m.room.name", "state_key": ""}]}
@@ -20,7 +19,7 @@ ROOM_NAME = {"include": [{"type": "m.room.name", "state_key": ""}]}
 
 @attrs.frozen(eq=False)
 class SlidingV4:
-    """Sliding sync over a world, and alice's client of its endpoint."""
+    """Sliding sync, and alice's client of its endpoint."""
 
     sliding: Sliding
     client: WebClient
@@ -42,7 +41,7 @@ class SlidingV4:
         body: dict[str, Any] = {"lists": {"all": sliding_list}, "room_subscriptions": rooms or {}}
         if pos is not None:
             body |= {"pos": pos, "timeout": 0}
-        response = await self.client.post(PATH, body, token="alice")
+        response = await self.client.post(PATH, body, token=ALICE)
         assert response.status == status, response.json
         return response.json
 
@@ -50,9 +49,7 @@ class SlidingV4:
 @pytest.fixture
 async def sliding_v4(database: Database) -> AsyncIterator[SlidingV4]:
     async with open_sliding(database) as sliding:
-        tokens = Tokens()
-        tokens.requesters["alice"] = Requester(ALICE, "DEVICE")
-        yield SlidingV4(sliding, client_for(SlidingSyncApi(sliding.service), tokens=tokens))
+        yield SlidingV4(sliding, client_of(sliding.reading, ALICE))
 
 
 async def test_rooms_have_their_lists_and_no_notification_counts(sliding_v4: SlidingV4) -> None:
@@ -216,7 +213,7 @@ async def test_pos_can_be_repeated_and_unknown_pos_is_rejected(sliding_v4: Slidi
     ],
 )
 async def test_malformed_request_is_rejected(sliding_v4: SlidingV4, body: Any) -> None:
-    response = await sliding_v4.client.post(PATH, body, token="alice")
+    response = await sliding_v4.client.post(PATH, body, token=ALICE)
 
     assert response.status == 400
 
@@ -230,6 +227,6 @@ async def test_malformed_request_is_rejected(sliding_v4: SlidingV4, body: Any) -
     ],
 )
 async def test_invalid_value_is_rejected(sliding_v4: SlidingV4, body: Any) -> None:
-    response = await sliding_v4.client.post(PATH, body, token="alice")
+    response = await sliding_v4.client.post(PATH, body, token=ALICE)
 
     assert (response.status, response.errcode) == (400, "M_INVALID_PARAM")

@@ -9,14 +9,15 @@ import orjson
 import pytest
 import trio
 
-from hs.apis.client.sync.sync import SyncApi
 from hs.core.requester import Requester
 from hs.storage.database import Database
+from tests.support.composition import SETTINGS
 from tests.support.rooms import ALICE
 from tests.support.syncing import Syncing, bodies, open_syncing
-from tests.support.web import Tokens, WebClient, client_for
+from tests.support.web import Tokens, WebClient
 
 PATH = "/_matrix/client/v3/sync"
+SYNC_ONLINE_MS = SETTINGS.presence.sync_online_timeout
 
 
 @attrs.frozen
@@ -36,7 +37,7 @@ async def serving(database: Database) -> AsyncIterator[SyncServer]:
         tokens = Tokens({"alice": Requester(ALICE, "D")})
         guest = Requester(ALICE, "G", is_guest=True)
         tokens.requesters["guest"] = guest
-        yield SyncServer(syncing, client_for(SyncApi(syncing.service), tokens=tokens))
+        yield SyncServer(syncing, syncing.process.client(tokens))
 
 
 async def test_initial_and_incremental_sync(database: Database) -> None:
@@ -103,9 +104,12 @@ async def test_state_after_by_stable_and_unstable_name(
 async def test_presence_is_set_by_the_client(database: Database) -> None:
     async with serving(database) as server:
         await server.get()
+        by_default = await server.syncing.presence_of(ALICE)
+        server.syncing.world.clock.advance(SYNC_ONLINE_MS)
         await server.get(set_presence="offline")
+        later = await server.syncing.presence_of(ALICE)
 
-        assert server.syncing.tables.syncs == [(ALICE, "online"), (ALICE, "offline")]
+        assert (by_default, later) == ("online", "offline")
 
 
 async def test_disconnect_ends_the_long_poll(database: Database) -> None:

@@ -1,15 +1,17 @@
 """The retention of the devices' IP addresses and user agents."""
 
-from hs.services.accounts.sessions.last_seen import LastSeen
+import attrs
+
 from hs.storage.database import Database
 from hs.storage.devices import devices
-from tests.support.accounts import open_accounts
+from tests.support.accounts import DEFAULTS, open_accounts
 
 
 async def test_addresses_are_cleared_after_the_configured_time(database: Database) -> None:
-    async with open_accounts(database) as accounts:
+    server = attrs.evolve(DEFAULTS.server, user_ips_max_age=1000)
+    async with open_accounts(database, server=server) as accounts:
         alice = await accounts.user("alice")
-        last_seen = LastSeen(database, accounts.clock, 1000)
+        last_seen = accounts.last_seen
         last_seen.note(alice.user_id, alice.device_id, "192.0.2.1", "a client")
         await last_seen.write()
         seen_ms = accounts.clock.now_ms()

@@ -4,8 +4,7 @@ import trio
 
 from hs.core.errors import ThreepidInUse
 from hs.core.ids import UserID
-from hs.services.accounts.threepids.threepids import Threepids, ValidatedThreepid
-from hs.settings.sections.threepids import ThreepidSettings
+from hs.services.accounts.threepids.threepids import ValidatedThreepid
 from hs.storage.database import Database
 from tests.support.accounts import open_accounts
 from tests.support.addresses import open_scene
@@ -15,7 +14,7 @@ THREEPID = ValidatedThreepid("email", "alice@example.org", 1)
 
 async def test_concurrently_added_identifier_has_one_owner(database: Database) -> None:
     async with open_accounts(database) as accounts:
-        threepids = Threepids(database, accounts.clock, ThreepidSettings())
+        threepids = accounts.threepids.threepids
         winners: list[UserID] = []
 
         async def claim(user_id: UserID) -> None:

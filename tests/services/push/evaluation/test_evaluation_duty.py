@@ -11,14 +11,14 @@ from hs.core.positions import VectorPosition
 from hs.core.requester import Requester
 from hs.core.streams import EVENTS
 from hs.repl.feed import Batch
-from hs.services.push.evaluation.thread_subscribers import ThreadSubscribers
 from hs.services.rooms.append.drafts import Draft
 from hs.storage.database import Database, Tx
 from hs.storage.push import push_rules, pushers
 from hs.storage.rooms import thread_subscriptions
-from tests.support.pushing import PushScene, open_pushing
+from tests.support.composition import Neighbourhood
+from tests.support.pushing import pusher_body
 from tests.support.rooms import ALICE, BOB, World, message, open_world
-from tests.support.unread import open_unread
+from tests.support.unread import WITH_THREADS, UnreadScene, open_unread, settings_of
 
 
 def reply_to(root_id: EventID) -> Draft:
@@ -34,34 +34,40 @@ async def queued(database: Database) -> list[EventID]:
     ]
 
 
-async def open_room(world: World, scene: PushScene) -> RoomID:
-    room_id = await world.create_room(ALICE, join=[BOB])
-    await scene.set_pusher(BOB)
-    return room_id
+async def set_pusher(unread: UnreadScene) -> None:
+    await unread.services.pushers.pushers.change(Requester(BOB, "PHONE"), pusher_body())
+
+
+async def open_room(world: World) -> RoomID:
+    return await world.create_room(ALICE, join=[BOB])
 
 
 async def test_an_event_read_from_the_tables_is_not_evaluated_again_when_it_is_delivered(
     database: Database,
 ) -> None:
-    async with open_world(database) as world:
-        async with open_pushing(world, is_sending=False) as scene:
-            room_id = await open_room(world, scene)
+    neighbours = Neighbourhood()
+    main, writer = (settings_of(name, writer="writer") for name in ("main", "writer"))
+    async with open_world(database, writer, neighbours=neighbours) as world:
+        async with open_unread(database, main, neighbours) as unread:
+            room_id = await open_room(world)
+            await set_pusher(unread)
         sent = await world.send(room_id, ALICE)
         stream_id, row = world.seen[-1]
-        async with open_pushing(world, is_sending=False) as scene:
+        async with open_unread(database, main, neighbours) as unread:
             # The event was committed before the start, and its row arrives after it.
-            batch = Batch(EVENTS, "main", stream_id - 1, stream_id, [(stream_id, row)])
-            world.feed.deliver(batch)
-            await scene.unread.settle()
+            batch = Batch(EVENTS, "writer", stream_id - 1, stream_id, [(stream_id, row)])
+            unread.world.feed.deliver(batch)
+            await unread.settle()
 
             assert await queued(database) == [sent.event_id]
-            assert await scene.unread.count(BOB, room_id) == (1, 0)
+            assert await unread.count(BOB, room_id) == (1, 0)
 
 
 async def test_a_user_whose_rules_read_display_names_may_change_their_name(
     database: Database,
 ) -> None:
-    async with open_world(database) as world, open_unread(world) as unread:
+    async with open_unread(database) as unread:
+        world = unread.world
         room_id = await world.create_room(ALICE, join=[BOB])
         rule = {
             "actions": ["notify", {"set_tweak": "highlight"}],
@@ -80,7 +86,7 @@ async def test_a_user_whose_rules_read_display_names_may_change_their_name(
 
 @attrs.define(eq=False)
 class SlowThreads:
-    """A database that reads who subscribes to a thread only once it is released."""
+    """A database that reads the subscribers of a thread only once the thread is released."""
 
     real: Database
     asked: list[str] = attrs.Factory(list)
@@ -89,11 +95,12 @@ class SlowThreads:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.real, name)
 
-    async def read(self, unit: Any, room_id: RoomID, root_id: EventID) -> Any:
-        assert unit is thread_subscriptions.list_subscribers
-        self.asked.append(root_id)
-        await self.released.setdefault(root_id, trio.Event()).wait()
-        return await self.real.read(unit, room_id, root_id)
+    async def read(self, unit: Any, *args: Any) -> Any:
+        if unit is thread_subscriptions.list_subscribers:
+            _, root_id = args
+            self.asked.append(root_id)
+            await self.released.setdefault(root_id, trio.Event()).wait()
+        return await self.real.read(unit, *args)
 
     def release(self, root_id: EventID) -> None:
         self.released[root_id].set()
@@ -107,44 +114,43 @@ class SlowThreads:
 async def test_a_notification_is_stored_with_the_position_of_its_event(
     database: Database,
 ) -> None:
-    slow = SlowThreads(database)
-    async with open_world(database) as world:
-        threads = ThreadSubscribers(slow, world.feed)  # type: ignore[arg-type]  # it only reads
-        async with open_pushing(world, is_sending=False, threads=threads) as scene:
-            room_id = await open_room(world, scene)
-            roots = [(await world.send(room_id, ALICE)).event_id for _ in range(2)]
-            await world.append(room_id, reply_to(roots[0]))
-            await slow.until_asked(roots[0])
-            plain, reply = await world.append(room_id, message(ALICE), reply_to(roots[1]))
-            waiting = scene.unread.duty.waiting
+    slow: Any = SlowThreads(database)
+    async with open_unread(slow, WITH_THREADS) as unread:
+        world = unread.world
+        room_id = await open_room(world)
+        await set_pusher(unread)
+        roots = [(await world.send(room_id, ALICE)).event_id for _ in range(2)]
+        await world.append(room_id, reply_to(roots[0]))
+        await slow.until_asked(roots[0])
+        plain, reply = await world.append(room_id, message(ALICE), reply_to(roots[1]))
+        waiting = unread.duty.waiting
 
-            slow.release(roots[0])
-            await slow.until_asked(roots[1])
-            await scene.unread.duty.flush()
-            stored = await database.read(push_rules.load_position)
-            before = await queued(database)
-            slow.release(roots[1])
-            await scene.unread.settle()
+        slow.release(roots[0])
+        await slow.until_asked(roots[1])
+        await unread.duty.flush()
+        stored = await database.read(push_rules.load_position)
+        before = await queued(database)
+        slow.release(roots[1])
+        await unread.settle()
 
-            # If a crash followed the flush, an event that is not covered would be pushed again.
-            assert stored is not None
-            position = VectorPosition.parse(stored)
-            assert position.covers("main", plain.stream_id)
-            assert not position.covers("main", reply.stream_id)
-            assert before == [*roots, plain.event_id]
-            assert await queued(database) == before
-            assert waiting == 3
-            assert scene.unread.duty.waiting == 0
+        # If a crash followed the flush, an event that is not covered would be pushed again.
+        assert stored is not None
+        position = VectorPosition.parse(stored)
+        assert position.covers("main", plain.stream_id)
+        assert not position.covers("main", reply.stream_id)
+        assert before == [*roots, plain.event_id]
+        assert await queued(database) == before
+        assert waiting == 3
+        assert unread.duty.waiting == 0
 
 
 async def test_every_event_is_in_the_outcomes_once_after_a_burst(database: Database) -> None:
-    async with open_world(database) as world:
-        async with open_unread(world) as unread:
-            room_id = await world.create_room(ALICE, join=[BOB])
-            for _ in range(10):
-                await world.append(room_id, *[message(ALICE) for _ in range(20)])
-            await unread.settle()
-            assert await unread.count(BOB, room_id) == (200, 0)
+    async with open_unread(database) as unread:
+        room_id = await open_room(unread.world)
+        for _ in range(10):
+            await unread.world.append(room_id, *[message(ALICE) for _ in range(20)])
+        await unread.settle()
+        assert await unread.count(BOB, room_id) == (200, 0)
 
     async def outcomes(tx: Tx) -> int:
         return int(await tx.fetchval("SELECT count(*) FROM push_outcomes"))

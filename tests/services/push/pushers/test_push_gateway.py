@@ -1,22 +1,14 @@
 """Notifications to push gateways, and the meaning of their responses."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import attrs
-import orjson
 import pytest
 
 from hs.core.events import event_types
 from hs.core.ids import RoomID
-from hs.lib.http_client import (
-    MAX_RESPONSE_BYTES,
-    NO_HEADERS,
-    RESPONSE_TIMEOUT_S,
-    HttpResponse,
-    HttpTimedOut,
-)
 from hs.services.push.pushers.delivery import DeliveryResult, Push, Pusher
 from hs.services.push.pushers.push_gateway import PushGateway
 from hs.services.rooms.append.drafts import Draft
@@ -24,48 +16,25 @@ from hs.settings.sections.push import PushSettings
 from hs.storage.database import Database
 from hs.storage.push import pushers as storage
 from hs.storage.push.pushers import PusherKey
-from tests.support.pushing import URL, PushScene, open_pushing
-from tests.support.rooms import ALICE, BOB, CAROL, member, open_world
-
-
-@attrs.define(eq=False)
-class RecordingHttpClient:
-    """An HTTP client that records requests and returns a configured response."""
-
-    sent: list[dict[str, Any]] = attrs.Factory(list)
-    urls: list[str] = attrs.Factory(list)
-    status: int = 200
-    body: bytes = b'{"rejected":[]}'
-    is_away: bool = False
-
-    async def send(
-        self,
-        method: str,
-        url: str,
-        *,
-        headers: Mapping[str, str] = NO_HEADERS,
-        body: bytes | None = None,
-        timeout_s: float = RESPONSE_TIMEOUT_S,
-        max_bytes: int = MAX_RESPONSE_BYTES,
-        redirects: int = 0,
-    ) -> HttpResponse:
-        if self.is_away:
-            raise HttpTimedOut("no response")
-        assert (method, headers["content-type"]) == ("POST", "application/json")
-        assert body is not None
-        self.sent.append(orjson.loads(body)["notification"])
-        self.urls.append(url)
-        return HttpResponse(self.status, {}, self.body, url)
+from tests.support.composition import SETTINGS
+from tests.support.pushing import AWAY, URL, Answer, FakeGateway, PushScene, open_pushing
+from tests.support.rooms import ALICE, BOB, CAROL, member
 
 
 @attrs.define(eq=False)
 class GatewayScene:
-    """Bob's pusher and a recording HTTP client."""
+    """Bob's pusher, whose notifications a test delivers, and the recorded requests."""
 
     pushing: PushScene
-    http: RecordingHttpClient
-    gateway: PushGateway
     room_id: RoomID
+
+    @property
+    def http(self) -> FakeGateway:
+        return self.pushing.gateway
+
+    @property
+    def gateway(self) -> PushGateway:
+        return self.pushing.unread.services.pushers.gateway
 
     async def push(
         self, content: Any = None, event_type: str = event_types.MESSAGE
@@ -95,22 +64,15 @@ class GatewayScene:
 async def open_gateway(
     database: Database, settings: PushSettings | None = None, **options: Any
 ) -> AsyncIterator[GatewayScene]:
-    async with open_world(database) as world, open_pushing(world, is_sending=False) as pushing:
+    all_settings = attrs.evolve(SETTINGS, push=settings or PushSettings())
+    async with open_pushing(database, all_settings, is_sending=False) as pushing:
+        world = pushing.world
         room_id = await world.create_room(ALICE)
         await world.append(room_id, member(ALICE, "join", displayname="Alice A."))
         for user_id in (BOB, CAROL):
             await world.join(room_id, user_id)
         await pushing.set_pusher(BOB, data={"url": URL, "brand": "x", **options})
-        http = RecordingHttpClient()
-        gateway = PushGateway(
-            http=http,
-            settings=settings or PushSettings(),
-            events=world.events,
-            states=world.states,
-            members=pushing.unread.members,
-            counts=pushing.unread.counting,
-        )
-        yield GatewayScene(pushing, http, gateway, room_id)
+        yield GatewayScene(pushing, room_id)
 
 
 async def test_notification_has_all_fields_by_default(database: Database) -> None:
@@ -266,13 +228,13 @@ async def test_response_decides_the_result(
     sqlite_database: Database, status: int, body: bytes, result: DeliveryResult
 ) -> None:
     async with open_gateway(sqlite_database) as scene:
-        scene.http.status, scene.http.body = status, body
+        scene.http.answer = Answer(status, body)
 
         assert await scene.push() is result
 
 
 async def test_unreachable_gateway_is_a_failed_delivery(sqlite_database: Database) -> None:
     async with open_gateway(sqlite_database) as scene:
-        scene.http.is_away = True
+        scene.http.answer = AWAY
 
         assert await scene.push() is DeliveryResult.FAILED

@@ -14,10 +14,8 @@ from hs.core.errors import (
     ThreepidNotFound,
 )
 from hs.core.requester import Requester
-from hs.services.push.pushers.default_email_pushers import DefaultEmailPushers, NewUserActions
-from hs.services.push.pushers.pusher_cleanup import DevicePusherRemoval, PusherCleanup
+from hs.services.push.pushers.default_email_pushers import DefaultEmailPushers
 from hs.services.push.pushers.pusher_table import MAX_PUSHERS
-from hs.services.push.pushers.unsubscribe_links import UnsubscribeLinks
 from hs.storage.accounts import threepids, users
 from hs.storage.accounts.threepids import ThreepidRecord
 from hs.storage.accounts.users import UserRecord
@@ -25,7 +23,7 @@ from hs.storage.database import Database
 from hs.storage.devices import devices
 from hs.storage.push import pushers as storage
 from tests.support.pushing import URL, PushScene, open_pushing, pusher_body
-from tests.support.rooms import ALICE, BOB, open_world
+from tests.support.rooms import ALICE, BOB
 
 EMAIL: dict[str, Any] = {"kind": "email", "app_id": "m.email", "data": {}}
 
@@ -73,10 +71,7 @@ BAD: list[tuple[dict[str, Any], type[MatrixError]]] = [
 
 
 async def test_invalid_pushers_are_rejected(sqlite_database: Database) -> None:
-    async with (
-        open_world(sqlite_database) as world,
-        open_pushing(world, is_sending=False) as scene,
-    ):
+    async with open_pushing(sqlite_database, is_sending=False) as scene:
         for body, error in BAD:
             with pytest.raises(error):
                 await scene.pushers.change(Requester(BOB, "PHONE"), body)
@@ -91,7 +86,7 @@ async def listed(scene: PushScene, user_id: Any = BOB) -> dict[str, Any]:
 
 
 async def test_pusher_is_listed_as_it_was_set(database: Database) -> None:
-    async with open_world(database) as world, open_pushing(world, is_sending=False) as scene:
+    async with open_pushing(database, is_sending=False) as scene:
         await scene.set_pusher(BOB, profile_tag="x")
 
         pusher = (await listed(scene))["key"]
@@ -105,7 +100,7 @@ async def test_pusher_is_listed_as_it_was_set(database: Database) -> None:
 
 
 async def test_setting_again_replaces_and_null_kind_deletes(database: Database) -> None:
-    async with open_world(database) as world, open_pushing(world, is_sending=False) as scene:
+    async with open_pushing(database, is_sending=False) as scene:
         await scene.set_pusher(BOB, lang="en")
         await scene.set_pusher(BOB, lang="de")
         changed = await listed(scene)
@@ -119,7 +114,7 @@ async def test_setting_again_replaces_and_null_kind_deletes(database: Database) 
 
 
 async def test_pushkey_moves_to_another_user_unless_appended(database: Database) -> None:
-    async with open_world(database) as world, open_pushing(world, is_sending=False) as scene:
+    async with open_pushing(database, is_sending=False) as scene:
         await scene.set_pusher(ALICE)
         await scene.set_pusher(ALICE, app_id="org.example.other")
         await scene.set_pusher(BOB, append=True)
@@ -135,7 +130,7 @@ async def test_pushkey_moves_to_another_user_unless_appended(database: Database)
 async def test_disabling_a_pusher_of_another_device_keeps_its_device(
     database: Database,
 ) -> None:
-    async with open_world(database) as world, open_pushing(world, is_sending=False) as scene:
+    async with open_pushing(database, is_sending=False) as scene:
         await scene.set_pusher(BOB, device_id="PHONE")
         more = {"org.matrix.msc3881.enabled": False}
         await scene.set_pusher(BOB, "key", device_id="LAPTOP", **more)
@@ -150,19 +145,19 @@ async def test_disabling_a_pusher_of_another_device_keeps_its_device(
 
 
 async def test_pushers_are_deleted_with_their_device(database: Database) -> None:
-    async with open_world(database) as world, open_pushing(world, is_sending=False) as scene:
+    async with open_pushing(database, is_sending=False) as scene:
         await scene.set_pusher(BOB, "phone", device_id="PHONE")
         await scene.set_pusher(BOB, "laptop", device_id="LAPTOP")
         await scene.set_pusher(ALICE, "alice", device_id="PHONE")
 
-        await DevicePusherRemoval(scene.table).devices_removed(BOB, ["PHONE"])
+        await scene.unread.services.core.sessions.watcher.devices_removed(BOB, ["PHONE"])
 
         assert list(await listed(scene)) == ["laptop"]
         assert list(await listed(scene, ALICE)) == ["alice"]
 
 
 async def test_cleanup_deletes_pushers_of_deleted_devices_and_accounts(database: Database) -> None:
-    async with open_world(database) as world, open_pushing(world, is_sending=False) as scene:
+    async with open_pushing(database, is_sending=False) as scene:
         await database.write(devices.ensure, BOB, "PHONE", None, 0)
         await scene.set_pusher(BOB, "stays", device_id="PHONE")
         await scene.set_pusher(BOB, "of a deleted device", device_id="OLD")
@@ -171,17 +166,14 @@ async def test_cleanup_deletes_pushers_of_deleted_devices_and_accounts(database:
         await database.write(users.deactivate, ALICE, False)
         await scene.set_pusher(ALICE, "of a deactivated account", device_id="")
 
-        await PusherCleanup(database, scene.table).clean_up()
+        await scene.world.process.run_duty("pusher cleanup")
 
         assert list(await listed(scene)) == ["stays"]
         assert await listed(scene, ALICE) == {}
 
 
 async def test_number_of_pushers_of_a_user_is_limited(sqlite_database: Database) -> None:
-    async with (
-        open_world(sqlite_database) as world,
-        open_pushing(world, is_sending=False) as scene,
-    ):
+    async with open_pushing(sqlite_database, is_sending=False) as scene:
         for number in range(MAX_PUSHERS):
             await scene.set_pusher(BOB, str(number))
 
@@ -191,7 +183,7 @@ async def test_number_of_pushers_of_a_user_is_limited(sqlite_database: Database)
 
 
 async def test_email_pusher_requires_an_address_of_the_user(database: Database) -> None:
-    async with open_world(database) as world, open_pushing(world, is_sending=False) as scene:
+    async with open_pushing(database, is_sending=False) as scene:
         record = ThreepidRecord("email", "bob@example.org", BOB, 0, 0)
         await database.write(threepids.insert, record)
 
@@ -203,9 +195,9 @@ async def test_email_pusher_requires_an_address_of_the_user(database: Database) 
 
 
 async def test_only_a_valid_link_deletes_a_pusher(database: Database) -> None:
-    async with open_world(database) as world, open_pushing(world, is_sending=False) as scene:
+    async with open_pushing(database, is_sending=False) as scene:
         await scene.set_pusher(BOB)
-        links = UnsubscribeLinks(scene.table, "https://hs.example/", b"secret")
+        links = scene.unread.services.pushers.unsubscribing
         link = links.link(BOB, "org.example.app", "key")
         token = link.rpartition("=")[2]
 
@@ -216,36 +208,36 @@ async def test_only_a_valid_link_deletes_a_pusher(database: Database) -> None:
         assert list(await listed(scene)) == ["key"]
         await links.delete_pusher(BOB, "org.example.app", "key", token)
 
-        assert link.startswith("https://hs.example/_synapse/client/unsubscribe?user_id=%40bob")
+        assert link.startswith("https://test.example/_synapse/client/unsubscribe?user_id=%40bob")
         assert await listed(scene) == {}
 
 
 async def test_cleanup_deletes_notifications_without_pusher(database: Database) -> None:
-    async with open_world(database) as world, open_pushing(world, is_sending=False) as scene:
-        room_id = await world.create_room(ALICE, join=[BOB])
+    async with open_pushing(database, is_sending=False) as scene:
+        room_id = await scene.world.create_room(ALICE, join=[BOB])
         await scene.set_pusher(BOB, device_id="")
         await scene.say(room_id, ALICE)
         queued = await database.read(storage.list_queued, BOB, 0, 10)
-        await scene.table.delete(BOB, "org.example.app", "key")
+        await scene.unread.services.core.pusher_writer.delete(BOB, "org.example.app", "key")
 
-        await PusherCleanup(database, scene.table).clean_up()
+        await scene.world.process.run_duty("pusher cleanup")
 
         assert len(queued) == 1
         assert await database.read(storage.list_queued, BOB, 0, 10) == []
 
 
 async def test_new_user_with_an_email_address_has_a_pusher(database: Database) -> None:
-    async with open_world(database) as world, open_pushing(world, is_sending=False) as scene:
+    async with open_pushing(database, is_sending=False) as scene:
         record = ThreepidRecord("email", "bob@example.org", BOB, 0, 0)
         await database.write(threepids.insert, record)
         await database.write(threepids.insert, ThreepidRecord("msisdn", "4471", BOB, 0, 0))
-        welcome = NewUserActions([DefaultEmailPushers(database, scene.table)])
+        welcome = DefaultEmailPushers(database, scene.unread.services.core.pusher_writer)
 
         await welcome.arrived(BOB, is_guest=False)
         await welcome.arrived(ALICE, is_guest=False)
         set_up = await scene.pushers.of_user(BOB)
         await database.write(threepids.delete, BOB, "email", "bob@example.org")
-        await PusherCleanup(database, scene.table).clean_up()
+        await scene.world.process.run_duty("pusher cleanup")
 
         assert [(pusher.kind, pusher.app_id, pusher.pushkey) for pusher in set_up] == [
             ("email", "m.email", "bob@example.org")

@@ -8,11 +8,9 @@ import pytest
 from hs.core.errors import InvalidParam
 from hs.core.events import event_types
 from hs.core.requester import Requester
-from hs.services.push.unread.notification_list import NotificationList
 from hs.services.rooms.append.drafts import Draft
 from hs.storage.database import Database
-from tests.support.reading import readers_of
-from tests.support.rooms import ALICE, BOB, CAROL, open_world
+from tests.support.rooms import ALICE, BOB, CAROL
 from tests.support.unread import open_unread
 
 
@@ -22,16 +20,8 @@ def bodies_and_read(response: dict[str, Any]) -> list[tuple[str, bool]]:
 
 
 async def test_notifications_are_listed_newest_first_in_pages(database: Database) -> None:
-    async with open_world(database) as world, open_unread(world) as unread:
-        readers = readers_of(world)
-        listing = NotificationList(
-            database=database,
-            memberships=readers.memberships,
-            events=world.events,
-            visibility=readers.visibility,
-            rendering=readers.rendering,
-            counts=unread.counting,
-        )
+    async with open_unread(database) as unread:
+        world, listing = unread.world, unread.services.push.notifications
         room_id = await world.create_room(ALICE)
         await world.send(room_id, ALICE, "before Bob")
         await world.join(room_id, BOB)

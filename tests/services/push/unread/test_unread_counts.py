@@ -1,34 +1,29 @@
 """Unread counts: what counts, what reading changes, and that a restart changes nothing."""
 
-from typing import Any, ParamSpec, TypeVar
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
 
 import attrs
-import orjson
 import pytest
 import trio
 
 from hs.core.events import event_types
 from hs.core.ids import EventID, RoomID, UserID
 from hs.core.requester import Requester
-from hs.core.streams import ACCOUNT_DATA, UNREAD
-from hs.repl.feed import Feed
-from hs.repl.inproc import InProcHub
-from hs.repl.rpc_reply import RpcUnavailable
-from hs.repl.writers import TableWriter, WriterReplaced
-from hs.services.accounts.account_data.account_data import IGNORED_USER_LIST, LocalAccountDataWriter
+from hs.core.streams import UNREAD
+from hs.lib.clock import FixedClock
+from hs.repl.writers import WriterReplaced
 from hs.services.ephemeral.room_receipts import READ_PRIVATE
-from hs.services.push.evaluation.evaluation_duty import EvaluationStore
-from hs.services.push.evaluation.result_store import Progress
+from hs.services.push.evaluation import result_store
 from hs.services.rooms.append.drafts import Draft
 from hs.storage import stream_log
-from hs.storage.database import Database, DatabaseLoad, DatabaseUnavailable, Unit
-from hs.storage.dialect import Dialect, Engine
+from hs.storage.database import Database, DatabaseUnavailable
 from hs.storage.push import push_rules as storage
+from tests.support.composition import Neighbourhood
+from tests.support.reading import readers_of
 from tests.support.rooms import ALICE, BOB, CAROL, World, open_world
-from tests.support.unread import open_unread
-
-P = ParamSpec("P")
-T = TypeVar("T")
+from tests.support.unread import UnreadScene, open_unread, settings_of
 
 
 async def say(world: World, room_id: RoomID, sender: UserID = ALICE, **content: Any) -> EventID:
@@ -45,7 +40,8 @@ def mentioning(*user_ids: UserID) -> dict[str, Any]:
 
 
 async def test_messages_of_others_are_unread_until_a_receipt(database: Database) -> None:
-    async with open_world(database) as world, open_unread(world) as unread:
+    async with open_unread(database) as unread:
+        world = unread.world
         room_id = await world.create_room(ALICE, join=[BOB])
         first = await say(world, room_id)
         second = await say(world, room_id)
@@ -61,7 +57,8 @@ async def test_messages_of_others_are_unread_until_a_receipt(database: Database)
 
 
 async def test_call_counts_only_when_it_starts(database: Database) -> None:
-    async with open_world(database) as world, open_unread(world) as unread:
+    async with open_unread(database) as unread:
+        world = unread.world
         room_id = await world.create_room(ALICE, join=[BOB])
         call, ring = event_types.GROUP_CALL, {"m.intent": "m.ring"}
 
@@ -72,27 +69,23 @@ async def test_call_counts_only_when_it_starts(database: Database) -> None:
 
 
 async def test_messages_of_ignored_users_do_not_count(database: Database) -> None:
-    async with open_world(database) as world, open_unread(world) as unread:
+    async with open_unread(database) as unread:
+        world = unread.world
         room_id = await world.create_room(ALICE, join=[BOB, CAROL])
-        transport = InProcHub().join(world.feed)
-        writer = TableWriter(ACCOUNT_DATA, "main", database, transport, world.clock.now_ms)
-        ignored = orjson.dumps({"ignored_users": {ALICE: {}}})
-        async with trio.open_nursery() as nursery:
-            await nursery.start(writer.run)
-            lists = LocalAccountDataWriter(writer)
-            await lists.put(BOB, "", IGNORED_USER_LIST, ignored)
-            await say(world, room_id, ALICE)
-            while_ignored = [await unread.count(user, room_id) for user in (BOB, CAROL)]
-            await lists.put(BOB, "", IGNORED_USER_LIST, b'{"ignored_users":{}}')
-            await say(world, room_id, ALICE)
-            nursery.cancel_scope.cancel()
+        readers = readers_of(world)
+        await readers.ignore(BOB, ALICE)
+        await say(world, room_id, ALICE)
+        while_ignored = [await unread.count(user, room_id) for user in (BOB, CAROL)]
+        await readers.ignore(BOB)
+        await say(world, room_id, ALICE)
 
         assert while_ignored == [(0, 0), (1, 0)]
         assert await unread.count(BOB, room_id) == (1, 0)
 
 
 async def test_mentions_highlight_for_the_mentioned_users(database: Database) -> None:
-    async with open_world(database) as world, open_unread(world) as unread:
+    async with open_unread(database) as unread:
+        world = unread.world
         room_id = await world.create_room(ALICE, join=[BOB, CAROL])
         await say(world, room_id, **mentioning(BOB, ALICE))
         everybody: dict[str, Any] = {"m.mentions": {"room": True}}
@@ -109,7 +102,8 @@ async def test_mentions_highlight_for_the_mentioned_users(database: Database) ->
 
 
 async def test_nothing_before_the_join_is_unread(database: Database) -> None:
-    async with open_world(database) as world, open_unread(world) as unread:
+    async with open_unread(database) as unread:
+        world = unread.world
         room_id = await world.create_room(ALICE, invite=[BOB])
         await say(world, room_id)
         await world.join(room_id, BOB)
@@ -123,7 +117,8 @@ async def test_nothing_before_the_join_is_unread(database: Database) -> None:
 
 
 async def test_redacted_messages_are_not_counted(database: Database) -> None:
-    async with open_world(database) as world, open_unread(world) as unread:
+    async with open_unread(database) as unread:
+        world = unread.world
         room_id = await world.create_room(ALICE, join=[BOB])
         event_id = await say(world, room_id, **mentioning(BOB))
         await say(world, room_id)
@@ -132,11 +127,13 @@ async def test_redacted_messages_are_not_counted(database: Database) -> None:
         await world.redact(room_id, ALICE, event_id)
 
         assert await unread.count(BOB, room_id) == (1, 0)
-        assert (await unread.another_counter().counts(BOB, [room_id]))[room_id].main == (1, 0)
+        async with unread.another_process() as fresh:
+            assert await fresh.count(BOB, room_id) == (1, 0)
 
 
 async def test_threads_are_counted_and_read_separately(database: Database) -> None:
-    async with open_world(database) as world, open_unread(world) as unread:
+    async with open_unread(database) as unread:
+        world = unread.world
         room_id = await world.create_room(ALICE, join=[BOB])
         root = await say(world, room_id)
         reply = await say(world, room_id, **in_thread(root))
@@ -148,14 +145,16 @@ async def test_threads_are_counted_and_read_separately(database: Database) -> No
         assert await unread.threads(BOB, room_id) == {"main": 2, root: 1}
         await unread.read(BOB, room_id, plain, "main")
         assert await unread.threads(BOB, room_id) == {root: 1}
-        fresh = (await unread.another_counter().counts(BOB, [room_id]))[room_id]
-        assert (fresh.main, fresh.threads) == ((0, 0), {root: (1, 0)})
+        async with unread.another_process() as fresh:
+            counts = (await fresh.counting.counts(BOB, [room_id]))[room_id]
+            assert (counts.main, counts.threads) == ((0, 0), {root: (1, 0)})
         await unread.read(BOB, room_id, plain)
         assert await unread.threads(BOB, room_id) == {}
 
 
 async def test_own_push_rules_change_what_counts(database: Database) -> None:
-    async with open_world(database) as world, open_unread(world) as unread:
+    async with open_unread(database) as unread:
+        world = unread.world
         room_id = await world.create_room(ALICE, join=[BOB, CAROL])
         muted = Requester(BOB)
         await unread.rules.put(muted, "room", room_id, {"actions": []}, None, None)
@@ -173,7 +172,8 @@ async def test_own_push_rules_change_what_counts(database: Database) -> None:
 
 
 async def test_rule_on_the_display_name_matches_the_body(database: Database) -> None:
-    async with open_world(database) as world, open_unread(world) as unread:
+    async with open_unread(database) as unread:
+        world = unread.world
         room_id = await world.create_room(ALICE, join=[BOB])
         await world.set_state(
             room_id, BOB, "m.room.member", {"membership": "join", "displayname": "Bobby"}, BOB
@@ -190,27 +190,29 @@ async def test_rule_on_the_display_name_matches_the_body(database: Database) -> 
 
 
 async def test_counts_do_not_change_with_a_restart(database: Database) -> None:
-    async with open_world(database) as world, open_unread(world) as unread:
+    async with open_unread(database) as unread:
+        world = unread.world
         room_id = await world.create_room(ALICE, join=[BOB])
         await say(world, room_id)
         await say(world, room_id, **mentioning(BOB))
         before = await unread.count(BOB, room_id)
 
-    async with open_world(database) as world, open_unread(world) as unread:
+    async with open_unread(database) as unread:
+        world = unread.world
         assert await unread.count(BOB, room_id) == before == (2, 1)
         await say(world, room_id)
         assert await unread.count(BOB, room_id) == (3, 1)
 
 
 async def test_events_sent_while_no_process_evaluates_are_counted_later(database: Database) -> None:
-    async with open_world(database) as world:
+    async with open_writer(database) as (world, neighbours):
         room_id = await world.create_room(ALICE, join=[BOB])
         root = await say(world, room_id)
         await say(world, room_id, **in_thread(root))
         gone = await say(world, room_id)
         await world.redact(room_id, ALICE, gone)
 
-    async with open_world(database) as world, open_unread(world) as unread:
+    async with open_unread(database, MAIN, neighbours) as unread:
         assert await unread.threads(BOB, room_id) == {"main": 1, root: 1}
         # Alice has read by sending messages, and before that by joining.
         assert await unread.count(ALICE, room_id) == (0, 0)
@@ -220,7 +222,8 @@ async def test_count_includes_notifications_dropped_from_memory(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("hs.services.push.unread.recent_notifications.MAX_ROWS", 8)
-    async with open_world(database) as world, open_unread(world) as unread:
+    async with open_unread(database) as unread:
+        world = unread.world
         room_id = await world.create_room(ALICE, join=[BOB, CAROL])
         assert await unread.count(CAROL, room_id) == (0, 0)
         for number in range(20):
@@ -235,21 +238,22 @@ async def test_count_includes_notifications_dropped_from_memory(
 async def test_sending_messages_does_not_make_the_database_count_again(
     database: Database,
 ) -> None:
-    async with open_world(database) as world, open_unread(world) as unread:
+    async with open_unread(database) as unread:
+        world = unread.world
         room_id = await world.create_room(ALICE, join=[BOB])
         for _ in range(3):
             await say(world, room_id)
-    async with open_world(database) as world, open_unread(world) as unread:
-        recorded = Recorded(database)
-        counting = unread.another_counter(database=recorded)
-        assert (await counting.counts(BOB, [room_id]))[room_id].main == (3, 0)
+    recorded: Any = Recorded(database)
+    async with open_unread(recorded) as unread:
+        world = unread.world
+        assert await unread.count(BOB, room_id) == (3, 0)
         asked = recorded.units.count("count_unread")
 
         for _ in range(5):
             await say(world, room_id, BOB)
-            assert await counting.counts(BOB, [room_id]) == {}
+            assert await unread.counting.counts(BOB, [room_id]) == {}
             await say(world, room_id)
-            assert (await counting.counts(BOB, [room_id]))[room_id].main == (1, 0)
+            assert await unread.count(BOB, room_id) == (1, 0)
 
         assert recorded.units.count("count_unread") == asked == 1
 
@@ -270,13 +274,15 @@ class Recorded:
 
 
 async def test_many_rooms_are_counted_together(database: Database) -> None:
-    async with open_world(database) as world, open_unread(world) as unread:
+    async with open_unread(database) as unread:
+        world = unread.world
         rooms = [await world.create_room(ALICE, join=[BOB]) for _ in range(4)]
         for number, room_id in enumerate(rooms):
             for _ in range(number):
                 await say(world, room_id)
 
-        found = await unread.another_counter().counts(BOB, rooms)
+        async with unread.another_process() as fresh:
+            found = await fresh.counting.counts(BOB, rooms)
 
         counted = {room_id: count.main.notifications for room_id, count in found.items()}
         assert counted == {rooms[1]: 1, rooms[2]: 2, rooms[3]: 3}
@@ -285,187 +291,146 @@ async def test_many_rooms_are_counted_together(database: Database) -> None:
 
 
 async def test_another_process_counts_the_same(database: Database) -> None:
-    hub = InProcHub()
-    async with open_world(database, hub=hub) as world, open_unread(world, hub) as unread:
+    async with open_unread(database) as unread:
+        world = unread.world
         room_id = await world.create_room(ALICE, join=[BOB, CAROL])
         await say(world, room_id)
-        feed = Feed()
-        elsewhere = unread.another_counter(feed)
-        hub.join(feed)
-
-        async def count(user_id: UserID) -> tuple[int, ...]:
-            return tuple((await elsewhere.counts(user_id, [room_id]))[room_id].total())
-
-        assert await count(BOB) == (1, 0)
-        event_id = await say(world, room_id, **mentioning(BOB))
-        await say(world, room_id)
-        assert await count(BOB) == (3, 1)
-        assert await count(CAROL) == (3, 0)
-        await unread.read(BOB, room_id, event_id)
-        assert await count(BOB) == (1, 0)
-        await world.redact(room_id, ALICE, event_id)
-        assert await count(CAROL) == (2, 0)
+        async with unread.another_process() as elsewhere:
+            assert await elsewhere.count(BOB, room_id) == (1, 0)
+            event_id = await say(world, room_id, **mentioning(BOB))
+            await say(world, room_id)
+            assert await elsewhere.count(BOB, room_id) == (3, 1)
+            assert await elsewhere.count(CAROL, room_id) == (3, 0)
+            await unread.read(BOB, room_id, event_id)
+            assert await elsewhere.count(BOB, room_id) == (1, 0)
+            await world.redact(room_id, ALICE, event_id)
+            assert await elsewhere.count(CAROL, room_id) == (2, 0)
 
 
-@attrs.define
-class EvaluatingProcess:
-    """The evaluating process as another one reaches it: after a restart it is a new one."""
+MAIN, READER = (settings_of(name, writer="writer") for name in ("main", "reader"))
 
-    now: EvaluationStore
 
-    async def flush(self) -> Progress:
-        return await self.now.flush()
+@asynccontextmanager
+async def open_writer(database: Database) -> AsyncIterator[tuple[World, Neighbourhood]]:
+    """Start the process that writes events, beside which others evaluate and count."""
+    neighbours = Neighbourhood()
+    settings = settings_of("writer", writer="writer")
+    async with open_world(database, settings, neighbours=neighbours) as world:
+        yield world, neighbours
 
 
 async def test_restarted_evaluation_neither_loses_nor_doubles_counts(
     database: Database,
 ) -> None:
-    hub = InProcHub()
-    feed = Feed()
-    async with open_world(database, hub=hub) as world:
+    async with (
+        open_writer(database) as (world, neighbours),
+        open_unread(database, READER, neighbours) as elsewhere,
+    ):
         room_id = await world.create_room(ALICE, join=[BOB])
-        async with open_unread(world, hub) as unread:
-            evaluating = EvaluatingProcess(unread.duty)
-            elsewhere = unread.another_counter(feed, store=evaluating)
-            hub.join(feed)
+        async with open_unread(database, MAIN, neighbours):
             await say(world, room_id)
-            assert (await elsewhere.counts(BOB, [room_id]))[room_id].main == (1, 0)
+            assert await elsewhere.count(BOB, room_id) == (1, 0)
         await say(world, room_id)
-        world.clock.advance(1000)
-        async with open_unread(world, hub) as unread:
-            evaluating.now = unread.duty
+        later = FixedClock(world.clock.now_ms() + 1000)
+        async with open_unread(database, MAIN, neighbours, clock=later):
             await say(world, room_id)
-            assert (await elsewhere.counts(BOB, [room_id]))[room_id].main == (3, 0)
+            assert await elsewhere.count(BOB, room_id) == (3, 0)
 
 
-class UnreachableEvaluation:
-    """An evaluating process that cannot be reached."""
-
-    def __init__(self) -> None:
-        self.asked = 0
-
-    async def flush(self) -> Progress:
-        self.asked += 1
-        raise RpcUnavailable("main", "it does not run")
+def failed_flushes(elsewhere: UnreadScene) -> int:
+    cluster = elsewhere.world.process.base.cluster
+    assert cluster is not None
+    return cluster.clients.calls["EvaluationStore.flush", "main"].failures
 
 
 async def test_counts_are_answered_while_no_process_evaluates(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hub = InProcHub()
-    feed = Feed()
-    unreachable = UnreachableEvaluation()
-    async with open_world(database, hub=hub) as world:
+    async with open_writer(database) as (world, neighbours):
         room_id = await world.create_room(ALICE, join=[BOB])
-        async with open_unread(world, hub) as unread:
+        async with open_unread(database, MAIN, neighbours) as unread:
             await say(world, room_id)
             await unread.settle()
+        neighbours.sender.disconnect("main")
 
-        evaluating = EvaluatingProcess(unreachable)
-        elsewhere = unread.another_counter(feed, store=evaluating)
-        hub.join(feed)
-        await say(world, room_id)
-
-        assert (await elsewhere.counts(BOB, [room_id]))[room_id].main == (1, 0)
-        assert (await elsewhere.counts(BOB, [room_id]))[room_id].main == (1, 0)
-        assert unreachable.asked == 1
-        world.clock.advance(1000)
-        monkeypatch.setattr("hs.services.push.unread.stored_progress.GUESS_S", 0.0)
-        async with open_unread(world, hub) as unread:
-            evaluating.now = unread.duty
+        async with open_unread(database, READER, neighbours) as elsewhere:
             await say(world, room_id)
-            assert (await elsewhere.counts(BOB, [room_id]))[room_id].main == (3, 0)
+
+            assert await elsewhere.count(BOB, room_id) == (1, 0)
+            assert await elsewhere.count(BOB, room_id) == (1, 0)
+            assert failed_flushes(elsewhere) == 1
+            later = FixedClock(world.clock.now_ms() + 1000)
+            monkeypatch.setattr("hs.services.push.unread.stored_progress.GUESS_S", 0.0)
+            async with open_unread(database, MAIN, neighbours, clock=later):
+                await say(world, room_id)
+                assert await elsewhere.count(BOB, room_id) == (3, 0)
 
 
 async def test_counts_are_exact_once_the_evaluating_process_is_reachable_again(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("hs.services.push.unread.stored_progress.GUESS_S", 0.0)
-    hub = InProcHub()
-    feed = Feed()
-    async with open_world(database, hub=hub) as world, open_unread(world, hub) as unread:
-        room_id = await world.create_room(ALICE, join=[BOB])
+    async with open_unread(database) as unread:
+        room_id = await unread.world.create_room(ALICE, join=[BOB])
         await unread.settle()
         # Announced but not stored, and before the other process listens.
-        await say(world, room_id)
-        evaluating = EvaluatingProcess(UnreachableEvaluation())
-        elsewhere = unread.another_counter(feed, store=evaluating)
-        hub.join(feed)
-        await elsewhere.counts(BOB, [room_id])
+        await say(unread.world, room_id)
+        cluster = unread.world.process.base.cluster
+        assert cluster is not None
+        unread.neighbours.sender.disconnect("main")
+        async with unread.another_process() as elsewhere:
+            await elsewhere.count(BOB, room_id)
 
-        evaluating.now = unread.duty
+            unread.neighbours.sender.connect("main", cluster.endpoint)
 
-        assert (await elsewhere.counts(BOB, [room_id]))[room_id].main == (1, 0)
+            assert await elsewhere.count(BOB, room_id) == (1, 0)
 
 
 @attrs.define
 class UnsteadyDatabase:
-    """A database that is unavailable at times."""
+    """A database that at times cannot store the results of the evaluation."""
 
     real: Database
     is_unavailable: bool = False
     refused: trio.Event = attrs.Factory(trio.Event)
 
-    @property
-    def engine(self) -> Engine:
-        return self.real.engine
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.real, name)
 
-    @property
-    def dialect(self) -> Dialect:
-        return self.real.dialect
-
-    def check(self) -> None:
-        if self.is_unavailable:
+    async def write(self, unit: Any, *args: Any) -> Any:
+        if self.is_unavailable and unit.__module__ == result_store.__name__:
             self.refused.set()
             raise DatabaseUnavailable("unavailable")
-
-    async def read(self, unit: Unit[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        self.check()
-        return await self.real.read(unit, *args, **kwargs)
-
-    async def read_snapshot(self, unit: Unit[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        return await self.real.read_snapshot(unit, *args, **kwargs)
-
-    def load(self) -> DatabaseLoad:
-        return self.real.load()
-
-    async def read_long(self, unit: Unit[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        return await self.real.read_long(unit, *args, **kwargs)
-
-    async def write(self, unit: Unit[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        self.check()
-        return await self.real.write(unit, *args, **kwargs)
+        return await self.real.write(unit, *args)
 
 
 async def test_results_that_cannot_be_stored_are_stored_later(database: Database) -> None:
-    async with open_world(database) as world:
-        world.database = unsteady = UnsteadyDatabase(database)
-        async with open_unread(world) as unread:
-            room_id = await world.create_room(ALICE, join=[BOB])
-            unsteady.is_unavailable = True
-            await say(world, room_id)
-            with trio.fail_after(60):
-                await unsteady.refused.wait()
-            unsteady.is_unavailable = False
+    unsteady: Any = UnsteadyDatabase(database)
+    async with open_unread(unsteady) as unread:
+        room_id = await unread.world.create_room(ALICE, join=[BOB])
+        unsteady.is_unavailable = True
+        await say(unread.world, room_id)
+        with trio.fail_after(60):
+            await unsteady.refused.wait()
+        unsteady.is_unavailable = False
 
-            await say(world, room_id)
-            with trio.fail_after(60):
-                assert await unread.count(BOB, room_id) == (2, 0)
+        await say(unread.world, room_id)
+        with trio.fail_after(60):
+            assert await unread.count(BOB, room_id) == (2, 0)
 
-    async with open_world(database) as world, open_unread(world) as unread:
+    async with open_unread(database) as unread:
         assert await unread.count(BOB, room_id) == (2, 0)
 
 
 async def test_replaced_evaluation_stores_nothing(database: Database) -> None:
-    async with open_world(database) as world:
-        room_id = await world.create_room(ALICE, join=[BOB])
-        with pytest.RaisesGroup(WriterReplaced, flatten_subgroups=True):
-            async with open_unread(world) as unread:
-                await unread.settle()
-                before = await database.read(storage.load_position)
-                await database.write(stream_log.take_over, UNREAD.name, "main", "another life")
-                await say(world, room_id)
-                with trio.fail_after(60):
-                    await trio.sleep_forever()
+    with pytest.RaisesGroup(WriterReplaced, flatten_subgroups=True):
+        async with open_unread(database) as unread:
+            room_id = await unread.world.create_room(ALICE, join=[BOB])
+            await unread.settle()
+            before = await database.read(storage.load_position)
+            await database.write(stream_log.take_over, UNREAD.name, "main", "another life")
+            await say(unread.world, room_id)
+            with trio.fail_after(60):
+                await trio.sleep_forever()
 
     assert await database.read(storage.load_position) == before

@@ -16,9 +16,11 @@ from hs.core.ids import RoomID, ServerName
 from hs.core.signing.keys import SigningKey
 from hs.core.signing.signed_json import check_signatures
 from hs.core.versions import room_version
+from hs.nursery.services import RemoteServers
 from hs.services.rooms.append import policy_servers
 from hs.storage.database import Database
-from tests.support.rooms import ALICE, BOB, SERVER, World, open_world
+from tests.support.composition import SERVER
+from tests.support.rooms import ALICE, BOB, World, open_world
 
 KEY = SigningKey.from_seed("policy_server", bytes(range(32)))
 POLICY = {"via": SERVER, "public_keys": {"ed25519": KEY.verify_key.base64}}
@@ -58,7 +60,7 @@ async def create_room_with_policy(world: World, version: str = "11") -> RoomID:
 @pytest.mark.parametrize("version", VERSIONS)
 async def test_event_has_both_signatures(database: Database, version: str) -> None:
     server = PolicyServer(version)
-    async with open_world(database, policy_servers=server) as world:
+    async with open_world(database, remote=RemoteServers(policies=server)) as world:
         room_id = await create_room_with_policy(world, version)
         sent = await world.send(room_id, BOB, "hello")
         await world.set_state(room_id, ALICE, "m.room.policy", {})
@@ -76,7 +78,7 @@ async def test_event_has_both_signatures(database: Database, version: str) -> No
 
 
 async def test_event_refused_by_the_policy_server_is_not_sent(database: Database) -> None:
-    async with open_world(database, policy_servers=PolicyServer()) as world:
+    async with open_world(database, remote=RemoteServers(policies=PolicyServer())) as world:
         room_id = await create_room_with_policy(world)
 
         with pytest.raises(Forbidden, match="possible spam"):
@@ -99,7 +101,7 @@ async def test_only_the_policy_can_be_changed_without_a_valid_signature(
     database: Database, server: PolicyServer, status: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(policy_servers, "SIGN_TIMEOUT_S", 0.05)
-    async with open_world(database, policy_servers=server) as world:
+    async with open_world(database, remote=RemoteServers(policies=server)) as world:
         room_id = await create_room_with_policy(world)
 
         with pytest.raises(MatrixError) as refused:
@@ -123,7 +125,7 @@ async def test_invalid_or_absent_policy_server_is_not_asked(
     database: Database, content: dict[str, Any]
 ) -> None:
     server = PolicyServer()
-    async with open_world(database, policy_servers=server) as world:
+    async with open_world(database, remote=RemoteServers(policies=server)) as world:
         room_id = await world.create_room(ALICE, join=[BOB])
         await world.set_state(room_id, ALICE, "m.room.policy", content)
         await world.send(room_id, BOB, "hello")
@@ -135,7 +137,7 @@ async def test_waiting_for_a_policy_server_does_not_block_other_rooms(
     database: Database,
 ) -> None:
     server = PolicyServer()
-    async with open_world(database, policy_servers=server) as world:
+    async with open_world(database, remote=RemoteServers(policies=server)) as world:
         slow, other = await create_room_with_policy(world), await world.create_room(ALICE)
         server.silent = True
         async with trio.open_nursery() as nursery:

@@ -18,7 +18,7 @@ async def test_room_belongs_to_the_writer_that_created_it(database: Database) ->
             await first.join(room_id, BOB)
             await second.send(room_id, BOB)
 
-        owners = [first.ownership.owner(EVENTS, room_id) for room_id in rooms]
+        owners = [first.process.base.ownership.owner(EVENTS, room_id) for room_id in rooms]
         assert owners == ["one"] * 3 + ["two"] * 3
         assert sorted(number for number, _ in first.seen) == sorted(
             number for number, _ in second.seen

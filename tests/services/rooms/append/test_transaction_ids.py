@@ -7,13 +7,12 @@ import trio
 from hs.core.errors import Forbidden
 from hs.core.events import event_types
 from hs.core.ids import RoomID
-from hs.repl.ownership import Ownership, Topology
 from hs.services.rooms.append import transaction_ids
 from hs.services.rooms.append.appender import RoomAppender
 from hs.services.rooms.append.drafts import AppendedEvent, Draft
 from hs.services.rooms.append.sharded_appender import ShardedAppender
-from hs.services.rooms.retention.request_cleanup import RoomCleanup
 from hs.storage.database import Database
+from tests.support.composition import SETTINGS, Neighbourhood, worker_settings
 from tests.support.rooms import ALICE, BOB, World, message, open_world, txn_key
 
 
@@ -111,13 +110,12 @@ async def test_old_requests_are_looked_up_after_a_restart(
 
 async def test_requests_are_deleted_after_a_day(database: Database) -> None:
     async with open_world(database) as world:
-        upkeep = RoomCleanup(database, world.clock)
         room_id = await world.create_room(ALICE)
         await world.send(room_id, ALICE, txn=txn_key(ALICE, room_id, "old"))
         world.clock.advance(25 * 3600 * 1000)
         await world.send(room_id, ALICE, txn=txn_key(ALICE, room_id, "new"))
 
-        assert await upkeep.delete_old_transaction_ids() == 1
+        assert await world.process.services.core.rooms.cleanup.delete_old_transaction_ids() == 1
 
     async with open_world(database) as world:
         assert not (await world.send(room_id, ALICE, txn=txn_key(ALICE, room_id, "old"))).existed
@@ -129,16 +127,20 @@ async def test_creation_repeated_after_a_restart_returns_the_same_room(
 ) -> None:
     calls: list[list[Draft]] = []
     created: list[AppendedEvent] = []
-    shared = Topology("front", "main", {"events": ("maker",)})
-    owner_topology = attrs.evolve(shared, instance="maker")
+    neighbours = Neighbourhood()
+    front_settings, owner_settings = (
+        worker_settings(SETTINGS, name, "front", events=("maker",)) for name in ("front", "maker")
+    )
 
-    async with open_world(database, topology=owner_topology) as owner:
-        front = ShardedAppender(
-            Ownership(shared), {"maker": RecordingAppender(owner.writer, calls)}
-        )
-        created += await front.create("11", [Draft(event_types.CREATE, ALICE, {}, "")])
+    async with (
+        open_world(database, owner_settings, neighbours=neighbours) as owner,
+        open_world(database, front_settings, neighbours=neighbours) as front,
+    ):
+        recording = RecordingAppender(owner.writer, calls)
+        appender = ShardedAppender(front.process.base.ownership, {"maker": recording})
+        created += await appender.create("11", [Draft(event_types.CREATE, ALICE, {}, "")])
         created += await owner.writer.create("11", calls[0])
-    async with open_world(database, topology=owner_topology) as owner:
+    async with open_world(database, owner_settings) as owner:
         created += await owner.writer.create("11", calls[0])
 
     assert len({room.room_id for room in created}) == 1

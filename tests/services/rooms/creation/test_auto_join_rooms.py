@@ -8,13 +8,12 @@ import attrs
 import pytest
 
 from hs.core.ids import RoomAlias, RoomID, UserID
-from hs.services.rooms.creation.auto_join_rooms import AutoJoinRooms
-from hs.settings.sections.rooms import RoomSettings
 from hs.storage.accounts import users
 from hs.storage.accounts.users import UserRecord
 from hs.storage.database import Database
-from tests.support.room_actions import Actions, open_actions
-from tests.support.rooms import ALICE, BOB, SERVER
+from tests.support.composition import SERVER
+from tests.support.room_actions import Actions, open_actions, room_settings
+from tests.support.rooms import ALICE, BOB
 
 LOBBY = f"#lobby:{SERVER}"
 HOST = UserID(f"@host:{SERVER}")
@@ -25,13 +24,12 @@ class Registration:
     """Registers new users and has them join."""
 
     acts: Actions
-    auto_join: AutoJoinRooms
 
     async def register(self, *user_ids: UserID, is_guest: bool = False) -> None:
         for user_id in user_ids:
             record = UserRecord(user_id, None, 1, is_guest=is_guest)
             await self.acts.world.database.write(users.insert_user, record)
-            await self.auto_join.arrived(user_id, is_guest=is_guest)
+            await self.acts.services.creation.auto_join.arrived(user_id, is_guest=is_guest)
 
     async def find_lobby(self) -> RoomID | None:
         alias = await self.acts.aliases.find(RoomAlias(LOBBY))
@@ -46,21 +44,12 @@ class Registration:
 
 
 @asynccontextmanager
-async def open_registration(database: Database, **settings: Any) -> AsyncIterator[Registration]:
-    room_settings = RoomSettings(auto_join_rooms=(LOBBY,), **settings)
-    async with open_actions(database, settings=room_settings) as acts:
-        yield Registration(
-            acts,
-            AutoJoinRooms(
-                settings=room_settings,
-                server_name=SERVER,
-                database=database,
-                naming=acts.naming,
-                creation=acts.creation,
-                membership=acts.membership,
-                memberships=acts.memberships,
-            ),
-        )
+async def open_registration(
+    database: Database, *, auto_join_rooms: tuple[str, ...] = (LOBBY,), **settings: Any
+) -> AsyncIterator[Registration]:
+    chosen = room_settings(auto_join_rooms=auto_join_rooms, **settings)
+    async with open_actions(database, chosen) as acts:
+        yield Registration(acts)
 
 
 async def test_first_user_creates_the_room_and_others_join(database: Database) -> None:
@@ -131,11 +120,8 @@ async def test_guests_do_not_join_if_disabled(database: Database) -> None:
 
 
 async def test_unreachable_room_does_not_prevent_other_joins(database: Database) -> None:
-    async with open_registration(database) as registration:
-        elsewhere = attrs.evolve(
-            registration.auto_join,
-            settings=RoomSettings(auto_join_rooms=("#a:elsewhere.test", "nonsense", LOBBY)),
-        )
-        await Registration(registration.acts, elsewhere).register(ALICE)
+    auto_join_rooms = ("#a:elsewhere.test", "nonsense", LOBBY)
+    async with open_registration(database, auto_join_rooms=auto_join_rooms) as registration:
+        await registration.register(ALICE)
 
         assert await registration.membership(ALICE) == "join"

@@ -9,24 +9,16 @@ import trio.testing
 
 from hs.core.errors import BadState, MatrixError
 from hs.core.ids import RoomID
+from hs.lib.clock import FixedClock
 from hs.repl.leases import TTL_MS
 from hs.services.rooms.append.appender import RoomAppender
 from hs.services.rooms.append.drafts import AppendedEvent, Draft
-from hs.services.rooms.creation.room_upgrade import RoomUpgrade
-from hs.settings.sections.rooms import RoomSettings
 from hs.storage import leases
 from hs.storage.database import Database
-from hs.storage.inline import open_inline
-from hs.storage.migrate import bundled_migrations, migrate
-from tests.support.room_actions import (
-    NO_LIMITS,
-    Actions,
-    make_actions,
-    now_ms,
-    open_actions,
-    turns_of,
-)
-from tests.support.rooms import ALICE, BOB, open_writers
+from tests.support.composition import SETTINGS, Neighbourhood, worker_settings
+from tests.support.databases import fresh_inline
+from tests.support.room_actions import Actions, open_actions
+from tests.support.rooms import ALICE, BOB
 
 Pair = tuple[Actions, Actions]
 
@@ -34,11 +26,15 @@ Pair = tuple[Actions, Actions]
 @pytest.fixture
 async def pair(database: Database) -> AsyncIterator[Pair]:
     """Two processes that own rooms."""
-    async with open_writers(database) as (first, second):
-        yield (
-            make_actions(first, RoomSettings(), NO_LIMITS),
-            make_actions(second, RoomSettings(), NO_LIMITS),
-        )
+    neighbours = Neighbourhood()
+    first, second = (
+        worker_settings(SETTINGS, name, events=("main", "second")) for name in ("main", "second")
+    )
+    async with (
+        open_actions(database, first, neighbours=neighbours) as process_1,
+        open_actions(database, second, neighbours=neighbours) as process_2,
+    ):
+        yield process_1, process_2
 
 
 async def upgrade(acts: Actions, room_id: RoomID, version: str, name: str = "alice") -> RoomID:
@@ -105,9 +101,7 @@ async def interrupt_upgrade(
     """Upgrade a room in a process that ends in the middle."""
     with trio.CancelScope() as scope:
         appender = EndingAppender(acts.world.appender, before, after, scope)
-        upgrades: RoomUpgrade = attrs.evolve(
-            acts.upgrades, appender=appender, lock=turns_of(acts.world)
-        )
+        upgrades = attrs.evolve(acts.upgrades, appender=appender)
         await upgrades.upgrade(acts.tokens.requesters["alice"], room_id, version)
     assert scope.cancelled_caught
 
@@ -216,18 +210,24 @@ async def test_upgrade_interrupted_after_creation_is_completed(pair: Pair, versi
     assert (await process_2.state(room_id, "m.room.power_levels"))["events_default"] == 50
 
 
+@attrs.define
+class AdvancingClock(FixedClock):
+    """A clock that advances with trio's."""
+
+    def now_ms(self) -> int:
+        return self.ms + int(trio.current_time() * 1000)
+
+
 @pytest.fixture
 async def single_process() -> AsyncIterator[Actions]:
-    """A process on a database that does not use the clock."""
-    async with open_inline() as database:
-        await migrate(database, bundled_migrations(), ["pre", "post"])
-        async with open_actions(database) as opened:
-            yield opened
+    """A process whose time is virtual."""
+    async with fresh_inline() as database, open_actions(database, clock=AdvancingClock()) as opened:
+        yield opened
 
 
 async def hold_lock_elsewhere(acts: Actions, room_id: RoomID, for_ms: int) -> int:
     """Take a room's upgrade lock as another process; return the end of its lease."""
-    now = now_ms(acts.world)
+    now = acts.world.clock.now_ms()
     name, holder = f"upgrade:{room_id}", "other@elsewhere:1:1:1/0"
     await acts.world.database.write(leases.take, name, holder, now + for_ms, now)
     return now + for_ms
@@ -241,7 +241,7 @@ async def test_upgrade_waits_for_the_lease_of_a_killed_process(
 
     replacement = await upgrade(single_process, room_id, "11")
 
-    assert end <= now_ms(single_process.world) < end + TTL_MS
+    assert end <= single_process.world.clock.now_ms() < end + TTL_MS
     tombstone = await single_process.state(room_id, "m.room.tombstone")
     assert tombstone["replacement_room"] == replacement
 

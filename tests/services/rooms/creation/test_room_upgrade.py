@@ -15,14 +15,15 @@ from hs.core.errors import (
     TooLarge,
     UnsupportedRoomVersion,
 )
-from hs.core.ids import RoomID
+from hs.core.ids import RoomID, UserID
 from hs.services.rooms.append.drafts import Draft
 from hs.services.rooms.membership.membership import JoinRequest
 from hs.services.rooms.membership.room_succession import predecessor_of
 from hs.storage.database import Database
+from tests.support.composition import SERVER
 from tests.support.interfering import InterferingAppender
 from tests.support.room_actions import DAVE, Actions, open_actions
-from tests.support.rooms import ALICE, BOB, CAROL, SERVER
+from tests.support.rooms import ALICE, BOB, CAROL
 
 
 @pytest.fixture
@@ -201,34 +202,56 @@ async def test_settings_of_members_are_copied(acts: Actions) -> None:
     room_id = await acts.world.create_room(ALICE, join=[BOB])
     tags = {"tags": {"u.pub": {"order": 0.5}}}
     for user_id in (ALICE, BOB, CAROL):
-        acts.own.data[user_id, room_id, "m.tag"] = tags
-    acts.own.data[BOB, None, "m.direct"] = {ALICE: ["!other:x", room_id], CAROL: ["!other:x"]}
+        await acts.set_account_data(user_id, room_id, "m.tag", tags)
+        await mute(acts, room_id, user_id)
+    direct: dict[str, Any] = {ALICE: ["!other:x", room_id], CAROL: ["!other:x"]}
+    await acts.set_account_data(BOB, None, "m.direct", direct)
 
     replacement = await upgrade(acts, room_id, "11")
     for name in ("bob", "carol"):
         joiner = acts.tokens.requesters[name]
         await acts.membership.join(joiner, replacement, JoinRequest())
 
-    assert acts.own.data[ALICE, replacement, "m.tag"] == tags
-    assert acts.own.data[BOB, replacement, "m.tag"] == tags
+    assert await acts.account_data(ALICE, replacement, "m.tag") == tags
+    assert await acts.account_data(BOB, replacement, "m.tag") == tags
     # Carol was not in the old room.
-    assert (CAROL, replacement, "m.tag") not in acts.own.data
-    assert acts.own.data[BOB, None, "m.direct"] == {
+    assert await acts.account_data(CAROL, replacement, "m.tag") is None
+    assert await acts.account_data(BOB, None, "m.direct") == {
         ALICE: ["!other:x", room_id, replacement],
         CAROL: ["!other:x"],
     }
-    assert acts.own.copied == [(ALICE, room_id, replacement), (BOB, room_id, replacement)]
+    assert await muted_rooms(acts, ALICE) == {room_id, replacement}
+    assert await muted_rooms(acts, BOB) == {room_id, replacement}
+    assert await muted_rooms(acts, CAROL) == {room_id}
+
+
+async def mute(acts: Actions, room_id: RoomID, user_id: UserID) -> None:
+    """Set a push rule of a user for a room."""
+    path = f"/_matrix/client/v3/pushrules/global/room/{room_id}"
+    response = await acts.client().put(path, {"actions": []}, token=name_of(user_id))
+    assert response.status == 200, response.json
+
+
+async def muted_rooms(acts: Actions, user_id: UserID) -> set[str]:
+    """Return the rooms for which a user has set a push rule."""
+    path = "/_matrix/client/v3/pushrules/global/"
+    rules = (await acts.client().get(path, token=name_of(user_id))).json
+    return {rule["rule_id"] for rule in rules["room"]}
+
+
+def name_of(user_id: UserID) -> str:
+    return user_id[1:].partition(":")[0]
 
 
 async def test_settings_of_the_new_room_are_not_overwritten(acts: Actions) -> None:
     room_id = await acts.world.create_room(ALICE, join=[BOB])
-    acts.own.data[BOB, room_id, "m.tag"] = {"tags": {"u.old": {}}}
+    await acts.set_account_data(BOB, room_id, "m.tag", {"tags": {"u.old": {}}})
     replacement = await upgrade(acts, room_id, "11")
-    acts.own.data[BOB, replacement, "m.tag"] = {"tags": {"u.new": {}}}
+    await acts.set_account_data(BOB, replacement, "m.tag", {"tags": {"u.new": {}}})
 
     await acts.membership.join(acts.tokens.requesters["bob"], replacement, JoinRequest())
 
-    assert acts.own.data[BOB, replacement, "m.tag"] == {"tags": {"u.new": {}}}
+    assert await acts.account_data(BOB, replacement, "m.tag") == {"tags": {"u.new": {}}}
 
 
 @pytest.mark.parametrize("predecessor", [7, {}, {"room_id": 7}, {"room_id": "nonsense"}])

@@ -3,16 +3,9 @@
 import trio
 
 from hs.core.events import event_types
-from hs.core.ids import RoomID, ServerName
-from hs.services.rooms.membership.deactivated_users import RoomDepartures
-from hs.services.rooms.store.memberships import Memberships
+from hs.core.ids import RoomID
 from hs.storage.database import Tx
-from tests.support.rooms import ALICE, BOB, SERVER, World
-
-
-def departures(world: World) -> RoomDepartures:
-    memberships = Memberships(world.database, world.feed, ServerName(SERVER))
-    return RoomDepartures(world.database, world.appender, memberships)
+from tests.support.rooms import ALICE, BOB, World
 
 
 async def membership(world: World, room_id: RoomID) -> object:
@@ -24,12 +17,11 @@ async def membership(world: World, room_id: RoomID) -> object:
 async def test_deactivated_user_leaves_rooms_and_rejects_invites(
     world: World, nursery: trio.Nursery
 ) -> None:
-    leaving = departures(world)
-    nursery.start_soon(leaving.run)
+    nursery.start_soon(world.process.run_duty, "departures")
     joined = await world.create_room(ALICE, join=[BOB])
     invited = await world.create_room(ALICE, invite=[BOB])
 
-    await leaving.depart(BOB)
+    await world.process.services.core.rooms.departures.depart(BOB)
 
     with trio.fail_after(60):
         for room_id in (joined, invited):
@@ -42,7 +34,7 @@ async def test_unfinished_departure_is_completed_later(world: World) -> None:
     room_id = await world.create_room(ALICE, join=[BOB])
     await world.database.write(_insert_deactivated_user, BOB)
 
-    await departures(world).finish_others()
+    await world.process.run_duty("deactivated users in rooms")
 
     assert await membership(world, room_id) == "leave"
 

@@ -11,31 +11,28 @@ import pytest
 from hs.core.errors import Forbidden
 from hs.core.ids import RoomID, UserID
 from hs.core.requester import Requester
-from hs.core.streams import CACHES
-from hs.repl.memory_writer import MemoryWriter
 from hs.services.rooms.append.drafts import Draft
 from hs.services.rooms.creation.initial_events import NewRoomRequest
-from hs.services.rooms.membership.auto_accept_invites import AutoAcceptDuty, Joining
-from hs.services.rooms.membership.forget_on_leave import ForgetOnLeaveDuty
-from hs.services.rooms.membership.member_policy import MemberPolicy
-from hs.services.rooms.membership.membership import JoinRequest
-from hs.services.rooms.read.stripped_state import StrippedState, included_state
+from hs.services.rooms.membership.membership import JoinRequest, RoomMembership
 from hs.settings.sections.retention import AutoAcceptSettings, PrejoinSettings
 from hs.settings.sections.rooms import RoomSettings
+from hs.settings.settings import Settings
 from hs.storage.database import Database, DatabaseUnavailable, Tx
 from hs.storage.rooms import rooms
+from tests.support.composition import SETTINGS
 from tests.support.room_actions import Actions, open_actions
 from tests.support.rooms import ALICE, BOB, CAROL, ZOE
 
 
 @asynccontextmanager
-async def open_with(database: Database, **settings: Any) -> AsyncIterator[Actions]:
-    """Open rooms with settings; Bob and Carol have display names."""
-    chosen = RoomSettings(**settings)
-    async with open_actions(database, settings=chosen) as actions:
-        actions.membership = attrs.evolve(actions.membership, policy=MemberPolicy(chosen))
+async def open_with(
+    database: Database, settings: Settings = SETTINGS, **of_rooms: Any
+) -> AsyncIterator[Actions]:
+    """Compose a process with settings; Bob and Carol have display names."""
+    settings = attrs.evolve(settings, rooms=RoomSettings(**of_rooms))
+    async with open_actions(database, settings) as actions:
         for user_id in (BOB, CAROL):
-            actions.profiles.known[user_id] = {"displayname": user_id[1:4].upper()}
+            await actions.set_profile(user_id, displayname=user_id[1:4].upper())
         yield actions
 
 
@@ -92,8 +89,8 @@ async def test_allow_per_room_profiles(database: Database, allowed: bool) -> Non
 
 @pytest.mark.parametrize("needed", [False, True])
 async def test_only_members_add_aliases(database: Database, needed: bool) -> None:
-    async with open_with(database) as actions:
-        naming = attrs.evolve(actions.naming, members_only=needed)
+    async with open_with(database, require_membership_for_aliases=needed) as actions:
+        naming = actions.services.aliases.naming
         room_id = await actions.world.create_room(ALICE)
         alias = actions.aliases.local_alias("garden")
 
@@ -106,91 +103,87 @@ async def test_only_members_add_aliases(database: Database, needed: bool) -> Non
         assert (await actions.aliases.find(alias) is not None) is not needed
 
 
+async def is_forgotten(actions: Actions, room_id: RoomID, user_id: UserID) -> bool:
+    own = await actions.memberships.local_membership(room_id, user_id)
+    assert own is not None
+    return own.forgotten
+
+
+async def forget_waiting(actions: Actions) -> None:
+    """Forget the rooms of all departures so far."""
+    duty = actions.services.members.duties.forget_on_leave
+    assert duty is not None
+    await duty.forget_waiting()
+
+
 async def test_leaving_or_being_banned_forgets_the_room(database: Database) -> None:
-    async with open_with(database) as actions:
+    async with open_with(database, forget_rooms_on_leave=True) as actions:
         world = actions.world
-        drops = MemoryWriter(CACHES, "main", world.transport, 1)
-        drops.attach()
-        leavers = ForgetOnLeaveDuty(
-            database, world.feed, drops, actions.memberships.is_local, lambda room_id: True
-        )
         room_id = await world.create_room(ALICE, join=[BOB, CAROL, ZOE])
         await world.leave(room_id, BOB)
         await world.set_membership(room_id, ALICE, CAROL, "ban")
 
-        await leavers.forget_waiting()
+        await forget_waiting(actions)
 
-        for user_id in (BOB, CAROL):
-            own = await actions.memberships.local_membership(room_id, user_id)
-            assert own is not None
-            assert own.forgotten
-        own = await actions.memberships.local_membership(room_id, ALICE)
-        assert own is not None
-        assert not own.forgotten
+        assert await is_forgotten(actions, room_id, BOB)
+        assert await is_forgotten(actions, room_id, CAROL)
+        assert not await is_forgotten(actions, room_id, ALICE)
 
 
 async def test_a_room_is_forgotten_after_the_database_was_away(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with open_with(database) as actions:
-        world = actions.world
-        drops = MemoryWriter(CACHES, "main", world.transport, 1)
-        drops.attach()
-        leavers = ForgetOnLeaveDuty(
-            database, world.feed, drops, actions.memberships.is_local, lambda room_id: True
-        )
-        room_id = await world.create_room(ALICE, join=[BOB])
-        await world.leave(room_id, BOB)
+    async with open_with(database, forget_rooms_on_leave=True) as actions:
+        room_id = await actions.world.create_room(ALICE, join=[BOB])
+        await actions.world.leave(room_id, BOB)
         with monkeypatch.context() as patch:
             patch.setattr(rooms, "forget", be_away)
             with pytest.raises(DatabaseUnavailable):
-                await leavers.forget_waiting()
+                await forget_waiting(actions)
 
-        await leavers.forget_waiting()
+        await forget_waiting(actions)
 
-        own = await actions.memberships.local_membership(room_id, BOB)
-        assert own is not None
-        assert own.forgotten
+        assert await is_forgotten(actions, room_id, BOB)
 
 
 async def be_away(tx: Tx, user_id: str, room_id: str) -> bool:
     raise DatabaseUnavailable("away")
 
 
-@attrs.define(eq=False)
-class FailingOnce:
-    """Joins users to rooms, but fails at first with the given errors, by room."""
+def auto_accepting(**settings: Any) -> Settings:
+    return attrs.evolve(SETTINGS, auto_accept=AutoAcceptSettings(enabled=True, **settings))
 
-    joining: Joining
-    errors: dict[RoomID, Exception]
 
-    async def join(self, requester: Requester, room_id: RoomID, asked: JoinRequest) -> RoomID:
-        if room_id in self.errors:
-            raise self.errors.pop(room_id)
-        return await self.joining.join(requester, room_id, asked)
+async def accept_waiting(actions: Actions) -> None:
+    """Accept all invites so far."""
+    duty = actions.services.members.duties.auto_accept
+    assert duty is not None
+    await duty.accept_waiting()
 
 
 async def test_an_invite_that_fails_is_kept_or_passed_over(
-    database: Database, caplog: pytest.LogCaptureFixture
+    database: Database, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with open_with(database) as actions:
-        world = actions.world
-        joining = FailingOnce(actions.membership, {})
-        accept = AutoAcceptDuty(
-            settings=AutoAcceptSettings(enabled=True),
-            feed=world.feed,
-            events=world.events,
-            memberships=actions.memberships,
-            joining=joining,
-            own_data=actions.own,
-        )
-        away, broken, fine = [await world.create_room(ALICE, invite=[BOB]) for _ in range(3)]
-        joining.errors = {away: DatabaseUnavailable("away"), broken: ValueError("broken")}
+    async with open_with(database, auto_accepting()) as actions:
+        away, broken, fine = [
+            await actions.world.create_room(ALICE, invite=[BOB]) for _ in range(3)
+        ]
+        errors = {away: DatabaseUnavailable("away"), broken: ValueError("broken")}
+        join = RoomMembership.join
+
+        async def fail_once(
+            self: RoomMembership, requester: Requester, room_id: RoomID, request: JoinRequest
+        ) -> RoomID:
+            if room_id in errors:
+                raise errors.pop(room_id)
+            return await join(self, requester, room_id, request)
+
+        monkeypatch.setattr(RoomMembership, "join", fail_once)
 
         with pytest.raises(DatabaseUnavailable):
-            await accept.accept_waiting()
+            await accept_waiting(actions)
         with caplog.at_level(logging.CRITICAL):
-            await accept.accept_waiting()
+            await accept_waiting(actions)
 
         assert await actions.memberships.membership(away, BOB) == "join"
         assert await actions.memberships.membership(broken, BOB) == "invite"
@@ -208,16 +201,8 @@ async def test_an_invite_that_fails_is_kept_or_passed_over(
 async def test_invites_are_accepted_automatically(
     database: Database, settings: dict[str, Any], joined: set[str]
 ) -> None:
-    async with open_with(database) as actions:
+    async with open_with(database, auto_accepting(**settings)) as actions:
         world = actions.world
-        accept = AutoAcceptDuty(
-            settings=AutoAcceptSettings(enabled=True, **settings),
-            feed=world.feed,
-            events=world.events,
-            memberships=actions.memberships,
-            joining=actions.membership,
-            own_data=actions.own,
-        )
         rooms = {name: await world.create_room(ALICE, join=[ZOE]) for name in joined | {"room"}}
         invited = {"direct": (ALICE, True), "room": (ALICE, False), "remote": (ZOE, False)}
         for name, room_id in rooms.items():
@@ -225,7 +210,7 @@ async def test_invites_are_accepted_automatically(
             content = {"membership": "invite", **({"is_direct": True} if is_direct else {})}
             await world.append(room_id, Draft("m.room.member", sender, content, BOB))
 
-        await accept.accept_waiting()
+        await accept_waiting(actions)
 
         found = {
             name
@@ -233,7 +218,8 @@ async def test_invites_are_accepted_automatically(
             if await actions.memberships.membership(room_id, BOB) == "join"
         }
         assert found == joined
-        assert actions.own.data[BOB, None, "m.direct"] == {ALICE: [rooms["direct"]]}
+        direct = await actions.account_data(BOB, None, "m.direct")
+        assert direct == {ALICE: [rooms["direct"]]}
 
 
 @pytest.mark.parametrize(
@@ -256,18 +242,17 @@ async def test_invites_are_accepted_automatically(
 async def test_stripped_state_has_the_configured_types(
     database: Database, settings: PrejoinSettings, expected: set[str]
 ) -> None:
-    async with open_with(database) as actions:
+    async with open_with(database, attrs.evolve(SETTINGS, prejoin=settings)) as actions:
         world = actions.world
         state = [
             Draft("m.room.name", ALICE, {"name": "garden"}, ""),
             *(Draft(name, ALICE, {}, key) for name in ("org.all", "org.one") for key in "ab"),
         ]
         room_id = await world.create_room(ALICE, state=state, invite=[BOB])
-        own = await actions.memberships.local_membership(room_id, BOB)
-        assert own is not None
-        reader = StrippedState(database, world.events, world.states, included_state(settings))
 
-        events = (await reader.of(BOB, {room_id: own}))[room_id]
+        response = await actions.client().get("/_matrix/client/v3/sync", token="bob")
+
+        events = response.json["rooms"]["invite"][room_id]["invite_state"]["events"]
 
         assert {event["type"] for event in events} - {"m.room.member"} == expected
         assert [event["state_key"] for event in events if event["type"] == "org.one"] == (

@@ -10,21 +10,15 @@ import trio.testing
 
 from hs.core.errors import BadState, Forbidden, MatrixError
 from hs.core.ids import RoomID, UserID
-from hs.services.accounts.limits.appservice_users import NoAppservices
-from hs.services.accounts.profiles.profiles import NoRemoteProfiles, Profiles
 from hs.services.rooms.append.appender import RoomAppender
 from hs.services.rooms.append.drafts import AppendedEvent, Draft
-from hs.services.rooms.membership.guest_removal import GuestRemovalDuty
 from hs.services.rooms.profiles.profile_propagation import RETRY_S, RoomProfiles
-from hs.services.rooms.store.auth_state import AuthStateReader
-from hs.settings.sections.accounts import RegistrationSettings
 from hs.storage.accounts import profiles
 from hs.storage.database import Database, Tx
-from hs.storage.inline import open_inline
-from hs.storage.migrate import bundled_migrations, migrate
+from tests.support.databases import fresh_inline
 from tests.support.interfering import InterferingAppender
 from tests.support.room_actions import Actions, open_actions
-from tests.support.rooms import ALICE, BOB, CAROL, SERVER
+from tests.support.rooms import ALICE, BOB, CAROL
 
 NAMED = {"displayname": "Al", "avatar_url": "mxc://a/b", "m.tz": "UTC"}
 SHOWN = {"membership": "join", "displayname": "Al", "avatar_url": "mxc://a/b"}
@@ -55,34 +49,31 @@ class StuckAppender:
         return await self.inner.create(version, drafts)
 
 
-def profiles_of(acts: Actions) -> Profiles:
-    """Return the service with which users change their profiles."""
-    world = acts.world
-    return Profiles(
-        database=world.database,
-        feed=world.feed,
-        caches=acts.delayed.announcements,
-        server_name=SERVER,
-        settings=RegistrationSettings(),
-        remote=NoRemoteProfiles(),
-        absent=NoAppservices(),
-    )
-
-
-async def set_profile(acts: Actions, user_id: UserID, **fields: str) -> None:
-    """Set fields of a user's profile."""
-    for field, value in fields.items():
-        await profiles_of(acts).set_field(acts.user(user_id), user_id, field, value)
-
-
 async def set_whole_profile(acts: Actions, user_id: UserID) -> None:
     """Set the fields in NAMED."""
-    await set_profile(acts, user_id, **NAMED)
+    await acts.set_profile(user_id, **NAMED)
 
 
-def room_profiles_of(acts: Actions, appender: RoomAppender | None = None) -> RoomProfiles:
-    """Return the propagation of profiles in one process."""
-    return RoomProfiles(acts.world.database, acts.world.feed, appender or acts.world.appender)
+def room_profiles_of(acts: Actions) -> RoomProfiles:
+    """Return the propagation of profiles in the process."""
+    propagation = acts.services.profiles.propagation
+    assert propagation is not None
+    return propagation
+
+
+def appending_by(acts: Actions, appender: RoomAppender) -> RoomProfiles:
+    """Return the propagation of profiles by an appender of the test."""
+    return RoomProfiles(acts.world.database, acts.world.feed, appender)
+
+
+async def propagate(acts: Actions) -> None:
+    """Run the duty until all changes are propagated."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(acts.world.process.run_duty, "profile updates in rooms")
+        with trio.fail_after(60):
+            while await users_waiting(acts):
+                await trio.lowlevel.checkpoint()
+        nursery.cancel_scope.cancel()
 
 
 async def member_content(
@@ -103,7 +94,7 @@ async def test_changed_profile_is_set_in_all_joined_rooms(acts: Actions) -> None
     await acts.world.leave(left, ALICE)
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(room_profiles_of(acts).run)
+        nursery.start_soon(acts.world.process.run_duty, "profile updates in rooms")
         await set_whole_profile(acts, ALICE)
         with trio.fail_after(60):
             while await users_waiting(acts):
@@ -120,19 +111,14 @@ async def test_propagation_continues_after_a_killed_process(acts: Actions) -> No
     await set_whole_profile(acts, ALICE)
     halting = StuckAppender(acts.world.appender, left=2)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(room_profiles_of(acts, halting).run)
+        nursery.start_soon(appending_by(acts, halting).run)
         await halting.stuck.wait()
         while [await member_content(acts, room_id) for room_id in rooms].count(SHOWN) < 2:
             await trio.lowlevel.checkpoint()
         nursery.cancel_scope.cancel()
     seen = len(acts.world.seen)
 
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(room_profiles_of(acts).run)
-        with trio.fail_after(60):
-            while await users_waiting(acts):
-                await trio.lowlevel.checkpoint()
-        nursery.cancel_scope.cancel()
+    await propagate(acts)
 
     assert [await member_content(acts, room_id) for room_id in rooms] == [SHOWN] * 6
     assert len(acts.world.seen) - seen == 4
@@ -143,7 +129,7 @@ async def test_removed_field_is_removed_from_rooms(acts: Actions) -> None:
     await set_whole_profile(acts, ALICE)
     await room_profiles_of(acts).show_all(set())
 
-    await profiles_of(acts).delete_field(acts.user(ALICE), ALICE, "displayname")
+    await acts.services.core.accounts.profiles.delete_field(acts.user(ALICE), ALICE, "displayname")
     await room_profiles_of(acts).show_all(set())
 
     assert await member_content(acts, room_id) == {"membership": "join", "avatar_url": "mxc://a/b"}
@@ -171,7 +157,7 @@ async def test_user_who_leaves_meanwhile_stays_out(acts: Actions) -> None:
         acts.world.appender, lambda: acts.world.appender.append(room_id, [leave])
     )
 
-    await room_profiles_of(acts, meddling).show_all(set())
+    await appending_by(acts, meddling).show_all(set())
 
     assert await member_content(acts, room_id) == {"membership": "leave"}
     assert await users_waiting(acts) == []
@@ -179,27 +165,26 @@ async def test_user_who_leaves_meanwhile_stays_out(acts: Actions) -> None:
 
 async def test_older_change_does_not_undo_a_newer_one(acts: Actions) -> None:
     room_id = await acts.world.create_room(ALICE)
-    await set_profile(acts, ALICE, displayname="Al")
+    await acts.set_profile(ALICE, displayname="Al")
 
     async def change_again() -> None:
-        await set_profile(acts, ALICE, avatar_url="mxc://a/b")
+        await acts.set_profile(ALICE, avatar_url="mxc://a/b")
         await room_profiles_of(acts).show_all(set())
 
-    await room_profiles_of(acts, InterferingAppender(acts.world.appender, change_again)).show_all(
-        set()
-    )
+    meddling = InterferingAppender(acts.world.appender, change_again)
+    await appending_by(acts, meddling).show_all(set())
 
     assert await member_content(acts, room_id) == SHOWN
 
 
 async def test_change_during_propagation_is_propagated(acts: Actions) -> None:
     rooms = [await acts.world.create_room(ALICE) for _ in range(3)]
-    await set_profile(acts, ALICE, displayname="Al")
+    await acts.set_profile(ALICE, displayname="Al")
     meddling = InterferingAppender(
-        acts.world.appender, lambda: set_profile(acts, ALICE, avatar_url="mxc://a/b")
+        acts.world.appender, lambda: acts.set_profile(ALICE, avatar_url="mxc://a/b")
     )
 
-    await room_profiles_of(acts, meddling).show_all(set())
+    await appending_by(acts, meddling).show_all(set())
 
     assert [await member_content(acts, room_id) for room_id in rooms] == [SHOWN] * 3
     assert await users_waiting(acts) == []
@@ -208,13 +193,13 @@ async def test_change_during_propagation_is_propagated(acts: Actions) -> None:
 @pytest.mark.parametrize("error", [MatrixError("M_UNKNOWN", 503, "away"), RuntimeError("a bug")])
 async def test_failure_is_retried_in_that_room_only(acts: Actions, error: Exception) -> None:
     rooms = [await acts.world.create_room(ALICE, join=[BOB]) for _ in range(3)]
-    await set_profile(acts, ALICE, displayname="Al")
-    await set_profile(acts, BOB, displayname="Bobby")
+    await acts.set_profile(ALICE, displayname="Al")
+    await acts.set_profile(BOB, displayname="Bobby")
 
     async def fail() -> None:
         raise error
 
-    service = room_profiles_of(acts, InterferingAppender(acts.world.appender, fail))
+    service = appending_by(acts, InterferingAppender(acts.world.appender, fail))
     failed = await service.show_all(set())
     first = [(await member_content(acts, room_id)).get("displayname") for room_id in rooms]
     bobs = [(await member_content(acts, room_id, BOB)).get("displayname") for room_id in rooms]
@@ -235,21 +220,20 @@ async def test_failure_is_retried_in_that_room_only(acts: Actions, error: Except
 async def test_failure_is_retried_after_a_pause(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    async with open_inline() as database:
-        await migrate(database, bundled_migrations(), ["pre", "post"])
+    async with fresh_inline() as database:
         async with open_actions(database) as acts:
             room_id = await acts.world.create_room(ALICE)
-            await set_profile(acts, ALICE, displayname="Al")
+            await acts.set_profile(ALICE, displayname="Al")
 
             async def fail() -> None:
                 raise MatrixError("M_UNKNOWN", 503, "away")
 
             async with trio.open_nursery() as nursery:
-                service = room_profiles_of(acts, InterferingAppender(acts.world.appender, fail))
+                service = appending_by(acts, InterferingAppender(acts.world.appender, fail))
                 nursery.start_soon(service.run)
                 await trio.sleep(RETRY_S / 2)
                 # That others change theirs brings nothing forward.
-                await set_profile(acts, BOB, displayname="Bobby")
+                await acts.set_profile(BOB, displayname="Bobby")
                 await trio.sleep(RETRY_S / 4)
                 before = await users_waiting(acts)
                 await trio.sleep(RETRY_S / 2)
@@ -261,12 +245,12 @@ async def test_failure_is_retried_after_a_pause(
 
 async def test_forbidden_change_is_not_retried(acts: Actions) -> None:
     await acts.world.create_room(ALICE)
-    await set_profile(acts, ALICE, displayname="Al")
+    await acts.set_profile(ALICE, displayname="Al")
 
     async def refuse() -> None:
         raise Forbidden("not here")
 
-    await room_profiles_of(acts, InterferingAppender(acts.world.appender, refuse)).show_all(set())
+    await appending_by(acts, InterferingAppender(acts.world.appender, refuse)).show_all(set())
 
     assert await users_waiting(acts) == []
 
@@ -292,14 +276,8 @@ async def make_guest(tx: Tx, user_id: UserID) -> None:
 async def test_guests_are_removed_when_guest_access_is_forbidden(acts: Actions) -> None:
     world = acts.world
     await world.database.write(make_guest, BOB)
-    guests = GuestRemovalDuty(
-        database=world.database,
-        feed=world.feed,
-        appender=world.appender,
-        deciding=AuthStateReader(world.states, world.events),
-        memberships=acts.memberships,
-        owns=lambda room_id: True,
-    )
+    guests = acts.services.members.duties.guest_removal
+    assert guests is not None
     open_now = Draft("m.room.guest_access", ALICE, {"guest_access": "can_join"}, "")
     room_id = await world.create_room(ALICE, join=[BOB, CAROL], state=[open_now])
 

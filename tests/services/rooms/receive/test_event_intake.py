@@ -15,21 +15,21 @@ from hs.services.rooms.receive.event_receiver import (
     PduVerdict,
     ReceiveResult,
 )
-from hs.services.rooms.store.recent_events import RecentEvents
 from hs.services.rooms.store.stored_event import EventStatus, StoredEvent
 from hs.storage.database import Database
 from hs.storage.rooms import events as event_rows
 from hs.storage.rooms import rooms as room_rows
 from hs.storage.rooms import timelines
 from tests.support.peers import ADMIN, BERT, CORA, DORA, History
-from tests.support.rooms import ALICE, World, message, open_world
+from tests.support.receiving import ReceivingWorld, open_receiving
+from tests.support.rooms import ALICE, message
 
 JOIN = {"membership": "join"}
 BAN = {"membership": "ban"}
 
 
 async def import_joined_room(
-    world: World, version: str = "11", join_rule: str = "public"
+    world: ReceivingWorld, version: str = "11", join_rule: str = "public"
 ) -> tuple[RoomID, History]:
     """Import a room of peers that Alice joins; Bert is moderator and Cora a member."""
     history = History(version)
@@ -46,7 +46,7 @@ async def import_joined_room(
     return history.room_id, history
 
 
-async def receive(world: World, *events: Event) -> list[PduOutcome]:
+async def receive(world: ReceivingWorld, *events: Event) -> list[PduOutcome]:
     """Receive events and return their outcomes."""
     received = await world.receiver.receive(
         events[0].room_id, [event.canonical for event in events], [], {}
@@ -54,7 +54,7 @@ async def receive(world: World, *events: Event) -> list[PduOutcome]:
     return [verdict.outcome for verdict in received.verdicts]
 
 
-async def load_stored(world: World, event: Event) -> StoredEvent:
+async def load_stored(world: ReceivingWorld, event: Event) -> StoredEvent:
     """Load an event from the database."""
     world.events.forget(event.event_id)
     found = await world.events.get_one(event.event_id)
@@ -68,7 +68,9 @@ def tampered(event: Event, **changes: object) -> bytes:
 
 
 @pytest.mark.parametrize("version", ["1", "3", "11", "12"])
-async def test_joined_room_accepts_local_and_remote_events(world: World, version: str) -> None:
+async def test_joined_room_accepts_local_and_remote_events(
+    world: ReceivingWorld, version: str
+) -> None:
     room_id, history = await import_joined_room(world, version)
 
     theirs = history.add(CORA, "m.room.message", {"body": "hi"})
@@ -84,7 +86,7 @@ async def test_joined_room_accepts_local_and_remote_events(world: World, version
     assert memberships == ["join"]
 
 
-async def test_imported_state_is_stored_as_outliers(world: World) -> None:
+async def test_imported_state_is_stored_as_outliers(world: ReceivingWorld) -> None:
     room_id, history = await import_joined_room(world)
 
     kinds = {row.event_id: row.outlier for _, row in world.seen}
@@ -98,7 +100,7 @@ async def test_imported_state_is_stored_as_outliers(world: World) -> None:
     assert summary.joined_members == 4
 
 
-async def test_event_forbidden_by_the_state_before_it_is_rejected(world: World) -> None:
+async def test_event_forbidden_by_the_state_before_it_is_rejected(world: ReceivingWorld) -> None:
     room_id, history = await import_joined_room(world)
     topic = history.draft(CORA, "m.room.topic", {"topic": "x"}, "")
     citing = history.draft(BERT, "m.room.message", {"body": "x"})
@@ -114,7 +116,7 @@ async def test_event_forbidden_by_the_state_before_it_is_rejected(world: World) 
 
 
 async def test_rejected_event_does_not_change_the_state_after_it(
-    world: World,
+    world: ReceivingWorld,
 ) -> None:
     room_id, history = await import_joined_room(world)
     topic = history.draft(CORA, "m.room.topic", {"topic": "x"}, "")
@@ -130,7 +132,7 @@ async def test_rejected_event_does_not_change_the_state_after_it(
     assert ours.event.prev_events == (after.event_id,)
 
 
-async def test_event_citing_a_rejected_auth_event_is_rejected(world: World) -> None:
+async def test_event_citing_a_rejected_auth_event_is_rejected(world: ReceivingWorld) -> None:
     _, history = await import_joined_room(world)
     levels = history.draft(CORA, "m.room.power_levels", {"users": {CORA: 100}}, "")
     history.keep(levels)
@@ -139,7 +141,7 @@ async def test_event_citing_a_rejected_auth_event_is_rejected(world: World) -> N
     assert await receive(world, levels, topic) == [PduOutcome.REJECTED, PduOutcome.REJECTED]
 
 
-async def test_event_citing_wrong_auth_events_is_rejected(world: World) -> None:
+async def test_event_citing_wrong_auth_events_is_rejected(world: ReceivingWorld) -> None:
     _, history = await import_joined_room(world)
     state = history.before(history.ends)
     wrong = [state["m.room.create", ""], state["m.room.member", BERT]]
@@ -149,7 +151,7 @@ async def test_event_citing_wrong_auth_events_is_rejected(world: World) -> None:
 
 
 @pytest.mark.parametrize("version", ["2", "11", "12"])
-async def test_event_evading_a_ban_is_soft_failed(world: World, version: str) -> None:
+async def test_event_evading_a_ban_is_soft_failed(world: ReceivingWorld, version: str) -> None:
     room_id, history = await import_joined_room(world, version)
     start = history.ends[:]
     history.add(ADMIN, "m.room.member", BAN, CORA)
@@ -171,7 +173,7 @@ async def test_event_evading_a_ban_is_soft_failed(world: World, version: str) ->
         assert {end.event_id for end in room.head.extremities} == {sent.event_id, after.event_id}
 
 
-async def test_malformed_unsigned_and_foreign_pdus_are_refused(world: World) -> None:
+async def test_malformed_unsigned_and_foreign_pdus_are_refused(world: ReceivingWorld) -> None:
     room_id, history = await import_joined_room(world)
     good = history.add(CORA, "m.room.message", {"body": "x"})
     pdus = [
@@ -190,7 +192,7 @@ async def test_malformed_unsigned_and_foreign_pdus_are_refused(world: World) -> 
     assert len(world.seen) == seen
 
 
-async def test_event_with_a_wrong_content_hash_is_stored_redacted(world: World) -> None:
+async def test_event_with_a_wrong_content_hash_is_stored_redacted(world: ReceivingWorld) -> None:
     room_id, history = await import_joined_room(world)
     good = history.add(CORA, "m.room.message", {"body": "x"})
 
@@ -202,7 +204,9 @@ async def test_event_with_a_wrong_content_hash_is_stored_redacted(world: World) 
     assert (await load_stored(world, good)).event.content == {}
 
 
-async def test_event_waiting_for_prev_events_is_reported_and_not_stored(world: World) -> None:
+async def test_event_waiting_for_prev_events_is_reported_and_not_stored(
+    world: ReceivingWorld,
+) -> None:
     _, history = await import_joined_room(world)
     first = history.add(CORA, "m.room.message", {"body": "1"})
     second = history.add(CORA, "m.room.message", {"body": "2"})
@@ -217,7 +221,7 @@ async def test_event_waiting_for_prev_events_is_reported_and_not_stored(world: W
     assert await receive(world, third, first, second) == [PduOutcome.ACCEPTED] * 3
 
 
-async def test_missing_auth_events_can_be_passed_as_outliers(world: World) -> None:
+async def test_missing_auth_events_can_be_passed_as_outliers(world: ReceivingWorld) -> None:
     room_id, history = await import_joined_room(world)
     joined = history.add(DORA, "m.room.member", JOIN, DORA)
     state = history.before(history.ends)
@@ -247,7 +251,7 @@ async def test_missing_auth_events_can_be_passed_as_outliers(world: World) -> No
         }
 
 
-async def test_received_outlier_becomes_accepted(world: World) -> None:
+async def test_received_outlier_becomes_accepted(world: ReceivingWorld) -> None:
     room_id, history = await import_joined_room(world)
     topic = history.add(BERT, "m.room.topic", {"topic": "x"}, "")
     await world.receiver.receive(room_id, [], [topic.canonical], {})
@@ -262,7 +266,7 @@ async def test_received_outlier_becomes_accepted(world: World) -> None:
     assert await receive(world, after) == [PduOutcome.ACCEPTED]
 
 
-async def test_second_create_event_is_rejected(world: World) -> None:
+async def test_second_create_event_is_rejected(world: ReceivingWorld) -> None:
     room_id, history = await import_joined_room(world)
     second = history.draft(
         ADMIN, "m.room.create", {"room_version": "11", "again": True}, "", after=[]
@@ -273,7 +277,7 @@ async def test_second_create_event_is_rejected(world: World) -> None:
     assert await world.states.current(room_id) == history.before(history.ends)
 
 
-async def test_resolved_state_is_published_as_changes(world: World) -> None:
+async def test_resolved_state_is_published_as_changes(world: ReceivingWorld) -> None:
     room_id, history = await import_joined_room(world)
     start = history.ends[:]
     topic = history.add(BERT, "m.room.topic", {"topic": "x"}, "", after=start)
@@ -296,7 +300,7 @@ async def test_resolved_state_is_published_as_changes(world: World) -> None:
     )
 
 
-async def test_local_events_cite_the_forward_extremities(world: World) -> None:
+async def test_local_events_cite_the_forward_extremities(world: ReceivingWorld) -> None:
     room_id, history = await import_joined_room(world)
     start = history.ends[:]
     ends = [
@@ -316,7 +320,9 @@ async def test_local_events_cite_the_forward_extremities(world: World) -> None:
 
 
 @pytest.mark.parametrize("version", ["1", "11"])
-async def test_redaction_applies_in_either_order_of_arrival(world: World, version: str) -> None:
+async def test_redaction_applies_in_either_order_of_arrival(
+    world: ReceivingWorld, version: str
+) -> None:
     room_id, history = await import_joined_room(world, version)
     start = history.ends[:]
     spam = history.add(CORA, "m.room.message", {"body": "spam"}, after=start)
@@ -335,7 +341,7 @@ async def test_redaction_applies_in_either_order_of_arrival(world: World, versio
     assert room_id == spam.room_id
 
 
-async def test_redaction_without_power_does_not_apply(world: World) -> None:
+async def test_redaction_without_power_does_not_apply(world: ReceivingWorld) -> None:
     _, history = await import_joined_room(world)
     said = history.add(BERT, "m.room.message", {"body": "x"})
     redaction = history.draft(CORA, "m.room.redaction", {}, redacts=said.event_id)
@@ -347,12 +353,12 @@ async def test_redaction_without_power_does_not_apply(world: World) -> None:
     assert outcomes in ([PduOutcome.ACCEPTED], [PduOutcome.REJECTED])
 
 
-async def test_receiving_for_an_unknown_room_raises_not_found(world: World) -> None:
+async def test_receiving_for_an_unknown_room_raises_not_found(world: ReceivingWorld) -> None:
     with pytest.raises(NotFound):
         await world.receiver.receive(RoomID("!nowhere:one.example"), [b"{}"], [], {})
 
 
-async def test_import_with_a_forbidden_join_fails(world: World) -> None:
+async def test_import_with_a_forbidden_join_fails(world: ReceivingWorld) -> None:
     history = History("11")
     history.begin(join_rule="invite")
     history.first = history.ends[0]
@@ -369,7 +375,7 @@ async def test_import_with_a_forbidden_join_fails(world: World) -> None:
 
 
 async def test_room_that_was_left_is_imported_again(database: Database) -> None:
-    async with open_world(database) as world:
+    async with open_receiving(database) as world:
         room_id, history = await import_joined_room(world)
         await world.leave(room_id, ALICE)
     history.add(BERT, "m.room.topic", {"topic": "meanwhile"}, "")
@@ -377,7 +383,7 @@ async def test_room_that_was_left_is_imported_again(database: Database) -> None:
     again = history.add(ALICE, "m.room.member", {**JOIN, "again": True}, ALICE)
     history.first = again.event_id
 
-    async with open_world(database) as world:
+    async with open_receiving(database) as world:
         received = await world.receiver.seed_room(room_id, "11", *history.seed())
 
         assert received.verdicts == (PduVerdict(again.event_id, PduOutcome.ACCEPTED),)
@@ -390,7 +396,9 @@ async def test_room_that_was_left_is_imported_again(database: Database) -> None:
         assert repeated.verdicts[0].outcome == PduOutcome.KNOWN
 
 
-async def test_the_index_of_auth_chains_covers_local_and_remote_events(world: World) -> None:
+async def test_the_index_of_auth_chains_covers_local_and_remote_events(
+    world: ReceivingWorld,
+) -> None:
     room_id, history = await import_joined_room(world)
     topic = history.add(BERT, "m.room.topic", {"topic": "x"}, "")
     await receive(world, topic)
@@ -419,7 +427,7 @@ async def test_results_are_encoded_for_rpc() -> None:
     assert msgspec.msgpack.decode(encoded, type=ReceiveResult) == result
 
 
-async def test_local_room_accepts_a_remote_join(world: World) -> None:
+async def test_local_room_accepts_a_remote_join(world: ReceivingWorld) -> None:
     room_id = await world.create_room(ALICE)
     history = History("11", room_id=room_id)
     state = await world.states.current(room_id)
@@ -438,9 +446,9 @@ async def test_local_room_accepts_a_remote_join(world: World) -> None:
     assert await world.states.current(room_id) == history.before(history.ends)
 
 
-async def test_rejected_and_soft_failed_events_are_in_no_timeline(world: World) -> None:
+async def test_rejected_and_soft_failed_events_are_in_no_timeline(world: ReceivingWorld) -> None:
     room_id, history = await import_joined_room(world)
-    recent_events = RecentEvents(world.feed)
+    recent_events = world.process.services.core.rooms.tails
     start = history.ends[:]
     rejected = history.draft(CORA, "m.room.topic", {"topic": "x"}, "")
     ban = history.add(ADMIN, "m.room.member", BAN, CORA, after=start)

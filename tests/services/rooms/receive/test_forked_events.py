@@ -18,7 +18,7 @@ from hs.storage.inline import open_inline
 from hs.storage.migrate import bundled_migrations, migrate
 from tests.core.stateres import oracle
 from tests.support.peers import PEERS, History, State, random_history
-from tests.support.rooms import World, open_world
+from tests.support.receiving import ReceivingWorld, open_receiving
 
 VERSIONS = ("1", "2", "6", "11", "12")
 
@@ -46,7 +46,7 @@ def _is_joined(history: History, state: State, user: UserID) -> bool:
     return member is not None and history.events[member].content["membership"] == "join"
 
 
-async def import_history(world: World, history: History) -> RoomID:
+async def import_history(world: ReceivingWorld, history: History) -> RoomID:
     """Import the room of a history."""
     assert history.room_id is not None
     received = await world.receiver.seed_room(history.room_id, history.version, *history.seed())
@@ -55,7 +55,7 @@ async def import_history(world: World, history: History) -> RoomID:
 
 
 async def deliver(
-    world: World, room_id: RoomID, events: Sequence[Event], chunk: random.Random
+    world: ReceivingWorld, room_id: RoomID, events: Sequence[Event], chunk: random.Random
 ) -> None:
     """Receive events in chunks; those that wait for others are received again."""
     waiting: list[Event] = []
@@ -76,7 +76,7 @@ async def deliver(
         assert waiting == [] or received.missing.prev_events or received.missing.auth_events
 
 
-async def check_states(world: World, history: History, events: Sequence[Event]) -> None:
+async def check_states(world: ReceivingWorld, history: History, events: Sequence[Event]) -> None:
     """Check that the state before each event equals that of the history."""
     for event in events:
         stored = await world.events.get_one(event.event_id)
@@ -102,16 +102,16 @@ async def test_order_of_arrival_and_restarts_do_not_change_the_state(
     events = shuffled(history.later(), rng)
     half = len(events) // 2
 
-    async with open_world(database) as world:
+    async with open_receiving(database) as world:
         room_id = await import_history(world, history)
         await deliver(world, room_id, history.later()[:half], rng)
-    async with open_world(database) as world:
+    async with open_receiving(database) as world:
         await deliver(world, room_id, events, rng)
 
         await check_states(world, history, history.later())
         current = await world.states.current(room_id)
         assert current == history.before(history.ends)
-    async with open_world(database) as world:
+    async with open_receiving(database) as world:
         assert await world.states.current(room_id) == current
         async with world.rooms.hold(room_id) as room:
             assert room.head.snapshot.map == current
@@ -126,7 +126,7 @@ def test_states_equal_those_of_the_specification(version: str, number: int, orde
     async def run() -> None:
         async with open_inline() as database:
             await migrate(database, bundled_migrations(), ["pre", "post"])
-            async with open_world(database) as world:
+            async with open_receiving(database) as world:
                 rng = random.Random(order)
                 room_id = await import_history(world, history)
                 await deliver(world, room_id, shuffled(history.later(), rng), rng)

@@ -9,17 +9,16 @@ import pytest
 
 from hs.core.errors import Forbidden
 from hs.core.ids import EventID, RoomID
-from hs.core.streams import CACHES
-from hs.repl.memory_writer import MemoryWriter
-from hs.repl.transport import Transport
 from hs.services.rooms.append.drafts import Draft
-from hs.services.rooms.read.retention_policy import RetentionPolicies
-from hs.services.rooms.retention.purge import ForgottenRooms, MessagePurge, RedactedContents
+from hs.services.rooms.retention.purge import ForgottenRooms, MessagePurge
 from hs.settings.sections.retention import PurgeJob, RetentionPolicy, RetentionSettings
+from hs.settings.sections.rooms import RoomSettings
+from hs.settings.settings import Settings
 from hs.storage.database import Database, Tx
 from hs.storage.rooms import purge as storage
 from hs.storage.rooms import rooms
-from tests.support.reading import ReadingScene, readers_of
+from tests.support.composition import SETTINGS
+from tests.support.reading import readers_of
 from tests.support.rooms import ALICE, BOB, World, open_world
 
 MINUTE = 60_000
@@ -59,28 +58,28 @@ async def tables_of_rooms(tx: Tx) -> set[str]:
     }
 
 
-def settings(max_lifetime: int | None = None, **more: Any) -> RetentionSettings:
-    return RetentionSettings(
+def settings(max_lifetime: int | None = None, **more: Any) -> Settings:
+    retention = RetentionSettings(
         enabled=True, default_policy=RetentionPolicy(max_lifetime=max_lifetime), **more
     )
+    return attrs.evolve(SETTINGS, retention=retention)
 
 
-def policies_of(world: World, chosen: RetentionSettings) -> RetentionPolicies:
-    return RetentionPolicies.following(world.feed, world.states, chosen, world.clock)
+def purge_of(world: World) -> MessagePurge:
+    purge = world.process.services.retention.messages
+    assert purge is not None
+    return purge
 
 
-def reading_with(world: World, chosen: RetentionSettings) -> ReadingScene:
-    return readers_of(world, policies_of(world, chosen))
-
-
-def purge_of(world: World, chosen: RetentionSettings) -> MessagePurge:
-    policies = policies_of(world, chosen)
-    return MessagePurge(world.database, world.events, policies, chosen, world.clock)
+def forgotten_rooms_of(world: World) -> ForgottenRooms:
+    forgotten = world.process.services.retention.forgotten
+    assert forgotten is not None
+    return forgotten
 
 
 async def test_expired_messages_are_hidden_before_they_are_purged(database: Database) -> None:
-    async with open_world(database) as world:
-        reading = reading_with(world, settings(10 * MINUTE))
+    async with open_world(database, settings(10 * MINUTE)) as world:
+        reading = readers_of(world)
         room_id = await world.create_room(ALICE, join=[BOB])
         await world.send(room_id, ALICE, "old")
         world.clock.advance(9 * MINUTE)
@@ -92,9 +91,9 @@ async def test_expired_messages_are_hidden_before_they_are_purged(database: Data
 
 
 async def test_room_policy_applies_within_the_configured_limits(database: Database) -> None:
-    async with open_world(database) as world:
-        chosen = settings(DAY, allowed_lifetime_min=5 * MINUTE, allowed_lifetime_max=DAY)
-        policies = policies_of(world, chosen)
+    chosen = settings(DAY, allowed_lifetime_min=5 * MINUTE, allowed_lifetime_max=DAY)
+    async with open_world(database, chosen) as world:
+        policies = world.process.services.reading.retention
         room_id = await world.create_room(ALICE)
 
         async def lifetime(content: dict[str, Any]) -> int | None:
@@ -114,23 +113,21 @@ async def test_room_policy_applies_within_the_configured_limits(database: Databa
 
 
 async def test_expired_messages_are_purged_except_state_and_extremities(database: Database) -> None:
-    async with open_world(database) as world:
-        chosen = settings(10 * MINUTE)
+    async with open_world(database, settings(10 * MINUTE)) as world:
         room_id = await world.create_room(ALICE, join=[BOB])
         state = set(await database.read(rows_of, room_id))
         first = await world.send(room_id, ALICE, "one")
         await world.redact(room_id, ALICE, first.event_id)
         last = await world.send(room_id, ALICE, "last")
         world.clock.advance(11 * MINUTE)
-        purge = purge_of(world, chosen)
+        purge = purge_of(world)
 
         await purge.purge(PurgeJob())
         await purge.purge(PurgeJob())
 
         assert set(await database.read(rows_of, room_id)) == {*state, last.event_id}
         later = await world.send(room_id, BOB, "goes on")
-        reading = reading_with(world, chosen)
-        assert await reading.bodies(ALICE, room_id) == ["goes on"]
+        assert await readers_of(world).bodies(ALICE, room_id) == ["goes on"]
         await purge.purge(PurgeJob())
         assert set(await database.read(rows_of, room_id)) == {*state, later.event_id}
 
@@ -158,7 +155,7 @@ class Interrupted:
 async def test_backdated_event_that_arrives_during_the_purge_is_kept(
     database: Database,
 ) -> None:
-    async with open_world(database) as world:
+    async with open_world(database, settings(MINUTE)) as world:
         room_id = await world.create_room(ALICE)
         old = await world.send(room_id, ALICE, "old")
         await world.send(room_id, ALICE, "end")
@@ -172,9 +169,8 @@ async def test_backdated_event_that_arrives_during_the_purge_is_kept(
             )
             bridged.extend(event.event_id for event in await world.append(room_id, draft))
 
-        purge = purge_of(world, settings(MINUTE))
         interrupted: Any = Interrupted(database, bridge)
-        purge = attrs.evolve(purge, database=interrupted)
+        purge = attrs.evolve(purge_of(world), database=interrupted)
 
         await purge.purge(PurgeJob())
 
@@ -185,8 +181,7 @@ async def test_backdated_event_that_arrives_during_the_purge_is_kept(
 
 
 async def test_job_purges_only_rooms_within_its_lifetime_range(database: Database) -> None:
-    async with open_world(database) as world:
-        chosen = settings()
+    async with open_world(database, settings()) as world:
         quick, slow = await world.create_room(ALICE), await world.create_room(ALICE)
         for room_id, minutes in ((quick, 1), (slow, 30)):
             policy = {"max_lifetime": minutes * MINUTE}
@@ -194,7 +189,7 @@ async def test_job_purges_only_rooms_within_its_lifetime_range(database: Databas
             await world.send(room_id, ALICE, "gone")
             await world.send(room_id, ALICE, "end")
         world.clock.advance(DAY)
-        purge = purge_of(world, chosen)
+        purge = purge_of(world)
 
         assert await purge.purge(PurgeJob(longest_max_lifetime=5 * MINUTE)) == 1
         assert await purge.purge(PurgeJob(longest_max_lifetime=5 * MINUTE)) == 0
@@ -202,8 +197,10 @@ async def test_job_purges_only_rooms_within_its_lifetime_range(database: Databas
 
 
 async def test_redacted_content_is_deleted_after_the_period(database: Database) -> None:
-    async with open_world(database) as world:
-        contents = RedactedContents(database, world.events, world.clock, 7 * DAY)
+    rooms = RoomSettings(redaction_retention_period=7 * DAY)
+    async with open_world(database, attrs.evolve(SETTINGS, rooms=rooms)) as world:
+        contents = world.process.services.retention.redactions
+        assert contents is not None
         room_id = await world.create_room(ALICE)
         old = (await world.send(room_id, ALICE, "secret")).event_id
         young = (await world.send(room_id, ALICE, "other")).event_id
@@ -225,16 +222,7 @@ async def test_redacted_content_is_deleted_after_the_period(database: Database) 
         assert again.event.content == {}
 
 
-@pytest.fixture
-def forgotten() -> Any:
-    def make(world: World, transport: Transport, period_ms: int) -> ForgottenRooms:
-        drops = MemoryWriter(CACHES, "main", transport, 1)
-        drops.attach()
-        return ForgottenRooms(
-            world.database, world.rooms, drops, world.clock, period_ms, owns=lambda room_id: True
-        )
-
-    return make
+FORGETFUL = attrs.evolve(SETTINGS, rooms=RoomSettings(forgotten_room_retention_period=DAY))
 
 
 async def forget(world: World, room_id: RoomID, *user_ids: str) -> None:
@@ -242,15 +230,13 @@ async def forget(world: World, room_id: RoomID, *user_ids: str) -> None:
         await world.database.write(rooms.forget, user_id, room_id)
 
 
-async def test_forgotten_rooms_are_purged_after_the_period(
-    database: Database, forgotten: Any
-) -> None:
-    async with open_world(database) as world:
+async def test_forgotten_rooms_are_purged_after_the_period(database: Database) -> None:
+    async with open_world(database, FORGETFUL) as world:
         reading = readers_of(world)
         room_id = await world.create_room(ALICE, join=[BOB])
         kept = await world.create_room(ALICE)
         await world.send(room_id, ALICE)
-        duty = forgotten(world, world.transport, DAY)
+        duty = forgotten_rooms_of(world)
         await world.leave(room_id, BOB)
         await world.leave(room_id, ALICE)
         await forget(world, room_id, BOB)
@@ -270,10 +256,10 @@ async def test_forgotten_rooms_are_purged_after_the_period(
             await reading.visibility.check_may_read(ALICE, room_id)
 
 
-async def test_room_that_is_joined_again_is_not_purged(database: Database, forgotten: Any) -> None:
-    async with open_world(database) as world:
+async def test_room_that_is_joined_again_is_not_purged(database: Database) -> None:
+    async with open_world(database, FORGETFUL) as world:
         room_id = await world.create_room(ALICE)
-        duty = forgotten(world, world.transport, DAY)
+        duty = forgotten_rooms_of(world)
         await world.leave(room_id, ALICE)
         await forget(world, room_id, ALICE)
         await duty.purge()

@@ -6,6 +6,7 @@ from typing import Any
 import attrs
 import pytest
 import trio
+import trio.testing
 
 from hs.core.errors import ConsentNotGiven, LimitExceeded, MatrixError
 from hs.core.ids import RoomID
@@ -13,11 +14,14 @@ from hs.core.requester import Requester, RequiredConsent
 from hs.services.rooms.sending import delayed_events
 from hs.services.rooms.sending.delayed_event_sender import LOST_AFTER_MS, DelayedSending
 from hs.services.rooms.sending.delayed_events import DelayedEventRequest
+from hs.settings.sections.rate_limits import Rate
 from hs.storage.accounts import users
 from hs.storage.accounts.users import UserRecord
 from hs.storage.database import Database
 from hs.storage.rooms import delayed_events as storage
-from tests.support.room_actions import Actions, open_actions
+from tests.support.composition import NO_LIMITS
+from tests.support.databases import fresh_inline
+from tests.support.room_actions import DELAYED_EVENTS, Actions, open_actions
 from tests.support.rooms import ALICE, BOB, txn_key
 
 ME = Requester(ALICE, "DEVICE")
@@ -27,18 +31,19 @@ ME = Requester(ALICE, "DEVICE")
 async def acts(database: Database) -> AsyncIterator[Actions]:
     for user_id in (ALICE, BOB):
         await database.write(users.insert_user, UserRecord(user_id, None, 0))
-    async with open_actions(database) as opened:
+    async with open_actions(database, DELAYED_EVENTS) as opened:
         yield opened
 
 
 def sender_of(acts: Actions) -> DelayedSending:
-    world = acts.world
-    return DelayedSending(world.database, world.feed, world.clock, acts.delayed)
+    sender = acts.services.sending.sender
+    assert sender is not None
+    return sender
 
 
-async def pass_time(acts: Actions, sender: DelayedSending, ms: int) -> int:
+async def pass_time(acts: Actions, ms: int) -> int:
     acts.world.clock.advance(ms)
-    return await sender.send_due(acts.world.clock.now_ms() - LOST_AFTER_MS)
+    return await sender_of(acts).send_due(acts.world.clock.now_ms() - LOST_AFTER_MS)
 
 
 def delayed_message(body: str, delay_ms: int, txn_id: str | None = None) -> DelayedEventRequest:
@@ -59,12 +64,11 @@ async def bodies(acts: Actions, room_id: RoomID) -> list[Any]:
 
 async def test_event_is_sent_when_it_is_due_and_not_before(acts: Actions) -> None:
     room_id = await acts.world.create_room(ALICE)
-    sender = sender_of(acts)
     delay_id = await acts.delayed.schedule(ME, room_id, delayed_message("later", 1000))
 
-    early = await pass_time(acts, sender, 999)
-    due = await pass_time(acts, sender, 1)
-    again = await pass_time(acts, sender, 60_000)
+    early = await pass_time(acts, 999)
+    due = await pass_time(acts, 1)
+    again = await pass_time(acts, 60_000)
 
     assert (early, due, again) == (0, 1, 0)
     assert await bodies(acts, room_id) == ["later"]
@@ -79,21 +83,20 @@ async def test_events_of_a_room_are_sent_in_the_order_of_their_due_times(acts: A
     for delay_ms in (3000, 1000, 2000):
         await acts.delayed.schedule(ME, room_id, delayed_message(str(delay_ms), delay_ms))
 
-    await pass_time(acts, sender_of(acts), 10_000)
+    await pass_time(acts, 10_000)
 
     assert await bodies(acts, room_id) == ["1000", "2000", "3000"]
 
 
 async def test_restart_restarts_the_delay(acts: Actions) -> None:
     room_id = await acts.world.create_room(ALICE)
-    sender = sender_of(acts)
     delay_id = await acts.delayed.schedule(ME, room_id, delayed_message("bye", 1000))
 
     for _ in range(5):
-        assert await pass_time(acts, sender, 900) == 0
+        assert await pass_time(acts, 900) == 0
         await acts.delayed.restart(None, delay_id)
 
-    assert await pass_time(acts, sender, 1000) == 1
+    assert await pass_time(acts, 1000) == 1
 
 
 async def test_cancelled_event_is_not_sent(acts: Actions) -> None:
@@ -102,7 +105,7 @@ async def test_cancelled_event_is_not_sent(acts: Actions) -> None:
 
     await acts.delayed.cancel(ME, delay_id)
     await acts.delayed.cancel(ME, delay_id)
-    await pass_time(acts, sender_of(acts), 5000)
+    await pass_time(acts, 5000)
 
     assert await bodies(acts, room_id) == []
     for action in (acts.delayed.send, acts.delayed.restart):
@@ -117,7 +120,7 @@ async def test_event_can_be_sent_before_it_is_due(acts: Actions) -> None:
 
     await acts.delayed.send(ME, delay_id)
     await acts.delayed.send(ME, delay_id)
-    await pass_time(acts, sender_of(acts), 5000)
+    await pass_time(acts, 5000)
 
     assert await bodies(acts, room_id) == ["now"]
     with pytest.raises(MatrixError, match="already been sent"):
@@ -132,7 +135,7 @@ async def test_event_stays_scheduled_if_sending_it_now_fails(acts: Actions) -> N
         await acts.delayed.send(ME, delay_id)
     assert refused.value.errcode == "M_FORBIDDEN"
     await acts.world.join(room_id, ALICE)
-    await pass_time(acts, sender_of(acts), 1000)
+    await pass_time(acts, 1000)
 
     assert await bodies(acts, room_id) == ["let me in"]
 
@@ -141,9 +144,9 @@ async def test_error_of_a_rejected_event_is_reported(acts: Actions) -> None:
     room_id = await acts.world.create_room(BOB)
     delay_id = await acts.delayed.schedule(ME, room_id, delayed_message("no", 1000))
 
-    await pass_time(acts, sender_of(acts), 1000)
+    await pass_time(acts, 1000)
     await acts.world.join(room_id, ALICE)
-    await pass_time(acts, sender_of(acts), 60_000)
+    await pass_time(acts, 60_000)
 
     assert await bodies(acts, room_id) == []
     [record] = await acts.delayed.finished(ME)
@@ -162,8 +165,8 @@ async def test_process_killed_after_sending_sends_no_second_event(
     [taken] = await database.write(storage.take_due, now_ms, 0, 10)
     await acts.delayed._send(taken)
 
-    at_once = await pass_time(acts, sender_of(acts), 1)
-    after_a_while = await pass_time(acts, sender_of(acts), LOST_AFTER_MS)
+    at_once = await pass_time(acts, 1)
+    after_a_while = await pass_time(acts, LOST_AFTER_MS)
 
     assert (at_once, after_a_while) == (0, 1)
     assert await bodies(acts, room_id) == ["once"]
@@ -172,14 +175,14 @@ async def test_process_killed_after_sending_sends_no_second_event(
 
 async def test_events_due_during_downtime_are_sent_at_startup(database: Database) -> None:
     await database.write(users.insert_user, UserRecord(ALICE, None, 0))
-    async with open_actions(database) as acts:
+    async with open_actions(database, DELAYED_EVENTS) as acts:
         room_id = await acts.world.create_room(ALICE)
         await acts.delayed.schedule(ME, room_id, delayed_message("after", 1000))
 
-    async with open_actions(database) as acts:
+    async with open_actions(database, DELAYED_EVENTS) as acts:
         acts.world.clock.advance(3_600_000)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(sender_of(acts).run)
+            nursery.start_soon(acts.world.process.run_duty, "delayed events")
             await wait_for_scheduled(acts, 0)
             nursery.cancel_scope.cancel()
 
@@ -190,7 +193,7 @@ async def test_events_due_during_downtime_are_sent_at_startup(database: Database
 async def test_sender_wakes_up_for_an_earlier_event(acts: Actions) -> None:
     room_id = await acts.world.create_room(ALICE)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(sender_of(acts).run)
+        nursery.start_soon(acts.world.process.run_duty, "delayed events")
         await acts.delayed.schedule(ME, room_id, delayed_message("in a day", 86_400_000))
         await acts.delayed.schedule(ME, room_id, delayed_message("soon", 1))
         acts.world.clock.advance(10)
@@ -218,7 +221,7 @@ async def test_state_event_is_sent_when_due(acts: Actions) -> None:
     wanted = DelayedEventRequest("m.room.topic", {"topic": "evening"}, 1000, state_key="")
     await acts.delayed.schedule(ME, room_id, wanted)
 
-    await pass_time(acts, sender_of(acts), 1000)
+    await pass_time(acts, 1000)
 
     assert await acts.state(room_id, "m.room.topic") == {"topic": "evening"}
 
@@ -233,7 +236,7 @@ async def test_state_set_by_another_user_cancels_the_delayed_event(acts: Actions
     acts.world.clock.advance(1)
     await acts.world.set_state(room_id, BOB, "m.room.topic", {"topic": "bob's"})
 
-    await pass_time(acts, sender_of(acts), 1000)
+    await pass_time(acts, 1000)
 
     assert await acts.state(room_id, "m.room.topic") == {"topic": "bob's"}
     assert await acts.state(room_id, "m.room.topic", "other") == {"topic": "late"}
@@ -250,7 +253,7 @@ async def test_state_set_by_the_same_user_cancels_nothing(acts: Actions) -> None
     acts.world.clock.advance(1)
     await acts.world.set_state(room_id, ALICE, "m.room.topic", {"topic": "soon"})
 
-    await pass_time(acts, sender_of(acts), 1000)
+    await pass_time(acts, 1000)
 
     assert await acts.state(room_id, "m.room.topic") == {"topic": "late"}
 
@@ -259,7 +262,7 @@ async def test_superseded_event_is_cancelled_at_once(acts: Actions) -> None:
     levels = {"users": {ALICE: 100, BOB: 100}}
     room_id = await acts.world.create_room(ALICE, join=[BOB], power_levels=levels)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(sender_of(acts).run)
+        nursery.start_soon(acts.world.process.run_duty, "delayed events")
         wanted = DelayedEventRequest("m.room.topic", {"topic": "late"}, 86_400_000, state_key="")
         await acts.delayed.schedule(ME, room_id, wanted)
         acts.world.clock.advance(1)
@@ -280,7 +283,7 @@ async def test_number_of_scheduled_events_is_limited(
 
     with pytest.raises(LimitExceeded) as refused:
         await acts.delayed.schedule(ME, room_id, delayed_message("x", 1000))
-    await pass_time(acts, sender_of(acts), 30_000)
+    await pass_time(acts, 30_000)
     await acts.delayed.schedule(ME, room_id, delayed_message("x", 1000))
 
     assert refused.value.extra["retry_after_ms"] == 30_000
@@ -291,27 +294,26 @@ async def test_events_of_a_deactivated_user_are_not_sent(acts: Actions, database
     await acts.delayed.schedule(ME, room_id, delayed_message("ghost", 1000))
     await database.write(users.deactivate, ALICE, False)
 
-    await pass_time(acts, sender_of(acts), 1000)
+    await pass_time(acts, 1000)
 
     assert await bodies(acts, room_id) == []
 
 
 async def test_old_finished_events_are_deleted(acts: Actions) -> None:
     room_id = await acts.world.create_room(ALICE)
-    sender = sender_of(acts)
     await acts.delayed.schedule(ME, room_id, delayed_message("old", 1000))
-    await pass_time(acts, sender, 1000)
+    await pass_time(acts, 1000)
     await acts.delayed.schedule(ME, room_id, delayed_message("waiting", 86_400_000))
     acts.world.clock.advance(8 * 86_400_000)
 
-    assert await sender.forget_old() == 1
+    assert await sender_of(acts).forget_old() == 1
     assert len(await acts.delayed.scheduled(ME)) == 1
 
 
 async def test_delay_ids_do_not_collide_with_transaction_ids(acts: Actions) -> None:
     room_id = await acts.world.create_room(ALICE)
     delay_id = await acts.delayed.schedule(ME, room_id, delayed_message("later", 1000))
-    await pass_time(acts, sender_of(acts), 1000)
+    await pass_time(acts, 1000)
 
     sent = await acts.world.send(room_id, ALICE, txn=txn_key(ALICE, room_id, delay_id))
 
@@ -329,7 +331,7 @@ async def test_superseded_ban_is_not_sent_by_another_process(
     sent = await acts.delayed._send(taken)
     await acts.world.set_membership(room_id, ALICE, BOB, "leave")
 
-    await pass_time(acts, sender_of(acts), LOST_AFTER_MS)
+    await pass_time(acts, LOST_AFTER_MS)
 
     assert (await acts.state(room_id, "m.room.member", BOB))["membership"] == "leave"
     assert (await acts.delayed.get(ME, delay_id)).event_id == sent
@@ -347,32 +349,26 @@ async def test_user_without_consent_cannot_schedule_events(acts: Actions) -> Non
     redaction = DelayedEventRequest("m.room.redaction", {"redacts": "$event"}, 1)
     await acts.delayed.schedule(undecided, room_id, redaction)
 
-    await pass_time(acts, sender_of(acts), 1000)
+    await pass_time(acts, 1000)
     assert await bodies(acts, room_id) == []
 
 
-class Busy:
-    """Rates of a user who sends too much just now."""
+async def test_rate_limited_event_is_sent_later(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    limits = attrs.evolve(NO_LIMITS, rc_message=Rate(0.1, 1))
+    async with (
+        fresh_inline() as database,
+        open_actions(database, attrs.evolve(DELAYED_EVENTS, rate_limits=limits)) as acts,
+    ):
+        await database.write(users.insert_user, UserRecord(ALICE, None, 0))
+        room_id = await acts.world.create_room(ALICE)
+        await acts.delayed.schedule(ME, room_id, delayed_message("sent", 999))
+        await acts.delayed.schedule(ME, room_id, delayed_message("hung up", 1000))
 
-    def __init__(self) -> None:
-        self.is_over = True
+        await pass_time(acts, 1000)
+        assert await bodies(acts, room_id) == ["sent"]
+        await trio.sleep(10)
+        await pass_time(acts, LOST_AFTER_MS)
 
-    def check(self, rate: str, requester: Requester | None, client_ip: str) -> None:
-        if self.is_over:
-            raise LimitExceeded("Too many requests", retry_after_ms=1000)
-
-
-async def test_rate_limited_event_is_sent_later(acts: Actions) -> None:
-    room_id = await acts.world.create_room(ALICE)
-    rates = Busy()
-    delayed = attrs.evolve(acts.delayed, rates=rates)
-    world = acts.world
-    sender = DelayedSending(world.database, world.feed, world.clock, delayed)
-    await delayed.schedule(ME, room_id, delayed_message("hung up", 1000))
-
-    await pass_time(acts, sender, 1000)
-    assert await bodies(acts, room_id) == []
-    rates.is_over = False
-    await pass_time(acts, sender, LOST_AFTER_MS)
-
-    assert await bodies(acts, room_id) == ["hung up"]
+        assert await bodies(acts, room_id) == ["sent", "hung up"]

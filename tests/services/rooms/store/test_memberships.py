@@ -5,17 +5,16 @@ from hs.core.streams import EVENTS
 from hs.repl.feed import Feed
 from hs.services.rooms.store.memberships import Memberships
 from hs.storage.database import Database
-from tests.support.reading import readers_of
-from tests.support.rooms import ALICE, BOB, CAROL, SERVER, ZOE, World, open_world
+from tests.support.composition import SERVER
+from tests.support.rooms import ALICE, BOB, CAROL, ZOE, World, open_world
 
 
 async def test_rooms_of_a_user_follow_the_feed(world: World) -> None:
-    reading = readers_of(world)
     room_id = await world.create_room(ALICE, invite=[BOB])
 
-    before = await reading.memberships.rooms_of(BOB)
+    before = await world.memberships.rooms_of(BOB)
     await world.join(room_id, BOB)
-    after = reading.memberships.rooms_of_nowait(BOB)
+    after = world.memberships.rooms_of_nowait(BOB)
 
     assert before[room_id].membership == "invite"
     assert before[room_id].sender == ALICE
@@ -24,22 +23,18 @@ async def test_rooms_of_a_user_follow_the_feed(world: World) -> None:
 
 
 async def test_cached_memberships_equal_those_in_the_database(database: Database) -> None:
-    async with open_world(database) as world:
-        follower = readers_of(world)
-        await follower.memberships.rooms_of(BOB)
-        room_id = await world.create_room(ALICE, join=[BOB, ZOE], invite=[CAROL])
-        await follower.memberships.present(room_id)
-        await world.leave(room_id, ALICE)
-        await world.leave(room_id, BOB)
-        await world.join(room_id, BOB)
-
-        newcomer = readers_of(world)
-
+    async with open_world(database) as follower:
+        cached = follower.memberships
+        await cached.rooms_of(BOB)
+        room_id = await follower.create_room(ALICE, join=[BOB, ZOE], invite=[CAROL])
+        await cached.present(room_id)
+        await follower.leave(room_id, ALICE)
+        await follower.leave(room_id, BOB)
+        await follower.join(room_id, BOB)
+    async with open_world(database) as newcomer:
+        fresh = newcomer.memberships
         for user_id in (ALICE, BOB, CAROL):
-            assert await follower.memberships.rooms_of(
-                user_id
-            ) == await newcomer.memberships.rooms_of(user_id)
-        cached, fresh = follower.memberships, newcomer.memberships
+            assert await cached.rooms_of(user_id) == await fresh.rooms_of(user_id)
         assert list(await cached.joined(room_id)) == list(await fresh.joined(room_id)) == [ZOE, BOB]
         assert (await cached.present(room_id)).local == {BOB}
         assert (await cached.present(room_id)).invited_count == 1
@@ -47,51 +42,49 @@ async def test_cached_memberships_equal_those_in_the_database(database: Database
 
 
 async def test_heroes_of_an_empty_room_are_former_members(world: World) -> None:
-    reading = readers_of(world)
     room_id = await world.create_room(ALICE, join=[BOB])
     await world.leave(room_id, BOB)
 
-    assert await reading.memberships.heroes(room_id, ALICE) == [BOB]
+    assert await world.memberships.heroes(room_id, ALICE) == [BOB]
 
 
 async def test_membership_of_remote_users_is_known(world: World) -> None:
-    reading = readers_of(world)
     room_id = await world.create_room(ALICE, join=[ZOE])
 
-    assert await reading.memberships.membership(room_id, ZOE) == "join"
-    assert await reading.memberships.membership(room_id, CAROL) is None
-    assert await reading.memberships.share_room(ALICE, ZOE)
-    assert not await reading.memberships.share_room(CAROL, ZOE)
+    assert await world.memberships.membership(room_id, ZOE) == "join"
+    assert await world.memberships.membership(room_id, CAROL) is None
+    assert await world.memberships.share_room(ALICE, ZOE)
+    assert not await world.memberships.share_room(CAROL, ZOE)
 
 
 async def test_recent_events_after_a_position_are_returned(world: World) -> None:
-    reading = readers_of(world)
+    tails = world.process.services.core.rooms.tails
     start = world.feed.position(EVENTS)
     room_id = await world.create_room(ALICE)
     position = world.feed.position(EVENTS)
     first = await world.send(room_id, ALICE, "one")
     second = await world.send(room_id, ALICE, "two")
 
-    news = reading.tails.since(room_id, position)
-    since_start = reading.tails.since(room_id, start)
+    news = tails.since(room_id, position)
+    since_start = tails.since(room_id, start)
 
     assert news is not None
     assert [event.event_id for event in news] == [first.event_id, second.event_id]
     assert since_start is not None
     assert len(since_start) == 6
-    assert reading.tails.rooms_since(position) == {room_id}
-    assert reading.tails.rooms_since(world.feed.position(EVENTS)) == set()
+    assert tails.rooms_since(position) == {room_id}
+    assert tails.rooms_since(world.feed.position(EVENTS)) == set()
 
 
 async def test_recent_events_before_the_start_are_unknown(database: Database) -> None:
     async with open_world(database) as world:
         room_id = await world.create_room(ALICE)
     async with open_world(database) as world:
-        reading = readers_of(world)
+        tails = world.process.services.core.rooms.tails
         await world.send(room_id, ALICE)
 
-        assert reading.tails.since(room_id, VectorPosition(1)) is None
-        assert reading.tails.rooms_since(VectorPosition(1)) is None
+        assert tails.since(room_id, VectorPosition(1)) is None
+        assert tails.rooms_since(VectorPosition(1)) is None
 
 
 async def test_join_through_another_process_is_recognized(world: World) -> None:

@@ -8,16 +8,15 @@ from hypothesis import strategies as st
 from hs.core.events.event_types import StateKey
 from hs.core.ids import EventID, RoomID
 from hs.repl.feed import Feed
-from hs.repl.inproc import InProcHub
 from hs.services.rooms.append.drafts import Draft
 from hs.services.rooms.store import state_snapshots
-from hs.services.rooms.store.event_store import EventStore
 from hs.services.rooms.store.state_snapshots import Snapshot, unstored
 from hs.services.rooms.store.state_store import StateStore
 from hs.storage.database import Database
 from hs.storage.inline import open_inline
 from hs.storage.migrate import bundled_migrations, migrate
 from hs.storage.rooms import state
+from tests.support.composition import SETTINGS, Neighbourhood, worker_settings
 from tests.support.rooms import ALICE, BOB, CAROL, World, message, open_world
 
 CHANGES = st.lists(
@@ -47,12 +46,13 @@ async def test_rooms_continue_after_a_restart(database: Database) -> None:
 
 
 async def test_current_state_follows_the_feed_in_other_processes(database: Database) -> None:
-    hub = InProcHub()
-    feed = Feed()
-    events = EventStore(database, feed)
-    states = StateStore(database, feed, events)
-    hub.join(feed)
-    async with open_world(database, hub=hub) as world:
+    neighbours = Neighbourhood()
+    main, worker = worker_settings(SETTINGS, "main", "reader"), worker_settings(SETTINGS, "reader")
+    async with (
+        open_world(database, main, neighbours=neighbours) as world,
+        open_world(database, worker, neighbours=neighbours) as reader,
+    ):
+        states = reader.states
         room_id = await world.create_room(ALICE)
         assert await states.current(room_id) == await world.states.current(room_id)
 
@@ -80,6 +80,21 @@ async def test_single_entries_are_read_without_the_whole_state(world: World) -> 
     assert len(await cold.current_of_types(room_id, ["m.room.member"])) == 3
     assert await cold.snapshot_entries(stored.snapshot_id or 0, [key]) == {key: whole[key]}
     assert await cold.at_snapshot(stored.snapshot_id or 0) == whole
+
+
+async def test_replaced_state_events_are_found_in_memory_and_in_the_database(
+    world: World,
+) -> None:
+    room_id = await world.create_room(ALICE)
+    first = await world.set_state(room_id, ALICE, "m.room.name", {"name": "Tea"})
+    sent = await world.send(room_id, ALICE)
+    second = await world.set_state(room_id, ALICE, "m.room.name", {"name": "Coffee"})
+    stored = await world.events.get([first.event_id, sent.event_id, second.event_id])
+
+    for states in (world.states, StateStore(world.database, Feed(), world.events)):
+        replaced = await states.replaced_events(stored.values())
+        assert replaced == {second.event_id: stored[first.event_id]}
+        assert await states.replaced_event(stored[first.event_id]) is None
 
 
 async def test_rooms_that_are_dropped_while_others_are_read_keep_their_state(

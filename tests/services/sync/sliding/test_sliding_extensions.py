@@ -6,7 +6,7 @@ import trio
 import trio.testing
 
 from hs.storage.database import Database
-from tests.support.rooms import ALICE, BOB
+from tests.support.rooms import ALICE, BOB, CAROL
 from tests.support.sliding import Sliding, bodies, busy_rooms, open_sliding, window
 
 DATA = {"account_data": {"enabled": True}}
@@ -18,15 +18,15 @@ async def test_account_data_is_sent_completely_and_then_when_it_changes(database
     async with open_sliding(database) as s:
         room_id = await s.world.create_room(ALICE)
         foreign_room = await s.world.create_room(BOB)
-        s.tables.set_account_data(ALICE, "org.x", {"a": 1})
-        s.tables.set_account_data(ALICE, "m.tag", {"tags": {}}, room_id)
-        s.tables.set_account_data(ALICE, "m.tag", {"tags": {}}, foreign_room)
+        await s.set_account_data(ALICE, "org.x", {"a": 1})
+        await s.set_account_data(ALICE, "m.tag", {"tags": {}}, room_id)
+        await s.set_account_data(ALICE, "m.tag", {"tags": {}}, foreign_room)
         first = await s.sync(ALICE, extensions=DATA)
         second = await s.sync(ALICE, first["pos"], extensions=DATA)
-        s.tables.set_account_data(ALICE, "org.y", {"b": 1})
-        s.tables.set_account_data(ALICE, "org.z", {"c": 1}, room_id)
+        await s.set_account_data(ALICE, "org.y", {"b": 1})
+        await s.set_account_data(ALICE, "org.z", {"c": 1}, room_id)
         third = await s.sync(ALICE, second["pos"], extensions=DATA)
-        s.tables.change_rules(ALICE)
+        await s.change_rules(ALICE)
         fourth = await s.sync(ALICE, third["pos"], extensions=DATA)
 
         data = first["extensions"]["account_data"]
@@ -46,14 +46,14 @@ async def test_deleted_account_data_is_sent_to_clients_that_may_have_it(database
     async with open_sliding(database) as s:
         in_range, out_of_range = await busy_rooms(s.world, ALICE, 2)
         for room_id in (None, in_range, out_of_range):
-            s.tables.set_account_data(ALICE, "org.x", {"a": 1}, room_id)
+            await s.set_account_data(ALICE, "org.x", {"a": 1}, room_id)
         parameters: dict[str, Any] = {"lists": window([0, 0]), "extensions": DATA}
         first = await s.sync(ALICE, extensions=DATA)
         # One room leaves the range of the list, and returns later.
         await s.world.send(in_range, ALICE)
         second = await s.sync(ALICE, first["pos"], **parameters)
         for room_id in (None, in_range, out_of_range):
-            s.tables.set_account_data(ALICE, "org.x", {}, room_id)
+            await s.set_account_data(ALICE, "org.x", {}, room_id)
         third = await s.sync(ALICE, second["pos"], **parameters)
         fourth = await s.sync(ALICE, third["pos"], extensions=DATA)
         fifth = await s.sync(ALICE, fourth["pos"], extensions=DATA)
@@ -72,10 +72,10 @@ async def test_deleted_account_data_is_sent_to_clients_that_may_have_it(database
 
 async def test_disabled_extensions_are_omitted(database: Database) -> None:
     async with open_sliding(database) as s:
-        s.tables.set_account_data(ALICE, "org.x", {})
+        await s.set_account_data(ALICE, "org.x", {})
 
-        extensions: dict[str, Any] = {"account_data": {"enabled": False}, "e2ee": {"enabled": True}}
-        response = await s.sync(ALICE, extensions=extensions)
+        disabled = {"enabled": False}
+        response = await s.sync(ALICE, extensions={"account_data": disabled, "e2ee": disabled})
 
         assert response["extensions"] == {}
 
@@ -84,37 +84,39 @@ async def test_new_room_has_own_receipts_and_those_of_its_timeline_events(
     database: Database,
 ) -> None:
     async with open_sliding(database) as s:
-        room_id = await s.world.create_room(ALICE, join=[BOB])
-        old = (await s.world.send(room_id, ALICE, "old")).event_id
-        new = (await s.world.send(room_id, ALICE, "new")).event_id
-        s.tables.read_up_to(room_id, BOB, new)
-        s.tables.read_up_to(room_id, BOB, old, "m.other")
-        s.tables.read_up_to(room_id, ALICE, old, "m.read.private")
+        room_id = await s.world.create_room(ALICE, join=[BOB, CAROL])
+        oldest, old, new = [
+            (await s.world.send(room_id, ALICE, body)).event_id for body in ("oldest", "old", "new")
+        ]
+        at = {"ts": s.world.clock.now_ms()}
+        await s.read_up_to(room_id, BOB, new)
+        await s.read_up_to(room_id, CAROL, oldest)
+        await s.read_up_to(room_id, ALICE, old, "m.read.private")
         first = await s.sync(ALICE, lists=window(limit=1), extensions=RECEIPTS)
-        s.tables.read_up_to(room_id, BOB, old)
+        await s.read_up_to(room_id, CAROL, old)
         second = await s.sync(ALICE, first["pos"], lists=window(limit=1), extensions=RECEIPTS)
-        s.tables.read_up_to(room_id, BOB, new, "m.read.private")
+        await s.read_up_to(room_id, BOB, new, "m.read.private")
         third = await s.sync(ALICE, second["pos"], lists=window(limit=1), extensions=RECEIPTS)
 
         assert first["extensions"]["receipts"]["rooms"][room_id] == {
             "type": "m.receipt",
             "content": {
-                new: {"m.read": {BOB: {"ts": 1}}},
-                old: {"m.read.private": {ALICE: {"ts": 1}}},
+                new: {"m.read": {BOB: at}},
+                old: {"m.read.private": {ALICE: at}},
             },
         }
         moved = second["extensions"]["receipts"]["rooms"][room_id]["content"]
-        assert moved == {old: {"m.read": {BOB: {"ts": 1}}}}
+        assert moved == {old: {"m.read": {CAROL: at}}}
         assert third["extensions"] == {}
 
 
 async def test_typing_is_sent_when_it_starts_and_stops(database: Database) -> None:
     async with open_sliding(database) as s:
         room_id = await s.world.create_room(ALICE, join=[BOB])
-        s.tables.set_typing(room_id, BOB)
+        await s.set_typing(room_id, BOB)
         first = await s.sync(ALICE, extensions=TYPING)
         second = await s.sync(ALICE, first["pos"], extensions=TYPING)
-        s.tables.set_typing(room_id)
+        await s.set_typing(room_id)
         third = await s.sync(ALICE, second["pos"], extensions=TYPING)
 
         def typing(response: dict[str, Any]) -> Any:
@@ -130,7 +132,7 @@ async def test_extension_is_limited_to_lists_and_rooms(database: Database) -> No
         listed, subscribed = await busy_rooms(s.world, ALICE, 2)
         lists = window([1, 1])
         for room_id in (listed, subscribed):
-            s.tables.set_typing(room_id, BOB)
+            await s.set_typing(room_id, ALICE)
 
         async def rooms(**scope: list[str]) -> set[str]:
             extensions = {"typing": {"enabled": True, **scope}}
@@ -152,11 +154,13 @@ async def test_receipts_of_room_out_of_range_are_sent_when_it_returns(
 ) -> None:
     async with open_sliding(database) as s:
         rooms = await busy_rooms(s.world, ALICE, 2)
+        await s.world.join(rooms[1], BOB)
+        sent = await s.world.send(rooms[1], ALICE)
         parameters: dict[str, Any] = {"lists": window([0, 0]), "extensions": RECEIPTS}
         first = await s.sync(ALICE, **parameters)
-        sent = await s.world.send(rooms[0], ALICE, "up")
+        await s.world.send(rooms[0], ALICE, "up")
         second = await s.sync(ALICE, first["pos"], **parameters)
-        s.tables.read_up_to(rooms[1], BOB, sent.event_id)
+        await s.read_up_to(rooms[1], BOB, sent.event_id)
         third = await s.sync(ALICE, second["pos"], **parameters)
         await s.world.send(rooms[1], ALICE, "back")
         fourth = await s.sync(ALICE, third["pos"], **parameters)

@@ -5,19 +5,18 @@ from typing import Any
 import pytest
 
 from hs.core.errors import InvalidParam, MatrixError
-from hs.core.push.unread import Count, RoomCounts
 from hs.services.rooms.append.drafts import Draft
 from hs.storage.database import Database
+from tests.support.composition import Neighbourhood
 from tests.support.rooms import ALICE, BOB, CAROL
 from tests.support.sliding import (
     bodies,
     busy_rooms,
-    make_sliding,
     open_sliding,
     open_two,
     window,
 )
-from tests.support.syncing import forget
+from tests.support.syncing import forget, main_and_reader
 
 
 async def test_range_contains_most_recently_active_rooms(database: Database) -> None:
@@ -274,8 +273,8 @@ async def test_filters_select_matching_rooms(database: Database) -> None:
         await s.world.set_state(space, ALICE, "m.space.child", {"via": ["a"]}, plain)
         await s.world.set_state(space, ALICE, "m.space.child", {}, secret)
         invited = await s.world.create_room(BOB, invite=[ALICE])
-        s.tables.set_account_data(ALICE, "m.direct", {BOB: [secret]})
-        s.tables.set_account_data(ALICE, "m.tag", {"tags": {"m.favourite": {}}}, plain)
+        await s.set_account_data(ALICE, "m.direct", {BOB: [secret]})
+        await s.set_account_data(ALICE, "m.tag", {"tags": {"m.favourite": {}}}, plain)
 
         async def matching(**filters: object) -> set[str]:
             return set((await s.sync(ALICE, lists=window(filters=filters)))["rooms"])
@@ -309,7 +308,7 @@ async def test_room_enters_list_when_it_matches_filter(database: Database) -> No
         await s.world.set_state(room_id, ALICE, "m.room.encryption", {"algorithm": "x"})
 
         second = await s.sync(ALICE, first["pos"], lists=encrypted)
-        s.tables.set_account_data(ALICE, "m.direct", {BOB: [room_id]})
+        await s.set_account_data(ALICE, "m.direct", {BOB: [room_id]})
         third = await s.sync(ALICE, second["pos"], lists=encrypted)
 
         assert (first["lists"]["all"]["count"], first["rooms"]) == (0, {})
@@ -380,7 +379,7 @@ async def test_unused_connection_expires(database: Database) -> None:
         await busy_rooms(s.world, ALICE, 40)
         pos = (await s.sync(ALICE))["pos"]
         s.world.clock.advance(31 * 24 * 3600 * 1000)
-        await s.service.connections.expire()
+        await s.process.run_duty("sliding sync connection cleanup")
 
     async with open_sliding(database) as s:
         with pytest.raises(MatrixError):
@@ -392,14 +391,13 @@ async def test_counts_of_room_read_out_of_range_are_sent_when_it_returns(
 ) -> None:
     async with open_sliding(database) as s:
         quiet, busy = await busy_rooms(s.world, ALICE, 2)
-        read = await s.world.send(quiet, ALICE, "read elsewhere")
+        await s.world.join(quiet, BOB)
+        read = await s.world.send(quiet, BOB, "read elsewhere")
         await s.world.send(busy, ALICE, "later")
-        s.tables.count(ALICE, quiet, RoomCounts(Count(1, 0)))
         first = await s.sync(ALICE, lists=window([0, 1]))
         assert first["rooms"][quiet]["notification_count"] == 1
         second = await s.sync(ALICE, first["pos"], lists=window([0, 0]))
-        s.tables.read_up_to(quiet, ALICE, read.event_id, "m.read.private")
-        s.tables.count(ALICE, quiet, RoomCounts())
+        await s.read_up_to(quiet, ALICE, read.event_id, "m.read.private")
         third = await s.sync(ALICE, second["pos"], lists=window([0, 0]))
 
         fourth = await s.sync(ALICE, third["pos"], lists=window([0, 1]))
@@ -411,33 +409,35 @@ async def test_counts_of_room_read_out_of_range_are_sent_when_it_returns(
 async def test_counts_after_reading_are_sent_after_restart(database: Database) -> None:
     async with open_sliding(database) as s:
         read_room, other_room = await busy_rooms(s.world, ALICE, 2)
-        read = await s.world.send(read_room, ALICE)
-        s.tables.count(ALICE, read_room, RoomCounts(Count(1, 0)))
+        await s.world.join(read_room, BOB)
+        await s.world.join(other_room, BOB)
+        read = await s.world.send(read_room, BOB)
+        other = await s.world.send(other_room, ALICE)
         first = await s.sync(ALICE)
-        s.tables.read_up_to(read_room, ALICE, read.event_id)
-        s.tables.read_up_to(other_room, BOB, read.event_id)
-        restarted = make_sliding(s.world)
-        restarted.tables.receipts = s.tables.receipts
+        assert first["rooms"][read_room]["notification_count"] == 1
+        await s.read_up_to(read_room, ALICE, read.event_id)
+        await s.read_up_to(other_room, BOB, other.event_id)
 
-        second = await restarted.sync(ALICE, first["pos"])
+    async with open_sliding(database) as s:
+        second = await s.sync(ALICE, first["pos"])
 
         assert set(second["rooms"]) == {read_room}
         assert second["rooms"][read_room]["notification_count"] == 0
 
 
 async def test_end_of_typing_is_sent_after_restart(database: Database) -> None:
-    async with open_sliding(database) as s:
-        room_id, other_room = await busy_rooms(s.world, ALICE, 2)
-        typing: dict[str, Any] = {"extensions": {"typing": {"enabled": True}}}
-        s.tables.set_typing(room_id, BOB)
+    neighbours, (main, reader) = Neighbourhood(), main_and_reader()
+    typing: dict[str, Any] = {"extensions": {"typing": {"enabled": True}}}
+    async with open_sliding(database, main, neighbours=neighbours) as s:
+        room_id, _ = await busy_rooms(s.world, ALICE, 2)
+        [foreign_room] = await busy_rooms(s.world, BOB, 1)
+        await s.set_typing(room_id, ALICE)
         first = await s.sync(ALICE, **typing)
-        s.tables.set_typing(other_room, BOB)
-        s.tables.set_typing(other_room)
-        restarted = make_sliding(s.world)
-        restarted.tables.numbers = s.tables.numbers
-
-        restarted.tables.set_typing(room_id)
-        second = await restarted.sync(ALICE, first["pos"], **typing)
+        await s.set_typing(foreign_room, BOB)
+        await s.set_typing(foreign_room)
+        async with open_sliding(database, reader, neighbours=neighbours) as restarted:
+            await s.set_typing(room_id)
+            second = await restarted.sync(ALICE, first["pos"], **typing)
 
         [(sent_room_id, event)] = second["extensions"]["typing"]["rooms"].items()
         assert (sent_room_id, event["content"]) == (room_id, {"user_ids": []})
