@@ -103,15 +103,13 @@ class ProcessBase:
             self.cluster.server.register(protocol, local)
         return local
 
-    def planned(self, plan_duty: str, make: Callable[[], Duty]) -> list[Duty]:
-        """Build a leased duty if this process's plan has it.
+    def planned(self, plan_duty: str, make: Callable[[], P]) -> P | None:
+        """Build what a leased duty runs, if this process's plan has the duty; else return None.
 
-        For duties that follow the feed from their construction on: elsewhere they would
-        accumulate rows that nobody takes.
+        For what follows the feed from its construction on: elsewhere it would accumulate rows
+        that nobody takes.
         """
-        if plan_duty not in self.plan.duties:
-            return []
-        return [attrs.evolve(make(), plan_duty=plan_duty)]
+        return make() if plan_duty in self.plan.duties else None
 
 
 def build_process_base(

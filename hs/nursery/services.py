@@ -9,12 +9,14 @@ from hs.apis.web.drain import Drain
 from hs.apis.web.limits import Admission
 from hs.nursery.part import Part
 from hs.nursery.process_base import ProcessBase
-from hs.nursery.wiring.accounts import (
+from hs.nursery.wiring.accounts.accounts import (
     AccountServices,
     SessionServices,
     wire_accounts,
     wire_sessions,
 )
+from hs.nursery.wiring.accounts.login import LoginServices, wire_login
+from hs.nursery.wiring.accounts.threepid_servers import ThreepidServers, wire_threepid_servers
 from hs.nursery.wiring.admin import AdminServices, wire_admin
 from hs.nursery.wiring.admin_api import wire_admin_api
 from hs.nursery.wiring.appservices import (
@@ -32,11 +34,8 @@ from hs.nursery.wiring.directory import DirectoryServices, wire_user_directory
 from hs.nursery.wiring.ephemeral import EphemeralServices, wire_ephemeral
 from hs.nursery.wiring.federation_api import wire_federation_api
 from hs.nursery.wiring.http_clients import HttpClients, wire_http_clients
-from hs.nursery.wiring.login import LoginServices, wire_login
 from hs.nursery.wiring.media import MediaServices, wire_media
-from hs.nursery.wiring.membership import MembershipServices, wire_membership
 from hs.nursery.wiring.previews import PreviewServices, wire_previews
-from hs.nursery.wiring.profiles import ProfileServices, wire_profiles
 from hs.nursery.wiring.push import PushServices, wire_push, wire_rules_writer
 from hs.nursery.wiring.pushers import (
     PusherServices,
@@ -44,17 +43,18 @@ from hs.nursery.wiring.pushers import (
     wire_pusher_writer,
     wire_pushers,
 )
-from hs.nursery.wiring.retention import RetentionServices, wire_retention
-from hs.nursery.wiring.room_aliases import AliasServices, wire_room_aliases
-from hs.nursery.wiring.room_creation import CreationServices, wire_room_creation
-from hs.nursery.wiring.room_reading import RoomReading, wire_reading
-from hs.nursery.wiring.rooms import Rooms, wire_rooms
+from hs.nursery.wiring.rooms.aliases import AliasServices, wire_room_aliases
+from hs.nursery.wiring.rooms.creation import CreationServices, wire_room_creation
+from hs.nursery.wiring.rooms.membership import MembershipServices, wire_membership
+from hs.nursery.wiring.rooms.profiles import ProfileServices, wire_profiles
+from hs.nursery.wiring.rooms.reading import RoomReading, wire_reading
+from hs.nursery.wiring.rooms.retention import RetentionServices, wire_retention
+from hs.nursery.wiring.rooms.rooms import Rooms, wire_rooms
+from hs.nursery.wiring.rooms.sending import SendingServices, wire_sending
+from hs.nursery.wiring.rooms.threads import ThreadServices, wire_threads
 from hs.nursery.wiring.search import SearchServices, wire_search
-from hs.nursery.wiring.sending import SendingServices, wire_sending
 from hs.nursery.wiring.server_info import wire_server_info
 from hs.nursery.wiring.sync import SyncServices, sync_sources, wire_sync
-from hs.nursery.wiring.threads import ThreadServices, wire_threads
-from hs.nursery.wiring.threepid_servers import ThreepidServers, wire_threepid_servers
 from hs.services.accounts.profiles.profiles import NoRemoteProfiles, RemoteProfiles
 from hs.services.accounts.sessions.device_watchers import DeviceWatchers
 from hs.services.devices.remote_devices import NoRemoteDevices, RemoteDevices

@@ -14,8 +14,8 @@ import attrs
 from hs.core.ids import ServerName, UserID
 from hs.core.streams import ACCOUNT_DATA, DEVICE_LISTS, AccountDataRow, DeviceListRow
 from hs.lib.clock import FixedClock
-from hs.nursery.wiring.accounts import AccountServices, SessionServices
-from hs.nursery.wiring.threepids import ThreepidServices
+from hs.nursery.wiring.accounts.accounts import AccountServices, SessionServices
+from hs.nursery.wiring.accounts.threepids import ThreepidServices
 from hs.repl.writers import TableWriter
 from hs.services.accounts.account_data.account_data import AccountDataService
 from hs.services.accounts.lifecycle.account_lifecycle import AccountLifecycle

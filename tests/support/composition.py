@@ -132,7 +132,7 @@ class _NoBridge:
 NO_BRIDGE: Any = _NoBridge()
 
 
-@attrs.frozen(eq=False, kw_only=True)
+@attrs.frozen(eq=False, kw_only=True, repr=False)
 class ComposedProcess:
     """A process whose writers and runners work; its duties run when a test runs them."""
 

@@ -16,7 +16,7 @@ from hs.core.ids import EventID, RoomID, UserID
 from hs.core.streams import EVENTS, EventRow
 from hs.lib.clock import FixedClock
 from hs.nursery.services import RemoteServers
-from hs.nursery.wiring.rooms import RoomOwner
+from hs.nursery.wiring.rooms.rooms import RoomOwner
 from hs.repl.feed import Feed
 from hs.services.rooms.append.committer import Committer
 from hs.services.rooms.append.drafts import AppendedEvent, Draft, TransactionKey

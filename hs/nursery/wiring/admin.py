@@ -7,9 +7,9 @@ from hs.lib.tasks import Duty
 from hs.nursery.part import Part
 from hs.nursery.plan import BACKGROUND
 from hs.nursery.process_base import ProcessBase
-from hs.nursery.wiring.accounts import AccountServices, SessionServices
-from hs.nursery.wiring.membership import notices_user_of
-from hs.nursery.wiring.rooms import Rooms
+from hs.nursery.wiring.accounts.accounts import AccountServices, SessionServices
+from hs.nursery.wiring.rooms.membership import notices_user_of
+from hs.nursery.wiring.rooms.rooms import Rooms
 from hs.services.admin.consent_notices import POLL_S, ConsentNotices
 from hs.services.admin.reports import Reports
 from hs.services.admin.server_notices import ServerNotices

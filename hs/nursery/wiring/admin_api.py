@@ -4,8 +4,8 @@ from hs.apis.admin.register import AdminRegisterApi
 from hs.apis.admin.whois import WhoisApi
 from hs.nursery.part import Part
 from hs.nursery.process_base import ProcessBase
-from hs.nursery.wiring.accounts import AccountServices
-from hs.nursery.wiring.login import LoginServices
+from hs.nursery.wiring.accounts.accounts import AccountServices
+from hs.nursery.wiring.accounts.login import LoginServices
 from hs.services.accounts.registration.shared_secret_registration import SharedSecretRegistration
 
 

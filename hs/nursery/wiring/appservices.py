@@ -10,8 +10,8 @@ from hs.nursery.part import Part
 from hs.nursery.plan import APPSERVICES
 from hs.nursery.process_base import ProcessBase
 from hs.nursery.wiring.http_clients import HttpClients
-from hs.nursery.wiring.room_reading import RoomReading
-from hs.nursery.wiring.rooms import Rooms
+from hs.nursery.wiring.rooms.reading import RoomReading
+from hs.nursery.wiring.rooms.rooms import Rooms
 from hs.services.appservices.alias_namespaces import AppserviceAliases
 from hs.services.appservices.appservice_client import AppserviceClient
 from hs.services.appservices.appservice_identities import AppserviceIdentities
@@ -64,6 +64,7 @@ def wire_appservices(
 ) -> Part:
     """Build the endpoints of services, and the duty that sends events to them."""
     registry, calls = clients.registry, clients.calls
+    sending = base.planned(APPSERVICES, lambda: _sending(base, clients, rooms, reading))
     return Part(
         endpoints=[
             ThirdPartyApi(ThirdPartyNetworks(registry, calls)),
@@ -72,7 +73,7 @@ def wire_appservices(
                 NetworkRoomLists(registry, directory),
             ),
         ],
-        duties=base.planned(APPSERVICES, lambda: _sending(base, clients, rooms, reading)),
+        duties=[] if sending is None else [sending],
     )
 
 
@@ -97,4 +98,4 @@ def _sending(
         maker=maker,
         calls=clients.calls,
     )
-    return Duty("application services", sender.run, lambda: sender.waiting)
+    return Duty("application services", sender.run, lambda: sender.waiting, plan_duty=APPSERVICES)

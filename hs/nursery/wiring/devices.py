@@ -12,8 +12,8 @@ from hs.lib.tasks import Duty
 from hs.nursery.part import Part
 from hs.nursery.plan import BACKGROUND
 from hs.nursery.process_base import ProcessBase
-from hs.nursery.wiring.accounts import AccountServices, SessionServices
-from hs.nursery.wiring.rooms import Rooms
+from hs.nursery.wiring.accounts.accounts import AccountServices, SessionServices
+from hs.nursery.wiring.rooms.rooms import Rooms
 from hs.services.devices.cross_signing import CrossSigning
 from hs.services.devices.dehydrated_devices import DehydratedDevices
 from hs.services.devices.device_keys import KeyDirectory

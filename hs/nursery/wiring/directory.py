@@ -24,9 +24,9 @@ def wire_user_directory(base: ProcessBase) -> DirectoryServices:
     settings = base.settings
     server_name = settings.server.server_name
     users = UserDirectory(base.database, settings.user_directory, server_name)
-    updater = None
-    if USER_DIRECTORY in base.plan.duties:  # the updater follows the feed once it is built
-        updater = UserDirectoryUpdater(base.database, base.feed, server_name)
+    updater = base.planned(
+        USER_DIRECTORY, lambda: UserDirectoryUpdater(base.database, base.feed, server_name)
+    )
     duties = (
         [] if updater is None else [Duty("user directory", updater.run, plan_duty=USER_DIRECTORY)]
     )

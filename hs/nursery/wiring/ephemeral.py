@@ -10,8 +10,8 @@ from hs.core.streams import PRESENCE, RECEIPTS, TYPING
 from hs.lib.tasks import Duty
 from hs.nursery.part import Part
 from hs.nursery.process_base import ProcessBase
-from hs.nursery.wiring.accounts import AccountServices
-from hs.nursery.wiring.rooms import Rooms
+from hs.nursery.wiring.accounts.accounts import AccountServices
+from hs.nursery.wiring.rooms.rooms import Rooms
 from hs.repl.memory_writer import epoch_at
 from hs.services.ephemeral.presence import PresenceService
 from hs.services.ephemeral.presence_states import PresenceStates

@@ -1,11 +1,11 @@
 """The endpoints for other servers and for identity servers."""
 
-from hs.apis.federation.openid import OpenIdUserInfoApi
+from hs.apis.federation.openid_userinfo import OpenIdUserInfoApi
 from hs.apis.federation.third_party_binds import ThirdPartyBindsApi
 from hs.apis.federation.version import ServerVersionApi
 from hs.nursery.part import Part
-from hs.nursery.wiring.accounts import AccountServices
-from hs.nursery.wiring.membership import MembershipServices
+from hs.nursery.wiring.accounts.accounts import AccountServices
+from hs.nursery.wiring.rooms.membership import MembershipServices
 
 
 def wire_federation_api(accounts: AccountServices, members: MembershipServices) -> Part:

@@ -12,8 +12,8 @@ from hs.nursery.part import Part
 from hs.nursery.process_base import ProcessBase
 from hs.nursery.process_metrics import watch_push_evaluation
 from hs.nursery.wiring.ephemeral import EphemeralServices
-from hs.nursery.wiring.room_reading import RoomReading
-from hs.nursery.wiring.rooms import Rooms
+from hs.nursery.wiring.rooms.reading import RoomReading
+from hs.nursery.wiring.rooms.rooms import Rooms
 from hs.services.push.evaluation.custom_rules import UsersWithCustomRules
 from hs.services.push.evaluation.evaluation_duty import EvaluationDuty, EvaluationStore
 from hs.services.push.evaluation.event_evaluation import Evaluator

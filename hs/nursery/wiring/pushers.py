@@ -17,7 +17,7 @@ from hs.nursery.process_base import ProcessBase
 from hs.nursery.wiring.http_clients import HttpClients
 from hs.nursery.wiring.mail import MailServices, wire_mail, wire_pages
 from hs.nursery.wiring.push import PushServices
-from hs.nursery.wiring.rooms import Rooms
+from hs.nursery.wiring.rooms.rooms import Rooms
 from hs.repl.ownership import shard_of
 from hs.services.accounts.registration.registration import NewUserListener
 from hs.services.push.pushers.default_email_pushers import DefaultEmailPushers
@@ -111,7 +111,8 @@ def _sending_duties(
     """Build the duty that sends to this process's share of the users, if it has one."""
     if not base.settings.push.enabled:
         return []
-    return base.planned(PUSHERS_DUTY, lambda: _sending(base, makers, positions))
+    sending = base.planned(PUSHERS_DUTY, lambda: _sending(base, makers, positions))
+    return [] if sending is None else [sending]
 
 
 def _sending(
@@ -126,7 +127,12 @@ def _sending(
         makers,
         lambda user_id: shard_of(user_id, shares) == share,
     )
-    return Duty(f"pushers {share + 1} of {shares}", sending.run, lambda: sending.waiting)
+    return Duty(
+        f"pushers {share + 1} of {shares}",
+        sending.run,
+        lambda: sending.waiting,
+        plan_duty=PUSHERS_DUTY,
+    )
 
 
 def _gateway_lines(

@@ -7,8 +7,8 @@ from hs.lib.tasks import Duty
 from hs.nursery.part import Part
 from hs.nursery.plan import BACKGROUND
 from hs.nursery.process_base import ProcessBase
-from hs.nursery.wiring.room_reading import RoomReading
-from hs.nursery.wiring.rooms import Rooms
+from hs.nursery.wiring.rooms.reading import RoomReading
+from hs.nursery.wiring.rooms.rooms import Rooms
 from hs.services.search.message_search import MessageSearch
 from hs.services.search.result_serializer import SearchResultRenderer
 from hs.services.search.search_indexer import SearchIndexer, SearchProgress
@@ -42,9 +42,9 @@ def wire_search(base: ProcessBase, rooms: Rooms, reading: RoomReading) -> Search
         showing=showing,
         is_enabled=is_enabled,
     )
-    # The indexer follows the feed from its construction on, so it must not be built elsewhere.
-    indexes = is_enabled and BACKGROUND in base.plan.duties
-    indexer = SearchIndexer(database, feed) if indexes else None
+    indexer = None
+    if is_enabled:
+        indexer = base.planned(BACKGROUND, lambda: SearchIndexer(database, feed))
     duties = [] if indexer is None else [Duty("search index", indexer.run, plan_duty=BACKGROUND)]
     return SearchServices(
         messages=messages,

@@ -6,7 +6,7 @@ from hs.apis.client.server.versions import VersionsApi
 from hs.apis.client.server.wellknown import WellKnownApi
 from hs.nursery.part import Part
 from hs.nursery.process_base import ProcessBase
-from hs.nursery.wiring.accounts import AccountServices, SessionServices
+from hs.nursery.wiring.accounts.accounts import AccountServices, SessionServices
 from hs.services.accounts.login.login import Login
 
 

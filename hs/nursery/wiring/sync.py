@@ -18,13 +18,13 @@ from hs.nursery.part import Part
 from hs.nursery.plan import BACKGROUND
 from hs.nursery.process_base import ProcessBase
 from hs.nursery.process_metrics import watch_notifier
-from hs.nursery.wiring.accounts import AccountServices
+from hs.nursery.wiring.accounts.accounts import AccountServices
 from hs.nursery.wiring.devices import DeviceServices
 from hs.nursery.wiring.ephemeral import EphemeralServices
 from hs.nursery.wiring.push import PushServices
-from hs.nursery.wiring.room_reading import RoomReading
-from hs.nursery.wiring.rooms import Rooms
-from hs.nursery.wiring.threads import ThreadServices
+from hs.nursery.wiring.rooms.reading import RoomReading
+from hs.nursery.wiring.rooms.rooms import Rooms
+from hs.nursery.wiring.rooms.threads import ThreadServices
 from hs.services.rooms.read.stripped_state import StrippedState, included_state
 from hs.services.sync.assembly import (
     RoomReaders,

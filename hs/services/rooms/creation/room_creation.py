@@ -39,6 +39,7 @@ class RoomCreation:
     remote: RemoteRooms
     limits: MembershipLimits
     invites: InvitePermissions
+    policy: MemberPolicy
     settings: RoomSettings
     server_name: ServerName
 
@@ -61,7 +62,7 @@ class RoomCreation:
             creator=creator,
             profile=member_profile(await self.profiles.of_local(creator)),
             invited={
-                user_id: self._policy.invited(await self.profiles.of_local(user_id))
+                user_id: self.policy.invited(await self.profiles.of_local(user_id))
                 for user_id in request.invite
             },
         )
@@ -74,10 +75,6 @@ class RoomCreation:
             if self._is_remote_invite(draft):
                 await self.remote.invite(room_id, draft)
         return room_id
-
-    @property
-    def _policy(self) -> MemberPolicy:
-        return MemberPolicy(self.settings)
 
     def _alias(self, requester: Requester, request: NewRoomRequest) -> RoomAlias | None:
         if request.alias_localpart is None:
@@ -97,7 +94,7 @@ class RoomCreation:
             else:
                 await self.invites.check(requester.user_id, user_id)
         if invited:
-            self._policy.check_may_invite(requester)
+            self.policy.check_may_invite(requester)
         self.limits.check_first_invites(requester, invited)
 
     async def _append(

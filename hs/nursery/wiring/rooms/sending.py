@@ -9,10 +9,10 @@ from hs.lib.tasks import Duty
 from hs.nursery.part import Part
 from hs.nursery.plan import BACKGROUND
 from hs.nursery.process_base import ProcessBase
-from hs.nursery.wiring.accounts import SessionServices
-from hs.nursery.wiring.membership import MembershipServices
-from hs.nursery.wiring.room_aliases import AliasServices
-from hs.nursery.wiring.rooms import Rooms
+from hs.nursery.wiring.accounts.accounts import SessionServices
+from hs.nursery.wiring.rooms.aliases import AliasServices
+from hs.nursery.wiring.rooms.membership import MembershipServices
+from hs.nursery.wiring.rooms.rooms import Rooms
 from hs.services.rooms.aliases.canonical_aliases import CanonicalAliasCheck
 from hs.services.rooms.sending.delayed_event_sender import UPKEEP_PERIOD_S, DelayedSending
 from hs.services.rooms.sending.delayed_events import DelayedEvents
@@ -52,9 +52,9 @@ def wire_sending(
         announcements=base.memory(CACHES),
         longest_ms=base.settings.proposals.max_event_delay_duration,
     )
-    # The sender follows the feed once it is built.
-    plans_sender = BACKGROUND in base.plan.duties
-    sender = DelayedSending(base.database, base.feed, base.clock, delayed) if plans_sender else None
+    sender = base.planned(
+        BACKGROUND, lambda: DelayedSending(base.database, base.feed, base.clock, delayed)
+    )
     return SendingServices(
         delayed=delayed,
         sender=sender,

@@ -9,11 +9,11 @@ from hs.lib.tasks import Duty
 from hs.nursery.part import Part
 from hs.nursery.plan import BACKGROUND
 from hs.nursery.process_base import ProcessBase
-from hs.nursery.wiring.accounts import AccountServices
-from hs.nursery.wiring.profiles import ProfileServices
-from hs.nursery.wiring.room_aliases import AliasServices
-from hs.nursery.wiring.rooms import Rooms
-from hs.nursery.wiring.threepid_servers import ThreepidServers
+from hs.nursery.wiring.accounts.accounts import AccountServices
+from hs.nursery.wiring.accounts.threepid_servers import ThreepidServers
+from hs.nursery.wiring.rooms.aliases import AliasServices
+from hs.nursery.wiring.rooms.profiles import ProfileServices
+from hs.nursery.wiring.rooms.rooms import Rooms
 from hs.services.accounts.limits.rate_limits import bucket_of
 from hs.services.rooms.membership.auto_accept_invites import AutoAcceptDuty
 from hs.services.rooms.membership.forget_on_leave import ForgetOnLeaveDuty
@@ -46,6 +46,7 @@ class MembershipServices:
     membership: RoomMembership
     limits: MembershipLimits
     invites: InvitePermissions
+    policy: MemberPolicy
     succession: RoomSuccession
     third_party_invites: ThirdPartyInvites
     duties: MembershipDuties
@@ -66,6 +67,7 @@ def wire_membership(
     limits = MembershipLimits(settings.rate_limits, base.clock, base.limiters)
     invites = InvitePermissions(accounts.account_data)
     succession = RoomSuccession(rooms.memberships, accounts.account_data, rules)
+    policy = MemberPolicy(settings.rooms, notices_user_of(settings), profiles.avatars)
     membership = RoomMembership(
         appender=rooms.appender,
         auth_states=rooms.auth_states,
@@ -78,7 +80,7 @@ def wire_membership(
         invites=invites,
         database=base.database,
         cache_drops=base.memory(CACHES),
-        policy=MemberPolicy(settings.rooms, notices_user_of(settings), profiles.avatars),
+        policy=policy,
     )
     offers = ThirdPartyInvites(
         servers=servers.identity_servers,
@@ -101,6 +103,7 @@ def wire_membership(
         membership=membership,
         limits=limits,
         invites=invites,
+        policy=policy,
         succession=succession,
         third_party_invites=offers,
         duties=duties,

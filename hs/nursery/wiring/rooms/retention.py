@@ -8,8 +8,8 @@ from hs.lib.tasks import Duty
 from hs.nursery.part import Part
 from hs.nursery.plan import BACKGROUND
 from hs.nursery.process_base import ProcessBase
-from hs.nursery.wiring.room_reading import RoomReading
-from hs.nursery.wiring.rooms import Rooms
+from hs.nursery.wiring.rooms.reading import RoomReading
+from hs.nursery.wiring.rooms.rooms import Rooms
 from hs.services.rooms.retention.purge import (
     FORGOTTEN_EVERY_S,
     REDACTED_EVERY_S,

@@ -6,7 +6,7 @@ from hs.apis.client.rooms.thread_subscriptions import ThreadSubscriptionsApi
 from hs.core.streams import THREAD_SUBSCRIPTIONS
 from hs.nursery.part import Part
 from hs.nursery.process_base import ProcessBase
-from hs.nursery.wiring.room_reading import RoomReading
+from hs.nursery.wiring.rooms.reading import RoomReading
 from hs.services.rooms.threads.thread_subscriptions import (
     SubscriptionTable,
     SubscriptionWriter,

@@ -9,8 +9,8 @@ from hs.apis.client.rooms.room_state import RoomStateApi
 from hs.apis.client.rooms.room_summary import RoomSummaryApi
 from hs.nursery.part import Part
 from hs.nursery.process_base import ProcessBase
-from hs.nursery.wiring.accounts import AccountServices
-from hs.nursery.wiring.rooms import Rooms
+from hs.nursery.wiring.accounts.accounts import AccountServices
+from hs.nursery.wiring.rooms.rooms import Rooms
 from hs.services.rooms.read.event_serializer import EventSerializer
 from hs.services.rooms.read.hierarchy import Hierarchy
 from hs.services.rooms.read.mutual_rooms import MutualRooms

@@ -6,10 +6,10 @@ from hs.apis.client.rooms.create_room import CreateRoomApi
 from hs.apis.client.rooms.upgrade import RoomUpgradeApi
 from hs.nursery.part import Part
 from hs.nursery.process_base import ProcessBase
-from hs.nursery.wiring.accounts import AccountServices
-from hs.nursery.wiring.membership import MembershipServices
-from hs.nursery.wiring.room_aliases import AliasServices
-from hs.nursery.wiring.rooms import Rooms
+from hs.nursery.wiring.accounts.accounts import AccountServices
+from hs.nursery.wiring.rooms.aliases import AliasServices
+from hs.nursery.wiring.rooms.membership import MembershipServices
+from hs.nursery.wiring.rooms.rooms import Rooms
 from hs.services.rooms.creation.auto_join_rooms import AutoJoinRooms
 from hs.services.rooms.creation.create_with_third_party_invites import RoomCreationWithInvites
 from hs.services.rooms.creation.room_creation import RoomCreation
@@ -44,6 +44,7 @@ def wire_room_creation(
         remote=rooms.remote,
         limits=members.limits,
         invites=members.invites,
+        policy=members.policy,
         settings=settings.rooms,
         server_name=settings.server.server_name,
     )

@@ -17,8 +17,8 @@ from hs.core.threepids import MSISDN as MSISDN_MEDIUM
 from hs.lib.clock import Clock
 from hs.lib.mail.templates import Templates
 from hs.nursery.process_base import ProcessBase
+from hs.nursery.wiring.accounts.threepid_servers import ThreepidServers
 from hs.nursery.wiring.mail import wire_mail, wire_pages
-from hs.nursery.wiring.threepid_servers import ThreepidServers
 from hs.services.accounts.lifecycle.account_lifecycle import AccountLifecycle
 from hs.services.accounts.limits.consent_requirement import ConsentRequirement
 from hs.services.accounts.registration.registration_requirements import RegistrationRequirements

@@ -6,7 +6,7 @@ from hs.apis.client.directory.public_rooms import PublicRoomsApi
 from hs.apis.client.directory.room_aliases import RoomAliasesApi
 from hs.nursery.part import Part
 from hs.nursery.process_base import ProcessBase
-from hs.nursery.wiring.rooms import Rooms
+from hs.nursery.wiring.rooms.rooms import Rooms
 from hs.services.directory.aliases import AliasNamespaces, LocalAliases
 from hs.services.directory.public_rooms import PublicRooms
 from hs.services.rooms.aliases.canonical_aliases import AliasResolver

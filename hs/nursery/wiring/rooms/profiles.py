@@ -7,8 +7,8 @@ from hs.lib.tasks import Duty
 from hs.nursery.part import Part
 from hs.nursery.plan import BACKGROUND
 from hs.nursery.process_base import ProcessBase
-from hs.nursery.wiring.accounts import AccountServices
-from hs.nursery.wiring.rooms import Rooms
+from hs.nursery.wiring.accounts.accounts import AccountServices
+from hs.nursery.wiring.rooms.rooms import Rooms
 from hs.services.accounts.profiles.avatar_rules import AvatarRules
 from hs.services.accounts.profiles.profile_changes import ProfileChanges
 from hs.services.accounts.profiles.profile_visibility import ProfileVisibility
@@ -42,9 +42,9 @@ def wire_profiles(base: ProcessBase, rooms: Rooms, accounts: AccountServices) ->
         settings.server.limit_profile_requests_to_users_who_share_rooms,
     )
     api = ProfilesApi(accounts.profiles, ProfileChanges(accounts.profiles, avatars), audience)
-    propagation = None
-    if BACKGROUND in base.plan.duties:  # it follows the feed once it is built
-        propagation = RoomProfiles(base.database, base.feed, rooms.appender)
+    propagation = base.planned(
+        BACKGROUND, lambda: RoomProfiles(base.database, base.feed, rooms.appender)
+    )
     duties = [] if propagation is None else [_duty(propagation)]
     return ProfileServices(
         avatars=avatars, propagation=propagation, part=Part(endpoints=[api], duties=duties)

@@ -8,7 +8,7 @@ from hs.apis.client.accounts.devices import DevicesApi
 from hs.apis.client.accounts.filter import FilterApi
 from hs.apis.client.accounts.logout import LogoutApi
 from hs.apis.client.accounts.moderation import AccountModerationApi
-from hs.apis.client.accounts.openid import OpenIdApi
+from hs.apis.client.accounts.openid_tokens import OpenIdApi
 from hs.apis.client.accounts.password_policy import PasswordPolicyApi
 from hs.apis.client.rooms.tags import TagsApi
 from hs.apis.client.server.voip import TurnServerApi
@@ -17,8 +17,12 @@ from hs.lib.tasks import Duty
 from hs.nursery.part import Part
 from hs.nursery.plan import BACKGROUND
 from hs.nursery.process_base import ProcessBase
-from hs.nursery.wiring.threepid_servers import ThreepidServers
-from hs.nursery.wiring.threepids import ThreepidServices, threepid_endpoints, wire_threepids
+from hs.nursery.wiring.accounts.threepid_servers import ThreepidServers
+from hs.nursery.wiring.accounts.threepids import (
+    ThreepidServices,
+    threepid_endpoints,
+    wire_threepids,
+)
 from hs.services.accounts.account_data.account_data import (
     AccountDataService,
     AccountDataWriter,

@@ -10,7 +10,7 @@ from hs.apis.client.server.wellknown import client_wellknown_content
 from hs.lib.json_web_tokens import JwtVerifier
 from hs.nursery.part import Part
 from hs.nursery.process_base import ProcessBase
-from hs.nursery.wiring.accounts import AccountServices, SessionServices
+from hs.nursery.wiring.accounts.accounts import AccountServices, SessionServices
 from hs.services.accounts.login.jwt_login import JwtLogin
 from hs.services.accounts.login.login import Login
 from hs.services.accounts.registration.registration import NewUserListener, Registration

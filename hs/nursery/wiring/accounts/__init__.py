@@ -1,0 +1,1 @@
+"""The wiring of accounts and log-in, a module per subject."""
