@@ -1,1 +1,1 @@
-"""The composition root, a module or folder per subject: plain constructor calls in dependency order."""
+"""The composition root, a module or folder per subject: constructor calls in dependency order."""

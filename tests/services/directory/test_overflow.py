@@ -1,15 +1,11 @@
 """The user directory when more users change than it remembers."""
 
-from typing import Any
-
 import pytest
 
 from hs.core.requester import Requester
 from hs.core.streams import CACHES, CacheRow
 from hs.repl.feed import Batch
 from hs.services.directory import user_directory
-from hs.services.directory.user_directory import UserDirectory, UserDirectoryUpdater
-from hs.settings.sections.features import UserDirectorySettings
 from hs.storage.database import Database
 from tests.support.composition import SERVER
 from tests.support.rooms import ALICE, ZOE, member, open_world
@@ -20,15 +16,15 @@ async def test_new_members_are_listed_after_profile_changes_were_dropped(
 ) -> None:
     monkeypatch.setattr(user_directory, "MAX_CHANGES", 3)
     async with open_world(database) as world:
-        updater = UserDirectoryUpdater(database, world.feed, SERVER)
+        directory = world.process.services.directory
+        assert directory.updater is not None
         room_id = await world.create_room(ALICE)
         await world.append(room_id, member(ZOE, "join", displayname="Zoe"))
         changed = tuple(f"@{number}:{SERVER}" for number in range(5))
         row = CacheRow(user_directory.PROFILES_CACHE, changed)
         world.feed.deliver(Batch(CACHES, "other", 0, 1, [(1, row)]))
 
-        await updater.catch_up()
+        await directory.updater.catch_up()
+        found = await directory.users.search(Requester(ALICE), "zoe", 10)
 
-        directory = UserDirectory(database, UserDirectorySettings(), SERVER)
-        found: dict[str, Any] = await directory.search(Requester(ALICE), "zoe", 10)
     assert [user["user_id"] for user in found["results"]] == [ZOE]

@@ -6,17 +6,10 @@ from typing import Any
 
 import orjson
 import pytest
-import trio
 
-from hs.apis.client.push.push_rules import PushRulesApi
-from hs.core.streams import PUSH_RULES
-from hs.lib.clock import FixedClock
-from hs.repl.feed import Feed
-from hs.repl.inproc import local_transport
-from hs.repl.writers import TableWriter
-from hs.services.push.rules.push_rules import PushRules, PushRuleService, RulesTable
 from hs.storage.database import Database
-from tests.support.web import Tokens, WebClient, client_for
+from tests.support.composition import open_process
+from tests.support.web import Tokens, WebClient
 
 RULES = "/_matrix/client/v3/pushrules"
 NOTIFY = {"actions": ["notify"]}
@@ -24,16 +17,11 @@ NOTIFY = {"actions": ["notify"]}
 
 @asynccontextmanager
 async def open_client(database: Database) -> AsyncIterator[WebClient]:
-    """Run the service of push rules and yield a client with the user alice."""
+    """Open a process and yield a client with the user alice."""
     tokens = Tokens()
     tokens.user("alice")
-    feed = Feed()
-    writer = TableWriter(PUSH_RULES, "main", database, local_transport(feed), FixedClock().now_ms)
-    async with trio.open_nursery() as nursery:
-        await nursery.start(writer.run)
-        service = PushRuleService(PushRules(database, feed), RulesTable(writer))
-        yield client_for(PushRulesApi(service), tokens=tokens)
-        nursery.cancel_scope.cancel()
+    async with open_process(database) as process:
+        yield process.client(tokens)
 
 
 async def put_rule(client: WebClient, path: str, rule: Any, **query: str) -> tuple[int, str | None]:
