@@ -1,6 +1,6 @@
 """Display names of members in rooms, in memory for the push rules that read them."""
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from typing import Final
 
 from hs.core.events import event_types
@@ -28,15 +28,19 @@ class DisplayNames:
         """Return a member's display name. Raises: NotInMemory."""
         return cached(self._names, (room_id, user_id))
 
-    async def load(self, room_id: RoomID, user_ids: Iterable[UserID]) -> None:
-        """Read the display names of members into memory."""
-        keys = [(event_types.MEMBER, user_id) for user_id in user_ids]
+    async def load(self, room_id: RoomID, user_ids: Collection[UserID]) -> dict[UserID, str | None]:
+        """Return the display names of members, reading those that are not in memory."""
+        known = self._names.get_cached([(room_id, user_id) for user_id in user_ids])
+        names = {user_id: name for (_, user_id), name in known.items()}
+        keys = [(event_types.MEMBER, user_id) for user_id in user_ids if user_id not in names]
         event_ids = await self._states.current_of_keys(room_id, keys)
         events = await self._events.get(event_ids.values())
         for key in keys:
             stored = events.get(event_ids[key]) if key in event_ids else None
             name = None if stored is None else _name_in(stored.event)
+            names[UserID(key[1])] = name
             self._names.put((room_id, UserID(key[1])), name)
+        return names
 
     def update(self, event: Event) -> None:
         """Replace a name in memory by that of a new member event; other events change nothing."""

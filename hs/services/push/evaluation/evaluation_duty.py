@@ -4,8 +4,8 @@ A row of the events stream takes this way:
 
 1. The feed delivers it. In the state FOLLOWING it is evaluated within the delivery, so that counts
    are there when clients are woken; this must be quick and cannot wait. In other states, or when
-   something that it needs is not in memory (NotInMemory), it is queued with all rows behind it.
-   `evaluation_states` has the states and their transitions.
+   something that it needs is not in memory (NotInMemory) or many rows come at once, it is queued
+   with all rows behind it. `evaluation_states` has the states and their transitions.
 2. The task `_evaluate_queued` works on queued rows in order, and reads what they need.
 3. The results are published on the stream `unread` at once and stored in batches, in one
    transaction with the position of the evaluation (`result_store`).
@@ -13,10 +13,13 @@ A row of the events stream takes this way:
 Rules:
 
 - Each event is evaluated once. At the start the events after the stored position are read from the
-  tables, while the feed's rows are queued; an event that comes both ways is recognised by its
-  stream ID. So after a crash the evaluation continues where the last transaction ended.
+  tables, up to the position of the feed at that moment; later ones are delivered and queued. So
+  after a crash the evaluation continues where the last transaction ended.
 - Rows of one writer are evaluated in their order: while a row waits for the database, all rows
-  that arrive wait behind it. The metric `hs_push_evaluation_waiting` is their number.
+  that arrive wait behind it. The metric `hs_push_evaluation_waiting` is their number. If it exceeds
+  MAX_QUEUED_ROWS all of them are dropped, and read from the tables as at the start.
+- A row whose event was purged meanwhile, or whose evaluation fails, is skipped: it must not stop
+  the evaluation of all others.
 - While the database is unavailable, the row at the head of the queue is tried again and again, and
   results stay pending. Nothing is lost, and counts of other processes include what was published.
 - If the duty moves to another process, that process takes over the stream `unread`. A process that
@@ -33,11 +36,11 @@ import trio
 
 from hs.core.errors import Unavailable
 from hs.core.positions import VectorPosition
-from hs.core.streams import EVENTS, EventRow, UnreadRow
+from hs.core.streams import EVENTS, EventRow, UnreadRow, without_pdu
 from hs.lib.backoff import Backoff
 from hs.lib.state_machine import StateMachine
 from hs.repl.feed import Batch, Feed
-from hs.repl.feed_queue import FeedQueue, WhenFull
+from hs.repl.feed_queue import FeedQueue, QueueOverflow, WhenFull
 from hs.repl.memory_writer import MemoryWriter
 from hs.repl.rpc import rpc
 from hs.repl.writers import WriterReplaced
@@ -51,7 +54,7 @@ from hs.services.push.evaluation.event_context import NotInMemory
 from hs.services.push.evaluation.event_evaluation import Evaluator
 from hs.services.push.evaluation.event_results import EventResults
 from hs.services.push.evaluation.ignored_users import IgnoringUsers
-from hs.services.push.evaluation.missed_events import MissedEvents
+from hs.services.push.evaluation.missed_events import FeedStart, MissedEvents
 from hs.services.push.evaluation.push_queue import PushQueue
 from hs.services.push.evaluation.result_store import Progress, ResultStore, ResultTables
 from hs.services.push.evaluation.row_evaluation import RowEvaluation
@@ -60,8 +63,12 @@ from hs.services.rooms.store.memberships import Memberships
 from hs.storage.database import Database
 
 GATHER_S: Final = 0.25
-MAX_TRIES: Final = 5
-MAX_QUEUED_ROWS: Final = 500_000
+MAX_QUEUED_ROWS: Final = 100_000
+"""About 100 MB. When more are waiting, all of them are read from the tables instead."""
+
+ROWS_AT_ONCE: Final = 25
+"""How many rows are evaluated before other tasks run."""
+
 FLUSH_S: Final = 10.0
 FIRST_PAUSE_S: Final = 0.5
 LONGEST_PAUSE_S: Final = 5.0
@@ -105,12 +112,14 @@ class EvaluationDuty:
         self._results = ResultStore(tables, writer, queue)
         self._states = StateMachine(TRANSITIONS, EvaluationState.STARTING)
         self._caught_up = trio.Event()
-        # Events up to here were read from the tables; the feed may still deliver some of them.
+        # Events up to here were read from the tables, or evaluated before; if those are delivered
+        # all the same, they are skipped.
         self._caught_up_to = VectorPosition()
         self._queue: FeedQueue[Batch[EventRow]] = FeedQueue(
             "evaluation",
             MAX_QUEUED_ROWS,
             WhenFull.START_OVER,
+            is_open=False,
             size=lambda batch: len(batch.rows),
         )
         feed.subscribe(EVENTS, self._on_events)
@@ -129,14 +138,12 @@ class EvaluationDuty:
         for source in self._sources:
             await source.load()
         self._states.handle(EvaluationEvent.LOADED)
-        await self._catch_up()
-        self._states.handle(EvaluationEvent.CAUGHT_UP)
-        self._caught_up.set()
-        task_status.started()
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._store_for_ever)
-                await self._evaluate_queued()
+                nursery.start_soon(self._evaluate_for_ever)
+                await self._caught_up.wait()
+                task_status.started()
         finally:
             self._states.handle(EvaluationEvent.STOPPED)
             with trio.move_on_after(FLUSH_S, shield=True):
@@ -174,18 +181,35 @@ class EvaluationDuty:
     # Evaluating
 
     def _on_events(self, batch: Batch[EventRow]) -> None:
-        if self._states.state is not EvaluationState.FOLLOWING:
-            self._queue.put(batch)
-            return
-        rest = self._evaluate_nowait(batch)
-        if rest is not None:
-            self._states.handle(EvaluationEvent.READ_NEEDED)
-            self._queue.put(rest)
+        done = 0
+        if self._states.state is EvaluationState.FOLLOWING:
+            done = self._evaluate_nowait(batch, 0)
+            if done == len(batch.rows):
+                return
+            self._states.handle(EvaluationEvent.ROWS_LEFT)
+        rows = [(stream_id, without_pdu(row)) for stream_id, row in batch.rows[done:]]
+        self._queue.put(attrs.evolve(batch, rows=rows))
+
+    async def _evaluate_for_ever(self) -> NoReturn:
+        while True:
+            with self._queue.opened():
+                # No await since the queue was opened: what this position does not cover is queued.
+                await self._catch_up(self._feed_start())
+                self._states.handle(EvaluationEvent.CAUGHT_UP)
+                self._caught_up.set()
+                try:
+                    await self._evaluate_queued()
+                except QueueOverflow as error:
+                    log.warning("evaluation of push rules starts over: %s", error)
+                    self._states.handle(EvaluationEvent.OVERFLOWN)
 
     async def _evaluate_queued(self) -> NoReturn:
+        """Evaluate what is queued. Raises: QueueOverflow."""
         while True:
             await self._queue.serve_waiting(self._evaluate_all)
-            self._states.handle(EvaluationEvent.DRAINED)
+            if not self._queue:
+                # Otherwise more arrived, or an overflow dropped rows, as `wait` tells.
+                self._states.handle(EvaluationEvent.DRAINED)
             await self._queue.wait()
 
     async def _evaluate_all(self, batches: list[Batch[EventRow]]) -> None:
@@ -194,39 +218,75 @@ class EvaluationDuty:
 
     async def _evaluate(self, batch: Batch[EventRow]) -> None:
         """Evaluate the rows of a batch, reading what they need."""
-        tries = 0
-        while (rest := self._evaluate_nowait(batch)) is not None:
-            tries = tries + 1 if len(rest.rows) == len(batch.rows) else 1
-            _, row = rest.rows[0]
-            if tries > MAX_TRIES:
-                raise RuntimeError(f"what the evaluation of {row.event_id} needs is not cached")
-            await self._rows.load(row)
-            batch = rest
+        done, count = 0, len(batch.rows)
+        while True:
+            begin, done = done, self._evaluate_nowait(batch, done)
+            if done == count:
+                return
+            if done < begin + ROWS_AT_ONCE:
+                await self._evaluate_row(batch, done)
+                done += 1
+            await trio.lowlevel.checkpoint()
 
-    def _evaluate_nowait(self, batch: Batch[EventRow]) -> Batch[EventRow] | None:
-        """Evaluate and publish as many rows as memory allows; return the rest, if any is left.
+    async def _evaluate_row(self, batch: Batch[EventRow], index: int) -> None:
+        """Evaluate and publish one row of a batch, reading what it needs."""
+        results = EventResults()
+        await self._rows.evaluate(results, *batch.rows[index])
+        self._publish(results, batch, index + 1)
 
-        Rows that were evaluated when catching up are skipped.
+    def _evaluate_nowait(self, batch: Batch[EventRow], begin: int) -> int:
+        """Evaluate and publish as many rows as memory allows, up to ROWS_AT_ONCE of them.
+
+        Rows that were evaluated when catching up are skipped. Return the index of the first row
+        that is left.
         """
         results = EventResults()
-        for index, (stream_id, row) in enumerate(batch.rows):
-            if self._caught_up_to.covers(batch.writer, stream_id):
-                continue
-            try:
-                self._rows.evaluate_nowait(results, stream_id, row)
-            except NotInMemory:
-                if index:
-                    self._results.publish(results, batch.writer, batch.rows[index - 1][0])
-                return attrs.evolve(batch, rows=batch.rows[index:])
-        self._results.publish(results, batch.writer, batch.position)
-        return None
+        done = begin
+        for stream_id, row in batch.rows[begin : begin + ROWS_AT_ONCE]:
+            if not self._caught_up_to.covers(batch.writer, stream_id):
+                try:
+                    self._rows.evaluate_nowait(results, stream_id, row)
+                except NotInMemory:
+                    break
+            done += 1
+        if done > begin:
+            self._publish(results, batch, done)
+        return done
 
-    async def _catch_up(self) -> None:
-        """Evaluate the events that were stored while no process evaluated."""
+    def _publish(self, results: EventResults, batch: Batch[EventRow], done: int) -> None:
+        upto = batch.position if done == len(batch.rows) else batch.rows[done - 1][0]
+        self._results.publish(results, batch.writer, upto)
+
+    # Catching up
+
+    def _feed_start(self) -> FeedStart:
+        writers = frozenset(self._feed.positions_of(EVENTS))
+        return FeedStart(self._feed.position(EVENTS), writers)
+
+    async def _catch_up(self, start: FeedStart) -> None:
+        """Evaluate the events up to the start of the feed that no process has evaluated."""
+        pauses = Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S)
         self._results.advance(await self._missed.stored_position())
         after: int | None = self._results.position.floor
         while after is not None:
-            batches, after = await self._missed.page(after, self._results.position)
-            await self._evaluate_all(batches)
-            await self._flush()
+            try:
+                after = await self._evaluate_page(after, start)
+                pauses.reset()
+            except WriterReplaced:
+                raise
+            except Unavailable as error:
+                pause_s = pauses.next_s()
+                log.warning(
+                    "missed events cannot be evaluated, retrying in %.1f s: %s", pause_s, error
+                )
+                await trio.sleep(pause_s)
+        self._results.advance(start.position)
         self._caught_up_to = self._results.position
+
+    async def _evaluate_page(self, after: int, start: FeedStart) -> int | None:
+        batches, following = await self._missed.page(after, self._results.position, start)
+        for batch in batches:
+            await self._evaluate(batch)
+            await trio.lowlevel.checkpoint()
+        await self._flush()
+        return following

@@ -1,12 +1,13 @@
-"""What push rules ask about an event and its room, from memory.
+"""What push rules ask about an event and its room: from memory, or read from the tables.
 
-Methods that end in `_nowait` raise NotInMemory when something has to be read first; `load` reads
-it. What was loaded stays in memory up to the bound of each cache.
+`get_nowait` works from memory alone, and raises NotInMemory when something has to be read first.
+`load` reads it and returns it. What was read also stays in memory for later events, up to the bound
+of each cache; an evaluation does not depend on that.
 """
 
 from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import attrs
 
@@ -15,18 +16,25 @@ from hs.core.events import event_types
 from hs.core.events.event import Event
 from hs.core.ids import EventID, RoomID, UserID
 from hs.core.push.facts import EventFacts, facts_of
-from hs.core.relations import MAIN_TIMELINE, MAX_HOPS, Relation, relation_of, thread_of
+from hs.core.relations import (
+    MAIN_TIMELINE,
+    MAX_HOPS,
+    THREAD,
+    Relation,
+    relation_of,
+    thread_of,
+)
 from hs.core.streams import EventRow
 from hs.lib.caching.lru_cache import LruCache
 from hs.services.push.evaluation.thread_subscribers import ThreadSubscribers
 from hs.services.rooms.store.event_store import EventStore
 from hs.services.rooms.store.memberships import Memberships
+from hs.services.rooms.store.room_members import PresentMembers
 from hs.services.rooms.store.state_store import StateStore
 from hs.services.rooms.store.stored_event import StoredEvent
 
 MAX_SNAPSHOTS: Final = 10_000
 MAX_RELATIONS: Final = 10_000
-MAX_CALLS: Final = 1_000
 _NO_LEVELS: Final = PowerLevels({}, {}, {}, creators=frozenset(), **DEFAULT_LEVELS)
 _POWER_KEYS: Final = (event_types.CREATE_KEY, event_types.POWER_LEVELS_KEY)
 
@@ -53,8 +61,22 @@ def cached(cache: LruCache[K, V], key: K) -> V:
     return entry
 
 
-class EventContext:
-    """The rooms' side of an evaluation: the event, its thread, the members, the power levels."""
+class EventContext(NamedTuple):
+    """What push rules ask about an event and its room.
+
+    `thread_id` is the event ID of the root of the event's thread, or MAIN_TIMELINE. `users` are the
+    local users whom the event may notify: the members, and an invited user; the sender may be among
+    them. `facts` is None if the event can notify nobody.
+    """
+
+    event: Event
+    thread_id: str
+    users: AbstractSet[UserID] = frozenset()
+    facts: EventFacts | None = None
+
+
+class ContextReader:
+    """Collects the contexts of events."""
 
     def __init__(
         self,
@@ -73,70 +95,56 @@ class EventContext:
         self._relations: LruCache[EventID, Relation | None] = LruCache(
             "push_relations", max_entries=MAX_RELATIONS
         )
-        self._calls: LruCache[EventID, Mapping[str, Any] | None] = LruCache(
-            "push_calls", max_entries=MAX_CALLS
-        )
+        self._known_relations = _KnownRelations(self._relations)
 
-    def event_nowait(self, event_id: str) -> StoredEvent:
-        """Return a stored event. Raises: NotInMemory."""
-        stored = self._events.get_nowait(EventID(event_id))
+    def get_nowait(self, row: EventRow) -> EventContext:
+        """Return the context of an event, whose members may change later. Raises: NotInMemory."""
+        stored = self._events.get_nowait(EventID(row.event_id))
         if stored is None:
             raise NotInMemory
-        return stored
-
-    def thread_nowait(self, event: Event) -> str:
-        """Return the event ID of the root of the event's thread, or MAIN_TIMELINE.
-
-        Raises: NotInMemory.
-        """
+        event = stored.event
         relation = relation_of(event.content)
         self._relations.put(event.event_id, relation)
-        return thread_of(relation, _KnownRelations(self._relations)) or MAIN_TIMELINE
-
-    def users_nowait(self, row: EventRow) -> AbstractSet[UserID]:
-        """Return the local users whom an event may notify: the members, and an invited user.
-
-        The sender may be among them. Raises: NotInMemory.
-        """
-        present = self._members.present_nowait(RoomID(row.room_id))
+        thread_id = thread_of(relation, self._known_relations) or MAIN_TIMELINE
+        if stored.redacted_by is not None:
+            return EventContext(event, thread_id)
+        present = self._members.present_nowait(event.room_id)
         if present is None:
             raise NotInMemory
-        if row.membership != event_types.INVITE or row.state_key is None:
-            return present.local
-        invited = {UserID(row.state_key)} if self._members.is_local(row.state_key) else set()
-        return present.local | invited
-
-    def facts_nowait(self, row: EventRow, event: Event, thread_id: str) -> EventFacts:
-        """Return what push rules may ask about an event. Raises: NotInMemory."""
-        present = self._members.present_nowait(RoomID(row.room_id))
-        if row.snapshot_id is None:
+        users = self._users(row, present)
+        if users <= {event.sender}:
+            return EventContext(event, thread_id)
+        if row.type == event_types.GROUP_CALL:
+            # The state event that it replaced is read each time.
             raise NotInMemory
-        is_call = row.type == event_types.GROUP_CALL
-        return facts_of(
+        facts = facts_of(
             event,
-            power=cached(self._powers, row.snapshot_id),
-            member_count=present.joined_count if present else 0,
-            subscribers=self._subscribers_nowait(row, thread_id),
-            replaced=cached(self._calls, event.event_id) if is_call else None,
+            power=self._power_nowait(row.snapshot_id),
+            member_count=present.joined_count,
+            subscribers=self._subscribers_nowait(event.room_id, thread_id),
         )
+        return EventContext(event, thread_id, users, facts)
 
-    async def load(self, row: EventRow) -> bool:
-        """Read into memory what the other methods need; return False if the event was purged."""
+    async def load(self, row: EventRow) -> EventContext | None:
+        """Read the context of an event; None if the event was purged."""
         stored = await self._events.get_one(EventID(row.event_id))
         if stored is None:
-            return False
-        await self._members.present(RoomID(row.room_id))
-        await self._load_power(row)
-        await self._load_relations(relation_of(stored.event.content))
-        if self._threads is not None:
-            thread_id = self.thread_nowait(stored.event)
-            if thread_id != MAIN_TIMELINE:
-                await self._threads.load(RoomID(row.room_id), EventID(thread_id))
-        if row.type == event_types.GROUP_CALL:
-            await self._load_replaced_call(stored)
-        if row.redaction_applies and row.redacts is not None:
-            await self._events.get_one(EventID(row.redacts))
-        return True
+            return None
+        event = stored.event
+        thread_id = await self._load_thread(event)
+        if stored.redacted_by is not None:
+            return EventContext(event, thread_id)
+        # From here on this object is used, as a large room may not stay in the cache.
+        present = await self._members.present(event.room_id)
+        if self._users(row, present) <= {event.sender}:
+            return EventContext(event, thread_id)
+        power = await self._load_power(row.snapshot_id)
+        subscribers = await self._load_subscribers(event.room_id, thread_id)
+        replaced = await self._load_replaced_call(stored)
+        # The members may have changed during the reads, and may change while the caller waits.
+        users = frozenset(self._users(row, present))
+        facts = facts_of(event, power, present.joined_count, subscribers, replaced)
+        return EventContext(event, thread_id, users, facts)
 
     async def membership_before(self, stored: StoredEvent) -> str | None:
         """Return the membership of the subject of a member event before the event."""
@@ -144,36 +152,71 @@ class EventContext:
         membership = None if before is None else before.event.content.get("membership")
         return membership if isinstance(membership, str) else None
 
-    def _subscribers_nowait(self, row: EventRow, thread_id: str) -> AbstractSet[UserID] | None:
+    def _users(self, row: EventRow, present: PresentMembers) -> AbstractSet[UserID]:
+        if row.membership != event_types.INVITE or row.state_key is None:
+            return present.local
+        invited = {UserID(row.state_key)} if self._members.is_local(row.state_key) else set()
+        return present.local | invited
+
+    # Threads
+
+    async def _load_thread(self, event: Event) -> str:
+        relation = relation_of(event.content)
+        self._relations.put(event.event_id, relation)
+        relations: dict[EventID, Relation | None] = {}
+        last = relation
+        for _ in range(MAX_HOPS):
+            if last is None or last.rel_type == THREAD:
+                break
+            parent_id = last.parent_id
+            last = relations[parent_id] = await self._load_relation(parent_id)
+        return thread_of(relation, relations) or MAIN_TIMELINE
+
+    async def _load_relation(self, event_id: EventID) -> Relation | None:
+        if event_id in self._relations:
+            return self._relations.get(event_id)
+        stored = await self._events.get_one(event_id)
+        relation = None if stored is None else relation_of(stored.event.content)
+        self._relations.put(event_id, relation)
+        return relation
+
+    def _subscribers_nowait(self, room_id: RoomID, thread_id: str) -> AbstractSet[UserID] | None:
         """Return who subscribes to the event's thread; None if the event is in no thread."""
         if self._threads is None or thread_id == MAIN_TIMELINE:
             return None
-        subscribers = self._threads.of_nowait(RoomID(row.room_id), EventID(thread_id))
+        subscribers = self._threads.of_nowait(room_id, EventID(thread_id))
         if subscribers is None:
             raise NotInMemory
         return subscribers
 
-    async def _load_power(self, row: EventRow) -> None:
-        if row.snapshot_id is None or row.snapshot_id in self._powers:
-            return
-        event_ids = await self._states.snapshot_entries(row.snapshot_id, _POWER_KEYS)
-        events = await self._events.get(event_ids.values())
-        by_type = {stored.event.type: stored.event for stored in events.values()}
-        self._powers.put(row.snapshot_id, _power_levels(by_type))
+    async def _load_subscribers(
+        self, room_id: RoomID, thread_id: str
+    ) -> AbstractSet[UserID] | None:
+        if self._threads is None or thread_id == MAIN_TIMELINE:
+            return None
+        return await self._threads.of(room_id, EventID(thread_id))
 
-    async def _load_relations(self, relation: Relation | None) -> None:
-        for _ in range(MAX_HOPS):
-            if relation is None:
-                return
-            parent_id = relation.parent_id
-            parent = await self._events.get_one(parent_id)
-            relation = None if parent is None else relation_of(parent.event.content)
-            self._relations.put(parent_id, relation)
+    # State before the event
 
-    async def _load_replaced_call(self, stored: StoredEvent) -> None:
+    def _power_nowait(self, snapshot_id: int | None) -> PowerLevels:
+        return _NO_LEVELS if snapshot_id is None else cached(self._powers, snapshot_id)
+
+    async def _load_power(self, snapshot_id: int | None) -> PowerLevels:
+        if snapshot_id is None:
+            return _NO_LEVELS
+        power = self._powers.get(snapshot_id)
+        if power is None:
+            event_ids = await self._states.snapshot_entries(snapshot_id, _POWER_KEYS)
+            events = await self._events.get(event_ids.values())
+            power = _power_levels({stored.event.type: stored.event for stored in events.values()})
+            self._powers.put(snapshot_id, power)
+        return power
+
+    async def _load_replaced_call(self, stored: StoredEvent) -> Mapping[str, Any] | None:
+        if stored.event.type != event_types.GROUP_CALL:
+            return None
         replaced = await self._states.replaced_event(stored)
-        content = None if replaced is None else replaced.event.content
-        self._calls.put(stored.event_id, content)
+        return None if replaced is None else replaced.event.content
 
 
 @attrs.frozen(eq=False)

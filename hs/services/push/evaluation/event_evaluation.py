@@ -1,19 +1,20 @@
 """Evaluation of an event: whom it notifies, by the push rules of the local users of its room.
 
-`Evaluator.evaluate_nowait` works from memory alone; when it raises NotInMemory, `load` reads what
-is missing and the evaluation is tried again. All users with the default rules cost one evaluation
-together, and so do all users with equal rules, apart from the users whom the event names.
+`Evaluator.evaluate_nowait` works from memory alone; when it raises NotInMemory, `evaluate` reads
+what is missing. All users with the default rules cost one evaluation together, and so do all users
+with equal rules, apart from the users whom the event names.
 
 Spec: client-server API, Push Rules; Receiving notifications.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from collections.abc import Set as AbstractSet
+from functools import partial
 from typing import Final, NamedTuple
 
 import attrs
 
-from hs.core.ids import RoomID, UserID
+from hs.core.ids import UserID
 from hs.core.push.defaults import STANDARD_FEATURES, PushFeatures, default_rules
 from hs.core.push.evaluate import (
     NOTHING,
@@ -30,7 +31,7 @@ from hs.core.streams import EventRow
 from hs.lib.caching.lru_cache import LruCache
 from hs.services.push.evaluation.custom_rules import UsersWithCustomRules
 from hs.services.push.evaluation.display_names import DisplayNames
-from hs.services.push.evaluation.event_context import EventContext
+from hs.services.push.evaluation.event_context import ContextReader, EventContext
 from hs.services.push.evaluation.ignored_users import IgnoringUsers
 from hs.services.push.evaluation.thread_subscribers import ThreadSubscribers
 from hs.services.push.evaluation.users_with_pushers import UsersWithPushers
@@ -41,6 +42,7 @@ from hs.services.rooms.store.stored_event import StoredEvent
 
 MAX_RULESETS: Final = 10_000
 _DEFAULT_RULES: Final = b""
+_NameOf = Callable[[UserID], str | None]
 
 PushedUsers = tuple[tuple[Outcome, tuple[UserID, ...]], ...]
 """Users with pushers whom an event notifies, by outcome."""
@@ -84,7 +86,7 @@ class Evaluator:
         threads: ThreadSubscribers | None = None,
         features: PushFeatures = STANDARD_FEATURES,
     ) -> None:
-        self._context = EventContext(events, states, members, threads)
+        self._contexts = ContextReader(events, states, members, threads)
         self._names = DisplayNames(states, events)
         self._custom = custom
         self._ignoring = ignoring
@@ -96,20 +98,38 @@ class Evaluator:
 
     def evaluate_nowait(self, row: EventRow) -> Evaluation:
         """Evaluate an event. Raises: NotInMemory."""
-        stored = self._context.event_nowait(row.event_id)
-        event = stored.event
+        context = self._contexts.get_nowait(row)
+        return self._evaluate(context, partial(self._names.of_nowait, context.event.room_id))
+
+    async def evaluate(self, row: EventRow) -> Evaluation | None:
+        """Evaluate an event, reading what is not in memory; None if the event was purged."""
+        context = await self._contexts.load(row)
+        if context is None:
+            return None
+        names = await self._load_names(context)
+        return self._evaluate(context, names.get)
+
+    async def membership_before(self, stored: StoredEvent) -> str | None:
+        """Return the membership of the subject of a member event before the event."""
+        return await self._contexts.membership_before(stored)
+
+    async def _load_names(self, context: EventContext) -> dict[UserID, str | None]:
+        """Return the display names of the users whose rules read them."""
+        names: dict[UserID, str | None] = {}
+        for signature, user_ids in self._custom.signatures(context.users).items():
+            if self._rules(signature).reads_display_name:
+                names |= await self._names.load(context.event.room_id, user_ids)
+        return names
+
+    def _evaluate(self, context: EventContext, name_of: _NameOf) -> Evaluation:
+        event, thread_id, users, facts = context
         self._names.update(event)
-        thread_id = self._context.thread_nowait(event)
-        if stored.redacted_by is not None:
+        if facts is None:
             return Evaluation(thread_id)
-        users = self._context.users_nowait(row)
-        if users <= {event.sender}:
-            return Evaluation(thread_id)
-        facts = self._context.facts_nowait(row, event, thread_id)
         named = named_in(self._rules(_DEFAULT_RULES), facts) & users
-        ordinary, outcomes = self._outcomes(_DEFAULT_RULES, facts, named)
+        ordinary, outcomes = self._outcomes(_DEFAULT_RULES, facts, named, name_of)
         for signature, user_ids in self._custom.signatures(users).items():
-            default, special = self._outcomes(signature, facts, user_ids)
+            default, special = self._outcomes(signature, facts, user_ids, name_of)
             for user_id in user_ids:
                 outcomes[user_id] = special.get(user_id, default)
         for user_id in self._ignoring.of(event.sender) & users:
@@ -119,29 +139,13 @@ class Evaluator:
         del outcomes[event.sender]
         return Evaluation(thread_id, ordinary, _differences(outcomes, ordinary), pushed)
 
-    async def load(self, row: EventRow) -> None:
-        """Read into memory what the evaluation of an event needs."""
-        if not await self._context.load(row):
-            return
-        users = self._context.users_nowait(row)
-        for signature, user_ids in self._custom.signatures(users).items():
-            if self._rules(signature).reads_display_name:
-                await self._names.load(RoomID(row.room_id), user_ids)
-
-    async def membership_before(self, stored: StoredEvent) -> str | None:
-        """Return the membership of the subject of a member event before the event."""
-        return await self._context.membership_before(stored)
-
     def _outcomes(
-        self, signature: bytes, facts: EventFacts, user_ids: Collection[UserID]
+        self, signature: bytes, facts: EventFacts, user_ids: Collection[UserID], name_of: _NameOf
     ) -> tuple[Outcome, dict[UserID, Outcome]]:
         """Return the outcome for users whom the event does not name, and that for the others."""
         compiled = self._rules(signature)
         if compiled.reads_display_name:
-            users = [
-                UserFacts(user_id, self._names.of_nowait(facts.room_id, user_id))
-                for user_id in user_ids
-            ]
+            users = [UserFacts(user_id, name_of(user_id)) for user_id in user_ids]
         else:
             users = [UserFacts(user_id) for user_id in user_ids]
         outcomes = evaluate_for_all(compiled, facts, users)

@@ -18,9 +18,26 @@ from hs.storage.push import push_rules as storage
 PAGE_SIZE: Final = 500
 
 
+@attrs.frozen
+class FeedStart:
+    """Where the feed stood at the beginning of a catch-up.
+
+    The feed delivers the events that it does not cover, in the order of each writer. Of several
+    writers one may be slow: the tables may have its later events and not yet an earlier one.
+    """
+
+    position: VectorPosition
+    writers: frozenset[str]
+
+    def covers(self, writer: str, stream_id: int) -> bool:
+        """Return whether the feed will not deliver an event, so that it is read from the tables."""
+        # Of a writer that is no longer configured the feed delivers nothing.
+        return writer not in self.writers or self.position.covers(writer, stream_id)
+
+
 @attrs.frozen(eq=False)
 class MissedEvents:
-    """Reads the events after the stored position of the evaluation."""
+    """Reads the events between the stored position of the evaluation and the start of the feed."""
 
     _database: Database
     _events: EventStore
@@ -32,9 +49,9 @@ class MissedEvents:
         return VectorPosition() if stored is None else VectorPosition.parse(stored)
 
     async def page(
-        self, after: int, evaluated: VectorPosition
+        self, after: int, evaluated: VectorPosition, start: FeedStart
     ) -> tuple[list[Batch[EventRow]], int | None]:
-        """Return the next events above a stream ID that are not `evaluated`, in order.
+        """Return the next events above a stream ID, in order: up to `start`, and not `evaluated`.
 
         The batches are as the feed would deliver them. Also return the stream ID from which the
         next page continues; None if this is the last page.
@@ -42,7 +59,7 @@ class MissedEvents:
         batches: list[Batch[EventRow]] = []
         page = await self._database.read(storage.list_events_after, after, PAGE_SIZE)
         for stream_id, writer, event_id in page:
-            if evaluated.covers(writer, stream_id):
+            if evaluated.covers(writer, stream_id) or not start.covers(writer, stream_id):
                 continue
             stored = await self._events.get_one(EventID(event_id))
             if stored is not None:

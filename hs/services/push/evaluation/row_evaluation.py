@@ -12,7 +12,7 @@ from hs.core.ids import EventID
 from hs.core.streams import EventRow
 from hs.lib.backoff import Backoff
 from hs.services.push.evaluation.event_context import NotInMemory
-from hs.services.push.evaluation.event_evaluation import Evaluator
+from hs.services.push.evaluation.event_evaluation import Evaluation, Evaluator
 from hs.services.push.evaluation.event_results import EventResults
 from hs.services.push.evaluation.push_queue import PushQueue
 from hs.services.rooms.store.event_store import EventStore
@@ -21,6 +21,7 @@ from hs.services.rooms.store.memberships import Memberships
 FIRST_PAUSE_S: Final = 0.5
 LONGEST_PAUSE_S: Final = 5.0
 _WHOLE_ROOM: Final = ""
+_FAILED: Final = "the evaluation of event %s failed, it notifies nobody"
 
 log = logging.getLogger(__name__)
 
@@ -36,30 +37,28 @@ class RowEvaluation:
     _is_on: bool
 
     def evaluate_nowait(self, results: EventResults, stream_id: int, row: EventRow) -> None:
-        """Add to `results` what an event does.
+        """Add to `results` what an event does; nothing if its evaluation fails.
 
         Raises: NotInMemory; then nothing was added.
         """
         if row.outlier or row.soft_failed or row.rejected:
             return
-        # Everything that may raise comes first.
-        redacted_id = self._redacted_stream_id(row)
-        evaluation = self._evaluator.evaluate_nowait(row)
-        if redacted_id is not None:
-            results.removed.append((row.room_id, redacted_id))
-        if evaluation.notifies and self._is_on:
-            results.add_evaluation(stream_id, row, evaluation)
-            results.pushes += self._queue.number(stream_id, row, evaluation)
-        mark = self._implicit_read(row, evaluation.thread_id)
-        if mark is not None:
-            results.marks.append((*mark, stream_id))
+        try:
+            redacted_id = self._redacted_nowait(row)
+            evaluation = self._evaluator.evaluate_nowait(row)
+        except NotInMemory:
+            raise
+        except Exception:  # it would fail again after a restart, and later events must not wait
+            log.exception(_FAILED, row.event_id)
+        else:
+            self._add(results, stream_id, row, evaluation, redacted_id)
 
-    async def load(self, row: EventRow) -> None:
-        """Read into memory what the evaluation of a row needs, as soon as the database allows."""
+    async def evaluate(self, results: EventResults, stream_id: int, row: EventRow) -> None:
+        """Do as `evaluate_nowait`, reading what is not in memory as soon as the database allows."""
         pauses = Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S)
         while True:
             try:
-                await self._evaluator.load(row)
+                await self._evaluate(results, stream_id, row)
                 return
             except Unavailable as error:
                 pause_s = pauses.next_s()
@@ -70,14 +69,50 @@ class RowEvaluation:
                     error,
                 )
                 await trio.sleep(pause_s)
+            except Exception:  # as above
+                log.exception(_FAILED, row.event_id)
+                return
 
-    def _redacted_stream_id(self, row: EventRow) -> int | None:
+    async def _evaluate(self, results: EventResults, stream_id: int, row: EventRow) -> None:
+        redacted_id = await self._load_redacted(row)
+        evaluation = await self._evaluator.evaluate(row)
+        if evaluation is None:
+            log.info("event %s was purged before its evaluation, skipping it", row.event_id)
+        else:
+            self._add(results, stream_id, row, evaluation, redacted_id)
+
+    def _add(
+        self,
+        results: EventResults,
+        stream_id: int,
+        row: EventRow,
+        evaluation: Evaluation,
+        redacted_id: int | None,
+    ) -> None:
+        if redacted_id is not None:
+            results.removed.append((row.room_id, redacted_id))
+        if evaluation.notifies and self._is_on:
+            results.add_evaluation(stream_id, row, evaluation)
+            results.pushes += self._queue.number(stream_id, row, evaluation)
+        mark = self._implicit_read(row, evaluation.thread_id)
+        if mark is not None:
+            results.marks.append((*mark, stream_id))
+
+    def _redacted_nowait(self, row: EventRow) -> int | None:
+        """Return the stream ID of the event that an event redacts. Raises: NotInMemory."""
         if not row.redaction_applies or row.redacts is None:
             return None
         redacted = self._events.get_nowait(EventID(row.redacts))
         if redacted is None:
             raise NotInMemory
         return redacted.stream_id
+
+    async def _load_redacted(self, row: EventRow) -> int | None:
+        """Return the stream ID of the event that an event redacts, unless that was purged."""
+        if not row.redaction_applies or row.redacts is None:
+            return None
+        redacted = await self._events.get_one(EventID(row.redacts))
+        return None if redacted is None else redacted.stream_id
 
     def _implicit_read(self, row: EventRow, thread_id: str) -> tuple[str, str, str] | None:
         """Return the (user, room, thread) that a local user reads by joining or by sending."""

@@ -1,10 +1,13 @@
 """Up to where users have read without a receipt, by joining and by sending; it follows the feed.
 
-The stream `unread` is a memory stream whose rows are stored later: before a load, the caller has
-everything stored that was delivered, or puts it once more.
+Rows of the stream `unread` are delivered before they are stored, so a read from the table may lack
+marks that were delivered before it began. Each read is therefore completed with the marks that may
+not be stored yet. They are listed immediately before the read: what is stored meanwhile, and no
+longer listed afterwards, is in one of the two. Marks that are delivered during the read are noted
+by the follower, as in `hs.repl.followers`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from hs.core.ids import RoomID, UserID
@@ -18,13 +21,16 @@ EVERYWHERE: Final = ""
 NO_MARKS: Final[Mapping[str, int]] = {}
 _Marks = dict[RoomID, dict[str, int]]
 _Mark = tuple[RoomID, str, int]
+UnstoredMarks = Callable[[UserID], Iterable[tuple[str, str, str, int]]]
+"""Lists the (user, room, thread, stream ID) of a user that may not be stored yet."""
 
 
 class ReadMarks:
     """The marks of users, by room and thread; the thread "" stands for all of the room."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, unstored: UnstoredMarks) -> None:
         self._database = database
+        self._unstored = unstored
         self._users: LruCache[UserID, _Marks] = LruCache("read_marks", max_entries=MAX_USERS)
         self._follower = KeyFollower(self._users, self._read, _with_mark)
 
@@ -51,6 +57,8 @@ class ReadMarks:
 
     async def _read_user(self, user_id: UserID) -> _Marks:
         marks: _Marks = {}
+        for _, room_id, thread_id, stream_id in self._unstored(user_id):
+            _with_mark(marks, (RoomID(room_id), thread_id, stream_id))
         for room_id, thread_id, stream_id in await self._database.read(storage.list_marks, user_id):
             _with_mark(marks, (RoomID(room_id), thread_id, stream_id))
         return marks

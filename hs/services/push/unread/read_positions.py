@@ -43,8 +43,7 @@ class ReadPositionReader:
 
     def __init__(self, database: Database, receipts: Receipts, progress: StoredProgress) -> None:
         self._receipts = receipts
-        self._marks = ReadMarks(database)
-        self._progress = progress
+        self._marks = ReadMarks(database, progress.unstored_marks)
 
     def of_nowait(
         self, user_id: UserID, room_id: RoomID, before: ReadPosition | None = None
@@ -75,11 +74,7 @@ class ReadPositionReader:
     async def load(self, user_id: UserID, room_ids: Collection[RoomID]) -> None:
         """Read into memory how far a user has read rooms."""
         await self._receipts.of_rooms(room_ids)
-        # Listed before the database is read: what is stored meanwhile is no longer listed.
-        unstored = self._progress.unstored_marks(user_id)
         await self._marks.load(user_id)
-        for mark in unstored:
-            self.add_mark(mark)
 
     def add_mark(self, mark: tuple[str, str, str, int]) -> None:
         """Note that a user has read by joining or by sending."""
