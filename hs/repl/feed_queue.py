@@ -76,7 +76,8 @@ class FeedQueue(Generic[T]):
 
     - Nowhere else: leave the queue open from its construction on. Entries then gather before the
       first run and between runs, and the batch that failed comes first. An entry whose work fails
-      for a reason that stays would stop the queue, so catch what concerns one entry only:
+      for a reason that stays would stop the queue, so catch what concerns one entry only, and
+      count other failures (`EntryRetries`):
 
           self._queue = FeedQueue("guests", MAX_ROOMS, WhenFull.DROP_OLDEST)
           self._queue.follow(feed, EVENTS, self._closed_rooms)

@@ -1,10 +1,14 @@
 """The duty that finds what application services are to get, and sends it; held by one process.
 
-The rows of all streams go through one queue, so that the interest of services is always that of
-the moment of the row. Events of interest are stored in the commit that stores how far the stream
-was read (`waiting_events`); then each service's `TransactionDelivery` takes them out. A run begins
-with what is stored (`catching_up`), whatever ended the run before. `sender_states` has the states
-of a run.
+The rows of all streams go through one queue (`row_queue`), so that the interest of services is that
+of the moment of the row. Events of interest are stored in the commit that stores how far the stream
+was read (`waiting_events`). Each service's `TransactionDelivery` takes them out; deliveries run
+from the start of a run to its end, whatever is still to be read.
+
+A run consists of readings. A reading begins with what is stored (`catching_up`), whatever ended the
+one before, and ends when more rows wait than fit; then the next one begins. Events that a reading
+has caught up are stored, so the next one continues behind them even if it catches up for so long
+that the queue overflows again. `sender_states` has the states of a run.
 """
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -14,15 +18,15 @@ from typing import Any, Final
 import attrs
 import trio
 
-from hs.core.stream_def import StreamDef
 from hs.core.streams import CACHES, DEVICE_LISTS, EVENTS, PRESENCE, RECEIPTS, TO_DEVICE, TYPING
 from hs.repl.feed import Batch, Feed
-from hs.repl.feed_queue import FeedQueue, WhenFull
+from hs.repl.feed_queue import QueueOverflow
 from hs.services.appservices.appservice_client import AppserviceClient
-from hs.services.appservices.catching_up import EphemeralCatchUp, EventCatchUp, RunStart
+from hs.services.appservices.catching_up import EphemeralCatchUp, EventCatchUp, ReadingStart
 from hs.services.appservices.ephemeral_queue import OutgoingQueue
-from hs.services.appservices.event_interest import EventInterest, Services
+from hs.services.appservices.event_interest import EventInterest
 from hs.services.appservices.previous_memberships import PreviousMembershipReader
+from hs.services.appservices.row_queue import RowQueue
 from hs.services.appservices.row_selection import (
     EncryptionSelection,
     EphemeralSelection,
@@ -37,9 +41,6 @@ from hs.services.rooms.store.memberships import Memberships
 from hs.storage.appservices import transactions as storage
 from hs.storage.database import Database
 
-MAX_ROWS: Final = 200_000
-"""Rows that wait in the queue. With more, the run ends, and the next one reads the tables."""
-
 STORE_EVERY_S: Final = 60.0
 """How often the read position is stored while nothing of interest happens."""
 
@@ -50,16 +51,16 @@ Taker = Callable[[Batch[Row]], Awaitable[None]]
 
 
 @attrs.frozen(eq=False)
-class _Run:
-    """The parts of one run of the duty, with what they have read; the next run makes new ones."""
+class _Reading:
+    """The parts of one reading, with what they have read; the next reading makes new ones."""
 
-    outgoings: Outgoings
     waiting: WaitingEvents
+    events: EventSelection
     takers: Mapping[str, Taker]  # by name of the stream
     event_catch_up: EventCatchUp
     ephemeral_catch_up: EphemeralCatchUp
 
-    async def catch_up(self, start: RunStart) -> None:
+    async def catch_up(self, start: ReadingStart) -> None:
         await self.event_catch_up.run(start)
         await self.ephemeral_catch_up.run(start)
 
@@ -87,15 +88,7 @@ class AppserviceSender:
         self._past = past
         self._deliver = lambda outgoing: TransactionDelivery(outgoing, maker, calls, database).run()
         self._states = SenderStates()
-        self._queue: FeedQueue[Batch[Row]] = FeedQueue(
-            "application services",
-            MAX_ROWS,
-            WhenFull.START_OVER,
-            is_open=False,
-            size=lambda batch: len(batch.rows),
-        )
-        for stream in _streams_for(interest.services):
-            self._queue.follow(feed, stream, lambda batch: (batch,))
+        self._queue = RowQueue(feed, interest)
 
     @property
     def waiting(self) -> int:
@@ -110,16 +103,22 @@ class AppserviceSender:
         )
         if not services:
             return
+        outgoings = {service: OutgoingQueue(service) for service in services}
         with self._running(), self._queue.opened():
-            start = RunStart.of(self._feed)  # no await since the queue was opened
-            run = self._make_run(services)
-            await self._interest.load()
-            await run.catch_up(start)
-            self._states.note(SenderEvent.CAUGHT_UP)
             async with trio.open_nursery() as nursery:
-                for outgoing in run.outgoings.values():
+                for outgoing in outgoings.values():
                     nursery.start_soon(self._deliver, outgoing)
-                await self._follow(run)
+                while True:
+                    await self._read(self._begin_reading(outgoings))
+
+    async def _read(self, reading: _Reading) -> None:
+        """Read until more rows wait than fit."""
+        with self._queue.tables_opened():
+            start = ReadingStart.of(self._feed)  # no await since the queue was opened
+            await self._interest.load()
+            await reading.catch_up(start)
+            self._states.note(SenderEvent.CAUGHT_UP)
+            await self._follow(reading)
 
     @contextmanager
     def _running(self) -> Iterator[None]:
@@ -129,9 +128,8 @@ class AppserviceSender:
         finally:
             self._states.note(SenderEvent.RUN_ENDED)
 
-    def _make_run(self, services: Services) -> _Run:
+    def _begin_reading(self, outgoings: Outgoings) -> _Reading:
         database, interest, rooms = self._database, self._interest, self._rooms
-        outgoings = {service: OutgoingQueue(service) for service in services}
         waiting = WaitingEvents(database, self._states)
         events = EventSelection(interest, outgoings, rooms, waiting)
         ephemeral = EphemeralSelection(interest, outgoings, rooms)
@@ -145,55 +143,45 @@ class AppserviceSender:
             TO_DEVICE.name: encryption.take_to_device,
             DEVICE_LISTS.name: encryption.take_device_lists,
         }
-        return _Run(
-            outgoings,
+        return _Reading(
             waiting,
+            events,
             takers,
             EventCatchUp(database, interest, self._past, events, waiting),
             EphemeralCatchUp(database, interest, outgoings, rooms, encryption),
         )
 
-    async def _follow(self, run: _Run) -> None:
+    async def _follow(self, reading: _Reading) -> None:
         try:
-            await self._take_for_ever(run)
+            await self._take_until_overflow(reading)
+            await self._store(reading)
+            self._states.note(SenderEvent.QUEUE_OVERFLOWED)
         finally:
             if self._states.may_store_at_end:
                 with trio.move_on_after(LAST_STORE_S, shield=True):
-                    await self._store(run)
+                    await self._store(reading)
 
-    async def _take_for_ever(self, run: _Run) -> None:
-        async def take(batches: list[Batch[Row]]) -> None:
-            for batch in batches:
-                await run.take(batch)
-                if len(run.waiting) >= MAX_EVENTS:
-                    await self._store(run)
+    async def _take_until_overflow(self, reading: _Reading) -> None:
+        async def take(batch: Batch[Row]) -> None:
+            await reading.take(batch)
+            if len(reading.waiting) >= MAX_EVENTS:
+                await self._store(reading)
 
         store_at = trio.current_time() + STORE_EVERY_S
         while True:
-            with trio.move_on_at(store_at):
-                await self._queue.wait()
+            try:
+                with trio.move_on_at(store_at):
+                    await self._queue.wait()
+            except QueueOverflow:
+                return
             await self._queue.serve_waiting(take)
-            if len(run.waiting) or trio.current_time() >= store_at:
-                await self._store(run)
+            if len(reading.waiting) or trio.current_time() >= store_at:
+                await self._store(reading)
                 store_at = trio.current_time() + STORE_EVERY_S
 
-    async def _store(self, run: _Run) -> None:
+    async def _store(self, reading: _Reading) -> None:
         if not self._queue:
             # All that was delivered is read; the feed knows the positions of silent writers too.
-            run.waiting.position = run.waiting.position.merge(self._feed.position(EVENTS))
-        with_new_events = await run.waiting.store_if_changed()
-        for service, outgoing in run.outgoings.items():
-            if service.id in with_new_events:
-                outgoing.add_events()
-
-
-def _streams_for(services: Services) -> list[StreamDef[Any]]:
-    """List the streams that something may be sent of to one of the services."""
-    if not services:
-        return []
-    streams: list[StreamDef[Any]] = [EVENTS, CACHES]
-    if any(service.registration.receives_ephemeral for service in services):
-        streams += [RECEIPTS, TYPING, PRESENCE]
-    if any(service.registration.receives_encryption for service in services):
-        streams += [TO_DEVICE, DEVICE_LISTS]
-    return streams
+            position = reading.waiting.position.merge(self._feed.position(EVENTS))
+            reading.waiting.position = position
+        await reading.events.store()

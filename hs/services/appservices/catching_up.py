@@ -1,6 +1,6 @@
-"""Reads for application services what was stored before a run of their duty began.
+"""Reads for application services what was stored before a reading of their duty began.
 
-The rows that arrive after the positions of `RunStart` are in the duty's queue, and are not read
+The rows that arrive after the positions of `ReadingStart` are in the duty's queue, and are not read
 here. So who is in which room is known as of the very place where the queue begins.
 """
 
@@ -33,15 +33,15 @@ PAGE: Final = 500
 
 
 @attrs.frozen
-class RunStart:
-    """The positions of the feed when a run began to queue rows."""
+class ReadingStart:
+    """The positions of the feed when a reading began to queue rows."""
 
     events: VectorPosition
     receipts: int
     device_lists: int
 
     @classmethod
-    def of(cls, feed: Feed) -> "RunStart":
+    def of(cls, feed: Feed) -> "ReadingStart":
         """Return the present positions; call it without an await after opening the queue."""
         return cls(
             feed.position(EVENTS),
@@ -52,7 +52,7 @@ class RunStart:
 
 @attrs.frozen(eq=False)
 class EventCatchUp:
-    """Selects events that were stored since the last run, as if each had just happened."""
+    """Selects events that were stored since the last reading, as if each had just happened."""
 
     _database: Database
     _interest: EventInterest
@@ -60,12 +60,12 @@ class EventCatchUp:
     _selection: EventSelection
     _waiting: WaitingEvents
 
-    async def run(self, start: RunStart) -> None:
+    async def run(self, start: ReadingStart) -> None:
         """Read everything up to the start; in the very first run there is nothing."""
         await self._waiting.begin(start.events)
         moved = await self._rewind()
         await self._select_stored(start.events, moved)
-        await self._waiting.store()
+        await self._selection.store()
 
     async def _select_stored(self, start: VectorPosition, moved: dict[str, StateChange]) -> None:
         waiting = self._waiting
@@ -79,7 +79,7 @@ class EventCatchUp:
             if len(events) < PAGE:
                 waiting.position = waiting.position.merge(start)
                 return
-            await waiting.store()
+            await self._selection.store()
             after = events[-1].stream_id
 
     def _select(self, event: EventOfInterest, change: StateChange | None) -> None:
@@ -132,7 +132,7 @@ class EphemeralCatchUp:
     _rooms: RoomsOfAnyUser
     _selection: EncryptionSelection
 
-    async def run(self, start: RunStart) -> None:
+    async def run(self, start: ReadingStart) -> None:
         """Read everything up to the start."""
         for outgoing in self._outgoings.values():
             await self._catch_up(outgoing, start)
@@ -142,22 +142,29 @@ class EphemeralCatchUp:
             for device in await self._database.read(storage.list_devices_with_keys):
                 await self._selection.add_device(*device, has_messages=False)
 
-    async def _catch_up(self, outgoing: OutgoingQueue, start: RunStart) -> None:
+    async def _catch_up(self, outgoing: OutgoingQueue, start: ReadingStart) -> None:
         stored = await self._database.read(storage.positions, outgoing.service.id)
         begin = {storage.RECEIPTS: start.receipts, storage.DEVICE_LISTS: start.device_lists}
-        for name, position in begin.items():
-            outgoing.reached[name] = max(position, int(stored.get(name, "0")))
+        # An earlier reading of this run may have added more than was sent up to now.
+        added = {
+            name: max(int(position), outgoing.reached.get(name, 0))
+            for name, position in stored.items()
+        }
         registration = outgoing.service.registration
         if registration.receives_ephemeral and storage.RECEIPTS in stored:
-            await self._catch_up_receipts(outgoing, int(stored[storage.RECEIPTS]))
+            await self._catch_up_receipts(outgoing, added[storage.RECEIPTS], start.receipts)
         if registration.receives_encryption and storage.DEVICE_LISTS in stored:
-            await self._catch_up_device_lists(outgoing, int(stored[storage.DEVICE_LISTS]))
+            after = added[storage.DEVICE_LISTS]
+            await self._catch_up_device_lists(outgoing, after, start.device_lists)
         new = [(name, str(position)) for name, position in begin.items() if name not in stored]
         await self._database.write(storage.set_positions, outgoing.service.id, new)
+        # A transaction stores these positions as sent, so they move when everything was added.
+        for name, position in begin.items():
+            outgoing.reached[name] = max(position, added.get(name, 0))
 
-    async def _catch_up_receipts(self, outgoing: OutgoingQueue, after: int) -> None:
+    async def _catch_up_receipts(self, outgoing: OutgoingQueue, after: int, upto: int) -> None:
         service = outgoing.service
-        while after < outgoing.reached[storage.RECEIPTS]:
+        while after < upto:
             moved = await self._database.read(storage.list_receipts_after, after, PAGE)
             for receipt in moved:
                 if not is_shown(receipt.receipt_type, receipt.user_id, service):
@@ -170,9 +177,9 @@ class EphemeralCatchUp:
                 return
             after = moved[-1].stream_id
 
-    async def _catch_up_device_lists(self, outgoing: OutgoingQueue, after: int) -> None:
+    async def _catch_up_device_lists(self, outgoing: OutgoingQueue, after: int, upto: int) -> None:
         users: dict[str, None] = {}
-        while after < outgoing.reached[storage.DEVICE_LISTS]:
+        while after < upto:
             changed = await self._database.read(storage.list_device_changes_after, after, PAGE)
             users.update((user_id, None) for _, user_id in changed)
             if len(changed) < PAGE:

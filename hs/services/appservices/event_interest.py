@@ -28,8 +28,8 @@ Services = tuple[Appservice, ...]
 class EventInterest:
     """The interest of services, in the process that sends to them.
 
-    It follows the streams through the queue of `AppserviceSender`: a change counts from its place
-    in the stream on, and changes that arrive during `load` are in the queue.
+    It follows the streams through the `RowQueue` of `AppserviceSender`: a change counts from its
+    place in the stream on, and changes that arrive during `load` are in the queue.
     """
 
     def __init__(self, registry: AppserviceRegistry, database: Database) -> None:

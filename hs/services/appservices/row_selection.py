@@ -85,6 +85,13 @@ class EventSelection:
         for service in self._interest.in_event(room_id, event_type, sender, state_key):
             self._waiting.add(service.id, event_id)
 
+    async def store(self) -> None:
+        """Store the selected events and the position, and have the events delivered."""
+        with_new_events = await self._waiting.store_if_changed()
+        for service, outgoing in self._outgoings.items():
+            if service.id in with_new_events:
+                outgoing.add_events()
+
     async def take_caches(self, batch: Batch[CacheRow]) -> None:
         """Follow the aliases of rooms, and services that can be reached again."""
         if batch.reset:

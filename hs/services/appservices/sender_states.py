@@ -1,9 +1,9 @@
 """The states of the duty that sends to application services, as a table.
 
-A run begins with what is stored, and stores events together with the position up to which the
-stream of events was read. While such a write is under way it is not known what is stored; if it
-does not succeed, nothing more may be written in this run, and only the next run, which reads what
-is stored, may go on.
+A reading begins with what is stored, and stores events together with the position up to which the
+stream of events was read. A run begins the next reading when its queue has overflown. While a write
+is under way it is not known what is stored; if it does not succeed, nothing more may be written in
+this run, and only the next run, which reads what is stored, may go on.
 """
 
 import enum
@@ -17,7 +17,7 @@ class SenderState(enum.Enum):
     """What the duty is doing."""
 
     STOPPED = enum.auto()  # no run; rows of the feed are ignored
-    CATCHING_UP = enum.auto()  # reads what was stored before the run; rows are queued
+    CATCHING_UP = enum.auto()  # reads what was stored before the reading; rows are queued
     STORING_PAGE = enum.auto()  # stores what it has found while catching up
     FOLLOWING = enum.auto()  # takes rows out of the queue
     STORING = enum.auto()  # stores what it has found in the rows
@@ -29,6 +29,7 @@ class SenderEvent(enum.Enum):
 
     RUN_BEGAN = enum.auto()
     CAUGHT_UP = enum.auto()
+    QUEUE_OVERFLOWED = enum.auto()  # so the next reading begins
     WRITE_BEGAN = enum.auto()
     WRITE_SUCCEEDED = enum.auto()
     WRITE_FAILED = enum.auto()  # or was cancelled, or refused because another process has read on
@@ -52,6 +53,7 @@ TRANSITIONS: Final[Mapping[SenderState, Mapping[SenderEvent, SenderState]]] = {
     },
     _S.FOLLOWING: {
         _E.WRITE_BEGAN: _S.STORING,
+        _E.QUEUE_OVERFLOWED: _S.CATCHING_UP,
         _E.RUN_ENDED: _S.STOPPED,
     },
     _S.STORING: {

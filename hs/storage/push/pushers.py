@@ -64,7 +64,9 @@ ADD = InsertRows(
 QUEUED = (
     f"SELECT {_QUEUE_COLUMNS} FROM push_queue WHERE user_id = $1 AND seq > $2 ORDER BY seq LIMIT $3"
 )
-WAITING_USERS = "SELECT DISTINCT user_id FROM push_queue"
+WAITING_USERS = """
+SELECT DISTINCT user_id FROM push_queue WHERE user_id > $1 ORDER BY user_id LIMIT $2
+"""
 SET_POSITIONS = UpdateRows("pushers", "user_id text, app_id text, pushkey text", "position bigint")
 DELETE_SENT = sql(
     lambda d: (
@@ -205,9 +207,9 @@ async def list_queued(tx: Tx, user_id: str, after: int, limit: int) -> list[Queu
     return [QueueRecord(*(row[n] for n in range(8))) for row in rows]
 
 
-async def list_users_with_notifications(tx: Tx) -> list[str]:
-    """List the users who have queued notifications."""
-    return [row[0] for row in await tx.fetch(WAITING_USERS)]
+async def list_users_with_notifications(tx: Tx, after: str, limit: int) -> list[str]:
+    """List the users after a user ID who have queued notifications, in order."""
+    return [row[0] for row in await tx.fetch(WAITING_USERS, after, limit)]
 
 
 async def set_positions(tx: Tx, positions: Sequence[tuple[str, str, str, int]]) -> None:

@@ -10,8 +10,6 @@ import pytest
 from hs.core.ids import RoomID, UserID
 from hs.core.streams import CACHES
 from hs.repl.feed import Batch
-from hs.repl.feed_queue import QueueOverflow
-from hs.services.appservices import appservice_sender
 from hs.services.appservices.transactions import UNSTABLE_TO_DEVICE
 from hs.services.appservices.waiting_events import ReadElsewhere
 from hs.settings.sections.appservices import AppserviceNamespace, AppserviceNamespaces
@@ -107,34 +105,6 @@ async def test_changes_while_catching_up_are_handled_in_order(
 
         expected = [missed_join, *leave_events, second_join]
         assert services.events()[1:] == [event.event_id for event in expected]
-
-
-async def test_a_queue_that_overflows_has_the_next_run_read_the_tables(
-    database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(appservice_sender, "MAX_ROWS", 3)
-    sent: list[str] = []
-    with pytest.RaisesGroup(QueueOverflow, flatten_subgroups=True):
-        async with open_sending(database) as sending:
-            world = sending.world
-            room_id = await world.create_room(ALICE, join=[GHOST])
-            await sending.services.until(sending.services.events)
-            sent += sending.services.events()
-            await sending.end()
-            sent.append((await world.join(room_id, OTHER_GHOST)).event_id)
-
-            async def talk() -> None:
-                for n in range(10):
-                    sent.append((await world.send(room_id, ALICE, f"event {n}")).event_id)
-
-            sending.database.meanwhile = talk
-            sending.begin()
-            await sending.over()
-    async with open_sending(database) as sending:
-        services = sending.services
-        await services.until(lambda: len(services.events()) >= len(sent) - 1)
-
-        assert services.events() == sent[1:]
 
 
 async def test_services_receive_only_their_events(database: Database) -> None:

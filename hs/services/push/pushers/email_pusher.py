@@ -18,7 +18,7 @@ from hs.lib.clock import Clock
 from hs.lib.mail.mailer import Mailer, MailFault
 from hs.services.push.pushers.delivery import KEPT_MS, Push, Pusher
 from hs.services.push.pushers.email_content import NotificationEmailContent, Unread
-from hs.services.push.pushers.email_schedule import due_ms, pause_after_email
+from hs.services.push.pushers.email_schedule import EmailPlan
 from hs.services.push.pushers.pusher_positions import PusherPositions
 from hs.services.push.pushers.pusher_table import PusherWriter
 from hs.services.push.pushers.pushers import EMAIL
@@ -26,15 +26,12 @@ from hs.services.push.unread.unread_counts import UnreadCounts
 from hs.services.rooms.store.event_store import EventStore
 from hs.storage.database import Database
 from hs.storage.push import pushers as storage
-from hs.storage.push.pushers import Throttle
 
 MAX_READ: Final = 1000
 """The limit of notifications that are read together; one e-mail is about all unread ones."""
 
 MAX_MAILED: Final = 50
 """The limit of messages shown of the room that made the e-mail due, and of all other rooms."""
-
-NEVER_MS: Final = 2**62
 
 FIRST_PAUSE_S: Final = 30.0
 LONGEST_PAUSE_S: Final = 3600.0
@@ -59,7 +56,7 @@ class EmailPusherDependencies:
 
 @attrs.define(eq=False)
 class EmailPusher:
-    """The line of an e-mail pusher; see `PusherLine`."""
+    """The line of an e-mail pusher; see `RunningPusher`."""
 
     pusher: Pusher
     _tools: EmailPusherDependencies
@@ -67,15 +64,13 @@ class EmailPusher:
     has_news: bool = True
     is_over: bool = False
     _position: int = attrs.field(init=False)
-    # When the next e-mail is due, and an event that makes the line look at it again.
-    _due_ms: int = NEVER_MS
-    _throttles: dict[str, Throttle] = attrs.Factory(dict)
-    _due_earlier: trio.Event = attrs.Factory(trio.Event)
+    _plan: EmailPlan = attrs.field(init=False)
     _pauses: Backoff = attrs.Factory(lambda: Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S))
     _scope: trio.CancelScope = attrs.Factory(trio.CancelScope)
 
     def __attrs_post_init__(self) -> None:
         self._position = self.pusher.position
+        self._plan = EmailPlan(self._tools.delay_ms)
 
     @property
     def user_id(self) -> UserID:
@@ -88,12 +83,11 @@ class EmailPusher:
     def add(self, push: Push) -> None:
         """Note a stored notification, which may be due earlier than all others."""
         self.has_news = True
-        if due_ms(push, self._throttles.get(push.room_id), self._tools.delay_ms) < self._due_ms:
-            self._due_earlier.set()
+        self._plan.add(push)
 
     def look_again(self) -> None:
         self.has_news = True
-        self._due_earlier.set()
+        self._plan.end_wait()
 
     def note_read(self) -> None:
         """Do nothing: read events are left out when an e-mail is written."""
@@ -106,8 +100,7 @@ class EmailPusher:
         """Send e-mails when they are due, until no notification waits."""
         with trio.CancelScope() as self._scope:
             while True:
-                # Until the next e-mail is planned, any notification makes the line look again.
-                self._due_earlier, self._due_ms = trio.Event(), NEVER_MS
+                self._plan.begin()
                 pushes = await self._tools.database.read(
                     storage.list_queued, self.user_id, self._position, MAX_READ
                 )
@@ -122,17 +115,8 @@ class EmailPusher:
             return
         key = self.pusher.key
         throttles = await self._tools.database.read(storage.list_throttles, key)
-        self._throttles = {throttle.room_id: throttle for throttle in throttles}
-        delay_ms = self._tools.delay_ms
-        due = {
-            push: due_ms(push, self._throttles.get(push.room_id), delay_ms) for push, _ in unread
-        }
-        reason = min(due, key=lambda push: due[push])
-        self._due_ms = due[reason]
-        left_ms = self._due_ms - self._tools.clock.now_ms()
-        if left_ms > 0:
-            with trio.move_on_after(left_ms / 1000):
-                await self._due_earlier.wait()
+        reason = self._plan.choose((push for push, _ in unread), throttles)
+        if not await self._plan.wait(self._tools.clock.now_ms()):
             return
         if not await self._has_address():
             await self._tools.writer.delete(self.user_id, key.app_id, key.pushkey)
@@ -181,13 +165,7 @@ class EmailPusher:
         await self._record(unread, upto, now_ms)
 
     async def _record(self, unread: Sequence[Unread], upto: int, now_ms: int) -> None:
-        first_ms: dict[str, int] = {}
-        for push, _ in unread:
-            first_ms.setdefault(push.room_id, push.added_ms)
-        throttles = [
-            pause_after_email(room_id, self._throttles.get(room_id), added_ms, now_ms)
-            for room_id, added_ms in first_ms.items()
-        ]
+        throttles = self._plan.pauses_after((push for push, _ in unread), now_ms)
         await self._tools.positions.record_email(self.pusher.key, upto, throttles)
         self._position = max(self._position, upto)
 

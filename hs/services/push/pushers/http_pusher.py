@@ -5,16 +5,12 @@ Rules:
 - A notification is sent only after the database has the position of the one before. So each
   notification arrives, and only one that was being sent when a process was killed arrives twice.
 - A process that is told to stop waits for the notification that is being sent (GRACE_S).
-- `_waiting` has all notifications above the position while `_is_current` holds. That is set
-  before the table is read, so a notification is in the table, is added by the feed, or both; what
-  is not above the position any more is skipped. If more wait than fit, the table is read again.
-- A failed attempt is repeated with growing pauses, until a day after the event; then, or after
-  MAX_REFUSALS refusals, the notification is skipped.
+- What is still to be sent is in `pending_pushes`, and what follows on a failure in
+  `delivery_attempts`.
 """
 
 import logging
 import random
-from collections import deque
 from functools import partial
 from typing import Final
 
@@ -22,23 +18,16 @@ import attrs
 import trio
 
 from hs.core.ids import UserID
-from hs.lib.backoff import Backoff
 from hs.lib.clock import Clock
 from hs.lib.grace import with_grace
-from hs.services.push.pushers.delivery import KEPT_MS, DeliveryResult, Push, Pusher
+from hs.services.push.pushers.delivery import DeliveryResult, Push, Pusher
+from hs.services.push.pushers.delivery_attempts import DeliveryAttempts
+from hs.services.push.pushers.pending_pushes import PendingPushes
 from hs.services.push.pushers.push_gateway import PushGateway
 from hs.services.push.pushers.pusher_positions import PusherPositions
 from hs.services.push.pushers.pusher_table import PusherWriter
 from hs.storage.database import Database
-from hs.storage.push import pushers as storage
 
-MAX_HELD: Final = 100
-"""The limit of notifications in memory; others are read from the table later."""
-
-PAGE_SIZE: Final = 50
-FIRST_PAUSE_S: Final = 1.0
-LONGEST_PAUSE_S: Final = 3600.0
-MAX_REFUSALS: Final = 3
 GRACE_S: Final = 10.0
 """How long a notification that is being sent may take when the process stops."""
 
@@ -63,29 +52,30 @@ class HttpPusherDependencies:
 
 
 @attrs.define(eq=False)
+class _Badge:
+    """The unread count that the client shows, as far as known."""
+
+    shown: int | None = None
+    is_outdated: bool = False
+
+
+@attrs.define(eq=False)
 class HttpPusher:
-    """The line of an HTTP pusher; see `PusherLine`."""
+    """The line of an HTTP pusher; see `RunningPusher`."""
 
     pusher: Pusher
     _delivery: PushGateway
     _tools: HttpPusherDependencies
-    _position: int = attrs.field(init=False)
     is_working: bool = False
     has_news: bool = True
     is_over: bool = False
-    _waiting: deque[Push] = attrs.Factory(deque)
-    # Whether all notifications above the position are waiting here.
-    _is_current: bool = False
-    _badge: int | None = None  # the unread count that the client shows
-    _badge_is_outdated: bool = False
-    _changed: trio.Event = attrs.Factory(trio.Event)
-    _pauses: Backoff = attrs.Factory(lambda: Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S))
-    _refusals: int = 0
-    _has_failed: bool = False
+    _pending: PendingPushes = attrs.field(init=False)
+    _attempts: DeliveryAttempts = attrs.Factory(DeliveryAttempts)
+    _badge: _Badge = attrs.Factory(_Badge)
     _scope: trio.CancelScope = attrs.Factory(trio.CancelScope)
 
     def __attrs_post_init__(self) -> None:
-        self._position = self.pusher.position
+        self._pending = PendingPushes(self.pusher.position)
 
     @property
     def user_id(self) -> UserID:
@@ -93,31 +83,26 @@ class HttpPusher:
 
     @property
     def _slots(self) -> trio.CapacityLimiter:
-        return self._tools.slow_slots if self._has_failed else self._tools.slots
+        return self._tools.slow_slots if self._attempts.has_failed else self._tools.slots
 
     def replace(self, pusher: Pusher) -> None:
         """Use changed settings of the pusher; a pending retry is made at once."""
         self.pusher = pusher
-        self._position = max(self._position, pusher.position)
-        self._pauses.reset()
-        self._changed.set()
+        self._pending.advance(pusher.position)
+        self._attempts.retry_now()
 
     def add(self, push: Push) -> None:
         self.has_news = True
-        if self._is_current and len(self._waiting) < MAX_HELD:
-            self._waiting.append(push)
-        else:
-            self.look_again()
+        self._pending.add(push)
 
     def look_again(self) -> None:
         self.has_news = True
-        self._is_current = False
-        self._waiting.clear()
+        self._pending.look_again()
 
     def note_read(self) -> None:
         """Note that the user has read something, so that the unread count may have changed."""
         self.has_news = True
-        self._badge_is_outdated = True
+        self._badge.is_outdated = True
 
     def end(self) -> None:
         self.is_over = True
@@ -127,7 +112,7 @@ class HttpPusher:
         """Send all notifications that wait, then the unread count if it is outdated."""
         with trio.CancelScope() as self._scope:
             await self._jitter()
-            while pushes := await self._next():
+            while pushes := await self._pending.take(self._tools.database, self.user_id):
                 for push in pushes:
                     await self._deliver(push)
             await self._update_badge()
@@ -136,63 +121,22 @@ class HttpPusher:
         if self._tools.jitter_ms:
             await trio.sleep(random.random() * self._tools.jitter_ms / 1000)
 
-    async def _next(self) -> list[Push]:
-        if self._is_current:
-            pushes = [push for push in self._waiting if push.seq > self._position]
-            self._waiting.clear()
-            return pushes
-        # From here on the feed adds notifications.
-        self._is_current = True
-        self._waiting.clear()
-        pushes = await self._tools.database.read(
-            storage.list_queued, self.user_id, self._position, PAGE_SIZE
-        )
-        if len(pushes) == PAGE_SIZE:
-            self._is_current = False
-        return pushes
-
     async def _deliver(self, push: Push) -> None:
-        while push.seq > self._position:
+        while self._pending.has(push):
             async with self._slots:
                 # If it were sent and its position not stored, it would be sent again.
                 result = await with_grace(GRACE_S, partial(self._send, push))
             if result is DeliveryResult.GONE:
                 await self._delete_pusher()
-            elif push.seq > self._position:
-                await self._pause()
+            elif self._pending.has(push):
+                await self._attempts.pause()
 
     async def _send(self, push: Push) -> DeliveryResult:
         result = await self._delivery.deliver(self.pusher, push)
-        self._has_failed = result is DeliveryResult.FAILED
-        if self._is_done(result, push):
+        if self._attempts.is_last(push, result, self._tools.clock.now_ms()):
             await self._tools.positions.move(self.pusher.key, push.seq)
-            self._position = max(self._position, push.seq)
-            self._refusals = 0
+            self._pending.advance(push.seq)
         return result
-
-    def _is_done(self, result: DeliveryResult, push: Push) -> bool:
-        """Return whether no further attempt is to be made to send a notification."""
-        if result is DeliveryResult.DELIVERED:
-            self._pauses.reset()
-            return True
-        if result is DeliveryResult.GONE:
-            return False
-        if result is DeliveryResult.REFUSED:
-            self._refusals += 1
-            if self._refusals >= MAX_REFUSALS:
-                log.warning(
-                    "push gateway of %s refused %s, skipping it", self.user_id, push.event_id
-                )
-                return True
-        if self._tools.clock.now_ms() - push.added_ms > KEPT_MS:
-            log.warning("push of %s to %s timed out, skipping it", push.event_id, self.user_id)
-            return True
-        return False
-
-    async def _pause(self) -> None:
-        self._changed = trio.Event()
-        with trio.move_on_after(self._pauses.next_s()):
-            await self._changed.wait()
 
     async def _delete_pusher(self) -> None:
         log.info("push gateway of %s rejected the pushkey, deleting the pusher", self.user_id)
@@ -202,8 +146,8 @@ class HttpPusher:
         await trio.lowlevel.checkpoint()
 
     async def _update_badge(self) -> None:
-        if not self._badge_is_outdated:
-            return
-        self._badge_is_outdated = False
-        async with self._slots:
-            self._badge = await self._delivery.deliver_badge(self.pusher, self._badge)
+        badge = self._badge
+        if badge.is_outdated:
+            badge.is_outdated = False
+            async with self._slots:
+                badge.shown = await self._delivery.deliver_badge(self.pusher, badge.shown)

@@ -1,12 +1,17 @@
 """The duty that sends the notifications of a share of the users, in one process at a time.
 
-Each pusher has a line, which reads the table of notifications and sends what it finds. The duty's
-queue has the lines to be started, the pushers to be read again, and the request to look for lines
-that missed a notification. A run begins with what is stored, so it needs nothing of an earlier one.
+Each pusher has a line, which reads the table of notifications and sends what it finds. The feed
+brings lines to be started, pushers to be read again, and the request to look for lines that missed
+a notification; these wait in the duty's queue. Lines that the duty finds in the tables are started
+at once, so their number is not bounded by the queue.
+
+A run begins with what is stored, so it needs nothing of an earlier one. If more entries wait than
+fit, it begins like that again, while the lines that send go on.
 """
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from typing import Final, Protocol
 
 import attrs
@@ -15,7 +20,7 @@ import trio
 from hs.core.ids import UserID
 from hs.core.streams import PUSHERS, PUSHES, RECEIPTS, PusherRow, PushesRow, QueuedPush, ReceiptRow
 from hs.repl.feed import Batch, Feed
-from hs.repl.feed_queue import FeedQueue, WhenFull
+from hs.repl.feed_queue import FeedQueue, QueueOverflow, WhenFull
 from hs.services.push.evaluation.push_queue import record_of
 from hs.services.push.pushers.delivery import Push, Pusher
 from hs.services.push.pushers.pusher_positions import PusherPositions
@@ -29,10 +34,13 @@ AGAIN_S: Final = 5.0
 AFTER_FAULT_S: Final = 60.0
 """Pause of a line after an unexpected error."""
 
-MAX_WAITING: Final = 1_000_000
-"""Entries of the queue, of which there is one or two for each pusher."""
+MAX_WAITING: Final = 200_000
+"""Entries of the queue, at most some 100 MB. With more, all pushers are read from their table."""
 
 AT_ONCE: Final = 1000
+
+USERS_AT_ONCE: Final = 1000
+"""Users whose lines are started before other tasks run."""
 
 _LOST: Final = "lost"
 """Entry of the queue: some notifications may have been stored without a row that says so."""
@@ -85,6 +93,9 @@ class _Lines:
 
     by_user: dict[str, dict[PusherKey, RunningPusher]] = attrs.Factory(dict)
 
+    def all(self) -> Iterator[RunningPusher]:
+        return (line for lines in self.by_user.values() for line in lines.values())
+
     def of_user(self, user_id: str) -> list[RunningPusher]:
         return list(self.by_user.get(user_id, {}).values())
 
@@ -102,7 +113,7 @@ class _Lines:
         return line
 
     def count_working(self) -> int:
-        return sum(line.is_working for lines in self.by_user.values() for line in lines.values())
+        return sum(line.is_working for line in self.all())
 
 
 class PusherDuty:
@@ -143,53 +154,78 @@ class PusherDuty:
         async with trio.open_nursery() as noting:
             await noting.start(self._positions.run)
             try:
-                with self._queue.opened():
-                    await self._serve()
+                async with trio.open_nursery() as nursery:
+                    while True:
+                        with self._queue.opened():
+                            await self._serve(nursery)
             finally:
                 self._positions.stop()
 
-    async def _serve(self) -> None:
-        await self._make_lines()
-        self._queue.put(_LOST)
-        async with trio.open_nursery() as nursery:
+    async def _serve(self, nursery: trio.Nursery) -> None:
+        """Serve what is stored, then what the feed brings, until the queue overflows."""
+        for line in self._lines.all():
+            # The feed may have skipped a notification, and may add the next one from now on.
+            line.look_again()
+        await self._read_pushers(nursery)
+        await self._start_lost(nursery)
 
-            async def work(entries: list[_Entry]) -> None:
-                for entry in entries:
-                    await self._work_on(nursery, entry)
+        async def work(entries: list[_Entry]) -> None:
+            for entry in entries:
+                await self._work_on(nursery, entry)
 
+        with suppress(QueueOverflow):
             await self._queue.serve(work, at_most=AT_ONCE)
 
     async def _work_on(self, nursery: trio.Nursery, entry: _Entry) -> None:
         if isinstance(entry, PusherKey):
-            await self._read_pusher(entry)
+            await self._read_pusher(nursery, entry)
         elif isinstance(entry, str):
-            await self._find_lost()
-        elif not entry.is_working:
-            entry.is_working = True
-            nursery.start_soon(self._run_line, entry)
+            await self._start_lost(nursery)
+        else:
+            self._start(nursery, entry)
 
-    async def _make_lines(self) -> None:
-        for record in await self._database.read(storage.list_enabled):
-            # Pushers that change meanwhile are in the queue, and are read again.
-            if record.kind in self._makers and self._is_ours(UserID(record.user_id)):
-                pusher = Pusher.of(record)
-                self._lines.put(pusher.key, self._makers[pusher.kind](pusher))
+    def _start(self, nursery: trio.Nursery, line: RunningPusher) -> None:
+        if not line.is_working:
+            line.is_working = True
+            nursery.start_soon(self._run_line, line)
 
-    async def _read_pusher(self, key: PusherKey) -> None:
+    async def _read_pushers(self, nursery: trio.Nursery) -> None:
+        """Make the lines of new pushers, change or drop those of others, as the table says."""
+        # Pushers that change meanwhile are in the queue, and are read again.
+        pushers = {
+            pusher.key: pusher
+            for pusher in map(Pusher.of, await self._database.read(storage.list_enabled))
+            if pusher.kind in self._makers and self._is_ours(pusher.user_id)
+        }
+        for line in list(self._lines.all()):
+            pusher = pushers.pop(line.pusher.key, None)
+            if pusher is None:
+                self._drop(line.pusher.key)
+            elif attrs.evolve(pusher, position=line.pusher.position) != line.pusher:
+                self._set(nursery, pusher)
+        for pusher in pushers.values():
+            self._lines.put(pusher.key, self._makers[pusher.kind](pusher))
+
+    async def _read_pusher(self, nursery: trio.Nursery, key: PusherKey) -> None:
         record = await self._database.read(storage.find, key)
         if record is None or not record.enabled or record.kind not in self._makers:
             self._drop(key)
         else:
-            self._set(Pusher.of(record))
+            self._set(nursery, Pusher.of(record))
 
-    async def _find_lost(self) -> None:
+    async def _start_lost(self, nursery: trio.Nursery) -> None:
         """Start the lines of all users for whom notifications are stored."""
-        for user_id in await self._database.read(storage.list_users_with_notifications):
-            for line in self._lines.of_user(user_id):
-                line.look_again()
-                self._queue.put(line)
+        after = ""
+        while user_ids := await self._database.read(
+            storage.list_users_with_notifications, after, USERS_AT_ONCE
+        ):
+            for user_id in user_ids:
+                for line in self._lines.of_user(user_id):
+                    line.look_again()
+                    self._start(nursery, line)
+            after = user_ids[-1]
 
-    def _set(self, pusher: Pusher) -> None:
+    def _set(self, nursery: trio.Nursery, pusher: Pusher) -> None:
         line = self._lines.find(pusher.key)
         if line is not None and line.pusher.kind != pusher.kind:
             self._drop(pusher.key)
@@ -199,7 +235,7 @@ class PusherDuty:
         else:
             line = self._makers[pusher.kind](pusher)
             self._lines.put(pusher.key, line)
-        self._queue.put(line)
+        self._start(nursery, line)
 
     def _drop(self, key: PusherKey) -> None:
         line = self._lines.pop(key)

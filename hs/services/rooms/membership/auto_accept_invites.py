@@ -1,4 +1,8 @@
-"""Joins users to the rooms that they are invited to, where the settings say so."""
+"""Joins users to the rooms that they are invited to, where the settings say so.
+
+An invite is accepted when the user has joined, and has the room among the direct chats if it was an
+invite to one. If only the join succeeded, the next attempt does the rest.
+"""
 
 import logging
 from collections.abc import Iterator
@@ -13,6 +17,7 @@ from hs.core.events import event_types
 from hs.core.ids import EventID, RoomID, UserID, server_of
 from hs.core.requester import Requester
 from hs.core.streams import EVENTS, EventRow
+from hs.repl.entry_retries import EntryRetries
 from hs.repl.feed import Batch, Feed
 from hs.repl.feed_queue import FeedQueue, WhenFull
 from hs.services.accounts.account_data.account_data import DIRECT, AccountDataService
@@ -57,6 +62,9 @@ class AutoAcceptDuty:
         self._own_data = own_data
         self._invites: FeedQueue[_Invite] = FeedQueue("invites", MAX_WAITING, WhenFull.DROP_OLDEST)
         self._invites.follow(feed, EVENTS, self._invites_in)
+        self._retries: EntryRetries[_Invite] = EntryRetries()
+        # The last invite for which a join was tried; if it failed, it may have had its effect.
+        self._tried: _Invite | None = None
 
     async def run(self) -> None:
         """Accept invites for ever."""
@@ -70,12 +78,19 @@ class AutoAcceptDuty:
         for invite in invites:
             try:
                 await self._accept_if_wanted(invite)
-            except Unavailable:
-                raise
+            except Unavailable as error:
+                if self._retries.may_retry(invite, error):
+                    raise
+                log.warning(
+                    "invite of %s to %s was not accepted, skipping it: %s",
+                    invite.user_id,
+                    invite.room_id,
+                    error,
+                )
             except Exception:
                 # An invite that breaks something must not keep others from being accepted.
                 log.exception(
-                    "%s was not joined to %s and has to accept the invite",
+                    "invite of %s to %s was not accepted, skipping it",
                     invite.user_id,
                     invite.room_id,
                 )
@@ -89,24 +104,32 @@ class AutoAcceptDuty:
     async def _accept(self, invite: _Invite, *, is_direct: bool) -> None:
         pause_s = FIRST_PAUSE_S
         for attempt in range(1, ATTEMPTS + 1):
-            own = await self._memberships.local_membership(invite.room_id, invite.user_id)
-            if own is None or own.membership != event_types.INVITE:
-                return
-            requester = Requester(invite.user_id, is_rate_limit_exempt=True)
-            via = (server_of(invite.sender),)
             try:
-                await self._joining.join(requester, invite.room_id, JoinRequest(via=via))
-                if is_direct:
+                if await self._join(invite) and is_direct:
                     await self._mark_direct(invite)
                 return
             except (MatrixError, RemoteFault) as error:
                 log.warning(
-                    "%s was not joined to %s (attempt %d of %d): %s",
+                    "invite of %s to %s was not accepted (attempt %d of %d): %s",
                     invite.user_id, invite.room_id, attempt, ATTEMPTS, error,
                 )  # fmt: skip
             if attempt < ATTEMPTS:
                 await trio.sleep(pause_s)
                 pause_s *= 2
+
+    async def _join(self, invite: _Invite) -> bool:
+        """Join the invited user; return whether the membership comes from this invite."""
+        own = await self._memberships.local_membership(invite.room_id, invite.user_id)
+        membership = None if own is None else own.membership
+        if membership == event_types.JOIN:
+            return invite == self._tried
+        if membership != event_types.INVITE:
+            return False
+        self._tried = invite
+        requester = Requester(invite.user_id, is_rate_limit_exempt=True)
+        via = (server_of(invite.sender),)
+        await self._joining.join(requester, invite.room_id, JoinRequest(via=via))
+        return True
 
     async def _mark_direct(self, invite: _Invite) -> None:
         """Add the room to the user's direct chats, as a client does when it accepts an invite."""

@@ -1,11 +1,14 @@
 """Forgets rooms for users who leave them or are removed from them, where the settings say so."""
 
+import logging
 from collections.abc import Callable, Iterator
 from typing import Final
 
+from hs.core.errors import Unavailable
 from hs.core.events import event_types
 from hs.core.ids import RoomID, UserID
 from hs.core.streams import EVENTS, CacheRow, EventRow
+from hs.repl.entry_retries import EntryRetries
 from hs.repl.feed import Batch, Feed
 from hs.repl.feed_queue import FeedQueue, WhenFull
 from hs.repl.memory_writer import MemoryWriter
@@ -15,6 +18,8 @@ from hs.storage.rooms import rooms
 
 MAX_WAITING: Final = 10_000
 """Departures that wait; the oldest is dropped, and its user has to forget the room."""
+
+log = logging.getLogger(__name__)
 
 _GONE: Final = (event_types.LEAVE, event_types.BAN)
 
@@ -38,6 +43,7 @@ class ForgetOnLeaveDuty:
             "departures", MAX_WAITING, WhenFull.DROP_OLDEST
         )
         self._departures.follow(feed, EVENTS, self._departures_in)
+        self._retries: EntryRetries[tuple[UserID, RoomID]] = EntryRetries()
 
     async def run(self) -> None:
         """Forget rooms for ever."""
@@ -49,7 +55,14 @@ class ForgetOnLeaveDuty:
 
     async def _forget(self, departures: list[tuple[UserID, RoomID]]) -> None:
         for user_id, room_id in departures:
-            if await self._database.write(rooms.forget, user_id, room_id):
+            try:
+                forgot = await self._database.write(rooms.forget, user_id, room_id)
+            except Unavailable as error:
+                if self._retries.may_retry((user_id, room_id), error):
+                    raise
+                log.warning("%s did not forget %s, skipping it: %s", user_id, room_id, error)
+                continue
+            if forgot:
                 self._cache_drops.append_nowait([CacheRow(CACHE_NAME, (user_id,))])
 
     def _departures_in(self, batch: Batch[EventRow]) -> Iterator[tuple[UserID, RoomID]]:

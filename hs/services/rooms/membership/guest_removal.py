@@ -13,6 +13,7 @@ from hs.core.errors import MatrixError, Unavailable
 from hs.core.events import event_types
 from hs.core.ids import EventID, RoomID, UserID
 from hs.core.streams import EVENTS, EventRow
+from hs.repl.entry_retries import EntryRetries
 from hs.repl.feed import Batch, Feed
 from hs.repl.feed_queue import FeedQueue, WhenFull
 from hs.services.rooms.append.appender import RoomAppender
@@ -52,6 +53,7 @@ class GuestRemovalDuty:
             "guest access", MAX_ROOMS, WhenFull.DROP_OLDEST
         )
         self._changed_rooms.follow(feed, EVENTS, self._rooms_changed_in)
+        self._retries: EntryRetries[RoomID] = EntryRetries()
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Remove guests for ever."""
@@ -73,8 +75,10 @@ class GuestRemovalDuty:
                 await self.remove_guests(room_id)
             except MatrixError as error:
                 log.warning("guests were not removed from %s: %s", room_id, error)
-            except Unavailable:
-                raise
+            except Unavailable as error:
+                if self._retries.may_retry(room_id, error):
+                    raise
+                log.warning("guests were not removed from %s, skipping it: %s", room_id, error)
             except Exception:
                 # A room that breaks something must not keep guests in other rooms.
                 log.exception("guests were not removed from %s", room_id)

@@ -10,7 +10,7 @@ import trio
 from hs.core.ids import EventID, RoomID
 from hs.repl.ownership import shard_of
 from hs.services.push.pushers.delivery import KEPT_MS
-from hs.services.push.pushers.http_pusher import MAX_HELD, PAGE_SIZE
+from hs.services.push.pushers.pending_pushes import MAX_HELD, PAGE_SIZE
 from hs.storage.database import Database
 from hs.storage.push import pushers as storage
 from hs.storage.push.pushers import PusherKey
@@ -34,8 +34,8 @@ KEY = PusherKey(BOB, "org.example.app", "key")
 
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hs.services.push.pushers.http_pusher.FIRST_PAUSE_S", 0.01)
-    monkeypatch.setattr("hs.services.push.pushers.http_pusher.LONGEST_PAUSE_S", 0.02)
+    monkeypatch.setattr("hs.services.push.pushers.delivery_attempts.FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr("hs.services.push.pushers.delivery_attempts.LONGEST_PAUSE_S", 0.02)
 
 
 async def create_room(scene: PushScene, *members: Any) -> RoomID:
