@@ -221,11 +221,11 @@ class EvaluationDuty:
         done, count = 0, len(batch.rows)
         while True:
             begin, done = done, self._evaluate_nowait(batch, done)
-            if done == count:
-                return
-            if done < begin + ROWS_AT_ONCE:
+            if done < min(count, begin + ROWS_AT_ONCE):
                 await self._evaluate_row(batch, done)
                 done += 1
+            if done == count:
+                return
             await trio.lowlevel.checkpoint()
 
     async def _evaluate_row(self, batch: Batch[EventRow], index: int) -> None:
