@@ -2,7 +2,6 @@
 
 from typing import Final
 
-import attrs
 import trio
 
 from hs.core.events import event_types
@@ -11,16 +10,11 @@ from hs.core.push.unread import RoomCounts
 from hs.core.streams import EVENTS, EventRow
 from hs.repl.feed import Batch
 from hs.services.rooms.append.drafts import Draft
-from hs.settings.sections.proposals import Experiments, ProposalSettings
 from hs.settings.settings import Settings
 from tests.support.composition import SETTINGS, worker_settings
 from tests.support.rooms import ALICE, World
 
 SOON_S: Final = 60.0
-WITH_THREADS: Final = attrs.evolve(
-    SETTINGS,
-    proposals=ProposalSettings(experimental_features=Experiments(thread_subscriptions=True)),
-)
 
 
 def evaluating_settings() -> Settings:

@@ -21,7 +21,6 @@ from hs.storage.rooms import thread_subscriptions
 from tests.support.composition import Neighbourhood
 from tests.support.evaluating import (
     SOON_S,
-    WITH_THREADS,
     deliver,
     evaluating_settings,
     reply_to,
@@ -29,6 +28,7 @@ from tests.support.evaluating import (
     writing_settings,
 )
 from tests.support.rooms import ALICE, BOB, open_world
+from tests.support.unread import WITH_THREADS
 
 Before = Callable[[int], Awaitable[None]]
 

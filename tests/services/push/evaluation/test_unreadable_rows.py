@@ -19,7 +19,6 @@ from hs.storage.database import Database
 from hs.storage.rooms import thread_subscriptions
 from tests.support.composition import Neighbourhood
 from tests.support.evaluating import (
-    WITH_THREADS,
     deliver,
     evaluating_settings,
     reply_to,
@@ -27,6 +26,7 @@ from tests.support.evaluating import (
     writing_settings,
 )
 from tests.support.rooms import ALICE, BOB, CAROL, open_world
+from tests.support.unread import WITH_THREADS
 
 
 async def test_events_of_a_room_too_large_for_the_cache_of_members_notify_them(

@@ -280,6 +280,7 @@ async def test_many_rooms_are_counted_together(database: Database) -> None:
         for number, room_id in enumerate(rooms):
             for _ in range(number):
                 await say(world, room_id)
+        await unread.settle()
 
         async with unread.another_process() as fresh:
             found = await fresh.counting.counts(BOB, rooms)
@@ -295,6 +296,7 @@ async def test_another_process_counts_the_same(database: Database) -> None:
         world = unread.world
         room_id = await world.create_room(ALICE, join=[BOB, CAROL])
         await say(world, room_id)
+        await unread.settle()
         async with unread.another_process() as elsewhere:
             assert await elsewhere.count(BOB, room_id) == (1, 0)
             event_id = await say(world, room_id, **mentioning(BOB))
