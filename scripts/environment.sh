@@ -3,6 +3,9 @@
 
 VENV="${HS_VENV:-$ROOT/.venv}"
 
+# Each start of the server would compile all modules again, and the tests start it hundreds of times.
+unset PYTHONDONTWRITEBYTECODE
+
 say() { printf '\033[1m%s\033[0m\n' "$*" >&2; }
 
 fail() { printf '%s\n' "$*" >&2; exit 1; }

@@ -51,7 +51,7 @@ class Freshness:
     _database: Database
     _look: Look
 
-    async def see_all(self) -> None:
+    async def catch_up(self) -> None:
         """Wait until this process has seen what any process committed before the call.
 
         Never raises: without the database, or after a timeout, it returns anyway.

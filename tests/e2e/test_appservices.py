@@ -72,8 +72,8 @@ async def test_service_sends_for_its_users_with_chosen_timestamp(bridged: Bridge
     await scene.add_ghost()
     target = f"{scene.room}/send/m.room.message/x1?user_id={quote(scene.ghost)}&ts=1234567"
 
-    sent = await scene.ask("PUT", target, {"msgtype": "m.text", "body": "from the past"})
-    event = await scene.ada.ask("GET", f"{scene.room}/event/{quote(sent.json['event_id'])}")
+    sent = await scene.request("PUT", target, {"msgtype": "m.text", "body": "from the past"})
+    event = await scene.ada.request("GET", f"{scene.room}/event/{quote(sent.json['event_id'])}")
 
     assert event.json["sender"] == scene.ghost
     assert event.json["origin_server_ts"] == 1234567
@@ -84,13 +84,15 @@ async def test_service_acts_only_for_users_of_its_namespaces(bridged: BridgedSer
     await scene.add_ghost()
     whoami = f"{CLIENT}/account/whoami"
 
-    own_sender = await scene.ask("GET", whoami)
-    ghost = await scene.ask("GET", f"{whoami}?user_id={quote(scene.ghost)}")
-    foreign_user = await scene.ask("GET", f"{whoami}?user_id={quote(scene.ada.user_id)}")
-    unregistered = await scene.ask(
+    own_sender = await scene.request("GET", whoami)
+    ghost = await scene.request("GET", f"{whoami}?user_id={quote(scene.ghost)}")
+    foreign_user = await scene.request("GET", f"{whoami}?user_id={quote(scene.ada.user_id)}")
+    unregistered = await scene.request(
         "GET", f"{whoami}?user_id={quote('@_fax_nobody:' + SERVER_NAME)}"
     )
-    unknown_device = await scene.ask("GET", f"{whoami}?user_id={quote(scene.ghost)}&device_id=NONE")
+    unknown_device = await scene.request(
+        "GET", f"{whoami}?user_id={quote(scene.ghost)}&device_id=NONE"
+    )
 
     assert own_sender.json["user_id"] == f"@faxbot:{SERVER_NAME}"
     assert ghost.json["user_id"] == scene.ghost
@@ -105,14 +107,16 @@ async def test_service_creates_and_deletes_devices_without_login(bridged: Bridge
     as_ghost = f"user_id={quote(scene.ghost)}"
     device = f"{CLIENT}/devices/FAX1"
 
-    created = await scene.ask("PUT", f"{device}?{as_ghost}", {"display_name": "Fax"})
-    updated = await scene.ask("PUT", f"{device}?{as_ghost}", {"display_name": "Fax 2"})
-    whoami = await scene.ask("GET", f"{CLIENT}/account/whoami?{as_ghost}&device_id=FAX1")
-    keys = await scene.ask(
+    created = await scene.request("PUT", f"{device}?{as_ghost}", {"display_name": "Fax"})
+    updated = await scene.request("PUT", f"{device}?{as_ghost}", {"display_name": "Fax 2"})
+    whoami = await scene.request("GET", f"{CLIENT}/account/whoami?{as_ghost}&device_id=FAX1")
+    keys = await scene.request(
         "POST", f"{CLIENT}/keys/upload?{as_ghost}&org.matrix.msc3202.device_id=FAX1", {}
     )
-    deleted = await scene.ask("DELETE", f"{device}?{as_ghost}", {})
-    after_deletion = await scene.ask("GET", f"{CLIENT}/account/whoami?{as_ghost}&device_id=FAX1")
+    deleted = await scene.request("DELETE", f"{device}?{as_ghost}", {})
+    after_deletion = await scene.request(
+        "GET", f"{CLIENT}/account/whoami?{as_ghost}&device_id=FAX1"
+    )
 
     assert (created.status, updated.status) == (201, 200)
     assert whoami.json["device_id"] == "FAX1"
@@ -133,13 +137,13 @@ async def test_names_of_exclusive_namespace_are_refused_to_others(bridged: Bridg
         account = {"username": "_fax_mine", "password": "p", "auth": {"type": "m.login.dummy"}}
         client.token = None
         registration_of_user = await client.post(f"{CLIENT}/register", account)
-    registration_outside_namespace = await scene.ask(
+    registration_outside_namespace = await scene.request(
         "POST", f"{CLIENT}/register", {**service, "username": "human"}
     )
-    alias_outside_namespace = await scene.ask(
+    alias_outside_namespace = await scene.request(
         "PUT", f"{directory}/{quote('#free:' + SERVER_NAME)}", room
     )
-    own_alias = await scene.ask("PUT", f"{directory}/{alias}", room)
+    own_alias = await scene.request("PUT", f"{directory}/{alias}", room)
 
     for refused in (
         alias_of_user,
@@ -155,7 +159,9 @@ async def test_service_receives_events_of_rooms_with_its_aliases(bridged: Bridge
     scene = await open_scene(bridged)
     await scene.say("before")
     alias = quote(f"#_fax_room{scene.number}:{SERVER_NAME}")
-    added = await scene.ask("PUT", f"{CLIENT}/directory/room/{alias}", {"room_id": scene.room_id})
+    added = await scene.request(
+        "PUT", f"{CLIENT}/directory/room/{alias}", {"room_id": scene.room_id}
+    )
     assert added.status == 200, added.body
 
     async def send_until_received() -> None:
@@ -167,7 +173,7 @@ async def test_service_receives_events_of_rooms_with_its_aliases(bridged: Bridge
                 await trio.sleep(0.05)
 
     await send_until_received()
-    await scene.ask("DELETE", f"{CLIENT}/directory/room/{alias}")
+    await scene.request("DELETE", f"{CLIENT}/directory/room/{alias}")
 
 
 async def test_queried_service_creates_user_and_alias(bridged: BridgedServer) -> None:
@@ -190,14 +196,14 @@ async def test_queried_service_creates_user_and_alias(bridged: BridgedServer) ->
 
     scene.fax.pages[f"/_matrix/app/v1/users/{new_user_id}"] = make_user
     scene.fax.pages[f"/_matrix/app/v1/rooms/{alias}"] = make_alias
-    await scene.ada.ask("POST", f"{scene.room}/invite", {"user_id": new_user_id})
-    directory_entry = await scene.ada.ask("GET", f"{CLIENT}/directory/room/{quote(alias)}")
-    profile = await scene.ada.ask("GET", f"{CLIENT}/profile/{quote(new_user_id)}")
+    await scene.ada.request("POST", f"{scene.room}/invite", {"user_id": new_user_id})
+    directory_entry = await scene.ada.request("GET", f"{CLIENT}/directory/room/{quote(alias)}")
+    profile = await scene.ada.request("GET", f"{CLIENT}/profile/{quote(new_user_id)}")
     invite = await scene.until(
         lambda: next((e for e in scene.fax.events if e.get("state_key") == new_user_id), None),
         "the invite",
     )
-    joined = await scene.ask("POST", f"{scene.room}/join?user_id={quote(new_user_id)}", {})
+    joined = await scene.request("POST", f"{scene.room}/join?user_id={quote(new_user_id)}", {})
 
     assert directory_entry.json["room_id"] == scene.room_id
     assert profile.json["displayname"] == f"_fax_new{scene.number}"
@@ -233,9 +239,11 @@ async def test_third_party_protocols_of_services_are_merged(bridged: BridgedServ
     )
     bridged.fax.pages[f"{base}/user"] = lambda request: (200, [third_party_user])
 
-    protocols = await scene.ada.ask("GET", f"{CLIENT}/thirdparty/protocols")
-    users = await scene.ada.ask("GET", f"{CLIENT}/thirdparty/user/fax?number=1")
-    users_by_id = await scene.ada.ask("GET", f"{CLIENT}/thirdparty/user?userid={quote(user_id)}")
+    protocols = await scene.ada.request("GET", f"{CLIENT}/thirdparty/protocols")
+    users = await scene.ada.request("GET", f"{CLIENT}/thirdparty/user/fax?number=1")
+    users_by_id = await scene.ada.request(
+        "GET", f"{CLIENT}/thirdparty/user?userid={quote(user_id)}"
+    )
 
     instances = protocols.json["fax"]["instances"]
     assert {instance["instance_id"] for instance in instances} == {"fax|de", "fax|fr", "pager|uk"}
@@ -255,10 +263,10 @@ async def test_service_pings_itself_through_server(bridged: BridgedServer) -> No
         return 200, {}
 
     scene.fax.pages[callback_path] = respond
-    reached = await scene.ask("POST", ping_path.format("fax"), {"transaction_id": "meow"})
-    foreign_ping = await scene.ask("POST", ping_path.format("pager"), {})
+    reached = await scene.request("POST", ping_path.format("fax"), {"transaction_id": "meow"})
+    foreign_ping = await scene.request("POST", ping_path.format("pager"), {})
     scene.fax.pages[callback_path] = lambda request: (418, {"errcode": "TEAPOT"})
-    failed = await scene.ask("POST", ping_path.format("fax"), {})
+    failed = await scene.request("POST", ping_path.format("fax"), {})
 
     assert reached.json["duration_ms"] >= 0
     assert received == [{"transaction_id": "meow"}]
@@ -271,17 +279,17 @@ async def test_third_party_network_has_own_room_directory(bridged: BridgedServer
     target = f"{CLIENT}/directory/list/appservice/de/{quote(scene.room_id)}"
 
     async def is_listed(**criteria: Any) -> bool:
-        directory = await scene.ada.ask("POST", f"{CLIENT}/publicRooms", criteria)
+        directory = await scene.ada.request("POST", f"{CLIENT}/publicRooms", criteria)
         return scene.room_id in [entry["room_id"] for entry in directory.json["chunk"]]
 
-    published = await scene.ask("PUT", target, {"visibility": "public"})
+    published = await scene.request("PUT", target, {"visibility": "public"})
 
     assert published.status == 200
     assert not await is_listed()
     assert await is_listed(third_party_instance_id="fax|de")
     assert not await is_listed(third_party_instance_id="pager|de")
     assert await is_listed(include_all_networks=True)
-    assert (await scene.ask("PUT", target, {"visibility": "private"})).status == 200
+    assert (await scene.request("PUT", target, {"visibility": "private"})).status == 200
     assert not await is_listed(include_all_networks=True)
 
 
@@ -290,11 +298,11 @@ async def test_ephemeral_data_is_sent_to_service(bridged: BridgedServer) -> None
     await scene.add_ghost()
     event_id = await scene.say("read me")
     ada = scene.ada.user_id
-    await scene.ada.ask("PUT", f"{scene.room}/typing/{quote(ada)}", {"typing": True})
+    await scene.ada.request("PUT", f"{scene.room}/typing/{quote(ada)}", {"typing": True})
     private_receipt = f"{scene.room}/receipt/m.read.private/{quote(event_id)}"
-    await scene.ada.ask("POST", private_receipt, {})
-    await scene.ada.ask("POST", f"{scene.room}/receipt/m.read/{quote(event_id)}", {})
-    await scene.ada.ask("PUT", f"{CLIENT}/presence/{quote(ada)}/status", {"presence": "online"})
+    await scene.ada.request("POST", private_receipt, {})
+    await scene.ada.request("POST", f"{scene.room}/receipt/m.read/{quote(event_id)}", {})
+    await scene.ada.request("PUT", f"{CLIENT}/presence/{quote(ada)}/status", {"presence": "online"})
 
     def edus_in_room(kind: str) -> list[Any]:
         edus = scene.fax.parts("ephemeral")
@@ -328,15 +336,15 @@ async def test_to_device_messages_and_key_counts_are_sent_to_service(
     scene = await open_scene(bridged)
     await scene.add_ghost()
     as_ghost = f"user_id={quote(scene.ghost)}"
-    created = await scene.ask("PUT", f"{CLIENT}/devices/FAX1?{as_ghost}", {})
+    created = await scene.request("PUT", f"{CLIENT}/devices/FAX1?{as_ghost}", {})
     assert created.status == 201
     one_time_key = {"curve25519:AAAA": "a" * 43}
-    keys = await scene.ask(
+    keys = await scene.request(
         "POST", f"{CLIENT}/keys/upload?{as_ghost}&device_id=FAX1", {"one_time_keys": one_time_key}
     )
     assert keys.status == 200, keys.body
     message = {"messages": {scene.ghost: {"FAX1": {"body": "psst"}}}}
-    await scene.ada.ask("PUT", f"{CLIENT}/sendToDevice/x.test/{scene.number}", message)
+    await scene.ada.request("PUT", f"{CLIENT}/sendToDevice/x.test/{scene.number}", message)
 
     def messages() -> list[Any]:
         sent = scene.fax.parts("de.sorunome.msc2409.to_device")
@@ -371,7 +379,7 @@ async def test_data_is_sent_after_downtime_of_sending_worker(bridged: BridgedSer
     scene = await open_scene(bridged)
     await scene.add_ghost()
     as_ghost = f"user_id={quote(scene.ghost)}"
-    assert (await scene.ask("PUT", f"{CLIENT}/devices/FAX1?{as_ghost}", {})).status == 201
+    assert (await scene.request("PUT", f"{CLIENT}/devices/FAX1?{as_ghost}", {})).status == 201
     first_id = await scene.say("first")
     await scene.until(lambda: "first" in scene.fax.texts(), "the first message")
     sender = bridged.cluster.processes["sync1"]
@@ -380,9 +388,9 @@ async def test_data_is_sent_after_downtime_of_sending_worker(bridged: BridgedSer
     await trio.to_thread.run_sync(sender.kill)
 
     missed_id = await scene.say("missed")
-    await scene.ada.ask("POST", f"{scene.room}/receipt/m.read/{quote(first_id)}", {})
+    await scene.ada.request("POST", f"{scene.room}/receipt/m.read/{quote(first_id)}", {})
     message = {"messages": {scene.ghost: {"FAX1": {"body": "missed"}}}}
-    await scene.ada.ask("PUT", f"{CLIENT}/sendToDevice/x.test/m{scene.number}", message)
+    await scene.ada.request("PUT", f"{CLIENT}/sendToDevice/x.test/m{scene.number}", message)
     await trio.to_thread.run_sync(sender.start)
 
     await scene.until(

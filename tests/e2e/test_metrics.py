@@ -29,12 +29,12 @@ async def test_process_counts_its_own_work(cluster: Cluster) -> None:
     writer = cluster.processes.get("persister1", main)
     ada = Person([main.port], cluster.rng)
     await ada.register("ada_of_metrics")
-    room_id = (await ada.ask("POST", f"{CLIENT}/createRoom", {})).json["room_id"]
+    room_id = (await ada.request("POST", f"{CLIENT}/createRoom", {})).json["room_id"]
     message = {"msgtype": "m.text", "body": "count me"}
     before = await scrape(writer)
 
-    await ada.ask("PUT", f"{CLIENT}/rooms/{room_id}/send/m.room.message/t1", message)
-    await ada.ask("GET", f"{CLIENT}/sync?timeout=0")
+    await ada.request("PUT", f"{CLIENT}/rooms/{room_id}/send/m.room.message/t1", message)
+    await ada.request("GET", f"{CLIENT}/sync?timeout=0")
 
     of_writer, of_main = await scrape(writer), await scrape(main)
     position = f'hs_stream_position{{stream="events",writer="{writer.name}"}}'
@@ -61,7 +61,7 @@ async def test_rpc_and_replication_are_counted_on_both_sides(cluster: Cluster) -
     main, writer = cluster.processes["main"], cluster.processes["persister1"]
     ada = Person([main.port], cluster.rng)
     await ada.register("ada_of_calls")
-    await ada.ask("POST", f"{CLIENT}/createRoom", {})
+    await ada.request("POST", f"{CLIENT}/createRoom", {})
 
     caller, callee = await scrape(main), await scrape(writer)
 

@@ -23,11 +23,11 @@ async def test_earlier_commits_of_another_process_are_seen(
     await nursery.start(writer.run)
     await nursery.start(reader.run)
     freshness = Freshness(reader.feed, "w2", db, reader.intake.look)
-    await freshness.see_all()
+    await freshness.catch_up()
     before = reader.texts("w1")
 
     await writer.notes.write(add_note, "just now")
-    await freshness.see_all()
+    await freshness.catch_up()
 
     assert (before, reader.texts("w1")) == ([], ["just now"])
     nursery.cancel_scope.cancel()

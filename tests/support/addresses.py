@@ -30,7 +30,7 @@ class AddressScene:
     async def post(self, path: str, body: Any, token: str | None = None) -> WebResponse:
         return await self.accounts.client.post(path, body, token=token)
 
-    async def ask(self, kind: str, email: str = ADDRESS, **more: Any) -> WebResponse:
+    async def request(self, kind: str, email: str = ADDRESS, **more: Any) -> WebResponse:
         """Request a validation e-mail; kind is `register`, `account/password` or `account/3pid`."""
         body = {"email": email, "client_secret": "s3cret", "send_attempt": 1, **more}
         return await self.post(f"{V3}/{kind}/email/requestToken", body)
@@ -46,12 +46,12 @@ class AddressScene:
     async def prove(self, kind: str, email: str = ADDRESS) -> dict[str, str]:
         """Validate an address and return the credentials of the validation session."""
         count = len(self.box.messages) + 1
-        requested = await self.ask(kind, email, send_attempt=count)
+        requested = await self.request(kind, email, send_attempt=count)
         assert requested.status == 200, requested.body
         link = await self.link(count)
         if kind == "account/password":
             path, _, query = link.partition("?")
-            response = await self.accounts.client.ask("POST", path, body=query.encode())
+            response = await self.accounts.client.request("POST", path, body=query.encode())
         else:
             response = await self.accounts.client.get(link)
         assert response.status == 200, response.body

@@ -51,30 +51,30 @@ class BridgedScene:
         """The path of the room."""
         return f"{CLIENT}/rooms/{quote(self.room_id)}"
 
-    async def ask(
+    async def request(
         self, method: str, target: str, content: Any = None, *, bridge: Bridge | None = None
     ) -> WebResponse:
         """Send a request as the service, or as another one."""
         url = self.bridged.cluster.any_url()
         token = (bridge or self.fax).as_token
         async with HttpClient(int(url.rpartition(":")[2]), token) as client:
-            return await client.ask(method, target, json=content)
+            return await client.request(method, target, json=content)
 
     async def add_ghost(self) -> None:
         """Register a user of the service and let it join the room."""
         account = {"type": "m.login.application_service", "username": f"_fax_{self.number}"}
-        registered = await self.ask(
+        registered = await self.request(
             "POST", f"{CLIENT}/register", {**account, "inhibit_login": True}
         )
         assert registered.status == 200, registered.body
-        joined = await self.ask("POST", f"{self.room}/join?user_id={quote(self.ghost)}", {})
+        joined = await self.request("POST", f"{self.room}/join?user_id={quote(self.ghost)}", {})
         assert joined.status == 200, joined.body
 
     async def say(self, text: str) -> str:
         """Send a message as Ada and return the event ID."""
         self.sent += 1
         target = f"{self.room}/send/m.room.message/t{self.sent}"
-        response = await self.ada.ask("PUT", target, {"msgtype": "m.text", "body": text})
+        response = await self.ada.request("PUT", target, {"msgtype": "m.text", "body": text})
         return str(response.json["event_id"])
 
     async def until(self, holds: Any, what: str) -> Any:
@@ -88,5 +88,5 @@ async def open_scene(bridged: BridgedServer) -> BridgedScene:
     ada = Person(ports, random.Random(number))
     await ada.register(f"ada{number}-{os.getpid()}")
     room = {"preset": "public_chat", "name": "The office"}
-    room_id = (await ada.ask("POST", f"{CLIENT}/createRoom", room)).json["room_id"]
+    room_id = (await ada.request("POST", f"{CLIENT}/createRoom", room)).json["room_id"]
     return BridgedScene(bridged, ada, room_id, number)

@@ -33,13 +33,13 @@ class Person:
     user_id: str = ""
     token: str = ""
 
-    async def ask(self, method: str, target: str, json: Any = None) -> WebResponse:
+    async def request(self, method: str, target: str, json: Any = None) -> WebResponse:
         """Send a request until there is a response, to a random process at each attempt."""
         while True:
             async with HttpClient(self.rng.choice(self.ports), self.token or None) as client:
                 try:
                     with trio.fail_after(ANSWER_S):
-                        answer = await client.ask(method, target, json=json)
+                        answer = await client.request(method, target, json=json)
                 except ConnectionLost:
                     await trio.sleep(RETRY_S)
                     continue
@@ -51,7 +51,7 @@ class Person:
     async def register(self, name: str) -> None:
         """Register an account."""
         account = {"username": name, "password": "p", "auth": {"type": "m.login.dummy"}}
-        registered = (await self.ask("POST", f"{CLIENT}/register", account)).json
+        registered = (await self.request("POST", f"{CLIENT}/register", account)).json
         self.user_id, self.token = registered["user_id"], registered["access_token"]
 
 
@@ -82,7 +82,7 @@ async def send_until(stop: trio.Event, person: Person, room_id: str, ledger: Led
 
 async def _send(person: Person, room_id: str, text: str, ledger: Ledger) -> None:
     target = f"{CLIENT}/rooms/{quote(room_id)}/send/m.room.message/{quote(text, safe='')}"
-    answer = await person.ask("PUT", target, {"msgtype": "m.text", "body": text})
+    answer = await person.request("PUT", target, {"msgtype": "m.text", "body": text})
     ledger.note(room_id, person.user_id, text, answer.json["event_id"])
 
 
@@ -132,7 +132,7 @@ class Reader:
         target = f"{CLIENT}/sync?timeout={POLL_MS}&filter={filter_json}"
         if self.since:
             target += f"&since={quote(self.since)}"
-        answer = (await self.person.ask("GET", target)).json
+        answer = (await self.person.request("GET", target)).json
         for room_id, room in answer.get("rooms", {}).get("join", {}).items():
             await self._merge(room_id, room["timeline"])
         self.since = answer["next_batch"]
@@ -151,7 +151,7 @@ class Reader:
         room = f"{CLIENT}/rooms/{quote(room_id)}"
         while True:
             target = f"{room}/messages?dir=b&limit=20&from={quote(before)}"
-            page = (await self.person.ask("GET", target)).json
+            page = (await self.person.request("GET", target)).json
             for event in page["chunk"]:
                 if event["event_id"] in known:
                     return missed[::-1]

@@ -36,9 +36,11 @@ class Searching:
     ) -> dict[str, Any]:
         """Search, after indexing all events."""
         await self.indexer.catch_up()
-        ask = MessageSearchRequest(term, event_filter=parse_event_filter(filter or {}), **fields)
+        request = MessageSearchRequest(
+            term, event_filter=parse_event_filter(filter or {}), **fields
+        )
         search = self.world.process.services.search
-        return await search.messages.search(Requester(user_id, "PHONE"), ask)
+        return await search.messages.search(Requester(user_id, "PHONE"), request)
 
     async def finds(self, user_id: UserID, term: str, **fields: Any) -> list[str]:
         """Return the IDs of the events that are found."""

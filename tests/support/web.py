@@ -79,18 +79,18 @@ class WebClient:
     client_ip: str = "192.0.2.1"
 
     async def get(self, path: str, **more: Any) -> WebResponse:
-        return await self.ask("GET", path, **more)
+        return await self.request("GET", path, **more)
 
     async def put(self, path: str, json: Any = None, **more: Any) -> WebResponse:
-        return await self.ask("PUT", path, json=json, **more)
+        return await self.request("PUT", path, json=json, **more)
 
     async def post(self, path: str, json: Any = None, **more: Any) -> WebResponse:
-        return await self.ask("POST", path, json=json, **more)
+        return await self.request("POST", path, json=json, **more)
 
     async def delete(self, path: str, json: Any = None, **more: Any) -> WebResponse:
-        return await self.ask("DELETE", path, json=json, **more)
+        return await self.request("DELETE", path, json=json, **more)
 
-    async def ask(
+    async def request(
         self,
         method: str,
         path: str,
@@ -100,9 +100,9 @@ class WebClient:
         token: str | None = None,
         query: dict[str, Any] | None = None,
         headers: dict[str, str] | None = None,
-        hang_up: trio.Event | None = None,
+        disconnect: trio.Event | None = None,
     ) -> WebResponse:
-        """Send a request and return the response; setting `hang_up` closes the client's connection.
+        """Send a request and return the response; setting `disconnect` ends the connection.
 
         Raises: ConnectionError, if the application closes the connection without a response.
         """
@@ -131,7 +131,7 @@ class WebClient:
             "server": ("test", 8008),
             "state": self.state,
         }
-        exchange = _Exchange(body, trio.Event() if hang_up is None else hang_up)
+        exchange = _Exchange(body, trio.Event() if disconnect is None else disconnect)
         await self.app(scope, exchange.receive, exchange.send)
         return exchange.answer()
 
@@ -139,10 +139,10 @@ class WebClient:
 class _Exchange:
     """One request and response over the ASGI interface."""
 
-    def __init__(self, body: bytes | AsyncIterable[bytes], hang_up: trio.Event) -> None:
+    def __init__(self, body: bytes | AsyncIterable[bytes], disconnect: trio.Event) -> None:
         self._whole = body if isinstance(body, bytes) else None
         self._parts = None if isinstance(body, bytes) else aiter(body)
-        self._hang_up = hang_up
+        self._hang_up = disconnect
         self._sent_all = False
         self._status: int | None = None
         self._headers: dict[str, str] = {}

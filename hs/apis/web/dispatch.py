@@ -96,7 +96,7 @@ class Dispatcher:
             await http_request.read_body(endpoint.max_body_bytes)
         request = endpoint.parser.parse(http_request)
         if endpoint.fresh is not None and self.freshness is not None and endpoint.fresh(request):
-            await self.freshness.see_all()
+            await self.freshness.catch_up()
         if not endpoint.cancel_on_disconnect:
             return await endpoint.handler(request)
         return await _run_until_disconnect(partial(endpoint.handler, request), http_request)

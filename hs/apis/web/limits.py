@@ -51,7 +51,7 @@ class NoRateLimits:
 class Freshness(Protocol):
     """Waits for replication from the other processes."""
 
-    async def see_all(self) -> None:
+    async def catch_up(self) -> None:
         """Wait until this process has received all that was committed before the call.
 
         Never raises, and gives up after a while.

@@ -83,10 +83,10 @@ def wire_devices(
     """Build the readers and services; after rooms, before the notifier."""
     database, feed = base.database, base.feed
     server_name = base.settings.server.server_name
-    neighbours = SharedRooms(database, rooms.events, rooms.memberships, rooms.tails)
+    shared_rooms = SharedRooms(database, rooms.events, rooms.memberships, rooms.tails)
     inboxes = InboxReader(database, feed, is_alone=not base.plan.shared)
     one_time_keys = OneTimeKeys(database, feed, writers.inboxes, remote, server_name)
-    device_lists = DeviceLists(database, feed, neighbours)
+    device_lists = DeviceLists(database, feed, shared_rooms)
     user_keys = UserKeysReader(database, feed, is_owner=base.ownership.is_mine(DEVICE_LISTS))
     directory = KeyDirectory(user_keys, writers.lists, one_time_keys, remote, server_name)
     cross_signing = CrossSigning(user_keys, writers.lists, remote, server_name)

@@ -97,7 +97,7 @@ def _presence(base: ProcessBase, rooms: Rooms) -> tuple[PresenceService, list[Du
     service = PresenceService(
         settings=settings,
         states=states,
-        neighbours=rooms.memberships,
+        memberships=rooms.memberships,
         writer=writer,
         devices=devices,
         clock=clock,

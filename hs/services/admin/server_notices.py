@@ -111,7 +111,7 @@ class ServerNotices:
         if membership is not None and membership.membership in accepted:
             return
         await self.tags.put_tag(user_id, room_id, TAG, {})
-        profile = member_profile(await self.profiles.of_local(user_id))
+        profile = member_profile(await self.profiles.local_profile(user_id))
         drafts = []
         if membership is None or membership.membership not in _INVITED_OR_JOINED:
             drafts.append(_member(notices_user, user_id, event_types.INVITE, profile))

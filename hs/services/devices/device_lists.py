@@ -49,10 +49,10 @@ _NO_SHARING_CHANGES: Final = SharedRoomChanges()
 class DeviceLists:
     """The device list changes that a user can see."""
 
-    def __init__(self, database: Database, feed: Feed, neighbours: SharedRoomUsers) -> None:
+    def __init__(self, database: Database, feed: Feed, shared_rooms: SharedRoomUsers) -> None:
         self._database = database
         self._feed = feed
-        self._neighbours = neighbours
+        self._shared_rooms = shared_rooms
         # The latest change of each user and the latest signature of each (signer, target), in
         # stream order. Earlier ones, up to the floor, are in the database only.
         self._latest_change: OrderedDict[UserID, int] = OrderedDict()
@@ -74,19 +74,19 @@ class DeviceLists:
         """
         changed_users, signed = await self._changed_and_signed(user_id, since, now)
         if since.events is now.events:
-            met, parted = _NO_SHARING_CHANGES
+            began, ceased = _NO_SHARING_CHANGES
         else:
-            met, parted = await self._neighbours.met_and_parted(user_id, since.events)
+            began, ceased = await self._shared_rooms.sharing_changes(user_id, since.events)
         other_users = changed_users - {user_id}
         changed = (
-            set(await self._neighbours.sharing(user_id, other_users)) if other_users else set()
+            set(await self._shared_rooms.sharing(user_id, other_users)) if other_users else set()
         )
-        changed |= signed - parted
+        changed |= signed - ceased
         if user_id in changed_users:
             changed.add(user_id)
-        if not changed and not met and not parted:
+        if not changed and not began and not ceased:
             return NO_CHANGES
-        return DeviceListChanges(sorted(changed | met), sorted(parted - changed))
+        return DeviceListChanges(sorted(changed | began), sorted(ceased - changed))
 
     async def _changed_and_signed(
         self, user_id: UserID, since: SyncToken, now: SyncToken

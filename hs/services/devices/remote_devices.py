@@ -13,8 +13,8 @@ from hs.core.positions import VectorPosition
 class SharedRoomChanges(NamedTuple):
     """Users who share a room with a user since a position, and users who no longer do."""
 
-    met: AbstractSet[UserID] = frozenset()
-    parted: AbstractSet[UserID] = frozenset()
+    began: AbstractSet[UserID] = frozenset()
+    ceased: AbstractSet[UserID] = frozenset()
 
 
 class SharedRoomUsers(Protocol):
@@ -24,7 +24,7 @@ class SharedRoomUsers(Protocol):
         """Return the users in `among` who share a room with a local user now."""
         ...
 
-    async def met_and_parted(self, user_id: UserID, since: VectorPosition) -> SharedRoomChanges:
+    async def sharing_changes(self, user_id: UserID, since: VectorPosition) -> SharedRoomChanges:
         """Compare the current memberships with those at a position of the stream `events`."""
         ...
 

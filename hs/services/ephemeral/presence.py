@@ -47,7 +47,7 @@ class PresenceService:
 
     settings: PresenceSettings
     states: PresenceStates
-    neighbours: PresenceMemberships
+    memberships: PresenceMemberships
     writer: PresenceWriter
     devices: SyncingDevices
     clock: Clock
@@ -120,7 +120,7 @@ class PresenceService:
 
     async def _share_room(self, user_id: UserID, other_id: UserID) -> bool:
         if not self.excluded_rooms:
-            return await self.neighbours.share_room(user_id, other_id)
+            return await self.memberships.share_room(user_id, other_id)
         return other_id in await self._visible_to(user_id, {other_id})
 
     async def _initial_rows(self) -> list[PresenceRow]:
@@ -135,10 +135,10 @@ class PresenceService:
         remaining = set(candidates - visible)
         if not remaining:
             return visible
-        for room_id in await self.neighbours.joined_rooms(user_id):
+        for room_id in await self.memberships.joined_rooms(user_id):
             if room_id in self.excluded_rooms:
                 continue
-            members = remaining & (await self.neighbours.joined(room_id))
+            members = remaining & (await self.memberships.joined(room_id))
             visible |= members
             remaining -= members
             if not remaining:

@@ -33,7 +33,9 @@ class CompiledFilters:
             "stored_filters", max_entries=MAX_FILTERS
         )
         # The parts of a filter that decide how events are rendered, and their ID.
-        self._rendering_ids: LruCache[object, int] = LruCache("looks", max_entries=MAX_FILTERS)
+        self._rendering_ids: LruCache[object, int] = LruCache(
+            "rendering_ids", max_entries=MAX_FILTERS
+        )
         self._next_rendering_id = 1
         self._default = self._compile(NO_FILTER)
 

@@ -43,7 +43,7 @@ class ResponseCache:
     def __init__(self, kept_for_ms: int) -> None:
         self._duration_s = kept_for_ms / 1000
         self._responses: LruCache[SyncRequest, _CachedResponse] = LruCache(
-            "sync_answers", max_weight=MAX_BYTES, weigh=_weigh
+            "sync_responses", max_weight=MAX_BYTES, weigh=_weigh
         )
 
     def get(self, request: SyncRequest, watch: Watch, rooms: RoomsOf) -> bytes | None:

@@ -172,7 +172,9 @@ async def test_conditional_requests(world: MediaWorld) -> None:
 async def test_head_returns_only_the_headers(world: MediaWorld) -> None:
     address = await upload(world, TEXT)
 
-    response = await world.client.ask("HEAD", f"{AUTHENTICATED}/download/{address}", token="alice")
+    response = await world.client.request(
+        "HEAD", f"{AUTHENTICATED}/download/{address}", token="alice"
+    )
 
     assert (response.status, response.body, response.headers["content-length"]) == (200, b"", "10")
 

@@ -375,7 +375,7 @@ async def test_explicit_responses_are_sent_unchanged(client: WebClient) -> None:
 
 @pytest.mark.parametrize("target", ["/user", "/_matrix/client/v3/unknown", "/fail/bug"])
 async def test_cors_headers_are_sent_with_all_responses(client: WebClient, target: str) -> None:
-    preflight = await client.ask("OPTIONS", target)
+    preflight = await client.request("OPTIONS", target)
     response = await client.get(target)
 
     assert (preflight.status, preflight.body) == (204, b"")
@@ -448,7 +448,7 @@ async def test_disconnect_cancels_a_waiting_handler(
     async with trio.open_nursery() as nursery:
         nursery.start_soon(disconnect)
         with pytest.raises(ConnectionError):
-            await client.get("/wait?seconds=3600", hang_up=disconnected)
+            await client.get("/wait?seconds=3600", disconnect=disconnected)
 
     assert api.finished == ["wait"]
     assert trio.current_time() - started < 2

@@ -27,7 +27,7 @@ class CountingFreshness:
 
     count: int = 0
 
-    async def see_all(self) -> None:
+    async def catch_up(self) -> None:
         self.count += 1
 
 

@@ -60,7 +60,7 @@ class RoomsApi:
 
 
 async def request_json(method: str, raw_path: str) -> Any:
-    return (await client_for(RoomsApi()).ask(method, f"/_matrix/client/v3{raw_path}")).json
+    return (await client_for(RoomsApi()).request(method, f"/_matrix/client/v3{raw_path}")).json
 
 
 @pytest.mark.parametrize(

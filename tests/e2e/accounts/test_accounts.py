@@ -53,17 +53,17 @@ class Scene:
     rng: random.Random = attrs.Factory(lambda: random.Random(7))
     token: str | None = None
 
-    async def ask(self, method: str, target: str, json: Any = None, **more: Any) -> WebResponse:
+    async def request(self, method: str, target: str, json: Any = None, **more: Any) -> WebResponse:
         token = more.pop("token", None)
         async with HttpClient(self.rng.choice(self.ports), token) as client:
-            return await client.ask(method, target, json=json, **more)
+            return await client.request(method, target, json=json, **more)
 
     async def ask_all(self, method: str, target: str, token: str) -> list[WebResponse]:
         """Send the request to every process; return the responses."""
         responses = []
         for port in self.ports:
             async with HttpClient(port, token) as client:
-                responses.append(await client.ask(method, target))
+                responses.append(await client.request(method, target))
         return responses
 
     async def link_in_email(self, number: int) -> str:
@@ -79,7 +79,7 @@ class Scene:
         count = len(self.box.messages) + 1
         secret = random_letters(20)
         body = {"email": email, "client_secret": secret, "send_attempt": 1}
-        requested = await self.ask("POST", f"{V3}/{kind}/email/requestToken", body)
+        requested = await self.request("POST", f"{V3}/{kind}/email/requestToken", body)
         assert requested.status == 200, requested.body
         credentials = {"sid": requested.json["sid"], "client_secret": secret}
         return credentials, await self.link_in_email(count)
@@ -87,22 +87,22 @@ class Scene:
     async def register(self, name: str) -> str:
         """Register a user with the address `name@example.org`; return the access token."""
         registration: dict[str, Any] = {"username": name, "password": "secret"}
-        session = (await self.ask("POST", REGISTER, registration)).json["session"]
+        session = (await self.request("POST", REGISTER, registration)).json["session"]
         credentials, link = await self.request_validation("register", f"{name}@example.org")
-        assert (await self.ask("GET", link)).status == 200
+        assert (await self.request("GET", link)).status == 200
         registration["auth"] = {
             "type": "m.login.email.identity",
             "threepid_creds": credentials,
             "session": session,
         }
-        registered = await self.ask("POST", REGISTER, registration)
+        registered = await self.request("POST", REGISTER, registration)
         assert registered.status == 200, registered.body
         token: str = registered.json["access_token"]
         return token
 
     async def register_administrator(self) -> str:
         """Register a server administrator with the shared secret; return the access token."""
-        nonce = (await self.ask("GET", "/_synapse/admin/v1/register")).json["nonce"]
+        nonce = (await self.request("GET", "/_synapse/admin/v1/register")).json["nonce"]
         user = NewUser(username="root", password="secret", is_admin=True)
         registration = {
             "nonce": nonce,
@@ -111,7 +111,7 @@ class Scene:
             "admin": True,
             "mac": registration_mac(SHARED_SECRET, nonce, user),
         }
-        registered = await self.ask("POST", "/_synapse/admin/v1/register", registration)
+        registered = await self.request("POST", "/_synapse/admin/v1/register", registration)
         assert registered.status == 200, registered.body
         token: str = registered.json["access_token"]
         return token
@@ -191,17 +191,17 @@ def test_account_from_registration_to_suspension(
 
 async def agree_to_terms(scene: Scene, token: str) -> None:
     room = {"name": "Talk"}
-    blocked = await scene.ask("POST", V3 + "/createRoom", room, token=token)
+    blocked = await scene.request("POST", V3 + "/createRoom", room, token=token)
     assert (blocked.status, blocked.errcode) == (403, "M_CONSENT_NOT_GIVEN")
     link = urlsplit(blocked.json["consent_uri"])
     target = f"{link.path}?{link.query}"
     assert blocked.json["error"].endswith(blocked.json["consent_uri"])
-    page = await scene.ask("GET", target)
+    page = await scene.request("GET", target)
     form = dict(re.findall(rb'name="(\w)" value="([^"]+)"', page.body))
     assert set(form) == {b"u", b"h", b"v"}, page.body
     body = b"&".join(name + b"=" + value for name, value in form.items())
-    assert (await scene.ask("POST", link.path, body=body)).status == 200
-    assert b"agreed" in (await scene.ask("GET", target)).body
+    assert (await scene.request("POST", link.path, body=body)).status == 200
+    assert b"agreed" in (await scene.request("GET", target)).body
     with trio.fail_after(LIMIT_S):
         for port in scene.ports:
             async with HttpClient(port, token) as client:
@@ -211,10 +211,10 @@ async def agree_to_terms(scene: Scene, token: str) -> None:
 
 
 async def check_auto_join(scene: Scene, *tokens: str) -> str:
-    directory_entry = await scene.ask("GET", f"{V3}/directory/room/{quote(LOBBY)}")
+    directory_entry = await scene.request("GET", f"{V3}/directory/room/{quote(LOBBY)}")
     lobby: str = directory_entry.json["room_id"]
     for token in tokens:
-        joined = (await scene.ask("GET", V3 + "/joined_rooms", token=token)).json
+        joined = (await scene.request("GET", V3 + "/joined_rooms", token=token)).json
         assert lobby in joined["joined_rooms"]
     return lobby
 
@@ -222,35 +222,35 @@ async def check_auto_join(scene: Scene, *tokens: str) -> str:
 async def add_email_address(scene: Scene, token: str) -> None:
     path = V3 + "/account/3pid/add"
     credentials, link = await scene.request_validation("account/3pid", "al@example.org")
-    challenge = await scene.ask("POST", path, credentials, token=token)
+    challenge = await scene.request("POST", path, credentials, token=token)
     assert challenge.status == 401
-    assert (await scene.ask("GET", link)).status == 200
+    assert (await scene.request("GET", link)).status == 200
     auth = {
         "type": "m.login.password", "user": "alice", "password": "secret",
         "session": challenge.json["session"],
     }  # fmt: skip
-    added = await scene.ask("POST", path, {**credentials, "auth": auth}, token=token)
+    added = await scene.request("POST", path, {**credentials, "auth": auth}, token=token)
     assert added.status == 200, added.body
     identifier = {"type": "m.id.thirdparty", "medium": "email", "address": "AL@example.org"}
     body = {"type": "m.login.password", "identifier": identifier, "password": "secret"}
-    logged_in = await scene.ask("POST", V3 + "/login", body)
+    logged_in = await scene.request("POST", V3 + "/login", body)
     assert logged_in.json["user_id"] == f"@alice:{SERVER_NAME}"
 
 
 async def reset_password(scene: Scene, token: str) -> None:
     change: dict[str, Any] = {"new_password": "another"}
-    session = (await scene.ask("POST", CHANGE, change)).json["session"]
+    session = (await scene.request("POST", CHANGE, change)).json["session"]
     credentials, link = await scene.request_validation("account/password", "alice@example.org")
-    page = await scene.ask("GET", link)
+    page = await scene.request("GET", link)
     assert b"<form" in page.body
     path, _, query = link.partition("?")
-    assert (await scene.ask("POST", path, body=query.encode())).status == 200
+    assert (await scene.request("POST", path, body=query.encode())).status == 200
     auth = {"type": "m.login.email.identity", "threepid_creds": credentials, "session": session}
-    changed = await scene.ask("POST", CHANGE, {**change, "auth": auth})
+    changed = await scene.request("POST", CHANGE, {**change, "auth": auth})
     assert changed.status == 200, changed.body
     await scene.wait_for_status(token, V3 + "/account/whoami", 401)
     body = {"type": "m.login.password", "user": "alice", "password": "another"}
-    assert (await scene.ask("POST", V3 + "/login", body)).status == 200
+    assert (await scene.request("POST", V3 + "/login", body)).status == 200
 
 
 async def lock_and_suspend(scene: Scene, token: str, lobby: str) -> None:
@@ -260,9 +260,9 @@ async def lock_and_suspend(scene: Scene, token: str, lobby: str) -> None:
     async def set_restriction(restriction: str, value: bool) -> None:
         action = "lock" if restriction == "locked" else "suspend"
         target = f"/_matrix/client/v1/admin/{action}/{bob}"
-        changed = await scene.ask("PUT", target, {restriction: value}, token=root)
+        changed = await scene.request("PUT", target, {restriction: value}, token=root)
         assert changed.json == {restriction: value}
-        assert (await scene.ask("GET", target, token=root)).json == {restriction: value}
+        assert (await scene.request("GET", target, token=root)).json == {restriction: value}
 
     await set_restriction("locked", True)
     locked = await scene.wait_for_status(token, V3 + "/account/whoami", 401)

@@ -22,27 +22,27 @@ class Client:
     device_id: str = ""
     token: str = ""
 
-    async def ask(self, method: str, path: str, body: Any = None) -> Any:
+    async def request(self, method: str, path: str, body: Any = None) -> Any:
         async with HttpClient(next(self.ports)) as client:
             client.token = self.token or None
-            answer = await client.ask(method, f"/_matrix/client/v3/{path}", json=body)
+            answer = await client.request(method, f"/_matrix/client/v3/{path}", json=body)
         assert answer.status == 200, answer.body
         return answer.json
 
     async def register(self, name: str) -> "Client":
         body = {"username": name, "password": "correct horse", "auth": {"type": "m.login.dummy"}}
-        answer = await self.ask("POST", "register", body)
+        answer = await self.request("POST", "register", body)
         return Client(self.ports, answer["user_id"], answer["device_id"], answer["access_token"])
 
     async def sync(self, since: str | None = None) -> Any:
-        return await self.ask("GET", "sync" if since is None else f"sync?since={since}")
+        return await self.request("GET", "sync" if since is None else f"sync?since={since}")
 
     async def sync_until(self, since: str | None, section: str) -> Any:
         """Sync until a response has a section; changes reach other processes a moment later."""
         with trio.fail_after(60):
             while True:
                 query = "timeout=2000" if since is None else f"timeout=2000&since={since}"
-                answer = await self.ask("GET", f"sync?{query}")
+                answer = await self.request("GET", f"sync?{query}")
                 if section in answer:
                     return answer
                 since = answer["next_batch"]
@@ -59,33 +59,33 @@ class Client:
             f"signed_curve25519:{n}": {"key": str(n), "signatures": {}} for n in range(count)
         }
         body = {"device_keys": keys, "one_time_keys": one_time_keys}
-        return await self.ask("POST", "keys/upload", body)
+        return await self.request("POST", "keys/upload", body)
 
 
 async def test_keys_device_lists_and_to_device_work_through_any_process(cluster: Cluster) -> None:
     unregistered = Client(cycle([int(url.rpartition(":")[2]) for url in cluster.urls]))
     ada, bob = await unregistered.register("e2ada"), await unregistered.register("e2bob")
-    room_id = (await ada.ask("POST", "createRoom", {"preset": "public_chat"}))["room_id"]
-    await bob.ask("POST", f"join/{room_id}", {})
+    room_id = (await ada.request("POST", "createRoom", {"preset": "public_chat"}))["room_id"]
+    await bob.request("POST", f"join/{room_id}", {})
     since = (await ada.sync())["next_batch"]
 
     counts = await bob.upload_keys(3)
     changed = await ada.sync_until(since, "device_lists")
-    keys = await ada.ask("POST", "keys/query", {"device_keys": {bob.user_id: []}})
+    keys = await ada.request("POST", "keys/query", {"device_keys": {bob.user_id: []}})
     claim = {"one_time_keys": {bob.user_id: {bob.device_id: "signed_curve25519"}}}
-    claimed = [await ada.ask("POST", "keys/claim", claim) for _ in range(4)]
+    claimed = [await ada.request("POST", "keys/claim", claim) for _ in range(4)]
     received: list[int] = []
     since_of_bob, remaining_counts = None, None
     for n in range(6):
         body = {"messages": {bob.user_id: {bob.device_id: {"n": n}}}}
         for _ in range(2):
-            await ada.ask("PUT", f"sendToDevice/m.test/t{n}", body)
+            await ada.request("PUT", f"sendToDevice/m.test/t{n}", body)
         answer = await bob.sync_until(since_of_bob, "to_device")
         since_of_bob = answer["next_batch"]
         received += [event["content"]["n"] for event in answer["to_device"]["events"]]
         remaining_counts = answer["device_one_time_keys_count"]
     since = (await ada.sync(changed["next_batch"]))["next_batch"]
-    await bob.ask("POST", "logout", {})
+    await bob.request("POST", "logout", {})
     after_logout = await ada.sync_until(since, "device_lists")
 
     assert counts == {"one_time_key_counts": {"signed_curve25519": 3}}
@@ -106,7 +106,7 @@ async def test_key_backup_is_the_same_through_all_processes(cluster: Cluster) ->
     unregistered = Client(cycle([int(url.rpartition(":")[2]) for url in cluster.urls]))
     ada = await unregistered.register("backada")
     body = {"algorithm": "m.megolm_backup.v1.curve25519-aes-sha2", "auth_data": {"a": "b"}}
-    version = (await ada.ask("POST", "room_keys/version", body))["version"]
+    version = (await ada.request("POST", "room_keys/version", body))["version"]
     key = {
         "first_message_index": 0,
         "forwarded_count": 0,
@@ -114,9 +114,9 @@ async def test_key_backup_is_the_same_through_all_processes(cluster: Cluster) ->
         "session_data": {"x": "y"},
     }
 
-    stored = await ada.ask("PUT", f"room_keys/keys/!r:x/s?version={version}", key)
-    fetched = await ada.ask("GET", f"room_keys/keys?version={version}")
-    latest = await ada.ask("GET", "room_keys/version")
+    stored = await ada.request("PUT", f"room_keys/keys/!r:x/s?version={version}", key)
+    fetched = await ada.request("GET", f"room_keys/keys?version={version}")
+    latest = await ada.request("GET", "room_keys/version")
 
     assert stored == {"etag": "1", "count": 1}
     assert fetched == {"rooms": {"!r:x": {"sessions": {"s": key}}}}

@@ -63,7 +63,7 @@ class Fuzzed:
     statuses: dict[int, int] = attrs.Factory(dict)
     faults: dict[str, str] = attrs.Factory(dict)
 
-    def ask(
+    def request(
         self, method: str, target: str, body: bytes, headers: dict[str, str], limit_s: float
     ) -> tuple[int, str, bytes]:
         """Send a request unchanged; return status, content type and body.
@@ -100,7 +100,7 @@ class Fuzzed:
         """Send a valid request as the current user; return the decoded response."""
         body = b"" if content is None else orjson.dumps(content)
         headers = {"authorization": f"Bearer {self.token}"} if self.token else {}
-        status, _, response = self.ask(method, target, body, headers, RESPONSE_LIMIT_S)
+        status, _, response = self.request(method, target, body, headers, RESPONSE_LIMIT_S)
         assert status == 200, (method, target, status, response)
         return orjson.loads(response)
 
@@ -148,7 +148,7 @@ class Fuzzed:
     def upload(self, content: bytes) -> tuple[str]:
         """Upload a file; return its media ID, as a tuple of one."""
         headers = {"authorization": f"Bearer {self.token}", "content-type": "image/png"}
-        answer = self.ask("POST", f"{MEDIA}/upload", content, headers, RESPONSE_LIMIT_S)
+        answer = self.request("POST", f"{MEDIA}/upload", content, headers, RESPONSE_LIMIT_S)
         assert answer[0] == 200, answer
         return (orjson.loads(answer[2])["content_uri"].rpartition("/")[2],)
 
@@ -183,7 +183,7 @@ class Fuzzed:
         ):
             headers = {"authorization": f"Bearer {self.token}"}
             try:
-                status, _, answer = self.ask("GET", target, b"", headers, RESPONSE_LIMIT_S)
+                status, _, answer = self.request("GET", target, b"", headers, RESPONSE_LIMIT_S)
             except (OSError, http.client.HTTPException) as error:
                 self.faults.setdefault(f"reading everything, {target[:60]}", repr(error))
                 continue
@@ -204,7 +204,7 @@ class Fuzzed:
         limit_s = POLL_LIMIT_S if may_wait else RESPONSE_LIMIT_S
         key = f"{endpoint.method} {endpoint.pattern}"
         try:
-            status, content_type, body = self.ask(
+            status, content_type, body = self.request(
                 endpoint.method, request.target, request.body, headers, limit_s
             )
         except (OSError, http.client.HTTPException) as error:
@@ -301,7 +301,7 @@ def attack(fuzzed: Fuzzed, seconds: float) -> None:
     assert not fuzzed.faults, "\n".join([summary, *lines, logs])
     # Otherwise most requests were rejected early, and little was tested.
     assert fuzzed.statuses.get(200, 0) > fuzzed.requests_sent // 10, summary
-    status, _, _ = fuzzed.ask("GET", "/health/ready", b"", {}, RESPONSE_LIMIT_S)
+    status, _, _ = fuzzed.request("GET", "/health/ready", b"", {}, RESPONSE_LIMIT_S)
     assert status == 200
 
 

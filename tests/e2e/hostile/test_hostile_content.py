@@ -71,7 +71,7 @@ class Attack:
         async with self.client() as client:
             headers = {"content-type": "image/png"}
             target = "/_matrix/media/v3/upload?filename=a.png"
-            stored = await client.ask("POST", target, body=content, headers=headers)
+            stored = await client.request("POST", target, body=content, headers=headers)
             assert stored.status == 200, stored
             media_path = stored.json["content_uri"].removeprefix("mxc://")
             size = self.rng.choice(SIZES)

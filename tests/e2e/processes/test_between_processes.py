@@ -133,22 +133,22 @@ async def test_every_process_sees_changes_made_through_another(cluster: Cluster)
     alice = Person([ports["sync1"]], random.Random(1))
     with trio.fail_after(LIMIT_S):
         await alice.register("alice")
-        created = await alice.ask("POST", f"{CLIENT}/createRoom", {"preset": "public_chat"})
+        created = await alice.request("POST", f"{CLIENT}/createRoom", {"preset": "public_chat"})
         room = f"{CLIENT}/rooms/{quote(created.json['room_id'])}"
         for number, name in enumerate(ports):
             alice.ports = [ports[name]]
             body = {"msgtype": "m.text", "body": name}
-            await alice.ask("PUT", f"{room}/send/m.room.message/{number}", body)
+            await alice.request("PUT", f"{room}/send/m.room.message/{number}", body)
             typing = {"typing": number % 2 == 0, "timeout": 60_000}
-            await alice.ask("PUT", f"{room}/typing/{quote(alice.user_id)}", typing)
+            await alice.request("PUT", f"{room}/typing/{quote(alice.user_id)}", typing)
         for name in ports:
             alice.ports = [ports[name]]
-            answer = (await alice.ask("GET", f"{CLIENT}/sync")).json
+            answer = (await alice.request("GET", f"{CLIENT}/sync")).json
             (joined,) = answer["rooms"]["join"].values()
             bodies = [event["content"].get("body") for event in joined["timeline"]["events"]]
             assert bodies[-3:] == list(ports)
             assert joined["ephemeral"]["events"][0]["content"] == {"user_ids": [alice.user_id]}
-            health = await alice.ask("GET", "/health/ready")
+            health = await alice.request("GET", "/health/ready")
             assert health.status == 200
     for process in cluster.processes.values():
         assert "permission" not in process.log.read_text()

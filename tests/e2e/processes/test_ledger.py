@@ -106,10 +106,10 @@ async def send_and_read(stage: Stage, seconds: float) -> tuple[Ledger, list[Read
         await person.register(f"person{number}")
     rooms = []
     for _ in range(ROOMS):
-        created = await people[0].ask("POST", f"{CLIENT}/createRoom", {"preset": "public_chat"})
+        created = await people[0].request("POST", f"{CLIENT}/createRoom", {"preset": "public_chat"})
         rooms.append(str(created.json["room_id"]))
         for person in people[1:]:
-            await person.ask("POST", f"{CLIENT}/join/{rooms[-1]}", {})
+            await person.request("POST", f"{CLIENT}/join/{rooms[-1]}", {})
     ledger, readers = Ledger(), [Reader(person) for person in people]
     enough = trio.Event()
     async with trio.open_nursery() as nursery:

@@ -43,7 +43,7 @@ def persons_of(cluster: Cluster, count: int) -> list[Person]:
 
 async def device_id_of(person: Person) -> str:
     """Return the device ID of a person."""
-    who = await person.ask("GET", f"{CLIENT}/account/whoami")
+    who = await person.request("GET", f"{CLIENT}/account/whoami")
     return str(who.json["device_id"])
 
 
@@ -56,12 +56,12 @@ async def test_each_one_time_key_is_claimed_once(cluster: Cluster) -> None:
         claimer.ports = [claimer.ports[number]]
     device_id = await device_id_of(owner)
     keys = {f"signed_curve25519:{n}": {"key": str(n), "signatures": {}} for n in range(KEYS)}
-    await owner.ask("POST", f"{CLIENT}/keys/upload", {"one_time_keys": keys})
+    await owner.request("POST", f"{CLIENT}/keys/upload", {"one_time_keys": keys})
     query = {"one_time_keys": {owner.user_id: {device_id: "signed_curve25519"}}}
     claimed: list[str] = []
 
     async def claim(person: Person) -> None:
-        answer = await person.ask("POST", f"{CLIENT}/keys/claim", query)
+        answer = await person.request("POST", f"{CLIENT}/keys/claim", query)
         claimed.extend(answer.json["one_time_keys"][owner.user_id][device_id])
 
     with trio.fail_after(LIMIT_S):
@@ -78,14 +78,14 @@ async def test_concurrent_upgrades_create_one_replacement_room(
 ) -> None:
     (admin,) = persons_of(cluster, 1)
     await admin.register(f"admin{version}")
-    answer = await admin.ask("POST", f"{CLIENT}/createRoom", {})
+    answer = await admin.request("POST", f"{CLIENT}/createRoom", {})
     room_id = answer.json["room_id"]
     replacements: set[str] = set()
 
     async def upgrade(port: int) -> None:
         person = attrs.evolve(admin, ports=[port])
         upgrade_request = {"new_version": version}
-        answer = await person.ask(
+        answer = await person.request(
             "POST", f"{CLIENT}/rooms/{quote(room_id)}/upgrade", upgrade_request
         )
         replacements.add(answer.json["replacement_room"])
@@ -94,7 +94,7 @@ async def test_concurrent_upgrades_create_one_replacement_room(
         async with trio.open_nursery() as nursery:
             for port in admin.ports:
                 nursery.start_soon(upgrade, port)
-        rooms = (await admin.ask("GET", f"{CLIENT}/joined_rooms")).json["joined_rooms"]
+        rooms = (await admin.request("GET", f"{CLIENT}/joined_rooms")).json["joined_rooms"]
 
     assert len(replacements) == 1
     assert set(rooms) == {room_id, *replacements}
@@ -118,7 +118,7 @@ class Inbox:
     async def sync(self) -> None:
         """Sync once and store the messages."""
         since = f"&since={self.since}" if self.since else ""
-        answer = await self.owner.ask("GET", f"{CLIENT}/sync?timeout=1000{since}")
+        answer = await self.owner.request("GET", f"{CLIENT}/sync?timeout=1000{since}")
         self.since = answer.json["next_batch"]
         for event in answer.json.get("to_device", {}).get("events", []):
             self.arrived.append((event["content"]["from"], event["content"]["number"]))
@@ -146,7 +146,7 @@ class ToDeviceMessages:
                 await self.more.wait()
             content = {"from": sender.user_id, "number": number}
             body = {"messages": {self.user_id: {"*": content}}}
-            await sender.ask("PUT", f"{CLIENT}/sendToDevice/m.test/t{number}", body)
+            await sender.request("PUT", f"{CLIENT}/sendToDevice/m.test/t{number}", body)
 
 
 async def inboxes_of(owner: Person) -> list[Inbox]:
@@ -155,7 +155,7 @@ async def inboxes_of(owner: Person) -> list[Inbox]:
     identifier = {"type": "m.id.user", "user": owner.user_id}
     login = {"type": "m.login.password", "identifier": identifier, "password": "p"}
     while len(inboxes) < MIN_BUNDLED:
-        answer = await owner.ask("POST", f"{CLIENT}/login", login)
+        answer = await owner.request("POST", f"{CLIENT}/login", login)
         inboxes.append(Inbox(attrs.evolve(owner, token=answer.json["access_token"])))
     return inboxes
 

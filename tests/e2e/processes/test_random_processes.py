@@ -21,11 +21,11 @@ class RoundRobinClient:
         self.ports = cycle([int(url.rpartition(":")[2]) for url in cluster.urls])
         self.token: str | None = None
 
-    async def ask(self, method: str, path: str, body: Any = None) -> Any:
+    async def request(self, method: str, path: str, body: Any = None) -> Any:
         """Send a request to the next process; return the JSON of the response."""
         async with HttpClient(next(self.ports)) as client:
             client.token = self.token
-            response = await client.ask(method, f"{V3}{path}", json=body)
+            response = await client.request(method, f"{V3}{path}", json=body)
         assert response.status == 200, response.body
         return response.json
 
@@ -33,25 +33,25 @@ class RoundRobinClient:
 async def test_next_process_sees_change_of_previous_request(cluster: Cluster) -> None:
     alice = RoundRobinClient(cluster)
     account = {"username": "wanderer", "password": "correct horse"}
-    registered = await alice.ask(
+    registered = await alice.request(
         "POST", "/register", {**account, "auth": {"type": "m.login.dummy"}}
     )
     alice.token, user_id = registered["access_token"], registered["user_id"]
 
     for number in range(ROUNDS):
-        room_id = (await alice.ask("POST", "/createRoom", {}))["room_id"]
-        assert room_id in (await alice.ask("GET", "/sync"))["rooms"]["join"]
+        room_id = (await alice.request("POST", "/createRoom", {}))["room_id"]
+        assert room_id in (await alice.request("GET", "/sync"))["rooms"]["join"]
         room = f"/rooms/{room_id}"
-        sent = await alice.ask("PUT", f"{room}/send/m.test/{number}", {"number": number})
-        page = await alice.ask("GET", f"{room}/messages?dir=b&limit=1")
+        sent = await alice.request("PUT", f"{room}/send/m.test/{number}", {"number": number})
+        page = await alice.request("GET", f"{room}/messages?dir=b&limit=1")
         assert [event["event_id"] for event in page["chunk"]] == [sent["event_id"]]
-        await alice.ask("PUT", f"{room}/state/m.room.name", {"name": str(number)})
-        assert await alice.ask("GET", f"{room}/state/m.room.name") == {"name": str(number)}
+        await alice.request("PUT", f"{room}/state/m.room.name", {"name": str(number)})
+        assert await alice.request("GET", f"{room}/state/m.room.name") == {"name": str(number)}
         entry = f"/user/{user_id}/account_data/m.test"
-        await alice.ask("PUT", entry, {"number": number})
-        assert await alice.ask("GET", entry) == {"number": number}
+        await alice.request("PUT", entry, {"number": number})
+        assert await alice.request("GET", entry) == {"number": number}
         tags = f"/user/{user_id}{room}/tags"
-        await alice.ask("PUT", f"{tags}/u.{number}", {"order": 0.5})
-        assert await alice.ask("GET", tags) == {"tags": {f"u.{number}": {"order": 0.5}}}
-        await alice.ask("POST", f"{room}/leave", {})
-        assert room_id not in (await alice.ask("GET", "/joined_rooms"))["joined_rooms"]
+        await alice.request("PUT", f"{tags}/u.{number}", {"order": 0.5})
+        assert await alice.request("GET", tags) == {"tags": {f"u.{number}": {"order": 0.5}}}
+        await alice.request("POST", f"{room}/leave", {})
+        assert room_id not in (await alice.request("GET", "/joined_rooms"))["joined_rooms"]

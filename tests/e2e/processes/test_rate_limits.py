@@ -35,7 +35,7 @@ async def test_rate_limit_is_shared_by_all_processes(cluster: Cluster) -> None:
     ports = [process.port for process in cluster.processes.values()]
     alice = Person(ports, random.Random(1))
     await alice.register("alice")
-    created = await alice.ask("POST", f"{CLIENT}/createRoom", {"preset": "public_chat"})
+    created = await alice.request("POST", f"{CLIENT}/createRoom", {"preset": "public_chat"})
     room = f"{CLIENT}/rooms/{quote(created.json['room_id'])}"
     granted = 0
     started_at = trio.current_time()

@@ -152,18 +152,18 @@ async def register_pair(cluster: Cluster, name: str) -> Pair:
     bob = Person([reader], random.Random(2))
     await alice.register(f"alice-{name.replace('_', '-')}")
     await bob.register(f"bob-{name.replace('_', '-')}")
-    created = await alice.ask("POST", f"{CLIENT}/createRoom", {"preset": "public_chat"})
+    created = await alice.request("POST", f"{CLIENT}/createRoom", {"preset": "public_chat"})
     room_id = created.json["room_id"]
-    await bob.ask("POST", f"{CLIENT}/join/{quote(room_id)}", {})
+    await bob.request("POST", f"{CLIENT}/join/{quote(room_id)}", {})
     target = f"{CLIENT}/rooms/{quote(room_id)}/send/m.room.message/1"
-    sent = await bob.ask("PUT", target, {"msgtype": "m.text", "body": "hello"})
-    whoami = await alice.ask("GET", f"{CLIENT}/account/whoami")
+    sent = await bob.request("PUT", target, {"msgtype": "m.text", "body": "hello"})
+    whoami = await alice.request("GET", f"{CLIENT}/account/whoami")
     return Pair(alice, bob, room_id, sent.json["event_id"], whoami.json["device_id"])
 
 
 async def sync(person: Person, since: str = "", timeout_ms: int = 0) -> Json:
     target = f"{CLIENT}/sync?timeout={timeout_ms}" + (f"&since={quote(since)}" if since else "")
-    answer: Json = (await person.ask("GET", target)).json
+    answer: Json = (await person.request("GET", target)).json
     return answer
 
 
@@ -185,7 +185,7 @@ async def test_change_written_by_worker_is_seen_on_other_process(
     watcher = pair.bob if effect.seen_by_bob else attrs.evolve(pair.alice, ports=pair.bob.ports)
     since = (await sync(watcher))["next_batch"]
 
-    await pair.alice.ask(effect.method, effect.target(pair), effect.body(pair))
+    await pair.alice.request(effect.method, effect.target(pair), effect.body(pair))
 
     with trio.fail_after(LIMIT_S):
         while True:
@@ -200,9 +200,9 @@ async def test_thread_subscription_is_returned_by_other_process(cluster: Cluster
     target = f"{THREADS_PATH}/{quote(pair.room_id)}/thread/{quote(pair.event_id)}/subscription"
     alice_on_reader = attrs.evolve(pair.alice, ports=pair.bob.ports)
 
-    await pair.alice.ask("PUT", target, {})
+    await pair.alice.request("PUT", target, {})
 
-    assert (await alice_on_reader.ask("GET", target)).json == {"automatic": False}
+    assert (await alice_on_reader.request("GET", target)).json == {"automatic": False}
 
 
 async def test_pusher_is_returned_by_other_process(cluster: Cluster) -> None:
@@ -218,9 +218,9 @@ async def test_pusher_is_returned_by_other_process(cluster: Cluster) -> None:
         "data": {"url": "https://push.example.org/_matrix/push/v1/notify"},
     }
 
-    await pair.alice.ask("POST", f"{CLIENT}/pushers/set", pusher)
+    await pair.alice.request("POST", f"{CLIENT}/pushers/set", pusher)
 
-    pushers = (await alice_on_reader.ask("GET", f"{CLIENT}/pushers")).json["pushers"]
+    pushers = (await alice_on_reader.request("GET", f"{CLIENT}/pushers")).json["pushers"]
     assert [entry["pushkey"] for entry in pushers] == ["moved"]
 
 
@@ -228,7 +228,7 @@ async def test_restarted_reader_reports_end_of_typing(cluster: Cluster) -> None:
     pair = await register_pair(cluster, "stopped")
     typing, reader = EFFECTS["typing"], cluster.processes["persister1"]
     target = typing.target(pair)
-    await pair.alice.ask("PUT", target, {"typing": True, "timeout": 120_000})
+    await pair.alice.request("PUT", target, {"typing": True, "timeout": 120_000})
     since = ""
     with trio.fail_after(LIMIT_S):
         while not typing.shows(answer := await sync(pair.bob, since, 10_000), pair):
@@ -236,7 +236,7 @@ async def test_restarted_reader_reports_end_of_typing(cluster: Cluster) -> None:
 
     await trio.to_thread.run_sync(reader.kill)
     try:
-        await pair.alice.ask("PUT", target, {"typing": False})
+        await pair.alice.request("PUT", target, {"typing": False})
     finally:
         await trio.to_thread.run_sync(reader.start)
     answer = await sync(pair.bob, answer["next_batch"])
@@ -253,7 +253,9 @@ async def test_writes_fail_with_503_while_writer_is_down(cluster: Cluster) -> No
     async def attempt(stream: str) -> None:
         effect = EFFECTS[stream]
         async with HttpClient(pair.alice.ports[0], pair.alice.token) as client:
-            answer = await client.ask(effect.method, effect.target(pair), json=effect.body(pair))
+            answer = await client.request(
+                effect.method, effect.target(pair), json=effect.body(pair)
+            )
             statuses[stream] = answer.status
 
     await trio.to_thread.run_sync(worker.kill)
@@ -269,4 +271,4 @@ async def test_writes_fail_with_503_while_writer_is_down(cluster: Cluster) -> No
 
     assert statuses == dict.fromkeys(EFFECTS, 503)
     for effect in EFFECTS.values():
-        await pair.alice.ask(effect.method, effect.target(pair), effect.body(pair))
+        await pair.alice.request(effect.method, effect.target(pair), effect.body(pair))

@@ -114,7 +114,7 @@ async def test_well_known_and_capabilities_announce_enabled_features(cluster: Cl
 
 async def is_recognized(client: HttpClient, method: str, path: str) -> bool:
     """Return whether the server recognizes a request."""
-    response = await client.ask(method, path, json=None if method in ("GET", "DELETE") else {})
+    response = await client.request(method, path, json=None if method in ("GET", "DELETE") else {})
     return response.errcode != "M_UNRECOGNIZED"
 
 

@@ -53,9 +53,9 @@ async def test_worker_started_without_main_serves_and_takes_over_duties(
     main, worker = cluster.processes["main"], cluster.processes["sync1"]
     alice = Person([worker.port], random.Random(1))
     await alice.register("alice")
-    created = await alice.ask("POST", f"{CLIENT}/createRoom", {"preset": "public_chat"})
+    created = await alice.request("POST", f"{CLIENT}/createRoom", {"preset": "public_chat"})
     room = f"{CLIENT}/rooms/{quote(created.json['room_id'])}"
-    since = (await alice.ask("GET", f"{CLIENT}/sync")).json["next_batch"]
+    since = (await alice.request("GET", f"{CLIENT}/sync")).json["next_batch"]
     await wait_for_duties(cluster, postgres_server, MOVED_DUTIES, "main")
 
     await trio.to_thread.run_sync(main.kill)
@@ -66,10 +66,10 @@ async def test_worker_started_without_main_serves_and_takes_over_duties(
     await trio.to_thread.run_sync(worker.start)
 
     body = {"msgtype": "m.text", "body": "without main"}
-    await alice.ask("PUT", f"{room}/send/m.room.message/1", body)
-    answer = (await alice.ask("GET", f"{CLIENT}/sync?since={quote(since)}&timeout=10000")).json
+    await alice.request("PUT", f"{room}/send/m.room.message/1", body)
+    answer = (await alice.request("GET", f"{CLIENT}/sync?since={quote(since)}&timeout=10000")).json
     (joined,) = answer["rooms"]["join"].values()
     assert [event["content"]["body"] for event in joined["timeline"]["events"]] == ["without main"]
-    initial_sync = (await alice.ask("GET", f"{CLIENT}/sync")).json
+    initial_sync = (await alice.request("GET", f"{CLIENT}/sync")).json
     assert initial_sync["rooms"]["join"].keys() == answer["rooms"]["join"].keys()
     await wait_for_duties(cluster, postgres_server, MOVED_DUTIES, "sync1")

@@ -21,10 +21,10 @@ pytestmark = pytest.mark.process
 ADDRESS = "bob@example.org"
 
 
-async def ask(person: Person, method: str, target: str, json: Any = None) -> WebResponse:
+async def request(person: Person, method: str, target: str, json: Any = None) -> WebResponse:
     """Send a request once and return the response, whatever its status."""
     async with HttpClient(person.rng.choice(person.ports), person.token or None) as client:
-        return await client.ask(method, target, json=json)
+        return await client.request(method, target, json=json)
 
 
 def link_in(text: str, path: str) -> str:
@@ -40,16 +40,16 @@ async def add_address(person: Person, box: MailBox) -> None:
     """Validate the address by e-mail and add it to the account."""
     token_request = {"client_secret": "secret", "email": ADDRESS, "send_attempt": 1}
     base = f"{CLIENT}/account/3pid"
-    sid = (await person.ask("POST", f"{base}/email/requestToken", token_request)).json["sid"]
+    sid = (await person.request("POST", f"{base}/email/requestToken", token_request)).json["sid"]
     validation_text = plain_of(await box.wait_for(1))
     path = "/_matrix/client/unstable/add_threepid/email/submit_token"
-    assert (await ask(person, "GET", link_in(validation_text, path))).status == 200
+    assert (await request(person, "GET", link_in(validation_text, path))).status == 200
     body: dict[str, Any] = {"sid": sid, "client_secret": "secret"}
-    session = (await ask(person, "POST", f"{base}/add", body)).json["session"]
+    session = (await request(person, "POST", f"{base}/add", body)).json["session"]
     user = {"type": "m.id.user", "user": person.user_id}
     password = {"type": "m.login.password", "identifier": user, "password": "p"}
     body["auth"] = {**password, "session": session}
-    await person.ask("POST", f"{base}/add", body)
+    await person.request("POST", f"{base}/add", body)
 
 
 async def check_notification_mail(cluster: Cluster, box: MailBox) -> None:
@@ -68,24 +68,24 @@ async def check_notification_mail(cluster: Cluster, box: MailBox) -> None:
         "lang": "en",
         "data": {},
     }
-    refused = await ask(bob, "POST", f"{CLIENT}/pushers/set", pusher)
+    refused = await request(bob, "POST", f"{CLIENT}/pushers/set", pusher)
     await add_address(bob, box)
-    await bob.ask("POST", f"{CLIENT}/pushers/set", pusher)
+    await bob.request("POST", f"{CLIENT}/pushers/set", pusher)
     room = {"preset": "public_chat", "name": "The kitchen"}
-    room_id = (await ada.ask("POST", f"{CLIENT}/createRoom", room)).json["room_id"]
-    await bob.ask("POST", f"{CLIENT}/join/{quote(room_id)}", {})
+    room_id = (await ada.request("POST", f"{CLIENT}/createRoom", room)).json["room_id"]
+    await bob.request("POST", f"{CLIENT}/join/{quote(room_id)}", {})
     for number, body in enumerate(["The soup is <b>ready</b>", "Come!"]):
         target = f"{CLIENT}/rooms/{quote(room_id)}/send/m.room.message/t{number}"
-        await ada.ask("PUT", target, {"msgtype": "m.text", "body": body})
+        await ada.request("PUT", target, {"msgtype": "m.text", "body": body})
 
     mail = await box.wait_for(2)
     text = plain_of(mail)
     html = mail.get_body(("html",))
     unsubscribe = link_in(text, "/_synapse/client/unsubscribe")
-    forged = await ask(bob, "GET", unsubscribe[:-1])
-    pushers_before = (await bob.ask("GET", f"{CLIENT}/pushers")).json["pushers"]
-    page = await ask(bob, "POST", unsubscribe)
-    pushers_after = (await bob.ask("GET", f"{CLIENT}/pushers")).json["pushers"]
+    forged = await request(bob, "GET", unsubscribe[:-1])
+    pushers_before = (await bob.request("GET", f"{CLIENT}/pushers")).json["pushers"]
+    page = await request(bob, "POST", unsubscribe)
+    pushers_after = (await bob.request("GET", f"{CLIENT}/pushers")).json["pushers"]
 
     assert refused.errcode == "M_THREEPID_NOT_FOUND"
     assert mail["to"] == ADDRESS

@@ -48,12 +48,12 @@ class Stage:
         """Register the users, join them to the room and set their pushers."""
         await self.speaker.register("speaker")
         room = {"preset": "public_chat"}
-        created = await self.speaker.ask("POST", f"{CLIENT}/createRoom", room)
+        created = await self.speaker.request("POST", f"{CLIENT}/createRoom", room)
         self.room_id = created.json["room_id"]
         for number, listener in enumerate(self.listeners):
             await listener.register(f"listener{number}")
-            await listener.ask("POST", f"{CLIENT}/join/{quote(self.room_id)}", {})
-            await listener.ask("POST", f"{CLIENT}/pushers/set", self._pusher(number))
+            await listener.request("POST", f"{CLIENT}/join/{quote(self.room_id)}", {})
+            await listener.request("POST", f"{CLIENT}/pushers/set", self._pusher(number))
 
     def _pusher(self, number: int) -> dict[str, Any]:
         return {
@@ -71,7 +71,7 @@ class Stage:
         for number in range(count):
             target = f"{CLIENT}/rooms/{quote(self.room_id)}/send/m.room.message/t{number}"
             body = {"msgtype": "m.text", "body": str(number)}
-            answer = await self.speaker.ask("PUT", target, body)
+            answer = await self.speaker.request("PUT", target, body)
             self.sent.append(answer.json["event_id"])
         done.set()
 

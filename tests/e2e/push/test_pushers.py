@@ -60,11 +60,11 @@ class Scene:
         room = f"{CLIENT}/rooms/{quote(self.room_id)}"
         target = f"{room}/send/{event_type}/t{self.sent}"
         body = content or {"msgtype": "m.text", "body": f"hello {self.sent}"}
-        return str((await self.ada.ask("PUT", target, body)).json["event_id"])
+        return str((await self.ada.request("PUT", target, body)).json["event_id"])
 
     async def set_pusher(self, person: Person | None = None, **more: Any) -> None:
         """Set a pusher for Bob, or for another person."""
-        await (person or self.bob).ask("POST", f"{CLIENT}/pushers/set", self.pusher(**more))
+        await (person or self.bob).request("POST", f"{CLIENT}/pushers/set", self.pusher(**more))
 
     def pusher(self, **more: Any) -> dict[str, Any]:
         """Return the content of a request to set a pusher."""
@@ -82,13 +82,13 @@ class Scene:
 
     async def pushers(self, person: Person | None = None) -> list[dict[str, Any]]:
         """Return the pushers of Bob, or of another person."""
-        answer = await (person or self.bob).ask("GET", f"{CLIENT}/pushers")
+        answer = await (person or self.bob).request("GET", f"{CLIENT}/pushers")
         pushers: list[dict[str, Any]] = answer.json["pushers"]
         return pushers
 
     async def unread(self) -> int:
         """Return the number of Bob's unread notifications."""
-        synced = (await self.bob.ask("GET", f"{CLIENT}/sync")).json
+        synced = (await self.bob.request("GET", f"{CLIENT}/sync")).json
         room = synced["rooms"]["join"][self.room_id]
         return int(room["unread_notifications"]["notification_count"])
 
@@ -109,8 +109,8 @@ async def open_scene(cluster: Cluster, gateway: Gateway) -> Scene:
     await bob.register(f"bob{number}")
     scene = Scene(cluster, gateway, ada, bob)
     room = {"preset": "public_chat", "name": "The kitchen"}
-    scene.room_id = (await ada.ask("POST", f"{CLIENT}/createRoom", room)).json["room_id"]
-    await bob.ask("POST", f"{CLIENT}/join/{quote(scene.room_id)}", {})
+    scene.room_id = (await ada.request("POST", f"{CLIENT}/createRoom", room)).json["room_id"]
+    await bob.request("POST", f"{CLIENT}/join/{quote(scene.room_id)}", {})
     return scene
 
 
@@ -162,7 +162,7 @@ async def test_reading_resets_badge_count(cluster: Cluster, gateway: Gateway) ->
     await scene.notification_of(event_id)
 
     room = f"{CLIENT}/rooms/{quote(scene.room_id)}"
-    await scene.bob.ask("POST", f"{room}/receipt/m.read/{quote(event_id)}", {})
+    await scene.bob.request("POST", f"{room}/receipt/m.read/{quote(event_id)}", {})
     await trio.to_thread.run_sync(gateway.wait_until, lambda: 0 in gateway.badges(), "a badge")
     next_notification = await scene.notification_of(await scene.say())
 
@@ -203,14 +203,14 @@ async def test_logout_deletes_only_pushers_of_that_device(
         "password": "p",
     }
     second_device = Person(scene.bob.ports, scene.bob.rng, scene.bob.user_id)
-    second_device.token = (await second_device.ask("POST", f"{CLIENT}/login", login)).json[
+    second_device.token = (await second_device.request("POST", f"{CLIENT}/login", login)).json[
         "access_token"
     ]
     await scene.set_pusher(pushkey="mine")
     await scene.set_pusher(second_device, pushkey="second")
 
     before_logout = [entry["pushkey"] for entry in await scene.pushers()]
-    await second_device.ask("POST", f"{CLIENT}/logout", {})
+    await second_device.request("POST", f"{CLIENT}/logout", {})
 
     assert sorted(before_logout) == ["mine", "second"]
     assert [entry["pushkey"] for entry in await scene.pushers()] == ["mine"]

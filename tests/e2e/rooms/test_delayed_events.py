@@ -45,7 +45,7 @@ class User:
     cluster: Cluster
     token: str = ""
 
-    async def ask(self, method: str, path: str, body: Any = None, status: int = 200) -> Any:
+    async def request(self, method: str, path: str, body: Any = None, status: int = 200) -> Any:
         """Send a request and retry it until a process answers; the requests are idempotent."""
         with trio.fail_after(LIMIT_S):
             while True:
@@ -64,12 +64,12 @@ class User:
         port = int(self.cluster.any_url().rpartition(":")[2])
         async with HttpClient(port) as client:
             client.token = self.token or None
-            return await client.ask(method, path, json=body)
+            return await client.request(method, path, json=body)
 
     async def delay(self, room_id: str, txn_id: str, delay_ms: int) -> str:
         """Schedule a message whose text is the transaction ID; return the delay ID."""
         path = f"{V3}/rooms/{room_id}/send/m.room.message/{txn_id}"
-        scheduled = await self.ask(
+        scheduled = await self.request(
             "PUT", f"{path}?org.matrix.msc4140.delay={delay_ms}", {"body": txn_id}
         )
         delay_id: str = scheduled["delay_id"]
@@ -77,7 +77,7 @@ class User:
 
     async def bodies(self, room_id: str) -> list[str]:
         """Return the texts of the messages in a room, oldest first."""
-        page = await self.ask("GET", f"{V3}/rooms/{room_id}/messages?dir=b&limit=500")
+        page = await self.request("GET", f"{V3}/rooms/{room_id}/messages?dir=b&limit=500")
         return [
             event["content"]["body"]
             for event in reversed(page["chunk"])
@@ -99,8 +99,8 @@ async def register_user(cluster: Cluster, name: str) -> tuple[User, str]:
         "password": "correct horse",
         "auth": {"type": "m.login.dummy"},
     }
-    user.token = (await user.ask("POST", f"{V3}/register", account))["access_token"]
-    return user, (await user.ask("POST", f"{V3}/createRoom", {}))["room_id"]
+    user.token = (await user.request("POST", f"{V3}/register", account))["access_token"]
+    return user, (await user.request("POST", f"{V3}/createRoom", {}))["room_id"]
 
 
 @pytest.mark.parametrize("rounds", [1, pytest.param(2, marks=pytest.mark.long)])
@@ -124,7 +124,7 @@ async def test_delayed_events_are_sent_once_although_processes_are_killed(
     texts = await user.wait_for(count + 1, room_id)
 
     assert sorted(texts) == sorted([*txn_ids, "last"])
-    listed = await user.ask("GET", "/_matrix/client/v1/delayed_events")
+    listed = await user.request("GET", "/_matrix/client/v1/delayed_events")
     assert listed["delayed_events"] == []
 
 
@@ -133,17 +133,17 @@ async def test_restarted_delay_postpones_event(cluster: Cluster) -> None:
     delay_id = await user.delay(room_id, "hang-up", 10_000)
     anonymous = User(cluster)
     path = f"/_matrix/client/v1/delayed_events/{delay_id}"
-    scheduled_at = (await user.ask("GET", path))["scheduled_at"]
+    scheduled_at = (await user.request("GET", path))["scheduled_at"]
 
     for _ in range(4):
         await trio.sleep(0.3)
-        await anonymous.ask("POST", f"{DELAYED}/delayed_events/{delay_id}/restart", {})
+        await anonymous.request("POST", f"{DELAYED}/delayed_events/{delay_id}/restart", {})
     await user.wait_for(1, room_id)
 
-    delayed = await user.ask("GET", path)
+    delayed = await user.request("GET", path)
     assert delayed["scheduled_at"] >= scheduled_at + 1_200
     assert delayed["finalised_ts"] >= delayed["scheduled_at"] + delayed["delay_ms"]
-    event = await user.ask("GET", f"{V3}/rooms/{room_id}/event/{delayed['event_id']}")
+    event = await user.request("GET", f"{V3}/rooms/{room_id}/event/{delayed['event_id']}")
     assert event["unsigned"]["delay_id"] == delay_id
 
 
@@ -154,8 +154,8 @@ async def test_delayed_event_is_sent_when_due(cluster: Cluster) -> None:
     await user.wait_for(5, room_id)
 
     for delay_id in ids:
-        delayed = await user.ask("GET", f"/_matrix/client/v1/delayed_events/{delay_id}")
-        event = await user.ask("GET", f"{V3}/rooms/{room_id}/event/{delayed['event_id']}")
+        delayed = await user.request("GET", f"/_matrix/client/v1/delayed_events/{delay_id}")
+        event = await user.request("GET", f"{V3}/rooms/{room_id}/event/{delayed['event_id']}")
         due = delayed["scheduled_at"] + delayed["delay_ms"]
         # How late it is depends on the machine, but it is never early, and it does not wait for
         # the poll that happens every twenty seconds.
@@ -167,18 +167,18 @@ async def test_stable_and_unstable_endpoints_manage_delayed_events(cluster: Clus
     stable = "/_matrix/client/v1/delayed_events"
     body = {"delay_ms": 3_600_000, "content": {"topic": "x"}, "state_key": ""}
     path = f"{V3}/rooms/{room_id}/delayed_event/m.room.topic/a"
-    sent_id = (await user.ask("PUT", path, body))["delay_id"]
-    repeated = (await user.ask("PUT", path, body))["delay_id"]
+    sent_id = (await user.request("PUT", path, body))["delay_id"]
+    repeated = (await user.request("PUT", path, body))["delay_id"]
     cancelled_id = await user.delay(room_id, "b", 3_600_000)
     old_form_id = await user.delay(room_id, "c", 3_600_000)
-    listed = await user.ask("GET", stable)
+    listed = await user.request("GET", stable)
 
-    await user.ask("POST", f"{stable}/{sent_id}/send", {})
-    await user.ask("POST", f"{DELAYED}/delayed_events/{cancelled_id}/cancel", {})
-    await user.ask("POST", f"{DELAYED}/delayed_events/{old_form_id}", {"action": "cancel"})
-    await user.ask("POST", f"{stable}/{cancelled_id}/send", {}, status=409)
-    await user.ask("POST", f"{stable}/unknown/send", {}, status=404)
-    finalised = await user.ask("GET", f"{DELAYED}/delayed_events?status=finalised")
+    await user.request("POST", f"{stable}/{sent_id}/send", {})
+    await user.request("POST", f"{DELAYED}/delayed_events/{cancelled_id}/cancel", {})
+    await user.request("POST", f"{DELAYED}/delayed_events/{old_form_id}", {"action": "cancel"})
+    await user.request("POST", f"{stable}/{cancelled_id}/send", {}, status=409)
+    await user.request("POST", f"{stable}/unknown/send", {}, status=404)
+    finalised = await user.request("GET", f"{DELAYED}/delayed_events?status=finalised")
 
     assert sent_id == repeated
     assert {delayed["delay_id"] for delayed in listed["delayed_events"]} == {
@@ -188,9 +188,9 @@ async def test_stable_and_unstable_endpoints_manage_delayed_events(cluster: Clus
     }
     outcomes = {delayed["delay_id"]: delayed["outcome"] for delayed in finalised["delayed_events"]}
     assert outcomes == {sent_id: "send", cancelled_id: "cancel", old_form_id: "cancel"}
-    topic = await user.ask("GET", f"{V3}/rooms/{room_id}/state/m.room.topic")
+    topic = await user.request("GET", f"{V3}/rooms/{room_id}/state/m.room.topic")
     assert topic == {"topic": "x"}
-    await user.ask(
+    await user.request(
         "PUT",
         f"{V3}/rooms/{room_id}/send/m.room.message/d?org.matrix.msc4140.delay=90000000000",
         {},

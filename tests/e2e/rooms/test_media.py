@@ -98,7 +98,7 @@ async def test_waiting_download_gets_upload_through_other_process(
         for url in cluster.urls:
             nursery.start_soon(download, int(url.rpartition(":")[2]))
         async with HttpClient(next(ports), token=token) as client:
-            uploaded = await client.ask(
+            uploaded = await client.request(
                 "PUT",
                 f"/_matrix/media/v3/upload/{media_path}",
                 body=SECRET,

@@ -38,13 +38,13 @@ def cluster(postgres_server: PostgresServer, redis_server: RedisServer) -> Itera
 async def register_with_rooms(person: Person) -> list[str]:
     """Register a user, create their rooms and return the room IDs."""
     await person.register("alice")
-    created = [await person.ask("POST", f"{CLIENT}/createRoom", {}) for _ in range(ROOMS)]
+    created = [await person.request("POST", f"{CLIENT}/createRoom", {}) for _ in range(ROOMS)]
     return [response.json["room_id"] for response in created]
 
 
 async def set_profile_field(person: Person, field: str, value: str) -> None:
     """Set a field of the user's profile."""
-    await person.ask("PUT", f"{CLIENT}/profile/{quote(person.user_id)}/{field}", {field: value})
+    await person.request("PUT", f"{CLIENT}/profile/{quote(person.user_id)}/{field}", {field: value})
 
 
 async def wait_for_all_rooms(person: Person, room_ids: list[str], field: str, value: str) -> None:
@@ -58,7 +58,7 @@ async def wait_for_room(person: Person, room_id: str, field: str, value: str) ->
     """Wait until the member event in one room has the new value."""
     target = f"{CLIENT}/rooms/{quote(room_id)}/state/m.room.member/{quote(person.user_id)}"
     while True:
-        if (await person.ask("GET", target)).json.get(field) == value:
+        if (await person.request("GET", target)).json.get(field) == value:
             return
         await trio.sleep(0.1)
 

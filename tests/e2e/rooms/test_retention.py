@@ -51,7 +51,7 @@ async def test_invites_are_accepted_and_left_rooms_are_forgotten(server: Cluster
     alice = (await _register(ports, "alice")).json["access_token"]
     bob = (await _register(ports, "bob")).json["access_token"]
 
-    configuration = await _ask(
+    configuration = await _request(
         ports, alice, "GET", "unstable/org.matrix.msc1763/retention/configuration"
     )
     assert configuration.json == {"policies": {"*": {"max_lifetime": 31_536_000_000}}, "limits": {}}
@@ -62,40 +62,42 @@ async def test_invites_are_accepted_and_left_rooms_are_forgotten(server: Cluster
             await trio.sleep(0.2)
 
     invite = ["@bob:hs.test"]
-    room = await _ask(ports, alice, "POST", "v3/createRoom", {"invite": invite})
+    room = await _request(ports, alice, "POST", "v3/createRoom", {"invite": invite})
     room_id = room.json["room_id"]
     with trio.fail_after(WAIT_S):
         while True:
             if room_id in await _joined(ports, bob):
                 break
             await trio.sleep(0.1)
-    await _ask(ports, bob, "POST", f"v3/rooms/{room_id}/leave", {})
+    await _request(ports, bob, "POST", f"v3/rooms/{room_id}/leave", {})
     with trio.fail_after(WAIT_S):
         # A user who has forgotten a room cannot read it.
         while True:
-            if (await _ask(ports, bob, "GET", f"v3/rooms/{room_id}/messages?dir=b")).status == 403:
+            if (
+                await _request(ports, bob, "GET", f"v3/rooms/{room_id}/messages?dir=b")
+            ).status == 403:
                 break
             await trio.sleep(0.1)
 
 
 async def _joined(ports: Iterator[int], token: str) -> list[str]:
-    rooms: list[str] = (await _ask(ports, token, "GET", "v3/joined_rooms")).json["joined_rooms"]
+    rooms: list[str] = (await _request(ports, token, "GET", "v3/joined_rooms")).json["joined_rooms"]
     return rooms
 
 
 async def _register(ports: Iterator[int], name: str) -> WebResponse:
     auth = {"auth": {"type": "m.login.dummy"}} if name != "notices" else {}
-    return await _ask(
+    return await _request(
         ports, "", "POST", "v3/register", {"username": name, "password": "correct horse", **auth}
     )
 
 
-async def _ask(
+async def _request(
     ports: Iterator[int], token: str, method: str, path: str, body: Any = None
 ) -> WebResponse:
     async with HttpClient(next(ports)) as client:
         client.token = token or None
-        return await client.ask(method, f"/_matrix/client/{path}", json=body)
+        return await client.request(method, f"/_matrix/client/{path}", json=body)
 
 
 async def test_disabled_server_rejects_requests_with_admin_contact() -> None:
@@ -103,7 +105,7 @@ async def test_disabled_server_rejects_requests_with_admin_contact() -> None:
         ports = cycle([int(server.urls[0].rpartition(":")[2])])
         token = (await _register(ports, "alice")).json["access_token"]
 
-        refused = await _ask(ports, token, "GET", "v3/sync")
+        refused = await _request(ports, token, "GET", "v3/sync")
 
     assert (refused.status, refused.errcode) == (403, "M_RESOURCE_LIMIT_EXCEEDED")
     assert refused.json["admin_contact"] == "mailto:a@b"

@@ -22,7 +22,7 @@ async def test_members_find_messages_through_any_process(cluster: Cluster) -> No
     ports = cycle([int(url.rpartition(":")[2]) for url in cluster.urls])
     alice = await _register(ports, "finder")
     bob = await _register(ports, "other")
-    room_id = (await _ask(ports, alice, "createRoom", {"name": "Garden party"}))["room_id"]
+    room_id = (await _request(ports, alice, "createRoom", {"name": "Garden party"}))["room_id"]
     sent = [await _send(ports, alice, room_id, f"planting number {n}", n) for n in range(5)]
 
     # Every process finds the messages at once.
@@ -38,7 +38,7 @@ async def test_members_find_messages_through_any_process(cluster: Cluster) -> No
     pages += _ids(await _search(ports, alice, "planting", limit=2, token=token))
     assert pages == [sent[4], sent[3], sent[0]]
 
-    await _ask(ports, alice, f"rooms/{room_id}/redact/{sent[2]}/r1", {}, method="PUT")
+    await _request(ports, alice, f"rooms/{room_id}/redact/{sent[2]}/r1", {}, method="PUT")
     assert sent[2] not in _ids(await _search(ports, alice, "planting"))
     assert len((await _search(ports, alice, "garden"))["results"]) == 1
     assert (await _search(ports, bob, "planting"))["results"] == []
@@ -52,7 +52,7 @@ async def test_closed_connection_cancels_database_query(
     postgres: PostgresServer = request.getfixturevalue("postgres_server")
     ports = cycle([int(url.rpartition(":")[2]) for url in cluster.urls])
     user = await _register(ports, "impatient")
-    await _ask(ports, user, "createRoom", {"name": "Planting"})
+    await _request(ports, user, "createRoom", {"name": "Planting"})
     assert (await _search(ports, user, "planting"))["count"] == 1
     lock_table = partial(postgres.psql, _LOCK_TABLE, database=cluster.database, check=False)
     async with trio.open_nursery() as nursery:
@@ -84,14 +84,14 @@ async def _wait_for_count(postgres: PostgresServer, query: str, expected: str) -
 
 async def _register(ports: Ports, name: str) -> str:
     body = {"username": name, "password": "correct horse", "auth": {"type": "m.login.dummy"}}
-    token: str = (await _ask(ports, "", "register", body))["access_token"]
+    token: str = (await _request(ports, "", "register", body))["access_token"]
     return token
 
 
 async def _send(ports: Ports, token: str, room_id: str, text: str, number: int) -> str:
     path = f"rooms/{room_id}/send/m.room.message/s{number}"
     content = {"msgtype": "m.text", "body": text}
-    event_id: str = (await _ask(ports, token, path, content, method="PUT"))["event_id"]
+    event_id: str = (await _request(ports, token, path, content, method="PUT"))["event_id"]
     return event_id
 
 
@@ -101,7 +101,7 @@ async def _search(
     criteria = {"search_term": term, "order_by": "recent", "filter": {"limit": limit}}
     query = "" if token is None else f"?next_batch={token}"
     body = {"search_categories": {"room_events": criteria}}
-    answer = await _ask(ports, user, f"search{query}", body)
+    answer = await _request(ports, user, f"search{query}", body)
     results: dict[str, Any] = answer["search_categories"]["room_events"]
     return results
 
@@ -110,12 +110,12 @@ def _ids(results: dict[str, Any]) -> list[str]:
     return [result["result"]["event_id"] for result in results["results"]]
 
 
-async def _ask(
+async def _request(
     ports: Ports, token: str, path: str, body: Any, method: str = "POST"
 ) -> dict[str, Any]:
     async with HttpClient(next(ports)) as client:
         client.token = token or None
-        response = await client.ask(method, f"/_matrix/client/v3/{path}", json=body)
+        response = await client.request(method, f"/_matrix/client/v3/{path}", json=body)
     assert response.status == 200, response.body
     content: dict[str, Any] = response.json
     return content

@@ -41,15 +41,15 @@ STABLE_REQUEST: dict[str, Any] = {
 
 async def test_messages_arrive_once_through_any_process(cluster: Cluster) -> None:
     ports = cycle([int(url.rpartition(":")[2]) for url in cluster.urls])
-    answer = await _ask(next(ports), "", "register", {**_registration(), "username": "slider"})
+    answer = await _request(next(ports), "", "register", {**_registration(), "username": "slider"})
     token = answer["access_token"]
-    room_id = (await _ask(next(ports), token, "createRoom", {}))["room_id"]
+    room_id = (await _request(next(ports), token, "createRoom", {}))["room_id"]
     first = await _sliding_sync(next(ports), token)
     assert first["rooms"][room_id]["initial"] is True
 
     pos, seen = first["pos"], list[str]()
     for n in range(6):
-        sent = await _ask(
+        sent = await _request(
             next(ports),
             token,
             f"rooms/{room_id}/send/m.room.message/t{n}",
@@ -57,7 +57,7 @@ async def test_messages_arrive_once_through_any_process(cluster: Cluster) -> Non
             method="PUT",
         )
         path = f"rooms/{room_id}/receipt/m.read/{sent['event_id']}"
-        await _ask(next(ports), token, path, {})
+        await _request(next(ports), token, path, {})
         for _ in range(3):
             answer = await _sliding_sync(next(ports), token, pos)
             pos = answer["pos"]
@@ -78,24 +78,24 @@ def _registration() -> dict[str, Any]:
 
 async def test_repeated_requests_to_stable_path_deliver_messages_once(cluster: Cluster) -> None:
     ports = cycle([int(url.rpartition(":")[2]) for url in cluster.urls])
-    answer = await _ask(next(ports), "", "register", {**_registration(), "username": "stable"})
+    answer = await _request(next(ports), "", "register", {**_registration(), "username": "stable"})
     token = answer["access_token"]
-    room_id = (await _ask(next(ports), token, "createRoom", {}))["room_id"]
+    room_id = (await _request(next(ports), token, "createRoom", {}))["room_id"]
     pos: str | None = None
     seen: list[str] = []
 
     async def sync_twice() -> str:
         request = {**STABLE_REQUEST, **({} if pos is None else {"pos": pos, "timeout": 300})}
-        answer = await _ask(next(ports), token, "/_matrix/client/v4/sync", request)
+        answer = await _request(next(ports), token, "/_matrix/client/v4/sync", request)
         # The client repeats the position, as if the response had been lost.
-        answer = await _ask(next(ports), token, "/_matrix/client/v4/sync", request)
+        answer = await _request(next(ports), token, "/_matrix/client/v4/sync", request)
         seen.extend(_texts(answer, room_id))
         return str(answer["pos"])
 
     for n in range(6):
         path = f"rooms/{room_id}/send/m.room.message/t{n}"
         content = {"msgtype": "m.text", "body": f"m{n}"}
-        await _ask(next(ports), token, path, content, method="PUT")
+        await _request(next(ports), token, path, content, method="PUT")
         for _ in range(2):
             pos = await sync_twice()
     with trio.fail_after(LIMIT_S):
@@ -112,14 +112,16 @@ def _texts(answer: dict[str, Any], room_id: str) -> list[str]:
 
 async def _sliding_sync(port: int, token: str, pos: str | None = None) -> dict[str, Any]:
     query = "" if pos is None else f"?pos={pos}&timeout=300"
-    return await _ask(port, token, UNSTABLE_SYNC + query, UNSTABLE_REQUEST)
+    return await _request(port, token, UNSTABLE_SYNC + query, UNSTABLE_REQUEST)
 
 
-async def _ask(port: int, token: str, path: str, body: Any, method: str = "POST") -> dict[str, Any]:
+async def _request(
+    port: int, token: str, path: str, body: Any, method: str = "POST"
+) -> dict[str, Any]:
     target = path if path.startswith("/") else f"/_matrix/client/v3/{path}"
     async with HttpClient(port) as client:
         client.token = token or None
-        response = await client.ask(method, target, json=body)
+        response = await client.request(method, target, json=body)
     assert response.status == 200, response.body
     content: dict[str, Any] = response.json
     return content

@@ -62,7 +62,7 @@ async def test_third_party_invite_becomes_membership_when_address_is_bound(
             "medium": "email",
             "address": "bob@x.test",
         }
-        created = await ada.ask("POST", f"{CLIENT}/createRoom", {"invite_3pid": [address]})
+        created = await ada.request("POST", f"{CLIENT}/createRoom", {"invite_3pid": [address]})
         room = f"{CLIENT}/rooms/{quote(created.json['room_id'])}"
         invites = [
             {"room_id": created.json["room_id"], "signed": identity_server.signed(bob.user_id)}
@@ -70,9 +70,9 @@ async def test_third_party_invite_becomes_membership_when_address_is_bound(
         for port in ada.ports:
             async with HttpClient(port) as client:
                 binding = {"mxid": bob.user_id, "invites": invites}
-                assert (await client.ask("PUT", ON_BIND, json=binding)).status == 200
-        await bob.ask("POST", f"{room}/join", {})
-        members = (await ada.ask("GET", f"{room}/joined_members")).json["joined"]
+                assert (await client.request("PUT", ON_BIND, json=binding)).status == 200
+        await bob.request("POST", f"{room}/join", {})
+        members = (await ada.request("GET", f"{room}/joined_members")).json["joined"]
 
     assert set(members) == {ada.user_id, bob.user_id}
     assert [invite["address"] for invite in identity_server.waiting] == ["bob@x.test"]
@@ -85,10 +85,10 @@ async def test_addresses_are_bound_and_unbound_on_identity_server(
 
     async with open_identity_server(certificate) as identity_server:
         session = {"id_server": identity_server.name, "id_access_token": TOKEN, "sid": "good"}
-        await ada.ask("POST", f"{CLIENT}/account/3pid/bind", {**session, "client_secret": "s"})
+        await ada.request("POST", f"{CLIENT}/account/3pid/bind", {**session, "client_secret": "s"})
         address = {"medium": "email", "address": "bob@x.test"}
-        unbound = await ada.ask("POST", f"{CLIENT}/account/3pid/unbind", address)
-        repeated = await ada.ask("POST", f"{CLIENT}/account/3pid/unbind", address)
+        unbound = await ada.request("POST", f"{CLIENT}/account/3pid/unbind", address)
+        repeated = await ada.request("POST", f"{CLIENT}/account/3pid/unbind", address)
 
     assert unbound.json == {"id_server_unbind_result": "success"}
     assert repeated.json == {"id_server_unbind_result": "no-support"}

@@ -29,43 +29,43 @@ def cluster(postgres_server: PostgresServer, redis_server: RedisServer) -> Itera
         yield running
 
 
-async def ask(
+async def request(
     cluster: Cluster, name: str, method: str, path: str, token: str = "", body: Any = None
 ) -> Any:
     """Send a request to one process; return the JSON of the response."""
     async with HttpClient(cluster.processes[name].port) as client:
         client.token = token or None
-        response = await client.ask(method, path, json=body)
+        response = await client.request(method, path, json=body)
     assert response.status == 200, response.body
     return response.json
 
 
 async def test_every_process_changes_and_returns_subscriptions(cluster: Cluster) -> None:
     account = {"username": "me", "password": "secret horse", "auth": {"type": "m.login.dummy"}}
-    registered = await ask(cluster, "main", "POST", f"{V3}/register", "", account)
+    registered = await request(cluster, "main", "POST", f"{V3}/register", "", account)
     token = registered["access_token"]
-    room_id = (await ask(cluster, "main", "POST", f"{V3}/createRoom", token, {}))["room_id"]
+    room_id = (await request(cluster, "main", "POST", f"{V3}/createRoom", token, {}))["room_id"]
     path = f"{V3}/rooms/{room_id}/send/m.room.message/"
     roots = [
-        (await ask(cluster, "main", "PUT", f"{path}{name}", token, {"body": name}))["event_id"]
+        (await request(cluster, "main", "PUT", f"{path}{name}", token, {"body": name}))["event_id"]
         for name in cluster.processes
     ]
     sync = f"{UNSTABLE}/org.matrix.simplified_msc3575/sync"
-    pos = (await ask(cluster, "main", "POST", sync, token, SYNC_REQUEST))["pos"]
+    pos = (await request(cluster, "main", "POST", sync, token, SYNC_REQUEST))["pos"]
 
     for name, root_id in zip(cluster.processes, roots, strict=True):
         thread = f"{UNSTABLE}/io.element.msc4306/rooms/{room_id}/thread/{root_id}/subscription"
-        await ask(cluster, name, "PUT", thread, token, {})
+        await request(cluster, name, "PUT", thread, token, {})
         next_pos = pos
         for reader in cluster.processes:
             long_poll = f"{sync}?pos={pos}&timeout=60000"
-            answer = await ask(cluster, reader, "POST", long_poll, token, SYNC_REQUEST)
+            answer = await request(cluster, reader, "POST", long_poll, token, SYNC_REQUEST)
             subscribed = answer["extensions"][EXTENSION]["subscribed"]
             assert list(subscribed[room_id]) == [root_id]
-            subscription = await ask(cluster, reader, "GET", thread, token)
+            subscription = await request(cluster, reader, "GET", thread, token)
             assert subscription == {"automatic": False}
             next_pos = answer["pos"]
         pos = next_pos
 
-    rules = await ask(cluster, "persister1", "GET", f"{V3}/pushrules/", token)
+    rules = await request(cluster, "persister1", "GET", f"{V3}/pushrules/", token)
     assert len(rules["global"]["postcontent"]) == 2

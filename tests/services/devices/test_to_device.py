@@ -191,19 +191,19 @@ async def test_sliding_sync_paginates_messages_by_its_own_token(server: Process)
     for n in range(3):
         await server.send(phone, f"t{n}", {BOB: {"TABLET": text(f"m{n}")}})
 
-    async def ask(since: str | None, pos: str | None) -> Any:
+    async def request(since: str | None, pos: str | None) -> Any:
         extensions = SlidingExtensionsRequest(
             to_device=ToDeviceExtensionRequest(enabled=True, since=since, limit=2),
             e2ee=ScopedExtensionRequest(enabled=True),
         )
         return await server.slide(BOB, "TABLET", extensions, pos)
 
-    first = await ask(None, None)
+    first = await request(None, None)
     page = first["extensions"]["to_device"]
-    repeated = (await ask(None, first["pos"]))["extensions"]["to_device"]
-    second = await ask(page["next_batch"], first["pos"])
+    repeated = (await request(None, first["pos"]))["extensions"]["to_device"]
+    second = await request(page["next_batch"], first["pos"])
     remaining = second["extensions"]["to_device"]
-    last = (await ask(remaining["next_batch"], second["pos"]))["extensions"]["to_device"]
+    last = (await request(remaining["next_batch"], second["pos"]))["extensions"]["to_device"]
 
     received = [
         [event["content"]["body"] for event in part["events"]] for part in (page, remaining)

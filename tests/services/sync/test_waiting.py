@@ -24,8 +24,8 @@ class Poll:
         self.answer: dict[str, Any] | None = None
         self.done = trio.Event()
 
-    async def run(self, ask: Callable[[], Awaitable[dict[str, Any]]]) -> None:
-        self.answer = await ask()
+    async def run(self, request: Callable[[], Awaitable[dict[str, Any]]]) -> None:
+        self.answer = await request()
         self.done.set()
 
     async def result(self) -> dict[str, Any]:

@@ -48,17 +48,17 @@ class HttpClient:
 
     async def get(self, target: str, **more: Any) -> WebResponse:
         """Send a GET request."""
-        return await self.ask("GET", target, **more)
+        return await self.request("GET", target, **more)
 
     async def post(self, target: str, json: Any = None, **more: Any) -> WebResponse:
         """Send a POST request."""
-        return await self.ask("POST", target, json=json, **more)
+        return await self.request("POST", target, json=json, **more)
 
     async def put(self, target: str, json: Any = None, **more: Any) -> WebResponse:
         """Send a PUT request."""
-        return await self.ask("PUT", target, json=json, **more)
+        return await self.request("PUT", target, json=json, **more)
 
-    async def ask(
+    async def request(
         self,
         method: str,
         target: str,

@@ -86,7 +86,7 @@ class Profiles:
         self._cache = LoadingCache(entries, self._load)
         self._feed.subscribe(CACHES, self._on_caches)
 
-    async def of_local(self, user_id: UserID) -> Mapping[str, Any]:
+    async def local_profile(self, user_id: UserID) -> Mapping[str, Any]:
         """Return the profile of a local user; empty if there is no such user."""
         load = self._load_stored if self._is_shared else self._load_cached
         return await load(user_id) or {}

@@ -56,7 +56,7 @@ class NewAccount:
 class NewUserListener(Protocol):
     """A listener that is notified of new users."""
 
-    async def arrived(self, user_id: UserID, *, is_guest: bool) -> None:
+    async def on_new_user(self, user_id: UserID, *, is_guest: bool) -> None:
         """Handle the registration of a user; must not raise."""
         ...
 
@@ -155,7 +155,7 @@ class Registration:
         if opening is not None:
             await self._sessions.announce_opened(opening.session, True, [])
         if account.appservice_id is None:
-            await self._newcomers.arrived(account.user_id, is_guest=account.is_guest)
+            await self._newcomers.on_new_user(account.user_id, is_guest=account.is_guest)
         return None if opening is None else opening.session
 
     async def hash_new_password(self, password: str) -> str:

@@ -26,7 +26,7 @@ class DefaultEmailPushers:
     _database: Database
     _writer: PusherWriter
 
-    async def arrived(self, user_id: UserID, *, is_guest: bool) -> None:
+    async def on_new_user(self, user_id: UserID, *, is_guest: bool) -> None:
         """Set a pusher for each e-mail address of a new user; errors are logged only."""
         try:
             for threepid in await self._database.read(threepids.list_of_user, user_id):
@@ -42,10 +42,10 @@ class NewUserActions:
 
     _actions: Sequence[NewUserListener]
 
-    async def arrived(self, user_id: UserID, *, is_guest: bool) -> None:
+    async def on_new_user(self, user_id: UserID, *, is_guest: bool) -> None:
         """Run all actions for a new user."""
         for action in self._actions:
-            await action.arrived(user_id, is_guest=is_guest)
+            await action.on_new_user(user_id, is_guest=is_guest)
 
 
 def _default_pusher(user_id: UserID, address: str) -> PusherRequest:

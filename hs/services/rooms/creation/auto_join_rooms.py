@@ -36,7 +36,7 @@ class AutoJoinRooms:
     membership: RoomMembership
     memberships: Memberships
 
-    async def arrived(self, user_id: UserID, *, is_guest: bool) -> None:
+    async def on_new_user(self, user_id: UserID, *, is_guest: bool) -> None:
         """Join a new user to the rooms; errors are logged, as the account exists already."""
         if is_guest and not self.settings.auto_join_rooms_for_guests:
             return

@@ -60,9 +60,9 @@ class RoomCreation:
             self.public_rooms.check_may_publish(creator, "", (alias,) if alias else ())
         members = FirstMembers(
             creator=creator,
-            profile=member_profile(await self.profiles.of_local(creator)),
+            profile=member_profile(await self.profiles.local_profile(creator)),
             invited={
-                user_id: self.policy.invited(await self.profiles.of_local(user_id))
+                user_id: self.policy.invited(await self.profiles.local_profile(user_id))
                 for user_id in request.invite
             },
         )

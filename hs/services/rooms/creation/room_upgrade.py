@@ -188,7 +188,7 @@ class RoomUpgrade:
         user_id, room_id, version = request.user_id, request.room_id, request.version
         state = await self._state_to_copy(old)
         content = _create_content(old, request.additional_creators)
-        profile = member_profile(await self.profiles.of_local(user_id))
+        profile = member_profile(await self.profiles.local_profile(user_id))
         drafts = _first_drafts(user_id, profile, content, old, request.rules, state)
         if not request.rules.room_id_is_create_hash:
             return await self._create_after_tombstone(user_id, room_id, version, drafts)

@@ -295,7 +295,7 @@ class RoomMembership:
             await self.invites.check(requester.user_id, target)
         without_profile = {key: content[key] for key in content if key not in PROFILE_FIELDS}
         invite_content = {
-            **self.policy.invited(await self.profiles.of_local(target)),
+            **self.policy.invited(await self.profiles.local_profile(target)),
             **without_profile,
         }
         draft = _member(requester.user_id, invite_content, target, at_ms)
@@ -348,7 +348,7 @@ class RoomMembership:
         return _content(membership, request.reason, self.policy.own_content(request.content))
 
     async def _with_profile(self, user_id: UserID, content: JsonObject) -> JsonObject:
-        return {**member_profile(await self.profiles.of_local(user_id)), **content}
+        return {**member_profile(await self.profiles.local_profile(user_id)), **content}
 
 
 def own_content(requested: JsonObject) -> JsonObject:

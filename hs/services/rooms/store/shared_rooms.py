@@ -83,7 +83,7 @@ class SharedRooms:
             sharing |= (await self._shared_rooms(user_id, remaining)).keys()
         return sharing
 
-    async def met_and_parted(self, user_id: UserID, since: VectorPosition) -> SharedRoomChanges:
+    async def sharing_changes(self, user_id: UserID, since: VectorPosition) -> SharedRoomChanges:
         """Return the users who began or ceased to share rooms with a local user."""
         if self._recent_events.memberships_unchanged_since(since):
             return NO_CHANGES
@@ -104,17 +104,17 @@ class SharedRooms:
         affected.discard(user_id)
         if not affected:
             return NO_CHANGES
-        return await self._met_and_parted(comparison, affected)
+        return await self._sharing_changes(comparison, affected)
 
-    async def _met_and_parted(
+    async def _sharing_changes(
         self, comparison: _Comparison, affected: set[UserID]
     ) -> SharedRoomChanges:
         shared = await self._shared_rooms(comparison.user_id, affected)
         joined = {
             room_id: await self._memberships.joined(room_id) for room_id in comparison.changes
         }
-        met: set[UserID] = set()
-        parted: set[UserID] = set()
+        began: set[UserID] = set()
+        ceased: set[UserID] = set()
         for other_id in affected:
             now = shared.get(other_id, set())
             was_sharing = any(
@@ -126,10 +126,10 @@ class SharedRooms:
                 for room_id in now | comparison.changes.keys()
             )
             if now and not was_sharing:
-                met.add(other_id)
+                began.add(other_id)
             elif was_sharing and not now:
-                parted.add(other_id)
-        return SharedRoomChanges(met, parted)
+                ceased.add(other_id)
+        return SharedRoomChanges(began, ceased)
 
     async def _shared_rooms(
         self, user_id: UserID, others: Iterable[UserID]

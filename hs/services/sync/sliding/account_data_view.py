@@ -49,7 +49,8 @@ class AccountDataViews:
     def __init__(self, feed: Feed, account_data: AccountDataService) -> None:
         self._account_data = account_data
         self._views = LoadingCache(
-            LruCache[UserID, AccountDataView]("sliding_personal", max_entries=MAX_USERS), self._load
+            LruCache[UserID, AccountDataView]("sliding_account_data", max_entries=MAX_USERS),
+            self._load,
         )
         feed.subscribe(ACCOUNT_DATA, self._on_account_data)
 

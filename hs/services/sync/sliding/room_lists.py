@@ -127,7 +127,7 @@ class RoomLists:
         self._tails = tails
         self._excluded = excluded
         self._cache: LruCache[ConnectionKey, _CachedLists] = LruCache(
-            "sliding_windows", max_weight=MAX_BYTES, weigh=_weigh
+            "sliding_lists", max_weight=MAX_BYTES, weigh=_weigh
         )
 
     async def windows(self, context: SlidingSyncContext, upto: VectorPosition) -> RequestedRooms:

@@ -70,7 +70,7 @@ async def test_invalid_account_data_is_rejected(
 ) -> None:
     token = await alice_token(accounts)
 
-    response = await accounts.client.ask("PUT", path, body=body, token=token)
+    response = await accounts.client.request("PUT", path, body=body, token=token)
 
     assert (response.status, response.errcode) == (status, errcode)
 

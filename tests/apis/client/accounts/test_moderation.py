@@ -115,7 +115,7 @@ async def test_moderation_is_limited_to_administrators_and_local_users(
     whoami = await accounts.client.get(WHOAMI, token=tokens["gone"])
     await accounts.lifecycle.deactivate(whoami.json["user_id"], erase=False)
 
-    response = await accounts.client.ask(
+    response = await accounts.client.request(
         method, f"{ADMIN}/lock/{target}", json=body, token=tokens[requester]
     )
 

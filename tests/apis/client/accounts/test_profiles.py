@@ -91,7 +91,7 @@ async def test_empty_display_name_is_not_stored(accounts: Accounts) -> None:
     )
 
     assert (await accounts.client.get(PROFILE)).json == {}
-    assert member_profile(await accounts.profiles.of_local(alice.user_id)) == {}
+    assert member_profile(await accounts.profiles.local_profile(alice.user_id)) == {}
 
 
 @pytest.mark.parametrize(
@@ -197,13 +197,13 @@ async def test_guests_can_change_only_their_display_name(accounts: Accounts) -> 
 async def test_change_invalidates_the_caches_of_all_processes(database: Database) -> None:
     async with open_pair(database) as (main, worker):
         alice = await main.user("alice")
-        assert await worker.profiles.of_local(alice.user_id) == {"displayname": "alice"}
+        assert await worker.profiles.local_profile(alice.user_id) == {"displayname": "alice"}
 
         await main.client.put(
             f"{PROFILE}/displayname", {"displayname": "A"}, token=alice.access_token
         )
 
-        assert await worker.profiles.of_local(alice.user_id) == {"displayname": "A"}
+        assert await worker.profiles.local_profile(alice.user_id) == {"displayname": "A"}
 
 
 async def test_profile_of_a_user_without_account_cannot_be_set(accounts: Accounts) -> None:
@@ -257,10 +257,10 @@ async def test_shared_profiles_are_read_without_waiting_for_replication(
 ) -> None:
     async with open_accounts(database, MAIN) as here, open_accounts(database, WORKER) as there:
         alice = await here.user("alice")
-        assert await there.profiles.of_local(alice.user_id) == {"displayname": "alice"}
+        assert await there.profiles.local_profile(alice.user_id) == {"displayname": "alice"}
 
         await here.client.put(
             f"{PROFILE}/displayname", {"displayname": "A"}, token=alice.access_token
         )
 
-        assert await there.profiles.of_local(alice.user_id) == {"displayname": "A"}
+        assert await there.profiles.local_profile(alice.user_id) == {"displayname": "A"}

@@ -38,7 +38,7 @@ def page_path(stage: str) -> str:
 
 async def submit(accounts: Accounts, path: str, **fields: str) -> WebResponse:
     body = urlencode(fields).encode()
-    return await accounts.client.ask("POST", path, body=body, headers=FORM_HEADERS)
+    return await accounts.client.request("POST", path, body=body, headers=FORM_HEADERS)
 
 
 @pytest.fixture
@@ -155,16 +155,16 @@ async def test_recaptcha_is_completed_on_the_fallback_page(database: Database) -
 async def test_password_stage_is_completed_on_the_fallback_page(accounts: Accounts) -> None:
     alice = (await accounts.user("alice", password="secret")).access_token
     device = "/_matrix/client/v3/devices/ALICE"
-    challenge = await accounts.client.ask("DELETE", device, json={}, token=alice)
+    challenge = await accounts.client.request("DELETE", device, json={}, token=alice)
     session = challenge.json["session"]
     path = page_path("m.login.password")
     page = await accounts.client.get(f"{path}?session={session}")
     wrong = await submit(accounts, path, session=session, password="guess")
-    early = await accounts.client.ask(
+    early = await accounts.client.request(
         "DELETE", device, json={"auth": {"session": session}}, token=alice
     )
     right = await submit(accounts, path, session=session, password="secret")
-    done = await accounts.client.ask(
+    done = await accounts.client.request(
         "DELETE", device, json={"auth": {"session": session}}, token=alice
     )
 

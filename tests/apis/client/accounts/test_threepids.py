@@ -31,7 +31,7 @@ async def test_registration_with_an_address(database: Database) -> None:
         body = {"username": "alice", "password": "secret"}
         challenge = await scene.post(REGISTER, body)
         session = challenge.json["session"]
-        sent = await scene.ask("register")
+        sent = await scene.request("register")
         creds = {"sid": sent.json["sid"], "client_secret": "s3cret"}
         auth = {"type": "m.login.email.identity", "threepid_creds": creds, "session": session}
 
@@ -168,7 +168,7 @@ async def test_password_reset_by_email(scene: AddressScene) -> None:
 async def test_opening_the_reset_link_does_not_validate_the_session(scene: AddressScene) -> None:
     alice = await scene.accounts.user("alice", password="secret")
     await scene.add(alice.access_token, "alice")
-    sent = await scene.ask("account/password")
+    sent = await scene.request("account/password")
 
     page = await scene.accounts.client.get(await scene.link(2))
     creds = {"sid": sent.json["sid"], "client_secret": "s3cret"}
@@ -201,9 +201,9 @@ async def test_wrong_client_secret_is_rejected(scene: AddressScene) -> None:
 
 
 async def test_email_is_sent_once_per_attempt(scene: AddressScene) -> None:
-    first = await scene.ask("register")
-    repeated = await scene.ask("register")
-    second = await scene.ask("register", send_attempt=2)
+    first = await scene.request("register")
+    repeated = await scene.request("register")
+    second = await scene.request("register", send_attempt=2)
 
     assert first.json == repeated.json == second.json
     assert len(scene.box.messages) == 2
@@ -212,7 +212,7 @@ async def test_email_is_sent_once_per_attempt(scene: AddressScene) -> None:
 
 
 async def test_validation_link_expires(scene: AddressScene) -> None:
-    await scene.ask("register")
+    await scene.request("register")
     link = await scene.link()
     scene.accounts.clock.advance(3_600_000)
 
@@ -223,7 +223,7 @@ async def test_validation_link_expires(scene: AddressScene) -> None:
 
 
 async def test_validation_link_redirects_to_next_link(scene: AddressScene) -> None:
-    await scene.ask("register", next_link="https://app.example.org/done?x=1")
+    await scene.request("register", next_link="https://app.example.org/done?x=1")
 
     page = await scene.accounts.client.get(await scene.link())
 
@@ -248,7 +248,7 @@ async def test_next_link_is_checked(
 ) -> None:
     settings = ThreepidSettings(next_link_domain_whitelist=allowed)
     async with open_scene(database, threepids=settings) as scene:
-        response = await scene.ask("register", next_link=link)
+        response = await scene.request("register", next_link=link)
 
     assert response.status == status
 
@@ -268,7 +268,7 @@ async def test_next_link_is_checked(
 async def test_invalid_token_request_is_rejected(
     scene: AddressScene, body: dict[str, Any], status: int, errcode: str
 ) -> None:
-    response = await scene.ask("register", **{"email": ADDRESS, **body})
+    response = await scene.request("register", **{"email": ADDRESS, **body})
 
     assert (response.status, response.errcode) == (status, errcode)
 
@@ -277,8 +277,8 @@ async def test_token_request_reveals_known_addresses_by_default(scene: AddressSc
     alice = await scene.accounts.user("alice", password="secret")
     await scene.add(alice.access_token, "alice")
 
-    registering, adding = await scene.ask("register"), await scene.ask("account/3pid")
-    resetting = await scene.ask("account/password", "bob@example.org")
+    registering, adding = await scene.request("register"), await scene.request("account/3pid")
+    resetting = await scene.request("account/password", "bob@example.org")
 
     assert registering.errcode == adding.errcode == "M_THREEPID_IN_USE"
     assert (resetting.status, resetting.errcode) == (400, "M_THREEPID_NOT_FOUND")
@@ -290,8 +290,8 @@ async def test_token_request_can_hide_known_addresses(database: Database) -> Non
         alice = await scene.accounts.user("alice", password="secret")
         await scene.add(alice.access_token, "alice")
 
-        registering = await scene.ask("register", client_secret="other")
-        resetting = await scene.ask("account/password", "bob@example.org")
+        registering = await scene.request("register", client_secret="other")
+        resetting = await scene.request("account/password", "bob@example.org")
 
         assert registering.status == resetting.status == 200
         assert "already" in plain_of(await scene.box.wait_for(2))
@@ -303,9 +303,9 @@ async def test_only_allowed_addresses_are_accepted(database: Database) -> None:
     async with open_scene(
         database, threepids=ThreepidSettings(allowed_local_3pids=(pattern,))
     ) as scene:
-        other_domain = await scene.ask("register", "a@elsewhere.net")
-        allowed_domain = await scene.ask("register", "a@example.org")
-        resetting = await scene.ask("account/password", "a@elsewhere.net")
+        other_domain = await scene.request("register", "a@elsewhere.net")
+        allowed_domain = await scene.request("register", "a@example.org")
+        resetting = await scene.request("account/password", "a@elsewhere.net")
 
     assert (other_domain.status, other_domain.errcode) == (403, "M_THREEPID_DENIED")
     assert (resetting.status, resetting.errcode) == (403, "M_THREEPID_DENIED")
@@ -334,7 +334,7 @@ async def test_token_requests_are_rate_limited_per_email_address(database: Datab
         statuses = []
         for number in range(3):
             scene.accounts.client.client_ip = f"192.0.2.{number}"
-            statuses.append((await scene.ask("register", send_attempt=number + 1)).status)
+            statuses.append((await scene.request("register", send_attempt=number + 1)).status)
 
     assert statuses == [200, 200, 429]
 
@@ -344,7 +344,7 @@ async def test_unavailable_mail_server_is_a_temporary_error(database: Database) 
         pass
     email = MailSettings(smtp_host="127.0.0.1", smtp_port=box.port, notif_from="a@test")
     async with open_accounts(database, email=email, rate_limits=FREE) as accounts:
-        response = await AddressScene(accounts, box).ask("register")
+        response = await AddressScene(accounts, box).request("register")
 
     assert response.status == 503
 
@@ -355,7 +355,7 @@ async def test_deactivated_account_releases_its_addresses(scene: AddressScene) -
 
     await scene.accounts.lifecycle.deactivate(alice.user_id, erase=False)
 
-    assert (await scene.ask("register", send_attempt=5)).status == 200
+    assert (await scene.request("register", send_attempt=5)).status == 200
 
 
 async def test_address_is_bound_and_unbound_at_the_identity_server(scene: AddressScene) -> None:
@@ -378,7 +378,7 @@ async def test_address_is_bound_and_unbound_at_the_identity_server(scene: Addres
 
 
 async def test_validation_link_has_the_session_id(scene: AddressScene) -> None:
-    sent = await scene.ask("register")
+    sent = await scene.request("register")
 
     query = parse_qs(urlsplit(await scene.link()).query)
 

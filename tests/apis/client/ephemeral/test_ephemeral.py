@@ -126,7 +126,7 @@ async def test_request_calls_its_service(
 ) -> None:
     recorder = RecordingService()
 
-    response = await make_client(recorder).ask(method, path, json=content, token="alice")
+    response = await make_client(recorder).request(method, path, json=content, token="alice")
 
     assert response.status == 200
     assert recorder.recorded == [expected]
@@ -163,7 +163,7 @@ async def test_invalid_request_calls_no_service(
 ) -> None:
     recorder = RecordingService()
 
-    response = await make_client(recorder).ask(method, path, json=content, token="alice")
+    response = await make_client(recorder).request(method, path, json=content, token="alice")
 
     assert (response.status, response.errcode) == (400, errcode)
     assert recorder.recorded == []

@@ -124,7 +124,7 @@ async def test_disconnect_ends_the_long_poll(database: Database) -> None:
                     PATH,
                     token="alice",
                     query={"since": since, "timeout": 60_000},
-                    hang_up=disconnected,
+                    disconnect=disconnected,
                 )
 
         with trio.fail_after(60):

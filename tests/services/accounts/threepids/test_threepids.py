@@ -39,7 +39,7 @@ async def test_concurrent_requests_share_one_validation_session(database: Databa
         sids: set[str] = set()
 
         async def request_token() -> None:
-            sids.add((await scene.ask("register")).json["sid"])
+            sids.add((await scene.request("register")).json["sid"])
 
         async with trio.open_nursery() as nursery:
             for _ in range(8):

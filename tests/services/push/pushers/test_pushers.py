@@ -233,8 +233,8 @@ async def test_new_user_with_an_email_address_has_a_pusher(database: Database) -
         await database.write(threepids.insert, ThreepidRecord("msisdn", "4471", BOB, 0, 0))
         welcome = DefaultEmailPushers(database, scene.unread.services.core.pusher_writer)
 
-        await welcome.arrived(BOB, is_guest=False)
-        await welcome.arrived(ALICE, is_guest=False)
+        await welcome.on_new_user(BOB, is_guest=False)
+        await welcome.on_new_user(ALICE, is_guest=False)
         set_up = await scene.pushers.of_user(BOB)
         await database.write(threepids.delete, BOB, "email", "bob@example.org")
         await scene.world.process.run_duty("pusher cleanup")

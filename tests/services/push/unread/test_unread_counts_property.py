@@ -165,7 +165,7 @@ class Run:
         await self.unread.settle()
         await self.world.database.write(push_pruning.delete_read, self.room_id, 2**62)
 
-    async def _ask(self, user_id: UserID) -> None:
+    async def _request(self, user_id: UserID) -> None:
         for counting in (self.unread.counting, counts_without_memory(self.unread)):
             counts = await counting.counts(user_id, [self.room_id])
             assert shown(counts.get(self.room_id)) == self.expected.counts(user_id)

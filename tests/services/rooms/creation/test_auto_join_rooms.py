@@ -29,7 +29,7 @@ class Registration:
         for user_id in user_ids:
             record = UserRecord(user_id, None, 1, is_guest=is_guest)
             await self.acts.world.database.write(users.insert_user, record)
-            await self.acts.services.creation.auto_join.arrived(user_id, is_guest=is_guest)
+            await self.acts.services.creation.auto_join.on_new_user(user_id, is_guest=is_guest)
 
     async def find_lobby(self) -> RoomID | None:
         alias = await self.acts.aliases.find(RoomAlias(LOBBY))

@@ -52,7 +52,7 @@ class UpgradeRequests:
     results: list[RoomID] = attrs.Factory(list)
     errors: list[MatrixError] = attrs.Factory(list)
 
-    async def ask(self, acts: Actions, room_id: RoomID, version: str, name: str) -> None:
+    async def request(self, acts: Actions, room_id: RoomID, version: str, name: str) -> None:
         try:
             self.results.append(await upgrade(acts, room_id, version, name))
         except MatrixError as error:
@@ -114,7 +114,7 @@ async def test_equal_upgrades_in_two_processes_create_one_room(pair: Pair, versi
 
     async with trio.open_nursery() as nursery:
         for acts in (first, second, first):
-            nursery.start_soon(requests.ask, acts, room_id, version, "alice")
+            nursery.start_soon(requests.request, acts, room_id, version, "alice")
 
     assert len(requests.results) == 3
     assert created_rooms(first) == created_rooms(second) == {room_id, requests.results[0]}
@@ -133,8 +133,8 @@ async def test_concurrent_upgrade_by_another_user_is_rejected(
     requests = UpgradeRequests()
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(requests.ask, process_1, room_id, first, "alice")
-        nursery.start_soon(requests.ask, process_2, room_id, second, "bob")
+        nursery.start_soon(requests.request, process_1, room_id, first, "alice")
+        nursery.start_soon(requests.request, process_2, room_id, second, "bob")
 
     assert [type(error) for error in requests.errors] == [BadState]
     assert created_rooms(process_1) == {room_id, *requests.results}

@@ -312,12 +312,12 @@ async def test_concurrent_equal_upgrades_return_the_same_room(acts: Actions, new
     room_id = await acts.world.create_room(ALICE)
     new_rooms: list[RoomID] = []
 
-    async def ask() -> None:
+    async def request() -> None:
         new_rooms.append(await upgrade(acts, room_id, new))
 
     async with trio.open_nursery() as nursery:
         for _ in range(3):
-            nursery.start_soon(ask)
+            nursery.start_soon(request)
 
     assert len(new_rooms) == 3
     assert len(set(new_rooms)) == 1
