@@ -31,7 +31,7 @@ steps = st.one_of(
     st.tuples(st.just("read_main"), users, indexes),
     st.tuples(st.just("read_thread"), users, indexes),
     st.tuples(st.just("redact"), indexes),
-    st.tuples(st.just("ask"), users),
+    st.tuples(st.just("request"), users),
     st.tuples(st.just("rejoin"), users),
     st.tuples(st.just("forget")),
     st.tuples(st.just("restart")),
@@ -212,7 +212,7 @@ async def play(folder: Path, template: Path, history: list[tuple[Any, ...]]) -> 
                 for step in steps_of_life:
                     await run.step(step)
                 for user_id in USERS:
-                    await run.step(("ask", user_id))
+                    await run.step(("request", user_id))
 
 
 @pytest.mark.parametrize("tail_rows", [4, 400])
