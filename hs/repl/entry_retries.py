@@ -2,7 +2,6 @@
 
 from typing import Final, Generic, TypeVar
 
-from hs.core.errors import Unavailable
 from hs.storage.database import DatabaseUnavailable
 
 T = TypeVar("T")
@@ -23,11 +22,18 @@ class EntryRetries(Generic[T]):
         self._entry: T | None = None
         self._failures = 0
 
-    def may_retry(self, entry: T, error: Unavailable) -> bool:
+    def may_retry(self, entry: T, error: Exception) -> bool:
         """Count a failure; return whether to raise it again, or else to skip the entry."""
         if isinstance(error, DatabaseUnavailable):
             return True
         if entry != self._entry:
             self._entry, self._failures = entry, 0
         self._failures += 1
-        return self._failures < MAX_FAILURES
+        if self._failures < MAX_FAILURES:
+            return True
+        self.succeeded()
+        return False
+
+    def succeeded(self) -> None:
+        """Forget the failures: the entry is done, or skipped, and may come again."""
+        self._entry, self._failures = None, 0

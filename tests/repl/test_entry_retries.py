@@ -28,6 +28,18 @@ def test_failures_are_counted_for_each_entry() -> None:
     assert retries.may_retry("second", DatabaseTimeout("slow"))
 
 
+def test_an_entry_that_comes_again_has_all_its_tries() -> None:
+    retries: EntryRetries[str] = EntryRetries()
+    for _ in range(MAX_FAILURES - 1):
+        assert retries.may_retry("entry", DatabaseTimeout("slow"))
+    assert not retries.may_retry("entry", DatabaseTimeout("slow"))
+    assert retries.may_retry("entry", DatabaseTimeout("slow"))
+
+    for _ in range(MAX_FAILURES):
+        assert retries.may_retry("entry", DatabaseTimeout("slow"))
+        retries.succeeded()
+
+
 def test_an_entry_outlives_any_absence_of_the_database() -> None:
     retries: EntryRetries[str] = EntryRetries()
 

@@ -11,12 +11,14 @@ from hs.core.events import event_types
 from hs.core.ids import EventID
 from hs.core.streams import EventRow
 from hs.lib.backoff import Backoff
+from hs.repl.entry_retries import EntryRetries
 from hs.services.push.evaluation.event_context import NotInMemory
 from hs.services.push.evaluation.event_evaluation import Evaluation, Evaluator
 from hs.services.push.evaluation.event_results import EventResults
 from hs.services.push.evaluation.push_queue import PushQueue
 from hs.services.rooms.store.event_store import EventStore
 from hs.services.rooms.store.memberships import Memberships
+from hs.storage.database import DatabaseError
 
 FIRST_PAUSE_S: Final = 0.5
 LONGEST_PAUSE_S: Final = 5.0
@@ -54,13 +56,20 @@ class RowEvaluation:
             self._add(results, stream_id, row, evaluation, redacted_id)
 
     async def evaluate(self, results: EventResults, stream_id: int, row: EventRow) -> None:
-        """Do as `evaluate_nowait`, reading what is not in memory as soon as the database allows."""
+        """Do as `evaluate_nowait`, reading what is not in memory as soon as the database allows.
+
+        A row whose reads fail again and again while the database is there is skipped.
+        """
         pauses = Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S)
+        retries: EntryRetries[str] = EntryRetries()
         while True:
             try:
                 await self._evaluate(results, stream_id, row)
                 return
-            except Unavailable as error:
+            except (DatabaseError, Unavailable) as error:
+                if not retries.may_retry(row.event_id, error):
+                    log.exception(_FAILED, row.event_id)
+                    return
                 pause_s = pauses.next_s()
                 log.warning(
                     "event %s cannot be evaluated, retrying in %.1f s: %s",

@@ -78,6 +78,7 @@ class AutoAcceptDuty:
         for invite in invites:
             try:
                 await self._accept_if_wanted(invite)
+                self._retries.succeeded()
             except Unavailable as error:
                 if self._retries.may_retry(invite, error):
                     raise

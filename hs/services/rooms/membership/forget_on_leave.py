@@ -57,6 +57,7 @@ class ForgetOnLeaveDuty:
         for user_id, room_id in departures:
             try:
                 forgot = await self._database.write(rooms.forget, user_id, room_id)
+                self._retries.succeeded()
             except Unavailable as error:
                 if self._retries.may_retry((user_id, room_id), error):
                     raise

@@ -73,6 +73,7 @@ class GuestRemovalDuty:
         for room_id in room_ids:
             try:
                 await self.remove_guests(room_id)
+                self._retries.succeeded()
             except MatrixError as error:
                 log.warning("guests were not removed from %s: %s", room_id, error)
             except Unavailable as error:

@@ -9,13 +9,15 @@ import pytest
 from hs.core.events import event_types
 from hs.core.requester import Requester
 from hs.core.streams import THREAD_SUBSCRIPTIONS, EventRow, ThreadSubscriptionRow
+from hs.repl.entry_retries import MAX_FAILURES
 from hs.repl.feed import Batch, Feed
-from hs.services.push.evaluation import display_names, event_context
+from hs.services.push.evaluation import display_names, event_context, row_evaluation
 from hs.services.push.evaluation.event_results import EventResults
 from hs.services.push.evaluation.row_evaluation import RowEvaluation
 from hs.services.push.rules.push_rules import PushRuleService
 from hs.services.rooms.store import memberships
-from hs.storage.database import Database
+from hs.services.rooms.store.state_store import StateStore
+from hs.storage.database import Database, DatabaseError, DatabaseTimeout, DatabaseUnavailable
 from hs.storage.rooms import thread_subscriptions
 from tests.support.composition import Neighbourhood
 from tests.support.evaluating import (
@@ -190,3 +192,39 @@ async def test_event_whose_evaluation_fails_is_logged_and_notifies_nobody(
     assert [record.getMessage() for record in caplog.records] == [
         "the evaluation of event $event failed, it notifies nobody"
     ] * 2
+
+
+@pytest.mark.parametrize(
+    ("failures", "is_skipped"),
+    [
+        ([DatabaseError("out of memory")], False),
+        ([DatabaseTimeout("slow")] * (MAX_FAILURES - 1), False),
+        ([DatabaseTimeout("slow")] * MAX_FAILURES, True),
+        ([DatabaseUnavailable("away")] * (2 * MAX_FAILURES), False),
+    ],
+)
+async def test_failed_reads_are_repeated_a_bounded_number_of_times(
+    database: Database,
+    monkeypatch: pytest.MonkeyPatch,
+    failures: list[Exception],
+    is_skipped: bool,
+) -> None:
+    monkeypatch.setattr(event_context, "MAX_SNAPSHOTS", 0)  # so that power levels are read
+    for pause in ("FIRST_PAUSE_S", "LONGEST_PAUSE_S"):
+        monkeypatch.setattr(row_evaluation, pause, 0.001)
+    async with open_world(database) as world:
+        room_id = await world.create_room(ALICE, join=[BOB])
+        await world.send(room_id, ALICE)
+        await until_unread(world, BOB, room_id, 1)
+        left = list(failures)
+        snapshot_entries = StateStore.snapshot_entries
+
+        async def fail_first(self: StateStore, *arguments: Any) -> Any:
+            if left:
+                raise left.pop()
+            return await snapshot_entries(self, *arguments)
+
+        monkeypatch.setattr(StateStore, "snapshot_entries", fail_first)
+        deliver(world, *[world.seen[-1][1]] * 2)
+
+        await until_unread(world, BOB, room_id, 2 if is_skipped else 3)
