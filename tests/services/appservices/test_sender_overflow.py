@@ -6,13 +6,20 @@ from typing import Any
 import pytest
 import trio
 
+from hs.core.ids import RoomID
 from hs.core.streams import RECEIPTS, TYPING, ReceiptRow, TypingRow
 from hs.repl.feed import Batch, Feed
 from hs.services.appservices import row_queue
 from hs.services.appservices.catching_up import EphemeralCatchUp
 from hs.storage.appservices import transactions as storage
 from hs.storage.database import Database
-from tests.support.appservices import GHOST, OTHER_GHOST, open_sending, registration
+from tests.support.appservices import (
+    GHOST,
+    OTHER_GHOST,
+    SendingScene,
+    open_sending,
+    registration,
+)
 from tests.support.rooms import ALICE
 
 MAX_ROWS = 3
@@ -51,14 +58,20 @@ def type_in(feed: Feed, room_id: str, *user_ids: str) -> None:
     feed.deliver(Batch(TYPING, "main", position, position + 1, [(position + 1, row)]))
 
 
+async def stop_with_room(sending: SendingScene) -> RoomID:
+    """Stop the sender once a service has received the first event of a room."""
+    room_id = await sending.world.create_room(ALICE, join=[GHOST])
+    await sending.services.until(sending.services.events)
+    await sending.end()
+    return room_id
+
+
 async def test_events_are_sent_although_each_catch_up_overflows_the_queue(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with open_sending(database, registration(receives_ephemeral=True)) as sending:
         world, services = sending.world, sending.services
-        room_id = await world.create_room(ALICE, join=[GHOST])
-        await services.until(services.events)
-        await sending.end()
+        room_id = await stop_with_room(sending)
         missed = await world.send(room_id, ALICE, "missed")
 
         async def overflow() -> None:
@@ -79,9 +92,7 @@ async def test_events_that_did_not_fit_are_read_from_the_tables_in_order(
 ) -> None:
     async with open_sending(database) as sending:
         world, services = sending.world, sending.services
-        room_id = await world.create_room(ALICE, join=[GHOST])
-        await services.until(services.events)
-        await sending.end()
+        room_id = await stop_with_room(sending)
         sent = [await world.join(room_id, OTHER_GHOST)]
         overflows = 0
 
@@ -119,9 +130,7 @@ async def test_stored_events_are_sent_before_the_run_has_caught_up(
 ) -> None:
     async with open_sending(database) as sending:
         world, services = sending.world, sending.services
-        room_id = await world.create_room(ALICE, join=[GHOST])
-        await services.until(services.events)
-        await sending.end()
+        room_id = await stop_with_room(sending)
         missed = await world.send(room_id, ALICE, "missed")
 
         while_catching_up(monkeypatch, trio.sleep_forever)
@@ -135,9 +144,7 @@ async def test_newest_typing_users_are_sent_after_an_overflow(
 ) -> None:
     async with open_sending(database, registration(receives_ephemeral=True)) as sending:
         world, services = sending.world, sending.services
-        room_id = await world.create_room(ALICE, join=[GHOST])
-        await services.until(services.events)
-        await sending.end()
+        room_id = await stop_with_room(sending)
         has_typed = False
 
         async def type_and_overflow() -> None:
@@ -168,9 +175,7 @@ async def test_stored_position_of_receipts_covers_only_what_was_added(
     """A transaction that is sent while receipts are still read must not skip them."""
     async with open_sending(database, registration(receives_ephemeral=True)) as sending:
         world, services = sending.world, sending.services
-        room_id = await world.create_room(ALICE, join=[GHOST])
-        await services.until(services.events)
-        await sending.end()
+        room_id = await stop_with_room(sending)
         missed = await world.send(room_id, ALICE, "missed")
         move_receipts(world.feed, 7)
         before = await database.read(storage.positions, "irc")

@@ -1,17 +1,17 @@
 """An application service: a real HTTP server in a thread, which records what it receives."""
 
 import json
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import attrs
 import yaml
+
+from tests.support.servers.json_server import JsonHandler, running_json_server
 
 WAIT_S = 120.0
 POLL_S = 0.02
@@ -139,51 +139,18 @@ def running_bridge(name: str) -> Iterator[Bridge]:
     bridge = Bridge(name, as_token=f"as-token-of-{name}", hs_token=f"hs-token-of-{name}")
     bridge.sender = f"{name}bot"
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def handle_any(self) -> None:
-            raw = self.rfile.read(int(self.headers.get("content-length", "0")))
+    class Handler(JsonHandler):
+        def answer(self, body: bytes) -> Answer:
             target = urlsplit(self.path)
-            body = json.loads(raw) if raw else None
-            authorization = self.headers.get("authorization", "")
-            path = unquote(target.path)
-            status, answer = bridge.take(
-                BridgeRequest(self.command, path, target.query, authorization, body)
+            request = BridgeRequest(
+                method=self.command,
+                path=unquote(target.path),
+                query=target.query,
+                authorization=self.headers.get("authorization", ""),
+                body=json.loads(body) if body else None,
             )
-            encoded = json.dumps(answer).encode()
-            self.send_response(status)
-            self.send_header("content-type", "application/json")
-            self.send_header("content-length", str(len(encoded)))
-            self.end_headers()
-            self.wfile.write(encoded)
+            return bridge.take(request)
 
-        def do_GET(self) -> None:
-            self.handle_any()
-
-        def do_PUT(self) -> None:
-            self.handle_any()
-
-        def do_POST(self) -> None:
-            self.handle_any()
-
-        def log_message(self, format: str, *args: Any) -> None:
-            """Log nothing."""
-
-    class Server(ThreadingHTTPServer):
-        daemon_threads = True
-        request_queue_size = 128
-
-        def handle_error(self, request: Any, client_address: Any) -> None:
-            """Ignore connections that break because a client was killed."""
-
-    server = Server(("127.0.0.1", 0), Handler)
-    bridge.url = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
+    with running_json_server(Handler) as url:
+        bridge.url = url
         yield bridge
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

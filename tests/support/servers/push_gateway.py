@@ -1,16 +1,16 @@
 """A push gateway: a real HTTP server in a thread, which records what it receives."""
 
 import json
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import attrs
+
+from tests.support.servers.json_server import JsonHandler, running_json_server
 
 PATH = "/_matrix/push/v1/notify"
 WAIT_S = 90.0
@@ -88,36 +88,11 @@ def running_gateway() -> Iterator[Gateway]:
     """Run a gateway on a free port of this machine."""
     gateway = Gateway()
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
+    class Handler(JsonHandler):
+        def answer(self, body: bytes) -> tuple[int, object]:
+            is_notification = self.command == "POST" and self.path == PATH
+            return gateway.take(body) if is_notification else (404, {})
 
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["content-length"]))
-            status, answer = (404, {}) if self.path != PATH else gateway.take(body)
-            encoded = json.dumps(answer).encode()
-            self.send_response(status)
-            self.send_header("content-type", "application/json")
-            self.send_header("content-length", str(len(encoded)))
-            self.end_headers()
-            self.wfile.write(encoded)
-
-        def log_message(self, format: str, *args: Any) -> None:
-            """Log nothing."""
-
-    class Server(ThreadingHTTPServer):
-        daemon_threads = True
-        request_queue_size = 128
-
-        def handle_error(self, request: Any, client_address: Any) -> None:
-            """Ignore connections that break because a client was killed."""
-
-    server = Server(("127.0.0.1", 0), Handler)
-    gateway.url = f"http://127.0.0.1:{server.server_port}{PATH}"
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
+    with running_json_server(Handler) as url:
+        gateway.url = f"{url}{PATH}"
         yield gateway
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
