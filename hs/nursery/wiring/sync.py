@@ -27,14 +27,15 @@ from hs.nursery.wiring.rooms.rooms import Rooms
 from hs.nursery.wiring.rooms.threads import ThreadServices
 from hs.services.rooms.read.stripped_state import StrippedState, included_state
 from hs.services.sync.assembly import (
-    RoomReaders,
     SyncOptions,
     SyncSources,
     make_deprecated_sync,
+    make_sections,
     make_sync,
 )
 from hs.services.sync.notifier import Notifier
 from hs.services.sync.remote_presence import RemotePresenceDuty
+from hs.services.sync.room_readers import RoomReaders
 from hs.services.sync.sliding.assembly import make_sliding_sync
 from hs.services.sync.sliding.sliding_sync import SlidingSync
 from hs.services.sync.sync_service import SyncService
@@ -88,11 +89,12 @@ def wire_sync(
     readers = _readers(base, rooms, reading)
     remote_presence = RemotePresenceDuty(base.feed, notifier, readers.memberships)
     options = _options(base.settings, admission)
-    v3 = make_sync(readers, sources, notifier, options)
+    sections = make_sections(readers, sources, options)
+    v3 = make_sync(readers, sources, sections, notifier, options)
     sliding = make_sliding_sync(
         readers, sources, notifier, options, threads.subscriptions, base.clock
     )
-    old = make_deprecated_sync(readers, sources, notifier, options, v3, reading.snapshots)
+    old = make_deprecated_sync(readers, sources, sections, notifier, options, reading.snapshots)
 
     endpoints = [
         SyncApi(v3),
@@ -136,13 +138,14 @@ def _options(settings: Settings, admission: Admission) -> SyncOptions:
 def _readers(base: ProcessBase, rooms: Rooms, reading: RoomReading) -> RoomReaders:
     shown = included_state(base.settings.prejoin)
     return RoomReaders(
-        base.database,
-        base.feed,
-        rooms.events,
-        rooms.states,
-        rooms.memberships,
-        rooms.tails,
-        reading.rendering,
-        reading.visibility,
-        StrippedState(base.database, rooms.events, rooms.states, shown),
+        database=base.database,
+        feed=base.feed,
+        events=rooms.events,
+        states=rooms.states,
+        memberships=rooms.memberships,
+        membership_history=reading.membership_history,
+        tails=rooms.tails,
+        rendering=reading.rendering,
+        visibility=reading.visibility,
+        stripped=StrippedState(base.database, rooms.events, rooms.states, shown),
     )

@@ -22,7 +22,7 @@ from hs.services.sync.notifier import Notifier
 from hs.services.sync.positions import SyncPositions
 from hs.services.sync.response_cache import ResponseCache
 from hs.services.sync.room_ephemeral import RoomEphemeralSection
-from hs.services.sync.room_readers import RoomReaders as RoomReaders
+from hs.services.sync.room_readers import RoomReaders
 from hs.services.sync.room_selection import RoomSelection
 from hs.services.sync.room_summary import RoomSummaries
 from hs.services.sync.rooms_section import RoomsSection
@@ -63,18 +63,16 @@ class SyncOptions:
     gate: AbstractAsyncContextManager[None]
 
 
-def make_sync(
-    rooms: RoomReaders, sources: SyncSources, notifier: Notifier, options: SyncOptions
-) -> SyncService:
-    """Build the `/sync` service. Call it after its sources are built, before the feed starts."""
-    feed, events, states = rooms.feed, rooms.events, rooms.states
-    sections = SyncSections(
+def make_sections(rooms: RoomReaders, sources: SyncSources, options: SyncOptions) -> SyncSections:
+    """Build the sections of responses, after their sources, before the feed starts."""
+    feed = rooms.feed
+    return SyncSections(
         room_selection=RoomSelection(
             database=rooms.database,
             feed=feed,
             tails=rooms.tails,
-            events=events,
-            states=states,
+            events=rooms.events,
+            states=rooms.states,
             visibility=rooms.visibility,
             account_data=sources.account_data,
             excluded=options.excluded,
@@ -87,8 +85,18 @@ def make_sync(
         ),
         encryption=sources.encryption,
     )
+
+
+def make_sync(
+    rooms: RoomReaders,
+    sources: SyncSources,
+    sections: SyncSections,
+    notifier: Notifier,
+    options: SyncOptions,
+) -> SyncService:
+    """Build the `/sync` service."""
     return SyncService(
-        positions=SyncPositions(feed),
+        positions=SyncPositions(rooms.feed),
         notifier=notifier,
         memberships=rooms.memberships,
         visibility=rooms.visibility,
@@ -112,7 +120,7 @@ def _rooms_section(rooms: RoomReaders, sources: SyncSources) -> RoomsSection:
             tails=rooms.tails,
             events=events,
             states=states,
-            stays=rooms.visibility.membership_history,
+            stays=rooms.membership_history,
         ),
         summaries=RoomSummaries(events, states, rooms.memberships),
         stripped=rooms.stripped,
@@ -133,12 +141,12 @@ class DeprecatedSync:
 def make_deprecated_sync(
     rooms: RoomReaders,
     sources: SyncSources,
+    sections: SyncSections,
     notifier: Notifier,
     options: SyncOptions,
-    sync: SyncService,
     snapshots: RoomSnapshots,
 ) -> DeprecatedSync:
-    """Build the deprecated services from the sections of the `/sync` service."""
+    """Build the deprecated services."""
     positions = SyncPositions(rooms.feed)
     showing = EventSerializer(rooms.visibility, rooms.rendering)
     return DeprecatedSync(
@@ -148,7 +156,7 @@ def make_deprecated_sync(
             notifier=notifier,
             presence=sources.presence,
             showing=showing,
-            sections=sync.sections,
+            sections=sections,
             gate=options.gate,
         ),
         InitialSync(
@@ -158,7 +166,7 @@ def make_deprecated_sync(
             presence=sources.presence,
             snapshots=snapshots,
             showing=showing,
-            sections=sync.sections,
+            sections=sections,
             gate=options.gate,
         ),
     )

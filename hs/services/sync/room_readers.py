@@ -7,13 +7,14 @@ from hs.services.rooms.read.rendering import EventRenderer
 from hs.services.rooms.read.stripped_state import StrippedState
 from hs.services.rooms.read.visibility import Visibility
 from hs.services.rooms.store.event_store import EventStore
+from hs.services.rooms.store.membership_history import MembershipHistory
 from hs.services.rooms.store.memberships import Memberships
 from hs.services.rooms.store.recent_events import RecentEvents
 from hs.services.rooms.store.state_store import StateStore
 from hs.storage.database import Database
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, kw_only=True)
 class RoomReaders:
     """The stores and readers of rooms that sync uses."""
 
@@ -22,6 +23,7 @@ class RoomReaders:
     events: EventStore
     states: StateStore
     memberships: Memberships
+    membership_history: MembershipHistory
     tails: RecentEvents
     rendering: EventRenderer
     visibility: Visibility

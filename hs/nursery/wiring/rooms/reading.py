@@ -25,12 +25,14 @@ from hs.services.rooms.read.room_state import RoomState, ServiceUsers
 from hs.services.rooms.read.timelines import Timelines
 from hs.services.rooms.read.visibility import Visibility
 from hs.services.rooms.store.aggregations import AggregationStore
+from hs.services.rooms.store.membership_history import MembershipHistory
 
 
 @attrs.frozen(eq=False, kw_only=True)
 class RoomReading:
     """What sync, search and other subjects need to read rooms."""
 
+    membership_history: MembershipHistory
     visibility: Visibility
     rendering: EventRenderer
     serializer: EventSerializer
@@ -51,18 +53,9 @@ def wire_reading(
     database, feed, events = base.database, base.feed, rooms.events
     states, memberships = rooms.states, rooms.memberships
     rendering = _rendering(base, rooms)
-    policy = base.settings.retention
-    retention = RetentionPolicies.following(feed, states, policy, base.clock)
-    visibility = Visibility(
-        database=database,
-        feed=feed,
-        events=events,
-        states=states,
-        memberships=memberships,
-        ignored=accounts.account_data,
-        erased=accounts.erased,
-        expiry=retention if policy.enabled else None,
-    )
+    retention = RetentionPolicies.following(feed, states, base.settings.retention, base.clock)
+    history = MembershipHistory(events, states)
+    visibility = _visibility(base, rooms, accounts, history, retention)
     serializer, positions = EventSerializer(visibility, rendering), TokenPositions(database)
     timelines = Timelines(
         database=database,
@@ -77,6 +70,7 @@ def wire_reading(
         events=events,
         states=states,
         memberships=memberships,
+        membership_history=history,
         visibility=visibility,
         serializer=serializer,
         positions=positions,
@@ -91,6 +85,7 @@ def wire_reading(
         timelines=timelines,
     )
     return RoomReading(
+        membership_history=history,
         visibility=visibility,
         rendering=rendering,
         serializer=serializer,
@@ -99,6 +94,26 @@ def wire_reading(
         snapshots=RoomSnapshots(database, visibility, timelines, serializer, state),
         retention=retention,
         part=Part(endpoints=_endpoints(base, rooms, timelines, state, related)),
+    )
+
+
+def _visibility(
+    base: ProcessBase,
+    rooms: Rooms,
+    accounts: AccountServices,
+    history: MembershipHistory,
+    retention: RetentionPolicies,
+) -> Visibility:
+    return Visibility(
+        database=base.database,
+        feed=base.feed,
+        events=rooms.events,
+        states=rooms.states,
+        memberships=rooms.memberships,
+        membership_history=history,
+        ignored=accounts.account_data,
+        erased=accounts.erased,
+        expiry=retention if base.settings.retention.enabled else None,
     )
 
 

@@ -19,6 +19,7 @@ from hs.services.rooms.read.pagination import HISTORY_START, TokenPositions
 from hs.services.rooms.read.rendering import content_of, json_array
 from hs.services.rooms.read.visibility import RoomAccess, Visibility
 from hs.services.rooms.store.event_store import EventStore
+from hs.services.rooms.store.membership_history import MembershipHistory
 from hs.services.rooms.store.memberships import Memberships
 from hs.services.rooms.store.state_store import StateStore
 from hs.services.rooms.store.stored_event import StoredEvent
@@ -62,6 +63,7 @@ class RoomState:
     _events: EventStore
     _states: StateStore
     _memberships: Memberships
+    _membership_history: MembershipHistory
     _visibility: Visibility
     _serializer: EventSerializer
     _positions: TokenPositions
@@ -151,7 +153,7 @@ class RoomState:
         if access.own is None or not access.has_left:
             entries = await self._states.current_of_keys(room_id, (key,))
         else:
-            entries = await self._visibility.membership_history.state_at_end(access.own.event_id)
+            entries = await self._membership_history.state_at_end(access.own.event_id)
         stored = None if key not in entries else await self._events.get_one(entries[key])
         if stored is None:
             raise NotFound("The room has no state event with this type and state key")
@@ -162,7 +164,7 @@ class RoomState:
     ) -> Mapping[StateKey, EventID]:
         if access.own is None or not access.has_left:
             return await self._states.current(room_id)
-        return await self._visibility.membership_history.state_at_end(access.own.event_id)
+        return await self._membership_history.state_at_end(access.own.event_id)
 
     async def _state_at(
         self, user_id: UserID, room_id: RoomID, token: str, access: RoomAccess
@@ -173,7 +175,7 @@ class RoomState:
         if stored is None:
             return {}
         if access.own is not None and access.has_left and (access.joined_until < stored.stream_id):
-            return await self._visibility.membership_history.state_at_end(access.own.event_id)
+            return await self._membership_history.state_at_end(access.own.event_id)
         if not access.joined_until and not await self._visibility.filter_one(user_id, stored):
             raise Forbidden("You were not in the room at that time")
         return await self._state_after(stored)

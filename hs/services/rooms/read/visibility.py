@@ -114,6 +114,7 @@ class Visibility:
         events: EventStore,
         states: StateStore,
         memberships: Memberships,
+        membership_history: MembershipHistory,
         ignored: AccountDataService,
         erased: ErasedUsersCache,
         expiry: RetentionPolicies | None = None,
@@ -125,7 +126,7 @@ class Visibility:
         self._ignored = ignored
         self._erased = erased
         self._expiry = expiry
-        self.membership_history = MembershipHistory(events, states)
+        self._membership_history = membership_history
         self._user_states: LruCache[tuple[int, UserID], _UserState] = LruCache(
             "visibility_points", max_entries=MAX_USER_STATES
         )
@@ -148,7 +149,7 @@ class Visibility:
             return RoomAccess(event_types.LEAVE, None, 0)
         if own.membership == event_types.JOIN:
             return RoomAccess(event_types.JOIN, own, ALWAYS)
-        ending = await self.membership_history.last_end(own.event_id)
+        ending = await self._membership_history.last_end(own.event_id)
         return RoomAccess(own.membership, own, 0 if ending is None else ending.stream_id)
 
     async def check_may_read(self, user_id: UserID, room_id: RoomID) -> RoomAccess:

@@ -2,9 +2,10 @@
 
 from hs.lib.clock import Clock
 from hs.services.rooms.threads.thread_subscriptions import ThreadSubscriptions
-from hs.services.sync.assembly import RoomReaders, SyncOptions, SyncSources
+from hs.services.sync.assembly import SyncOptions, SyncSources
 from hs.services.sync.notifier import Notifier
 from hs.services.sync.positions import SyncPositions
+from hs.services.sync.room_readers import RoomReaders
 from hs.services.sync.sliding.account_data_view import AccountDataViews
 from hs.services.sync.sliding.connections import SlidingConnections
 from hs.services.sync.sliding.encryption_extension import EncryptionExtensions
@@ -34,12 +35,11 @@ def make_sliding_sync(
     results = RoomsResponse(
         events=rooms.events,
         memberships=rooms.memberships,
+        membership_history=rooms.membership_history,
         visibility=rooms.visibility,
         rendering=rooms.rendering,
         stretches=TimelineSlices(database, rooms.tails, rooms.events),
-        states=ResponseState(
-            database, rooms.events, rooms.states, rooms.visibility.membership_history
-        ),
+        states=ResponseState(database, rooms.events, rooms.states, rooms.membership_history),
         stripped=rooms.stripped,
         counts=sources.counts,
     )

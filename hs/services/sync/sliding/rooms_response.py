@@ -33,6 +33,7 @@ from hs.services.rooms.read.rendering import EventRenderer, Viewer, content_of
 from hs.services.rooms.read.stripped_state import StrippedState
 from hs.services.rooms.read.visibility import Visibility, VisibleEvent
 from hs.services.rooms.store.event_store import EventStore
+from hs.services.rooms.store.membership_history import MembershipHistory
 from hs.services.rooms.store.memberships import Memberships
 from hs.services.rooms.store.room_members import PresentMembers
 from hs.services.rooms.store.stored_event import StoredEvent
@@ -122,6 +123,7 @@ class RoomsResponse:
 
     _events: EventStore
     _memberships: Memberships
+    _membership_history: MembershipHistory
     _visibility: Visibility
     _rendering: EventRenderer
     _stretches: TimelineSlices
@@ -152,7 +154,7 @@ class RoomsResponse:
         ):
             return plan.is_stripped
         # An invite or knock has ended. If the user was joined in between, they may see more.
-        return await self._visibility.membership_history.last_end(plan.own.event_id) is None
+        return await self._membership_history.last_end(plan.own.event_id) is None
 
     async def _make_stripped(
         self, context: RoomsContext, plans: Sequence[RoomPlan]

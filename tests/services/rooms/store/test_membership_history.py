@@ -34,7 +34,7 @@ async def test_state_set_after_leaving_is_not_visible(database: Database, then: 
 
 async def test_last_end_is_the_member_event_after_the_last_join(database: Database) -> None:
     async with open_world(database) as world:
-        history = readers_of(world).visibility.membership_history
+        history = world.process.services.reading.membership_history
         room_id = await world.create_room(ALICE, join=[BOB])
         left = await world.leave(room_id, BOB)
         banned = await world.set_membership(room_id, ALICE, BOB, "ban")
