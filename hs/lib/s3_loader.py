@@ -1,10 +1,11 @@
 """Loads the S3 client, whose library is installed only where S3 is used."""
 
 import importlib
-import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
+
+from hs.lib.optional_libraries import is_installed
 
 
 class Bucket(Protocol):
@@ -25,7 +26,7 @@ class Bucket(Protocol):
 
 def is_s3_available() -> bool:
     """Return whether the library for S3 is installed."""
-    return importlib.util.find_spec("boto3") is not None
+    return is_installed("boto3")
 
 
 def load_s3_bucket() -> Callable[..., Bucket]:

@@ -1,8 +1,8 @@
 """Checks between settings of accounts, e-mail, log-in and terms."""
 
-import importlib.util
 from collections.abc import Callable
 
+from hs.lib.optional_libraries import is_installed
 from hs.settings.sections.mail import MailSettings
 from hs.settings.settings import Settings
 
@@ -79,7 +79,7 @@ def _check_jwt(settings: Settings, add_problem: AddProblem) -> None:
             add_problem(
                 f"jwt_config.{key}", "missing, but jwt_config.enabled is true", f"add {key}"
             )
-    if importlib.util.find_spec("jwt") is None:
+    if not is_installed("jwt"):
         add_problem(
             "jwt_config.enabled",
             "true, but the library PyJWT is not installed",

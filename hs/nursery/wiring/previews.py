@@ -1,11 +1,11 @@
 """Previews of links, if they are enabled."""
 
-import importlib.util
 from pathlib import Path
 
 import attrs
 
 from hs.apis.media.previews import UrlPreviewApi
+from hs.lib.optional_libraries import is_installed
 from hs.lib.tasks import Duty
 from hs.nursery.part import Part
 from hs.nursery.plan import MEDIA_JOBS
@@ -38,7 +38,7 @@ def wire_previews(base: ProcessBase, http: HttpClients, media: MediaServices) ->
     settings = base.settings.previews
     if not settings.url_preview_enabled or not base.settings.workers.serves_media:
         return PreviewServices()
-    if importlib.util.find_spec("selectolax") is None:
+    if not is_installed("selectolax"):
         _refuse("url_preview_enabled", "the parser of HTML is missing", "install hs[url-preview]")
     fetcher = PreviewFetcher(
         http.previews,
