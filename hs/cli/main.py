@@ -6,7 +6,7 @@ import sys
 import click
 
 from hs.cli.notices import print_notices
-from hs.settings.errors import SettingsError
+from hs.settings.errors import EXIT_BAD_CONFIG, SettingsError
 
 # The module of each command, imported only when the command runs, and its line in `hs --help`.
 _COMMANDS = {
@@ -22,7 +22,6 @@ _COMMANDS = {
     "version": ("hs.cli.inspect_config", "Print the version."),
 }
 EXIT_FAILED = 1
-EXIT_BAD_CONFIG = 2
 
 
 class Commands(click.Group):

@@ -1,12 +1,13 @@
 """Options that several commands share, and the loading of the settings they name."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from hs.settings.generate import CONFIG_NAME
+from hs.settings.ineffective import OPTION, RESTRICTING_KEYS
 from hs.settings.load import load_settings
 from hs.settings.settings import Settings
 
@@ -29,9 +30,34 @@ def config_option(command: F) -> F:
     )(command)
 
 
-def load_command_settings(configs: tuple[Path, ...], *, strict: bool = False) -> Settings:
+def allow_ineffective_option(command: F) -> F:
+    """Add the option --allow-ineffective, which may be repeated."""
+    return click.option(
+        OPTION,
+        "allow_ineffective",
+        metavar="KEY",
+        multiple=True,
+        type=click.Choice(sorted(RESTRICTING_KEYS)),
+        envvar="HS_ALLOW_INEFFECTIVE",
+        help="Start although this key restricts or identifies users or servers and has no effect "
+        "in this version; may be repeated. `modules` is such a key.",
+    )(command)
+
+
+def load_command_settings(
+    configs: tuple[Path, ...],
+    *,
+    strict: bool = False,
+    allow_ineffective: Collection[str] = RESTRICTING_KEYS,
+) -> Settings:
     """Load the settings that a command's --config options name.
+
+    Commands that do not serve clients allow all keys without effect.
 
     Raises: SettingsError.
     """
-    return load_settings(configs or (DEFAULT_DATA / CONFIG_NAME,), strict=strict)
+    return load_settings(
+        configs or (DEFAULT_DATA / CONFIG_NAME,),
+        strict=strict,
+        allow_ineffective=allow_ineffective,
+    )

@@ -8,7 +8,12 @@ from pathlib import Path
 import click
 
 from hs.cli.notices import print_notices
-from hs.cli.options import DEFAULT_DATA, config_option, load_command_settings
+from hs.cli.options import (
+    DEFAULT_DATA,
+    allow_ineffective_option,
+    config_option,
+    load_command_settings,
+)
 from hs.nursery.boot import main as run_server
 from hs.settings.generate import InitialConfig, parse_new_server_name, write_initial_config
 from hs.settings.settings import Settings
@@ -50,12 +55,14 @@ _DEFAULT_NAME = "localhost"
     type=click.IntRange(1, 65535),
     help="Port on which a new server listens.",
 )
+@allow_ineffective_option
 def serve(
     configs: tuple[Path, ...],
     data_dir: Path,
     server_name: str | None,
     addresses: tuple[str, ...],
     port: int,
+    allow_ineffective: tuple[str, ...],
 ) -> None:
     """Run the server, or one of its workers.
 
@@ -79,7 +86,7 @@ def serve(
         configs = (first.path,)
         if not first.path.exists():
             _print_written(write_initial_config(first), first)
-    settings = load_command_settings(configs)
+    settings = load_command_settings(configs, allow_ineffective=allow_ineffective)
     print_notices(settings.notices)
     _print_addresses(settings, configs)
     sys.exit(run_server(settings))

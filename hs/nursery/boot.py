@@ -19,7 +19,7 @@ from hs.lib.allocator import give_memory_back
 from hs.lib.clock import SystemClock
 from hs.nursery import systemd
 from hs.nursery.compose import compose
-from hs.nursery.exit_causes import SchemaOutdated, cause_of
+from hs.nursery.exit_causes import SchemaOutdated, cause_of, exit_status_of
 from hs.nursery.log_setup import reopen_log_files, set_up_logging
 from hs.nursery.nursery_tree import Shutdown, run_tree
 from hs.nursery.pid_file import limit_open_files, pid_file
@@ -31,7 +31,6 @@ from hs.storage.connect import DatabaseConfig, open_database
 from hs.storage.database import Database, DatabaseError, DatabaseUnavailable
 from hs.storage.migrate import bundled_migrations, migrate, pending_migrations
 
-EXIT_FAILED = 1
 NAME_WAIT_S = 40.0  # longer than the lease of a process whose host crashed
 SCHEMA_WAIT_S = 300.0
 SCHEMA_LOOK_S = 1.0
@@ -60,7 +59,7 @@ def _report_failure(plan: Plan, error: BaseException) -> int:
     if is_bug:
         log.critical("this is a bug of the server", exc_info=error)
     _print(f"hs: {plan.instance}: {cause}")
-    return EXIT_FAILED
+    return exit_status_of(error)
 
 
 def _print(line: str) -> None:

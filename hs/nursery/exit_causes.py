@@ -5,8 +5,10 @@ import trio
 from hs.repl.intake import FeedLost
 from hs.repl.leases import LeaseLost, LeaseTaken, instance_lease
 from hs.repl.writers import WriterReplaced
-from hs.settings.errors import SettingsError
+from hs.settings.errors import EXIT_BAD_CONFIG, SettingsError
 from hs.storage.database import DatabaseError
+
+EXIT_FAILED = 1
 
 
 class SchemaOutdated(Exception):
@@ -39,6 +41,11 @@ def cause_of(error: BaseException) -> tuple[str, bool]:
     if is_bug:
         text = f"{type(leaf).__name__}: {text}" if text else type(leaf).__name__
     return text or type(leaf).__name__, is_bug
+
+
+def exit_status_of(error: BaseException) -> int:
+    """Return the exit status: 2 for mistakes in the configuration, which no restart repairs."""
+    return EXIT_BAD_CONFIG if isinstance(_first_leaf(error), SettingsError) else EXIT_FAILED
 
 
 def _first_leaf(error: BaseException) -> BaseException:

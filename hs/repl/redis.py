@@ -69,6 +69,7 @@ class RedisAddress:
     password: str | None = attrs.field(default=None, repr=False)
     tls: bool = False
     ca_file: str | None = None
+    ca_path: str | None = None
     certificate_file: str | None = None
     private_key_file: str | None = None
 
@@ -145,6 +146,7 @@ class RedisLink:
                 options = {"unix_socket_path": address.path}
             if address.tls:
                 options |= {"ssl": True, "ssl_ca_certs": address.ca_file}
+                options |= {"ssl_ca_path": address.ca_path}
                 options |= {"ssl_certfile": address.certificate_file}
                 options |= {"ssl_keyfile": address.private_key_file}
             # No retries: a silent reconnection would hide that messages were lost in between.

@@ -72,6 +72,7 @@ def _redis_address(redis: RedisSettings) -> RedisAddress:
         password=redis.password,
         tls=redis.use_tls,
         ca_file=str(redis.ca_file) if redis.ca_file else None,
+        ca_path=str(redis.ca_path) if redis.ca_path else None,
         certificate_file=str(redis.certificate_file) if redis.certificate_file else None,
         private_key_file=str(redis.private_key_file) if redis.private_key_file else None,
     )

@@ -91,7 +91,7 @@ def _parse(file: Path) -> tuple[yaml.Node | None, Any]:
         line = error.problem_mark.line + 1 if error.problem_mark else None
         raise _failure(
             file,
-            f"not valid YAML: {error.problem}",
+            f"not valid YAML: {_without_values(error.problem)}",
             "check the indentation and quotes near it",
             line,
         ) from None
@@ -107,6 +107,16 @@ def _parse(file: Path) -> tuple[yaml.Node | None, Any]:
         raise _failure(
             file, "YAML is nested too deeply", "look for unclosed brackets and braces"
         ) from None
+
+
+def _without_values(problem: str | None) -> str:
+    """Return the message of a YAML error without the value, which may be a secret."""
+    match (problem or "").split(" '")[0]:
+        case "found undefined alias":
+            return "a value that begins with * must be in quotes"
+        case "could not determine a constructor for the tag" | "found undefined tag handle":
+            return "a value that begins with ! must be in quotes"
+    return problem or "unknown mistake"
 
 
 def _merge(document: Document, file: Path, *, skip_log_config: bool = False) -> None:

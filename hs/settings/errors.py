@@ -5,6 +5,9 @@ from pathlib import Path
 
 import attrs
 
+EXIT_BAD_CONFIG = 2
+"""The exit status of a command or process whose configuration cannot be used."""
+
 
 @attrs.frozen(kw_only=True)
 class Origin:

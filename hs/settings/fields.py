@@ -6,7 +6,16 @@ from typing import Any, TypeVar
 
 import attrs
 
-from hs.settings.kinds import PATH, STRING, ConfigLocation, Kind, Schema, optional
+from hs.settings.kinds import (
+    PATH,
+    SECRET,
+    STRING,
+    ConfigLocation,
+    Kind,
+    Schema,
+    optional,
+    type_in_words,
+)
 
 T = TypeVar("T")
 _KEY = "hs.settings.key"
@@ -37,10 +46,12 @@ def setting(
     shown: Any = attrs.NOTHING,
     name: str = "",
     is_effective: bool = True,
+    is_secret: bool = False,
 ) -> T:
     """Declare a field that is set by one key.
 
-    `shown` is the default as administrators write it, if that differs from the value.
+    `shown` is the default as administrators write it, if that differs from the value. A secret does
+    not appear in the repr of its class.
     """
     key = Key(
         name=name,
@@ -49,7 +60,7 @@ def setting(
         doc=doc,
         is_effective=is_effective,
     )
-    field: T = attrs.field(default=default, metadata={_KEY: key})
+    field: T = attrs.field(default=default, repr=not is_secret, metadata={_KEY: key})
     return field
 
 
@@ -57,7 +68,7 @@ def secret(doc: str, *, is_effective: bool = True) -> str | None:
     """Declare a secret, which is given inline or, by the key `<key>_path`, in a file of its own."""
     key = Key(
         name="",
-        kind=optional(STRING),
+        kind=optional(SECRET),
         default=None,
         doc=doc,
         path_key="_path",
@@ -65,6 +76,11 @@ def secret(doc: str, *, is_effective: bool = True) -> str | None:
     )
     field: str | None = attrs.field(default=None, repr=False, metadata={_KEY: key})
     return field
+
+
+def inline_secret(doc: str) -> str | None:
+    """Declare a secret that cannot be given in a file of its own."""
+    return setting(optional(SECRET), None, doc, is_secret=True)
 
 
 def keys_of(cls: type, section: str = "") -> Iterator[Key]:
@@ -90,21 +106,28 @@ def path_key_of(key: Key) -> Key:
 
 
 def read_secret(key: Key, values: Mapping[str, Any], at: ConfigLocation) -> str | None:
-    """Read a secret, given inline or in a file."""
+    """Read a secret, given inline or in a file; an empty one is none, because anybody knows it."""
     value: str | None = key.kind.read(values.get(key.name), at)
     path_key = key.path_key or ""
-    if values.get(path_key) is None:
+    if not values.get(path_key):
+        if values.get(key.name) == "":
+            at.note("is empty, so it is not set")
         return value
     path_at = attrs.evolve(at, path=(*at.path[:-1], path_key))
     if value is not None:
         path_at.reject(f"{key.name} is set as well", f"remove one of {key.name} and {path_key}")
     path = PATH.read(values[path_key], path_at)
     try:
-        return path.read_text().strip()
+        text = path.read_text().strip()
     except OSError as error:
         path_at.reject(
             f"cannot read {path}: {error.strerror}", "correct the path or its permissions"
         )
+    except UnicodeDecodeError:
+        path_at.reject(f"{path} is not encoded as UTF-8", "write the secret into it as text")
+    if not text:
+        path_at.reject(f"{path} is empty", "write the secret into it")
+    return text
 
 
 def read_key(key: Key, values: Mapping[str, Any], at: ConfigLocation) -> Any:
@@ -137,7 +160,10 @@ def block(cls: type[T]) -> Kind[T]:
         if value is None:
             return cls()
         if not isinstance(value, dict):
-            at.reject(f"expected a map, found {value!r:.60}", f"its keys may be {', '.join(names)}")
+            at.reject(
+                f"expected a map, found {type_in_words(value)}",
+                f"its keys may be {', '.join(names)}",
+            )
         for name in value:
             if name not in names:
                 at.child(str(name)).warn(

@@ -76,16 +76,39 @@ class ConfigLocation:
 
 @attrs.frozen
 class Kind(Generic[T]):
-    """A type of setting; `read` converts a YAML value or raises Unfit."""
+    """A type of setting; `read` converts a YAML value or raises InvalidSetting.
+
+    With `is_blank_null`, "" is the same as null if the setting is optional.
+    """
 
     label: str
     read: Callable[[Any, ConfigLocation], T]
     schema: Schema = attrs.field(factory=dict)
+    is_blank_null: bool = False
 
 
 def _abbreviated(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "…"
+
+
+def type_in_words(value: Any) -> str:
+    """Return what a YAML value is, for errors that must not print a secret."""
+    for types, words in _TYPES_IN_WORDS:
+        if isinstance(value, types):
+            return words
+    return "null" if value is None else "a date"
+
+
+_TYPES_IN_WORDS: tuple[tuple[type, str], ...] = (
+    (bool, "true or false"),
+    (int, "an integer"),
+    (float, "a number"),
+    (str, "a string"),
+    (list, "a list"),
+    (dict, "a map"),
+    (bytes, "binary"),
+)
 
 
 def _read_boolean(value: Any, at: ConfigLocation) -> bool:
@@ -100,6 +123,12 @@ def _read_string(value: Any, at: ConfigLocation) -> str:
     if isinstance(value, str):
         return value
     at.reject(f"expected a string, found {_abbreviated(value)}", "put the value in quotes")
+
+
+def _read_secret(value: Any, at: ConfigLocation) -> str:
+    if isinstance(value, str):
+        return value
+    at.reject(f"expected a string, found {type_in_words(value)}", "put the value in quotes")
 
 
 def _read_number(value: Any, at: ConfigLocation) -> float:
@@ -184,7 +213,8 @@ def _read_mapping(value: Any, at: ConfigLocation) -> Mapping[str, Any]:
         return MappingProxyType({})
     if isinstance(value, dict) and all(isinstance(name, str) for name in value):
         return MappingProxyType(value)
-    at.reject(f"expected a map, found {_abbreviated(value)}", "write indented lines `name: value`")
+    # A map may contain secrets, and so may what was written instead.
+    at.reject(f"expected a map, found {type_in_words(value)}", "write indented lines `name: value`")
 
 
 def _read_anything(value: Any, _at: ConfigLocation) -> Any:
@@ -204,7 +234,9 @@ def optional(kind: Kind[T]) -> Kind[T | None]:
     """Return the kind of a value that may also be null."""
 
     def read(value: Any, at: ConfigLocation) -> T | None:
-        return None if value is None else kind.read(value, at)
+        if value is None or (kind.is_blank_null and value == ""):
+            return None
+        return kind.read(value, at)
 
     return Kind(f"{kind.label} or null", read, {"anyOf": [kind.schema, {"type": "null"}]})
 
@@ -226,7 +258,9 @@ def list_of(kind: Kind[T]) -> Kind[tuple[T, ...]]:
         if value is None:
             return ()
         if not isinstance(value, list):
-            at.reject(f"expected a list, found {_abbreviated(value)}", "begin each entry with `- `")
+            at.reject(
+                f"expected a list, found {type_in_words(value)}", "begin each entry with `- `"
+            )
         return tuple(kind.read(entry, at.child(str(n))) for n, entry in enumerate(value))
 
     return Kind(f"list of {kind.label}", read, {"type": "array", "items": kind.schema})
@@ -289,7 +323,8 @@ COUNT = integer(minimum=0)
 PORT = integer(minimum=0, maximum=65535)
 DURATION = Kind("duration", _read_duration, {"type": ["integer", "string"]})
 SIZE = Kind("size", _read_size, {"type": ["integer", "string"]})
-PATH = Kind("path", _read_path, {"type": "string"})
+PATH = Kind("path", _read_path, {"type": "string"}, is_blank_null=True)
+SECRET = Kind("string", _read_secret, {"type": "string"}, is_blank_null=True)
 SERVER_NAME = Kind("server name", _read_server_name, {"type": "string"})
 OBJECT = Kind("object", _read_mapping, {"type": ["object", "null"]})
 ANYTHING = Kind("any", _read_anything, {})

@@ -5,6 +5,7 @@ from typing import Any
 
 from hs.settings.errors import Origin, Problem
 from hs.settings.kinds import ConfigLocation
+from hs.settings.sections.outgoing import PRIVATE_NETWORKS
 
 Values = dict[str, Any]
 
@@ -21,8 +22,6 @@ _IGNORED = {
     "log_file": "use `log_config`",
     "verbose": "use `log_config`",
     "no_redirect_stdio": "output is never redirected",
-    "database_config": "use `database`",
-    "database_engine": "use `database`",
     "enable_group_creation": "groups no longer exist",
     "group_creation_prefix": "groups no longer exist",
     "replication_torture_level": "it only served Synapse's own tests",
@@ -57,6 +56,14 @@ _REFUSED = {
         "direct TCP replication no longer exists",
         "remove it, set `redis.enabled: true` and `instance_map.main`",
     ),
+    "database_config": (
+        "no longer read, so a new, empty database would be used",
+        "write its content under `database`",
+    ),
+    "database_engine": (
+        "no longer read, so a new, empty database would be used",
+        "write `database: {name: …, args: {…}}`",
+    ),
 }
 LEGACY_KEYS = frozenset(
     {
@@ -70,6 +77,7 @@ LEGACY_KEYS = frozenset(
         "synchronous_backup_media_store",
         "perspectives",
         "database_path",
+        "federation_ip_range_blacklist",
         "disable_registration",
         "restrict_public_rooms_to_local_users",
     }
@@ -127,6 +135,11 @@ def _convert(
         case "database_path":
             converted.setdefault("database", {"name": "sqlite3", "args": {"database": values[key]}})
             at(key).note("old name, read as database")
+        case "federation_ip_range_blacklist":
+            # Here one list applies to all requests, so it gets the entries of both.
+            general = values.get("ip_range_blacklist", [*PRIVATE_NETWORKS])
+            converted["ip_range_blacklist"] = [*(general or []), *(values[key] or [])]
+            at(key).note("old name, added to ip_range_blacklist")
         case "disable_registration":
             converted.setdefault("enable_registration", values[key] is False)
             at(key).note("old name, read as enable_registration")

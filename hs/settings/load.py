@@ -5,6 +5,7 @@ The order of steps, and the rules:
 1. Files are merged (`documents`). A later file replaces whole top-level keys. The file and line of
    each key are kept: relative paths start at the directory of that file.
 2. Keys of old versions are converted to their present form; a key in its present form wins.
+   Keys that restrict or identify and have no effect are problems (`ineffective`).
 3. Unknown top-level keys become warnings. Keys without effect are checked for their type.
 4. Each section is read, key by key. A mistake is recorded, and reading continues with the default.
 5. Settings that depend on each other are derived: listeners, PID file and log configuration of a
@@ -18,7 +19,7 @@ Secrets do not appear in the repr of Settings, so they are not logged with it.
 """
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from hs.settings.checks import check_settings, protect_replication
 from hs.settings.documents import Document, read_documents
 from hs.settings.errors import Notice, Origin, Problem, SettingsError
 from hs.settings.fields import did_you_mean, is_present, keys_of, read_key
+from hs.settings.ineffective import refuse_ineffective_keys
 from hs.settings.kinds import FACTOR, ConfigLocation, InvalidSetting
 from hs.settings.legacy import LEGACY_KEYS, convert_legacy_keys
 from hs.settings.log_config import read_log_config
@@ -43,16 +45,22 @@ _KEYS_WITHOUT_EFFECT = frozenset(key.name for key in PLANNED_KEYS)
 
 
 def load_settings(
-    paths: Iterable[Path], environ: Mapping[str, str] | None = None, *, strict: bool = False
+    paths: Iterable[Path],
+    environ: Mapping[str, str] | None = None,
+    *,
+    strict: bool = False,
+    allow_ineffective: Collection[str] = (),
 ) -> Settings:
     """Load settings from one or more files or directories.
 
     `strict` turns unknown keys into errors. `environ` defaults to the environment of the process.
+    `allow_ineffective` are keys without effect that restrict or identify and are not to be errors.
 
     Raises: SettingsError, with every problem found.
     """
     document = read_documents(paths)
-    return settings_from(document, os.environ if environ is None else environ, strict=strict)
+    environment = os.environ if environ is None else environ
+    return settings_from(document, environment, strict=strict, allow_ineffective=allow_ineffective)
 
 
 @attrs.define
@@ -96,7 +104,11 @@ class _Loading:
 
 
 def settings_from(
-    document: Document, environ: Mapping[str, str], *, strict: bool = False
+    document: Document,
+    environ: Mapping[str, str],
+    *,
+    strict: bool = False,
+    allow_ineffective: Collection[str] = (),
 ) -> Settings:
     """Convert merged keys to Settings.
 
@@ -104,7 +116,10 @@ def settings_from(
     """
     folder = document.files[0].absolute().parent if document.files else Path.cwd()
     loading = _Loading(document, folder)
-    loading.values = convert_legacy_keys(document.values, loading.at, loading.problems)
+    values = refuse_ineffective_keys(
+        document.values, allow_ineffective, loading.at, loading.problems
+    )
+    loading.values = convert_legacy_keys(values, loading.at, loading.problems)
     _warn_about_unknown_keys(loading)
     _check_keys_without_effect(loading)
     groups = {name: loading.read_group(cls) for name, cls, _ in GROUPS}
@@ -267,8 +282,16 @@ def _listeners(
 
 
 def _database(loading: _Loading, blocks: BlockSettings) -> Any:
+    if blocks.databases is not None:
+        if loading.values.get("database"):
+            loading.add_problem("databases", "database is set as well", "remove one of the two")
+        return blocks.databases
     if "database" in loading.values:
         return blocks.database
+    for name in loading.values:
+        # Otherwise the server would begin with a new, empty database.
+        if name not in REGISTRY and did_you_mean(name, ("database",)):
+            loading.add_problem(name, "unknown key", "write `database`, or remove the key")
     return attrs.evolve(blocks.database, path=loading.folder / blocks.database.path)
 
 

@@ -184,7 +184,6 @@ _OPERATION: tuple[Row, ...] = (
         "URL for usage statistics; never used.",
     ),
     ("opentracing", OBJECT, {}, "Tracing of requests."),
-    ("databases", OBJECT, {}, "Several databases for one server."),
     ("background_updates", OBJECT, {}, "Speed of background migrations."),
     (
         "outbound_federation_restricted_to",

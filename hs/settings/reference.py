@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from hs.settings.fields import Key, keys_of
+from hs.settings.ineffective import RESTRICTING_KEYS
 from hs.settings.kinds import Schema
 from hs.settings.registry import REGISTRY
 
@@ -23,8 +24,15 @@ Relative paths start at the directory of the file that contains them.
 - **Rate**: `{per_second: 0.2, burst_count: 10}` allows 10 at once, and 0.2 per second after that.
 
 A key marked *no effect* is known and its type is checked, but this version does not use it; the
-server logs that when it starts. Unknown keys are ignored with a warning that suggests the most
-similar key. `hs check-config` reports all mistakes and warnings without starting anything.
+server logs that when it starts. A key marked *no effect, refuses the start* restricts or identifies
+users or servers: if its value does that, the server exits with status 2, unless it is started with
+`--allow-ineffective KEY`. So do `experimental_features.msc3861` and the old keys
+`account_validity`, `ldap_config`, `oidc_config`, `password_providers`, `saml2_enabled`,
+`spam_checker` and `third_party_event_rules`.
+
+Unknown keys are ignored with a warning that suggests the most similar key. `hs check-config`
+reports all mistakes and warnings without starting anything. An empty secret, path or URL is the
+same as a missing one.
 
 `database.args` for PostgreSQL: `user`, `password`, `host`, `port`, `database` (or `dbname`),
 `cp_min` and `cp_max` (number of connections of each process), `connect_timeout`,
@@ -69,9 +77,13 @@ def _rows_within(key: Key, prefix: str) -> Iterator[str]:
 
 
 def _row(key: Key, name: str) -> str:
-    doc = key.doc if key.is_effective else f"*No effect.* {key.doc}"
+    doc = key.doc if key.is_effective else f"*{_lack_of_effect(name)}.* {key.doc}"
     label = key.kind.label.replace("|", "\\|")
     return f"| `{name}` | {label} | {_default(key)} | {doc} |"
+
+
+def _lack_of_effect(name: str) -> str:
+    return "No effect, refuses the start" if name in RESTRICTING_KEYS else "No effect"
 
 
 def _default(key: Key) -> str:

@@ -17,7 +17,7 @@ from hs.settings.sections.accounts import (
 )
 from hs.settings.sections.appservices import AppserviceKeys, AppserviceSettings
 from hs.settings.sections.consent import ConsentSettings
-from hs.settings.sections.database import DATABASE, DatabaseSettings
+from hs.settings.sections.database import DATABASE, DATABASES, DatabaseSettings
 from hs.settings.sections.features import (
     CacheBlock,
     PresenceSettings,
@@ -85,6 +85,12 @@ class BlockSettings:
         DatabaseSettings(),
         "Database: `name` is `sqlite3` or `psycopg2`, `args` are the arguments of its driver.",
         shown={"name": "sqlite3", "args": {"database": "homeserver.db"}},
+    )
+    databases: DatabaseSettings | None = setting(
+        DATABASES,
+        None,
+        "Synapse's form for several databases; read like `database` if it contains a single one.",
+        shown={},
     )
     redis: RedisSettings = sub_block(
         RedisSettings, "Redis server through which processes communicate."
@@ -207,6 +213,7 @@ GROUPS: tuple[tuple[str, type, str], ...] = (
 _BLOCK_SECTIONS = {
     "listeners": "Server",
     "database": "Database",
+    "databases": "Database",
     "redis": "Workers",
     "presence": "Server",
     "password_config": "Single sign-on integration",

@@ -67,9 +67,6 @@ def resolve_workers(
         problems.append(Problem(key=key, message=message, remedy=remedy))
 
     app, name = _identity(keys, refuse)
-    secret = keys.worker_replication_secret or None
-    if keys.worker_replication_secret == "":
-        warn("worker_replication_secret", "is empty; a secret derived from the signing key is used")
 
     def holders(duty: _Duty) -> tuple[str, ...]:
         return _holders(duty, keys, app, name, refuse)
@@ -77,7 +74,7 @@ def resolve_workers(
     return WorkerSettings(
         name=name,
         app=app,
-        secret=secret,
+        secret=keys.worker_replication_secret,
         instances=_instances(keys, given, name, refuse, warn),
         writers=MappingProxyType(
             {stream: keys.stream_writers.get(stream, (MAIN,)) for stream in STREAMS}
@@ -153,7 +150,7 @@ def _instances(
 
 def _holders(duty: _Duty, keys: WorkerKeys, app: str, name: str, refuse: Refuse) -> tuple[str, ...]:
     written: str | tuple[str, ...] | None = getattr(keys, duty.new_key)
-    names = (written,) if isinstance(written, str) else written or ()
+    names = (written,) if isinstance(written, str) and written else tuple(written or ())
     holders = tuple(process_name(holder) for holder in names)
     main_does_it: bool = getattr(keys, duty.old_key)
     if holders:

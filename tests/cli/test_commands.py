@@ -9,9 +9,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from hs import __version__
-from hs.cli.main import EXIT_BAD_CONFIG, cli, run
+from hs.cli.main import cli, run
 from hs.cli.serve import command_name
 from hs.core.signing.keys import parse_signing_keys
+from hs.settings.errors import EXIT_BAD_CONFIG
 from hs.settings.load import load_settings
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from hs.nursery import boot
-from hs.nursery.exit_causes import cause_of
+from hs.nursery.exit_causes import EXIT_FAILED, cause_of
+from hs.settings.errors import EXIT_BAD_CONFIG
 from hs.settings.settings import Settings
 from tests.nursery.conftest import Load
 from tests.support.servers.certificates import make_certificates
@@ -28,12 +29,12 @@ def _restore_logging() -> Iterator[None]:
     root.handlers[:], root.level = handlers, level
 
 
-def error_line(settings: Settings, capsys: Capture) -> str:
+def error_line(settings: Settings, capsys: Capture, expected_status: int = EXIT_FAILED) -> str:
     """Start a process, which must fail; return the line that names the cause."""
     status = boot.main(settings)
 
     stderr = capsys.readouterr().err
-    assert status == boot.EXIT_FAILED
+    assert status == expected_status
     assert "Traceback" not in stderr
     lines = [line for line in stderr.splitlines() if line.startswith("hs: ")]
     assert len(lines) == 1
@@ -103,7 +104,8 @@ def test_missing_signing_key_file_is_named(
     lines = [line for line in single_process.splitlines() if not line.startswith("signing_key:")]
     path = tmp_path / "signing.key"
 
-    error = error_line(load("\n".join([*lines, f"signing_key_path: {path}"])), capsys)
+    settings = load("\n".join([*lines, f"signing_key_path: {path}"]))
+    error = error_line(settings, capsys, EXIT_BAD_CONFIG)
 
     assert (
         f"signing_key_path: cannot read a signing key from {path}: No such file or directory"
@@ -116,7 +118,8 @@ def test_malformed_signing_key_is_rejected_and_not_printed(
 ) -> None:
     lines = [line for line in single_process.splitlines() if not line.startswith("signing_key:")]
 
-    error = error_line(load("\n".join([*lines, 'signing_key: "ed25519 a_test secret!"'])), capsys)
+    settings = load("\n".join([*lines, 'signing_key: "ed25519 a_test secret!"']))
+    error = error_line(settings, capsys, EXIT_BAD_CONFIG)
 
     assert "signing_key: " in error
     assert "secret!" not in error
@@ -156,7 +159,8 @@ def test_unwritable_log_file_is_named(
         "root: {handlers: [file]}\n"
     )
 
-    error = error_line(load(f"{single_process}log_config: log.yaml\n"), capsys)
+    settings = load(f"{single_process}log_config: log.yaml\n")
+    error = error_line(settings, capsys, EXIT_BAD_CONFIG)
 
     assert "log_config" in error
     assert str(path) in error

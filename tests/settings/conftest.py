@@ -1,7 +1,7 @@
 """Fixtures that load settings from texts."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 import pytest
@@ -21,14 +21,19 @@ def load(tmp_path: Path) -> Load:
     """Load settings from the texts of one or more files; the first gets a server name."""
 
     def load_texts(
-        *texts: str, strict: bool = False, environ: dict[str, str] | None = None
+        *texts: str,
+        strict: bool = False,
+        environ: dict[str, str] | None = None,
+        allow_ineffective: Collection[str] = (),
     ) -> Settings:
         paths = []
         for number, text in enumerate(texts):
             path = tmp_path / f"{number}.yaml"
             path.write_text(text if number or "server_name" in text else SERVER_NAME + text)
             paths.append(path)
-        return load_settings(paths, environ or {}, strict=strict)
+        return load_settings(
+            paths, environ or {}, strict=strict, allow_ineffective=allow_ineffective
+        )
 
     return load_texts
 
@@ -37,9 +42,11 @@ def load(tmp_path: Path) -> Load:
 def refused(load: Load) -> Refused:
     """Load texts that must be rejected; return the error message."""
 
-    def message_for(*texts: str, strict: bool = False) -> str:
+    def message_for(
+        *texts: str, strict: bool = False, allow_ineffective: Collection[str] = ()
+    ) -> str:
         with pytest.raises(SettingsError) as error:
-            load(*texts, strict=strict)
+            load(*texts, strict=strict, allow_ineffective=allow_ineffective)
         return str(error.value)
 
     return message_for

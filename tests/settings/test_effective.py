@@ -26,6 +26,7 @@ DERIVED = {
     "account_threepid_delegates",
     "auto_accept_invites",
     "contacts",
+    "databases",
     "enable_registration_without_verification",
     "global_factor",
     "jwt_config",

@@ -9,7 +9,7 @@ from hs.settings.kinds import (
     BOOLEAN,
     COUNT,
     DURATION,
-    STRING,
+    SECRET,
     STRINGS,
     ConfigLocation,
     Kind,
@@ -123,12 +123,13 @@ class PasswordSettings:
     pepper: str = setting(
         Kind(
             "string or null",
-            lambda value, at: "" if value is None else STRING.read(value, at),
+            lambda value, at: "" if value is None else SECRET.read(value, at),
             {"type": ["string", "null"]},
         ),
         "",
         "Secret added to every password before hashing. Changing it invalidates all passwords.",
         shown=None,
+        is_secret=True,
     )
     scheme: str = setting(
         choice("bcrypt", "argon2id"),

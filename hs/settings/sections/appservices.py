@@ -19,10 +19,12 @@ from hs.settings.fields import setting
 from hs.settings.kinds import (
     BOOLEAN,
     PATH,
+    SECRET,
     STRING,
     STRINGS,
     ConfigLocation,
     InvalidSetting,
+    Kind,
     list_of,
     optional,
 )
@@ -136,8 +138,8 @@ def read_registration(file: Path) -> AppserviceRegistration:
         return AppserviceRegistration(
             id=_text(values, "id", at),
             url=_url(values, at),
-            as_token=_text(values, "as_token", at),
-            hs_token=_text(values, "hs_token", at),
+            as_token=_text(values, "as_token", at, SECRET),
+            hs_token=_text(values, "hs_token", at, SECRET),
             sender_localpart=_sender(values, at),
             namespaces=_namespaces(values.get("namespaces"), at.child("namespaces")),
             rate_limited=_flag(values, ("rate_limited",), at, default=True),
@@ -159,11 +161,13 @@ def read_registration(file: Path) -> AppserviceRegistration:
         ) from None
 
 
-def _text(values: Mapping[str, Any], name: str, at: ConfigLocation) -> str:
+def _text(
+    values: Mapping[str, Any], name: str, at: ConfigLocation, kind: Kind[str] = STRING
+) -> str:
     key_at = at.child(name)
     if name not in values:
         key_at.reject("missing", f"add `{name}: …`, see the documentation of the service")
-    text = STRING.read(values[name], key_at)
+    text = kind.read(values[name], key_at)
     if not text or "\0" in text:
         key_at.reject("must not be empty", f"set the {name} of the service")
     return text

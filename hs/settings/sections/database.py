@@ -8,7 +8,16 @@ from typing import Any, Literal
 import attrs
 
 from hs.settings.fields import did_you_mean
-from hs.settings.kinds import BOOLEAN, COUNT, OBJECT, PATH, STRING, ConfigLocation, Kind
+from hs.settings.kinds import (
+    BOOLEAN,
+    COUNT,
+    OBJECT,
+    PATH,
+    SECRET,
+    STRING,
+    ConfigLocation,
+    Kind,
+)
 
 _POSTGRES_NAMES = ("psycopg2", "psycopg", "asyncpg", "postgres", "postgresql")
 _SQLITE_NAMES = ("sqlite3", "sqlite")
@@ -55,6 +64,8 @@ _USED_ARGS = (
     "application_name",
     "statement_cache_size",
 )
+# Arguments that SQLite does not have.
+_SERVER_ARGS = frozenset(("user", "password", "host", "port", "dbname"))
 
 
 @attrs.frozen(kw_only=True)
@@ -98,9 +109,14 @@ def _report_unused_args(args: Mapping[str, Any], at: ConfigLocation) -> None:
 
 
 def _check_strings(args: Mapping[str, Any], at: ConfigLocation) -> None:
-    for name in ("user", "password", "database", "options", "application_name", *_LIBPQ_ARGS):
+    names = ("user", "password", "database", "options", "application_name", *_LIBPQ_ARGS)
+    for name in names:
         if args.get(name) is not None:
-            STRING.read(args[name], at.child(name))
+            kind = SECRET if name.endswith("password") else STRING
+            kind.read(args[name], at.child(name))
+    for number, port in enumerate(str(args.get("port", 5432)).split(",")):
+        if not port.strip().isdecimal():
+            at.child("port").reject(f"entry {number} is not a number", "write `port: 5432`")
 
 
 def _check_pool(args: Mapping[str, Any], at: ConfigLocation) -> None:
@@ -145,6 +161,10 @@ def _read_database(value: Any, at: ConfigLocation) -> DatabaseSettings:
             )
     name = STRING.read(value_map.get("name", "sqlite3"), at.child("name"))
     args = OBJECT.read(value_map.get("args"), at.child("args"))
+    if "name" not in value_map and args.keys() & _SERVER_ARGS:
+        at.child("name").reject(
+            "missing, but args describe a database server", "write `name: psycopg2`"
+        )
     if name in _POSTGRES_NAMES:
         settings = _read_postgres(args, at.child("args"))
     elif name in _SQLITE_NAMES:
@@ -161,4 +181,20 @@ def _read_database(value: Any, at: ConfigLocation) -> DatabaseSettings:
     return settings
 
 
+def _read_databases(value: Any, at: ConfigLocation) -> DatabaseSettings | None:
+    """Read Synapse's form for several databases, of which only a single one is supported."""
+    databases = OBJECT.read(value, at)
+    if len(databases) > 1:
+        at.reject(
+            f"a server has one database here, found {', '.join(databases)}",
+            "move all tables into one database, and describe it under `database`",
+        )
+    for name, database in databases.items():
+        settings = OBJECT.read(database, at.child(name))
+        single = {key: entry for key, entry in settings.items() if key != "data_stores"}
+        return _read_database(single, at.child(name))
+    return None
+
+
+DATABASES = Kind("object", _read_databases, {"type": ["object", "null"]})
 DATABASE = Kind("database", _read_database, {"type": "object"})

@@ -6,7 +6,7 @@ from typing import Any
 
 import attrs
 
-from hs.settings.fields import secret, setting
+from hs.settings.fields import inline_secret, secret, setting
 from hs.settings.kinds import (
     BOOLEAN,
     DURATION,
@@ -61,7 +61,7 @@ class TurnSettings:
     turn_username: str | None = setting(
         optional(STRING), None, "User name, if the TURN server has no shared secret."
     )
-    turn_password: str | None = setting(optional(STRING), None, "Password for `turn_username`.")
+    turn_password: str | None = inline_secret("Password for `turn_username`.")
     turn_user_lifetime: int = setting(
         DURATION,
         3_600_000,

@@ -22,7 +22,7 @@ def _read_url(value: Any, at: ConfigLocation) -> str:
     return text
 
 
-URL = Kind("URL", _read_url, {"type": "string", "format": "uri"})
+URL = Kind("URL", _read_url, {"type": "string", "format": "uri"}, is_blank_null=True)
 
 
 @attrs.frozen(kw_only=True)

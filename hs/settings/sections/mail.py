@@ -5,7 +5,7 @@ from typing import Any
 
 import attrs
 
-from hs.settings.fields import setting, sub_block
+from hs.settings.fields import inline_secret, setting, sub_block
 from hs.settings.kinds import (
     BOOLEAN,
     DURATION,
@@ -99,7 +99,7 @@ class MailSettings:
         optional(PORT), None, "Port of the SMTP server; 465 with `force_tls`, otherwise 25."
     )
     smtp_user: str | None = setting(optional(STRING), None, "User name for SMTP authentication.")
-    smtp_pass: str | None = setting(optional(STRING), None, "Password for SMTP authentication.")
+    smtp_pass: str | None = inline_secret("Password for SMTP authentication.")
     force_tls: bool = setting(BOOLEAN, False, "Use implicit TLS instead of STARTTLS.")
     require_transport_security: bool = setting(
         BOOLEAN, False, "Send no e-mail over an unencrypted connection."

@@ -7,7 +7,7 @@ from typing import Any
 import attrs
 
 from hs.core.ids import ServerName
-from hs.settings.fields import block, setting, sub_block
+from hs.settings.fields import block, inline_secret, setting, sub_block
 from hs.settings.kinds import (
     BOOLEAN,
     COUNT,
@@ -120,10 +120,8 @@ class S3ProviderSettings:
     access_key_id: str | None = setting(
         optional(STRING), None, "Access key ID; by default taken from the environment."
     )
-    secret_access_key: str | None = setting(optional(STRING), None, "Secret access key.")
-    session_token: str | None = setting(
-        optional(STRING), None, "Session token of temporary credentials."
-    )
+    secret_access_key: str | None = inline_secret("Secret access key.")
+    session_token: str | None = inline_secret("Session token of temporary credentials.")
     storage_class: str = setting(STRING, "STANDARD", "Storage class of new objects.")
     threadpool_size: int = setting(
         integer(minimum=1),

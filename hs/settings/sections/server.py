@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 
 from hs.core.ids import ServerName
-from hs.settings.fields import block, secret, setting, sub_block
+from hs.settings.fields import block, inline_secret, secret, setting, sub_block
 from hs.settings.kinds import (
     BOOLEAN,
     COUNT,
@@ -115,9 +115,7 @@ class SigningKeySettings:
     signing_key_path: Path | None = setting(
         optional(PATH), None, "File of the signing key; by default `<server name>.signing.key`."
     )
-    signing_key: str | None = setting(
-        optional(STRING), None, "The signing key itself, instead of a file."
-    )
+    signing_key: str | None = inline_secret("The signing key itself, instead of a file.")
     old_signing_keys: Mapping[str, OldKey] = setting(
         map_of(block(OldKey)),
         MappingProxyType({}),
@@ -178,5 +176,5 @@ class RedisSettings:
         optional(PATH), None, "PEM file of trusted certificate authorities."
     )
     ca_path: Path | None = setting(
-        optional(PATH), None, "Directory of trusted certificate authorities.", is_effective=False
+        optional(PATH), None, "Directory of trusted certificate authorities."
     )

@@ -127,7 +127,9 @@ class WorkerKeys:
         optional(PATH), None, "As `log_config`, for this worker."
     )
     worker_pid_file: Path | None = setting(optional(PATH), None, "As `pid_file`, for this worker.")
-    worker_replication_secret: str | None = secret("Secret shared by all processes.")
+    worker_replication_secret: str | None = secret(
+        "Secret shared by all processes; derived from the signing key if missing or empty."
+    )
     worker_replication_host: str | None = setting(
         optional(STRING), None, "Old form of `instance_map.main.host`."
     )

@@ -64,3 +64,43 @@ def test_in_memory_database_is_not_resolved_as_a_path(load: Load) -> None:
     database = load("database: {name: sqlite3, args: {database: ':memory:'}}").database
 
     assert str(database.path) == ":memory:"
+
+
+DATABASES = """
+databases:
+  master:
+    name: psycopg2
+    data_stores: [main, state]
+    args: {user: u, password: hush, host: db, database: d}
+"""
+
+
+def test_single_entry_of_databases_is_the_database(load: Load) -> None:
+    settings = load(DATABASES)
+
+    assert settings.database.engine == "postgres"
+    assert settings.database.label == "d"
+    assert settings.notices == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (DATABASES + "  state: {name: psycopg2, args: {database: s}}\n", "found master, state"),
+        (DATABASES + "database: {name: sqlite3}\n", "databases: database is set as well"),
+        ("databases: [x]", "databases: expected a map"),
+        ("databases: {master: psycopg2}", "databases.master: expected a map"),
+        ("databases: {master: {name: oracle}}", "databases.master.name: 'oracle' is not"),
+        ("database: {args: {user: u, host: db}}", "database.name: missing"),
+        ("database_config: database.yaml", "database_config: no longer read"),
+        ("databse: {name: psycopg2, args: {database: d}}", "databse: unknown key"),
+    ],
+)
+def test_mistaken_database_does_not_begin_an_empty_one(
+    refused: Refused, text: str, message: str
+) -> None:
+    assert message in refused(text)
+
+
+def test_empty_databases_do_not_replace_the_database(load: Load) -> None:
+    assert load("databases: {}\n" + POSTGRES % "").database.engine == "postgres"

@@ -1,0 +1,109 @@
+"""Keys that restrict or identify users or servers and have no effect in this version.
+
+A server that passed over them would admit what its administrator forbids, so it refuses to start,
+unless the administrator names the key in `--allow-ineffective`. When a key becomes effective, its
+entry here is deleted; a test checks that no effective key has one.
+"""
+
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+import attrs
+
+from hs.settings.errors import Problem
+from hs.settings.kinds import ConfigLocation
+
+OPTION = "--allow-ineffective"
+
+
+@attrs.frozen
+class Restriction:
+    """A key, when its value restricts or identifies, and what happens without its effect."""
+
+    key: str
+    is_active: Callable[[Any], bool]
+    consequence: str
+
+
+def _is_enabled(value: Any) -> bool:
+    """Return whether a block has `enabled: true`."""
+    return bool(value.get("enabled") if isinstance(value, Mapping) else value)
+
+
+def _is_not_disabled(value: Any) -> bool:
+    """Return whether a block has any content but `enabled: false`."""
+    return bool(value) and not (isinstance(value, Mapping) and not value.get("enabled", True))
+
+
+def _is_saml(value: Any) -> bool:
+    if not isinstance(value, Mapping):
+        return bool(value)
+    return _is_not_disabled(value) and bool(value.get("sp_config") or value.get("config_path"))
+
+
+def _needs_tls_1_3(value: Any) -> bool:
+    # Python does not connect with a TLS version before 1.2.
+    return str(value) not in ("None", "1", "1.0", "1.1", "1.2")
+
+
+_CODE = "third-party modules are not loaded, so nothing is checked or changed by them"
+_LOGIN = "users could not log in this way, but could with a password"
+_FEDERATION = "it would not restrict the exchange with other servers"
+
+RESTRICTIONS = (
+    Restriction("modules", bool, _CODE),
+    Restriction("spam_checker", bool, _CODE),
+    Restriction("third_party_event_rules", bool, _CODE),
+    Restriction("password_providers", bool, _CODE),
+    Restriction("ldap_config", _is_enabled, _LOGIN),
+    Restriction("oidc_providers", bool, _LOGIN),
+    Restriction("oidc_config", _is_enabled, _LOGIN),
+    Restriction("saml2_config", _is_saml, _LOGIN),
+    Restriction("saml2_enabled", bool, _LOGIN),
+    Restriction("cas_config", _is_not_disabled, _LOGIN),
+    Restriction("matrix_authentication_service", _is_enabled, _LOGIN),
+    Restriction("experimental_features.msc3861", _is_enabled, _LOGIN),
+    Restriction("account_validity", _is_enabled, "accounts would never expire"),
+    Restriction("limit_usage_by_mau", bool, "the number of active users would not be limited"),
+    Restriction("limit_remote_rooms", _is_enabled, "users could join rooms of any complexity"),
+    Restriction("federation_domain_whitelist", lambda value: value is not None, _FEDERATION),
+    Restriction("outbound_federation_restricted_to", bool, _FEDERATION),
+    Restriction("federation_custom_ca_list", bool, "certificates of other authorities are trusted"),
+    Restriction(
+        "federation_client_minimum_tls_version", _needs_tls_1_3, "TLS 1.2 would still be allowed"
+    ),
+    Restriction("allow_profile_lookup_over_federation", lambda value: value is False, _FEDERATION),
+)
+RESTRICTING_KEYS = frozenset(restriction.key for restriction in RESTRICTIONS)
+
+
+def refuse_ineffective_keys(
+    values: Mapping[str, Any],
+    allowed: Collection[str],
+    at: Callable[[str], ConfigLocation],
+    problems: list[Problem],
+) -> dict[str, Any]:
+    """Add a problem for each active restriction, or a warning if it is allowed.
+
+    Returns: the values without the top-level keys that were reported.
+    """
+    remaining = dict(values)
+    for restriction in RESTRICTIONS:
+        name, _, inner = restriction.key.partition(".")
+        value = values.get(name)
+        if inner:
+            value = value.get(inner) if isinstance(value, Mapping) else None
+        if name not in values or (inner and value is None) or not restriction.is_active(value):
+            continue
+        message = f"has no effect in this version: {restriction.consequence}"
+        place = at(name).child(inner) if inner else at(name)
+        if not inner:
+            del remaining[name]
+        if restriction.key in allowed:
+            place.warn(message)
+            continue
+        remedy = f"remove it, or, if you accept this, start with `{OPTION} {restriction.key}`"
+        problems.append(
+            Problem(key=restriction.key, message=message, remedy=remedy, origin=place.origin)
+        )
+    return remaining

@@ -1,0 +1,114 @@
+"""Keys that restrict or identify and have no effect keep the server from starting."""
+
+import pytest
+
+from hs.settings.ineffective import RESTRICTING_KEYS
+from hs.settings.legacy import LEGACY_KEYS
+from hs.settings.registry import REGISTRY
+from tests.settings.conftest import Load, Refused
+
+ACTIVE = {
+    "modules": "[{module: spam.Checker, config: {}}]",
+    "spam_checker": "{module: spam.Checker}",
+    "third_party_event_rules": "{module: rules.Rules}",
+    "password_providers": "[{module: ldap_auth_provider.LdapAuthProvider, config: {}}]",
+    "ldap_config": "{enabled: true}",
+    "oidc_providers": "[{idp_id: x, idp_name: X, issuer: 'https://x.org', client_id: c}]",
+    "oidc_config": "{enabled: true}",
+    "saml2_config": "{sp_config: {}, config_path: saml.py}",
+    "saml2_enabled": "true",
+    "cas_config": "{server_url: 'https://cas.example.org'}",
+    "matrix_authentication_service": "{enabled: true, endpoint: 'http://mas', secret: s}",
+    "experimental_features": "{msc3861: {enabled: true}}",
+    "account_validity": "{enabled: true, period: 6w}",
+    "limit_usage_by_mau": "true",
+    "limit_remote_rooms": "{enabled: true, complexity: 0.5}",
+    "federation_domain_whitelist": "[]",
+    "outbound_federation_restricted_to": "[sender1]",
+    "federation_custom_ca_list": "[ca.pem]",
+    "federation_client_minimum_tls_version": "1.3",
+    "allow_profile_lookup_over_federation": "false",
+}
+INACTIVE = {
+    "modules": "[]",
+    "spam_checker": "",
+    "third_party_event_rules": "{}",
+    "password_providers": "[]",
+    "ldap_config": "{enabled: false}",
+    "oidc_providers": "[]",
+    "oidc_config": "{enabled: false, issuer: x}",
+    "saml2_config": "{user_mapping_provider: {config: {}}}",
+    "saml2_enabled": "false",
+    "cas_config": "{enabled: false, server_url: x}",
+    "matrix_authentication_service": "{enabled: false, endpoint: x}",
+    "experimental_features": "{msc3861: {enabled: false}}",
+    "account_validity": "",
+    "limit_usage_by_mau": "false",
+    "limit_remote_rooms": "{enabled: false}",
+    "federation_domain_whitelist": "null",
+    "outbound_federation_restricted_to": "",
+    "federation_custom_ca_list": "[]",
+    "federation_client_minimum_tls_version": "1.2",
+    "allow_profile_lookup_over_federation": "true",
+}
+
+
+def name_in_option(key: str) -> str:
+    return "experimental_features.msc3861" if key == "experimental_features" else key
+
+
+@pytest.mark.parametrize("key", ACTIVE)
+def test_active_restriction_refuses_the_start(refused: Refused, key: str) -> None:
+    message = refused(f"{key}: {ACTIVE[key]}")
+
+    assert f"0.yaml:2: {name_in_option(key)}: has no effect in this version: " in message
+    assert f"`--allow-ineffective {name_in_option(key)}`" in message
+
+
+@pytest.mark.parametrize("key", ACTIVE)
+def test_allowed_restriction_is_a_warning(load: Load, key: str) -> None:
+    settings = load(f"{key}: {ACTIVE[key]}", allow_ineffective=[name_in_option(key)])
+
+    warnings = [notice.key for notice in settings.notices if notice.is_warning]
+    assert warnings == [name_in_option(key)]
+
+
+@pytest.mark.parametrize("key", INACTIVE)
+def test_inactive_restriction_does_not_refuse_the_start(load: Load, key: str) -> None:
+    load(f"{key}: {INACTIVE[key]}")
+
+
+def test_all_restrictions_are_reported_at_once(refused: Refused) -> None:
+    message = refused("modules: [{module: a.B}]\nlimit_usage_by_mau: true\nbcrypt_rounds: 99")
+
+    assert "modules" in message
+    assert "limit_usage_by_mau" in message
+    assert "bcrypt_rounds" in message
+
+
+def test_restriction_of_wrong_type_refuses_the_start(refused: Refused) -> None:
+    assert "modules: " in refused("modules: spam.Checker")
+
+
+def test_allowing_one_key_does_not_allow_another(load: Load, refused: Refused) -> None:
+    message = refused(
+        "modules: [{module: a.B}]\nlimit_usage_by_mau: true", allow_ineffective=["modules"]
+    )
+
+    assert "limit_usage_by_mau" in message
+    assert "modules" not in message
+
+
+def test_every_restriction_is_tested_and_without_effect() -> None:
+    assert {name_in_option(key) for key in ACTIVE} == RESTRICTING_KEYS
+    assert ACTIVE.keys() == INACTIVE.keys()
+    for key in ACTIVE.keys() - {"experimental_features"}:
+        assert key in LEGACY_KEYS or not REGISTRY[key].is_effective
+
+
+def test_old_list_of_blocked_networks_is_added_to_the_present_one(load: Load) -> None:
+    alone = load("federation_ip_range_blacklist: [1.2.3.0/24]").outgoing.ip_range_blacklist
+    beside = load("federation_ip_range_blacklist: [1.2.3.0/24]\nip_range_blacklist: [9.0.0.0/8]")
+
+    assert {"1.2.3.0/24", "10.0.0.0/8"} <= set(alone)
+    assert beside.outgoing.ip_range_blacklist == ("9.0.0.0/8", "1.2.3.0/24")
