@@ -85,7 +85,10 @@ async def run_process(settings: Settings, plan: Plan) -> None:
     async with trio.open_nursery() as signals:
         await signals.start(watch_signals, shutdown.request, reload)
         with shutdown.startup:
-            async with open_bridge() as bridge, _open_database(settings, bridge) as database:
+            async with (
+                open_bridge() as bridge,
+                open_settings_database(settings, bridge) as database,
+            ):
                 await _schema_ready(database, plan)
                 process = compose(settings, plan, SystemClock(), bridge, database)
                 async with process.base.leases.hold_fenced(
@@ -130,7 +133,11 @@ def _name_wait_s(settings: Settings) -> float:
 
 
 @asynccontextmanager
-async def _open_database(settings: Settings, bridge: Bridge) -> AsyncIterator[Database]:
+async def open_settings_database(settings: Settings, bridge: Bridge) -> AsyncIterator[Database]:
+    """Open the database of these settings for the block; its errors name it.
+
+    Raises: DatabaseUnavailable, DatabaseError.
+    """
     section = settings.database
     args = {"database": str(section.path)} if section.is_sqlite else section.args
     config = DatabaseConfig(section.engine, args, instance=settings.workers.name)

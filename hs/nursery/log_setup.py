@@ -2,6 +2,7 @@
 
 import logging
 import logging.config
+from pathlib import Path
 
 from hs.lib.log import configure, text_handler
 from hs.settings.errors import Problem, SettingsError
@@ -17,6 +18,32 @@ def set_up_logging(settings: LoggingSettings) -> None:
         logging.config.dictConfig(dict(settings.config))
     except (ValueError, TypeError, AttributeError, ImportError) as error:
         raise SettingsError([_problem(settings, error)]) from None
+
+
+def try_logging(settings: LoggingSettings) -> None:
+    """Apply `log_config` and undo that, so that it leaves no new file. Raises: SettingsError."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    absent = [path for path in _log_files(settings) if not path.exists()]
+    try:
+        set_up_logging(settings)
+    finally:
+        loggers = dict((settings.config or {}).get("loggers") or {})
+        for logger in (root, *(logging.getLogger(str(name)) for name in loggers)):
+            for handler in set(logger.handlers) - set(handlers):
+                logger.removeHandler(handler)
+                handler.close()
+        root.handlers[:] = handlers
+        root.setLevel(level)
+        for path in absent:
+            path.unlink(missing_ok=True)
+
+
+def _log_files(settings: LoggingSettings) -> list[Path]:
+    configured = (settings.config or {}).get("handlers")
+    entries = configured.values() if isinstance(configured, dict) else ()
+    names = [entry.get("filename") for entry in entries if isinstance(entry, dict)]
+    return [Path(name) for name in names if isinstance(name, str)]
 
 
 def _problem(settings: LoggingSettings, error: Exception) -> Problem:

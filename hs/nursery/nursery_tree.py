@@ -5,7 +5,7 @@ leaves them in reverse, so that whatever a component needs is still running when
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import attrs
 import trio
@@ -129,9 +129,18 @@ async def _listen(
 ) -> list[BoundListener]:
     if not listeners:
         return []
-    specs = [spec for listener in listeners for spec in _specs(listener, settings)]
+    specs = _specs_of(listeners, settings)
     bound: list[BoundListener] = await nursery.start(serve_listeners, app, specs)
     return bound
+
+
+def listener_specs(settings: Settings) -> list[ListenerSpec]:
+    """Return the addresses that a process with these settings opens."""
+    return _specs_of(settings.listeners, settings)
+
+
+def _specs_of(listeners: Iterable[Listener], settings: Settings) -> list[ListenerSpec]:
+    return [spec for listener in listeners for spec in _specs(listener, settings)]
 
 
 def _specs(listener: Listener, settings: Settings) -> list[ListenerSpec]:

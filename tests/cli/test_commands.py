@@ -160,16 +160,6 @@ def test_mistakes_are_reported_without_traceback(
     assert message in capsys.readouterr().err
 
 
-def test_check_config_warns_about_a_missing_signing_key(tmp_path: Path) -> None:
-    path = generate(tmp_path)
-    (tmp_path / "example.org.signing.key").unlink()
-
-    result = invoke("check-config", "-c", str(path))
-
-    assert result.exit_code == 0
-    assert "signing_key_path: cannot read a signing key" in result.output
-
-
 def test_routes_of_unknown_resource_is_a_usage_error() -> None:
     result = invoke("routes", "--resource", "cleint")
 

@@ -101,6 +101,34 @@ def bind_listeners(specs: Iterable[ListenerSpec]) -> list[BoundListener]:
     return listeners
 
 
+def address_errors(specs: Iterable[ListenerSpec]) -> list[OSError]:
+    """Return why listeners could not be opened, without listening and without creating files."""
+    specs = list(specs)
+    ipv4_ports = {spec.port for spec in specs if spec.path is None and ":" not in spec.host}
+    errors: list[OSError] = []
+    for spec in specs:
+        try:
+            tls_context(spec)
+            if spec.path is not None:
+                _check_unix(spec.path)
+            else:
+                _open_tcp(spec, ipv4_ports).close()
+        except OSError as error:
+            if not _lacks_ipv6(spec, error) or spec.port not in ipv4_ports:
+                errors.append(error)
+    return errors
+
+
+def _check_unix(path: str) -> None:
+    folder = os.path.dirname(path)
+    if not os.path.isdir(folder):
+        raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+    if not os.access(folder, os.W_OK):
+        raise OSError(errno.EACCES, os.strerror(errno.EACCES), path)
+    if os.path.exists(path) and not stat.S_ISSOCK(os.stat(path).st_mode):
+        raise OSError(errno.EEXIST, "A file that is not a socket exists", path)
+
+
 def _lacks_ipv6(spec: ListenerSpec, error: OSError) -> bool:
     """Return whether `::` or `::1` could not be bound because the machine has no IPv6."""
     return spec.host in ("::", "::1") and error.errno in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)

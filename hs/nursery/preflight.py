@@ -1,0 +1,142 @@
+"""What `hs check-config` checks beyond the settings: everything else that stops a start.
+
+It does what `boot` does, as far as that changes nothing: logging is set up and undone, all services
+are built without a database, addresses are bound and released. A process that is running under this
+configuration is not disturbed.
+"""
+
+import errno
+import os
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from hs.apis.web.listeners import address_errors
+from hs.lib.aio import open_bridge
+from hs.lib.clock import SystemClock
+from hs.nursery.boot import open_settings_database
+from hs.nursery.compose import compose
+from hs.nursery.exit_causes import cause_of
+from hs.nursery.log_setup import try_logging
+from hs.nursery.nursery_tree import listener_specs
+from hs.nursery.plan import plan_of
+from hs.repl.signing_key import signing_key_of
+from hs.settings.errors import Notice, Problem, SettingsError
+from hs.settings.settings import Settings
+from hs.storage.connect import DatabaseConfig, postgres_config
+from hs.storage.database import DatabaseError
+from hs.storage.migrate import bundled_migrations, pending_migrations
+
+ONLINE_S = 30.0
+
+
+class _NoDatabase:
+    """Stands in for the database while services are built, which do not use it yet."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise AssertionError("services must not use the database while they are built")
+
+
+def check_start(settings: Settings) -> tuple[list[Problem], list[Notice]]:
+    """Return what would stop the start of this process, and what is worth a warning."""
+    problems: list[Problem] = []
+    notices: list[Notice] = []
+    for check in (_check_signing_key, _check_logging, _check_composition):
+        try:
+            check(settings)
+        except SettingsError as error:
+            problems += [problem for problem in error.problems if problem not in problems]
+    problems += _database_problems(settings)
+    if settings.server.pid_file is not None:
+        problems += _folder_problems("pid_file", settings.server.pid_file)
+    _check_addresses(settings, problems, notices)
+    return problems, notices
+
+
+def check_database(settings: Settings) -> list[Problem]:
+    """Return what is wrong with the database, by connecting to it; its content is not changed."""
+    section = settings.database
+    if section.is_sqlite and not section.path.exists():
+        return []  # created at the first start
+    problems: list[Problem] = []
+    try:
+        trio.run(_reach, settings)
+    except* (DatabaseError, OSError, ValueError, trio.TooSlowError) as group:
+        cause, _ = cause_of(group)
+        remedy = "correct the key, or start the database"
+        problems.append(Problem(key="database", message=cause, remedy=remedy))
+    return problems
+
+
+async def _reach(settings: Settings) -> None:
+    with trio.fail_after(ONLINE_S):
+        async with open_bridge() as bridge, open_settings_database(settings, bridge) as database:
+            await pending_migrations(database, bundled_migrations())
+
+
+def _check_signing_key(settings: Settings) -> None:
+    signing_key_of(settings)
+
+
+def _check_logging(settings: Settings) -> None:
+    try_logging(settings.logging)
+
+
+def _check_composition(settings: Settings) -> None:
+    async def build() -> None:
+        database: Any = _NoDatabase()
+        async with open_bridge() as bridge:
+            compose(settings, plan_of(settings), SystemClock(), bridge, database)
+
+    try:
+        trio.run(build)
+    except* SettingsError as group:
+        raise SettingsError(_problems_in(group)) from None
+
+
+def _problems_in(group: BaseExceptionGroup[SettingsError]) -> list[Problem]:
+    problems: list[Problem] = []
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            problems += _problems_in(error)
+        else:
+            problems += error.problems
+    return problems
+
+
+def _database_problems(settings: Settings) -> list[Problem]:
+    section = settings.database
+    if section.is_sqlite:
+        return [] if str(section.path) == ":memory:" else _folder_problems("database", section.path)
+    try:
+        postgres_config(DatabaseConfig(section.engine, section.args))
+    except ValueError as error:
+        return [Problem(key="database.args", message=str(error), remedy="correct the argument")]
+    return []
+
+
+def _folder_problems(key: str, path: Path) -> list[Problem]:
+    """Return the reason why a file cannot be written in its folder, if there is one."""
+    if not path.parent.is_dir():
+        reason = os.strerror(errno.ENOTDIR if path.parent.exists() else errno.ENOENT)
+        remedy = "correct the path, or create the folder"
+        return [Problem(key=key, message=f"cannot write {path}: {reason}", remedy=remedy)]
+    target = path if path.exists() else path.parent
+    if os.access(target, os.W_OK) and not path.is_dir():
+        return []
+    reason = os.strerror(errno.EISDIR if path.is_dir() else errno.EACCES)
+    remedy = "correct the path or the permissions"
+    return [Problem(key=key, message=f"cannot write {path}: {reason}", remedy=remedy)]
+
+
+def _check_addresses(settings: Settings, problems: list[Problem], notices: list[Notice]) -> None:
+    key = "listeners" if settings.workers.is_main else "worker_listeners"
+    for error in address_errors(listener_specs(settings)):
+        message = f"{error.strerror or error}: {error.filename}"
+        if error.errno == errno.EADDRINUSE:
+            # The process itself may be running.
+            notices.append(Notice(key=key, message=f"{message}, perhaps by this process"))
+        else:
+            remedy = "use an address of this machine, and a port that this user may open"
+            problems.append(Problem(key=key, message=message, remedy=remedy))

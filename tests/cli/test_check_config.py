@@ -1,0 +1,231 @@
+"""`hs check-config` fails where `hs serve` fails, and changes nothing."""
+
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hs.cli.main import run
+from hs.settings.errors import EXIT_BAD_CONFIG
+from tests.support.servers.processes import free_ports
+
+CONFIG = """
+server_name: example.org
+signing_key: "ed25519 a_test {key}"
+database: {{name: sqlite3, args: {{database: homeserver.db}}}}
+listeners:
+  - port: {port}
+    bind_addresses: ['127.0.0.1']
+    type: http
+    resources: [{{names: [client]}}]
+"""
+LOG = """
+version: 1
+handlers:
+  file: {class: logging.FileHandler, filename: %s}
+root: {level: INFO, handlers: [file]}
+"""
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(autouse=True)
+def _restore_logging() -> Iterator[None]:
+    """Restore the logging of the test process, which starting a server replaces."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:], root.level = handlers, level
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    """A configuration with which a server could start."""
+    [port] = free_ports(1)
+    path = tmp_path / "homeserver.yaml"
+    path.write_text(CONFIG.format(key="A" * 43, port=port))
+    return path
+
+
+def hs(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    """Run a command; return its exit status."""
+    monkeypatch.setattr("sys.argv", ["hs", *map(str, arguments)])
+    try:
+        run()
+    except SystemExit as exited:
+        return int(exited.code or 0)
+    return 0
+
+
+BROKEN = {
+    "signing key missing": ('signing_key: "ed25519', 'signing_key_path: x\n#"', "signing_key_path"),
+    "signing key malformed": ("a_test ", "a_test !", "signing_key"),
+    "class of log handler unknown": ("", "log_config: no_class.yaml", "synapse.logging.Nothing"),
+    "folder of log file missing": ("", "log_config: no_folder.yaml", "none/hs.log"),
+    "address of another machine": ("127.0.0.1", "192.0.2.1", "192.0.2.1 port"),
+    "address that is none": ("127.0.0.1", "nowhere.invalid", "nowhere.invalid port"),
+    "socket in missing folder": ("", "listeners: [{path: none/hs.sock}]", "none/hs.sock"),
+    "socket that is a file": ("", "listeners: [{path: homeserver.yaml}]", "homeserver.yaml"),
+    "folder of database missing": ("database: homeserver.db", "database: none/x.db", "none/x.db"),
+    "folder of PID file missing": ("", "pid_file: none/hs.pid", "none/hs.pid"),
+    "oEmbed providers missing": (
+        "",
+        "url_preview_enabled: true\noembed: {additional_providers: [none.json]}",
+        "none.json",
+    ),
+    "restriction without effect": ("", "modules: [{module: a.B}]", "--allow-ineffective modules"),
+    "port of database malformed": (
+        "{name: sqlite3, args: {database: homeserver.db}}",
+        "{name: psycopg2, args: {database: d, host: 127.0.0.1, port: x}}",
+        "database.args.port",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_check_config_and_serve_fail_alike(
+    config: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture, case: str
+) -> None:
+    old, new, cause = BROKEN[case]
+    folder = config.parent
+    (folder / "no_class.yaml").write_text(
+        LOG.replace("logging.File", "synapse.logging.Nothing") % "hs.log"
+    )
+    (folder / "no_folder.yaml").write_text(LOG % (folder / "none" / "hs.log"))
+    text = config.read_text()
+    config.write_text(text.replace(old, new) if old else f"{text}\n{new}\n")
+    before = sorted(folder.iterdir())
+
+    checked = hs(monkeypatch, "check-config", "-c", config)
+    report = capsys.readouterr().err
+    files = sorted(folder.iterdir())
+    served = hs(monkeypatch, "serve", "-c", config)
+    failure = capsys.readouterr().err
+
+    assert checked == EXIT_BAD_CONFIG
+    assert served in (1, EXIT_BAD_CONFIG)
+    assert cause in report
+    assert cause in failure
+    assert "Traceback" not in report + failure
+    assert files == before
+
+
+def test_usable_configuration_leaves_no_file(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = config.parent
+    (folder / "log.yaml").write_text(LOG % (folder / "hs.log"))
+    config.write_text(f"{config.read_text()}log_config: log.yaml\npid_file: hs.pid\n")
+    before = sorted(folder.iterdir())
+    handlers = logging.getLogger().handlers[:]
+
+    assert hs(monkeypatch, "check-config", "--online", "-c", config) == 0
+
+    assert sorted(folder.iterdir()) == before
+    assert logging.getLogger().handlers == handlers
+
+
+def test_existing_log_file_is_kept(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = config.parent
+    (folder / "log.yaml").write_text(LOG % (folder / "hs.log"))
+    (folder / "hs.log").write_text("a line\n")
+    config.write_text(f"{config.read_text()}log_config: log.yaml\n")
+
+    assert hs(monkeypatch, "check-config", "-c", config) == 0
+
+    assert (folder / "hs.log").read_text() == "a line\n"
+
+
+def test_port_in_use_is_a_warning_because_the_server_may_be_running(
+    config: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        config.write_text(CONFIG.format(key="A" * 43, port=port))
+
+        assert hs(monkeypatch, "check-config", "-c", config) == 0
+
+    assert f"Address already in use: 127.0.0.1 port {port}, perhaps" in capsys.readouterr().err
+
+
+def test_file_that_is_no_database_is_found_online(
+    config: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    (config.parent / "homeserver.db").write_text("This is my diary. " * 1000)
+
+    assert hs(monkeypatch, "check-config", "-c", config) == 0
+    assert hs(monkeypatch, "check-config", "--online", "-c", config) == EXIT_BAD_CONFIG
+    assert hs(monkeypatch, "serve", "-c", config) == 1
+
+    assert "not a database" in capsys.readouterr().err
+
+
+def test_unreachable_database_server_is_found_online(
+    config: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    [port] = free_ports(1)
+    postgres = f"{{name: psycopg2, args: {{database: d, host: 127.0.0.1, port: {port}}}}}"
+    sqlite = "{name: sqlite3, args: {database: homeserver.db}}"
+    config.write_text(config.read_text().replace(sqlite, postgres))
+
+    assert hs(monkeypatch, "check-config", "-c", config) == 0
+    assert hs(monkeypatch, "check-config", "--online", "-c", config) == EXIT_BAD_CONFIG
+
+    assert f"the database d at 127.0.0.1:{port}" in capsys.readouterr().err
+
+
+def test_missing_library_is_found(
+    config: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.setattr("hs.nursery.wiring.media.is_s3_available", lambda: False)
+    provider = "{module: s3_storage_provider.S3StorageProviderBackend, config: {bucket: b}}"
+    config.write_text(f"{config.read_text()}media_storage_providers: [{provider}]\n")
+
+    assert hs(monkeypatch, "check-config", "-c", config) == EXIT_BAD_CONFIG
+
+    assert "install hs[s3]" in capsys.readouterr().err
+
+
+def test_allowed_restriction_is_a_warning_for_both(
+    config: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.setattr("hs.cli.serve.run_server", lambda settings: 0)
+    config.write_text(f"{config.read_text()}modules: [{{module: a.B}}]\noidc_providers: [{{}}]\n")
+
+    for command in ("check-config", "serve"):
+        assert hs(monkeypatch, command, "-c", config, "--allow-ineffective", "modules") == 2
+        monkeypatch.setenv("HS_ALLOW_INEFFECTIVE", "modules oidc_providers")
+        assert hs(monkeypatch, command, "-c", config) == 0
+        assert "warning: " in capsys.readouterr().err
+        monkeypatch.delenv("HS_ALLOW_INEFFECTIVE")
+
+
+def test_unknown_key_cannot_be_allowed(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = ("--allow-ineffective", "module")
+
+    assert hs(monkeypatch, "check-config", "-c", config, *options) == EXIT_BAD_CONFIG
+
+
+def test_other_commands_do_not_refuse_restrictions(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config.write_text(f"{config.read_text()}modules: [{{module: a.B}}]\n")
+
+    assert hs(monkeypatch, "plan", "-c", config) == 0
+    assert hs(monkeypatch, "migrate", "-c", config) == 0
+
+
+def test_checking_does_not_disturb_the_socket_of_a_running_server(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(os.path.relpath(config.parent))
+    path = folder / "hs.sock"
+    config.write_text(f"{config.read_text()}\nlisteners: [{{path: hs.sock}}]\n")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+        server.listen()
+
+        assert hs(monkeypatch, "check-config", "-c", config) == 0
+
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(path))
