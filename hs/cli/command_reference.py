@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from hs.cli.main import EXIT_BAD_CONFIG, EXIT_FAILED, cli
+from hs.cli.main import EXIT_FAILED, cli
+from hs.settings.errors import EXIT_BAD_CONFIG
 
 _HEAD = f"""\
 # Command line

@@ -4,6 +4,7 @@ import logging
 import re
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import nullcontext
 from contextvars import ContextVar
 from datetime import UTC, datetime
@@ -16,7 +17,8 @@ import trio
 MAX_BATCHED = 500
 BATCHED_S = 0.2
 
-REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="-")
+NO_REQUEST = "-"
+REQUEST_ID: ContextVar[str] = ContextVar("request_id", default=NO_REQUEST)
 
 # The attributes of every LogRecord; others come from `extra`.
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {
@@ -94,12 +96,33 @@ class JsonFormatter(logging.Formatter):
 
 
 class ContextFilter(logging.Filter):
-    """Adds the attribute `request` to every record, for formats in the logging configuration."""
+    """Adds the attribute `request` to every record, for formats in the logging configuration.
+
+    `request` is its value outside of requests.
+    """
+
+    def __init__(self, name: str = "", request: str = NO_REQUEST) -> None:
+        super().__init__(name)
+        self._outside = request
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Add the request ID unless the record has one; always keep the record."""
         if not hasattr(record, "request"):
-            record.request = REQUEST_ID.get()
+            request_id = REQUEST_ID.get()
+            record.request = self._outside if request_id == NO_REQUEST else request_id
+        return True
+
+
+class MetadataFilter(logging.Filter):
+    """Adds fixed values to every record, which structured formats write."""
+
+    def __init__(self, metadata: Mapping[str, Any]) -> None:
+        super().__init__()
+        self._metadata = dict(metadata)
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Add the values; always keep the record."""
+        vars(record).update(self._metadata)
         return True
 
 

@@ -315,7 +315,7 @@ def any_of(first: Kind[T], second: Kind[K]) -> Kind[T | K]:
 
 
 BOOLEAN = Kind("boolean", _read_boolean, {"type": "boolean"})
-STRING = Kind("string", _read_string, {"type": "string"})
+STRING = Kind("string", _read_string, {"type": "string"}, is_blank_null=True)
 NUMBER = Kind("number", _read_number, {"type": "number"})
 FACTOR = Kind("number", _read_factor, {"type": "number", "minimum": 0})
 INTEGER = integer()

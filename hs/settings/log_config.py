@@ -13,11 +13,19 @@ from hs.settings.sections.workers import WorkerKeys, WorkerSettings
 
 _CONTEXT_FILTER = "hs.lib.log.ContextFilter"
 _JSON_FORMATTER = "hs.lib.log.JsonFormatter"
+_REMOTE_HANDLER = "hs.lib.remote_log.RemoteHandler"
 _ALIASES = {
     "synapse.logging.context.LoggingContextFilter": _CONTEXT_FILTER,
     "synapse.util.logcontext.LoggingContextFilter": _CONTEXT_FILTER,
     "synapse.logging.TerseJsonFormatter": _JSON_FORMATTER,
     "synapse.logging.JsonFormatter": _JSON_FORMATTER,
+    "synapse.logging._terse_json.TerseJsonFormatter": _JSON_FORMATTER,
+    "synapse.logging._terse_json.JsonFormatter": _JSON_FORMATTER,
+    "synapse.logging.formatter.LogFormatter": "logging.Formatter",
+    "synapse.util.logformatter.LogFormatter": "logging.Formatter",
+    "synapse.logging.RemoteHandler": _REMOTE_HANDLER,
+    "synapse.logging._remote.RemoteHandler": _REMOTE_HANDLER,
+    "synapse.logging.filter.MetadataFilter": "hs.lib.log.MetadataFilter",
     "synapse.logging.handlers.PeriodicallyFlushingMemoryHandler": "logging.handlers.MemoryHandler",
 }
 # Arguments that only Synapse's class knows, and arguments that our replacement needs. The
@@ -44,6 +52,13 @@ def read_log_config(
     except SettingsError as error:
         problems.extend(error.problems)
         return logging
+    if "drains" in config:
+        problem = Problem(
+            key=key,
+            message=f"{path}: `drains` is an old form of structured logging, which is not read",
+            remedy="write `handlers`, with the formatter hs.lib.log.JsonFormatter",
+        )
+        problems.append(problem)
     return attrs.evolve(logging, log_config=path, config=MappingProxyType(config))
 
 
@@ -63,7 +78,7 @@ def _with_request_filter(config: dict[str, Any]) -> dict[str, Any]:
         return config
     own_filter = {_OWN_FILTER: {"()": _CONTEXT_FILTER}}
     filtered = {
-        name: {**handler, "filters": [_OWN_FILTER, *(handler.get("filters") or ())]}
+        name: {**handler, "filters": [*(handler.get("filters") or ()), _OWN_FILTER]}
         if isinstance(handler, dict) and isinstance(handler.get("filters") or [], list)
         else handler
         for name, handler in handlers.items()

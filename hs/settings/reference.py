@@ -31,8 +31,8 @@ users or servers: if its value does that, the server exits with status 2, unless
 `spam_checker` and `third_party_event_rules`.
 
 Unknown keys are ignored with a warning that suggests the most similar key. `hs check-config`
-reports all mistakes and warnings without starting anything. An empty secret, path or URL is the
-same as a missing one.
+reports all mistakes and warnings without starting anything. An empty string for an
+optional setting, such as a path, is the same as a missing one.
 
 `database.args` for PostgreSQL: `user`, `password`, `host`, `port`, `database` (or `dbname`),
 `cp_min` and `cp_max` (number of connections of each process), `connect_timeout`,

@@ -136,16 +136,23 @@ def _instances(
             "worker_replication_host is set without its port",
             "add worker_replication_http_port, or rather instance_map.main",
         )
-    elif MAIN in addresses and addresses[MAIN] != old:
-        refuse(
-            "worker_replication_host",
-            "contradicts instance_map.main",
-            "remove the worker_replication_host and worker_replication_http_* keys",
-        )
+    elif MAIN in addresses:
+        if _canonical(addresses[MAIN]) != _canonical(old):
+            refuse(
+                "worker_replication_host",
+                "contradicts instance_map.main",
+                "remove the worker_replication_host and worker_replication_http_* keys",
+            )
     elif name != MAIN:
         addresses[MAIN] = old
         warn("worker_replication_host", "old form, taken as instance_map.main")
     return MappingProxyType(addresses)
+
+
+def _canonical(address: InstanceAddress) -> InstanceAddress:
+    """Return an address with one name for this machine."""
+    is_local = address.host == "localhost" or address.host.startswith("127.")
+    return attrs.evolve(address, host="localhost") if is_local or address.host == "::1" else address
 
 
 def _holders(duty: _Duty, keys: WorkerKeys, app: str, name: str, refuse: Refuse) -> tuple[str, ...]:

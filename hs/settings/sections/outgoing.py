@@ -1,9 +1,11 @@
 """Settings of outgoing HTTP requests: blocked networks, proxies, user agent."""
 
+from typing import Any
+
 import attrs
 
 from hs.settings.fields import setting
-from hs.settings.kinds import BOOLEAN, NETWORKS, STRING, STRINGS, optional
+from hs.settings.kinds import BOOLEAN, NETWORKS, STRING, STRINGS, ConfigLocation, Kind, optional
 
 # Networks that are not part of the public internet.
 PRIVATE_NETWORKS = (
@@ -32,12 +34,23 @@ PRIVATE_NETWORKS = (
 UNSPECIFIED_NETWORKS = ("0.0.0.0/8", "::/128")
 
 
+def _read_blocked(value: Any, at: ConfigLocation) -> tuple[str, ...]:
+    if value is None:
+        # A key whose entries are all commented out must not open the private networks.
+        at.note("is empty, so the default applies; write [] to block no networks")
+        return PRIVATE_NETWORKS
+    return NETWORKS.read(value, at)
+
+
+BLOCKED = Kind("list of IP networks", _read_blocked, NETWORKS.schema)
+
+
 @attrs.frozen(kw_only=True)
 class OutgoingSettings:
     """Outgoing requests; the proxy keys take precedence over environment variables."""
 
     ip_range_blacklist: tuple[str, ...] = setting(
-        NETWORKS,
+        BLOCKED,
         PRIVATE_NETWORKS,
         "IP networks to which no requests are sent, also if a host name resolves to them.",
         shown=["127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "…"],

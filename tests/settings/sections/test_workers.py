@@ -129,7 +129,10 @@ def test_old_and_new_addresses_of_main_must_agree(load: Load, refused: Refused) 
     equal = "instance_map: {main: {host: 127.0.0.1, port: 9093}}"
     contrary = "instance_map: {main: {host: 127.0.0.1, port: 9999}}"
 
+    by_name = equal.replace("127.0.0.1", "localhost")
+
     assert load(SHARED, equal, GENERIC).workers.instances["main"].port == 9093
+    assert load(SHARED, by_name, GENERIC).workers.instances["main"].host == "localhost"
     assert "contradicts instance_map.main" in refused(SHARED, contrary, GENERIC)
 
 
