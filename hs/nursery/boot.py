@@ -28,7 +28,7 @@ from hs.nursery.signals import watch_signals
 from hs.repl.leases import instance_lease
 from hs.settings.settings import Settings
 from hs.storage.connect import DatabaseConfig, open_database
-from hs.storage.database import Database, DatabaseError, DatabaseUnavailable
+from hs.storage.database import Database, DatabaseError, DatabaseUnavailable, ForeignDatabase
 from hs.storage.migrate import bundled_migrations, migrate, pending_migrations
 
 NAME_WAIT_S = 40.0  # longer than the lease of a process whose host crashed
@@ -136,7 +136,7 @@ def _name_wait_s(settings: Settings) -> float:
 async def open_settings_database(settings: Settings, bridge: Bridge) -> AsyncIterator[Database]:
     """Open the database of these settings for the block; its errors name it.
 
-    Raises: DatabaseUnavailable, DatabaseError.
+    Raises: DatabaseUnavailable, ForeignDatabase, DatabaseError.
     """
     section = settings.database
     args = {"database": str(section.path)} if section.is_sqlite else section.args
@@ -146,6 +146,8 @@ async def open_settings_database(settings: Settings, bridge: Bridge) -> AsyncIte
             database = await opened.enter_async_context(open_database(config, bridge))
         except DatabaseError as error:
             message = f"{section.description}: {error}"
+            if isinstance(error, ForeignDatabase):
+                raise ForeignDatabase(message) from error
             kind = DatabaseUnavailable if isinstance(error, DatabaseUnavailable) else DatabaseError
             raise kind(message) from error
         yield database

@@ -6,7 +6,7 @@ from hs.repl.intake import FeedLost
 from hs.repl.leases import LeaseLost, LeaseTaken, instance_lease
 from hs.repl.writers import WriterReplaced
 from hs.settings.errors import EXIT_BAD_CONFIG, SettingsError
-from hs.storage.database import DatabaseError
+from hs.storage.database import DatabaseError, ForeignDatabase
 
 EXIT_FAILED = 1
 
@@ -45,7 +45,8 @@ def cause_of(error: BaseException) -> tuple[str, bool]:
 
 def exit_status_of(error: BaseException) -> int:
     """Return the exit status: 2 for mistakes in the configuration, which no restart repairs."""
-    return EXIT_BAD_CONFIG if isinstance(_first_leaf(error), SettingsError) else EXIT_FAILED
+    is_mistake = isinstance(_first_leaf(error), SettingsError | ForeignDatabase)
+    return EXIT_BAD_CONFIG if is_mistake else EXIT_FAILED
 
 
 def _first_leaf(error: BaseException) -> BaseException:

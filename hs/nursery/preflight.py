@@ -27,6 +27,7 @@ from hs.settings.settings import Settings
 from hs.storage.connect import DatabaseConfig, postgres_config
 from hs.storage.database import DatabaseError
 from hs.storage.migrate import bundled_migrations, pending_migrations
+from hs.storage.sqlite.foreign import is_synapses_file
 
 ONLINE_S = 30.0
 
@@ -108,6 +109,9 @@ def _problems_in(group: BaseExceptionGroup[SettingsError]) -> list[Problem]:
 def _database_problems(settings: Settings) -> list[Problem]:
     section = settings.database
     if section.is_sqlite:
+        if is_synapses_file(section.path):
+            message = f"{section.description} is Synapse's"
+            return [Problem(key="database", message=message, remedy="name a new, empty file")]
         return [] if str(section.path) == ":memory:" else _folder_problems("database", section.path)
     try:
         postgres_config(DatabaseConfig(section.engine, section.args))

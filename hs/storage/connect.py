@@ -5,15 +5,18 @@ import ipaddress
 import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlencode
 
 import attrs
+import trio
 
 from hs.lib.aio import Bridge
-from hs.storage.database import Database
+from hs.storage.database import Database, ForeignDatabase, Tx
 from hs.storage.dialect import Engine
 from hs.storage.postgres.config import PostgresConfig
+from hs.storage.sqlite.foreign import SYNAPSE_TABLE, is_synapses_file
 from hs.storage.sqlite.threads import open_sqlite
 
 _ENGINES: Final[dict[str, Engine]] = {
@@ -51,6 +54,10 @@ _IGNORED_ARGS: Final = frozenset(
         "gssencmode", "client_encoding", "check_same_thread",
     )
 )  # fmt: skip
+_SYNAPSES: Final = (
+    "this is Synapse's database, which was left as it is; name a new, empty database instead"
+)
+_FIND_TABLE: Final = "SELECT to_regclass($1::text) IS NOT NULL"
 
 
 def _engine_named(name: str) -> Engine:
@@ -76,16 +83,25 @@ class DatabaseConfig:
 async def open_database(config: DatabaseConfig, bridge: Bridge) -> AsyncIterator[Database]:
     """Open the database for the duration of the context; migrations are not run.
 
-    Raises: DatabaseUnavailable, DatabaseError, ValueError (unknown argument in `args`).
+    Raises: DatabaseUnavailable, ForeignDatabase, DatabaseError, ValueError (unknown argument in
+    `args`).
     """
     if config.engine == "sqlite":
+        if await trio.to_thread.run_sync(is_synapses_file, Path(config.args["database"])):
+            raise ForeignDatabase(_SYNAPSES)
         async with open_sqlite(config.args["database"]) as database:
             yield database
     else:
         # Not imported at the top: installations with SQLite need no asyncpg.
         opener = importlib.import_module("hs.storage.postgres.database")
         async with opener.open_postgres(postgres_config(config), bridge) as postgres:
+            if await postgres.read(_has_synapses_table):
+                raise ForeignDatabase(_SYNAPSES)
             yield postgres
+
+
+async def _has_synapses_table(tx: Tx) -> bool:
+    return bool(await tx.fetchval(_FIND_TABLE, SYNAPSE_TABLE))
 
 
 def postgres_config(config: DatabaseConfig) -> PostgresConfig:

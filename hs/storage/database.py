@@ -194,6 +194,10 @@ class RowMissing(DatabaseError):
     """The row that `Tx.update_row` should change does not exist."""
 
 
+class ForeignDatabase(DatabaseError):
+    """The database belongs to another program; nothing was written."""
+
+
 class DatabaseUnavailable(DatabaseError, Unavailable):
     """The database cannot be reached or cannot work now; nothing was written."""
 

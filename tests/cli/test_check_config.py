@@ -3,7 +3,9 @@
 import logging
 import os
 import socket
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -158,6 +160,20 @@ def test_file_that_is_no_database_is_found_online(
     assert hs(monkeypatch, "serve", "-c", config) == 1
 
     assert "not a database" in capsys.readouterr().err
+
+
+def test_database_of_synapse_is_refused_by_both_with_status_2(
+    config: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    with closing(sqlite3.connect(config.parent / "homeserver.db")) as conn:
+        conn.execute("CREATE TABLE applied_schema_deltas (version INTEGER, file TEXT)")
+    before = (config.parent / "homeserver.db").read_bytes()
+
+    for arguments in (["check-config"], ["check-config", "--online"], ["serve"]):
+        assert hs(monkeypatch, *arguments, "-c", config) == EXIT_BAD_CONFIG
+        assert "Synapse's" in capsys.readouterr().err
+
+    assert (config.parent / "homeserver.db").read_bytes() == before
 
 
 def test_unreachable_database_server_is_found_online(

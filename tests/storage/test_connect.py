@@ -1,12 +1,14 @@
 """Synapse's `database` section is translated to connections of each engine."""
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from hs.lib.aio import Bridge
 from hs.storage.connect import DatabaseConfig, open_database, postgres_config
-from hs.storage.database import DatabaseUnavailable, Tx
+from hs.storage.database import DatabaseUnavailable, ForeignDatabase, Tx
 from hs.storage.postgres.tx import translate_error
 from tests.support.servers.postgres import PostgresServer
 
@@ -141,3 +143,43 @@ def test_connection_timeout_is_described() -> None:
     assert (
         str(translate_error(TimeoutError(), is_closed=True)) == "PostgreSQL: connection timed out"
     )
+
+
+async def _imitate_synapse(tx: Tx) -> None:
+    await tx.execute("CREATE SCHEMA synapses")
+    await tx.execute("CREATE TABLE synapses.applied_schema_deltas (version INTEGER, file TEXT)")
+
+
+async def _drop_imitation(tx: Tx) -> None:
+    await tx.execute("DROP SCHEMA synapses CASCADE")
+
+
+async def test_database_file_of_synapse_is_refused_and_left_as_it_is(
+    bridge: Bridge, tmp_path: Path
+) -> None:
+    path = tmp_path / "homeserver.db"
+    with closing(sqlite3.connect(path)) as conn:
+        conn.execute("CREATE TABLE applied_schema_deltas (version INTEGER, file TEXT)")
+    before = path.read_bytes()
+
+    with pytest.raises(ForeignDatabase, match="Synapse's database"):
+        async with open_database(DatabaseConfig("sqlite", {"database": str(path)}), bridge):
+            pass
+
+    assert path.read_bytes() == before
+
+
+@pytest.mark.postgres
+async def test_postgres_database_of_synapse_is_refused(
+    bridge: Bridge, postgres_server: PostgresServer
+) -> None:
+    args = postgres_server.arguments("postgres")
+    async with open_database(DatabaseConfig("psycopg2", args), bridge) as database:
+        await database.write(_imitate_synapse)
+        try:
+            options = {"options": "-c search_path=synapses"}
+            with pytest.raises(ForeignDatabase, match="Synapse's database"):
+                async with open_database(DatabaseConfig("psycopg2", args | options), bridge):
+                    pass
+        finally:
+            await database.write(_drop_imitation)
