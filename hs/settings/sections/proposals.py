@@ -1,5 +1,6 @@
 """Settings of Matrix proposals (MSCs) that are not part of the released specification."""
 
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -20,6 +21,15 @@ from hs.settings.kinds import (
 THREAD_SUBSCRIPTIONS: Final = "msc4306_enabled"
 ENCRYPTED_PUSHES: Final = "msc4028_push_encrypted_events"
 
+# Numbers of the proposals that are experiments in Synapse and always enabled here.
+ALWAYS_SERVED: Final = frozenset(
+    (
+        "2409", "2666", "3202", "3266", "3391", "3575", "3771", "3773", "3814", "3881", "3981",
+        "4133", "4151", "4155", "4169", "4222", "4293", "4323", "4380",
+    )
+)  # fmt: skip
+_NUMBER = re.compile(r"msc(\d+)")
+
 
 @attrs.frozen(kw_only=True)
 class Experiments:
@@ -38,9 +48,15 @@ class RtcSettings:
 
 def _read_experiments(value: Any, at: ConfigLocation) -> Experiments:
     value_map = OBJECT.read(value, at)
-    for flag in value_map:
-        if flag not in (THREAD_SUBSCRIPTIONS, ENCRYPTED_PUSHES):
-            at.child(str(flag)).note("ignored: this server does not have this experiment")
+    for flag, wanted in value_map.items():
+        if flag in (THREAD_SUBSCRIPTIONS, ENCRYPTED_PUSHES):
+            continue
+        number = _NUMBER.match(flag)
+        is_served = number is not None and number[1] in ALWAYS_SERVED
+        if wanted and not is_served:
+            at.child(flag).note("ignored: this server does not have this experiment")
+        elif not wanted and is_served:
+            at.child(flag).note("ignored: this server always has this proposal")
 
     def is_on(flag: str) -> bool:
         return bool(BOOLEAN.read(value_map.get(flag, False), at.child(flag)))
@@ -93,7 +109,7 @@ class ProposalSettings:
         EXPERIMENTS,
         Experiments(),
         "`msc4306_enabled` enables thread subscriptions, `msc4028_push_encrypted_events` pushes "
-        "for "
-        "encrypted events; others are ignored.",
+        "for encrypted events; other flags are ignored, with a note if they ask for something else "
+        "than what this server does.",
         shown={THREAD_SUBSCRIPTIONS: False},
     )

@@ -2,8 +2,9 @@
 
 import pytest
 
+from hs.apis.client.server.unstable_features import UNSTABLE_FEATURES
 from hs.settings.errors import SettingsError
-from hs.settings.sections.proposals import ProposalSettings
+from hs.settings.sections.proposals import ALWAYS_SERVED, ProposalSettings
 from tests.settings.conftest import Load
 
 
@@ -23,10 +24,34 @@ def test_enabled_proposals_are_read(load: Load) -> None:
     assert proposals.matrix_rtc.transports[0]["livekit_service_url"] == "https://rtc"
 
 
-def test_unknown_experiment_is_ignored_with_a_note(load: Load) -> None:
-    settings = load("experimental_features: {msc3266_enabled: true}\n")
+def test_experiment_is_noted_only_if_it_is_not_served_as_asked_for(load: Load) -> None:
+    settings = load(
+        "experimental_features: {msc3983_appservice_otk_claims: true, msc4108_enabled: false, "
+        "msc4222_enabled: true, msc3391_enabled: false, faster_joins: true}\n"
+    )
 
-    assert [notice.key for notice in settings.notices] == ["experimental_features.msc3266_enabled"]
+    assert [(notice.key, notice.message) for notice in settings.notices] == [
+        (
+            "experimental_features.msc3983_appservice_otk_claims",
+            "ignored: this server does not have this experiment",
+        ),
+        (
+            "experimental_features.msc3391_enabled",
+            "ignored: this server always has this proposal",
+        ),
+        (
+            "experimental_features.faster_joins",
+            "ignored: this server does not have this experiment",
+        ),
+    ]
+
+
+def test_proposals_that_are_always_served_are_implemented() -> None:
+    """Clients see most of them in /versions; the others are named where they are implemented."""
+    without_flag = {"2409", "3202", "3266"}
+    announced = " ".join(UNSTABLE_FEATURES)
+
+    assert {number for number in ALWAYS_SERVED if f"msc{number}" not in announced} == without_flag
 
 
 @pytest.mark.parametrize(
