@@ -57,7 +57,6 @@ _IGNORED_ARGS: Final = frozenset(
 _SYNAPSES: Final = (
     "this is Synapse's database, which was left as it is; name a new, empty database instead"
 )
-_FIND_TABLE: Final = "SELECT to_regclass($1::text) IS NOT NULL"
 
 
 def _engine_named(name: str) -> Engine:
@@ -101,7 +100,7 @@ async def open_database(config: DatabaseConfig, bridge: Bridge) -> AsyncIterator
 
 
 async def _has_synapses_table(tx: Tx) -> bool:
-    return bool(await tx.fetchval(_FIND_TABLE, SYNAPSE_TABLE))
+    return bool(await tx.fetchval("SELECT to_regclass($1::text) IS NOT NULL", SYNAPSE_TABLE))
 
 
 def postgres_config(config: DatabaseConfig) -> PostgresConfig:

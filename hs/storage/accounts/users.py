@@ -51,7 +51,7 @@ UPDATE users SET is_deactivated = 1, password_hash = NULL,
 WHERE user_id = $1
 """
 SOME_USERS = """
-SELECT user_id FROM users WHERE is_guest = 0 AND appservice_id IS NULL LIMIT 2
+SELECT user_id FROM users WHERE is_guest = 0 AND appservice_id IS NULL AND user_id <> $1 LIMIT 2
 """
 ERASED = "SELECT user_id FROM users WHERE is_erased = 1"
 INSERT_TOKEN = """
@@ -102,9 +102,12 @@ async def existing_users(tx: Tx, user_ids: list[str]) -> set[str]:
     return {row[0] for row in await tx.fetch(LOCAL_EXIST, user_ids)}
 
 
-async def has_multiple_users(tx: Tx) -> bool:
-    """Return whether there are at least two users, not counting guests and appservice users."""
-    return len(await tx.fetch(SOME_USERS)) > 1
+async def has_multiple_users(tx: Tx, notices_user: str | None) -> bool:
+    """Return whether there are at least two users.
+
+    Guests, users of application services and the sender of server notices do not count.
+    """
+    return len(await tx.fetch(SOME_USERS, notices_user or "")) > 1
 
 
 async def set_password(tx: Tx, user_id: str, password_hash: str | None) -> None:

@@ -8,7 +8,7 @@ from hs.nursery.part import Part
 from hs.nursery.process_base import ProcessBase
 from hs.nursery.wiring.accounts.accounts import AccountServices
 from hs.nursery.wiring.rooms.aliases import AliasServices
-from hs.nursery.wiring.rooms.membership import MembershipServices
+from hs.nursery.wiring.rooms.membership import MembershipServices, notices_user_of
 from hs.nursery.wiring.rooms.rooms import Rooms
 from hs.services.rooms.creation.auto_join_rooms import AutoJoinRooms
 from hs.services.rooms.creation.create_with_third_party_invites import RoomCreationWithInvites
@@ -60,6 +60,7 @@ def wire_room_creation(
         lock=UpgradeLock(base.leases),
     )
     auto_join = AutoJoinRooms(
+        notices_user=notices_user_of(settings),
         settings=settings.rooms,
         server_name=settings.server.server_name,
         database=base.database,

@@ -26,8 +26,12 @@ log = logging.getLogger(__name__)
 
 @attrs.frozen(eq=False, kw_only=True)
 class AutoJoinRooms:
-    """Joins new users to the rooms of the configuration."""
+    """Joins new users to the rooms of the configuration.
 
+    `notices_user` sends server notices; its account is created before that of the first user.
+    """
+
+    notices_user: UserID | None
     settings: RoomSettings
     server_name: ServerName
     database: Database
@@ -72,7 +76,7 @@ class AutoJoinRooms:
         host = self._host
         if host is not None:
             return host in await self.database.read(users.existing_users, [host])
-        return not await self.database.read(users.has_multiple_users)
+        return not await self.database.read(users.has_multiple_users, self.notices_user)
 
     async def _create(self, user_id: UserID, alias: RoomAlias) -> RoomID:
         federated = self.settings.autocreate_auto_join_rooms_federated

@@ -8,6 +8,7 @@ import attrs
 import pytest
 
 from hs.core.ids import RoomAlias, RoomID, UserID
+from hs.settings.sections.retention import ServerNoticeSettings
 from hs.storage.accounts import users
 from hs.storage.accounts.users import UserRecord
 from hs.storage.database import Database
@@ -16,6 +17,7 @@ from tests.support.room_actions import Actions, open_actions, room_settings
 from tests.support.rooms import ALICE, BOB
 
 LOBBY = f"#lobby:{SERVER}"
+NO_NOTICES = ServerNoticeSettings()
 HOST = UserID(f"@host:{SERVER}")
 
 
@@ -45,9 +47,15 @@ class Registration:
 
 @asynccontextmanager
 async def open_registration(
-    database: Database, *, auto_join_rooms: tuple[str, ...] = (LOBBY,), **settings: Any
+    database: Database,
+    *,
+    auto_join_rooms: tuple[str, ...] = (LOBBY,),
+    notices: ServerNoticeSettings = NO_NOTICES,
+    **settings: Any,
 ) -> AsyncIterator[Registration]:
-    chosen = room_settings(auto_join_rooms=auto_join_rooms, **settings)
+    chosen = attrs.evolve(
+        room_settings(auto_join_rooms=auto_join_rooms, **settings), server_notices=notices
+    )
     async with open_actions(database, chosen) as acts:
         yield Registration(acts)
 
@@ -62,6 +70,19 @@ async def test_first_user_creates_the_room_and_others_join(database: Database) -
         assert room_id is not None
         create = await registration.acts.state(room_id, "m.room.create")
         assert "m.federate" not in create
+
+
+async def test_sender_of_server_notices_does_not_count_as_the_first_user(
+    database: Database,
+) -> None:
+    notices = ServerNoticeSettings(system_mxid_localpart="notices")
+    async with open_registration(database, notices=notices) as registration:
+        sender = UserRecord(UserID(f"@notices:{SERVER}"), None, 1)
+        await registration.acts.world.database.write(users.insert_user, sender)
+        await registration.register(ALICE, BOB)
+
+        assert await registration.membership(ALICE) == "join"
+        assert await registration.membership(BOB) == "join"
 
 
 async def test_later_users_do_not_create_the_room(database: Database) -> None:
