@@ -1,4 +1,4 @@
-"""`hs check-config`, `hs reference` and `hs version`: commands that start nothing."""
+"""`hs reference` and `hs version`: commands that need no configuration."""
 
 import platform
 from pathlib import Path
@@ -7,47 +7,7 @@ import click
 
 from hs import __version__
 from hs.cli import command_reference
-from hs.cli.notices import print_notices
-from hs.cli.options import allow_ineffective_option, config_option, load_command_settings
-from hs.nursery.preflight import check_database, check_start
-from hs.settings.errors import SettingsError
 from hs.settings.reference import json_schema_text, markdown
-
-
-@click.command("check-config", epilog="Exit status: 0 if the configuration is usable, 2 otherwise.")
-@config_option
-@click.option("--strict", is_flag=True, help="Treat unknown keys as mistakes.")
-@click.option("--online", is_flag=True, help="Connect to the database too.")
-@allow_ineffective_option
-def check_config(
-    configs: tuple[Path, ...], strict: bool, online: bool, allow_ineffective: tuple[str, ...]
-) -> None:
-    """Check a configuration and report all mistakes, with file, line and remedy.
-
-    It fails where `hs serve` would fail: it reads the signing key, sets up logging, opens the
-    addresses of listeners, and builds all services. Nothing is started, and no file is left. Run it
-    as the user of the server, with the same files as `hs serve`. Warnings and notes do not make a
-    configuration unusable.
-
-    \b
-        hs check-config -c homeserver.yaml
-        hs check-config -c homeserver.yaml --online
-        hs check-config -c homeserver.yaml -c workers/sync1.yaml
-    """
-    settings = load_command_settings(configs, strict=strict, allow_ineffective=allow_ineffective)
-    problems, notices = check_start(settings)
-    if online:
-        problems += check_database(settings)
-    if problems:
-        raise SettingsError(problems, [*settings.notices, *notices])
-    print_notices([*settings.notices, *notices])
-    workers = settings.workers
-    process = "the main process" if workers.is_main else f"the worker {workers.name}"
-    listeners = ", ".join(listener.label for listener in settings.listeners) or "nothing"
-    click.echo(
-        f"The configuration of {settings.server.server_name} is usable: {process}, "
-        f"{settings.database.engine}, listening on {listeners}."
-    )
 
 
 @click.command(epilog="Exit status: 0 on success, 1 if a file cannot be written.")

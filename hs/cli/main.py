@@ -12,7 +12,7 @@ from hs.settings.errors import EXIT_BAD_CONFIG, SettingsError
 _COMMANDS = {
     "serve": ("hs.cli.serve", "Run the server, or one of its workers."),
     "generate-config": ("hs.cli.generate", "Write an initial configuration."),
-    "check-config": ("hs.cli.inspect_config", "Report all mistakes in a configuration."),
+    "check-config": ("hs.cli.check_config", "Report all mistakes in a configuration."),
     "plan": ("hs.cli.inspect_plan", "Show what a process would run."),
     "routes": ("hs.cli.inspect_plan", "List the HTTP endpoints."),
     "register-user": ("hs.cli.register", "Create an account on a running server."),
