@@ -1,5 +1,6 @@
 """`hs migrate`: migrates the database schema, or lists pending migrations."""
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,16 +10,22 @@ import trio
 from hs.cli.options import config_option, load_command_settings
 from hs.lib.aio import open_bridge
 from hs.nursery.exit_causes import cause_of
+from hs.settings.errors import EXIT_BAD_CONFIG
 from hs.settings.sections.database import DatabaseSettings
-from hs.storage.connect import DatabaseConfig, open_database
-from hs.storage.database import DatabaseError
-from hs.storage.migrate import Migration, Phase, bundled_migrations, pending_migrations
+from hs.storage.connect import DatabaseConfig, check_pending, open_database
+from hs.storage.database import DatabaseError, ForeignDatabase
+from hs.storage.migrate import Migration, Phase, bundled_migrations
 from hs.storage.migrate import migrate as apply_migrations
+
+
+class _ForeignDatabaseFailure(click.ClickException):
+    exit_code = EXIT_BAD_CONFIG
 
 
 @click.command(
     "migrate",
-    epilog="Exit status: 0 on success, 1 if the database fails, 2 if the configuration is wrong.",
+    epilog="Exit status: 0 on success, 1 if the database fails, 2 if the configuration is wrong, "
+    "or if the database belongs to Synapse or to a newer version of hs.",
 )
 @config_option
 @click.option("--dry-run", is_flag=True, help="Only list pending migrations.")
@@ -43,7 +50,9 @@ def migrate(configs: tuple[Path, ...], dry_run: bool, pre_only: bool) -> None:
         migrations = trio.run(_pending if dry_run else _migrate, settings.database, phases)
     except* DatabaseError as errors:
         cause, _ = cause_of(errors)
-        raise click.ClickException(f"{settings.database.description}: {cause}") from None
+        is_wrong = errors.subgroup(ForeignDatabase) is not None
+        failure = _ForeignDatabaseFailure if is_wrong else click.ClickException
+        raise failure(f"{settings.database.description}: {cause}") from None
     state = "pending" if dry_run else "applied"
     for migration in migrations:
         click.echo(f"{state}: {migration.number:04} {migration.name}")
@@ -52,9 +61,10 @@ def migrate(configs: tuple[Path, ...], dry_run: bool, pre_only: bool) -> None:
 
 
 async def _pending(database: DatabaseSettings, phases: Sequence[Phase]) -> list[Migration]:
-    async with open_bridge() as bridge, open_database(_config(database), bridge) as opened:
-        all_pending = await pending_migrations(opened, bundled_migrations())
-        return [migration for migration in all_pending if migration.phase in phases]
+    async with open_bridge() as bridge:
+        pending = await check_pending(_config(database), bridge)
+    # The first migration of another phase holds up the later ones.
+    return list(itertools.takewhile(lambda migration: migration.phase in phases, pending))
 
 
 async def _migrate(database: DatabaseSettings, phases: Sequence[Phase]) -> list[Migration]:

@@ -23,7 +23,8 @@ _DEFAULT_NAME = "localhost"
 
 @click.command(
     epilog="Ctrl-C or SIGTERM stops the process after it has finished the running requests. "
-    "Exit status: 0 if it was stopped, 1 if it failed, 2 if the configuration is wrong."
+    "Exit status: 0 if it was stopped, 1 if it failed, 2 if the configuration is wrong, or if the "
+    "database belongs to Synapse or to a newer version of hs."
 )
 @config_option
 @click.option(

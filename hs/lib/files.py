@@ -8,6 +8,7 @@ Rules:
   folder is flushed, so that the rename is durable as well. New parent folders are too.
 - `remove` deletes folders that it leaves empty, which races with a file being installed there. So
   creating the folder and placing the file is retried together.
+- Files and folders are created for their owner only, whatever the umask.
 """
 
 import os
@@ -19,6 +20,8 @@ from typing import Final, TypeVar
 
 T = TypeVar("T")
 
+OWNER_FILE: Final = 0o600
+OWNER_FOLDER: Final = 0o700
 _ATTEMPTS: Final = 10
 
 
@@ -56,6 +59,33 @@ def remove(path: Path, root: Path) -> None:
         folder = folder.parent
 
 
+def make_folders(folder: Path) -> list[Path]:
+    """Create a folder and its parents; return the parents of those that were new.
+
+    Raises: OSError.
+    """
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    for path in reversed(missing):
+        try:
+            path.mkdir(OWNER_FOLDER)
+        except FileExistsError:
+            if not path.is_dir():
+                raise
+        else:
+            path.chmod(OWNER_FOLDER)
+    return [path.parent for path in missing]
+
+
+def open_new(path: Path) -> int:
+    """Create a file that only its owner may use; return its descriptor, open for writing.
+
+    Raises: FileExistsError, OSError.
+    """
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, OWNER_FILE)
+    os.fchmod(descriptor, OWNER_FILE)
+    return descriptor
+
+
 def _act_in(folder: Path, act: Callable[[], T]) -> tuple[list[Path], T]:
     """Create a folder and run `act` in it; return the parents of new folders, and act's result.
 
@@ -63,17 +93,10 @@ def _act_in(folder: Path, act: Callable[[], T]) -> tuple[list[Path], T]:
     """
     for _ in range(_ATTEMPTS):
         try:
-            return _make_folders(folder), act()
+            return make_folders(folder), act()
         except (FileNotFoundError, FileExistsError):
             continue
-    return _make_folders(folder), act()
-
-
-def _make_folders(folder: Path) -> list[Path]:
-    """Create a folder and its parents; return the parents of those that were new."""
-    missing = [path for path in (folder, *folder.parents) if not path.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    return [path.parent for path in missing]
+    return make_folders(folder), act()
 
 
 def _sync_folder(folder: Path) -> None:

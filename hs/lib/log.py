@@ -4,7 +4,7 @@ import logging
 import re
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from contextvars import ContextVar
 from datetime import UTC, datetime
@@ -14,6 +14,9 @@ from typing import Any, TextIO
 import orjson
 import trio
 
+SAME_FAULT_S = 120.0
+REMINDER_S = 600.0
+FAULTS_REMEMBERED = 1000
 MAX_BATCHED = 500
 BATCHED_S = 0.2
 
@@ -31,12 +34,12 @@ _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {
 _USUAL_SIZE = len(vars(logging.makeLogRecord({})))
 
 _SECRET = re.compile(
-    r"(access_token=|refresh_token=|login_token=|[Bb]earer\s+|\b(?:syt|syr|mat|hst)_)[^\s&\"',}]+"
+    r"(access_token=|refresh_token=|login_token=|[Bb]earer\s+|\b(?:syt|syr|syl|mat|hst)_)[^\s&\"',}]+"
 )
 
 
 # Every match of _SECRET contains one of these; the search for them takes a tenth of its time.
-_HINTS = ("token=", "earer", "syt_", "syr_", "mat_", "hst_")
+_HINTS = ("token=", "earer", "syt_", "syr_", "syl_", "mat_", "hst_")
 
 
 def without_secrets(text: str) -> str:
@@ -93,6 +96,52 @@ class JsonFormatter(logging.Formatter):
         if record.exc_info:
             fields["traceback"] = self.formatException(record.exc_info)
         return without_secrets(orjson.dumps(fields, default=str).decode())
+
+
+class RedactingFormatter(logging.Formatter):
+    """Redacts secrets from what another formatter writes."""
+
+    def __init__(self, inner: logging.Formatter) -> None:
+        super().__init__()
+        self._inner = inner
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Format a record."""
+        return without_secrets(self._inner.format(record))
+
+
+class QuietRepeats(logging.Filter):
+    """Drops repeated warnings and errors: a lasting fault is one line, not one for each attempt.
+
+    A record is dropped if the same one came within SAME_FAULT_S, unless the last that was kept is
+    older than REMINDER_S. Numbers with a fraction, such as the pause before the next attempt, make
+    no difference.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        # For each record: when it came last, and when it was last kept.
+        self._seen: dict[object, tuple[float, float]] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether to keep a record."""
+        if record.levelno < logging.WARNING:
+            return True
+        key = _fault_of(record)
+        now = record.created
+        seen, kept = self._seen.pop(key, (0.0, 0.0))
+        is_repeat = now - seen < SAME_FAULT_S and now - kept < REMINDER_S
+        self._seen[key] = (now, kept if is_repeat else now)
+        if len(self._seen) > FAULTS_REMEMBERED:
+            del self._seen[next(iter(self._seen))]
+        return not is_repeat
+
+
+def _fault_of(record: logging.LogRecord) -> object:
+    args = record.args.values() if isinstance(record.args, Mapping) else record.args or ()
+    error = record.exc_info[1] if record.exc_info else None
+    details = tuple([str(arg) for arg in args if not isinstance(arg, float)])
+    return record.name, record.msg, details, repr(error)
 
 
 class ContextFilter(logging.Filter):
@@ -240,6 +289,29 @@ def _handler(formatter: logging.Formatter, stream: TextIO | None) -> logging.Han
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(formatter)
     return handler
+
+
+def protect_handlers() -> None:
+    """Redact secrets and drop repeated faults in all handlers, whatever configured them."""
+    for handler in _all_handlers():
+        protect(handler)
+
+
+def protect(handler: logging.Handler) -> None:
+    """Redact secrets and drop repeated faults in one handler; idempotent."""
+    formatter = handler.formatter or logging.Formatter()
+    if not isinstance(formatter, (TextFormatter, JsonFormatter, RedactingFormatter)):
+        handler.setFormatter(RedactingFormatter(formatter))
+    if not any(isinstance(known, QuietRepeats) for known in handler.filters):
+        handler.addFilter(QuietRepeats())
+
+
+def _all_handlers() -> Iterator[logging.Handler]:
+    for logger in (logging.getLogger(), *logging.getLogger().manager.loggerDict.values()):
+        for handler in logger.handlers if isinstance(logger, logging.Logger) else ():
+            # A handler that buffers records passes them to another one.
+            target = getattr(handler, "target", None)
+            yield target if isinstance(target, logging.Handler) else handler
 
 
 def configure(handler: logging.Handler, level: int | str = logging.INFO) -> None:

@@ -77,10 +77,10 @@ async def run_process(settings: Settings, plan: Plan) -> None:
         reopen_log_files(settings.logging)
         _reload_certificates(listening)
 
-    def ready(bound: list[BoundListener]) -> None:
-        listening.extend(bound)
+    def ready(public: list[BoundListener], internal: list[BoundListener]) -> None:
+        listening.extend([*public, *internal])
         _tune_garbage_collector()
-        _announce_ready(plan, bound)
+        _announce_ready(plan, public)
 
     async with trio.open_nursery() as signals:
         await signals.start(watch_signals, shutdown.request, reload)
@@ -89,7 +89,10 @@ async def run_process(settings: Settings, plan: Plan) -> None:
                 open_bridge() as bridge,
                 open_settings_database(settings, bridge) as database,
             ):
-                await _schema_ready(database, plan)
+                try:
+                    await _schema_ready(database, plan)
+                except ForeignDatabase as error:
+                    raise _with_name(error, settings.database.description) from error
                 process = compose(settings, plan, SystemClock(), bridge, database)
                 async with process.base.leases.hold_fenced(
                     instance_lease(plan.instance), NAME_WAIT_S, _name_wait_s(settings)
@@ -145,12 +148,16 @@ async def open_settings_database(settings: Settings, bridge: Bridge) -> AsyncIte
         try:
             database = await opened.enter_async_context(open_database(config, bridge))
         except DatabaseError as error:
-            message = f"{section.description}: {error}"
-            if isinstance(error, ForeignDatabase):
-                raise ForeignDatabase(message) from error
-            kind = DatabaseUnavailable if isinstance(error, DatabaseUnavailable) else DatabaseError
-            raise kind(message) from error
+            raise _with_name(error, section.description) from error
         yield database
+
+
+def _with_name(error: DatabaseError, description: str) -> DatabaseError:
+    """Return an error of the same kind that also names the database."""
+    for kind in (ForeignDatabase, DatabaseUnavailable):
+        if isinstance(error, kind):
+            return kind(f"{description}: {error}")
+    return DatabaseError(f"{description}: {error}")
 
 
 async def _schema_ready(database: Database, plan: Plan) -> None:

@@ -4,7 +4,7 @@ import logging
 import logging.config
 from pathlib import Path
 
-from hs.lib.log import configure, text_handler
+from hs.lib.log import configure, protect_handlers, text_handler
 from hs.settings.errors import Problem, SettingsError
 from hs.settings.sections.server import LoggingSettings
 
@@ -13,9 +13,11 @@ def set_up_logging(settings: LoggingSettings) -> None:
     """Apply `log_config`; without it, log text to standard error. Raises: SettingsError."""
     if settings.config is None:
         configure(text_handler())
+        protect_handlers()
         return
     try:
         logging.config.dictConfig(dict(settings.config))
+        protect_handlers()
     except (ValueError, TypeError, AttributeError, ImportError) as error:
         raise SettingsError([_problem(settings, error)]) from None
 

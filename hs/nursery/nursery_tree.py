@@ -31,6 +31,8 @@ _INTERNAL = frozenset(("replication", "metrics", "health"))
 # Failures of duties while the database or another process is unreachable.
 _TRANSIENT = (Unavailable, LeaseLost, RpcUnavailable)
 
+# Called with the public listeners, and with the internal ones.
+OnListening = Callable[[list[BoundListener], list[BoundListener]], None]
 OnReady = Callable[[list[BoundListener]], None]
 
 log = logging.getLogger(__name__)
@@ -51,8 +53,8 @@ class Shutdown:
             self.startup.cancel()
 
 
-async def run_tree(process: Process, shutdown: Shutdown, on_ready: OnReady) -> None:
-    """Start everything, call `on_ready` with the public listeners, and stop when requested.
+async def run_tree(process: Process, shutdown: Shutdown, on_listening: OnListening) -> None:
+    """Start everything, call `on_listening` with the listeners, and stop when requested.
 
     Raises: an exception group with the failure of a writer, runner or listener.
     """
@@ -66,11 +68,11 @@ async def run_tree(process: Process, shutdown: Shutdown, on_ready: OnReady) -> N
         async with trio.open_nursery() as replication:
             if base.cluster is not None:
                 await replication.start(base.cluster.server.run)
-            await _listen(replication, internal, internal_listeners, base.settings)
+            bound = await _listen(replication, internal, internal_listeners, base.settings)
             await replication.start(base.transport.run)
             for prepare in process.preparations:
                 await prepare()
-            await _write(process, shutdown, on_ready)
+            await _write(process, shutdown, lambda public: on_listening(public, bound))
             internal_drain.begin()
             await internal_drain.wait_idle()
             replication.cancel_scope.cancel()

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from hs.lib.files import open_new
+
 _ENOUGH = 65536  # where the system sets no limit
 
 log = logging.getLogger(__name__)
@@ -18,7 +20,9 @@ def pid_file(path: Path | None) -> Iterator[None]:
     if path is None:
         yield
         return
-    path.write_text(f"{os.getpid()}\n", "ascii")
+    path.unlink(missing_ok=True)
+    with open(open_new(path), "w", encoding="ascii") as file:
+        file.write(f"{os.getpid()}\n")
     try:
         yield
     finally:

@@ -61,7 +61,8 @@ class ProcessReadiness:
                 await self._base.database.read(_ask)
         except (DatabaseError, trio.TooSlowError) as error:
             return f"the database does not answer: {error}"
-        return None
+        fault = self._base.database.load().fault
+        return None if fault is None else f"writes are refused: {fault}"
 
     def _replication(self) -> str | None:
         if not self._base.is_connected():

@@ -44,6 +44,12 @@ def replication_secret_of(settings: Settings) -> str:
     return settings.workers.secret or derived_secret(signing_key_of(settings))
 
 
+def nonce_key_of(settings: Settings) -> bytes:
+    """Derive the key that signs nonces of registrations, the same in all processes."""
+    signature = signing_key_of(settings).sign(b"nonces of registrations")
+    return hashlib.sha256(signature.encode()).digest()
+
+
 def derived_secret(key: SigningKey) -> str:
     """Derive the replication secret from a signing key."""
     return hashlib.sha256(key.sign(b"replication between our processes").encode()).hexdigest()

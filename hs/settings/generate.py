@@ -1,7 +1,6 @@
 """Writes the initial configuration of a server, with its signing key and log configuration."""
 
 import json
-import os
 import re
 import secrets
 from pathlib import Path
@@ -11,6 +10,7 @@ import attrs
 from hs.core.errors import InvalidParam
 from hs.core.ids import ServerName, parse_server_name
 from hs.core.signing.keys import SigningKey
+from hs.lib.files import make_folders, open_new
 from hs.settings.errors import Problem, SettingsError
 
 CONFIG_NAME = "homeserver.yaml"
@@ -125,7 +125,7 @@ def write_initial_config(config: InitialConfig) -> list[Path]:
     }
     try:
         # The folder will contain the database, which only its owner may read.
-        config.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folders(config.folder)
         paths = {config.folder / name: text for name, text in texts.items()}
         return [path for path, text in paths.items() if _write_new(path, text)]
     except OSError as error:
@@ -154,7 +154,7 @@ def new_signing_key() -> str:
 def _write_new(path: Path, text: str) -> bool:
     """Write a file readable only by its owner; return False if it exists already."""
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        descriptor = open_new(path)
     except FileExistsError:
         return False
     with open(descriptor, "w", encoding="utf-8") as file:

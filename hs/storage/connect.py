@@ -13,8 +13,13 @@ import attrs
 import trio
 
 from hs.lib.aio import Bridge
-from hs.storage.database import Database, ForeignDatabase, Tx
+from hs.storage.database import Database, DatabaseUnavailable, ForeignDatabase, Tx
 from hs.storage.dialect import Engine
+from hs.storage.migrate import (
+    Migration,
+    bundled_migrations,
+    pending_migrations,
+)
 from hs.storage.postgres.config import PostgresConfig
 from hs.storage.sqlite.foreign import SYNAPSE_TABLE, is_synapses_file
 from hs.storage.sqlite.threads import open_sqlite
@@ -57,6 +62,7 @@ _IGNORED_ARGS: Final = frozenset(
 _SYNAPSES: Final = (
     "this is Synapse's database, which was left as it is; name a new, empty database instead"
 )
+_FIND_TABLE: Final = "SELECT to_regclass($1::text) IS NOT NULL"
 
 
 def _engine_named(name: str) -> Engine:
@@ -100,7 +106,21 @@ async def open_database(config: DatabaseConfig, bridge: Bridge) -> AsyncIterator
 
 
 async def _has_synapses_table(tx: Tx) -> bool:
-    return bool(await tx.fetchval("SELECT to_regclass($1::text) IS NOT NULL", SYNAPSE_TABLE))
+    return bool(await tx.fetchval(_FIND_TABLE, SYNAPSE_TABLE))
+
+
+async def check_pending(config: DatabaseConfig, bridge: Bridge) -> list[Migration]:
+    """Connect to the database and return its pending migrations; nothing is created or migrated.
+
+    Raises: ForeignDatabase, if the database belongs to Synapse or to a newer version; those of
+    `open_database`.
+    """
+    if config.engine == "sqlite" and not (path := Path(config.args["database"])).exists():
+        if not os.access(path.parent, os.W_OK | os.X_OK):
+            raise DatabaseUnavailable(f"cannot create {path}: its folder cannot be written to")
+        return bundled_migrations()
+    async with open_database(config, bridge) as database:
+        return await pending_migrations(database, bundled_migrations())
 
 
 def postgres_config(config: DatabaseConfig) -> PostgresConfig:

@@ -129,7 +129,7 @@ class DatabaseLoad:
     """The load of a database as seen from this process; for metrics.
 
     `units` counts finished units by kind ("read", "snapshot", "write"); their seconds run from
-    the call to the result.
+    the call to the result. `fault` says why writes are refused, or is None.
     """
 
     connections: int
@@ -137,6 +137,7 @@ class DatabaseLoad:
     max_connections: int
     waiting: int
     units: Mapping[str, Tally]
+    fault: str | None = None
 
 
 class Database(Protocol):
@@ -195,11 +196,15 @@ class RowMissing(DatabaseError):
 
 
 class ForeignDatabase(DatabaseError):
-    """The database belongs to another program; nothing was written."""
+    """The database belongs to another program or to a newer version; nothing was written."""
 
 
 class DatabaseUnavailable(DatabaseError, Unavailable):
     """The database cannot be reached or cannot work now; nothing was written."""
+
+
+class DatabaseRefusal(DatabaseUnavailable):
+    """The database answers, but refuses to work until an administrator intervenes."""
 
 
 class CommitUnknown(DatabaseUnavailable):

@@ -6,7 +6,10 @@
   declares a stream for `Tx.next_ids`. A line `-- only postgres` or `-- only sqlite` above a
   statement restricts it to one engine.
 - Each migration runs in one transaction, which also records its number in `schema_migrations`. If
-  it fails, nothing of it remains, and later migrations are not tried.
+  it fails, nothing of it remains, and later migrations are not tried. Migrations are applied in
+  their order, so a `-- post` migration that is pending holds up the `-- pre` ones after it.
+- A database with a migration that this release does not have belongs to a newer release: it is
+  refused and left untouched.
 - Several processes may migrate at once. On PostgreSQL they take a lock before they look whether a
   migration is applied, and before their transaction takes its snapshot, so each sees what the
   holder before it committed. On SQLite there is one writer at a time.
@@ -20,8 +23,8 @@ from typing import Final, Literal
 
 import attrs
 
-from hs.storage.database import Database, DatabaseError, Tx
-from hs.storage.dialect import Engine
+from hs.storage.database import Database, ForeignDatabase, Tx
+from hs.storage.dialect import Engine, Statement
 
 Phase = Literal["pre", "post"]
 
@@ -32,7 +35,11 @@ CREATE TABLE IF NOT EXISTS schema_migrations (
     name TEXT NOT NULL
 )
 """
-_APPLIED: Final = "SELECT number FROM schema_migrations"
+_APPLIED: Final = "SELECT number, name FROM schema_migrations"
+_TABLE_EXISTS: Final = Statement(
+    "SELECT 1 WHERE to_regclass($1::text) IS NOT NULL",
+    "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?1",
+)
 _RECORD: Final = "INSERT INTO schema_migrations (number, name) VALUES ($1, $2)"
 
 
@@ -84,11 +91,11 @@ def sort_migrations(migrations: Sequence[Migration]) -> list[Migration]:
 async def pending_migrations(
     database: Database, migrations: Sequence[Migration]
 ) -> list[Migration]:
-    """Return the migrations that are not applied yet, without changing the database."""
-    try:
-        applied = await database.read(_applied)
-    except DatabaseError:
-        applied = set()
+    """Return the migrations that are not applied yet, without changing the database.
+
+    Raises: ForeignDatabase, if the database belongs to a newer release.
+    """
+    applied = await database.read(_check_applied, migrations)
     return [migration for migration in migrations if migration.number not in applied]
 
 
@@ -98,18 +105,36 @@ async def migrate(
     """Apply the pending migrations of some phases; return those that this call applied.
 
     Each runs in its own transaction. Several processes may call this at the same time: every
-    migration is applied by one of them.
+    migration is applied by one of them. The first one of another phase ends the call.
+
+    Raises: ForeignDatabase, if the database belongs to a newer release.
     """
+    pending = await pending_migrations(database, migrations)
     await database.write(_create_log)
     return [
         migration
-        for migration in migrations
-        if migration.phase in phases and await database.write(_apply, migration)
+        for migration in itertools.takewhile(lambda item: item.phase in phases, pending)
+        if await database.write(_apply, migration)
     ]
 
 
-async def _applied(tx: Tx) -> set[int]:
-    return {row[0] for row in await tx.fetch(_APPLIED)}
+async def _check_applied(tx: Tx, migrations: Sequence[Migration]) -> set[int]:
+    """Return the numbers of the applied migrations. Raises: ForeignDatabase."""
+    if not await tx.fetchval(_TABLE_EXISTS, "schema_migrations"):
+        return set()
+    applied = await _applied(tx)
+    unknown = sorted(applied.keys() - {migration.number for migration in migrations})
+    if unknown:
+        latest = f"{unknown[-1]:04} {applied[unknown[-1]]}"
+        raise ForeignDatabase(
+            f"a newer version of hs has migrated this database (migration {latest}): upgrade hs,"
+            " or restore a backup from before the migration"
+        )
+    return set(applied)
+
+
+async def _applied(tx: Tx) -> dict[int, str]:
+    return {row[0]: row[1] for row in await tx.fetch(_APPLIED)}
 
 
 async def _create_log(tx: Tx) -> None:

@@ -176,6 +176,19 @@ def test_database_of_synapse_is_refused_by_both_with_status_2(
     assert (config.parent / "homeserver.db").read_bytes() == before
 
 
+def test_database_of_a_newer_version_is_refused_by_both_with_status_2(
+    config: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    with closing(sqlite3.connect(config.parent / "homeserver.db")) as conn:
+        conn.execute("CREATE TABLE schema_migrations (number INTEGER, name TEXT)")
+        conn.execute("INSERT INTO schema_migrations VALUES (9999, 'next_year')")
+        conn.commit()
+
+    for arguments in (["check-config", "--online"], ["migrate"], ["serve"]):
+        assert hs(monkeypatch, *arguments, "-c", config) == EXIT_BAD_CONFIG
+        assert "a newer version of hs has migrated this database" in capsys.readouterr().err
+
+
 def test_unreachable_database_server_is_found_online(
     config: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:

@@ -1,6 +1,7 @@
 """The commands that need no running server."""
 
 import json
+import sqlite3
 import stat
 from pathlib import Path
 
@@ -215,6 +216,33 @@ def test_new_database_is_migrated_once(tmp_path: Path) -> None:
     assert "pending: 0001" in pending.output
     assert "applied: 0001" in applied.output
     assert "The schema is up to date." in again.output
+
+
+@pytest.mark.parametrize("options", [(), ("--dry-run",)])
+def test_database_of_synapse_is_not_migrated(tmp_path: Path, options: tuple[str, ...]) -> None:
+    path = generate(tmp_path)
+    with sqlite3.connect(path.parent / "homeserver.db") as synapse:
+        synapse.execute("CREATE TABLE schema_version (version INTEGER)")
+        synapse.execute("CREATE TABLE applied_schema_deltas (version INTEGER, file TEXT)")
+    synapse.close()
+    before = (path.parent / "homeserver.db").read_bytes()
+
+    refused = invoke("migrate", "-c", str(path), *options)
+
+    assert refused.exit_code == 2
+    assert "this is Synapse's database" in refused.output
+    assert (path.parent / "homeserver.db").read_bytes() == before
+
+
+def test_pending_migrations_of_a_new_database_are_listed_without_creating_it(
+    tmp_path: Path,
+) -> None:
+    path = generate(tmp_path)
+
+    listed = invoke("migrate", "-c", str(path), "--dry-run")
+
+    assert "pending: 0001" in listed.output
+    assert not (path.parent / "homeserver.db").exists()
 
 
 def test_database_that_cannot_be_opened_is_named(tmp_path: Path) -> None:

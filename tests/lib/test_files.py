@@ -45,3 +45,24 @@ def test_missing_source_raises_file_not_found(tmp_path: Path) -> None:
         files.copy(tmp_path / "none", tmp_path / "a" / "b")
 
     assert list(tmp_path.rglob(".copy-*")) == []
+
+
+@pytest.mark.parametrize("umask", [0, 0o077, 0o277])
+def test_new_folders_and_files_belong_to_their_owner_only(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        files.make_folders(tmp_path / "a" / "b")
+        os.close(files.open_new(tmp_path / "a" / "b" / "file"))
+    finally:
+        os.umask(before)
+
+    paths = [tmp_path / "a", tmp_path / "a" / "b", tmp_path / "a" / "b" / "file"]
+    assert [path.stat().st_mode & 0o777 for path in paths] == [0o700, 0o700, 0o600]
+
+
+def test_existing_folder_keeps_its_mode(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+
+    files.make_folders(tmp_path)
+
+    assert tmp_path.stat().st_mode & 0o777 == 0o755

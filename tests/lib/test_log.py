@@ -4,13 +4,22 @@ import io
 import logging
 import sys
 import time
+from collections.abc import Iterator
 
 import orjson
 import pytest
 import trio
 import trio.testing
 
-from hs.lib.log import REQUEST_ID, BatchedLines, json_handler, text_handler, without_secrets
+from hs.lib.log import (
+    REQUEST_ID,
+    BatchedLines,
+    QuietRepeats,
+    json_handler,
+    protect,
+    text_handler,
+    without_secrets,
+)
 
 
 def logged_line(handler: logging.Handler, message: str, *args: object, **extra: object) -> str:
@@ -30,6 +39,8 @@ def logged_line(handler: logging.Handler, message: str, *args: object, **extra: 
         ("GET /sync?access_token=abc&since=1", "GET /sync?access_token=<redacted>&since=1"),
         ("Authorization: Bearer abc.def", "Authorization: Bearer <redacted>"),
         ("token syt_YWxpY2U_abc_123", "token syt_<redacted>"),
+        ("token syr_YWxpY2U_abc_123", "token syr_<redacted>"),
+        ("/login?loginToken=syl_YWxpY2U_abc_123 HTTP", "/login?loginToken=syl_<redacted> HTTP"),
         ("nothing to hide", "nothing to hide"),
     ],
 )
@@ -127,3 +138,61 @@ def test_batched_lines_keep_the_time_of_noting(
     ]
     ages_ms = [(noted_at - now.created) * 1000 + now.relativeCreated for noted_at in times]
     assert [int(line[2]) for line in logged] == pytest.approx(ages_ms, abs=2)
+
+
+@pytest.fixture
+def own_logger() -> Iterator[tuple[logging.Logger, io.StringIO]]:
+    """A logger with a handler that Python's own formatter formats."""
+    logger, stream = logging.getLogger("hs.test.protected"), io.StringIO()
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
+    logger.handlers[:], logger.propagate = [handler], False
+    yield logger, stream
+    logger.handlers.clear()
+
+
+def test_secrets_are_redacted_with_any_formatter(
+    own_logger: tuple[logging.Logger, io.StringIO],
+) -> None:
+    logger, stream = own_logger
+    protect(logger.handlers[0])
+    protect(logger.handlers[0])
+
+    logger.warning("the token is syt_YWxpY2U_abc_123")
+
+    assert stream.getvalue() == "WARNING the token is syt_<redacted>\n"
+
+
+def test_lasting_fault_is_logged_once(own_logger: tuple[logging.Logger, io.StringIO]) -> None:
+    logger, stream = own_logger
+    protect(logger.handlers[0])
+
+    for attempt in range(20):
+        logger.warning("lease %s: %s, retrying in %.1f s", "main", "no disk", 0.5 * attempt)
+        try:
+            raise OSError("no disk")
+        except OSError:
+            logger.exception("duty cleanup failed, restarting it in %.1f s", 0.5 * attempt)
+    logger.warning("lease %s: %s, retrying in %.1f s", "other", "no disk", 1.0)
+
+    lines = stream.getvalue().splitlines()
+    assert len([line for line in lines if line.startswith("Traceback")]) == 1
+    assert [line for line in lines if line.startswith(("WARNING", "ERROR"))] == [
+        "WARNING lease main: no disk, retrying in 0.0 s",
+        "ERROR duty cleanup failed, restarting it in 0.0 s",
+        "WARNING lease other: no disk, retrying in 1.0 s",
+    ]
+
+
+def test_fault_is_logged_again_after_a_pause_and_as_a_reminder() -> None:
+    quiet = QuietRepeats()
+
+    def is_kept(at_s: float, level: int = logging.WARNING) -> bool:
+        record = logging.LogRecord("hs.test", level, "", 1, "no disk", None, None)
+        record.created = 1_000_000 + at_s
+        return quiet.filter(record)
+
+    assert [is_kept(at_s) for at_s in (0, 1, 119, 240)] == [True, False, False, True]
+    assert [at_s for at_s in range(1000, 2000, 10) if is_kept(at_s)] == [1000, 1600]
+    assert is_kept(2000, logging.INFO)
+    assert is_kept(2000, logging.INFO)

@@ -1,7 +1,9 @@
 """A process that cannot start exits with a non-zero status and one line that names the cause."""
 
+import hashlib
 import logging
 import socket
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -71,6 +73,38 @@ def test_unwritable_database_directory_is_named(
     error = error_line(load(single_process.replace(f"{tmp_path}/homeserver.db", str(path))), capsys)
 
     assert f"cannot open {path}: " in error
+
+
+def test_database_of_synapse_is_refused_and_left_untouched(
+    load: Load, single_process: str, tmp_path: Path, capsys: Capture
+) -> None:
+    path = tmp_path / "homeserver.db"
+    with sqlite3.connect(path) as synapse:
+        synapse.execute("CREATE TABLE schema_version (version INTEGER)")
+        synapse.execute("CREATE TABLE applied_schema_deltas (version INTEGER, file TEXT)")
+        synapse.execute("CREATE TABLE events (event_id TEXT)")
+    synapse.close()
+    before = hashlib.sha256(path.read_bytes()).digest()
+
+    error = error_line(load(single_process), capsys, EXIT_BAD_CONFIG)
+
+    assert "this is Synapse's database" in error
+    assert str(path) in error
+    assert hashlib.sha256(path.read_bytes()).digest() == before
+    assert [file.name for file in tmp_path.glob("homeserver.db*")] == ["homeserver.db"]
+
+
+def test_database_of_a_newer_version_is_refused(
+    load: Load, single_process: str, tmp_path: Path, capsys: Capture
+) -> None:
+    with sqlite3.connect(tmp_path / "homeserver.db") as newer:
+        newer.execute("CREATE TABLE schema_migrations (number INTEGER, name TEXT)")
+        newer.execute("INSERT INTO schema_migrations VALUES (9999, 'next_year')")
+    newer.close()
+
+    error = error_line(load(single_process), capsys, EXIT_BAD_CONFIG)
+
+    assert "a newer version of hs has migrated this database (migration 9999 next_year)" in error
 
 
 def test_file_that_is_not_a_database_is_named(

@@ -98,7 +98,7 @@ async def running_process(process: Process) -> AsyncIterator[tuple[Shutdown, int
         ports: list[int | None] = []
         is_ready = trio.Event()
 
-        def ready(bound: list[BoundListener]) -> None:
+        def ready(bound: list[BoundListener], _: list[BoundListener]) -> None:
             ports.extend(listener.port for listener in bound)
             is_ready.set()
 
@@ -233,7 +233,7 @@ async def test_leased_duty_moves_to_next_process_when_holder_stops(
     async with trio.open_nursery() as nursery:
         async with running_process(first):
             await _wait_until(lambda: holders == ["first"])
-            nursery.start_soon(run_tree, second, second_shutdown, lambda _: second_ready.set())
+            nursery.start_soon(run_tree, second, second_shutdown, lambda *_: second_ready.set())
             await second_ready.wait()
             assert holders == ["first"]
         with trio.fail_after(WAIT_S):
@@ -290,7 +290,7 @@ async def test_shutdown_during_startup_cancels_it(
 
     async def start() -> None:
         with shutdown.startup:
-            await run_tree(process, shutdown, lambda _: None)
+            await run_tree(process, shutdown, lambda *_: None)
 
     with trio.fail_after(WAIT_S):
         async with trio.open_nursery() as nursery:

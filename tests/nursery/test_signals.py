@@ -2,6 +2,7 @@
 
 import signal
 import socket
+import ssl
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from hs.nursery.signals import KILLED_STATUS
+from tests.support.servers.certificates import make_certificates
 from tests.support.servers.postgres import PostgresServer
-from tests.support.servers.processes import Cluster, ServerProcess, make_cluster
+from tests.support.servers.processes import Cluster, ServerProcess, free_ports, make_cluster
 from tests.support.servers.redis import RedisServer
 
 pytestmark = pytest.mark.process
@@ -99,6 +101,47 @@ def test_sighup_reopens_log_files(cluster: Cluster) -> None:
     assert wait_for_exit(main) == 0
     assert "draining" in main.tail()
     assert "draining" not in rotated.read_text()
+
+
+def served_certificate(port: int) -> bytes:
+    """Return the certificate that a listener presents."""
+    return ssl.get_server_certificate(("127.0.0.1", port)).encode()
+
+
+def test_sighup_reloads_certificates_of_internal_listeners(tmp_path: Path) -> None:
+    first = make_certificates(tmp_path)
+    public, internal = free_ports(2)
+    tls = {"type": "http", "bind_addresses": ["127.0.0.1"], "tls": True}
+    listeners = [
+        {"port": public, **tls, "resources": [{"names": ["client"]}]},
+        {"port": internal, **tls, "resources": [{"names": ["health"]}]},
+    ]
+    settings = {
+        "listeners": listeners,
+        "tls_certificate_path": str(first.certificate),
+        "tls_private_key_path": str(first.key),
+    }
+    cluster = make_cluster("T0", tmp_path, None, None, settings)
+    try:
+        main = cluster.processes["main"]
+        main.start()
+        before = first.certificate.read_bytes()
+        assert [served_certificate(port) for port in (public, internal)] == [before, before]
+
+        # A certificate that does not fit to its key changes nothing.
+        first.certificate.write_bytes(first.authority.read_bytes())
+        send(main, signal.SIGHUP)
+        wait_until(lambda: main.tail().count("could not reload the certificate") == 2)
+        assert [served_certificate(port) for port in (public, internal)] == [before, before]
+
+        after = make_certificates(tmp_path).certificate.read_bytes()
+        send(main, signal.SIGHUP)
+
+        wait_until(lambda: served_certificate(internal) == after)
+        assert served_certificate(public) == after
+        assert main.stop() == 0
+    finally:
+        cluster.kill_all()
 
 
 def test_second_process_with_same_name_fails_to_start(cluster: Cluster, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from hs.storage.database import (
     UniqueViolation,
 )
 from hs.storage.dialect import sql
-from hs.storage.migrate import Migration, migrate
+from hs.storage.migrate import Migration, bundled_migrations, migrate
 from hs.storage.rows import ChangeReturning, InsertRows, UpdateRows
 
 PETS = Migration.parse(
@@ -60,7 +60,7 @@ def engine(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 async def pets(database: Database) -> Database:
-    await migrate(database, [PETS], ["pre"])
+    await migrate(database, [*bundled_migrations(), PETS], ["pre"])
     return database
 
 

@@ -1,11 +1,22 @@
 """Migrations are applied once, in order, each by one process."""
 
+import re
+from pathlib import Path
+
 import pytest
 import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hs.storage.database import Database, DatabaseError, Tx
+from hs.lib.aio import Bridge
+from hs.storage.connect import DatabaseConfig, check_pending
+from hs.storage.database import (
+    Database,
+    DatabaseError,
+    DatabaseUnavailable,
+    ForeignDatabase,
+    Tx,
+)
 from hs.storage.migrate import (
     Migration,
     bundled_migrations,
@@ -15,11 +26,13 @@ from hs.storage.migrate import (
     split_statements,
     statements_for,
 )
+from hs.storage.sqlite.threads import open_sqlite
 
 FIRST = Migration.parse("9001_first.sql", "-- pre\nCREATE TABLE first (x BIGINT NOT NULL);\n")
 BROKEN = Migration.parse(
     "9002_broken.sql", "-- pre\nCREATE TABLE half (x BIGINT);\nCREATE TABLE first (y BIGINT);\n"
 )
+OWN = bundled_migrations()
 LATER = Migration.parse("9003_later.sql", "-- post\nINSERT INTO first VALUES (1);\n")
 
 
@@ -34,10 +47,10 @@ async def count_half(tx: Tx) -> int:
 
 
 async def test_migration_is_applied_once_in_its_phase(database: Database) -> None:
-    first = await migrate(database, [FIRST, LATER], ["pre"])
-    still_pending = await pending_migrations(database, [FIRST, LATER])
-    second = await migrate(database, [FIRST, LATER], ["pre", "post"])
-    third = await migrate(database, [FIRST, LATER], ["pre", "post"])
+    first = await migrate(database, [*OWN, FIRST, LATER], ["pre"])
+    still_pending = await pending_migrations(database, [*OWN, FIRST, LATER])
+    second = await migrate(database, [*OWN, FIRST, LATER], ["pre", "post"])
+    third = await migrate(database, [*OWN, FIRST, LATER], ["pre", "post"])
 
     assert (first, still_pending, second, third) == ([FIRST], [LATER], [LATER], [])
     assert await database.read(count_first) == 1
@@ -45,9 +58,9 @@ async def test_migration_is_applied_once_in_its_phase(database: Database) -> Non
 
 async def test_failed_migration_is_rolled_back_and_stops_the_rest(database: Database) -> None:
     with pytest.raises(DatabaseError, match="first"):
-        await migrate(database, [FIRST, BROKEN, LATER], ["pre", "post"])
+        await migrate(database, [*OWN, FIRST, BROKEN, LATER], ["pre", "post"])
 
-    assert await pending_migrations(database, [FIRST, BROKEN, LATER]) == [BROKEN, LATER]
+    assert await pending_migrations(database, [*OWN, FIRST, BROKEN, LATER]) == [BROKEN, LATER]
     with pytest.raises(DatabaseError, match="half"):
         await database.read(count_half)
 
@@ -56,7 +69,7 @@ async def test_concurrent_processes_apply_each_migration_once(database: Database
     applied: list[Migration] = []
 
     async def run() -> None:
-        applied.extend(await migrate(database, [FIRST, LATER], ["pre", "post"]))
+        applied.extend(await migrate(database, [*OWN, FIRST, LATER], ["pre", "post"]))
 
     async with trio.open_nursery() as nursery:
         for _ in range(4):
@@ -64,6 +77,49 @@ async def test_concurrent_processes_apply_each_migration_once(database: Database
 
     assert sort_migrations(applied) == [FIRST, LATER]
     assert await database.read(count_first) == 1
+
+
+async def test_schema_of_a_newer_release_is_refused(database: Database) -> None:
+    await migrate(database, [*OWN, FIRST], ["pre"])
+
+    with pytest.raises(ForeignDatabase, match="9001 first"):
+        await pending_migrations(database, OWN)
+    with pytest.raises(ForeignDatabase, match="9001 first"):
+        await migrate(database, OWN, ["pre", "post"])
+
+
+async def test_unreachable_database_is_not_taken_for_an_empty_one(tmp_path: Path) -> None:
+    async with open_sqlite(tmp_path / "a.db") as database:
+        pass
+
+    with pytest.raises(DatabaseUnavailable):
+        await pending_migrations(database, bundled_migrations())
+
+
+async def test_pending_post_migration_holds_up_later_ones(database: Database) -> None:
+    last = Migration.parse("9004_last.sql", "-- pre\nCREATE TABLE last (x BIGINT);\n")
+
+    assert await migrate(database, [*OWN, FIRST, LATER, last], ["pre"]) == [FIRST]
+    assert await migrate(database, [*OWN, FIRST, LATER, last], ["pre", "post"]) == [LATER, last]
+
+
+def test_migrations_that_take_away_from_the_previous_release_are_marked_post() -> None:
+    destructive = re.compile(r"^\s*(DROP TABLE|ALTER TABLE .* (DROP COLUMN|RENAME)) ", re.MULTILINE)
+
+    found = [file for file in bundled_migrations() if destructive.search(file.text)]
+
+    assert {file.phase for file in found} == {"post"}
+
+
+def files_in(folder: Path) -> list[str]:
+    return [file.name for file in folder.iterdir()]
+
+
+async def test_checking_a_missing_file_creates_nothing(tmp_path: Path, bridge: Bridge) -> None:
+    config = DatabaseConfig("sqlite3", {"database": str(tmp_path / "a.db")})
+
+    assert await check_pending(config, bridge) == bundled_migrations()
+    assert files_in(tmp_path) == []
 
 
 async def test_fixture_applies_all_bundled_migrations(database: Database) -> None:

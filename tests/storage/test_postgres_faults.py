@@ -8,7 +8,14 @@ import pytest
 import trio
 
 from hs.lib.aio import Bridge
-from hs.storage.database import CommitUnknown, Database, DatabaseTimeout, DatabaseUnavailable, Tx
+from hs.storage.database import (
+    CommitUnknown,
+    Database,
+    DatabaseRefusal,
+    DatabaseTimeout,
+    DatabaseUnavailable,
+    Tx,
+)
 from hs.storage.postgres.config import PostgresConfig
 from hs.storage.postgres.database import open_postgres
 from tests.support.servers.postgres import PostgresServer, running_postgres
@@ -225,3 +232,29 @@ def test_stopped_test_server_leaves_no_files() -> None:
         assert Path(directory).exists()
 
     assert not Path(directory).exists()
+
+
+async def test_read_only_server_is_unavailable_and_not_a_bug(pool: Database) -> None:
+    attempts = 0
+
+    async def add_to_standby(tx: Tx) -> None:
+        nonlocal attempts
+        attempts += 1
+        await tx.execute("SET TRANSACTION READ ONLY")
+        await tx.execute("INSERT INTO entries VALUES (1)")
+
+    with pytest.raises(DatabaseRefusal, match="read-only transaction"):
+        await pool.write(add_to_standby)
+
+    assert attempts == 1
+    assert pool.load().connections == 0
+    assert await pool.write(execute, "INSERT INTO entries VALUES (2)") == 1
+
+
+async def test_missing_privilege_is_unavailable_and_not_a_bug(pool: Database) -> None:
+    async def add_without_privilege(tx: Tx) -> None:
+        await tx.execute("SET LOCAL ROLE pg_monitor")
+        await tx.execute("INSERT INTO entries VALUES (1)")
+
+    with pytest.raises(DatabaseRefusal, match="permission denied"):
+        await pool.write(add_without_privilege)

@@ -8,7 +8,7 @@ import pytest
 import trio
 import trio.lowlevel
 
-from hs.storage.database import DatabaseError, DatabaseUnavailable, Tx
+from hs.storage.database import DatabaseError, DatabaseRefusal, DatabaseUnavailable, Tx
 from hs.storage.sqlite.threads import open_sqlite
 
 SLOW_COUNT = """
@@ -114,3 +114,15 @@ async def test_closed_database_leaves_only_its_main_file(tmp_path: Path) -> None
     assert sorted(await trio.to_thread.run_sync(os.listdir, tmp_path)) == sorted(
         path.name for path in paths
     )
+
+
+async def test_damaged_file_is_unavailable_and_not_a_bug(tmp_path: Path) -> None:
+    path = tmp_path / "a.db"
+    async with open_sqlite(path) as database:
+        await database.write(create)
+    content = path.read_bytes()
+    path.write_bytes(content[:4096] + b"\xff" * (len(content) - 4096))
+
+    async with open_sqlite(path) as database:
+        with pytest.raises(DatabaseRefusal, match="malformed"):
+            await database.read(count)

@@ -16,6 +16,7 @@ from hs.lib.clock import FixedClock
 from hs.nursery.plan import MEDIA_JOBS
 from hs.nursery.services import RemoteServers
 from hs.services.media.content_stores import MediaStorage
+from hs.services.media.media_folder import OWNER
 from hs.services.media.remote_media import NoRemoteMedia, RemoteMedia
 from hs.services.media.repository import MediaRepository, Upload
 from hs.services.media.thumbnails import Thumbnails
@@ -64,8 +65,9 @@ class MediaWorld:
         return self.contents.folder.root
 
     def files(self, area: str) -> list[Path]:
-        """Return the files in an area of the folder."""
-        return sorted(path for path in (self.root / area).rglob("*") if path.is_file())
+        """Return the files in an area of the folder, without the name of its database."""
+        paths = (self.root / area).rglob("*")
+        return sorted(path for path in paths if path.is_file() and path.name != OWNER)
 
     async def store(self, content: bytes, content_type: str = "", name: str = "") -> Media:
         """Upload content as Alice."""

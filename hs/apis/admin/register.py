@@ -44,7 +44,7 @@ class AdminRegisterApi:
     @route("GET", PATH, auth=NONE)
     async def get_nonce(self) -> dict[str, str]:
         """Return a nonce, which is valid for one registration within a minute."""
-        return {"nonce": await self.secret.new_nonce()}
+        return {"nonce": self.secret.new_nonce()}
 
     @route("POST", PATH, auth=NONE)
     async def register(self, request: AdminRegisterRequest) -> dict[str, Any]:

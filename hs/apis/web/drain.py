@@ -8,7 +8,6 @@ Rules:
 - `in_flight` counts requests from their head to the last byte of the response, long polls
   included. It is changed without an await, so wait_idle() cannot miss the last one. Requests that
   arrive after the drain has begun are counted too; wait_idle() checks again after each wake-up.
-- At most one task may call wait_idle() at a time.
 """
 
 import trio
@@ -46,5 +45,7 @@ class Drain:
     async def wait_idle(self) -> None:
         """Wait until no request is running; the drain must have begun."""
         while self.in_flight:
-            self._idle = trio.Event()
+            if self._idle.is_set():
+                # It was set at an earlier moment without requests.
+                self._idle = trio.Event()
             await self._idle.wait()

@@ -64,6 +64,9 @@ class BoundListener:
     def reload_certificate(self) -> None:
         """Reload certificate and key, for new connections. Raises: OSError, ssl.SSLError."""
         if self.tls is not None and self.spec.certificate_path is not None:
+            # A context that fails to load a key has lost the certificate that it had before.
+            trial = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            trial.load_cert_chain(self.spec.certificate_path, self.spec.private_key_path)
             self.tls.load_cert_chain(self.spec.certificate_path, self.spec.private_key_path)
 
     def remove_socket_file(self) -> None:

@@ -6,13 +6,15 @@ from hs.nursery.part import Part
 from hs.nursery.process_base import ProcessBase
 from hs.nursery.wiring.accounts.accounts import AccountServices
 from hs.nursery.wiring.accounts.login import LoginServices
+from hs.repl.signing_key import nonce_key_of
 from hs.services.accounts.registration.shared_secret_registration import SharedSecretRegistration
 
 
 def wire_admin_api(base: ProcessBase, accounts: AccountServices, login: LoginServices) -> Part:
     """Build the endpoints."""
     secret = base.settings.registration.registration_shared_secret
-    shared_secret = SharedSecretRegistration(base.database, base.clock, secret)
+    nonce_key = nonce_key_of(base.settings)
+    shared_secret = SharedSecretRegistration(base.database, base.clock, secret, nonce_key)
     return Part(
         endpoints=[
             AdminRegisterApi(shared_secret, login.registration),

@@ -13,6 +13,7 @@ from hs.nursery.part import Part
 from hs.nursery.plan import MEDIA_JOBS
 from hs.nursery.process_base import ProcessBase
 from hs.services.media.content_stores import ContentStore, FolderStore, MediaStorage, ProviderStore
+from hs.services.media.folder_owner import FolderOwner
 from hs.services.media.last_access import MediaAccessTimes
 from hs.services.media.media_cleanup import CLEANUP_PERIOD_S, MediaCleanup
 from hs.services.media.media_folder import MediaFolder
@@ -86,6 +87,7 @@ def _cleanup(base: ProcessBase, contents: MediaStorage, repository: MediaReposit
         database=base.database,
         clock=base.clock,
         contents=contents,
+        owner=FolderOwner(base.database, contents.folder),
         repository=repository,
         server_name=base.settings.server.server_name,
         retention=base.settings.media.media_retention,

@@ -216,10 +216,10 @@ class LocalInboxWriter:
                     if remaining
                     else ({}, {})
                 )
-            except Unavailable:
+            except Unavailable as error:
                 if not claimed:
                     raise
-                log.warning("claim of one-time keys incomplete", exc_info=True)
+                log.warning("claim of one-time keys incomplete: %s", error)
                 return claimed
         self._addresses.store_claimable(claimable)
         for user_id, keys in others.items():

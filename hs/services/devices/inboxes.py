@@ -173,8 +173,8 @@ class InboxReader:
             with trio.move_on_after(LAST_DELETION_S, shield=True):
                 try:
                     await self.delete()
-                except DatabaseError:
-                    log.warning("could not delete acknowledged to-device messages", exc_info=True)
+                except DatabaseError as error:
+                    log.warning("could not delete acknowledged to-device messages: %s", error)
 
     async def _read(self, key: _Key) -> PendingRange:
         ends = await self._database.read(to_device.pending_range, *key)

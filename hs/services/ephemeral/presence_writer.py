@@ -122,6 +122,11 @@ class LocalPresenceWriter:
     _unsaved: dict[UserID, PresenceRow] = attrs.Factory(dict)
     _timer_changed: trio.Event = attrs.Factory(trio.Event)
 
+    @property
+    def users_in_memory(self) -> int:
+        """Number of users whose devices are followed, or whose state is not stored yet."""
+        return len(self._users)
+
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Expire idle users, devices and processes, and store changes, until cancelled."""
         await self.load()
@@ -227,6 +232,8 @@ class LocalPresenceWriter:
         except BaseException:
             self._unsaved = {**unsaved, **self._unsaved}
             raise
+        for user_id in unsaved:
+            self._forget_offline(user_id)
 
     async def _save_periodically(self) -> None:
         try:
@@ -292,12 +299,13 @@ class LocalPresenceWriter:
         if user.devices:
             self._schedule(user_id, user)
         else:
-            # The state of offline users is in the database.
-            self._forget(user_id)
+            self._forget_offline(user_id)
 
-    def _forget(self, user_id: UserID) -> None:
-        if user_id not in self._unsaved:
-            self._users.pop(user_id, None)
+    def _forget_offline(self, user_id: UserID) -> None:
+        """Drop a user without devices, as soon as the state is in the database."""
+        user = self._users.get(user_id)
+        if user is not None and not user.devices and user_id not in self._unsaved:
+            del self._users[user_id]
 
     def _publish(self, user_id: UserID, user: _User, row: PresenceRow) -> None:
         user.published = self._unsaved[user_id] = row

@@ -13,6 +13,7 @@ import attrs
 from hs.core.ids import ServerName
 from hs.lib.clock import Clock
 from hs.services.media.content_stores import MediaStorage
+from hs.services.media.folder_owner import FolderOwner
 from hs.services.media.media_folder import CONTENT, TEMPORARY, THUMBNAILS
 from hs.services.media.repository import MediaRepository
 from hs.settings.sections.media import MediaRetentionSettings
@@ -28,13 +29,14 @@ LOST_AFTER_S: Final = 24 * 3600.0
 log = logging.getLogger(__name__)
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, kw_only=True)
 class MediaCleanup:
     """The cleanup; an interrupted step is repeated by the next run."""
 
     _database: Database
     _clock: Clock
     _contents: MediaStorage
+    _owner: FolderOwner
     _repository: MediaRepository
     _server_name: ServerName
     _retention: MediaRetentionSettings
@@ -84,6 +86,8 @@ class MediaCleanup:
         folder = self._contents.folder
         for location in await folder.older_than(TEMPORARY, LOST_AFTER_S):
             await folder.remove(location)
+        if not await self._owner.is_this_database():
+            return
         for location in await folder.older_than(CONTENT, LOST_AFTER_S):
             if not await self._database.read(media_files.exists, location):
                 log.info("deleting orphaned media file %s", location)

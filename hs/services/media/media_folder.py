@@ -4,6 +4,7 @@ content/aa/bb/…     files, named after the SHA-256 of their content
 thumbnails/…        thumbnails, in a folder named after the original file
 temporary/          files being written; only a crash leaves any behind
 local_content/…     files of a Synapse that used this folder before; read in place
+.hs-database        the name of the database to which the folder belongs
 
 Rules:
 
@@ -12,9 +13,11 @@ Rules:
   under `content` or `thumbnails` is therefore always complete.
 - At most CHUNK_BYTES per upload or download are held in memory (plus one part as received).
 - Temporary files are removed even if the request is cancelled.
+- Files and folders that are created here can be used by their owner only.
 """
 
 import hashlib
+import itertools
 import os
 import tempfile
 import time
@@ -34,6 +37,7 @@ T = TypeVar("T")
 CONTENT: Final = "content"
 THUMBNAILS: Final = "thumbnails"
 TEMPORARY: Final = "temporary"
+OWNER: Final = ".hs-database"
 # Memory used by one upload or download.
 CHUNK_BYTES: Final = 256 * 1024
 # A separate limit, so that slow disks do not occupy the threads of other services.
@@ -140,6 +144,8 @@ class MediaFolder:
         path = await self._run_in_thread(_temporary_path, self.root / TEMPORARY)
         try:
             yield path
+            # What wrote the content may have replaced the file.
+            await self._run_in_thread(os.chmod, path, files.OWNER_FILE)
             await self._run_in_thread(files.install, path, self.path_of(location))
         finally:
             with trio.CancelScope(shield=True):
@@ -148,6 +154,16 @@ class MediaFolder:
     async def older_than(self, area: str, age_s: float) -> list[str]:
         """Return the files of an area (`content`, …) that have not been written to for a time."""
         return await self._run_in_thread(lambda: list(_older_than(self.root, area, age_s)))
+
+    async def some_files(self, area: str, limit: int) -> list[str]:
+        """Return up to `limit` files of an area."""
+        return await self._run_in_thread(
+            lambda: list(itertools.islice(_older_than(self.root, area, 0.0), limit))
+        )
+
+    async def owner(self) -> str:
+        """Return the name of the database to which the folder belongs; empty if it has none."""
+        return await self._run_in_thread(_read_if_any, self.path_of(OWNER))
 
     async def _run_in_thread(self, function: Callable[..., T], *args: object) -> T:
         return await trio.to_thread.run_sync(function, *args, limiter=self._limiter)
@@ -180,7 +196,7 @@ class _Spool:
 
     @classmethod
     def open(cls, folder: Path) -> "_Spool":
-        folder.mkdir(parents=True, exist_ok=True)
+        files.make_folders(folder)
         descriptor, name = tempfile.mkstemp(dir=folder)
         return cls(Path(name), os.fdopen(descriptor, "wb"))
 
@@ -201,7 +217,7 @@ class _Spool:
 
 
 def _temporary_path(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
+    files.make_folders(folder)
     descriptor, name = tempfile.mkstemp(dir=folder)
     os.close(descriptor)
     return Path(name)
@@ -221,6 +237,13 @@ def _size_of(path: Path) -> int | None:
 def _head_of(path: Path, length: int) -> bytes:
     with open(path, "rb") as file:
         return file.read(length)
+
+
+def _read_if_any(path: Path) -> str:
+    try:
+        return path.read_text("ascii", "replace")
+    except FileNotFoundError:
+        return ""
 
 
 def _open_at(path: Path, start: int) -> IO[bytes]:

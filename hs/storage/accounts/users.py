@@ -1,4 +1,4 @@
-"""User accounts, registration tokens, and nonces of shared-secret registration."""
+"""User accounts, registration tokens, and used nonces of shared-secret registration."""
 
 from typing import NamedTuple
 
@@ -67,8 +67,9 @@ WHERE t.token = $1 AND (t.expires_ms IS NULL OR t.expires_ms > $2)
 """
 LOCK_TOKEN = "UPDATE registration_tokens SET uses = uses WHERE token = $1"
 USE_TOKEN = "UPDATE registration_tokens SET uses = uses + 1 WHERE token = $1"
-INSERT_NONCE = "INSERT INTO registration_nonces (nonce, expires_ms) VALUES ($1, $2)"
-USE_NONCE = "DELETE FROM registration_nonces WHERE nonce = $1 AND expires_ms > $2"
+USE_NONCE = """
+INSERT INTO registration_nonces (nonce, expires_ms) VALUES ($1, $2) ON CONFLICT (nonce) DO NOTHING
+"""
 PRUNE_NONCES = "DELETE FROM registration_nonces WHERE expires_ms <= $1"
 
 
@@ -183,15 +184,10 @@ async def use_registration_token(tx: Tx, token: str) -> None:
     await tx.execute(USE_TOKEN, token)
 
 
-async def insert_nonce(tx: Tx, nonce: str, now_ms: int, expires_ms: int) -> None:
-    """Insert a nonce and delete expired ones."""
+async def use_nonce(tx: Tx, nonce: str, now_ms: int, expires_ms: int) -> bool:
+    """Store that a nonce was used, until it expires; return False if it was used before."""
     await tx.execute(PRUNE_NONCES, now_ms)
-    await tx.execute(INSERT_NONCE, nonce, expires_ms)
-
-
-async def consume_nonce(tx: Tx, nonce: str, now_ms: int) -> bool:
-    """Delete a nonce; return False if it does not exist or has expired."""
-    return await tx.execute(USE_NONCE, nonce, now_ms) == 1
+    return await tx.execute(USE_NONCE, nonce, expires_ms) == 1
 
 
 def _user(row: tuple[object, ...]) -> UserRecord:

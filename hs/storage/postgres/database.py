@@ -28,6 +28,7 @@ from hs.storage.database import (
     CommitUnknown,
     DatabaseConflict,
     DatabaseLoad,
+    DatabaseRefusal,
     DatabaseUnavailable,
     Unit,
 )
@@ -143,7 +144,7 @@ class PostgresDatabase:
                 if conflicts == CONFLICT_ATTEMPTS:
                     raise
                 await asyncio.sleep(random.uniform(0, 0.001 * 2 ** min(conflicts, 7)))
-            except CommitUnknown:
+            except (CommitUnknown, DatabaseRefusal):
                 raise
             except DatabaseUnavailable:
                 losses += 1
@@ -164,7 +165,11 @@ class PostgresDatabase:
         except BaseException as error:
             is_closed = conn.is_closed()
             await self._pool.reset(conn)
-            if translated := translate_error(error, is_closed=is_closed):
+            translated = translate_error(error, is_closed=is_closed)
+            if isinstance(translated, DatabaseRefusal):
+                # A new connection may reach another server, after the old one became a standby.
+                conn.terminate()
+            if translated:
                 raise translated from error
             raise
         finally:

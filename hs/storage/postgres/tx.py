@@ -25,6 +25,7 @@ from hs.storage.database import (
     ConstraintViolation,
     DatabaseConflict,
     DatabaseError,
+    DatabaseRefusal,
     DatabaseTimeout,
     DatabaseUnavailable,
     DeferredRows,
@@ -56,6 +57,18 @@ _CONNECTION_LOST = (
     asyncpg.CrashShutdownError,
     asyncpg.CannotConnectNowError,
     asyncpg.TooManyConnectionsError,
+)
+# For example: the disk is full, the server has become a standby, the role lost its privileges, the
+# database was dropped, data is damaged.
+_REFUSALS = (
+    asyncpg.InsufficientResourcesError,
+    asyncpg.ReadOnlySQLTransactionError,
+    asyncpg.InsufficientPrivilegeError,
+    asyncpg.InvalidAuthorizationSpecificationError,
+    asyncpg.InvalidCatalogNameError,
+    asyncpg.PostgresSystemError,
+    asyncpg.DataCorruptedError,
+    asyncpg.IndexCorruptedError,
 )
 
 
@@ -223,6 +236,8 @@ def translate_error(error: BaseException, *, is_closed: bool) -> DatabaseError |
                 if is_closed
                 else DatabaseError(str(error))
             )
+        case _ if isinstance(error, _REFUSALS):
+            return DatabaseRefusal(f"PostgreSQL: {error}")
         case asyncpg.PostgresError():
             return DatabaseError(f"{type(error).__name__}: {error}")
         case _:

@@ -1,4 +1,4 @@
--- pre
+-- post
 -- Messages wait under a number of their device instead of its long name: with many devices each
 -- message is in another page of the index, and the smaller the index the fewer pages are written.
 

@@ -1,4 +1,4 @@
--- pre
+-- post
 -- One-time keys lie as they were uploaded, many in one row, and are given out by counting.
 
 CREATE TABLE key_batches (

@@ -1,4 +1,4 @@
--- pre
+-- post
 -- A device's one-time keys of an algorithm lie in one row, under the number of its inbox, and are
 -- given out by counting; they go with their device.
 

@@ -10,11 +10,14 @@
   `_interrupting` makes sure that only the intended unit is hit: `job.conn` is set only while the
   thread runs that unit. Interrupting affects only a running statement, so the unit also checks its
   `cancelled` flag before each statement; this covers units that are still in the queue.
+- Files: before and after each group, and every WATCH_S, the writer thread checks that the file is
+  still the one that was opened. If not, writes are refused, and reads go on from the open file.
 - Closing: new units are refused first, in the trio thread, so that none is queued behind the end
   marker (None). Units already queued still run.
 """
 
 import logging
+import os
 import sqlite3
 import threading
 from collections import deque
@@ -29,8 +32,16 @@ import outcome
 import trio
 
 from hs.lib.tally import Tally
-from hs.storage.database import DatabaseError, DatabaseLoad, DatabaseUnavailable, Unit
+from hs.storage.database import (
+    CommitUnknown,
+    DatabaseError,
+    DatabaseLoad,
+    DatabaseRefusal,
+    DatabaseUnavailable,
+    Unit,
+)
 from hs.storage.dialect import SQLITE
+from hs.storage.sqlite.files import FileWatch, create_for_owner
 from hs.storage.sqlite.tx import BUSY_TIMEOUT_MS, SqliteTx, connect, run_read, run_unit, write_group
 
 P = ParamSpec("P")
@@ -38,6 +49,7 @@ T = TypeVar("T")
 
 READERS: Final = 2
 MAX_GROUP: Final = 256
+WATCH_S: Final = 2.0
 
 log = logging.getLogger(__name__)
 
@@ -102,6 +114,8 @@ class SqliteDatabase:
         # Held while a connection is interrupted or changes its job.
         self._interrupting = threading.Lock()
         self._closed = False
+        self._watch: FileWatch | None = None
+        self._fault: str | None = None
 
     async def read(self, unit: Unit[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         result: T = await self._submit("read", self._reads, unit, args, kwargs)
@@ -123,7 +137,8 @@ class SqliteDatabase:
         waiting = sum(jobs.qsize() for jobs in (self._reads, self._long_reads, self._writes))
         threads = len(self._threads)
         used = min(threads, max(0, self._outstanding - waiting))
-        return DatabaseLoad(threads, used, threads, waiting, self._units)
+        fault = None if self._watch is None else self._watch.fault()
+        return DatabaseLoad(threads, used, threads, waiting, self._units, fault=fault)
 
     async def _submit(
         self,
@@ -168,14 +183,17 @@ class SqliteDatabase:
     def start(self) -> None:
         """Open the connections and start the threads."""
         try:
+            create_for_owner(self._path)
             writer = connect(self._path, self._busy_timeout_ms)
             readers = [connect(self._path, self._busy_timeout_ms) for _ in range(READERS + 1)]
             for reader in readers:
                 reader.execute("PRAGMA query_only = ON")
                 # The writer rereads the same pages; readers rely on the system's page cache.
                 reader.execute("PRAGMA cache_size = -2048")
-        except sqlite3.Error as error:
-            raise DatabaseUnavailable(f"cannot open {self._path}: {error}") from error
+        except (sqlite3.Error, OSError) as error:
+            cause = (isinstance(error, OSError) and error.strerror) or error
+            raise DatabaseUnavailable(f"cannot open {self._path}: {cause}") from error
+        self._watch = FileWatch(self._path)
         self._start("sqlite writer", self._serve_writes, writer, self._writes)
         for reader in readers[:READERS]:
             self._start("sqlite reader", self._serve_reads, reader, self._reads)
@@ -222,20 +240,54 @@ class SqliteDatabase:
         conn.close()
 
     def _serve_writes(self, conn: sqlite3.Connection, jobs: _JobQueue) -> None:
-        while group := _take_group(jobs):
-            results = write_group(conn, [job.call for job in group])
-            for job, result in zip(group, results, strict=True):
+        while (group := _take_group(jobs)) is not None:
+            for job, result in zip(group, self._write_to_same_file(conn, group), strict=True):
                 self._results.put(job.task, result)
         conn.close()
 
+    def _write_to_same_file(
+        self, conn: sqlite3.Connection, group: list[_Job]
+    ) -> list[outcome.Outcome[Any]]:
+        """Run a group of units, unless the database file was removed or replaced."""
+        if fault := self._check_files():
+            return [outcome.Error(DatabaseRefusal(fault)) for _ in group]
+        if not group:
+            return []
+        results = write_group(conn, [job.call for job in group])
+        if fault := self._check_files():
+            return [outcome.Error(CommitUnknown(fault)) for _ in group]
+        return results
 
-def _take_group(jobs: _JobQueue) -> list[_Job]:
+    def _check_files(self) -> str | None:
+        """Return what happened to the files; log it when it changes."""
+        assert self._watch is not None
+        fault = self._watch.fault()
+        if fault != self._fault:
+            self._fault = fault
+            if fault is None:
+                log.warning("the database file is back, writing to it again: %s", self._path)
+            else:
+                log.critical(
+                    "%s: refusing all writes until the file is back. Do not stop this process"
+                    " before the data is saved, it still has the old file open (/proc/%d/fd)",
+                    fault,
+                    os.getpid(),
+                )
+        return fault
+
+
+def _take_group(jobs: _JobQueue) -> list[_Job] | None:
     """Wait for a job; return it with all other queued jobs, up to MAX_GROUP.
 
-    An empty list means that the end marker was reached.
+    None means that the end marker was reached, an empty list that there was no job for WATCH_S.
     """
     group: list[_Job] = []
-    job = jobs.get()
+    try:
+        job = jobs.get(timeout=WATCH_S)
+    except Empty:
+        return group
+    if job is None:
+        return None
     while job is not None:
         group.append(job)
         if len(group) == MAX_GROUP:
@@ -244,8 +296,7 @@ def _take_group(jobs: _JobQueue) -> list[_Job]:
             job = jobs.get_nowait()
         except Empty:
             return group
-    if group:
-        jobs.put(None)  # the end marker was taken with this group; put it back
+    jobs.put(None)  # the end marker was taken with this group; put it back
     return group
 
 

@@ -19,6 +19,7 @@ import outcome
 from hs.storage.database import (
     ConstraintViolation,
     DatabaseError,
+    DatabaseRefusal,
     DatabaseUnavailable,
     DeferredRows,
     ForeignKeyViolation,
@@ -34,6 +35,9 @@ SqliteConnection = sqlite3.Connection
 Call = Callable[["SqliteTx"], T]
 
 BUSY_TIMEOUT_MS: Final = 5000
+
+# The file is damaged, or may not be written to; a write in a read-only unit is our own mistake.
+_REFUSALS: Final = ("SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_READONLY_", "SQLITE_PERM")
 
 _LIST_TYPES: Final = frozenset((list, tuple, set, frozenset))
 
@@ -214,6 +218,8 @@ def translate_error(error: sqlite3.Error) -> DatabaseError:
         return ConstraintViolation(message, message.rpartition(": ")[2])
     if code.startswith(("SQLITE_BUSY", "SQLITE_FULL", "SQLITE_IOERR", "SQLITE_CANTOPEN")):
         return DatabaseUnavailable(message)
+    if code.startswith(_REFUSALS):
+        return DatabaseRefusal(message)
     return DatabaseError(message)
 
 

@@ -238,3 +238,16 @@ async def test_user_who_was_set_offline_is_online_at_the_next_sync(database: Dat
             await scene.advance_ms(1)
 
         assert [row.state for row in scene.rows] == ["online", "offline", "online"]
+
+
+async def test_offline_users_are_forgotten_once_they_are_stored(database: Database) -> None:
+    async with open_scene(database) as scene:
+        with scene.service.syncing(ALICE, "A", "online"):
+            await scene.advance_ms(1)
+        await scene.advance_ms(SETTINGS.sync_online_timeout + 1)
+        assert scene.published()[-1] == (ALICE, "offline")
+        assert scene.writer.users_in_memory == 1
+
+        await scene.writer.save()
+
+        assert scene.writer.users_in_memory == 0

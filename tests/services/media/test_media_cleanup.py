@@ -2,6 +2,7 @@
 
 import os
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -18,7 +19,7 @@ from hs.lib import files
 from hs.services.media.media_folder import MediaFolder
 from hs.services.media.synapse_media_folder import synapse_location
 from hs.settings.sections.media import MediaRetentionSettings
-from hs.storage.database import Database
+from hs.storage.database import Database, Tx
 from tests.support.media import SERVER, MediaWorld, open_media, parts_of, picture
 
 HOUR_MS = 3600 * 1000
@@ -121,6 +122,7 @@ async def test_expired_addresses_are_deleted(world: MediaWorld) -> None:
 
 async def test_files_left_by_a_crash_are_deleted_after_a_day(world: MediaWorld) -> None:
     stored = await world.store(b"stored")
+    await world.clean_up()
     await world.contents.folder.write(b"lost", "content/aa/bb/lost")
     await world.contents.folder.write(b"new", "content/aa/bb/new")
     await world.contents.folder.write(b"half", "temporary/half")
@@ -135,6 +137,74 @@ async def test_files_left_by_a_crash_are_deleted_after_a_day(world: MediaWorld) 
 
     remaining = {str(path.relative_to(world.root)) for path in world.files("")}
     assert remaining == {stored.location, "content/aa/bb/new"}
+
+
+async def forget_media(tx: Tx) -> None:
+    await tx.execute("DELETE FROM media")
+    await tx.execute("DELETE FROM media_files")
+
+
+async def become_another_database(tx: Tx) -> None:
+    await forget_media(tx)
+    await tx.execute("DELETE FROM database_identity")
+
+
+def make_older(world: MediaWorld) -> None:
+    day_before = time.time() - 25 * 3600
+    for path in world.files(""):
+        os.utime(path, (day_before, day_before))
+
+
+async def test_another_database_deletes_no_file_of_the_folder(
+    world: MediaWorld, caplog: pytest.LogCaptureFixture
+) -> None:
+    stored = await world.store(b"stored")
+    await world.clean_up()
+    await world.process.base.database.write(become_another_database)
+    make_older(world)
+
+    await world.clean_up()
+
+    assert [str(path.relative_to(world.root)) for path in world.files("")] == [stored.location]
+    assert "does not belong to this database" in caplog.text
+
+
+async def test_empty_database_does_not_take_a_folder_with_files(world: MediaWorld) -> None:
+    await world.store(b"stored")
+    await world.process.base.database.write(forget_media)
+    make_older(world)
+
+    await world.clean_up()
+
+    assert len(world.files("content")) == 1
+    assert await world.contents.folder.owner() == ""
+
+
+async def test_folder_without_owner_is_taken_if_its_files_are_known(world: MediaWorld) -> None:
+    for content in (b"first", b"second"):
+        await world.store(content)
+    await world.contents.folder.write(b"lost", "content/aa/bb/lost")
+    make_older(world)
+
+    await world.clean_up()
+
+    assert len(world.files("content")) == 2
+    assert await world.contents.folder.owner() != ""
+
+
+async def test_media_files_can_be_used_by_their_owner_only(world: MediaWorld) -> None:
+    before = os.umask(0)
+    try:
+        stored = await world.store(picture(), "image/png")
+        assert stored.location is not None
+        await world.thumbnails.generate_in_advance(stored.location)
+        await world.clean_up()
+    finally:
+        os.umask(before)
+
+    modes = {path: stat.S_IMODE(path.stat().st_mode) for path in world.root.rglob("*")}
+    assert {mode for path, mode in modes.items() if path.is_file()} == {0o600}
+    assert {mode for path, mode in modes.items() if path.is_dir()} == {0o700}
 
 
 async def test_file_of_a_synapse_folder_is_read_in_place(world: MediaWorld) -> None:

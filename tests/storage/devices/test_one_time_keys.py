@@ -148,7 +148,7 @@ async def test_migration_keeps_keys_stored_one_per_row(database: Database) -> No
 
     await database.write(create_old_rows)
 
-    await migrate(database, bundled_migrations(), ["pre"])
+    await migrate(database, bundled_migrations(), ["pre", "post"])
 
     known = await database.read(key_uploads.load, ALICE, "PHONE")
     assert known is not None
@@ -184,7 +184,7 @@ async def test_migration_keeps_unclaimed_keys_of_batches(database: Database) -> 
 
     await database.write(create_old_rows)
 
-    await migrate(database, bundled_migrations(), ["pre"])
+    await migrate(database, bundled_migrations(), ["pre", "post"])
 
     assert await database.read(one_time_keys.counts, ALICE, "PHONE") == {"x": 4, "y": 1}
     assert await claim_all(database, 1, "x") == [b"bb", b"cc", b"long", "l\u00fcn".encode()]

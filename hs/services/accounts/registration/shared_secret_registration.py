@@ -1,7 +1,13 @@
-"""Registration by administrators who know the configured shared secret."""
+"""Registration by administrators who know the configured shared secret.
+
+Anybody may ask for a nonce, so nothing is stored for it: a nonce is its expiry and random letters,
+signed with a key that all processes have. Only a nonce that was used, by somebody who knows the
+secret, is stored until it expires, so that it cannot be used again.
+"""
 
 import hashlib
 import hmac
+import re
 
 import attrs
 
@@ -12,6 +18,8 @@ from hs.storage.accounts import users
 from hs.storage.database import Database
 
 NONCE_LIFETIME_MS = 60_000
+
+_NONCE = re.compile(r"(([0-9a-f]{12})[a-zA-Z]{32})([0-9a-f]{64})")
 
 
 @attrs.frozen(kw_only=True)
@@ -28,19 +36,18 @@ class SharedSecretRequest:
 
 @attrs.define(eq=False)
 class SharedSecretRegistration:
-    """Registration with the shared secret; each nonce is valid once."""
+    """Registration with the shared secret; each nonce is valid once, in all processes."""
 
     _database: Database
     _clock: Clock
     _secret: str | None
+    _nonce_key: bytes
 
-    async def new_nonce(self) -> str:
+    def new_nonce(self) -> str:
         """Return a new nonce. Raises: Unknown if no secret is configured."""
         self._require_secret()
-        nonce = random_letters(64)
-        now_ms = self._clock.now_ms()
-        await self._database.write(users.insert_nonce, nonce, now_ms, now_ms + NONCE_LIFETIME_MS)
-        return nonce
+        text = f"{self._clock.now_ms() + NONCE_LIFETIME_MS:012x}{random_letters(32)}"
+        return text + self._signature(text)
 
     async def check(self, request: SharedSecretRequest) -> None:
         """Check the HMAC of a request and use up its nonce.
@@ -48,7 +55,9 @@ class SharedSecretRegistration:
         Raises: Unknown if the nonce is not valid; Forbidden if the HMAC is wrong.
         """
         secret = self._require_secret()
-        if not await self._database.write(users.consume_nonce, request.nonce, self._clock.now_ms()):
+        expires_ms = self._expiry_of(request.nonce)
+        now_ms = self._clock.now_ms()
+        if expires_ms <= now_ms:
             raise Unknown("The nonce is unknown or has expired")
         parts = [
             request.nonce,
@@ -61,6 +70,18 @@ class SharedSecretRegistration:
         expected = hmac.new(secret.encode(), "\0".join(parts).encode(), hashlib.sha1).hexdigest()
         if not hmac.compare_digest(expected.encode(), request.mac.encode()):
             raise Forbidden("The HMAC is incorrect")
+        if not await self._database.write(users.use_nonce, request.nonce, now_ms, expires_ms):
+            raise Unknown("The nonce was used before")
+
+    def _expiry_of(self, nonce: str) -> int:
+        """Return when a nonce expires; 0 if it is not one of ours."""
+        match = _NONCE.fullmatch(nonce)
+        if match is None or not hmac.compare_digest(self._signature(match[1]), match[3]):
+            return 0
+        return int(match[2], 16)
+
+    def _signature(self, text: str) -> str:
+        return hmac.new(self._nonce_key, text.encode(), hashlib.sha256).hexdigest()
 
     def _require_secret(self) -> str:
         if not self._secret:

@@ -58,8 +58,8 @@ class LastSeen:
         self._waiting = {}
         try:
             await self._database.write(_write, batch)
-        except DatabaseError:
-            log.warning("could not store when %d devices were last seen", len(batch), exc_info=True)
+        except DatabaseError as error:
+            log.warning("could not store when %d devices were last seen: %s", len(batch), error)
 
     async def clear_old_addresses(self) -> None:
         """Delete the IP addresses and user agents of devices not seen for the configured time."""

@@ -13,7 +13,7 @@ from typing import Final
 
 import trio
 
-from hs.core.errors import MatrixError
+from hs.core.errors import MatrixError, Unavailable
 from hs.core.streams import CACHES, EVENTS, CacheRow, EventRow
 from hs.lib.clock import Clock
 from hs.repl.feed import Batch, Feed
@@ -84,7 +84,7 @@ class DelayedSending:
         for record in records:
             try:
                 await self._delayed.send_taken(record)
-            except MatrixError as error:
+            except (MatrixError, Unavailable) as error:
                 # It stays taken, and is taken again after a while.
                 log.warning("a delayed event cannot be sent yet: %s", error)
             except Exception:

@@ -16,7 +16,7 @@ from hs.settings.sections.proposals import ProposalSettings
 from hs.settings.sections.rooms import RoomSettings
 from hs.settings.sections.server import ServerSettings
 from hs.settings.sections.support import SupportContact, SupportSettings
-from hs.storage.database import Database
+from hs.storage.database import Database, Tx
 from tests.support.accounts import DEFAULTS, Accounts, open_accounts
 
 ADMIN = "/_synapse/admin/v1/register"
@@ -263,6 +263,46 @@ async def test_invalid_shared_secret_registration_is_rejected(
 
         assert response.status == status
         assert errcode is None or response.errcode == errcode
+
+
+async def count_nonces(tx: Tx) -> int:
+    number: int = await tx.fetchval("SELECT count(*) FROM registration_nonces")
+    return number
+
+
+async def test_asking_for_nonces_stores_nothing(database: Database) -> None:
+    async with open_accounts(database, registration=WITH_SECRET) as accounts:
+        nonces = {(await accounts.client.get(ADMIN)).json["nonce"] for _ in range(5)}
+        await accounts.client.post(ADMIN, await signed_body(accounts, mac="0" * 40))
+
+        assert len(nonces) == 5
+        assert await database.read(count_nonces) == 0
+
+
+async def test_nonce_of_another_process_is_valid_once(database: Database) -> None:
+    async with open_accounts(database, registration=WITH_SECRET) as first:
+        body = await signed_body(first)
+    async with open_accounts(database, registration=WITH_SECRET) as second:
+        registered = await second.client.post(ADMIN, body)
+    async with open_accounts(database, registration=WITH_SECRET) as third:
+        reused = await third.client.post(ADMIN, body)
+
+    assert registered.status == 200
+    assert (reused.status, reused.errcode) == (400, "M_UNKNOWN")
+
+
+async def test_nonce_whose_expiry_was_changed_is_rejected(database: Database) -> None:
+    async with open_accounts(database, registration=WITH_SECRET) as accounts:
+        nonce = (await accounts.client.get(ADMIN)).json["nonce"]
+        later = f"{int(nonce[:12], 16) + 3_600_000:012x}{nonce[12:]}"
+        user = NewUser(username="Root", password="pass", is_admin=True)
+        mac = registration_mac("s3cret", later, user)
+
+        response = await accounts.client.post(
+            ADMIN, await signed_body(accounts, nonce=later, mac=mac)
+        )
+
+        assert (response.status, response.errcode) == (400, "M_UNKNOWN")
 
 
 async def test_nonce_expires_after_a_minute(database: Database) -> None:
