@@ -42,6 +42,8 @@ CORS_HEADERS: Headers = [
     ),
     (b"access-control-expose-headers", b"Retry-After, ETag, Location"),
 ]
+# Without it browsers ask again after 5 seconds; they limit it to between 10 minutes and a day.
+PREFLIGHT_HEADERS: Headers = [(b"access-control-max-age", b"86400")]
 CORS_RESOURCES = frozenset(("client", "media", "well_known", "keys", "static"))
 STATE_KEY = "hs.listener"
 
@@ -161,7 +163,7 @@ def _match(
 ) -> tuple[Match | None, RenderedResponse | None]:
     """Return the endpoint, or a response if there is none; neither means that Quart responds."""
     if http_request.method == "OPTIONS":
-        return None, (204, [], b"")
+        return None, (204, PREFLIGHT_HEADERS, b"")
     try:
         match = view.router.find(http_request.method, http_request.raw_path)
     except WrongMethod as wrong:

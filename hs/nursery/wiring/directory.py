@@ -7,6 +7,7 @@ from hs.lib.tasks import Duty
 from hs.nursery.part import Part
 from hs.nursery.plan import USER_DIRECTORY
 from hs.nursery.process_base import ProcessBase
+from hs.services.directory.directory_progress import DirectoryProgress
 from hs.services.directory.user_directory import UserDirectory, UserDirectoryUpdater
 
 
@@ -23,7 +24,9 @@ def wire_user_directory(base: ProcessBase) -> DirectoryServices:
     """Build the search of users, and the duty that keeps the directory up to date."""
     settings = base.settings
     server_name = settings.server.server_name
-    users = UserDirectory(base.database, settings.user_directory, server_name)
+    progress = DirectoryProgress(base.database)
+    progress.follow(base.feed)
+    users = UserDirectory(base.database, progress, settings.user_directory, server_name)
     updater = base.planned(
         USER_DIRECTORY, lambda: UserDirectoryUpdater(base.database, base.feed, server_name)
     )

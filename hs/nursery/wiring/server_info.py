@@ -1,12 +1,14 @@
 """What the server says about itself: versions, capabilities, well-known files."""
 
 from hs.apis.client.server.capabilities import CapabilitiesApi
+from hs.apis.client.server.home_page import HomePageApi
 from hs.apis.client.server.rtc import RtcTransportsApi
 from hs.apis.client.server.versions import VersionsApi
 from hs.apis.client.server.wellknown import WellKnownApi
 from hs.nursery.part import Part
 from hs.nursery.process_base import ProcessBase
 from hs.nursery.wiring.accounts.accounts import AccountServices, SessionServices
+from hs.nursery.wiring.mail import wire_pages
 from hs.services.accounts.login.login import Login
 
 
@@ -30,5 +32,6 @@ def wire_server_info(
             WellKnownApi(settings.server, proposals.matrix_rtc),
             capabilities,
             RtcTransportsApi(proposals.matrix_rtc),
+            HomePageApi(wire_pages(settings), settings.server.server_name),
         ]
     )

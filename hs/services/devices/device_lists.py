@@ -1,8 +1,9 @@
 """Device list changes for /sync and /keys/changes: `changed` and `left` between two positions.
 
 A user sees the changes of users in shared rooms. Users with whom the first room has been shared
-since then count as changed, users with whom no room is shared any more as left. A user who signs
-the keys of another user sees those as changed, because only the signer sees the signature.
+since then count as changed, users with whom no room is shared any more as left, also if they came
+and went since then. A user who signs the keys of another user sees those as changed, because only
+the signer sees the signature.
 
 Rules:
 

@@ -16,6 +16,7 @@ from hs.core.canonical_json import JsonObject
 from hs.core.errors import BadJson
 from hs.core.ids import ServerName, UserID, is_user_id
 from hs.core.requester import Requester
+from hs.services.accounts.limits.account_restrictions import check_may_signal
 from hs.services.devices.inbox_addresses import DeviceAddress
 from hs.services.devices.inbox_writer import InboxWriter, ToDeviceRequest
 from hs.services.devices.inboxes import BATCH
@@ -41,8 +42,11 @@ class ToDeviceMessages:
     ) -> None:
         """Send a message to each device; a repeated request does nothing.
 
-        `messages` has the form `{user_id: {device_id: content}}`. Raises: BadJson.
+        `messages` has the form `{user_id: {device_id: content}}`.
+        Raises: BadJson; UserSuspended, unless all messages are to the requester's own devices.
         """
+        if messages.keys() - {requester.user_id}:
+            check_may_signal(requester)
         devices: list[DeviceAddress] = []
         local: list[bytes] = []
         remote: list[OutgoingMessage] = []

@@ -3,7 +3,6 @@
 Spec: client-server API, User Directory.
 """
 
-import unicodedata
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
@@ -17,19 +16,18 @@ from hs.core.requester import Requester
 from hs.core.streams import CACHES, EVENTS, CacheRow, EventRow
 from hs.repl.feed import Batch, Feed
 from hs.repl.feed_queue import FeedQueue, WhenFull
+from hs.services.directory.directory_entries import entry_of, fold_text, local_entry_of
+from hs.services.directory.directory_progress import PROFILES_CACHE, DirectoryProgress
 from hs.settings.sections.features import UserDirectorySettings
 from hs.storage.database import Database
 from hs.storage.directory import user_directory as storage
-from hs.storage.directory.user_directory import DirectoryUser, UserSearch
+from hs.storage.directory.user_directory import UserSearch
 
-PROFILES_CACHE: Final = "profiles"
 MAX_RESULTS: Final = 50
 DEFAULT_RESULTS: Final = 10
 MAX_TERM_CHARS: Final = 255
 GATHER_S: Final = 0.1
 BATCH: Final = 500
-MAX_NAME_CHARS: Final = 256
-MAX_AVATAR_CHARS: Final = 1000
 POLL_S: Final = 60.0
 """How often users who have neither a changed profile nor a room are added."""
 
@@ -94,12 +92,10 @@ class UserDirectoryUpdater:
     async def _put(
         self, remote: Mapping[str, Mapping[str, Any]], local: set[str], position: int | None
     ) -> None:
-        users = [_listed(user_id, profile, is_local=0) for user_id, profile in remote.items()]
+        users = [entry_of(user_id, profile, is_local=0) for user_id, profile in remote.items()]
         if local:
             profiles = await self._database.read(storage.profiles_of, sorted(local))
-            for user_id, encoded in profiles.items():
-                profile = {field: orjson.loads(value) for field, value in encoded.items()}
-                users.append(_listed(user_id, profile, is_local=1))
+            users += [local_entry_of(user_id, fields) for user_id, fields in profiles.items()]
         await self._database.write(storage.put, users, position)
 
 
@@ -108,15 +104,20 @@ class UserDirectory:
     """The search of the directory."""
 
     database: Database
+    progress: DirectoryProgress
     settings: UserDirectorySettings
     server_name: ServerName
 
     async def search(self, requester: Requester, term: str, limit: int) -> dict[str, Any]:
-        """Return users that match all words of the term by their IDs and display names."""
+        """Return users that match all words of the term by their IDs and display names.
+
+        It waits, not for long, until the directory has seen what was committed before.
+        """
         words = fold_text(term[:MAX_TERM_CHARS]).split()
         page_size = max(0, min(limit, MAX_RESULTS))
         if not self.settings.enabled or not words or not page_size:
             return {"limited": False, "results": []}
+        await self.progress.wait()
         users = await self.database.read_long(
             storage.search,
             UserSearch(
@@ -137,11 +138,6 @@ class UserDirectory:
         return {"limited": len(users) > page_size, "results": results}
 
 
-def fold_text(text: str) -> str:
-    """Normalize a text for comparison: NFKC, case-folded."""
-    return unicodedata.normalize("NFKC", text).casefold().replace("\0", "")
-
-
 def _changed_members(batch: Batch[EventRow]) -> tuple[str, ...]:
     return (_MEMBERS,) if any(row.type == event_types.MEMBER for _, row in batch.rows) else ()
 
@@ -150,20 +146,6 @@ def _changed_profiles(batch: Batch[CacheRow]) -> Iterator[str]:
     for _, row in batch.rows:
         if row.cache == PROFILES_CACHE:
             yield from row.keys
-
-
-def _listed(user_id: str, profile: Mapping[str, Any], *, is_local: int) -> DirectoryUser:
-    name = _text(profile.get("displayname"), MAX_NAME_CHARS)
-    avatar_url = _text(profile.get("avatar_url"), MAX_AVATAR_CHARS)
-    # The name comes first, so that names beginning with the words are the best matches.
-    search_text = fold_text(f"{name or ''} {user_id}").strip()
-    return DirectoryUser(user_id, name, avatar_url, search_text, is_local)
-
-
-def _text(value: Any, max_chars: int) -> str | None:
-    if not isinstance(value, str) or not value or "\0" in value:
-        return None
-    return value[:max_chars]
 
 
 def _member_profile(pdu: bytes) -> Mapping[str, Any] | None:

@@ -17,6 +17,7 @@ from hs.core.positions import VectorPosition
 from hs.core.requester import Requester
 from hs.core.streams import PresenceRow
 from hs.lib.clock import Clock
+from hs.services.accounts.limits.account_restrictions import check_may_signal
 from hs.services.ephemeral.presence_states import PresenceStates
 from hs.services.ephemeral.presence_tracking import SyncingDevices
 from hs.services.ephemeral.presence_writer import OFFLINE, ONLINE, STATES, PresenceWriter
@@ -64,12 +65,17 @@ class PresenceService:
         """Count a device as syncing while the context is open; `state` is `set_presence`."""
         return self.devices.syncing(user_id, device_id, state)
 
+    async def wait_until_present(self, user_id: UserID, state: str) -> None:
+        """Wait, not for long, until a user who syncs with a state is known to be present."""
+        if state != OFFLINE:
+            await self.devices.wait_until_present(user_id)
+
     async def set_presence(
         self, requester: Requester, user_id: UserID, state: Any, status_msg: Any
     ) -> None:
         """Set the requester's presence.
 
-        Raises: Forbidden, InvalidParam.
+        Raises: Forbidden, InvalidParam; UserSuspended, for a status message.
         """
         if user_id != requester.user_id:
             raise Forbidden("You can set only your own presence")
@@ -79,6 +85,8 @@ class PresenceService:
             raise InvalidParam("status_msg must be a string")
         if status_msg is not None and len(status_msg) > MAX_STATUS_CHARS:
             raise InvalidParam(f"status_msg must not exceed {MAX_STATUS_CHARS} characters")
+        if status_msg:
+            check_may_signal(requester)
         if not self.is_enabled or requester.is_shadow_banned:
             return
         await self.writer.set_presence(user_id, requester.device_id or "", state, status_msg)

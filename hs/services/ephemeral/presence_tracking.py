@@ -16,7 +16,7 @@ Rules:
 
 import logging
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from types import TracebackType
 from typing import Final
 
@@ -37,6 +37,8 @@ log = logging.getLogger(__name__)
 KEEPALIVE_EVERY_MS: Final = 15_000
 MAX_EDGES: Final = 1000
 RETRY_S: Final = 1.0
+PRESENT_WITHIN_S: Final = 0.2
+PRESENT_POLL_S: Final = 0.005
 _Key = tuple[UserID, str]
 
 
@@ -113,6 +115,20 @@ class SyncingDevices:
             device.state = state
             self._report(key, state)
         return _Syncing(self, device)
+
+    async def wait_until_present(self, user_id: UserID) -> None:
+        """Wait until a user who syncs is not offline, or for PRESENT_WITHIN_S.
+
+        An initial sync does so, because otherwise the next sync of the device would be answered at
+        once with the presence that this one has caused.
+        """
+        if self._settings.enabled is not True:
+            return
+        with trio.move_on_after(PRESENT_WITHIN_S), suppress(MatrixError):
+            # What cannot be reported now is reported by `run`.
+            await self.flush()
+            while not self._is_present(user_id):  # noqa: ASYNC110  # a short wait for a row
+                await trio.sleep(PRESENT_POLL_S)
 
     def extend(self, device: _Device) -> None:
         """Count a device as syncing for `sync_online_timeout` from now."""

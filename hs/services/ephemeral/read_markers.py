@@ -7,12 +7,13 @@ from typing import Any, Final
 
 import attrs
 
-from hs.core.errors import Forbidden, InvalidParam
+from hs.core.errors import Forbidden, InvalidParam, NotFound
 from hs.core.ids import EventID, RoomID, UserID, parse_event_id
 from hs.core.relations import MAIN_TIMELINE, MAX_HOPS, THREAD
 from hs.core.requester import Requester
 from hs.lib.clock import Clock
 from hs.services.accounts.account_data.account_data import AccountDataService
+from hs.services.accounts.limits.account_restrictions import check_may_signal
 from hs.services.ephemeral.member_protocols import JoinedMembers
 from hs.services.ephemeral.presence_tracking import SyncingDevices
 from hs.services.ephemeral.receipts import Move, Receipts, ReceiptWriter
@@ -45,15 +46,18 @@ class ReadingService:
     ) -> None:
         """Set a receipt or the fully-read marker of the requester, in a thread or unthreaded.
 
-        Raises: InvalidParam, Forbidden.
+        Raises: InvalidParam, Forbidden; UserSuspended, for public receipts.
         """
         if receipt_type not in RECEIPT_TYPES:
             raise InvalidParam(f"receipt_type must be one of {', '.join(RECEIPT_TYPES)}")
         thread = _thread_of(receipt_type, thread_id)
+        if receipt_type == READ:
+            check_may_signal(requester)
         await self._check_joined(room_id, requester.user_id)
         self.activity.note_active(requester.user_id)
         stream_id = await self._stream_id_in_room(room_id, event_id)
         if stream_id is None:
+            # Receipts for unknown events, and events of other rooms, are ignored.
             return
         if thread != UNTHREADED:
             await self._check_thread(event_id, thread)
@@ -69,14 +73,20 @@ class ReadingService:
     ) -> None:
         """Move the fully-read marker, and optionally receipts.
 
-        Raises: InvalidParam, Forbidden.
+        Raises: InvalidParam, Forbidden; NotFound, if an event is not in the room; UserSuspended, if
+            one is a public receipt.
         """
         events = {
             name: parse_event_id(markers[name])
             for name in RECEIPT_TYPES
             if markers.get(name) is not None
         }
+        if READ in events:
+            check_may_signal(requester)
         await self._check_joined(room_id, requester.user_id)
+        for event_id in events.values():
+            if await self._stream_id_in_room(room_id, event_id) is None:
+                raise NotFound(f"The room has no event {event_id}")
         for receipt_type, event_id in events.items():
             await self.set_receipt(requester, room_id, receipt_type, event_id)
 
@@ -85,7 +95,6 @@ class ReadingService:
             raise Forbidden("You are not joined to this room")
 
     async def _stream_id_in_room(self, room_id: RoomID, event_id: EventID) -> int | None:
-        # Receipts for unknown events, and events of other rooms, are ignored.
         location = await self.database.read(storage.event_position, event_id)
         return None if location is None or location[0] != room_id else location[1]
 

@@ -30,6 +30,7 @@ from hs.core.streams import EVENTS, TYPING, EventRow, TypingRow
 from hs.repl.feed import Batch, Feed
 from hs.repl.memory_writer import MemoryWriter
 from hs.repl.rpc import rpc
+from hs.services.accounts.limits.account_restrictions import check_may_signal
 from hs.services.ephemeral.member_protocols import JoinedMembers
 from hs.services.ephemeral.presence_tracking import SyncingDevices
 from hs.storage.database import Database
@@ -250,10 +251,12 @@ class TypingService:
     ) -> None:
         """Set the requester as typing for `timeout_ms`; 0 means that they have stopped.
 
-        Raises: Forbidden.
+        Raises: Forbidden, UserSuspended.
         """
         if user_id != requester.user_id:
             raise Forbidden("You cannot set the typing state of another user")
+        if timeout_ms > 0:
+            check_may_signal(requester)
         if not await self.members.is_joined(room_id, user_id):
             raise Forbidden("You are not joined to this room")
         self.activity.note_active(user_id)

@@ -115,6 +115,8 @@ class SyncService:
             if since is not None and not await self._catch_up(since):
                 assert request.since is not None
                 return _empty_response(request.since)
+            if since is None:
+                await self._presence.wait_until_present(requester.user_id, request.set_presence)
             rooms = await self._rooms_of(request)
             with self._notifier.watching(requester.user_id, _joined(rooms)) as watch:
                 if since is None or request.full_state:

@@ -41,6 +41,12 @@ PROFILES = sql(
         f"WHERE {d.any_of('u.user_id', 1, 'text')}"
     )
 )
+ENTRIES = sql(
+    lambda d: (
+        "SELECT user_id, display_name, avatar_url, search_text, is_local FROM user_directory "
+        f"WHERE {d.any_of('user_id', 1, 'text')}"
+    )
+)
 _TOKENS: Final = 5
 # $1 requester, $2 limit, $3 all users, $4 remote users, $5 locked users, $6 local users first,
 # $7 the suffix of local user IDs, $8 the prefix of the best matches, $9… words.
@@ -135,6 +141,12 @@ async def profiles_of(tx: Tx, user_ids: Sequence[str]) -> dict[str, dict[str, by
         if row[1] is not None:
             profile[row[1]] = bytes(row[2])
     return profiles
+
+
+async def list_entries(tx: Tx, user_ids: Sequence[str]) -> dict[str, DirectoryUser]:
+    """Return the entries of those of the users who are listed."""
+    rows = await tx.fetch(ENTRIES, list(user_ids))
+    return {row[0]: DirectoryUser(*row) for row in rows}
 
 
 async def search(tx: Tx, query: UserSearch) -> list[FoundUser]:

@@ -50,6 +50,11 @@ CHILDREN = sql(
         f"WHERE {d.any_of('parent_id', 1, 'text')}"
     )
 )
+HAS_CHILDREN = "SELECT 1 FROM relations WHERE parent_id = $1 AND room_id = $2 LIMIT 1"
+RELATED = (
+    "SELECT event_id, rel_type, sender FROM relations "
+    "WHERE parent_id = $1 AND room_id = $2 ORDER BY depth, stream_id LIMIT $3"
+)
 _COLUMNS = "SELECT r.event_id, r.depth, r.stream_id FROM relations r"
 _WHERE = (
     "r.room_id = $2 AND (r.rel_type = $3 OR $3 = '') AND (r.type = $4 OR $4 = '') "
@@ -171,6 +176,24 @@ async def latest_replies_except(
 async def list_children(tx: Tx, event_ids: Sequence[str]) -> list[tuple[str, str, str]]:
     """List (parent, rel_type, sender) of the children of events."""
     return [(row[0], row[1], row[2]) for row in await tx.fetch(CHILDREN, list(event_ids))]
+
+
+async def has_children(tx: Tx, room_id: str, event_id: str) -> bool:
+    """Return whether an event of a room relates to an event, which need not be stored."""
+    return bool(await tx.fetch(HAS_CHILDREN, event_id, room_id))
+
+
+class RelatedEvent(NamedTuple):
+    """An event that relates to another one."""
+
+    event_id: str
+    rel_type: str
+    sender: str
+
+
+async def list_related(tx: Tx, room_id: str, event_id: str, limit: int) -> list[RelatedEvent]:
+    """List the first events of a room that relate to an event."""
+    return [RelatedEvent(*row) for row in await tx.fetch(RELATED, event_id, room_id, limit)]
 
 
 class ChildrenQuery(NamedTuple):

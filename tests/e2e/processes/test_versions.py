@@ -60,6 +60,7 @@ FLAGS_WITHOUT_ENDPOINT = {
     "org.matrix.msc3773",
     "org.matrix.msc4155",
     "org.matrix.msc4222",
+    "org.matrix.msc3912",
     "org.matrix.msc4293",
     "org.matrix.msc4380",
     "org.matrix.msc4380.stable",

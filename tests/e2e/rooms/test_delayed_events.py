@@ -70,7 +70,9 @@ class User:
         """Schedule a message whose text is the transaction ID; return the delay ID."""
         path = f"{V3}/rooms/{room_id}/send/m.room.message/{txn_id}"
         scheduled = await self.request(
-            "PUT", f"{path}?org.matrix.msc4140.delay={delay_ms}", {"body": txn_id}
+            "PUT",
+            f"{path}?org.matrix.msc4140.delay={delay_ms}",
+            {"msgtype": "m.text", "body": txn_id},
         )
         delay_id: str = scheduled["delay_id"]
         return delay_id
@@ -193,6 +195,6 @@ async def test_stable_and_unstable_endpoints_manage_delayed_events(cluster: Clus
     await user.request(
         "PUT",
         f"{V3}/rooms/{room_id}/send/m.room.message/d?org.matrix.msc4140.delay=90000000000",
-        {},
-        status=403,
+        {"msgtype": "m.text", "body": "too late"},
+        status=400,
     )

@@ -46,10 +46,11 @@ async def test_every_process_changes_and_returns_subscriptions(cluster: Cluster)
     token = registered["access_token"]
     room_id = (await request(cluster, "main", "POST", f"{V3}/createRoom", token, {}))["room_id"]
     path = f"{V3}/rooms/{room_id}/send/m.room.message/"
-    roots = [
-        (await request(cluster, "main", "PUT", f"{path}{name}", token, {"body": name}))["event_id"]
-        for name in cluster.processes
-    ]
+    roots = []
+    for name in cluster.processes:
+        content = {"msgtype": "m.text", "body": name}
+        sent = await request(cluster, "main", "PUT", f"{path}{name}", token, content)
+        roots.append(sent["event_id"])
     sync = f"{UNSTABLE}/org.matrix.simplified_msc3575/sync"
     pos = (await request(cluster, "main", "POST", sync, token, SYNC_REQUEST))["pos"]
 

@@ -107,6 +107,34 @@ async def test_members_are_changed_after_a_join_and_left_after_a_leave(
     assert (after_join, after_leave) == (([BOB, CAROL], []), ([], [BOB, CAROL]))
 
 
+async def test_user_who_joined_and_left_since_the_last_sync_is_left(
+    server: Process, token: str
+) -> None:
+    room_id = await server.world.create_room(ALICE)
+    other_room = await server.world.create_room(CAROL)
+    since = await position(server)
+
+    await server.world.join(room_id, BOB)
+    await server.world.leave(room_id, BOB)
+    others = await changes(server, token, since)
+    since = await position(server)
+    await server.world.join(other_room, ALICE)
+    await server.world.leave(other_room, ALICE)
+
+    assert others == ([], [BOB])
+    assert await changes(server, token, since) == ([], [CAROL])
+
+
+async def test_declined_invite_is_not_reported(server: Process, token: str) -> None:
+    room_id = await server.world.create_room(ALICE)
+    since = await position(server)
+
+    await server.world.set_membership(room_id, ALICE, BOB, "invite")
+    await server.world.leave(room_id, BOB)
+
+    assert await changes(server, token, since) == ([], [])
+
+
 async def test_second_shared_room_changes_nothing(server: Process, token: str) -> None:
     await server.world.create_room(ALICE, join=[BOB])
     since = await position(server)
@@ -249,7 +277,11 @@ class History:
             changes = await process.services.device_lists.changes(
                 ALICE, SyncToken.parse(since), upto
             )
-            assert (changes.changed, changes.left) == expected, f"seed {self.seed}"
+            # Users who came and went in between have left as well.
+            changed = [user_id for user_id in expected[0] if user_id not in changes.left]
+            assert changes.changed == changed, f"seed {self.seed}"
+            assert {*expected[1]} <= {*changes.left}, f"seed {self.seed}"
+            assert not self.sharing().intersection(changes.left), f"seed {self.seed}"
 
 
 @pytest.mark.parametrize("seed", range(4))

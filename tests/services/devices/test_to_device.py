@@ -11,6 +11,7 @@ from hs.services.sync.sliding.request import (
     SlidingExtensionsRequest,
     ToDeviceExtensionRequest,
 )
+from hs.storage.accounts import users
 from hs.storage.devices import devices
 from tests.support.devices import Process
 from tests.support.rooms import ALICE, BOB, ZOE
@@ -216,3 +217,20 @@ async def test_sliding_sync_paginates_messages_by_its_own_token(server: Process)
         "device_unused_fallback_key_types": [],
     }
     assert bodies(await server.sync(BOB, "TABLET")) == []
+
+
+async def test_suspended_user_sends_to_own_devices_only(server: Process) -> None:
+    phone = await server.device(ALICE, "PHONE")
+    await server.device(ALICE, "LAPTOP")
+    await server.device(BOB, "TABLET")
+    await server.world.database.write(users.set_suspended, ALICE, True)
+
+    to_other = await server.send(
+        phone, "t1", {ALICE: {"LAPTOP": text("verify")}, BOB: {"TABLET": text("hello")}}
+    )
+    to_own = await server.send(phone, "t2", {ALICE: {"LAPTOP": text("verify")}})
+
+    assert (to_other.status, to_other.errcode) == (403, "M_USER_SUSPENDED")
+    assert to_own.status == 200
+    assert bodies(await server.sync(BOB, "TABLET")) == []
+    assert bodies(await server.sync(ALICE, "LAPTOP")) == ["verify"]

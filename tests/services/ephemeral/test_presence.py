@@ -8,7 +8,7 @@ import attrs
 import orjson
 import pytest
 
-from hs.core.errors import Forbidden, InvalidParam
+from hs.core.errors import Forbidden, InvalidParam, UserSuspended
 from hs.core.ids import RoomID
 from hs.core.requester import Requester
 from hs.core.streams import PRESENCE, PresenceRow
@@ -251,3 +251,15 @@ async def test_offline_users_are_forgotten_once_they_are_stored(database: Databa
         await scene.writer.save()
 
         assert scene.writer.users_in_memory == 0
+
+
+async def test_suspended_user_sets_no_status_message(database: Database) -> None:
+    async with open_scene(database) as scene:
+        suspended = Requester(ALICE, "A", suspended=True)
+
+        with pytest.raises(UserSuspended):
+            await scene.service.set_presence(suspended, ALICE, "online", "buy this")
+        await scene.service.set_presence(suspended, ALICE, "unavailable", None)
+
+        assert scene.published() == [(ALICE, "unavailable")]
+        assert scene.rows[0].status_msg is None

@@ -8,7 +8,7 @@ import attrs
 import orjson
 import pytest
 
-from hs.core.errors import Forbidden, InvalidParam
+from hs.core.errors import Forbidden, InvalidParam, NotFound, UserSuspended
 from hs.core.events import event_types
 from hs.core.ids import EventID, RoomID, UserID
 from hs.core.requester import Requester
@@ -197,3 +197,39 @@ async def test_read_markers_move_forward_with_receipts(database: Database) -> No
         }
         with pytest.raises(InvalidParam):
             await scene.reading.set_markers(FOR_BOB, scene.room_id, {READ: 5})
+
+
+async def test_read_marker_at_an_event_that_is_not_in_the_room_is_not_found(
+    database: Database,
+) -> None:
+    async with open_scene(database) as scene:
+        event_id = await scene.send_message()
+        other_room = await scene.world.create_room(ALICE)
+        elsewhere = (await scene.world.send(other_room, ALICE)).event_id
+
+        for unknown in (EventID("$unknown"), elsewhere):
+            for receipt_type in (FULLY_READ, READ):
+                markers = {READ_PRIVATE: event_id, receipt_type: unknown}
+                with pytest.raises(NotFound):
+                    await scene.reading.set_markers(FOR_BOB, scene.room_id, markers)
+
+        assert await scene.fully_read(BOB) is None
+        assert scene.rows == []
+
+
+async def test_suspended_user_moves_only_markers_that_others_do_not_see(database: Database) -> None:
+    async with open_scene(database) as scene:
+        event_id = await scene.send_message()
+        bob = Requester(BOB, "B", suspended=True)
+
+        with pytest.raises(UserSuspended):
+            await scene.reading.set_receipt(bob, scene.room_id, READ, event_id)
+        with pytest.raises(UserSuspended):
+            await scene.reading.set_markers(
+                bob, scene.room_id, {FULLY_READ: event_id, READ: event_id}
+            )
+        await scene.reading.set_markers(bob, scene.room_id, {FULLY_READ: event_id})
+        await scene.reading.set_receipt(bob, scene.room_id, READ_PRIVATE, event_id)
+
+        assert await scene.fully_read(BOB) == event_id
+        assert [row.receipt_type for row in scene.rows] == [READ_PRIVATE]

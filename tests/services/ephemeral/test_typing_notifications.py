@@ -8,7 +8,7 @@ import pytest
 import trio
 import trio.testing
 
-from hs.core.errors import Forbidden
+from hs.core.errors import Forbidden, UserSuspended
 from hs.core.ids import RoomID
 from hs.core.requester import Requester
 from hs.core.streams import TYPING, TypingRow
@@ -229,3 +229,17 @@ async def test_typing_user_is_active(typing: Typing) -> None:
             states.append((await presence.presence_of(Requester(ALICE), ALICE))["presence"])
 
     assert states == ["unavailable", "online"]
+
+
+async def test_suspended_user_can_only_stop_typing(database: Database) -> None:
+    async with open_typing(database) as typing:
+        room_id = await typing.world.create_room(ALICE, join=[BOB])
+        await typing.service.set_typing(Requester(BOB), room_id, BOB, 10_000)
+        suspended = Requester(BOB, suspended=True)
+
+        with pytest.raises(UserSuspended):
+            await typing.service.set_typing(suspended, room_id, BOB, 10_000)
+        assert typing.users.typing_users(room_id) == (BOB,)
+        await typing.service.set_typing(suspended, room_id, BOB, 0)
+
+        assert typing.users.typing_users(room_id) == ()

@@ -97,7 +97,9 @@ async def test_limited_timeline_comes_with_the_state_that_changed_in_the_gap(
         if not restarted:
             check_gap(await s.sync(ALICE, since, filter=limit(3)), room_id)
     if restarted:
-        async with open_syncing(database) as s:
+        clock = s.world.clock
+        clock.advance(1000)
+        async with open_syncing(database, clock=clock) as s:
             check_gap(await s.sync(ALICE, since, filter=limit(3)), room_id)
 
 

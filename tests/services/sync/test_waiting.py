@@ -85,8 +85,8 @@ async def test_receipts_typing_account_data_push_rules_and_presence_wake(
     async with open_syncing(database) as s, trio.open_nursery() as nursery:
         room_id = await s.world.create_room(ALICE, join=[BOB])
         sent = await s.world.send(room_id, BOB)
+        await s.sync(BOB, set_presence="offline")
         since = (await s.sync(ALICE))["next_batch"]
-        await s.sync(BOB)
 
         poll = await polling(s, nursery, since)
         await s.read_up_to(room_id, BOB, sent.event_id)
@@ -290,7 +290,7 @@ async def test_first_sync_has_account_data_presence_and_ephemeral_events(
             "x",
             "m.push_rules",
         ]
-        assert [event["sender"] for event in answer["presence"]["events"]] == [BOB]
+        assert [event["sender"] for event in answer["presence"]["events"]] == [BOB, ALICE]
         room = answer["rooms"]["join"][room_id]
         assert [event["type"] for event in room["ephemeral"]["events"]] == ["m.receipt", "m.typing"]
         assert [event["type"] for event in room["account_data"]["events"]] == ["m.tag"]

@@ -68,12 +68,13 @@ class DevicesApi:
     @route("GET", "/_matrix/client/v3/devices", auth=USER_OR_GUEST)
     async def list_devices(self, request: ListDevicesRequest) -> dict[str, Any]:
         """Spec: client-server API, Device Management."""
-        return {"devices": await self.devices.all_of(request.requester.user_id)}
+        devices = await self.devices.all_of(request.requester.user_id)
+        return {"devices": [_with_nulls(device) for device in devices]}
 
     @route("GET", "/_matrix/client/v3/devices/{device_id}", auth=USER_OR_GUEST)
-    async def get_device(self, request: GetDeviceRequest) -> UserDevice:
+    async def get_device(self, request: GetDeviceRequest) -> dict[str, Any]:
         """Spec: client-server API, Device Management."""
-        return await self.devices.find(request.requester.user_id, request.device_id)
+        return _with_nulls(await self.devices.find(request.requester.user_id, request.device_id))
 
     @route("PUT", "/_matrix/client/v3/devices/{device_id}", auth=USER_OR_GUEST)
     async def update_device(self, request: UpdateDeviceRequest) -> Empty | Response:
@@ -110,3 +111,8 @@ class DevicesApi:
         proof = await self.interactive.prove(operation, auth, self.lifecycle.flows(), requester)
         await self.devices.remove(requester.user_id, device_ids)
         await self.interactive.finish(proof)
+
+
+def _with_nulls(device: UserDevice) -> dict[str, Any]:
+    # Synapse sends null for what is not known, and matrix-nio refuses a list without these keys.
+    return attrs.asdict(device)

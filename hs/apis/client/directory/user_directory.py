@@ -6,7 +6,7 @@ import attrs
 
 from hs.apis.web.auth import USER
 from hs.apis.web.request import body
-from hs.apis.web.route import route
+from hs.apis.web.route import always, route
 from hs.core.requester import Requester
 from hs.services.directory.user_directory import DEFAULT_RESULTS, UserDirectory
 
@@ -31,6 +31,7 @@ class UserDirectoryApi:
         "/_matrix/client/v3/user_directory/search",
         auth=USER,
         rate="user_directory",
+        fresh=always,
         cancel_on_disconnect=True,
     )
     async def search_user_directory(self, request: SearchUserDirectoryRequest) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from hs.apis.web.render import Empty
 from hs.apis.web.request import body, path, query
 from hs.apis.web.route import route
 from hs.core.canonical_json import JsonObject
+from hs.core.errors import Unrecognized
 from hs.core.ids import RoomID
 from hs.core.requester import Requester
 from hs.services.rooms.sending.delayed_events import (
@@ -29,8 +30,16 @@ from hs.services.rooms.sending.delayed_events import (
 
 Action = Literal["send", "cancel", "restart"]
 
+_ACTIONS: Final[tuple[Action, ...]] = ("send", "cancel", "restart")
 _STABLE: Final = "/_matrix/client/v1/delayed_events"
 _UNSTABLE: Final = "/_matrix/client/unstable/org.matrix.msc4140"
+
+
+def _parse_action(text: str) -> Action:
+    for action in _ACTIONS:
+        if text == action:
+            return action
+    raise Unrecognized(f"The action must be one of {', '.join(_ACTIONS)}")
 
 
 @attrs.frozen
@@ -76,7 +85,7 @@ class ManageDelayedEventRequest:
 
     requester: Requester
     delay_id: str = path()
-    action: Action = path()
+    action: Action = path(parse=_parse_action)
 
 
 @attrs.frozen
@@ -85,7 +94,7 @@ class UnstableManageDelayedEventRequest:
 
     requester: Requester | None
     delay_id: str = path()
-    action: Action = path()
+    action: Action = path(parse=_parse_action)
 
 
 @attrs.frozen

@@ -9,8 +9,14 @@ from hs.apis.web.route import route
 from hs.core.canonical_json import JsonObject
 from hs.core.ids import EventID, RoomID, parse_event_id
 from hs.core.requester import Requester
-from hs.services.rooms.sending.delayed_events import DelayedEventRequest, DelayedEvents
+from hs.services.rooms.sending.delayed_events import (
+    DelayedEventRequest,
+    DelayedEvents,
+    DelayTooLong,
+    UnstableDelayTooLong,
+)
 from hs.services.rooms.sending.event_sending import EventSender
+from hs.services.rooms.sending.related_redactions import RelatedRedactions
 
 _ROOM = "/_matrix/client/v3/rooms/{room_id}"
 _DELAY = "org.matrix.msc4140.delay"
@@ -51,6 +57,8 @@ class RedactEventRequest:
     event_id: EventID = path(parse=parse_event_id)
     txn_id: str | None = path(default=None)
     reason: str | None = body(default=None)
+    rel_types: list[str] = body(name="with_rel_types", factory=list)
+    unstable_rel_types: list[str] = body(name="org.matrix.msc3912.with_relations", factory=list)
 
 
 @attrs.frozen
@@ -73,6 +81,7 @@ class SendApi:
 
     sending: EventSender
     delayed: DelayedEvents
+    redacting: RelatedRedactions
 
     @route(
         "PUT",
@@ -100,10 +109,7 @@ class SendApi:
                 txn_id=request.txn_id,
                 origin_server_ts=request.ts,
             )
-            delay_id = await self.delayed.schedule(
-                request.requester, request.room_id, delayed_event
-            )
-            return SendDelayedResponse(delay_id)
+            return await self._schedule(request.requester, request.room_id, delayed_event)
         event_id = await self.sending.message(
             request.requester,
             request.room_id,
@@ -134,10 +140,7 @@ class SendApi:
                 state_key=request.state_key,
                 origin_server_ts=request.ts,
             )
-            delay_id = await self.delayed.schedule(
-                request.requester, request.room_id, delayed_event
-            )
-            return SendDelayedResponse(delay_id)
+            return await self._schedule(request.requester, request.room_id, delayed_event)
         event_id = await self.sending.state(
             request.requester,
             request.room_id,
@@ -157,7 +160,18 @@ class SendApi:
     )
     @route("POST", f"{_ROOM}/redact/{{event_id}}", auth=USER, rate="message", work=WorkClass.SEND)
     async def redact_event(self, request: RedactEventRequest) -> SendEventResponse:
-        """Spec: client-server API, Redactions."""
+        """Spec: client-server API, Redactions; MSC3912 for related events."""
+        rel_types = request.rel_types or request.unstable_rel_types
+        if rel_types:
+            redaction_id = await self.redacting.redact(
+                request.requester,
+                request.room_id,
+                request.event_id,
+                rel_types,
+                txn_id=request.txn_id,
+                reason=request.reason,
+            )
+            return SendEventResponse(redaction_id)
         event_id = await self.sending.redact(
             request.requester,
             request.room_id,
@@ -166,3 +180,13 @@ class SendApi:
             reason=request.reason,
         )
         return SendEventResponse(event_id)
+
+    async def _schedule(
+        self, requester: Requester, room_id: RoomID, delayed_event: DelayedEventRequest
+    ) -> SendDelayedResponse:
+        try:
+            return SendDelayedResponse(
+                await self.delayed.schedule(requester, room_id, delayed_event)
+            )
+        except DelayTooLong as error:
+            raise UnstableDelayTooLong(error) from error

@@ -17,6 +17,7 @@ from hs.services.rooms.aliases.canonical_aliases import CanonicalAliasCheck
 from hs.services.rooms.sending.delayed_event_sender import UPKEEP_PERIOD_S, DelayedSending
 from hs.services.rooms.sending.delayed_events import DelayedEvents
 from hs.services.rooms.sending.event_sending import EventSender
+from hs.services.rooms.sending.related_redactions import RelatedRedactions
 from hs.services.rooms.sending.relation_checks import RelationChecks
 
 
@@ -52,6 +53,7 @@ def wire_sending(
         announcements=base.memory(CACHES),
         longest_ms=base.settings.proposals.max_event_delay_duration,
     )
+    redacting = RelatedRedactions(base.database, rooms.appender, sending)
     sender = base.planned(
         BACKGROUND, lambda: DelayedSending(base.database, base.feed, base.clock, delayed)
     )
@@ -59,7 +61,7 @@ def wire_sending(
         delayed=delayed,
         sender=sender,
         part=Part(
-            endpoints=[SendApi(sending, delayed), DelayedEventsApi(delayed)],
+            endpoints=[SendApi(sending, delayed, redacting), DelayedEventsApi(delayed)],
             duties=[] if sender is None else _duties(sender),
         ),
     )

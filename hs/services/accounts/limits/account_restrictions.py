@@ -20,11 +20,21 @@ def check_may_act(requester: Requester) -> None:
 
     Raises: UserSuspended, ConsentNotGiven.
     """
-    if requester.suspended:
-        raise UserSuspended("You cannot perform this action while suspended.")
+    _check_not_suspended(requester)
     consent = requester.required_consent
     if consent is not None:
         raise ConsentNotGiven(consent.message, consent_uri=consent.uri)
+
+
+def check_may_signal(requester: Requester) -> None:
+    """Reject what a suspended user shows or sends to others apart from events.
+
+    That is typing, public receipts, status messages and to-device messages. Users who have not
+    agreed to the terms may do it: clients do it unasked, and would show the terms for it.
+
+    Raises: UserSuspended.
+    """
+    _check_not_suspended(requester)
 
 
 def check_may_remove_threepids(requester: Requester) -> None:
@@ -34,6 +44,10 @@ def check_may_remove_threepids(requester: Requester) -> None:
 
     Raises: UserSuspended.
     """
+    _check_not_suspended(requester)
+
+
+def _check_not_suspended(requester: Requester) -> None:
     if requester.suspended:
         raise UserSuspended("You cannot perform this action while suspended.")
 

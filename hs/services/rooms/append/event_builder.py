@@ -10,7 +10,7 @@ from hs.core.auth.power_levels import PowerLevels
 from hs.core.auth.redaction_rules import redaction_applies
 from hs.core.auth.rules import check_auth
 from hs.core.auth.selection import auth_types_for_event
-from hs.core.errors import Forbidden
+from hs.core.errors import Forbidden, InvalidParam
 from hs.core.events import event_types
 from hs.core.events.build import EventDraft, GraphPosition, build_event
 from hs.core.events.event import Event
@@ -56,8 +56,10 @@ class EventBuilder:
         """Build the event that follows `head`; return it and the head after it.
 
         `target` is the event that a redaction redacts; None if it is unknown or already redacted.
-        Raises: Forbidden, by the auth rules; TooLarge; BadJson.
+        Raises: Forbidden, by the auth rules; InvalidParam, if nobody could send the event;
+            TooLarge; BadJson.
         """
+        _check_creators_have_no_levels(draft, head)
         event = self._build(room, head, draft)
         check_auth(event, head.events, head.power)
         pending = PendingEvent(event, head.snapshot, own_state_change(head, event), txn=draft.txn)
@@ -129,6 +131,18 @@ class EventBuilder:
         if rules.event_id_is_hash:
             return None
         return EventID(f"${random_opaque()}:{self.server_name}")
+
+
+def _check_creators_have_no_levels(draft: Draft, head: RoomHead) -> None:
+    # The auth rules reject this whatever the sender's power is, so it is not Forbidden.
+    if draft.type != event_types.POWER_LEVELS or not head.power.creators:
+        return
+    users = draft.content.get("users")
+    named = head.power.creators & users.keys() if isinstance(users, Mapping) else None
+    if named:
+        raise InvalidParam(
+            f"users must not contain the room's creators: {', '.join(sorted(named))}"
+        )
 
 
 def _check_may_redact(redaction: Event, target: Event, head: RoomHead) -> None:

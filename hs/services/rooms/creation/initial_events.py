@@ -10,6 +10,7 @@ import attrs
 
 from hs.core.canonical_json import JsonObject
 from hs.core.errors import BadJson, InvalidParam, InvalidRoomState
+from hs.core.event_contents import check_content
 from hs.core.events import event_types
 from hs.core.ids import RoomAlias, UserID, is_user_id
 from hs.core.versions import RoomVersion
@@ -102,16 +103,28 @@ def first_events(
     create = _create_content(request, members, rules)
     joined = {**members.profile, "membership": event_types.JOIN}
     levels = _power_levels(request, members, rules, settings)
-    return [
-        Draft(event_types.CREATE, creator, create, ""),
-        Draft(event_types.MEMBER, creator, joined, creator),
+    state = [
         Draft(event_types.POWER_LEVELS, creator, levels, ""),
         *(
             Draft(event_type, creator, dict(content), state_key)
             for event_type, content, state_key in _state(request, alias, settings)
         ),
+    ]
+    for draft in state:
+        _check_state(draft)
+    return [
+        Draft(event_types.CREATE, creator, create, ""),
+        Draft(event_types.MEMBER, creator, joined, creator),
+        *state,
         *_invites(request, members),
     ]
+
+
+def _check_state(draft: Draft) -> None:
+    try:
+        check_content(draft.sender, draft.type, draft.state_key, draft.content)
+    except (BadJson, InvalidParam) as error:
+        raise InvalidRoomState(f"{draft.type}: {error.message}") from error
 
 
 def check_creation_content(content: JsonObject, rules: RoomVersion) -> None:

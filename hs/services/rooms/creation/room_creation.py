@@ -106,7 +106,7 @@ class RoomCreation:
         except Exception as error:
             if reservation is not None:
                 await self.aliases.release(reservation)
-            if isinstance(error, Forbidden):
+            if isinstance(error, (Forbidden, InvalidParam)):
                 raise InvalidRoomState(error.message) from error
             raise
         if reservation is not None:

@@ -35,6 +35,7 @@ from hs.core.errors import (
     TooLarge,
     UserLocked,
 )
+from hs.core.event_contents import check_content
 from hs.core.events import event_types
 from hs.core.ids import EventID, RoomID, UserID
 from hs.core.requester import Requester
@@ -69,16 +70,27 @@ class DelayTooLong(MatrixError):
     """The delay is longer than this server allows."""
 
     def __init__(self, max_delay_ms: int) -> None:
-        super().__init__(
-            "M_FORBIDDEN",
-            403,
-            f"The delay must not be longer than {max_delay_ms} ms",
-            max_delay=max_delay_ms,
-            **{
-                "org.matrix.msc4140.errcode": "M_MAX_DELAY_EXCEEDED",
-                "org.matrix.msc4140.max_delay": max_delay_ms,
-            },
-        )
+        message = f"The delay must not be longer than {max_delay_ms} ms"
+        super().__init__("M_FORBIDDEN", 403, message, **_limit_fields(max_delay_ms))
+
+
+class UnstableDelayTooLong(MatrixError):
+    """DelayTooLong for clients that pass the delay in the query.
+
+    matrix-js-sdk, and with it Element Call, schedules the event again with a shorter delay if the
+    errcode is M_UNKNOWN and the fields of MSC4140 are there. It gives up after any other error.
+    """
+
+    def __init__(self, error: DelayTooLong) -> None:
+        super().__init__("M_UNKNOWN", 400, error.message, **error.extra)
+
+
+def _limit_fields(max_delay_ms: int) -> dict[str, str | int]:
+    return {
+        "max_delay": max_delay_ms,
+        "org.matrix.msc4140.errcode": "M_MAX_DELAY_EXCEEDED",
+        "org.matrix.msc4140.max_delay": max_delay_ms,
+    }
 
 
 class DelayedEventFinished(MatrixError):
@@ -127,6 +139,7 @@ class DelayedEvents:
             check_may_act(requester)
         if request.state_key is not None:
             check_may_be_state(request.type)
+        check_content(requester.user_id, request.type, request.state_key, request.content)
         if request.delay_ms <= 0:
             raise InvalidParam("delay must be a positive number of milliseconds")
         if request.delay_ms > self.longest_ms:

@@ -9,6 +9,7 @@ import attrs
 
 from hs.core.canonical_json import MAX_INTEGER, JsonObject
 from hs.core.errors import BadJson, Forbidden, InvalidParam, NotFound
+from hs.core.event_contents import check_content
 from hs.core.events import event_types
 from hs.core.events.event import Event
 from hs.core.ids import EventID, RoomID, parse_event_id
@@ -51,6 +52,7 @@ class EventSender:
 
         Raises: Forbidden, BadJson, TooLarge, DuplicateAnnotation, Unknown.
         """
+        check_content(requester.user_id, event_type, None, content)
         if requester.is_shadow_banned:
             return _fake_event_id()
         scope = f"/rooms/{room_id}/send/{event_type}"
@@ -95,6 +97,7 @@ class EventSender:
             )
         check_may_act(requester)
         check_may_be_state(event_type)
+        check_content(requester.user_id, event_type, state_key, content)
         if requester.is_shadow_banned:
             return _fake_event_id()
         if event_type == event_types.CANONICAL_ALIAS and state_key == "":

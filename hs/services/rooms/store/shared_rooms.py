@@ -4,7 +4,7 @@ Membership changes since that position are taken from the recent events of rooms
 read only if memberships have changed, or if the position is too old.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from typing import Final
 
@@ -23,15 +23,25 @@ from hs.storage.rooms import shared_rooms, timelines
 NO_CHANGES: Final = SharedRoomChanges()
 
 
+@attrs.frozen
+class _Member:
+    """A member event; whether it was a join is not known of events read from the database."""
+
+    user_id: UserID
+    event_id: EventID
+    may_have_joined: bool = True
+
+
 @attrs.define(eq=False)
 class _MembershipChanges:
     """The users whose membership of a room changed since the position.
 
-    `first` is the ID of the first such member event.
+    `first` is the ID of the first such member event; `joined` are the users who may have joined.
     """
 
     first: EventID
     users: set[UserID] = attrs.Factory(set)
+    joined: set[UserID] = attrs.Factory(set)
 
 
 @attrs.frozen(eq=False)
@@ -53,6 +63,10 @@ class _Comparison:
 
     def was_in(self, room_id: RoomID) -> bool:
         return self.joined_before.get((room_id, self.user_id), self.is_in(room_id))
+
+    def came_in(self, room_id: RoomID, user_id: UserID) -> bool:
+        """Return whether a user may have joined a room after the earlier position."""
+        return room_id in self.changes and user_id in self.changes[room_id].joined
 
 
 @attrs.frozen(eq=False)
@@ -97,9 +111,10 @@ class SharedRooms:
         affected: set[UserID] = set()
         for room_id, room_changes in changes.items():
             was_in, is_in = comparison.was_in(room_id), comparison.is_in(room_id)
-            if was_in or is_in:
+            came_in = comparison.came_in(room_id, user_id)
+            if was_in or is_in or came_in:
                 affected |= room_changes.users
-            if was_in != is_in:
+            if was_in != is_in or came_in:
                 affected |= await self._memberships.joined(room_id)
         affected.discard(user_id)
         if not affected:
@@ -127,7 +142,7 @@ class SharedRooms:
             )
             if now and not was_sharing:
                 began.add(other_id)
-            elif was_sharing and not now:
+            elif not now and (was_sharing or _shared_between(comparison, other_id, joined)):
                 ceased.add(other_id)
         return SharedRoomChanges(began, ceased)
 
@@ -160,7 +175,8 @@ class SharedRooms:
                 shared_rooms.list_membership_changes, unknown, since.floor
             ):
                 if not since.covers(row.writer, row.stream_id):
-                    _add(changes, RoomID(row.room_id), EventID(row.event_id), UserID(row.user_id))
+                    member = _Member(UserID(row.user_id), EventID(row.event_id))
+                    _add(changes, RoomID(row.room_id), member)
         return changes
 
     def _add_recent(
@@ -170,9 +186,10 @@ class SharedRooms:
         if entries is None:
             return False
         for entry in entries:
-            for event_type, state_key, _, _ in entry.changes:
+            for event_type, state_key, _, membership in entry.changes:
                 if event_type == event_types.MEMBER:
-                    _add(changes, room_id, entry.event_id, UserID(state_key))
+                    joined = membership == event_types.JOIN
+                    _add(changes, room_id, _Member(UserID(state_key), entry.event_id, joined))
         return True
 
     async def _joined_before(
@@ -202,7 +219,26 @@ class SharedRooms:
         return joined_before
 
 
-def _add(
-    changes: dict[RoomID, _MembershipChanges], room_id: RoomID, event_id: EventID, user_id: UserID
-) -> None:
-    changes.setdefault(room_id, _MembershipChanges(event_id)).users.add(user_id)
+def _shared_between(
+    comparison: _Comparison, other_id: UserID, joined: Mapping[RoomID, AbstractSet[UserID]]
+) -> bool:
+    """Return whether both users may have been in a room together since the earlier position.
+
+    Clients that saw the other user join have begun to track the devices. It is also True if one
+    left a room before the other joined: then clients drop what they do not have.
+    """
+    for room_id, changes in comparison.changes.items():
+        own = comparison.came_in(room_id, comparison.user_id) or comparison.was_in(room_id)
+        other = other_id in changes.joined or comparison.joined_before.get(
+            (room_id, other_id), other_id in joined[room_id]
+        )
+        if own and other:
+            return True
+    return False
+
+
+def _add(changes: dict[RoomID, _MembershipChanges], room_id: RoomID, member: _Member) -> None:
+    room_changes = changes.setdefault(room_id, _MembershipChanges(member.event_id))
+    room_changes.users.add(member.user_id)
+    if member.may_have_joined:
+        room_changes.joined.add(member.user_id)

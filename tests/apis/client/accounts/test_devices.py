@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import nio
 import pytest
 
 from hs.core.streams import DeviceListRow
@@ -25,8 +26,26 @@ async def test_users_see_only_their_own_devices(accounts: Accounts) -> None:
 
     assert [device["device_id"] for device in response.json["devices"]] == ["ALICE", "LAPTOP"]
     assert response.json["devices"][0]["last_seen_ip"] == "192.0.2.1"
-    assert laptop.json == {"device_id": "LAPTOP", "display_name": "My laptop"}
+    assert laptop.json == {
+        "device_id": "LAPTOP",
+        "display_name": "My laptop",
+        "last_seen_ip": None,
+        "last_seen_ts": None,
+    }
     assert (device_of_other_user.status, device_of_other_user.errcode) == (404, "M_NOT_FOUND")
+
+
+async def test_nameless_device_is_listed_in_the_form_that_matrix_nio_requires(
+    accounts: Accounts,
+) -> None:
+    alice = await accounts.user("alice", password="secret")
+    await accounts.log_in("alice", "secret", device_id="LAPTOP")
+
+    response = await accounts.client.get(DEVICES, token=alice.access_token)
+
+    nameless = response.json["devices"][1]
+    assert (nameless["device_id"], nameless["display_name"]) == ("LAPTOP", None)
+    assert isinstance(nio.DevicesResponse.from_dict(response.json), nio.DevicesResponse)
 
 
 async def test_last_use_of_a_device_is_written_in_batches(accounts: Accounts) -> None:

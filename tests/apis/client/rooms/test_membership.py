@@ -19,6 +19,7 @@ from tests.support.rooms import ALICE, BOB, CAROL, ZOE
 from tests.support.web import WebResponse
 
 V3 = "/_matrix/client/v3"
+TEXT = {"msgtype": "m.text", "body": "x"}
 
 
 @pytest.fixture
@@ -312,7 +313,7 @@ async def test_guest_joins_only_rooms_with_guest_access(actions: Actions) -> Non
     refused = await change_membership(actions, closed_room, "join", "bob")
     joined = await change_membership(actions, open_room, "join", "bob")
     sent = await actions.client().put(
-        f"{V3}/rooms/{open_room}/send/m.room.message/1", {"body": "x"}, token="bob"
+        f"{V3}/rooms/{open_room}/send/m.room.message/1", TEXT, token="bob"
     )
 
     assert outcome(refused) == (403, "M_GUEST_ACCESS_FORBIDDEN")
@@ -424,7 +425,7 @@ async def test_suspended_user_can_only_leave(actions: Actions) -> None:
     responses = [
         await change_membership(actions, room_id, "invite", "bob", user_id=CAROL),
         await actions.client().put(
-            f"{V3}/rooms/{room_id}/send/m.room.message/1", {"body": "x"}, token="bob"
+            f"{V3}/rooms/{room_id}/send/m.room.message/1", TEXT, token="bob"
         ),
         await change_membership(actions, room_id, "leave", "bob"),
         await change_membership(actions, room_id, "join", "bob"),

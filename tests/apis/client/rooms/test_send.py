@@ -75,15 +75,15 @@ async def test_post_sends_without_a_transaction_id(actions: Actions) -> None:
 @pytest.mark.parametrize(
     ("rest", "content", "expected"),
     [
-        ("send/m.room.message/1", {"n": 1.5}, (400, "M_BAD_JSON")),
-        ("send/m.room.message/1", {"n": 2**53}, (400, "M_BAD_JSON")),
+        ("send/m.room.message/1", {**TEXT, "n": 1.5}, (400, "M_BAD_JSON")),
+        ("send/m.room.message/1", {**TEXT, "n": 2**53}, (400, "M_BAD_JSON")),
         ("send/m.room.message/1", [], (400, "M_BAD_JSON")),
-        ("send/m.room.message/1", {"body": "x" * 66_000}, (413, "M_TOO_LARGE")),
+        ("send/m.room.message/1", {**TEXT, "body": "x" * 66_000}, (413, "M_TOO_LARGE")),
         (f"send/{'t' * 300}/1", {}, (413, "M_TOO_LARGE")),
-        ("send/m.room.message/1?org.matrix.msc4140.delay=0", {}, (400, "M_INVALID_PARAM")),
+        ("send/m.room.message/1?org.matrix.msc4140.delay=0", TEXT, (400, "M_INVALID_PARAM")),
         ("state/m.room.topic?org.matrix.msc4140.delay=soon", {}, (400, "M_INVALID_PARAM")),
-        ("send/m.room.message/1?ts=soon", {}, (400, "M_INVALID_PARAM")),
-        ("state/m.room.create", {}, (403, "M_FORBIDDEN")),
+        ("send/m.room.message/1?ts=soon", TEXT, (400, "M_INVALID_PARAM")),
+        ("state/m.room.create", {}, (400, "M_INVALID_PARAM")),
         (f"state/org.example/{BOB}", {}, (403, "M_FORBIDDEN")),
         ("send/m.room.redaction/1", {}, (400, "M_BAD_JSON")),
         ("send/m.room.redaction/1", {"redacts": "x"}, (400, "M_INVALID_PARAM")),
@@ -103,6 +103,50 @@ async def test_invalid_event_is_rejected(
     room_id = await actions.world.create_room(ALICE)
 
     assert outcome(await put(actions, room_id, rest, content)) == expected
+
+
+async def test_creator_in_power_levels_and_denied_own_server_are_rejected(
+    actions: Actions,
+) -> None:
+    room_id = await actions.world.create_room(ALICE, version="12")
+    older = await actions.world.create_room(ALICE)
+    levels = {"users": {ALICE: 100}}
+    acl = {"allow": ["*"], "deny": [SERVER]}
+
+    creator = await put(actions, room_id, "state/m.room.power_levels", levels)
+    in_older_room = await put(actions, older, "state/m.room.power_levels", levels)
+    denied = await put(actions, room_id, "state/m.room.server_acl", acl)
+
+    assert outcome(creator) == (400, "M_INVALID_PARAM")
+    assert outcome(in_older_room) == (200, None)
+    assert outcome(denied) == (400, "M_BAD_JSON")
+
+
+@pytest.mark.parametrize("rel_type", ["m.thread", "m.annotation", "m.reference", "m.replace"])
+async def test_relation_to_an_unknown_event_is_rejected(actions: Actions, rel_type: str) -> None:
+    room_id = await actions.world.create_room(ALICE)
+    relates_to = {"rel_type": rel_type, "event_id": "$unknown", "key": "x"}
+
+    response = await put(
+        actions, room_id, "send/m.room.message/1", TEXT | {"m.relates_to": relates_to}
+    )
+
+    assert outcome(response) == (400, "M_UNKNOWN")
+
+
+async def test_relation_to_a_missing_event_that_others_relate_to_is_accepted(
+    actions: Actions,
+) -> None:
+    room_id = await actions.world.create_room(ALICE, join=[BOB])
+    elsewhere = await actions.world.create_room(ALICE)
+    relation = {"m.relates_to": {"rel_type": "m.thread", "event_id": "$not-fetched"}}
+    await actions.world.append(room_id, Draft("m.room.message", BOB, TEXT | relation))
+
+    response = await put(actions, room_id, "send/m.room.message/1", TEXT | relation)
+    in_other_room = await put(actions, elsewhere, "send/m.room.message/1", TEXT | relation)
+
+    assert outcome(response) == (200, None)
+    assert outcome(in_other_room) == (400, "M_UNKNOWN")
 
 
 async def test_sending_requires_membership_and_power(actions: Actions) -> None:
@@ -231,7 +275,7 @@ async def test_thread_root_must_be_outside_of_threads_and_in_the_room(actions: A
     reply = await put(actions, room_id, "send/m.room.message/1", thread(root))
     nested = await put(actions, room_id, "send/m.room.message/2", thread(reply.json["event_id"]))
     other_room = await put(actions, room_id, "send/m.room.message/3", thread(other))
-    malformed = await put(actions, room_id, "send/m.room.message/4", {"m.relates_to": "x"})
+    malformed = await put(actions, room_id, "send/m.room.message/4", TEXT | {"m.relates_to": "x"})
 
     assert reply.status == malformed.status == 200
     assert outcome(nested) == outcome(other_room) == (400, "M_UNKNOWN")
@@ -264,8 +308,8 @@ async def test_canonical_alias_must_resolve_to_the_room(actions: Actions) -> Non
         (400, "M_BAD_ALIAS"),
         (400, "M_BAD_ALIAS"),
         (400, "M_INVALID_PARAM"),
-        (400, "M_INVALID_PARAM"),
-        (400, "M_INVALID_PARAM"),
+        (400, "M_BAD_JSON"),
+        (400, "M_BAD_JSON"),
         (200, None),
     ]
 

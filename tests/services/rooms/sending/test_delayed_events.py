@@ -47,7 +47,8 @@ async def pass_time(acts: Actions, ms: int) -> int:
 
 
 def delayed_message(body: str, delay_ms: int, txn_id: str | None = None) -> DelayedEventRequest:
-    return DelayedEventRequest("m.room.message", {"body": body}, delay_ms, txn_id=txn_id)
+    content = {"msgtype": "m.text", "body": body}
+    return DelayedEventRequest("m.room.message", content, delay_ms, txn_id=txn_id)
 
 
 async def wait_for_scheduled(acts: Actions, count: int) -> None:
