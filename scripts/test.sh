@@ -1,9 +1,10 @@
 #!/bin/sh
 # Installs the dependencies of the tests, then runs them. Arguments are passed to pytest:
 #
-#   scripts/test.sh                    all tests but the long ones and those with JavaScript clients
+#   scripts/test.sh                    all tests but those of the next three lines
 #   scripts/test.sh -m long            the tests that take minutes
 #   scripts/test.sh -m js              the tests with JavaScript clients, which need npm
+#   scripts/test.sh -m growth -n 0     what requests cost as data grows: prints a table
 #   scripts/test.sh tests/core -x      one folder, stopping at the first failure
 set -eu
 ROOT=$(CDPATH= cd -- "$(dirname -- "$0")/.." && pwd)
