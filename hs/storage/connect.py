@@ -16,6 +16,7 @@ from hs.lib.aio import Bridge
 from hs.storage.database import Database, DatabaseUnavailable, ForeignDatabase, Tx
 from hs.storage.dialect import Engine
 from hs.storage.migrate import (
+    TABLE_EXISTS,
     Migration,
     bundled_migrations,
     pending_migrations,
@@ -62,7 +63,6 @@ _IGNORED_ARGS: Final = frozenset(
 _SYNAPSES: Final = (
     "this is Synapse's database, which was left as it is; name a new, empty database instead"
 )
-_FIND_TABLE: Final = "SELECT to_regclass($1::text) IS NOT NULL"
 
 
 def _engine_named(name: str) -> Engine:
@@ -106,7 +106,7 @@ async def open_database(config: DatabaseConfig, bridge: Bridge) -> AsyncIterator
 
 
 async def _has_synapses_table(tx: Tx) -> bool:
-    return bool(await tx.fetchval(_FIND_TABLE, SYNAPSE_TABLE))
+    return bool(await tx.fetchval(TABLE_EXISTS, SYNAPSE_TABLE))
 
 
 async def check_pending(config: DatabaseConfig, bridge: Bridge) -> list[Migration]:

@@ -36,7 +36,7 @@ CREATE TABLE IF NOT EXISTS schema_migrations (
 )
 """
 _APPLIED: Final = "SELECT number, name FROM schema_migrations"
-_TABLE_EXISTS: Final = Statement(
+TABLE_EXISTS: Final = Statement(
     "SELECT 1 WHERE to_regclass($1::text) IS NOT NULL",
     "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?1",
 )
@@ -120,7 +120,7 @@ async def migrate(
 
 async def _check_applied(tx: Tx, migrations: Sequence[Migration]) -> set[int]:
     """Return the numbers of the applied migrations. Raises: ForeignDatabase."""
-    if not await tx.fetchval(_TABLE_EXISTS, "schema_migrations"):
+    if not await tx.fetchval(TABLE_EXISTS, "schema_migrations"):
         return set()
     applied = await _applied(tx)
     unknown = sorted(applied.keys() - {migration.number for migration in migrations})

@@ -85,8 +85,10 @@ async def test_client_continues_after_a_restart(database: Database) -> None:
         await s.world.send(room_id, BOB, "before")
         left = await s.world.create_room(BOB, join=[ALICE])
         await s.world.leave(left, ALICE)
+        clock = s.world.clock
 
-    async with open_syncing(database) as s:
+    clock.advance(1000)
+    async with open_syncing(database, clock=clock) as s:
         await s.world.send(room_id, BOB, "after")
         answer = await s.sync(ALICE, token)
 
