@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from hs.core.errors import MatrixError
 from hs.core.ids import RoomID, UserID
+from hs.lib.clock import FixedClock
 from hs.services.rooms.append.drafts import Draft
 from hs.storage.inline import open_inline
 from hs.storage.migrate import bundled_migrations, migrate
@@ -149,8 +150,10 @@ async def play(steps: Sequence[Step], clients: Sequence[Client]) -> None:
             else:
                 lives[-1].append(step)
         number = 0
+        clock = FixedClock()
         for life in lives:
-            async with open_syncing(database) as s:
+            clock.advance(1000)
+            async with open_syncing(database, clock=clock) as s:
                 if room_id is None:
                     levels = {"events": {"m.room.topic": 0, "m.room.name": 0}, "state_default": 0}
                     room_id = await s.world.create_room(ALICE, power_levels=levels)
