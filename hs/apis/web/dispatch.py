@@ -11,7 +11,7 @@ The order of the steps is fixed:
 3. The body, the typed request, freshness, and the handler.
 
 A handler declared with `cancel_on_disconnect` is cancelled when its client disconnects; all others
-run to completion. If the connection has no disconnect signal (HTTP/2, tests), a child task reads
+run to completion. If the connection has no disconnect signal (tests), a child task reads
 from the client until it disconnects, so such an endpoint must not stream its body. If the handler
 returns just as the disconnect is noticed, its result is still used. Cancelling a handler never
 cancels a write, because writes run in the services' own tasks.

@@ -88,7 +88,6 @@ class Http1Connection:
         "_transport",
         "_writer",
         "deadline",
-        "http2_bytes",
         "scope",
     )
 
@@ -116,7 +115,6 @@ class Http1Connection:
         self._read_ahead: list[bytes] = []
         self.deadline = server.now + server.limits.head_s
         self.scope = trio.CancelScope()
-        self.http2_bytes: bytes | None = None
 
     @property
     def is_idle(self) -> bool:
@@ -142,12 +140,10 @@ class Http1Connection:
     def _shorten_deadline(self) -> None:
         self.deadline = min(self.deadline, self._server.now + self._server.limits.drain_head_s)
 
-    async def run(self, first_bytes: bytes = b"") -> None:
-        """Serve the connection until it ends or `http2_bytes` is set; never closes the stream."""
+    async def run(self) -> None:
+        """Serve the connection until it ends; never closes the stream."""
         with self.scope:
             try:
-                if first_bytes:
-                    self._parser.feed(first_bytes)
                 while (request := await self._next_request()) is not None:
                     if not await self._handle(request):
                         break
@@ -170,8 +166,7 @@ class Http1Connection:
             parser.feed(self._read_ahead.pop(0))
         head_deadline = None
         while not parser.requests:
-            if parser.error is not None or parser.http2_bytes is not None:
-                self.http2_bytes = parser.http2_bytes
+            if parser.error is not None:
                 return None
             if not parser.is_idle:
                 # Fixed at the first byte of the head, so that sending slowly gains no time.

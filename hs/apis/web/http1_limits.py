@@ -10,8 +10,7 @@ class HttpLimits:
     `body_bytes_per_s` and `write_bytes_per_s` are the slowest average rates at which a client
     may send a request body and read a response, after the grace time that goes with them.
     `drain_head_s` is how long a client that connected just before the drain may take to send its
-    request. `http2_silence_s` is how long an HTTP/2 client may send nothing at all; it is long
-    because a client that waits for a response has nothing to send.
+    request.
     """
 
     head_bytes: int = 65536
@@ -23,7 +22,6 @@ class HttpLimits:
     handshake_s: float = 15.0
     head_s: float = 15.0
     keep_alive_s: float = 75.0
-    http2_silence_s: float = 600.0
     body_grace_s: float = 30.0
     body_bytes_per_s: int = 1024
     write_grace_s: float = 30.0

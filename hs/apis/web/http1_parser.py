@@ -18,9 +18,10 @@ Rules:
 - An Upgrade is ignored, as RFC 9110 allows. httptools takes the bytes after such a head for the
   other protocol, so a new parser is fed the same request without its Upgrade header, followed by
   those bytes. No byte is lost, and a request is parsed again at most once.
-- HTTP/2 with prior knowledge is recognized only by the first bytes of a connection.
+- HTTP/2 with prior knowledge is recognized by the first bytes of a connection, and rejected as
+  HTTP/2 demands. If these bytes arrive in pieces, the client gets an HTTP/1.1 error.
 
-Spec: RFC 9112, sections 2.2, 3.2, 5, 6.1-6.3, 7.1, 11.2; RFC 9110, section 7.8.
+Spec: RFC 9112, sections 2.2, 3.2, 5, 6.1-6.3, 7.1, 11.2; RFC 9110, section 7.8; RFC 9113, 3.3.
 """
 
 import re
@@ -52,6 +53,13 @@ class HttpError(Exception):
         self.status = status
         self.reason = reason
         self.errcode = errcode
+
+
+class Http2Rejected(HttpError):
+    """The client speaks HTTP/2, which is not served."""
+
+    def __init__(self) -> None:
+        super().__init__(505, "HTTP/2 is not supported, use HTTP/1.1")
 
 
 class Http1Request:
@@ -112,8 +120,6 @@ class Http1Parser:
         self._head_parts: list[bytes] = []
         self.requests: deque[Http1Request] = deque()
         self.error: HttpError | None = None
-        # The first bytes of a connection on which the client speaks HTTP/2.
-        self.http2_bytes: bytes | None = None
 
     @property
     def is_idle(self) -> bool:
@@ -121,13 +127,13 @@ class Http1Parser:
         return self._current is None and not self.requests
 
     def feed(self, received: bytes) -> None:
-        """Parse received bytes; may add to `requests`, or set `error` or `http2_bytes`."""
-        if self.error is not None or self.http2_bytes is not None:
+        """Parse received bytes; may add to `requests`, or set `error`."""
+        if self.error is not None:
             return
         if self._is_first_read:
             self._is_first_read = False
             if received.startswith(_HTTP2_PREFACE):
-                self.http2_bytes = received
+                self.error = Http2Rejected()
                 return
         if self._current is None:
             self._head_parts = [received]

@@ -22,10 +22,12 @@ from email.utils import formatdate
 from functools import cache
 from http import HTTPStatus
 
-from hs.apis.web.http1_parser import Http1Request, HttpError
+from hs.apis.web.http1_parser import Http1Request, Http2Rejected, HttpError
 
 Headers = list[tuple[bytes, bytes]]
 _STATUSES_WITHOUT_BODY = (204, 304)
+# An empty SETTINGS frame, then GOAWAY with last stream 0 and the error HTTP_1_1_REQUIRED.
+_HTTP2_GOAWAY = b"\0\0\0\4\0\0\0\0\0" + b"\0\0\x08\7\0\0\0\0\0" + b"\0\0\0\0\0\0\0\x0d"
 
 
 class InvalidResponse(Exception):
@@ -144,7 +146,12 @@ def response_head(status: int, headers: Headers) -> bytes:
 
 
 def error_response_bytes(error: HttpError, date: bytes) -> bytes:
-    """Return a whole response, which announces that the connection closes."""
+    """Return a whole response, which announces that the connection closes.
+
+    Spec: RFC 9113, sections 3.4, 6.8 and 7, for clients that speak HTTP/2.
+    """
+    if isinstance(error, Http2Rejected):
+        return _HTTP2_GOAWAY
     reason = error.reason.encode("ascii", "replace").replace(b'"', b"'").replace(b"\\", b"/")
     body = b'{"errcode":"%b","error":"%b"}' % (error.errcode.encode("ascii"), reason)
     return (

@@ -158,7 +158,7 @@ def parse_query(query_string: bytes) -> dict[str, list[str]]:
     than MAX_QUERY_PARAMETERS parameters.
     """
     values_by_name: dict[str, list[str]] = {}
-    if not query_string.isascii():  # Our HTTP/1.1 parser rejects this, hypercorn's HTTP/2 does not.
+    if not query_string.isascii():  # Our parser rejects this; other ASGI servers do not.
         raise InvalidParam("The query string must be percent-encoded ASCII")
     pairs = query_string.decode("ascii").split("&")
     if len(pairs) > MAX_QUERY_PARAMETERS:

@@ -1,7 +1,8 @@
 """The HTTP server: listeners, connections, the reaper of slow clients, and the drain.
 
-HTTP/1.1 is served by http1.py. HTTP/2, with prior knowledge or chosen in the TLS handshake, is
-handed to hypercorn.
+Only HTTP/1.1 is served (http1.py). A client that begins with HTTP/2 is told to use HTTP/1.1. Of
+hypercorn, the lifespan of the ASGI application and the TLS context are used; the application can be
+served by hypercorn as well, but only this server has the limits below.
 
 Rules:
 
@@ -13,8 +14,6 @@ Rules:
 - One reaper task checks the deadlines of all HTTP/1.1 connections every `reap_interval_s` and
   cancels connections past their deadline. It also updates the clock and the Date header that
   connections read, so their time has that resolution.
-- hypercorn waits for slow clients indefinitely, shielded from cancellation. The stream that it
-  gets therefore has timeouts of its own (Http2Stream).
 
 The drain, in this order:
 
@@ -38,8 +37,6 @@ import trio
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config
 from hypercorn.trio.lifespan import Lifespan
-from hypercorn.trio.tcp_server import TCPServer
-from hypercorn.trio.worker_context import WorkerContext
 
 from hs.apis.web.accept_queue import Stream, accept_connections, accept_queued_connections
 from hs.apis.web.app import STATE_KEY, Application, ListenerView
@@ -65,9 +62,6 @@ class Server:
         self.date = date_header()
         self.disconnect_watcher = DisconnectWatcher() if HAS_EPOLL else None
         self.lifespan_state: dict[str, Any] = {}
-        self.hypercorn_config = _hypercorn_config(limits)
-        self.hypercorn_context = WorkerContext(None)
-        self.wrapped_app = ASGIWrapper(app)
         self._connections: set[Http1Connection] = set()
         self._open = 0
 
@@ -86,9 +80,8 @@ class Server:
                     connection.scope.cancel()
             await trio.sleep(self.limits.reap_interval_s)
 
-    async def close_idle(self) -> None:
+    def close_idle(self) -> None:
         """Close every connection that only waits for its next request."""
-        await self.hypercorn_context.terminated.set()
         for connection in tuple(self._connections):
             connection.close_if_idle()
 
@@ -122,63 +115,18 @@ class Server:
                 await stream.do_handshake()
             if handshake.cancelled_caught:
                 return
-            if stream.selected_alpn_protocol() == "h2":
-                await self._serve_http2(state, stream, b"")
-                return
             transport = StreamTransport(stream, lower)
         template = _scope_template(lower, "http" if stream is lower else "https", state)
-        http2_bytes = await self.serve_http1(transport, template)
-        if http2_bytes is not None:
-            await self._serve_http2(state, stream, http2_bytes)
+        await self.serve_http1(transport, template)
 
-    async def serve_http1(
-        self, transport: Transport, scope_template: dict[str, Any]
-    ) -> bytes | None:
-        """Serve HTTP/1.1; return the received bytes if the client speaks HTTP/2, else None."""
+    async def serve_http1(self, transport: Transport, scope_template: dict[str, Any]) -> None:
+        """Serve HTTP/1.1 until the connection ends; never closes the stream."""
         connection = Http1Connection(self.app, self, transport, scope_template)
         self._connections.add(connection)
         try:
             await connection.run()
         finally:
             self._connections.discard(connection)
-        return connection.http2_bytes
-
-    async def _serve_http2(self, state: dict[str, Any], stream: Stream, first_bytes: bytes) -> None:
-        http2_stream: Any = Http2Stream(stream, first_bytes, self.limits)
-        server: Any = TCPServer(
-            self.wrapped_app, self.hypercorn_config, self.hypercorn_context, state, http2_stream
-        )
-        await server.run()
-
-
-class Http2Stream:
-    """The stream for hypercorn: replays the bytes that were already read, and adds timeouts."""
-
-    def __init__(self, stream: Stream, first_bytes: bytes, limits: HttpLimits) -> None:
-        self._stream = stream
-        self._first_bytes = first_bytes
-        self._limits = limits
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
-        """Receive bytes; return b"" (end of stream) if the client sends nothing for too long."""
-        if self._first_bytes:
-            await trio.lowlevel.checkpoint()
-            first_bytes, self._first_bytes = self._first_bytes, b""
-            return first_bytes
-        with trio.move_on_after(self._limits.http2_silence_s):
-            return await self._stream.receive_some(max_bytes)
-        return b""
-
-    async def send_all(self, payload: bytes) -> None:
-        """Send everything. Raises: trio.BrokenResourceError if the client reads too slowly."""
-        limits = self._limits
-        with trio.move_on_after(limits.write_grace_s + len(payload) / limits.write_bytes_per_s):
-            await self._stream.send_all(payload)
-            return
-        raise trio.BrokenResourceError("The client reads too slowly")
 
 
 async def _close(stream: Stream) -> None:
@@ -207,13 +155,9 @@ def _address(name: Any) -> tuple[str, int] | None:
     return (name[0], name[1]) if isinstance(name, tuple) else None
 
 
-def _hypercorn_config(limits: HttpLimits) -> Config:
+def _lifespan_config(limits: HttpLimits) -> Config:
     config = Config()
     config.errorlog = logging.getLogger("hypercorn.error")
-    config.include_server_header = False
-    config.keep_alive_timeout = limits.keep_alive_s
-    config.h11_max_incomplete_size = limits.head_bytes
-    config.h2_max_header_list_size = limits.head_bytes
     config.startup_timeout = config.shutdown_timeout = limits.drain_grace_s
     return config
 
@@ -230,7 +174,7 @@ async def serve_listeners(
     Reports the open listeners by `task_status`. Raises: OSError if one cannot be opened.
     """
     server = Server(app, limits or HttpLimits())
-    lifespan = Lifespan(server.wrapped_app, server.hypercorn_config, server.lifespan_state)
+    lifespan = Lifespan(ASGIWrapper(app), _lifespan_config(server.limits), server.lifespan_state)
     async with trio.open_nursery() as upkeep:
         await upkeep.start(lifespan.handle_lifespan)
         await lifespan.wait_for_startup()
@@ -242,7 +186,7 @@ async def serve_listeners(
         try:
             async with trio.open_nursery() as connections:
                 await _accept_until_drain(server, listeners, connections, task_status)
-                await server.close_idle()
+                server.close_idle()
                 connections.cancel_scope.deadline = (
                     trio.current_time() + server.limits.drain_grace_s
                 )

@@ -1,4 +1,4 @@
-"""Listeners on real sockets: TCP, TLS, UNIX, HTTP/2, disconnects, and the drain."""
+"""Listeners on real sockets: TCP, TLS, UNIX, disconnects, and the drain."""
 
 import errno
 import os
@@ -13,8 +13,10 @@ from typing import Any
 
 import h2.config
 import h2.connection
+import h2.errors
 import h2.events
-import h2.settings
+import hypercorn.config
+import hypercorn.trio
 import pytest
 import trio
 import trio.testing
@@ -179,33 +181,28 @@ async def test_plain_text_on_a_tls_port_is_harmless(certificate: Path) -> None:
             assert b"world" in await read_response(tls)
 
 
-async def get_over_http2(stream: trio.abc.Stream) -> bytes:
-    """Return the body of GET /hello over HTTP/2."""
+async def test_http2_client_is_told_to_use_http_1_1() -> None:
+    """Spec: RFC 9113, sections 3.4 and 7."""
+    async with serving(ListenerSpec(CLIENT)) as [bound], await open_tcp(bound) as stream:
+        await stream.send_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(9))
+        received = b""
+        while part := await stream.receive_some():
+            received += part
+
     connection = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True))
     connection.initiate_connection()
-    target = [(":method", "GET"), (":path", "/hello"), (":scheme", "http"), (":authority", "a")]
-    connection.send_headers(1, target, end_stream=True)
-    await stream.send_all(connection.data_to_send())
-    body = b""
-    while True:
-        for event in connection.receive_data(bytes(await stream.receive_some())):
-            if isinstance(event, h2.events.DataReceived):
-                body += event.data
-            elif isinstance(event, h2.events.StreamEnded):
-                return body
-        await stream.send_all(connection.data_to_send())
+    [_, terminated] = connection.receive_data(received)
+    assert isinstance(terminated, h2.events.ConnectionTerminated)
+    assert terminated.error_code == h2.errors.ErrorCodes.HTTP_1_1_REQUIRED
 
 
-async def test_http2_with_prior_knowledge() -> None:
-    async with serving(ListenerSpec(CLIENT)) as [bound], await open_tcp(bound) as stream:
-        assert await get_over_http2(stream) == b'{"hello":"world"}'
-
-
-async def test_http2_over_tls_without_http_1_1(certificate: Path) -> None:
+async def test_http2_is_not_negotiated(certificate: Path) -> None:
     async with serving(ListenerSpec(CLIENT, certificate_path=str(certificate))) as [bound]:
         context = client_tls(certificate, "h2")
         async with trio.SSLStream(await open_tcp(bound), context, https_compatible=True) as stream:
-            assert await get_over_http2(stream) == b'{"hello":"world"}'
+            await stream.do_handshake()
+
+            assert stream.selected_alpn_protocol() is None
 
 
 async def test_websocket_upgrade_is_ignored() -> None:
@@ -223,28 +220,6 @@ async def test_websocket_upgrade_is_ignored() -> None:
 
             assert response.startswith(b"HTTP/1.1 200 ")
             assert b"world" in response
-
-
-async def test_websocket_over_http2_is_not_found() -> None:
-    connection = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True))
-    connection.initiate_connection()
-    upgrade_request = [
-        (":method", "CONNECT"), (":protocol", "websocket"), (":path", "/hello"),
-        (":scheme", "http"), (":authority", "a"), ("sec-websocket-version", "13"),
-    ]  # fmt: skip
-    statuses: list[bytes] = []
-    async with serving(ListenerSpec(CLIENT)) as [bound], await open_tcp(bound) as stream:
-        await stream.send_all(connection.data_to_send())
-        while connection.remote_settings.enable_connect_protocol != 1:
-            connection.receive_data(bytes(await stream.receive_some()))
-        connection.send_headers(1, upgrade_request)
-        while not statuses:
-            await stream.send_all(connection.data_to_send())
-            for event in connection.receive_data(bytes(await stream.receive_some())):
-                if isinstance(event, h2.events.ResponseReceived):
-                    statuses += [value for name, value in event.headers if name == b":status"]
-
-    assert statuses == [b"404"]
 
 
 @pytest.mark.skipif(not HAS_EPOLL, reason="needs Linux")
@@ -286,42 +261,18 @@ async def test_client_that_does_not_read_is_disconnected() -> None:
         await stream.aclose()
 
 
-async def test_http2_client_that_does_not_read_does_not_delay_the_drain() -> None:
-    app = echo_application()
-    limits = HttpLimits(
-        reap_interval_s=0.02, write_grace_s=0.1, write_bytes_per_s=10_000_000, drain_grace_s=0.1
-    )
-    connection = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True))
-    connection.initiate_connection()
-    connection.update_settings({h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: 2**31 - 1})
-    connection.increment_flow_control_window(2**31 - 65536)
-    target = [(":method", "GET"), (":path", "/large"), (":scheme", "http"), (":authority", "a")]
-    for number in range(50):
-        connection.send_headers(1 + 2 * number, target, end_stream=True)
+async def test_hypercorn_can_serve_the_application() -> None:
+    config = hypercorn.config.Config()
+    config.bind = ["127.0.0.1:0"]
     with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
-            serve = partial(serve_listeners, app, [ListenerSpec(CLIENT)], limits)
-            [bound] = await nursery.start(serve)
-            stream = await open_tcp(bound)
-            await stream.send_all(connection.data_to_send())
-            await stream.receive_some(1)
+            urls: list[str] = await nursery.start(hypercorn.trio.serve, echo_application(), config)
+            port = int(urls[0].rpartition(":")[2])
+            async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+                await stream.send_all(HELLO)
 
-            app.drain.begin()
-
-    await stream.aclose()
-
-
-async def test_silent_http2_client_is_disconnected() -> None:
-    connection = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True))
-    connection.initiate_connection()
-    limits = HttpLimits(http2_silence_s=0.1)
-    async with (
-        serving(ListenerSpec(CLIENT), limits=limits) as [bound],
-        await open_tcp(bound) as stream,
-    ):
-        await stream.send_all(connection.data_to_send())
-        while await stream.receive_some():
-            pass
+                assert b"world" in await read_response(stream)
+            nursery.cancel_scope.cancel()
 
 
 async def test_error_response_reaches_a_client_that_is_still_sending() -> None:
