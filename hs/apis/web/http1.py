@@ -270,9 +270,8 @@ class Http1Connection:
             while not request.body and not request.complete:
                 if not await self._read_body(request):
                     return _DISCONNECT
-        parts, request.body = request.body, []
+        body, request.body = bytes(request.body), bytearray()
         self._body_delivered = request.complete
-        body = parts[0] if len(parts) == 1 else b"".join(parts)
         return {"type": "http.request", "body": body, "more_body": not request.complete}
 
     async def _read_body(self, request: Http1Request) -> bool:

@@ -16,7 +16,7 @@ class HttpLimits:
     head_bytes: int = 65536
     target_bytes: int = 32768
     headers: int = 100
-    pipelined_requests: int = 32
+    pipelined_requests: int = 16
     unread_body_bytes: int = 65536
     connections: int = 20_000
     handshake_s: float = 15.0

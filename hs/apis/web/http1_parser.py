@@ -90,7 +90,8 @@ class Http1Request:
         self.expects_continue = False
         self.content_length: int | None = None
         self.chunked = False
-        self.body: list[bytes] = []
+        # One buffer, because a list of small chunks takes many times their size.
+        self.body = bytearray()
         self.received_bytes = 0
         self.complete = False
 
@@ -117,7 +118,8 @@ class Http1Parser:
         self._head_bytes = 0
         # Bytes received since the last part of a body: chunk sizes, their extensions, trailers.
         self._framing_bytes = 0
-        self._head_parts: list[bytes] = []
+        # Received since the head began.
+        self._head = bytearray()
         self.requests: deque[Http1Request] = deque()
         self.error: HttpError | None = None
 
@@ -135,26 +137,31 @@ class Http1Parser:
             if received.startswith(_HTTP2_PREFACE):
                 self.error = Http2Rejected()
                 return
-        if self._current is None:
-            self._head_parts = [received]
-        elif self._in_head:
-            self._head_parts.append(received)
-            if sum(map(len, self._head_parts)) > self._limits.head_bytes:
-                self.error = HttpError(431, "Request head too large")
-                return
-        else:
+        if self._current is not None and not self._in_head:
             self._framing_bytes += len(received)
+        elif self._in_head:
+            self._head += received
+        else:
+            self._head = bytearray(received)
         try:
             self._parser.feed_data(received)
         except httptools.HttpParserUpgrade as upgrade:
             self._ignore_upgrade(received[upgrade.args[0] :])
         except httptools.HttpParserInvalidMethodError as error:
             self._fail(str(error))
-            if _REQUEST_LINE.search(b"".join(self._head_parts)):
+            if _REQUEST_LINE.search(self._head):
                 self.error = HttpError(405, "Unrecognized method", "M_UNRECOGNIZED")
         except httptools.HttpParserError as error:
             self._fail(str(error))
-        if self._framing_bytes > self._limits.head_bytes and self.error is None:
+        self._check_sizes()
+
+    def _check_sizes(self) -> None:
+        """Limit what httptools has not reported yet; the body may have begun in the same read."""
+        if self.error is not None:
+            return
+        if self._in_head and len(self._head) > self._limits.head_bytes:
+            self.error = HttpError(431, "Request head too large")
+        elif self._framing_bytes > self._limits.head_bytes:
             self.error = HttpError(431, "Chunk extensions or trailers too large")
 
     def _ignore_upgrade(self, rest: bytes) -> None:
@@ -225,14 +232,14 @@ class Http1Parser:
         self._parse_target(request)
         self._parse_framing(request)
         self.requests.append(request)
-        self._head_parts = []
+        self._head = bytearray()
 
     def on_body(self, part: bytes) -> None:
         """Append a part of the body."""
         request = self._current
         assert request is not None
         request.received_bytes += len(part)
-        request.body.append(part)
+        request.body += part
         self._framing_bytes = 0
 
     def on_message_complete(self) -> None:

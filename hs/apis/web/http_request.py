@@ -116,14 +116,12 @@ class HttpRequest:
         declared = self.header(b"content-length")
         if declared is not None and int(declared) > max_bytes:
             raise TooLarge(f"The request body must not be larger than {max_bytes} bytes")
-        parts: list[bytes] = []
-        size = 0
+        received = bytearray()  # A list of small parts would take many times their size.
         async for part in self:
-            size += len(part)
-            if size > max_bytes:
+            received += part
+            if len(received) > max_bytes:
                 raise TooLarge(f"The request body must not be larger than {max_bytes} bytes")
-            parts.append(part)
-        self.body = parts[0] if len(parts) == 1 else b"".join(parts)
+        self.body = bytes(received)
         return self.body
 
     def __aiter__(self) -> "HttpRequest":

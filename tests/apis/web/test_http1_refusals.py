@@ -1,5 +1,7 @@
 """Rejected HTTP/1.1 requests: smuggling, ambiguous framing, oversized heads."""
 
+import sys
+
 import pytest
 
 from hs.apis.web.http1_limits import HttpLimits
@@ -239,3 +241,43 @@ async def test_pipelined_requests_are_limited() -> None:
 
     assert received.count(b"world") == 4
     assert received.count(b"HTTP/1.1 400 ") == 1
+
+
+@pytest.mark.parametrize("begun", [b"POST /echo/a HT", b"POST /echo/a HTTP/1.1\r\nHost: a\r\n"])
+def test_body_that_arrives_with_the_end_of_the_head_is_not_counted_as_head(begun: bytes) -> None:
+    limits = HttpLimits()
+    parser = Http1Parser(limits)
+    head = b"POST /echo/a HTTP/1.1\r\nHost: a\r\nContent-Length: 200000\r\n\r\n"
+    rest = head.removeprefix(begun)
+
+    parser.feed(begun)
+    parser.feed(rest + b"x" * (limits.head_bytes - len(rest)))
+    parser.feed(b"x" * limits.head_bytes)
+
+    assert parser.error is None
+    assert parser.requests[0].received_bytes == 2 * limits.head_bytes - len(rest)
+
+
+@pytest.mark.parametrize("piece_bytes", [1, 10_000])
+def test_head_beyond_the_limit_is_rejected_in_whatever_pieces(piece_bytes: int) -> None:
+    limits = HttpLimits()
+    parser = Http1Parser(limits)
+    head = b"GET /hello HTTP/1.1\r\nHost: a\r\nX: " + b"y" * limits.head_bytes
+
+    sent = 0
+    while parser.error is None and sent < len(head):
+        parser.feed(head[sent : sent + piece_bytes])
+        sent += piece_bytes
+
+    assert parser.error is not None
+    assert parser.error.status == 431
+
+
+def test_body_of_small_chunks_takes_little_more_memory_than_its_bytes() -> None:
+    parser = Http1Parser(HttpLimits())
+    parser.feed(b"POST /a HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
+
+    for _ in range(3):
+        parser.feed(b"2\r\nab\r\n" * 9000)
+
+    assert sys.getsizeof(parser.requests[0].body) < 2 * 54_000
