@@ -13,7 +13,9 @@ import trio
 from hs.apis.health import HealthApi, MetricsApi
 from hs.apis.replication import ReplicationApi
 from hs.apis.web.app import Application
+from hs.apis.web.client_address import TrustedProxies
 from hs.apis.web.drain import Drain
+from hs.apis.web.http1_limits import HttpLimits
 from hs.apis.web.listeners import BoundListener, ListenerSpec
 from hs.apis.web.route import Endpoint, collect
 from hs.apis.web.server import serve_listeners
@@ -132,7 +134,10 @@ async def _listen(
     if not listeners:
         return []
     specs = _specs_of(listeners, settings)
-    bound: list[BoundListener] = await nursery.start(serve_listeners, app, specs)
+    proxies = TrustedProxies(settings.connections.trusted_proxies)
+    bound: list[BoundListener] = await nursery.start(
+        serve_listeners, app, specs, HttpLimits(), proxies
+    )
     return bound
 
 

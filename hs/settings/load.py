@@ -206,6 +206,7 @@ def _assemble(loading: _Loading, groups: dict[str, Any], environ: Mapping[str, s
     return Settings(
         server=_server(groups, keys, workers),
         listeners=_listeners(loading, blocks, keys, workers),
+        connections=groups["connections"],
         tls=groups["tls"],
         database=_database(loading, blocks),
         redis=blocks.redis,

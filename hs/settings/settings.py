@@ -16,6 +16,7 @@ from hs.settings.sections.accounts import (
     SessionSettings,
 )
 from hs.settings.sections.appservices import AppserviceKeys, AppserviceSettings
+from hs.settings.sections.connections import ConnectionSettings
 from hs.settings.sections.consent import ConsentSettings
 from hs.settings.sections.database import DATABASE, DATABASES, DatabaseSettings
 from hs.settings.sections.features import (
@@ -140,6 +141,7 @@ class Settings:
 
     server: ServerSettings = ServerSettings()
     listeners: tuple[Listener, ...] = DEFAULT_LISTENERS
+    connections: ConnectionSettings = ConnectionSettings()
     tls: TlsSettings = TlsSettings()
     database: DatabaseSettings = DatabaseSettings()
     redis: RedisSettings = RedisSettings()
@@ -188,6 +190,7 @@ class Settings:
 GROUPS: tuple[tuple[str, type, str], ...] = (
     ("server", ServerSettings, "Server"),
     ("blocks", BlockSettings, "Blocks"),
+    ("connections", ConnectionSettings, "Server"),
     ("tls", TlsSettings, "TLS"),
     ("logging", LoggingSettings, "Logging"),
     ("caches", CacheSettings, "Caching"),

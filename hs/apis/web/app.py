@@ -12,7 +12,7 @@ import trio
 from quart_trio import QuartTrio
 
 from hs.apis.web.auth import Authenticator, NoFederation, OriginAuthenticator
-from hs.apis.web.client_address import forwarded_client, normalized_address
+from hs.apis.web.client_address import LOCAL, TrustedProxies, normalized_address
 from hs.apis.web.dispatch import (
     OK_HEADERS,
     Dispatcher,
@@ -50,11 +50,14 @@ STATE_KEY = "hs.listener"
 
 @attrs.frozen(eq=False)
 class ListenerView:
-    """The part of the application that one listener serves."""
+    """The part of the application that one listener serves.
+
+    Without `proxies`, X-Forwarded-For is ignored.
+    """
 
     router: Router
     resources: frozenset[str]
-    x_forwarded: bool = False
+    proxies: TrustedProxies | None = None
 
     @property
     def serves_pages(self) -> bool:
@@ -129,11 +132,13 @@ class Application(QuartTrio):
         finally:
             self.drain.leave()
 
-    def view_for(self, resources: Iterable[str], x_forwarded: bool = False) -> ListenerView:
+    def view_for(
+        self, resources: Iterable[str], proxies: TrustedProxies | None = None
+    ) -> ListenerView:
         """Return the part of this application that a listener with these resources serves."""
         names = frozenset(resources) | {"health"}
         served = [endpoint for endpoint in self.endpoints if endpoint.resources & names]
-        return ListenerView(Router(served), names, x_forwarded)
+        return ListenerView(Router(served), names, proxies)
 
 
 CLIENT_CLOSED_REQUEST = 499
@@ -179,7 +184,7 @@ def _match(
 
 def _http_request(scope: Any, receive: Any, view: ListenerView) -> HttpRequest:
     client = scope.get("client")
-    client_ip = normalized_address(client[0]) if client else "127.0.0.1"
+    peer = client[0] if client else None
     raw_path = scope["raw_path"].decode("latin-1")
     http_request = HttpRequest(
         method=scope["method"],
@@ -187,12 +192,12 @@ def _http_request(scope: Any, receive: Any, view: ListenerView) -> HttpRequest:
         query_string=scope["query_string"],
         headers=scope["headers"],
         receive=receive,
-        client_ip=client_ip,
+        client_ip=normalized_address(peer or LOCAL),
     )
-    if view.x_forwarded:
+    if view.proxies is not None:
         forwarded = http_request.header_values(b"x-forwarded-for")
         if forwarded:
-            http_request.client_ip = forwarded_client(",".join(forwarded), client_ip)
+            http_request.client_ip = view.proxies.client_of(peer, ",".join(forwarded))
     http_request.disconnect_signal = (scope.get("extensions") or {}).get("hs.disconnect")
     return http_request
 

@@ -20,8 +20,8 @@ BACKLOG = 2048
 class ListenerSpec:
     """One listener to open: a TCP address, or the `path` of a UNIX socket with its file `mode`.
 
-    `resources` are served there. Port 0 lets the system choose. `x_forwarded` trusts the
-    X-Forwarded-For header.
+    `resources` are served there. Port 0 lets the system choose. `x_forwarded` says that
+    trusted proxies pass the addresses of clients in X-Forwarded-For.
     """
 
     resources: frozenset[str]

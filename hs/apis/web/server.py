@@ -40,6 +40,7 @@ from hypercorn.trio.lifespan import Lifespan
 
 from hs.apis.web.accept_queue import Stream, accept_connections, accept_queued_connections
 from hs.apis.web.app import STATE_KEY, Application, ListenerView
+from hs.apis.web.client_address import TrustedProxies
 from hs.apis.web.disconnects import HAS_EPOLL, DisconnectWatcher
 from hs.apis.web.http1 import Http1Connection
 from hs.apis.web.http1_limits import HttpLimits
@@ -55,9 +56,12 @@ _CLOSE_S = 1.0
 class Server:
     """The connections of one process."""
 
-    def __init__(self, app: Application, limits: HttpLimits) -> None:
+    def __init__(
+        self, app: Application, limits: HttpLimits, proxies: TrustedProxies | None = None
+    ) -> None:
         self.app = app
         self.limits = limits
+        self.proxies = proxies or TrustedProxies()
         self.now = trio.current_time()
         self.date = date_header()
         self.disconnect_watcher = DisconnectWatcher() if HAS_EPOLL else None
@@ -166,6 +170,7 @@ async def serve_listeners(
     app: Application,
     specs: Sequence[ListenerSpec],
     limits: HttpLimits | None = None,
+    proxies: TrustedProxies | None = None,
     *,
     task_status: trio.TaskStatus[list[BoundListener]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
@@ -173,7 +178,7 @@ async def serve_listeners(
 
     Reports the open listeners by `task_status`. Raises: OSError if one cannot be opened.
     """
-    server = Server(app, limits or HttpLimits())
+    server = Server(app, limits or HttpLimits(), proxies)
     lifespan = Lifespan(ASGIWrapper(app), _lifespan_config(server.limits), server.lifespan_state)
     async with trio.open_nursery() as upkeep:
         await upkeep.start(lifespan.handle_lifespan)
@@ -204,7 +209,10 @@ async def _accept_until_drain(
     task_status: trio.TaskStatus[list[BoundListener]],
 ) -> None:
     views = [
-        server.app.view_for(bound.spec.resources, bound.spec.x_forwarded) for bound in listeners
+        server.app.view_for(
+            bound.spec.resources, server.proxies if bound.spec.x_forwarded else None
+        )
+        for bound in listeners
     ]
     try:
         async with trio.open_nursery() as accepting:

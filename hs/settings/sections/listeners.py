@@ -74,7 +74,8 @@ class _ListenerBlock:
     x_forwarded: bool = setting(
         BOOLEAN,
         False,
-        "Take the client's IP address from X-Forwarded-For; only behind a reverse proxy.",
+        "Take the client's IP address from the X-Forwarded-For of `trusted_proxies`; only behind a "
+        "reverse proxy.",
     )
     tag: str | None = setting(
         optional(STRING), None, "Name of the listener in the request log.", is_effective=False
