@@ -1,13 +1,15 @@
 """RPC calls from the other processes, on listeners with the resource `replication`."""
 
+from collections.abc import AsyncIterator
 from typing import Protocol
 
 import attrs
 
 from hs.apis.web.auth import NONE
 from hs.apis.web.render import Response
-from hs.apis.web.request import header, path, raw_body
+from hs.apis.web.request import body_stream, header, path
 from hs.apis.web.route import route
+from hs.core.errors import TooLarge
 
 # Large enough for a batch of events of a large room, and for the rows that fill a gap.
 MAX_CALL_BYTES = 64 * 1024 * 1024
@@ -15,6 +17,10 @@ MAX_CALL_BYTES = 64 * 1024 * 1024
 
 class RpcHandler(Protocol):
     """Checks the shared secret and handles RPC calls."""
+
+    def admits(self, authorization: str) -> bool:
+        """Return whether a caller has the shared secret."""
+        ...
 
     async def handle(self, path: str, body: bytes, headers: dict[str, str]) -> tuple[int, bytes]:
         """Return status and body of the response; header names are in lower case."""
@@ -27,7 +33,7 @@ class RpcRequest:
 
     protocol: str = path()
     method: str = path()
-    body: bytes = raw_body()
+    parts: AsyncIterator[bytes] = body_stream()
     authorization: str = header("authorization", default="")
     call: str = header("x-hs-call", default="")
     timeout: str = header("x-hs-timeout", default="30")
@@ -40,17 +46,14 @@ class ReplicationApi:
 
     rpc_handler: RpcHandler
 
-    @route(
-        "POST",
-        "/_synapse/replication/rpc/{protocol}/{method}",
-        auth=NONE,
-        max_body_bytes=MAX_CALL_BYTES,
-    )
+    @route("POST", "/_synapse/replication/rpc/{protocol}/{method}", auth=NONE)
     async def call(self, request: RpcRequest) -> Response:
-        """Handle one call."""
+        """Handle one call; its body, which may be large, is read only from other processes."""
+        if not self.rpc_handler.admits(request.authorization):
+            return Response(401)
         status, body = await self.rpc_handler.handle(
             f"/_synapse/replication/rpc/{request.protocol}/{request.method}",
-            request.body,
+            await _read(request.parts),
             {
                 "authorization": request.authorization,
                 "x-hs-call": request.call,
@@ -59,3 +62,12 @@ class ReplicationApi:
             },
         )
         return Response(status, {"content-type": "application/octet-stream"}, body)
+
+
+async def _read(parts: AsyncIterator[bytes]) -> bytes:
+    body = bytearray()
+    async for part in parts:
+        body += part
+        if len(body) > MAX_CALL_BYTES:
+            raise TooLarge(f"A call must not be larger than {MAX_CALL_BYTES} bytes")
+    return bytes(body)

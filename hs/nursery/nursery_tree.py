@@ -23,13 +23,19 @@ from hs.core.errors import Unavailable
 from hs.lib.tasks import Duty, keep_running
 from hs.nursery import systemd
 from hs.nursery.part import Runner
+from hs.nursery.pid_file import open_file_limit
 from hs.nursery.process import Process, ProcessReadiness
 from hs.repl.leases import LeaseLost
 from hs.repl.rpc_reply import RpcUnavailable
+from hs.settings.sections.connections import ConnectionSettings
 from hs.settings.sections.listeners import Listener
 from hs.settings.settings import Settings
 
 _INTERNAL = frozenset(("replication", "metrics", "health"))
+# Connections may take these parts of the files that the system allows; the rest is for the
+# database, media, logs and connections to other processes.
+_CLIENTS_SHARE_OF_FILES = 0.6
+_INTERNAL_SHARE_OF_FILES = 0.15
 # Failures of duties while the database or another process is unreachable.
 _TRANSIENT = (Unavailable, LeaseLost, RpcUnavailable)
 
@@ -70,7 +76,8 @@ async def run_tree(process: Process, shutdown: Shutdown, on_listening: OnListeni
         async with trio.open_nursery() as replication:
             if base.cluster is not None:
                 await replication.start(base.cluster.server.run)
-            bound = await _listen(replication, internal, internal_listeners, base.settings)
+            limits = _internal_limits(base.settings.connections)
+            bound = await _listen(replication, internal, internal_listeners, base.settings, limits)
             await replication.start(base.transport.run)
             for prepare in process.preparations:
                 await prepare()
@@ -119,7 +126,9 @@ async def _serve(process: Process, shutdown: Shutdown, on_ready: OnReady) -> Non
     plan = process.base.plan
     public = [listener for listener in plan.listeners if not listener.names <= _INTERNAL]
     async with trio.open_nursery() as listening:
-        bound = await _listen(listening, _public_app(process), public, process.base.settings)
+        settings = process.base.settings
+        limits = _public_limits(settings.connections)
+        bound = await _listen(listening, _public_app(process), public, settings, limits)
         shutdown.is_ready = True
         on_ready(bound)
         await shutdown.requested.wait()
@@ -129,16 +138,38 @@ async def _serve(process: Process, shutdown: Shutdown, on_ready: OnReady) -> Non
 
 
 async def _listen(
-    nursery: trio.Nursery, app: Application, listeners: list[Listener], settings: Settings
+    nursery: trio.Nursery,
+    app: Application,
+    listeners: list[Listener],
+    settings: Settings,
+    limits: HttpLimits,
 ) -> list[BoundListener]:
     if not listeners:
         return []
     specs = _specs_of(listeners, settings)
     proxies = TrustedProxies(settings.connections.trusted_proxies)
-    bound: list[BoundListener] = await nursery.start(
-        serve_listeners, app, specs, HttpLimits(), proxies
-    )
+    bound: list[BoundListener] = await nursery.start(serve_listeners, app, specs, limits, proxies)
     return bound
+
+
+def _public_limits(settings: ConnectionSettings) -> HttpLimits:
+    return HttpLimits(
+        connections=min(settings.max_connections, int(open_file_limit() * _CLIENTS_SHARE_OF_FILES)),
+        connections_per_source=settings.max_connections_per_address,
+        unlimited_networks=settings.unlimited_addresses,
+        buffered_bytes=settings.max_buffered_bytes,
+    )
+
+
+def _internal_limits(settings: ConnectionSettings) -> HttpLimits:
+    """Return the limits for the other processes of this server, which may share an address."""
+    return HttpLimits(
+        connections=min(
+            settings.max_connections, int(open_file_limit() * _INTERNAL_SHARE_OF_FILES)
+        ),
+        connections_per_source=0,
+        buffered_bytes=settings.max_buffered_bytes,
+    )
 
 
 def listener_specs(settings: Settings) -> list[ListenerSpec]:

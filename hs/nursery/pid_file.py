@@ -38,6 +38,12 @@ def _remove_own(path: Path) -> None:
         log.warning("could not remove the PID file %s: %s", path, error)
 
 
+def open_file_limit() -> int:
+    """Return how many files and connections the process may open at present."""
+    soft_limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return soft_limit if soft_limit != resource.RLIM_INFINITY else _ENOUGH
+
+
 def limit_open_files(soft_limit: int) -> None:
     """Limit the files and connections that the process may open; 0 means the hard limit."""
     current, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)

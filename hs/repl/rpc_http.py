@@ -26,13 +26,18 @@ class RpcEndpoint:
     _secret: str
     _logged_at: float = -math.inf
 
+    def admits(self, authorization: str) -> bool:
+        """Return whether a caller has the shared secret; log now and then that one has not."""
+        # An empty secret would admit every caller.
+        expected = f"Bearer {self._secret}".encode()
+        if self._secret and hmac.compare_digest(authorization.encode(), expected):
+            return True
+        self._log_rejection()
+        return False
+
     async def handle(self, path: str, body: bytes, headers: Mapping[str, str]) -> tuple[int, bytes]:
         """Execute a request and return (status, body); header names are in lower case."""
-        # An empty secret would admit every caller.
-        received = headers.get("authorization", "").encode()
-        expected = f"Bearer {self._secret}".encode()
-        if not self._secret or not hmac.compare_digest(received, expected):
-            self._log_rejection()
+        if not self.admits(headers.get("authorization", "")):
             return 401, NO_BODY
         call = _read_call(path, body, headers)
         if call is None:

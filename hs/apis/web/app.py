@@ -13,6 +13,7 @@ from quart_trio import QuartTrio
 
 from hs.apis.web.auth import Authenticator, NoFederation, OriginAuthenticator
 from hs.apis.web.client_address import LOCAL, TrustedProxies, normalized_address
+from hs.apis.web.connection_counts import ConnectionCounts
 from hs.apis.web.dispatch import (
     OK_HEADERS,
     Dispatcher,
@@ -26,9 +27,9 @@ from hs.apis.web.http_request import ClientDisconnected, HttpRequest
 from hs.apis.web.limits import Admission, Freshness, NoRateLimits, RateLimits
 from hs.apis.web.render import Headers, error_response
 from hs.apis.web.request_log import RequestLog
-from hs.apis.web.route import Endpoint
+from hs.apis.web.route import UNAUTHENTICATED_MAX_BODY_BYTES, Endpoint
 from hs.apis.web.router import Match, Router, WrongMethod
-from hs.core.errors import MatrixError, MethodNotAllowed, Unrecognized
+from hs.core.errors import LimitExceeded, MatrixError, MethodNotAllowed, Unrecognized
 from hs.lib.metrics import Metrics
 
 # Spec: client-server API, Web Browser Clients. Web clients also send or read the headers that are
@@ -52,12 +53,14 @@ STATE_KEY = "hs.listener"
 class ListenerView:
     """The part of the application that one listener serves.
 
-    Without `proxies`, X-Forwarded-For is ignored.
+    Without `proxies`, X-Forwarded-For is ignored; with `counts`, requests that they forward are
+    counted.
     """
 
     router: Router
     resources: frozenset[str]
     proxies: TrustedProxies | None = None
+    counts: ConnectionCounts | None = None
 
     @property
     def serves_pages(self) -> bool:
@@ -93,7 +96,7 @@ class Application(QuartTrio):
         )
         resources = [endpoint.resources for endpoint in self.endpoints]
         self.full_view = self.view_for(frozenset[str]().union(*resources, ["client"]))
-        self.config["MAX_CONTENT_LENGTH"] = 1 << 20
+        self.config["MAX_CONTENT_LENGTH"] = UNAUTHENTICATED_MAX_BODY_BYTES
         self.url_map.merge_slashes = False
         self.url_map.strict_slashes = False
         self.register_error_handler(404, _unrecognized)
@@ -111,7 +114,9 @@ class Application(QuartTrio):
         self.drain.enter()
         endpoint: Endpoint | None = None
         try:
-            match, response = _match(view, http_request)
+            match, response = None, _too_many(view, http_request)
+            if response is None:
+                match, response = _match(view, http_request)
             if match is not None:
                 endpoint, http_request.path_params = match
                 response = await self.dispatcher.respond(endpoint, http_request)
@@ -131,20 +136,26 @@ class Application(QuartTrio):
             raise
         finally:
             self.drain.leave()
+            if view.counts is not None and http_request.source is not None:
+                view.counts.leave(http_request.source)
 
     def view_for(
-        self, resources: Iterable[str], proxies: TrustedProxies | None = None
+        self,
+        resources: Iterable[str],
+        proxies: TrustedProxies | None = None,
+        counts: ConnectionCounts | None = None,
     ) -> ListenerView:
         """Return the part of this application that a listener with these resources serves."""
         names = frozenset(resources) | {"health"}
         served = [endpoint for endpoint in self.endpoints if endpoint.resources & names]
-        return ListenerView(Router(served), names, proxies)
+        return ListenerView(Router(served), names, proxies, counts)
 
 
 CLIENT_CLOSED_REQUEST = 499
 """Status in the log of a request whose client disconnected before the response (as in nginx)."""
 
 _OK_HEAD = response_head(200, [*OK_HEADERS, *CORS_HEADERS])
+_TOO_MANY = error_response(LimitExceeded("Too many requests at once", retry_after_ms=5000))
 _NOT_ALLOWED = error_response(MethodNotAllowed("Unrecognized method"))
 _UNRECOGNIZED = error_response(Unrecognized("Unrecognized request"))
 
@@ -161,6 +172,17 @@ class _QuartResponse:
         self.status = message.get("status", self.status)
         self.size += len(message.get("body", b""))
         await self.send(message)
+
+
+def _too_many(view: ListenerView, http_request: HttpRequest) -> RenderedResponse | None:
+    """Count a request from behind a proxy; return a response if its source has too many."""
+    source, http_request.source = http_request.source, None
+    if source is None or view.counts is None:
+        return None
+    if not view.counts.enter(source):
+        return render_result(_TOO_MANY)
+    http_request.source = source
+    return None
 
 
 def _match(
@@ -198,7 +220,15 @@ def _http_request(scope: Any, receive: Any, view: ListenerView) -> HttpRequest:
         forwarded = http_request.header_values(b"x-forwarded-for")
         if forwarded:
             http_request.client_ip = view.proxies.client_of(peer, ",".join(forwarded))
-    http_request.disconnect_signal = (scope.get("extensions") or {}).get("hs.disconnect")
+            if view.counts is not None and view.proxies.trusts(peer):
+                http_request.source = view.counts.counted_source(http_request.client_ip)
+    extensions = scope.get("extensions") or {}
+    http_request.disconnect_signal = extensions.get("hs.disconnect")
+    connection = extensions.get("hs.connection")
+    if connection is not None:
+        http_request.buffers = connection.buffers
+        if http_request.source is not None:
+            connection.buffers.charge(http_request.source)
     return http_request
 
 

@@ -43,12 +43,14 @@ from urllib.parse import unquote
 
 import trio
 
+from hs.apis.web.buffers import BufferBudget
 from hs.apis.web.disconnects import DisconnectWatcher
 from hs.apis.web.http1_limits import HttpLimits
 from hs.apis.web.http1_parser import Http1Parser, Http1Request, HttpError
 from hs.apis.web.http1_writer import InvalidResponse, ResponseWriter, error_response_bytes
 from hs.apis.web.http_request import ClientDisconnected
 from hs.apis.web.transport import Transport, is_readable
+from hs.core.errors import LimitExceeded
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +58,7 @@ AsgiApp = Callable[[Any, Any, Any], Awaitable[None]]
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _DISCONNECT = {"type": "http.disconnect"}
 _MAX_READ_AHEAD = 65536
+_WRITE_PIECE_BYTES = 256 * 1024
 
 
 class ServerContext(Protocol):
@@ -65,6 +68,7 @@ class ServerContext(Protocol):
     now: float
     date: bytes
     disconnect_watcher: DisconnectWatcher | None
+    budget: BufferBudget
 
     @property
     def is_draining(self) -> bool:
@@ -87,6 +91,7 @@ class Http1Connection:
         "_server",
         "_transport",
         "_writer",
+        "buffers",
         "deadline",
         "scope",
     )
@@ -97,6 +102,7 @@ class Http1Connection:
         server: ServerContext,
         transport: Transport,
         scope_template: dict[str, Any],
+        source: str | None = None,
     ) -> None:
         self._app = app
         self._server = server
@@ -115,6 +121,7 @@ class Http1Connection:
         self._read_ahead: list[bytes] = []
         self.deadline = server.now + server.limits.head_s
         self.scope = trio.CancelScope()
+        self.buffers = server.budget.hold(source, self.scope.cancel)
 
     @property
     def is_idle(self) -> bool:
@@ -134,6 +141,13 @@ class Http1Connection:
         else:
             self.scope.cancel()
 
+    def make_room_if_idle(self) -> bool:
+        """End the connection if it only waits for a request; return whether it will end."""
+        if not self.is_idle or self.scope.cancel_called or is_readable(self._transport):
+            return False
+        self.scope.cancel()
+        return True
+
     def _may_have_request(self) -> bool:
         return self._is_new or is_readable(self._transport)
 
@@ -152,6 +166,7 @@ class Http1Connection:
             except ClientDisconnected:
                 return
             finally:
+                self.buffers.release()
                 self._forget_socket()
 
     def _forget_socket(self) -> None:
@@ -180,6 +195,11 @@ class Http1Connection:
             if not received:
                 return None
             parser.feed(received)
+            try:
+                self.buffers.receive(parser.head_bytes)
+            except LimitExceeded as error:
+                parser.error = HttpError(503, error.message, error.errcode)
+        self.buffers.release()
         self.deadline = math.inf
         self._is_new = False
         return parser.requests.popleft()
@@ -199,6 +219,7 @@ class Http1Connection:
             return False
         finally:
             self._request = self._writer = None
+            self.buffers.release()
         is_cut_off = self._parser.error is not None and not request.complete
         if not writer.finished or not writer.keep_alive or is_cut_off:
             await self._prepare_close(request, writer)
@@ -335,12 +356,22 @@ class Http1Connection:
         )
 
     async def _write(self, payload: bytes) -> None:
+        sent = self._transport.write_nowait(payload)
+        if sent == len(payload):
+            return
         limits = self._server.limits
         previous_deadline = self.deadline
-        self.deadline = (
-            self._server.now + limits.write_grace_s + len(payload) / limits.write_bytes_per_s
-        )
-        await self._transport.write(payload)
+        last_deadline = self._server.now + limits.write_grace_s
+        last_deadline += len(payload) / limits.write_bytes_per_s
+        view = memoryview(payload)
+        self.buffers.send(len(payload))
+        # In pieces, so that a client that stops reading a large response is noticed early.
+        for start in range(sent, len(view), _WRITE_PIECE_BYTES):
+            piece = view[start : start + _WRITE_PIECE_BYTES]
+            piece_s = limits.write_grace_s + len(piece) / limits.write_bytes_per_s
+            self.deadline = min(self._server.now + piece_s, last_deadline)
+            await self._transport.write(piece)
+        self.buffers.sent()
         self.deadline = previous_deadline
 
     def watch_disconnect(self) -> None:

@@ -128,6 +128,11 @@ class Http1Parser:
         """Whether no request is waiting and no part of the next one has arrived."""
         return self._current is None and not self.requests
 
+    @property
+    def head_bytes(self) -> int:
+        """Number of bytes of a head that is incomplete."""
+        return len(self._head)
+
     def feed(self, received: bytes) -> None:
         """Parse received bytes; may add to `requests`, or set `error`."""
         if self.error is not None:

@@ -5,6 +5,7 @@ from functools import lru_cache
 from typing import Any, Protocol
 from urllib.parse import unquote
 
+from hs.apis.web.buffers import BufferHold
 from hs.core.errors import InvalidParam, TooLarge
 from hs.core.requester import Requester
 
@@ -33,7 +34,9 @@ class HttpRequest:
     """The request line, headers and body of one request.
 
     Routing adds `path_params`, authentication adds `requester` or `origin`, and reading the
-    body adds `body` and `json`. `raw_path` is not percent-decoded.
+    body adds `body` and `json`. `raw_path` is not percent-decoded. `source` is set if the
+    request counts for a client behind a proxy (connection_counts.py), `buffers` if the connection
+    counts the bytes that it makes the process keep.
     """
 
     __slots__ = (
@@ -41,6 +44,7 @@ class HttpRequest:
         "_receive",
         "_received_all",
         "body",
+        "buffers",
         "client_ip",
         "disconnect_signal",
         "headers",
@@ -51,6 +55,7 @@ class HttpRequest:
         "query_string",
         "raw_path",
         "requester",
+        "source",
     )
 
     def __init__(
@@ -73,6 +78,8 @@ class HttpRequest:
         self.body = b""
         self.json: Any = None
         self.disconnect_signal: DisconnectSignal | None = None
+        self.source: str | None = None
+        self.buffers: BufferHold | None = None
         self._query: dict[str, list[str]] | None = None
         self._receive = receive
         self._received_all = False
@@ -111,7 +118,8 @@ class HttpRequest:
     async def read_body(self, max_bytes: int) -> bytes:
         """Read the whole body into `body`.
 
-        Raises: TooLarge beyond `max_bytes`; ClientDisconnected if the body is incomplete.
+        Raises: TooLarge beyond `max_bytes`; ClientDisconnected if the body is incomplete;
+        LimitExceeded if clients make the process keep too much.
         """
         declared = self.header(b"content-length")
         if declared is not None and int(declared) > max_bytes:
@@ -121,6 +129,10 @@ class HttpRequest:
             received += part
             if len(received) > max_bytes:
                 raise TooLarge(f"The request body must not be larger than {max_bytes} bytes")
+            if self.buffers is not None:
+                self.buffers.receive(len(received))
+        if self.buffers is not None:
+            self.buffers.settle()
         self.body = bytes(received)
         return self.body
 

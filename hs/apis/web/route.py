@@ -19,6 +19,8 @@ Fresh = Callable[[Any], bool]
 Handler = TypeVar("Handler", bound=Callable[..., Awaitable[Any]])
 
 DEFAULT_MAX_BODY_BYTES = 1 << 20
+# Where the body may be read before anything is known of the client.
+UNAUTHENTICATED_MAX_BODY_BYTES = 64 * 1024
 _ROUTES_ATTRIBUTE = "__hs_routes__"
 _PARAMETER = re.compile(r"\{(\w+)\}")
 
@@ -79,7 +81,7 @@ def route(
     cancel_on_disconnect: bool = False,
     fresh: Fresh | None = None,
     extra_paths: Iterable[str] = (),
-    max_body_bytes: int = DEFAULT_MAX_BODY_BYTES,
+    max_body_bytes: int | None = None,
     allow_locked: bool = False,
     resources: Iterable[str] | None = None,
 ) -> Callable[[Handler], Handler]:
@@ -89,6 +91,7 @@ def route(
     handler when the client disconnects. `fresh` selects the requests that wait until this process
     has received everything that any process has committed. `extra_paths` are further paths of the
     endpoint; every `/v3/` path is also served as `/r0/`. `allow_locked` admits locked accounts.
+    `max_body_bytes` is 1 MiB by default, and 64 KiB for endpoints that need no authentication.
     `resources` overrides the listener resources, which otherwise follow from the path.
     """
     declared = Route(
@@ -100,7 +103,7 @@ def route(
         cancel_on_disconnect=cancel_on_disconnect,
         fresh=fresh,
         extra_paths=tuple(extra_paths),
-        max_body_bytes=max_body_bytes,
+        max_body_bytes=_default_max_body_bytes(auth) if max_body_bytes is None else max_body_bytes,
         allow_locked=allow_locked,
         resources=None if resources is None else frozenset(resources),
     )
@@ -112,6 +115,14 @@ def route(
         return function
 
     return mark
+
+
+def _default_max_body_bytes(auth: Auth) -> int:
+    return (
+        UNAUTHENTICATED_MAX_BODY_BYTES
+        if auth in (Auth.NONE, Auth.OPTIONAL)
+        else DEFAULT_MAX_BODY_BYTES
+    )
 
 
 def always(_: object) -> bool:

@@ -9,8 +9,9 @@ Rules:
 - An error in a connection ends only that connection. Cancellation and interrupts propagate.
 - Closing a connection takes at most _CLOSE_S and is shielded from cancellation: a TLS client that
   does not respond cannot delay the end of the process.
-- At most `limits.connections` are open. Any further one is closed without a response, which would
-  need the memory that the limit protects.
+- At most `limits.connections` are open. A further one ends an old one that only waits for a
+  request. If there is none, it is closed without a response, which would need the memory that the
+  limit protects; so is one of a source that has too many (connection_counts.py).
 - One reaper task checks the deadlines of all HTTP/1.1 connections every `reap_interval_s` and
   cancels connections past their deadline. It also updates the clock and the Date header that
   connections read, so their time has that resolution.
@@ -31,6 +32,7 @@ the drain itself before its first read.
 import logging
 from collections.abc import Sequence
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import trio
@@ -40,7 +42,9 @@ from hypercorn.trio.lifespan import Lifespan
 
 from hs.apis.web.accept_queue import Stream, accept_connections, accept_queued_connections
 from hs.apis.web.app import STATE_KEY, Application, ListenerView
-from hs.apis.web.client_address import TrustedProxies
+from hs.apis.web.buffers import BufferBudget
+from hs.apis.web.client_address import TrustedProxies, normalized_address
+from hs.apis.web.connection_counts import ConnectionCounts
 from hs.apis.web.disconnects import HAS_EPOLL, DisconnectWatcher
 from hs.apis.web.http1 import Http1Connection
 from hs.apis.web.http1_limits import HttpLimits
@@ -51,6 +55,7 @@ from hs.apis.web.transport import SocketTransport, StreamTransport, Transport
 logger = logging.getLogger(__name__)
 
 _CLOSE_S = 1.0
+_MAX_IDLE_SEARCH = 2000
 
 
 class Server:
@@ -66,7 +71,10 @@ class Server:
         self.date = date_header()
         self.disconnect_watcher = DisconnectWatcher() if HAS_EPOLL else None
         self.lifespan_state: dict[str, Any] = {}
-        self._connections: set[Http1Connection] = set()
+        self.budget = BufferBudget(limits.buffered_bytes)
+        self.counts = ConnectionCounts(limits.connections_per_source, limits.unlimited_networks)
+        # In the order in which they were opened; the values mean nothing.
+        self._connections: dict[Http1Connection, None] = {}
         self._open = 0
 
     @property
@@ -91,26 +99,49 @@ class Server:
 
     async def serve(self, view: ListenerView, stream: Stream) -> None:
         """Serve one connection and close it."""
-        if self._open >= self.limits.connections:
+        if self._open >= self.limits.connections and not self._end_oldest_idle():
+            await trio.aclose_forcefully(stream)
+            return
+        source: str | None = None
+        try:
+            source = self._source_of(view, stream)
+            is_welcome = source is None or self.counts.enter(source)
+        except OSError:
+            is_welcome = False  # The client is already gone.
+        if not is_welcome:
             await trio.aclose_forcefully(stream)
             return
         self._open += 1
         self.app.request_log.connections += 1
         try:
-            await self._serve_stream(view, stream)
+            await self._serve_stream(view, stream, source)
         except (Exception, BaseExceptionGroup) as error:
             if isinstance(error, BaseExceptionGroup) and error.split(Exception)[1] is not None:
                 raise
             logger.info("connection failed, closing it: %r", error)
         finally:
+            if source is not None:
+                self.counts.leave(source)
             self._open -= 1
             self.app.request_log.connections -= 1
             with trio.move_on_after(_CLOSE_S, shield=True):
                 await _close(stream)
 
-    async def _serve_stream(self, view: ListenerView, stream: Stream) -> None:
+    def _source_of(self, view: ListenerView, stream: Stream) -> str | None:
+        """Return the source for which a connection counts; None if it does not count."""
+        peer = _peer(_lower(stream))
+        if peer is None or (view.proxies is not None and view.proxies.trusts(peer)):
+            return None
+        return self.counts.counted_source(normalized_address(peer))
+
+    def _end_oldest_idle(self) -> bool:
+        """End an old connection that only waits for a request; return whether one was found."""
+        oldest = islice(self._connections, _MAX_IDLE_SEARCH)
+        return any(connection.make_room_if_idle() for connection in oldest)
+
+    async def _serve_stream(self, view: ListenerView, stream: Stream, source: str | None) -> None:
         state = {**self.lifespan_state, STATE_KEY: view}
-        lower = stream if isinstance(stream, trio.SocketStream) else stream.transport_stream
+        lower = _lower(stream)
         transport: Transport
         if isinstance(stream, trio.SocketStream):
             transport = SocketTransport(stream)
@@ -121,16 +152,28 @@ class Server:
                 return
             transport = StreamTransport(stream, lower)
         template = _scope_template(lower, "http" if stream is lower else "https", state)
-        await self.serve_http1(transport, template)
+        await self.serve_http1(transport, template, source)
 
-    async def serve_http1(self, transport: Transport, scope_template: dict[str, Any]) -> None:
+    async def serve_http1(
+        self, transport: Transport, scope_template: dict[str, Any], source: str | None = None
+    ) -> None:
         """Serve HTTP/1.1 until the connection ends; never closes the stream."""
-        connection = Http1Connection(self.app, self, transport, scope_template)
-        self._connections.add(connection)
+        connection = Http1Connection(self.app, self, transport, scope_template, source)
+        self._connections[connection] = None
         try:
             await connection.run()
         finally:
-            self._connections.discard(connection)
+            self._connections.pop(connection, None)
+
+
+def _lower(stream: Stream) -> trio.SocketStream:
+    return stream if isinstance(stream, trio.SocketStream) else stream.transport_stream
+
+
+def _peer(lower: trio.SocketStream) -> str | None:
+    """Return the address of a peer; None on a UNIX socket."""
+    address = _address(lower.socket.getpeername())
+    return None if address is None else address[0]
 
 
 async def _close(stream: Stream) -> None:
@@ -210,7 +253,9 @@ async def _accept_until_drain(
 ) -> None:
     views = [
         server.app.view_for(
-            bound.spec.resources, server.proxies if bound.spec.x_forwarded else None
+            bound.spec.resources,
+            server.proxies if bound.spec.x_forwarded else None,
+            server.counts,
         )
         for bound in listeners
     ]

@@ -28,7 +28,11 @@ class Transport(Protocol):
         """Wait for bytes and return up to MAX_READ of them; b"" at the end."""
         ...
 
-    async def write(self, payload: bytes) -> None:
+    def write_nowait(self, payload: bytes) -> int:
+        """Send what is possible without waiting; return how much. Raises: ClientDisconnected."""
+        ...
+
+    async def write(self, payload: bytes | memoryview) -> None:
         """Send everything. Raises: ClientDisconnected."""
         ...
 
@@ -73,19 +77,21 @@ class SocketTransport:
             except (OSError, trio.ClosedResourceError):
                 return b""
 
-    async def write(self, payload: bytes) -> None:
-        """Send everything, without waiting if the socket accepts it at once."""
+    def write_nowait(self, payload: bytes) -> int:
+        """Send what the socket accepts at once; return how much that is."""
         try:
-            sent = os.write(self._fd, payload)
+            return os.write(self._fd, payload)
         except (BlockingIOError, InterruptedError):
-            sent = 0
+            return 0
         except OSError as error:
             raise ClientDisconnected from error
-        if sent < len(payload):
-            try:
-                await self._stream.send_all(memoryview(payload)[sent:])
-            except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-                raise ClientDisconnected from error
+
+    async def write(self, payload: bytes | memoryview) -> None:
+        """Send everything."""
+        try:
+            await self._stream.send_all(payload)
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            raise ClientDisconnected from error
 
     async def linger(self) -> None:
         """Close the sending side, then discard input until the client closes."""
@@ -116,8 +122,12 @@ class StreamTransport:
         except (trio.BrokenResourceError, trio.ClosedResourceError, ssl.SSLError):
             return b""
 
-    async def write(self, payload: bytes) -> None:
-        """Send everything."""
+    def write_nowait(self, payload: bytes) -> int:
+        """Send nothing: such a stream may always have to wait."""
+        return 0
+
+    async def write(self, payload: bytes | memoryview) -> None:
+        """Send everything; TLS keeps a copy of it meanwhile."""
         try:
             await self._stream.send_all(payload)
         except (trio.BrokenResourceError, trio.ClosedResourceError, ssl.SSLError) as error:

@@ -127,7 +127,7 @@ async def _parts() -> AsyncIterator[bytes]:
         yield part
 
 
-def echo_application(api: EchoApi | None = None) -> Application:
+def echo_application(api: object | None = None) -> Application:
     """Return an application with the echo endpoints and the user alice."""
     tokens = Tokens()
     tokens.user("alice")

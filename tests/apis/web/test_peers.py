@@ -7,7 +7,7 @@ import pytest
 
 from hs.apis.web.app import STATE_KEY
 from hs.apis.web.auth import NONE
-from hs.apis.web.client_address import TrustedProxies, customer_of, normalized_address
+from hs.apis.web.client_address import TrustedProxies, normalized_address, source_of
 from hs.apis.web.request import remote_address
 from hs.apis.web.route import route
 from tests.support.web import client_for
@@ -96,10 +96,10 @@ def test_ipv4_mapped_address_is_normalized() -> None:
     assert normalized_address("2001:db8::1") == "2001:db8::1"
 
 
-def test_addresses_of_one_ipv6_network_are_one_customer() -> None:
-    assert customer_of("2001:db8::1") == customer_of("2001:db8::ffff:1") == "2001:db8::/64"
-    assert customer_of("2001:db8:0:1::1") != customer_of("2001:db8::1")
-    assert customer_of("192.0.2.1") == "192.0.2.1"
+def test_addresses_of_one_ipv6_network_are_one_source() -> None:
+    assert source_of("2001:db8::1") == source_of("2001:db8::ffff:1") == "2001:db8::/64"
+    assert source_of("2001:db8:0:1::1") != source_of("2001:db8::1")
+    assert source_of("192.0.2.1") == "192.0.2.1"
 
 
 @attrs.frozen

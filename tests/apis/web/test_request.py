@@ -105,7 +105,7 @@ class KindsApi:
     async def everything(self, request: AllKindsRequest) -> dict[str, Any]:
         return attrs.asdict(request)
 
-    @route("PUT", "/content", auth=NONE)
+    @route("PUT", "/content", auth=NONE, max_body_bytes=1 << 20)
     async def content(self, request: EventContentRequest) -> dict[str, Any]:
         return request.content
 

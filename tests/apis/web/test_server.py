@@ -4,7 +4,6 @@ import errno
 import os
 import socket
 import ssl
-import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -32,21 +31,6 @@ from tests.support.servers.processes import free_ports
 CLIENT = frozenset(("client",))
 HELLO = b"GET /hello HTTP/1.1\r\nHost: a\r\n\r\n"
 LIMITS = HttpLimits(reap_interval_s=0.02, linger_s=0.2, drain_grace_s=50, drain_head_s=50)
-
-
-@pytest.fixture(scope="session")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a file with a key and its certificate for localhost."""
-    folder = tmp_path_factory.mktemp("tls")
-    key, cert, specs = (folder / name for name in ("key.pem", "cert.pem", "both.pem"))
-    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2"
-    subprocess.run(
-        [*command.split(), "-subj", "/CN=localhost", "-keyout", key, "-out", cert],
-        check=True,
-        capture_output=True,
-    )
-    specs.write_bytes(key.read_bytes() + cert.read_bytes())
-    return specs
 
 
 @asynccontextmanager
