@@ -9,12 +9,13 @@ client retries until it reaches the next process or fails cleanly, instead of be
 has sent a request. One connection can still slip in between the last accept and the close, and is
 reset; this cannot be prevented.
 
-Running out of file descriptors or memory does not end the server: it logs an error, pauses and
-retries, while clients wait in the queue.
+Running out of file descriptors or memory does not end the server: it logs an error (once a minute),
+pauses and retries, while clients wait in the queue.
 """
 
 import errno
 import logging
+import math
 import socket
 import ssl
 from collections.abc import Awaitable, Callable
@@ -30,23 +31,25 @@ Stream = trio.SocketStream | trio.SSLStream[trio.SocketStream]
 Serve = Callable[[Stream], Awaitable[None]]
 _RESOURCE_ERRORS: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _RESOURCE_ERROR_PAUSE_S: Final = 0.1
+_LOG_PAUSE_S: Final = 60.0
 _SMALLEST_BACKLOG: Final = 0
 
 
 async def accept_connections(bound: BoundListener, serve: Serve, connections: trio.Nursery) -> None:
     """Serve every new connection until cancelled; leaves the listening socket open."""
     listener = trio.SocketListener(trio.socket.from_stdlib_socket(bound.sock))
+    logged_at = -math.inf
     while True:
         try:
             stream = await listener.accept()
         except OSError as error:
             if error.errno not in _RESOURCE_ERRORS:
                 raise
-            logger.error(
-                "could not accept a connection, retrying in %.1f s: %s",
-                _RESOURCE_ERROR_PAUSE_S,
-                error,
-            )
+            if trio.current_time() - logged_at >= _LOG_PAUSE_S:
+                logged_at = trio.current_time()
+                logger.error(
+                    "could not accept connections at %s, retrying: %s", bound.address, error
+                )
             await trio.sleep(_RESOURCE_ERROR_PAUSE_S)
         else:
             connections.start_soon(serve, _with_tls(stream, bound.tls))

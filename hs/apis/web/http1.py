@@ -58,6 +58,8 @@ AsgiApp = Callable[[Any, Any, Any], Awaitable[None]]
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _DISCONNECT = {"type": "http.disconnect"}
 _MAX_READ_AHEAD = 65536
+# Larger bodies are not copied to be sent together with their head.
+_SEPARATE_BYTES = 64 * 1024
 _WRITE_PIECE_BYTES = 256 * 1024
 
 
@@ -84,6 +86,7 @@ class Http1Connection:
         "_body_deadline",
         "_body_delivered",
         "_is_new",
+        "_is_reading_body",
         "_parser",
         "_read_ahead",
         "_request",
@@ -117,6 +120,7 @@ class Http1Connection:
         self._writer: ResponseWriter | None = None
         self._body_delivered = False
         self._is_new = True
+        self._is_reading_body = False
         self._body_deadline = 0.0
         self._read_ahead: list[bytes] = []
         self.deadline = server.now + server.limits.head_s
@@ -142,8 +146,15 @@ class Http1Connection:
             self.scope.cancel()
 
     def make_room_if_idle(self) -> bool:
-        """End the connection if it only waits for a request; return whether it will end."""
-        if not self.is_idle or self.scope.cancel_called or is_readable(self._transport):
+        """End the connection if it waits for a request; return whether it will end."""
+        return self._request is None and self._make_room()
+
+    def make_room_if_slow(self) -> bool:
+        """End the connection if it waits for a request or its body; return whether it will end."""
+        return (self._request is None or self._is_reading_body) and self._make_room()
+
+    def _make_room(self) -> bool:
+        if self.scope.cancel_called or is_readable(self._transport):
             return False
         self.scope.cancel()
         return True
@@ -301,7 +312,9 @@ class Http1Connection:
             return False  # The error arrived together with the head.
         limits = self._server.limits
         self.deadline = self._body_deadline + request.received_bytes / limits.body_bytes_per_s
+        self._is_reading_body = True
         received = await self._transport.read()
+        self._is_reading_body = False
         self.deadline = math.inf
         self._parser.feed(received)
         return bool(received) and (request.complete or self._parser.error is None)
@@ -339,7 +352,14 @@ class Http1Connection:
             raise InvalidResponse("The response has ended")
         if self._must_close():
             writer.keep_alive = False
-        await self._write(writer.complete_response(head, body, self._server.date))
+        full_head = writer.complete_response(head, len(body), self._server.date)
+        if writer.omits_body:
+            await self._write(full_head)
+        elif len(body) < _SEPARATE_BYTES:
+            await self._write(full_head + body)
+        else:
+            await self._write(full_head)
+            await self._write(body)
 
     def _must_close(self) -> bool:
         """Return whether to close after the response: if draining, or if much body is unread."""

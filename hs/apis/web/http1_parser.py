@@ -31,7 +31,7 @@ import httptools
 
 from hs.apis.web.http1_limits import HttpLimits
 
-_ABSOLUTE_TARGET = re.compile(rb"(?i:https?)://[^/?#@]+(.*)", re.DOTALL)
+_ABSOLUTE_TARGET = re.compile(rb"(?i:https?)://[^/?#@]+((?:[/?].*)?)", re.DOTALL)
 _HOST = re.compile(rb"[A-Za-z0-9._~!$&'()*+,;=%-]+(:[0-9]*)?|\[[0-9A-Fa-f:.]+\](:[0-9]*)?")
 _TARGET = re.compile(rb"[!\"$-~]+")
 _CONTENT_LENGTH = re.compile(rb"[0-9]{1,18}")
@@ -223,7 +223,8 @@ class Http1Parser:
             raise self._rejected(431, "Too many headers")
         if _CONTROL_CHARACTER.search(value):
             raise self._rejected(400, "Control character in a header")
-        request.headers.append((name.lower(), value))
+        # Spaces around a value are not part of it (RFC 9112, section 5.1).
+        request.headers.append((name.lower(), value.strip(b" \t")))
 
     def on_headers_complete(self) -> None:
         """Check the head and queue the request; its body may still be incomplete."""
@@ -256,7 +257,7 @@ class Http1Parser:
     def _parse_target(self, request: Http1Request) -> None:
         target = self._target
         if not target.startswith(b"/"):
-            absolute = _ABSOLUTE_TARGET.match(target)
+            absolute = _ABSOLUTE_TARGET.fullmatch(target)
             if absolute is not None:
                 target = absolute[1] if absolute[1].startswith(b"/") else b"/" + absolute[1]
             elif target == b"*" and request.method == "OPTIONS":

@@ -107,19 +107,26 @@ class ResponseWriter:
             self._head = None
             raise InvalidResponse("Control character in a response header")
 
-    def complete_response(self, head: bytes, body: bytes, date: bytes) -> bytes:
-        """Return a whole response; `head` is from response_head(). Raises: InvalidResponse."""
+    @property
+    def omits_body(self) -> bool:
+        """Whether the response to this request has no body."""
+        return self._request.method == "HEAD"
+
+    def complete_response(self, head: bytes, body_bytes: int, date: bytes) -> bytes:
+        """Return the whole head of a response that is sent at once with its body.
+
+        `head` is from response_head(). Raises: InvalidResponse.
+        """
         if self._head is not None or self.finished:
             raise InvalidResponse("The response has already started")
         self._head = b""
         self.finished = True
-        full_head = b"%b%bcontent-length: %d\r\n%b\r\n" % (
+        return b"%b%bcontent-length: %d\r\n%b\r\n" % (
             head,
             date,
-            len(body),
+            body_bytes,
             b"" if self.keep_alive else b"connection: close\r\n",
         )
-        return full_head if self._request.method == "HEAD" else full_head + body
 
     def body(self, part: bytes, more: bool) -> bytes:
         """Return the bytes to send for a part of the body. Raises: InvalidResponse."""

@@ -9,7 +9,6 @@ import stat
 from collections.abc import Iterable
 
 import attrs
-from hypercorn.config import Config
 
 logger = logging.getLogger(__name__)
 
@@ -191,14 +190,17 @@ def tls_context(spec: ListenerSpec) -> ssl.SSLContext | None:
     """Return the TLS context of a listener: TLS 1.2 or newer, for HTTP/1.1 only."""
     if not spec.has_tls:
         return None
-    config = Config()
-    config.certfile = spec.certificate_path
-    config.keyfile = spec.private_key_path or spec.certificate_path
-    config.ciphers = "ECDHE+AESGCM:ECDHE+CHACHA20"
-    config.alpn_protocols = ["http/1.1"]
+    certificate, key = spec.certificate_path, spec.private_key_path or spec.certificate_path
+    assert certificate is not None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
+    context.set_ciphers("ECDHE+AESGCM:ECDHE+CHACHA20")
+    context.set_alpn_protocols(["http/1.1"])
     try:
-        return config.create_ssl_context()
+        context.load_cert_chain(certificate, key)
     except OSError as error:
         # Python's error does not name the file that could not be read.
-        files = f"{config.certfile}, {config.keyfile}"
-        raise OSError(error.errno, error.strerror or str(error), files) from None
+        reason = error.strerror or str(error)
+        raise OSError(error.errno, reason, f"{certificate}, {key}") from None
+    return context

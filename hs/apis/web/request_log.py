@@ -13,6 +13,8 @@ from hs.lib.metrics import Metrics
 
 access_log = logging.getLogger("hs.access")
 
+_MAX_PATH_CHARS = 200
+
 
 class RequestLog:
     """Logs and counts requests; the server maintains the number of `connections`."""
@@ -55,7 +57,7 @@ class RequestLog:
         if access_log.isEnabledFor(logging.INFO):
             requester = http_request.requester
             caller = http_request.origin or "-" if requester is None else requester.user_id
-            path = http_request.raw_path if endpoint is None else endpoint.pattern
+            path = endpoint.pattern if endpoint else http_request.raw_path[:_MAX_PATH_CHARS]
             line = (
                 f"{http_request.client_ip} {caller} {http_request.method} {path} {status} {size}B "
                 f"{seconds * 1000:.1f}ms"

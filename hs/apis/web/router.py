@@ -14,7 +14,8 @@ Rules:
 - Paths without parameters are looked up in a dictionary first. This is only a shortcut: the trie
   has the same endpoints.
 
-The depth of the search is limited by the declared paths, not by the path of the request.
+The depth of the search is limited by the declared paths, not by the path of the request. A path
+with more segments than any declared one is unknown; it is not even decoded.
 """
 
 from collections.abc import Iterable
@@ -51,6 +52,7 @@ class Router:
     def __init__(self, endpoints: Iterable[Endpoint]) -> None:
         self._root = _Node()
         self._without_parameters: dict[tuple[str, str], Match] = {}
+        self._max_segments = 0
         for endpoint in endpoints:
             for path in endpoint.paths:
                 self._add(endpoint, path)
@@ -58,7 +60,10 @@ class Router:
     def _add(self, endpoint: Endpoint, path: str) -> None:
         node = self._root
         names: list[str] = []
-        for segment in path[1:].split("/"):
+        segments = path[1:].split("/")
+        # One more for a trailing slash.
+        self._max_segments = max(self._max_segments, len(segments) + 1)
+        for segment in segments:
             is_parameter = segment.startswith("{")
             if is_parameter:
                 names.append(segment[1:-1])
@@ -80,7 +85,9 @@ class Router:
         shortcut = self._without_parameters.get((method, raw_path))
         if shortcut is not None:
             return shortcut[0], {}
-        segments = raw_path[1:].split("/")
+        segments = raw_path[1:].split("/", self._max_segments)
+        if len(segments) > self._max_segments:
+            return None
         if "%" in raw_path:
             segments = [percent_decode(segment) for segment in segments]
         if method == "HEAD":

@@ -1,17 +1,18 @@
 """The HTTP server: listeners, connections, the reaper of slow clients, and the drain.
 
 Only HTTP/1.1 is served (http1.py). A client that begins with HTTP/2 is told to use HTTP/1.1. Of
-hypercorn, the lifespan of the ASGI application and the TLS context are used; the application can be
-served by hypercorn as well, but only this server has the limits below.
+hypercorn, the lifespan of the ASGI application is used. The application can be served by hypercorn
+as well, but only this server has the limits below.
 
 Rules:
 
 - An error in a connection ends only that connection. Cancellation and interrupts propagate.
 - Closing a connection takes at most _CLOSE_S and is shielded from cancellation: a TLS client that
   does not respond cannot delay the end of the process.
-- At most `limits.connections` are open. A further one ends an old one that only waits for a
-  request. If there is none, it is closed without a response, which would need the memory that the
-  limit protects; so is one of a source that has too many (connection_counts.py).
+- At most `limits.connections` are open. A further one ends an old one that only waits for a TLS
+  handshake, for a request, or else for the rest of a body. If there is none, it is closed without
+  a response, which would need the memory that the limit protects; so is one of a source that has
+  too many (connection_counts.py).
 - One reaper task checks the deadlines of all HTTP/1.1 connections every `reap_interval_s` and
   cancels connections past their deadline. It also updates the clock and the Date header that
   connections read, so their time has that resolution.
@@ -75,6 +76,7 @@ class Server:
         self.counts = ConnectionCounts(limits.connections_per_source, limits.unlimited_networks)
         # In the order in which they were opened; the values mean nothing.
         self._connections: dict[Http1Connection, None] = {}
+        self._handshakes: dict[trio.CancelScope, None] = {}
         self._open = 0
 
     @property
@@ -99,7 +101,7 @@ class Server:
 
     async def serve(self, view: ListenerView, stream: Stream) -> None:
         """Serve one connection and close it."""
-        if self._open >= self.limits.connections and not self._end_oldest_idle():
+        if self._open >= self.limits.connections and not self._make_room():
             await trio.aclose_forcefully(stream)
             return
         source: str | None = None
@@ -134,10 +136,16 @@ class Server:
             return None
         return self.counts.counted_source(normalized_address(peer))
 
-    def _end_oldest_idle(self) -> bool:
-        """End an old connection that only waits for a request; return whether one was found."""
-        oldest = islice(self._connections, _MAX_IDLE_SEARCH)
-        return any(connection.make_room_if_idle() for connection in oldest)
+    def _make_room(self) -> bool:
+        """End an old connection that only waits for its client; return whether one was found."""
+        for handshake in self._handshakes:
+            if not handshake.cancel_called:
+                handshake.cancel()
+                return True
+        oldest = tuple(islice(self._connections, _MAX_IDLE_SEARCH))
+        return any(connection.make_room_if_idle() for connection in oldest) or any(
+            connection.make_room_if_slow() for connection in oldest
+        )
 
     async def _serve_stream(self, view: ListenerView, stream: Stream, source: str | None) -> None:
         state = {**self.lifespan_state, STATE_KEY: view}
@@ -146,13 +154,20 @@ class Server:
         if isinstance(stream, trio.SocketStream):
             transport = SocketTransport(stream)
         else:
-            with trio.move_on_after(self.limits.handshake_s) as handshake:
-                await stream.do_handshake()
-            if handshake.cancelled_caught:
+            if not await self._shake_hands(stream):
                 return
             transport = StreamTransport(stream, lower)
         template = _scope_template(lower, "http" if stream is lower else "https", state)
         await self.serve_http1(transport, template, source)
+
+    async def _shake_hands(self, stream: trio.SSLStream[trio.SocketStream]) -> bool:
+        with trio.move_on_after(self.limits.handshake_s) as handshake:
+            self._handshakes[handshake] = None
+            try:
+                await stream.do_handshake()
+            finally:
+                del self._handshakes[handshake]
+        return not handshake.cancelled_caught
 
     async def serve_http1(
         self, transport: Transport, scope_template: dict[str, Any], source: str | None = None

@@ -467,6 +467,7 @@ async def test_requests_are_counted_by_pattern_and_logged_without_secrets(
         await client.get("/user?access_token=alice")
         await client.get("/fail/forbidden")
         await client.get("/favicon.ico")
+        await client.get("/x" * 10_000)
 
     counted = metrics.render().decode()
     name = "synapse_http_server_response_count_total"
@@ -476,3 +477,4 @@ async def test_requests_are_counted_by_pattern_and_logged_without_secrets(
     assert lines[0].startswith("192.0.2.1 @alice:test GET /user 200 25B ")
     assert lines[1].startswith("192.0.2.1 - GET /fail/{failure} 403 ")
     assert lines[2].startswith("192.0.2.1 - GET /favicon.ico 404 ")
+    assert len(lines[3]) < 300

@@ -1,6 +1,7 @@
 """Limits per client on connections, bodies and unread responses, on real sockets."""
 
 import ssl
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,43 @@ async def test_oldest_idle_connection_makes_room_for_a_new_one() -> None:
             await stream.aclose()
 
 
+@pytest.mark.parametrize(
+    "begun", [b"", b"GET /he", b"POST /upload HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n12"]
+)
+async def test_clients_that_never_finish_their_request_make_room(begun: bytes) -> None:
+    async with serving(ListenerSpec(CLIENT), limits=limits(connections=2)) as [bound]:
+        slow = [await open_tcp(bound) for _ in range(4)]
+        for stream in slow:
+            with suppress(trio.BrokenResourceError):
+                await stream.send_all(begun)
+        for number in range(4):
+            async with await open_tcp(bound) as new:
+                await new.send_all(HELLO)
+                assert b"world" in await read_response(new), number
+        for stream in slow:
+            await stream.aclose()
+
+
+async def test_tls_handshakes_that_never_end_make_room(certificate: Path) -> None:
+    spec = ListenerSpec(CLIENT, certificate_path=str(certificate))
+    async with serving(spec, limits=limits(connections=2)) as [bound]:
+        slow = [await open_tcp(bound) for _ in range(4)]
+        for _ in range(4):
+            stream = trio.SSLStream(await open_tcp(bound), trusting(), https_compatible=True)
+            async with stream:
+                await stream.send_all(HELLO)
+                assert b"world" in await read_response(stream)
+        for silent in slow:
+            await silent.aclose()
+
+
+def trusting() -> ssl.SSLContext:
+    """Return the context of a client that trusts every certificate."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
+
+
 def post(size: int) -> bytes:
     """Return the head of a request with a body."""
     return b"POST /upload-json HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % size
@@ -185,8 +223,6 @@ async def test_oldest_unread_response_makes_room(kind: str, certificate: Path) -
     """The responses are larger than what the sockets take."""
     large = b"GET /huge HTTP/1.1\r\nHost: a\r\n\r\n"
     spec = ListenerSpec(CLIENT)
-    context = ssl.create_default_context()
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     if kind == "tls":
         spec = ListenerSpec(CLIENT, certificate_path=str(certificate))
     async with serving(
@@ -196,7 +232,7 @@ async def test_oldest_unread_response_makes_room(kind: str, certificate: Path) -
         for _ in range(2):
             stream: trio.abc.Stream = await open_tcp(bound)
             if kind == "tls":
-                stream = trio.SSLStream(stream, context, https_compatible=True)
+                stream = trio.SSLStream(stream, trusting(), https_compatible=True)
             await stream.send_all(large)
             assert await stream.receive_some(1)
             streams.append(stream)

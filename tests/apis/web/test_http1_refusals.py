@@ -68,6 +68,7 @@ AMBIGUOUS = {
     "HTTP/1.2": b"GET /hello HTTP/1.2\r\nHost: a\r\n\r\n",
     "a version with a space": b"GET /hello HTTP/ 1.1\r\nHost: a\r\n\r\n",
     "an unknown expectation": b"GET /hello HTTP/1.1\r\nHost: a\r\nExpect: wonders\r\n\r\n",
+    "a user in the target": b"GET http://u:p@a/hello HTTP/1.1\r\nHost: a\r\n\r\n",
     "TLS on a plain port": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\0" * 40,
 }
 
@@ -281,3 +282,12 @@ def test_body_of_small_chunks_takes_little_more_memory_than_its_bytes() -> None:
         parser.feed(b"2\r\nab\r\n" * 9000)
 
     assert sys.getsizeof(parser.requests[0].body) < 2 * 54_000
+
+
+async def test_spaces_around_header_values_are_ignored() -> None:
+    """Spec: RFC 9112, section 5.1."""
+    received = await exchange(
+        b"POST /echo/a HTTP/1.1\r\nHost:\ta \r\nContent-Length: 3\t\r\n\r\nabc" + SECRET
+    )
+
+    assert received.count(b"HTTP/1.1 200 ") == 2

@@ -146,3 +146,11 @@ def test_path_without_a_required_parameter_is_rejected() -> None:
 )
 def test_paths_belong_to_listener_resources(path_pattern: str, resources: set[str]) -> None:
     assert resources_of(path_pattern) == resources
+
+
+def test_path_with_too_many_segments_is_not_even_decoded() -> None:
+    router = Router(collect(RoomsApi()))
+
+    assert router.find("GET", "/%FF" * 1000) is None
+    with pytest.raises(InvalidParam):
+        router.find("GET", "/%FF")

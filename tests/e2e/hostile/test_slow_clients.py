@@ -41,6 +41,7 @@ def process() -> Iterator[ServerProcess]:
 @pytest.mark.parametrize(
     "payload",
     [
+        pytest.param(REGISTER % MIB + b"x" * (MIB - 1), id="large bodies"),
         pytest.param(REGISTER % 65_536 + b"x" * 65_000, id="bodies"),
         pytest.param(
             REGISTER.replace(b"Content-Length: %d", b"Transfer-Encoding: chunked")
@@ -150,3 +151,43 @@ def is_closed(sock: socket.socket, byte: bytes) -> bool:
     except OSError:
         return True
     return True
+
+
+@pytest.mark.parametrize(
+    "begun",
+    [b"", b"GET / HTTP/1.1\r\nHost", REGISTER % 10 + b"{", b"\x16\x03\x01", b"PRI * HTTP/2.0\r\n"],
+    ids=["silent", "head", "body", "tls", "http2"],
+)
+def test_process_with_few_files_goes_on_serving(begun: bytes) -> None:
+    with running_cluster("T0", None, None, soft_file_limit=256) as cluster:
+        process = cluster.processes["main"]
+        before = use_of(process).descriptors
+
+        with connections(process, 600) as clients:
+            for client in clients:
+                send_ignoring_errors(client, begun)
+            for _ in range(5):
+                with connect(process) as client:
+                    answer = request(client, "/_matrix/client/versions")
+                    assert answer.startswith(b"HTTP/1.1 200 ")
+
+        wait_until(lambda: use_of(process).descriptors <= before + SPARE)
+        assert "ERROR" not in process.errors()
+
+
+def test_connections_that_are_reset_leave_nothing(process: ServerProcess) -> None:
+    """Each client resets its connection at another point of a request."""
+    whole = REGISTER % 20 + b'{"username":"a"}    ' + b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+    with connect(process) as client:
+        request(client, "/_matrix/client/versions")
+    before = use_of(process)
+
+    for number in range(2000):
+        client = connect(process)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        send_ignoring_errors(client, whole[: number % len(whole)])
+        client.close()
+
+    wait_until(lambda: use_of(process).descriptors <= before.descriptors + SPARE)
+    assert use_of(process).resident_bytes < before.resident_bytes + 20 * MIB
+    assert "ERROR" not in process.errors()
