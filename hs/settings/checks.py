@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 import attrs
 
 from hs.settings.account_checks import check_accounts
+from hs.settings.sections.connections import MIN_BUFFERED_BYTES
 from hs.settings.sections.listeners import LOOPBACK, Listener
 from hs.settings.sections.workers import MAIN
 from hs.settings.settings import Settings
@@ -26,6 +27,7 @@ def check_settings(settings: Settings, add_problem: AddProblem, warn: Warn) -> N
     _check_this_worker(settings, add_problem)
     _check_main(settings, warn)
     _check_tls(settings, add_problem)
+    _check_connections(settings, add_problem)
     _check_metrics(settings, warn)
     _check_registration(settings, add_problem)
     _check_sessions(settings, add_problem)
@@ -172,6 +174,15 @@ def _check_pair(certificate: Path, key: Path, add_problem: AddProblem) -> None:
             f"cannot use certificate {certificate} with key {key}: {reason}",
             "use PEM files that this user can read, a key without passphrase that belongs to the "
             "certificate, and put the certificate before its intermediate certificates",
+        )
+
+
+def _check_connections(settings: Settings, add_problem: AddProblem) -> None:
+    if settings.connections.max_buffered_bytes < MIN_BUFFERED_BYTES:
+        add_problem(
+            "max_buffered_bytes",
+            "too small for the largest requests of a single client",
+            f"write at least {MIN_BUFFERED_BYTES // 1024**2}M, or remove it",
         )
 
 

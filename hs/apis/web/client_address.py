@@ -42,8 +42,9 @@ class TrustedProxies:
         self._warned: set[str] = set()
         # Keys are short, and an entry never becomes wrong.
         self._client_of = lru_cache(maxsize=4096)(self._find_client)
+        self.trusts = lru_cache(maxsize=4096)(self._trusts)
 
-    def trusts(self, peer: str | None) -> bool:
+    def _trusts(self, peer: str | None) -> bool:
         """Return whether the peer of a connection (None for a UNIX socket) is a trusted proxy."""
         if peer is None:
             return True

@@ -206,6 +206,7 @@ class Http1Connection:
             if not received:
                 return None
             parser.feed(received)
+            del received  # It would be kept until the client sends more.
             try:
                 self.buffers.receive(parser.head_bytes)
             except LimitExceeded as error:

@@ -21,7 +21,7 @@ class HttpLimits:
     pipelined_requests: int = 16
     unread_body_bytes: int = 65536
     connections: int = 20_000
-    connections_per_source: int = 500
+    connections_per_source: int = 1000
     unlimited_networks: tuple[str, ...] = ("127.0.0.0/8", "::1/128")
     buffered_bytes: int = 256 * 1024 * 1024
     handshake_s: float = 15.0

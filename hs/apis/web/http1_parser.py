@@ -40,6 +40,7 @@ _FRAMING_HEADERS = frozenset(
     (b"host", b"content-length", b"transfer-encoding", b"connection", b"expect")
 )
 _HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n"
+_REQUEST_LINE_BYTES = 2048
 _REQUEST_LINE = re.compile(
     rb"(?:\A|\n)(?P<method>[A-Za-z0-9!#$%&'*+.^_`|~-]+) [!-~]+ HTTP/1\.[01]\r\n"
 )
@@ -118,8 +119,9 @@ class Http1Parser:
         self._head_bytes = 0
         # Bytes received since the last part of a body: chunk sizes, their extensions, trailers.
         self._framing_bytes = 0
-        # Received since the head began.
-        self._head = bytearray()
+        # What was received since the head began: its size, and as much as has the request line.
+        self._unfinished_bytes = 0
+        self._head_start = b""
         self.requests: deque[Http1Request] = deque()
         self.error: HttpError | None = None
 
@@ -131,7 +133,7 @@ class Http1Parser:
     @property
     def head_bytes(self) -> int:
         """Number of bytes of a head that is incomplete."""
-        return len(self._head)
+        return self._unfinished_bytes
 
     def feed(self, received: bytes) -> None:
         """Parse received bytes; may add to `requests`, or set `error`."""
@@ -144,17 +146,18 @@ class Http1Parser:
                 return
         if self._current is not None and not self._in_head:
             self._framing_bytes += len(received)
-        elif self._in_head:
-            self._head += received
         else:
-            self._head = bytearray(received)
+            if not self._in_head:
+                self._unfinished_bytes, self._head_start = 0, b""
+            self._unfinished_bytes += len(received)
+            self._head_start += received[: _REQUEST_LINE_BYTES - len(self._head_start)]
         try:
             self._parser.feed_data(received)
         except httptools.HttpParserUpgrade as upgrade:
             self._ignore_upgrade(received[upgrade.args[0] :])
         except httptools.HttpParserInvalidMethodError as error:
             self._fail(str(error))
-            if _REQUEST_LINE.search(self._head):
+            if _REQUEST_LINE.search(self._head_start):
                 self.error = HttpError(405, "Unrecognized method", "M_UNRECOGNIZED")
         except httptools.HttpParserError as error:
             self._fail(str(error))
@@ -164,7 +167,7 @@ class Http1Parser:
         """Limit what httptools has not reported yet; the body may have begun in the same read."""
         if self.error is not None:
             return
-        if self._in_head and len(self._head) > self._limits.head_bytes:
+        if self._in_head and self._unfinished_bytes > self._limits.head_bytes:
             self.error = HttpError(431, "Request head too large")
         elif self._framing_bytes > self._limits.head_bytes:
             self.error = HttpError(431, "Chunk extensions or trailers too large")
@@ -238,7 +241,7 @@ class Http1Parser:
         self._parse_target(request)
         self._parse_framing(request)
         self.requests.append(request)
-        self._head = bytearray()
+        self._unfinished_bytes, self._head_start = 0, b""
 
     def on_body(self, part: bytes) -> None:
         """Append a part of the body."""

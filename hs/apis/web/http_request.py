@@ -127,6 +127,7 @@ class HttpRequest:
         received = bytearray()  # A list of small parts would take many times their size.
         async for part in self:
             received += part
+            del part  # It would be kept until the client sends more.
             if len(received) > max_bytes:
                 raise TooLarge(f"The request body must not be larger than {max_bytes} bytes")
             if self.buffers is not None:

@@ -6,6 +6,7 @@ from time import perf_counter
 
 from prometheus_client import Counter, Histogram
 
+from hs.apis.web.buffers import BufferBudget
 from hs.apis.web.http_request import HttpRequest
 from hs.apis.web.route import Endpoint
 from hs.lib.log import REQUEST_ID, BatchedLines
@@ -17,7 +18,7 @@ _MAX_PATH_CHARS = 200
 
 
 class RequestLog:
-    """Logs and counts requests; the server maintains the number of `connections`."""
+    """Logs and counts requests; the server sets the number of `connections` and its `buffers`."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._responses = metrics.counter(
@@ -29,6 +30,12 @@ class RequestLog:
         self.connections = 0
         metrics.function_gauge(
             "hs_http_connections", "Open connections from clients", lambda: self.connections
+        )
+        self.buffers = BufferBudget(0)
+        metrics.function_gauge(
+            "hs_http_buffered_bytes",
+            "Bytes kept for clients that send or read slowly",
+            lambda: self.buffers.total.used_bytes,
         )
         self.lines = BatchedLines(access_log)
         self._numbers = itertools.count(1)

@@ -72,7 +72,7 @@ class Server:
         self.date = date_header()
         self.disconnect_watcher = DisconnectWatcher() if HAS_EPOLL else None
         self.lifespan_state: dict[str, Any] = {}
-        self.budget = BufferBudget(limits.buffered_bytes)
+        self.budget = app.request_log.buffers = BufferBudget(limits.buffered_bytes)
         self.counts = ConnectionCounts(limits.connections_per_source, limits.unlimited_networks)
         # In the order in which they were opened; the values mean nothing.
         self._connections: dict[Http1Connection, None] = {}

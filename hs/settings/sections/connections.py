@@ -5,6 +5,9 @@ import attrs
 from hs.settings.fields import setting
 from hs.settings.kinds import COUNT, NETWORKS, SIZE, integer, optional
 
+# The largest request has 16 MiB, and one address may take a quarter.
+MIN_BUFFERED_BYTES = 64 * 1024**2
+
 
 @attrs.frozen(kw_only=True)
 class ConnectionSettings:
@@ -25,7 +28,7 @@ class ConnectionSettings:
     )
     max_connections_per_address: int = setting(
         COUNT,
-        500,
+        1000,
         "Maximum number of connections from one IPv4 address or IPv6 /64 network, or of requests "
         "at once if they come through a trusted proxy; 0 for no limit. Not a key of Synapse.",
     )

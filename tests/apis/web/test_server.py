@@ -267,12 +267,14 @@ async def test_error_response_reaches_a_client_that_is_still_sending() -> None:
 
 
 async def test_connections_are_limited() -> None:
+    app = echo_application()
     limits = HttpLimits(reap_interval_s=0.02, connections=2)
-    async with serving(ListenerSpec(CLIENT), limits=limits) as [bound]:
+    async with serving(ListenerSpec(CLIENT), app=app, limits=limits) as [bound]:
         async with await open_tcp(bound) as first, await open_tcp(bound) as second:
             for stream in (first, second):
-                await stream.send_all(HELLO)
-                await read_response(stream)
+                await stream.send_all(HELLO.replace(b"/hello", b"/wait?seconds=60"))
+            while app.drain.in_flight < 2:
+                await trio.testing.wait_all_tasks_blocked()
             async with await open_tcp(bound) as third:
                 assert await third.receive_some() == b""
 
