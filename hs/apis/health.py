@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 import attrs
+import trio
 
 from hs.apis.web.auth import NONE
 from hs.apis.web.render import Response, json_response
@@ -17,6 +18,39 @@ class Readiness(Protocol):
     async def check(self) -> Mapping[str, str | None]:
         """Return the fault of each dependency by name, or None if it works. Never raises."""
         ...
+
+
+@attrs.define(eq=False)
+class _Check:
+    """A check that is running; `results` are missing if it was cancelled."""
+
+    done: trio.Event = attrs.Factory(trio.Event)
+    results: Mapping[str, str | None] | None = None
+
+
+@attrs.define(eq=False)
+class SharedReadiness:
+    """A Readiness that makes one check for all requests that come meanwhile.
+
+    Anybody may ask, and a flood of checks would take all connections to the database.
+    """
+
+    _readiness: Readiness
+    _running: _Check | None = None
+
+    async def check(self) -> Mapping[str, str | None]:
+        """Return the fault of each dependency by name, or None if it works. Never raises."""
+        while (running := self._running) is not None:
+            await running.done.wait()
+            if running.results is not None:
+                return running.results
+        running = self._running = _Check()
+        try:
+            running.results = await self._readiness.check()
+            return running.results
+        finally:
+            self._running = None
+            running.done.set()
 
 
 @attrs.frozen

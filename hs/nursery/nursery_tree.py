@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 import attrs
 import trio
 
-from hs.apis.health import HealthApi, MetricsApi
+from hs.apis.health import HealthApi, MetricsApi, SharedReadiness
 from hs.apis.replication import ReplicationApi
 from hs.apis.web.app import Application
 from hs.apis.web.client_address import TrustedProxies
@@ -212,7 +212,7 @@ def _public_app(process: Process) -> Application:
 def _own_endpoints(process: Process) -> list[Endpoint]:
     """Return the endpoints for health checks, metrics and the other processes."""
     base = process.base
-    apis: list[object] = [HealthApi(ProcessReadiness(base, process.drain))]
+    apis: list[object] = [HealthApi(SharedReadiness(ProcessReadiness(base, process.drain)))]
     if base.settings.metrics.enable_metrics:
         apis.append(MetricsApi(process.metrics))
     if base.cluster is not None:

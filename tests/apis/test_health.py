@@ -3,8 +3,10 @@
 from collections.abc import Mapping
 
 import attrs
+import trio
+import trio.testing
 
-from hs.apis.health import HealthApi, MetricsApi
+from hs.apis.health import HealthApi, MetricsApi, SharedReadiness
 from hs.lib.metrics import Metrics
 from tests.support.web import client_for
 
@@ -49,3 +51,36 @@ async def test_metrics_are_scraped_as_text() -> None:
 
     assert response.headers["content-type"].startswith("text/plain")
     assert b"cats_total 3.0" in response.body
+
+
+@attrs.define
+class SlowReadiness:
+    """A Readiness that counts its checks and takes a second for each."""
+
+    checks: int = 0
+
+    async def check(self) -> Mapping[str, str | None]:
+        self.checks += 1
+        await trio.sleep(1)
+        return {"database": f"check {self.checks}"}
+
+
+async def test_requests_at_the_same_time_share_one_check(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    readiness = SlowReadiness()
+    shared = SharedReadiness(readiness)
+    results = []
+
+    async def ask() -> None:
+        results.append(await shared.check())
+
+    with trio.move_on_after(0.5):
+        await shared.check()  # it is cancelled, and the next one begins anew
+    async with trio.open_nursery() as nursery:
+        for _ in range(100):
+            nursery.start_soon(ask)
+    await ask()
+
+    assert readiness.checks == 3
+    assert results == [{"database": "check 2"}] * 100 + [{"database": "check 3"}]
