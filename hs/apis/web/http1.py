@@ -231,6 +231,8 @@ class Http1Connection:
             return False
         finally:
             self._request = self._writer = None
+            # What arrived of an unread body would be kept while the connection lingers.
+            request.body = bytearray()
             self.buffers.release()
         is_cut_off = self._parser.error is not None and not request.complete
         if not writer.finished or not writer.keep_alive or is_cut_off:
