@@ -18,6 +18,7 @@ from hs.nursery.part import Part
 from hs.nursery.plan import Plan
 from hs.repl.cluster import Cluster, Connect, connect_by_redis
 from hs.repl.feed import Feed
+from hs.repl.freshness import RefusalRechecks
 from hs.repl.inproc import local_transport
 from hs.repl.leases import Leases, holder_name
 from hs.repl.memory_writer import MemoryWriter, epoch_at
@@ -58,6 +59,11 @@ class ProcessBase:
     def limiters(self) -> LimiterFactory:
         """The maker of rate limiters, which count the requests of all processes together."""
         return make_local_limiter if self.shared_rates is None else self.shared_rates.make
+
+    @property
+    def rechecks(self) -> RefusalRechecks:
+        """What repeats requests that were refused because this process was behind."""
+        return RefusalRechecks(self.feed, None if self.cluster is None else self.cluster.freshness)
 
     @property
     def part(self) -> Part:

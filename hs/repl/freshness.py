@@ -6,11 +6,13 @@ requests: a request that is sent after another was answered must show the effect
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import attrs
 import trio
 
+from hs.core.errors import LimitExceeded, MatrixError
+from hs.core.requester import Requester
 from hs.core.stream_def import StreamDef, StreamKind
 from hs.core.streams import CATALOGUE
 from hs.repl.feed import Feed
@@ -23,6 +25,7 @@ MESSAGE_S: Final = 0.3
 REPAIR_S: Final = 5.0
 QUERY_S: Final = 1.0
 
+T = TypeVar("T")
 TargetPositions = Sequence[tuple[StreamDef[Any], str, int]]  # (stream, writer, position)
 Look = Callable[[], Awaitable[None]]
 """Looks for new rows without messages; see Intake.look."""
@@ -75,3 +78,32 @@ class Freshness:
             return False
         seen = self._feed.position_of(_TABLES[name], writer)
         return seen is not None and seen < position
+
+
+@attrs.frozen(eq=False)
+class RefusalRechecks:
+    """Repeats refused requests that this process may have refused because its memory was behind.
+
+    `freshness` is None for a server's only process, whose memory never is.
+    """
+
+    _feed: Feed
+    _freshness: Freshness | None = None
+
+    async def run(self, requester: Requester, action: Callable[[Requester], Awaitable[T]]) -> T:
+        """Run an action; if it is refused, run it once more as soon as this process is up to date.
+
+        A refused action must have had no effect, except that it was counted by rate limits: they do
+        not count the repetition. A request that succeeds costs nothing.
+        Raises: what the action raises.
+        """
+        moves = self._feed.moves
+        try:
+            return await action(requester)
+        except MatrixError as error:
+            if self._freshness is None or error.status >= 500 or isinstance(error, LimitExceeded):
+                raise
+            await self._freshness.catch_up()
+            if self._feed.moves == moves:
+                raise
+        return await action(attrs.evolve(requester, is_rate_limit_exempt=True))

@@ -30,7 +30,7 @@ from hs.nursery.services import RemoteServers, Services, build_services
 from hs.nursery.wiring.http_clients import HttpClients
 from hs.repl.cluster import Cluster, Connect
 from hs.repl.feed import Feed
-from hs.repl.freshness import Freshness
+from hs.repl.freshness import Freshness, Look
 from hs.repl.inproc import InProcHub, InProcTransport
 from hs.repl.inproc_rpc import InProcSender
 from hs.repl.intake import Intake
@@ -93,9 +93,10 @@ class Neighbourhood:
     ) -> tuple[InProcTransport, Cluster]:
         """Connect a process to the others; see `hs.repl.cluster.Connect`."""
         instance = ownership.topology.instance
-        transport = InProcTransport(feed, self.hub)
-        clients = RpcClients(self.sender, SECRET, feed)
+        transport = self.make_transport(feed)
         intake = Intake(feed, instance, database, lambda other: clients.proxy(RecentRows, other))
+        look = self.look_of(feed, intake)
+        clients = RpcClients(self.sender, SECRET, feed, look=look)
         server = RpcServer(lambda: transport.sources)
         endpoint = RpcEndpoint(server, SECRET)
         self.sender.connect(instance, endpoint)
@@ -106,9 +107,17 @@ class Neighbourhood:
             sender=PooledSender({}, ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)),
             traffic=_NoTraffic(),
             intake=intake,
-            freshness=Freshness(feed, instance, database, intake.look),
+            freshness=Freshness(feed, instance, database, look),
         )
         return transport, cluster
+
+    def make_transport(self, feed: Feed) -> InProcTransport:
+        """Return the transport of a process."""
+        return InProcTransport(feed, self.hub)
+
+    def look_of(self, feed: Feed, intake: Intake) -> Look:
+        """Return what a process calls to look for rows that are late."""
+        return intake.look
 
 
 @attrs.frozen
@@ -161,8 +170,12 @@ class ComposedProcess:
         """Return a client of all endpoints, with the tokens of sessions or of a fake."""
         endpoints = [endpoint for part in self.services.parts for endpoint in part.endpoints]
         sessions = self.services.core.sessions
+        cluster = self.base.cluster
         application = Application(
-            collect(*endpoints), authenticator or sessions.authenticator, rates=sessions.rates
+            collect(*endpoints),
+            authenticator or sessions.authenticator,
+            rates=sessions.rates,
+            freshness=None if cluster is None else cluster.freshness,
         )
         return WebClient(application)
 

@@ -96,7 +96,8 @@ class OneTimeKeys:
         Raises: InvalidParam, NotFound.
         """
         if not upload.one_time_keys and not upload.fallback_keys:
-            return (await self.counts(upload.user_id, upload.device_id)).one_time_keys
+            # From the database: another process may have given keys away just before.
+            return (await self._read((upload.user_id, upload.device_id))).one_time_keys
         return with_required_count(await self._writer.upload(upload))
 
     async def claim(

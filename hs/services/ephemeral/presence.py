@@ -99,8 +99,8 @@ class PresenceService:
         is_own = user_id == requester.user_id
         if not is_own and not await self._share_room(requester.user_id, user_id):
             raise Forbidden("You are not allowed to see this user's presence")
-        states = await self.states.get([user_id]) if self.is_enabled else {}
-        row = states.get(user_id)
+        # The requester may have set it through another process just before.
+        row = await self.writer.current(user_id) if self.is_enabled else None
         return {"presence": OFFLINE} if row is None else _content(row, self.clock.now_ms())
 
     async def changes(

@@ -71,6 +71,11 @@ class PresenceWriter(Protocol):
         ...
 
     @rpc(catch_up=False)
+    async def current(self, user_id: UserID) -> PresenceRow | None:
+        """Return a user's presence, which other processes may not have received yet."""
+        ...
+
+    @rpc(catch_up=False)
     async def note_edges(self, instance: str, epoch: int, edges: list[DeviceEdge]) -> None:
         """Handle devices that began or stopped syncing with a process."""
         ...
@@ -165,6 +170,14 @@ class LocalPresenceWriter:
             device.state = state
             device.until_ms = now_ms + self._settings.sync_online_timeout
         self._update(user_id, user)
+
+    async def current(self, user_id: UserID) -> PresenceRow | None:
+        """Return a user's presence; None if it is unknown."""
+        user = self._users.get(user_id)
+        if user is not None:
+            return user.published
+        records = await self._database.read(storage.list_of_users, [user_id])
+        return _user_from_record(records[0]).published if records else None
 
     async def note_edges(self, instance: str, epoch: int, edges: list[DeviceEdge]) -> None:
         """Handle devices that began or stopped syncing with a process."""

@@ -62,7 +62,7 @@ class ReadingService:
         if thread != UNTHREADED:
             await self._check_thread(event_id, thread)
         if receipt_type == FULLY_READ:
-            await self._move_marker(requester.user_id, room_id, event_id, stream_id)
+            await self.markers.move_fully_read(requester.user_id, room_id, event_id, stream_id)
         else:
             await self._move_receipt(
                 requester.user_id, room_id, receipt_type, event_id, stream_id, thread
@@ -109,16 +109,6 @@ class ReadingService:
             is_in_thread = root == thread_id or (root is None and thread_id in event_ids)
         if not is_in_thread:
             raise InvalidParam(f"event_id {event_id} is not related to thread {thread_id}")
-
-    async def _move_marker(
-        self, user_id: UserID, room_id: RoomID, event_id: EventID, stream_id: int
-    ) -> None:
-        current = await self.markers.fully_read(user_id, room_id)
-        if current is not None:
-            location = await self.database.read(storage.event_position, current)
-            if location is not None and location[1] >= stream_id:
-                return
-        await self.markers.set_fully_read(user_id, room_id, event_id)
 
     async def _move_receipt(
         self,

@@ -47,7 +47,8 @@ class Scene:
 
     async def fully_read(self, user_id: UserID) -> EventID | None:
         account_data = self.world.process.services.core.accounts.account_data
-        return await account_data.fully_read(user_id, self.room_id)
+        content = await account_data.content(user_id, self.room_id, "m.fully_read")
+        return None if content is None else EventID(orjson.loads(content)["event_id"])
 
     async def send_message(self, body: str = "hello", **relates_to: Any) -> EventID:
         content = {"msgtype": "m.text", "body": body}

@@ -7,7 +7,7 @@ import attrs
 from hs.apis.web.auth import NONE, USER
 from hs.apis.web.render import Empty
 from hs.apis.web.request import body, path
-from hs.apis.web.route import route
+from hs.apis.web.route import always, route
 from hs.core.ids import RoomAlias, RoomID, ServerName, parse_room_id
 from hs.core.requester import Requester
 from hs.services.directory.public_rooms import PublicRooms
@@ -102,13 +102,13 @@ class RoomAliasesApi:
         room_id, servers = await self.naming.look_up(request.alias)
         return RoomAliasResponse(room_id, servers)
 
-    @route("PUT", _ALIAS, auth=USER)
+    @route("PUT", _ALIAS, auth=USER, fresh=always)
     async def set_room_alias(self, request: SetRoomAliasRequest) -> Empty:
         """Spec: client-server API, Room aliases."""
         await self.naming.add_alias(request.requester, request.alias, request.room_id)
         return Empty()
 
-    @route("DELETE", _ALIAS, auth=USER)
+    @route("DELETE", _ALIAS, auth=USER, fresh=always)
     async def delete_room_alias(self, request: DeleteRoomAliasRequest) -> Empty:
         """Spec: client-server API, Room aliases."""
         await self.naming.remove_alias(request.requester, request.alias)
@@ -118,6 +118,7 @@ class RoomAliasesApi:
         "GET",
         "/_matrix/client/v3/rooms/{room_id}/aliases",
         auth=USER,
+        fresh=always,
         extra_paths=["/_matrix/client/unstable/org.matrix.msc2432/rooms/{room_id}/aliases"],
     )
     async def get_local_aliases(self, request: GetLocalAliasesRequest) -> LocalAliasesResponse:
@@ -134,7 +135,7 @@ class RoomAliasesApi:
         is_listed = await self.public_rooms.is_listed(request.room_id)
         return RoomVisibilityResponse("public" if is_listed else "private")
 
-    @route("PUT", _LISTED, auth=USER)
+    @route("PUT", _LISTED, auth=USER, fresh=always)
     async def set_room_visibility(self, request: SetRoomVisibilityRequest) -> Empty:
         """Spec: client-server API, Published room directory."""
         await self.naming.set_listed(

@@ -31,6 +31,11 @@ class JoinRoomRequest:
     content: JsonObject = whole_body(factory=dict)
 
 
+def _is_by_guest(request: JoinRoomRequest) -> bool:
+    # Only this process, not the owner of the room, checks whether guests may join it.
+    return request.requester.is_guest
+
+
 @attrs.frozen
 class KnockRoomRequest:
     """POST /knock/{roomIdOrAlias}."""
@@ -116,8 +121,8 @@ class MembershipApi:
     removal: RemovalWithRedaction
     third_party_invites: ThirdPartyInvites
 
-    @route("POST", f"{_ROOM}/join", auth=USER_OR_GUEST)
-    @route("POST", "/_matrix/client/v3/join/{room_id}", auth=USER_OR_GUEST)
+    @route("POST", f"{_ROOM}/join", auth=USER_OR_GUEST, fresh=_is_by_guest)
+    @route("POST", "/_matrix/client/v3/join/{room_id}", auth=USER_OR_GUEST, fresh=_is_by_guest)
     async def join_room(self, request: JoinRoomRequest) -> JoinRoomResponse:
         """Spec: client-server API, Joining rooms."""
         room_id, via = await self.naming.find_room(

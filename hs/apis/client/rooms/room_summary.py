@@ -4,7 +4,7 @@ import attrs
 
 from hs.apis.web.auth import OPTIONAL, USER
 from hs.apis.web.request import path, query
-from hs.apis.web.route import route
+from hs.apis.web.route import always, route
 from hs.core.ids import RoomAlias, RoomID, parse_room_alias, parse_room_id
 from hs.core.requester import Requester
 from hs.services.rooms.read.hierarchy import Hierarchy, HierarchyPage, HierarchyRequest
@@ -48,6 +48,7 @@ class RoomSummaryApi:
         "GET",
         "/_matrix/client/v1/room_summary/{room}",
         auth=OPTIONAL,
+        fresh=always,
         extra_paths=[
             "/_matrix/client/unstable/im.nheko.summary/summary/{room}",
             "/_matrix/client/unstable/im.nheko.summary/rooms/{room}/summary",
@@ -62,6 +63,7 @@ class RoomSummaryApi:
         "GET",
         "/_matrix/client/v1/rooms/{room_id}/hierarchy",
         auth=USER,
+        fresh=always,
         extra_paths=["/_matrix/client/unstable/org.matrix.msc2946/rooms/{room_id}/hierarchy"],
         cancel_on_disconnect=True,
     )

@@ -4,7 +4,7 @@ import attrs
 
 from hs.apis.web.auth import USER
 from hs.apis.web.request import body, path
-from hs.apis.web.route import route
+from hs.apis.web.route import always, route
 from hs.core.ids import RoomID
 from hs.core.requester import Requester
 from hs.services.rooms.creation.room_upgrade import RoomUpgrade
@@ -33,7 +33,13 @@ class RoomUpgradeApi:
 
     upgrades: RoomUpgrade
 
-    @route("POST", "/_matrix/client/v3/rooms/{room_id}/upgrade", auth=USER, rate="room_creation")
+    @route(
+        "POST",
+        "/_matrix/client/v3/rooms/{room_id}/upgrade",
+        auth=USER,
+        rate="room_creation",
+        fresh=always,
+    )
     async def upgrade_room(self, request: UpgradeRoomRequest) -> UpgradeRoomResponse:
         """Spec: client-server API, Room Upgrades."""
         replacement = await self.upgrades.upgrade(

@@ -1,5 +1,7 @@
 """Membership of rooms: what users do, and what the server does by itself."""
 
+from functools import partial
+
 import attrs
 
 from hs.apis.client.rooms.membership import MembershipApi
@@ -81,6 +83,8 @@ def wire_membership(
         database=base.database,
         cache_drops=base.memory(CACHES),
         policy=policy,
+        rechecks=base.rechecks,
+        owns=partial(base.ownership.is_mine, EVENTS),
     )
     offers = ThirdPartyInvites(
         servers=servers.identity_servers,

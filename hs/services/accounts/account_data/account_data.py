@@ -11,7 +11,7 @@ Rules:
 - Deleted entries stay in the table and in the map with the content DELETED, so that an incremental
   sync reports the deletion, as `{}`.
 - Requests of clients (`get`, `tags`) read the database: a client may have written through another
-  process whose rows have not arrived here.
+  process whose rows have not arrived here. So does whoever changes what is stored (`stored`).
 - The owner reads and writes an entry in one transaction, and all writes go through the owner, so
   concurrent changes of different tags do not overwrite each other.
 
@@ -37,6 +37,7 @@ from hs.repl.writers import StreamIds, TableWriter
 from hs.storage.accounts import account_data
 from hs.storage.accounts.account_data import DELETED, GLOBAL
 from hs.storage.database import Database, Tx
+from hs.storage.ephemeral import receipts
 
 TAG = "m.tag"
 FULLY_READ = "m.fully_read"
@@ -84,6 +85,13 @@ class AccountDataWriter(Protocol):
         ...
 
     @rpc
+    async def move_fully_read(
+        self, user_id: UserID, room_id: RoomID, event_id: EventID, stream_id: int
+    ) -> None:
+        """Move the fully-read marker of a room to an event, unless it is further on already."""
+        ...
+
+    @rpc
     async def put_tag(self, user_id: UserID, room_id: RoomID, tag: str, content: bytes) -> None:
         """Set a tag of a room."""
         ...
@@ -107,6 +115,12 @@ class LocalAccountDataWriter:
     async def delete(self, user_id: UserID, room_id: str, type_: str) -> None:
         """Delete an entry, if it exists."""
         await self._stream.write(_delete, user_id, room_id, type_)
+
+    async def move_fully_read(
+        self, user_id: UserID, room_id: RoomID, event_id: EventID, stream_id: int
+    ) -> None:
+        """Move the fully-read marker of a room to an event, unless it is further on already."""
+        await self._stream.write(_move_fully_read, user_id, room_id, event_id, stream_id)
 
     async def put_tag(self, user_id: UserID, room_id: RoomID, tag: str, content: bytes) -> None:
         """Set a tag of a room."""
@@ -172,7 +186,7 @@ class AccountDataService:
 
         Raises: NotFound.
         """
-        content = await self._stored(user_id, room_id or GLOBAL, type_)
+        content = await self.stored(user_id, room_id, type_)
         if content is None:
             raise NotFound("No account data of this type")
         return content
@@ -205,7 +219,7 @@ class AccountDataService:
 
     async def tags(self, user_id: UserID, room_id: RoomID) -> dict[str, Any]:
         """Return a room's tags with their contents, from the database."""
-        return _tags_in(await self._stored(user_id, room_id, TAG))
+        return _tags_in(await self.stored(user_id, room_id, TAG))
 
     async def put_tag(
         self, user_id: UserID, room_id: RoomID, tag: str, content: JsonObject
@@ -223,16 +237,11 @@ class AccountDataService:
         """Remove a tag of a room, if it is set."""
         await self._writer.remove_tag(user_id, room_id, tag)
 
-    async def fully_read(self, user_id: UserID, room_id: RoomID) -> EventID | None:
-        """Return the event of the user's fully-read marker in a room."""
-        content = await self.content(user_id, room_id, FULLY_READ)
-        event_id = None if content is None else orjson.loads(content).get("event_id")
-        return EventID(event_id) if isinstance(event_id, str) else None
-
-    async def set_fully_read(self, user_id: UserID, room_id: RoomID, event_id: EventID) -> None:
-        """Move the user's fully-read marker in a room to an event."""
-        content = orjson.dumps({"event_id": event_id})
-        await self._writer.put(user_id, room_id, FULLY_READ, content)
+    async def move_fully_read(
+        self, user_id: UserID, room_id: RoomID, event_id: EventID, stream_id: int
+    ) -> None:
+        """Move the user's fully-read marker forward to an event of the room."""
+        await self._writer.move_fully_read(user_id, room_id, event_id, stream_id)
 
     async def ignored_by(self, user_id: UserID) -> frozenset[UserID]:
         """Return the users that a user ignores."""
@@ -246,10 +255,11 @@ class AccountDataService:
             self._ignored.put(user_id, parsed)
         return parsed[1]
 
-    async def _stored(self, user_id: UserID, room_id: str, type_: str) -> bytes | None:
+    async def stored(self, user_id: UserID, room_id: RoomID | None, type_: str) -> bytes | None:
+        """Return the content of an entry as JSON, from the database, or None."""
         # Not from the cache: the client's own write through another process may not have arrived
         # here, and the request names no position to wait for.
-        return await self._database.read(account_data.get, user_id, room_id, type_)
+        return await self._database.read(account_data.get, user_id, room_id or GLOBAL, type_)
 
     async def _load(self, user_id: UserID) -> _Map:
         rows = await self._database.read(account_data.list_all, user_id)
@@ -327,6 +337,18 @@ async def _delete(tx: Tx, ids: StreamIds, user_id: str, room_id: str, type_: str
     stream_id = await ids.next_id()
     await account_data.put(tx, user_id, room_id, type_, DELETED, stream_id)
     return None, [(stream_id, AccountDataRow(user_id, room_id or None, type_, DELETED))]
+
+
+async def _move_fully_read(
+    tx: Tx, ids: StreamIds, user_id: str, room_id: str, event_id: str, stream_id: int
+) -> Written:
+    stored = await account_data.get(tx, user_id, room_id, FULLY_READ)
+    current = None if stored is None else orjson.loads(stored).get("event_id")
+    if isinstance(current, str):
+        location = await receipts.event_position(tx, current)
+        if location is not None and location[1] >= stream_id:
+            return None, []
+    return await _put(tx, ids, user_id, room_id, FULLY_READ, orjson.dumps({"event_id": event_id}))
 
 
 async def _put_tag(

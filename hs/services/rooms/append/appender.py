@@ -19,9 +19,9 @@ class RoomAppender(Protocol):
 
         Idempotent by each draft's `txn`.
         Raises: NotFound, if this server has no state of the room; Forbidden and TooLarge, by the
-            authorization rules and the size limits; BadState, if the event that a draft `replaces`
-            is not in the current state any more; MatrixError 503, if the commit failed; the call
-            may be repeated.
+            authorization rules, `from_memberships` and the size limits; BadState, if the event that
+            a draft `replaces` is not in the current state any more; MatrixError 503, if the commit
+            failed; the call may be repeated.
         """
 
     @rpc

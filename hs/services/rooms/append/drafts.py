@@ -29,6 +29,8 @@ class Draft:
     - `keep_if_same`: if the current state event has the same content and sender, return that
       event and append nothing.
     - `replaces`: the event that must still be the current one for this type and state key.
+    - `from_memberships`: the memberships that the user of a member event may have before it; with
+      any other, the draft is refused. Empty if the auth rules alone decide.
     - `new_room_id`: the room ID for an m.room.create, in room versions where the server chooses it.
     """
 
@@ -42,6 +44,7 @@ class Draft:
     keep_if_same: bool = False
     replaces: EventID | None = None
     new_room_id: RoomID | None = None
+    from_memberships: tuple[str, ...] = ()
 
 
 @attrs.frozen

@@ -21,7 +21,8 @@ from typing import Final
 
 import attrs
 
-from hs.core.errors import BadState, MatrixError
+from hs.core.auth.member_rules import membership_in
+from hs.core.errors import BadState, Forbidden, MatrixError
 from hs.core.events import event_types
 from hs.core.events.event import Event
 from hs.core.ids import EventID, RoomID
@@ -162,7 +163,9 @@ class RoomWriter:
             if result is None:
                 _check_replaced(room, head, draft)
                 target = _redaction_target(room, draft, events, call)
-                pending, head = self._builder.build_event(room, head, draft, target)
+                before = head
+                pending, head = self._builder.build_event(room, before, draft, target)
+                _check_membership_before(before, draft)
                 room.annotations.check(pending.event)
                 events.append(pending)
                 result = pending
@@ -299,6 +302,18 @@ def _check_replaced(room: HotRoom, head: RoomHead, draft: Draft) -> None:
     if current != draft.replaces:
         pending = None if current is None else room.pending.get(current)
         raise _ReplacedMeanwhile(None if pending is None else pending.batch)
+
+
+def _check_membership_before(head: RoomHead, draft: Draft) -> None:
+    # After the auth rules, which refuse users who may not know the membership.
+    if not draft.from_memberships or draft.state_key is None:
+        return
+    membership = membership_in(head.events, draft.state_key) or event_types.LEAVE
+    if membership not in draft.from_memberships:
+        raise Forbidden(
+            f"The membership of {draft.state_key} is {membership}; "
+            f"it must be one of {', '.join(draft.from_memberships)}"
+        )
 
 
 def _redaction_target(

@@ -134,7 +134,7 @@ class AutoAcceptDuty:
 
     async def _mark_direct(self, invite: _Invite) -> None:
         """Add the room to the user's direct chats, as a client does when it accepts an invite."""
-        content = await self._own_data.content(invite.user_id, None, DIRECT)
+        content = await self._own_data.stored(invite.user_id, None, DIRECT)
         chats: dict[str, Any] = orjson.loads(content) if content is not None else {}
         rooms = chats.get(invite.sender)
         known = rooms if isinstance(rooms, list) else []

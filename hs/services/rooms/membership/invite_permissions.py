@@ -26,7 +26,7 @@ class InvitePermissions:
     async def of(self, user_id: UserID) -> InvitePermission:
         """Return a user's invite permission."""
         contents = {
-            type_: await self._account_data.content(user_id, None, type_)
+            type_: await self._account_data.stored(user_id, None, type_)
             for type_ in INVITE_PERMISSION_TYPES
         }
         return parse_invite_permission(

@@ -3,9 +3,16 @@
 The auth rules are applied where events are appended. This module checks what comes before: rate
 limits, guest access, account restrictions, who authorizes restricted joins, and the content of
 member events.
+
+Rules about the memory of this process, which may be behind the process that owns the room:
+
+- What depends on the present membership is decided by the owner (`Draft.from_memberships`), or by
+  the database, as soon as the answer would be given without the owner.
+- A refusal from memory is repeated once this process is up to date (`RefusalRechecks`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
 import attrs
@@ -16,6 +23,7 @@ from hs.core.events import event_types
 from hs.core.ids import EventID, RoomID, ServerName, UserID, parse_user_id
 from hs.core.requester import Requester
 from hs.core.streams import CacheRow
+from hs.repl.freshness import RefusalRechecks
 from hs.repl.memory_writer import MemoryWriter
 from hs.services.accounts.limits.account_restrictions import check_may_act, may_act
 from hs.services.accounts.profiles.profiles import Profiles
@@ -29,7 +37,7 @@ from hs.services.rooms.membership.restricted_joins import RestrictedJoins
 from hs.services.rooms.membership.room_succession import RoomSuccession
 from hs.services.rooms.profiles.member_profiles import PROFILE_FIELDS, member_profile
 from hs.services.rooms.store.auth_state import GUEST_ACCESS_KEY, AuthState, AuthStateReader
-from hs.services.rooms.store.memberships import CACHE_NAME, Memberships
+from hs.services.rooms.store.memberships import CACHE_NAME, LocalMembership, Memberships
 from hs.storage.database import Database
 from hs.storage.rooms import rooms
 
@@ -62,7 +70,7 @@ class JoinRequest:
 
 @attrs.frozen(eq=False, kw_only=True)
 class RoomMembership:
-    """Changes memberships for clients."""
+    """Changes memberships for clients; `owns` returns whether this process owns a room."""
 
     appender: RoomAppender
     auth_states: AuthStateReader
@@ -76,6 +84,8 @@ class RoomMembership:
     database: Database
     cache_drops: MemoryWriter[CacheRow]
     policy: MemberPolicy
+    rechecks: RefusalRechecks
+    owns: Callable[[RoomID], bool]
 
     async def join(self, requester: Requester, room_id: RoomID, request: JoinRequest) -> RoomID:
         """Join the requester to a room; do nothing if they are joined already.
@@ -86,13 +96,17 @@ class RoomMembership:
             # If the rooms are not in memory, `_join` reads them.
             rooms = self.memberships.rooms_of_nowait(requester.user_id)
             own = None if rooms is None else rooms.get(room_id)
-            if own is not None and own.membership == event_types.JOIN:
+            if _is_join(own) and _is_join(await self._own_membership(room_id, requester.user_id)):
                 return room_id
         await self._join(requester, room_id, request)
         return room_id
 
     async def knock(self, requester: Requester, room_id: RoomID, request: JoinRequest) -> RoomID:
         """Knock on a room. Raises: Forbidden."""
+        knock = partial(self._knock, room_id=room_id, request=request)
+        return await self.rechecks.run(requester, knock)
+
+    async def _knock(self, requester: Requester, room_id: RoomID, request: JoinRequest) -> RoomID:
         check_may_act(requester)
         await self.policy.check_own(request.content)
         content = await self._with_profile(
@@ -110,8 +124,12 @@ class RoomMembership:
         Do nothing if the user has left already.
         Raises: NotFound, for an unknown room; Forbidden.
         """
+        leave = partial(self._leave, room_id=room_id, reason=reason)
+        await self.rechecks.run(requester, leave)
+
+    async def _leave(self, requester: Requester, room_id: RoomID, reason: str | None) -> None:
         user_id = requester.user_id
-        own = await self.memberships.local_membership(room_id, user_id)
+        own = await self._own_membership(room_id, user_id)
         if own is not None and own.membership == event_types.LEAVE:
             return
         self.policy.check_may_reject(own)
@@ -139,11 +157,8 @@ class RoomMembership:
         more: Mapping[str, Any] | None = None,
     ) -> None:
         """Kick a user who is joined, invited or knocking. Raises: Forbidden."""
-        if await self.memberships.membership(room_id, target) not in _PRESENT_MEMBERSHIPS:
-            raise Forbidden("The target user is not in the room")
-        await self._set_membership(
-            requester, room_id, target, _content(event_types.LEAVE, reason, more)
-        )
+        content = _content(event_types.LEAVE, reason, more)
+        await self._remove(requester, room_id, target, content, _PRESENT_MEMBERSHIPS)
 
     async def ban(
         self,
@@ -162,9 +177,8 @@ class RoomMembership:
         self, requester: Requester, room_id: RoomID, target: UserID, reason: str | None = None
     ) -> None:
         """Unban a user. Raises: Forbidden."""
-        if await self.memberships.membership(room_id, target) != event_types.BAN:
-            raise Forbidden("The target user is not banned")
-        await self._set_membership(requester, room_id, target, _content(event_types.LEAVE, reason))
+        content = _content(event_types.LEAVE, reason)
+        await self._remove(requester, room_id, target, content, (event_types.BAN,))
 
     async def forget(self, requester: Requester, room_id: RoomID) -> None:
         """Forget a room that the requester has left.
@@ -174,7 +188,7 @@ class RoomMembership:
         user_id = requester.user_id
         if await self.database.write(rooms.forget, user_id, room_id):
             self.cache_drops.append_nowait([CacheRow(CACHE_NAME, (user_id,))])
-        elif await self.memberships.local_membership(room_id, user_id) is None:
+        elif await self.memberships.look_again(room_id, user_id) is None:
             raise NotFound("You were never in this room")
         else:
             raise Unknown("You have not left this room")
@@ -207,14 +221,48 @@ class RoomMembership:
             content = await self._with_profile(user_id, self.policy.own_content(content))
         return await self._set_membership(requester, room_id, user_id, content, at_ms, txn)
 
+    async def _remove(
+        self,
+        requester: Requester,
+        room_id: RoomID,
+        target: UserID,
+        content: JsonObject,
+        from_memberships: tuple[str, ...],
+    ) -> None:
+        """Kick or unban a user, if the owner of the room finds one of these memberships."""
+        check_may_act(requester)
+        draft = Draft(
+            event_types.MEMBER,
+            requester.user_id,
+            content,
+            target,
+            from_memberships=from_memberships,
+        )
+        await self._append(room_id, draft)
+
+    async def _own_membership(self, room_id: RoomID, user_id: UserID) -> LocalMembership | None:
+        """Return a local user's membership as the owner of the room has committed it."""
+        if self.owns(room_id):
+            return await self.memberships.local_membership(room_id, user_id)
+        return await self.memberships.look_again(room_id, user_id)
+
     async def _join(self, requester: Requester, room_id: RoomID, request: JoinRequest) -> EventID:
+        join = partial(self._join_once, room_id=room_id, request=request)
+        return await self.rechecks.run(requester, join)
+
+    async def _join_once(
+        self, requester: Requester, room_id: RoomID, request: JoinRequest
+    ) -> EventID:
         user_id = requester.user_id
         local_room = await self._read_local_room(room_id, user_id)
         await self.policy.check_own(request.content)
         content = await self._with_profile(
             user_id, self._requested_content(event_types.JOIN, request)
         )
-        is_joined = local_room is not None and local_room.membership(user_id) == event_types.JOIN
+        own = None
+        if local_room is not None and local_room.membership(user_id) == event_types.JOIN:
+            own = await self._own_membership(room_id, user_id)
+        is_joined = own is not None and own.membership == event_types.JOIN
         if not (is_joined and request.changes_nothing):
             # A joined user changes their profile in the room, which needs the same permission.
             await self._check_may_join(requester, room_id)
@@ -226,8 +274,8 @@ class RoomMembership:
                 await self.succession.follow(user_id, auth_state.create)
             joined = await self.memberships.local_membership(room_id, user_id)
             return EventID("") if joined is None else joined.event_id
-        if is_joined and request.changes_nothing:
-            return local_room.events[event_types.MEMBER, user_id].event_id
+        if own is not None and is_joined and request.changes_nothing:
+            return own.event_id
         _check_guest(requester, local_room)
         if not is_joined:
             self.limits.check_join(requester, room_id)
@@ -319,7 +367,7 @@ class RoomMembership:
         txn: TransactionKey | None = None,
     ) -> EventID:
         if target == requester.user_id and content.get("membership") == event_types.LEAVE:
-            own = await self.memberships.local_membership(room_id, target)
+            own = await self._own_membership(room_id, target)
             self.policy.check_may_reject(own)
         else:
             check_may_act(requester)
@@ -378,6 +426,10 @@ def _member(sender: UserID, content: JsonObject, user_id: UserID, at_ms: int | N
     return Draft(
         event_types.MEMBER, sender, content, user_id, origin_server_ts=at_ms, keep_if_same=True
     )
+
+
+def _is_join(own: LocalMembership | None) -> bool:
+    return own is not None and own.membership == event_types.JOIN
 
 
 def _check_guest(requester: Requester, room: AuthState) -> None:

@@ -60,13 +60,13 @@ class RoomSuccession:
             )
 
     async def _copy_tags(self, user_id: UserID, old_room_id: RoomID, room_id: RoomID) -> None:
-        tags = await self._account_data.content(user_id, old_room_id, TAG)
-        if tags is None or await self._account_data.content(user_id, room_id, TAG) is not None:
+        tags = await self._account_data.stored(user_id, old_room_id, TAG)
+        if tags is None or await self._account_data.stored(user_id, room_id, TAG) is not None:
             return
         await self._account_data.put(user_id, room_id, TAG, orjson.loads(tags))
 
     async def _copy_direct(self, user_id: UserID, old_room_id: RoomID, room_id: RoomID) -> None:
-        content = await self._account_data.content(user_id, None, DIRECT)
+        content = await self._account_data.stored(user_id, None, DIRECT)
         direct = {} if content is None else orjson.loads(content)
         changed = {
             user: [*rooms, room_id]

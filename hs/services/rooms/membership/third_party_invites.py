@@ -142,7 +142,9 @@ class ThirdPartyInvites:
         third_party_invite = None if room is None else room.events.get(key)
         if room is None or third_party_invite is None:
             raise Forbidden("The room has no such third-party invite")
-        if room.membership(user_id) in _ACCEPTED_MEMBERSHIPS:
+        # The memory of this process may be behind a user who has left through another process.
+        own = await self.membership.memberships.look_again(room_id, user_id)
+        if own is not None and own.membership in _ACCEPTED_MEMBERSHIPS:
             return
         urls = keys_that_signed(third_party_invite.content, signed)
         if not urls or not await self.servers.is_any_valid(urls):
