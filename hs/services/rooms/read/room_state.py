@@ -188,8 +188,10 @@ class RoomState:
 
 
 def _profile(stored: StoredEvent) -> dict[str, str]:
-    # Missing fields are left out: the specification does not allow null here.
+    # The specification does not allow null here, and matrix-nio refuses the whole answer if a
+    # member has no display_name. Clients take an empty one for none.
     content = content_of(stored)
-    return {
+    profile = {
         name: value for name, source in _PROFILE if isinstance(value := content.get(source), str)
     }
+    return {"display_name": "", **profile}
