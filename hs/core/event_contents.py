@@ -2,8 +2,12 @@
 
 Only fields that this server reads itself, or that every client needs, are checked; all others pass.
 Events of other servers are never checked: whoever reads them treats malformed fields as absent.
+Clients change a field of a content that they have received, and send all of it. So what the rules
+of a room version accept passes in rooms of that version.
 
-Spec: client-server API, the schemas of the events; `null` also where the text allows it.
+Spec: client-server API, the schemas of the events; `null` also where clients send it to remove a
+name, a topic or an avatar. MSC3765 for an `m.topic` that is a list, as clients sent it before the
+specification had it.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,13 +15,17 @@ from typing import Any, Final
 
 import attrs
 
-from hs.core.auth.power_levels import DEFAULT_LEVELS
+from hs.core.auth.power_levels import DEFAULT_LEVELS, read_level
 from hs.core.errors import BadJson, InvalidParam
 from hs.core.events import event_types
 from hs.core.ids import UserID, is_user_id, server_of
 from hs.core.server_acl import parse_server_acl
+from hs.core.versions import RoomVersion, room_version
 
 Accepts = Callable[[object], bool]
+
+_LENIENT: Final = room_version("9")
+_MAPS_OF_LEVELS: Final = ("users", "events", "notifications")
 
 
 @attrs.frozen
@@ -56,6 +64,23 @@ def check_content(
         _check_server_acl(sender, content)
 
 
+def check_levels(content: Mapping[str, Any], rules: RoomVersion) -> None:
+    """Check that the levels of an m.room.power_levels are as its room version wants them.
+
+    Raises: BadJson.
+    """
+    if not rules.integer_power_levels:
+        return
+    levels = [(name, content.get(name)) for name in DEFAULT_LEVELS]
+    for name in _MAPS_OF_LEVELS:
+        of_entries = content.get(name)
+        if isinstance(of_entries, Mapping):
+            levels += [(f"{name}.{key}", level) for key, level in of_entries.items()]
+    for name, level in levels:
+        if level is not None and not _is_integer(level):
+            raise BadJson(f"{name} must be an integer")
+
+
 def _check_server_acl(sender: UserID, content: Mapping[str, Any]) -> None:
     server_name = server_of(sender)
     if not parse_server_acl(content).permits(server_name):
@@ -86,8 +111,13 @@ def _is_list_of(accepts: Accepts) -> Accepts:
     return lambda value: isinstance(value, list) and all(accepts(entry) for entry in value)
 
 
+def _is_level(value: object) -> bool:
+    # Rooms before version 10 may have levels that are text, which clients send back.
+    return read_level(value, _LENIENT) is not None
+
+
 def _are_levels(value: object) -> bool:
-    return isinstance(value, Mapping) and all(_is_integer(level) for level in value.values())
+    return isinstance(value, Mapping) and all(_is_level(level) for level in value.values())
 
 
 def _are_levels_of_users(value: object) -> bool:
@@ -111,9 +141,8 @@ def _is_text_representation(value: object) -> bool:
 
 
 def _is_topic_block(value: object) -> bool:
-    return isinstance(value, Mapping) and _is_list_of(_is_text_representation)(
-        value.get("m.text", [])
-    )
+    texts = value.get("m.text", []) if isinstance(value, Mapping) else value
+    return _is_list_of(_is_text_representation)(texts)
 
 
 def _choice(name: str, *allowed: str) -> ContentField:
@@ -133,7 +162,7 @@ FIELDS: Final[Mapping[tuple[str, str | None], tuple[ContentField, ...]]] = {
         ),
     ),
     (event_types.AVATAR, ""): (
-        ContentField("url", _is_text, "a string"),
+        ContentField("url", _is_text_or_null, "a string"),
         ContentField("info", _is_object, "an object"),
     ),
     (event_types.CANONICAL_ALIAS, ""): (
@@ -145,7 +174,7 @@ FIELDS: Final[Mapping[tuple[str, str | None], tuple[ContentField, ...]]] = {
         ),
     ),
     (event_types.POWER_LEVELS, ""): (
-        *(ContentField(name, _is_integer, "an integer") for name in DEFAULT_LEVELS),
+        *(ContentField(name, _is_level, "an integer") for name in DEFAULT_LEVELS),
         ContentField("events", _are_levels, "an object with integers"),
         ContentField("notifications", _are_levels, "an object with integers"),
         ContentField("users", _are_levels_of_users, "an object from user IDs to integers"),

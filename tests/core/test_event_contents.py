@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hs.core.errors import BadJson, InvalidParam
-from hs.core.event_contents import FIELDS, check_content
+from hs.core.event_contents import FIELDS, check_content, check_levels
 from hs.core.ids import UserID
+from hs.core.versions import room_version
 
 ALICE = UserID("@alice:test.example")
 MEGOLM = "m.megolm.v1.aes-sha2"
@@ -27,10 +28,13 @@ VALID: list[tuple[str, str | None, dict[str, Any]]] = [
     ("m.room.name", "", {"name": None}),
     ("m.room.name", "", {}),
     ("m.room.topic", "", {"topic": "x", "m.topic": {"m.text": [{"body": "x"}]}}),
+    ("m.room.topic", "", {"topic": "x", "m.topic": [{"body": "x", "mimetype": "text/html"}]}),
     ("m.room.avatar", "", {}),
+    ("m.room.avatar", "", {"url": None}),
     ("m.room.avatar", "", {"url": "mxc://a/b", "info": {"w": 1}}),
     ("m.room.canonical_alias", "", {"alias": None, "alt_aliases": ["#a:b"]}),
     ("m.room.power_levels", "", {"users": {ALICE: 100}, "events": {"m.x": 5}, "ban": -1}),
+    ("m.room.power_levels", "", {"users": {ALICE: "100"}, "ban": "50"}),
     ("m.room.join_rules", "", {"join_rule": "public"}),
     ("m.room.join_rules", "", {"join_rule": "restricted", "allow": [{"type": "m.x"}]}),
     ("m.room.history_visibility", "", {"history_visibility": "world_readable"}),
@@ -54,7 +58,7 @@ INVALID: list[tuple[str, str | None, dict[str, Any]]] = [
     ("m.room.avatar", "", {"url": {"x": 1}}),
     ("m.room.canonical_alias", "", {"alias": 1}),
     ("m.room.canonical_alias", "", {"alt_aliases": [1]}),
-    ("m.room.power_levels", "", {"users": {ALICE: "100"}}),
+    ("m.room.power_levels", "", {"users": {ALICE: "many"}}),
     ("m.room.power_levels", "", {"users": {"alice": 100}}),
     ("m.room.power_levels", "", {"users": []}),
     ("m.room.power_levels", "", {"ban": True}),
@@ -88,6 +92,16 @@ def test_content_against_specification_is_rejected(
 ) -> None:
     with pytest.raises(BadJson):
         check_content(ALICE, event_type, state_key, content)
+
+
+@pytest.mark.parametrize(
+    "content", [{"users": {ALICE: "100"}}, {"ban": "50"}, {"notifications": {"room": "50"}}]
+)
+def test_levels_may_be_text_only_before_version_10(content: dict[str, Any]) -> None:
+    check_levels(content, room_version("9"))
+
+    with pytest.raises(BadJson):
+        check_levels(content, room_version("10"))
 
 
 @pytest.mark.parametrize("state_key", ["", "again", None])

@@ -11,6 +11,7 @@ from hs.core.auth.redaction_rules import redaction_applies
 from hs.core.auth.rules import check_auth
 from hs.core.auth.selection import auth_types_for_event
 from hs.core.errors import Forbidden, InvalidParam
+from hs.core.event_contents import check_levels
 from hs.core.events import event_types
 from hs.core.events.build import EventDraft, GraphPosition, build_event
 from hs.core.events.event import Event
@@ -59,7 +60,9 @@ class EventBuilder:
         Raises: Forbidden, by the auth rules; InvalidParam, if nobody could send the event;
             TooLarge; BadJson.
         """
-        _check_creators_have_no_levels(draft, head)
+        if draft.type == event_types.POWER_LEVELS and draft.state_key == "":
+            check_levels(draft.content, room.rules)
+            _check_creators_have_no_levels(draft, head)
         event = self._build(room, head, draft)
         check_auth(event, head.events, head.power)
         pending = PendingEvent(event, head.snapshot, own_state_change(head, event), txn=draft.txn)
@@ -135,8 +138,6 @@ class EventBuilder:
 
 def _check_creators_have_no_levels(draft: Draft, head: RoomHead) -> None:
     # The auth rules reject this whatever the sender's power is, so it is not Forbidden.
-    if draft.type != event_types.POWER_LEVELS or not head.power.creators:
-        return
     users = draft.content.get("users")
     named = head.power.creators & users.keys() if isinstance(users, Mapping) else None
     if named:

@@ -10,7 +10,7 @@ import attrs
 
 from hs.core.canonical_json import JsonObject
 from hs.core.errors import BadJson, InvalidParam, InvalidRoomState
-from hs.core.event_contents import check_content
+from hs.core.event_contents import check_content, check_levels
 from hs.core.events import event_types
 from hs.core.ids import RoomAlias, UserID, is_user_id
 from hs.core.versions import RoomVersion
@@ -111,7 +111,7 @@ def first_events(
         ),
     ]
     for draft in state:
-        _check_state(draft)
+        _check_state(draft, rules)
     return [
         Draft(event_types.CREATE, creator, create, ""),
         Draft(event_types.MEMBER, creator, joined, creator),
@@ -120,9 +120,11 @@ def first_events(
     ]
 
 
-def _check_state(draft: Draft) -> None:
+def _check_state(draft: Draft, rules: RoomVersion) -> None:
     try:
         check_content(draft.sender, draft.type, draft.state_key, draft.content)
+        if draft.type == event_types.POWER_LEVELS and draft.state_key == "":
+            check_levels(draft.content, rules)
     except (BadJson, InvalidParam) as error:
         raise InvalidRoomState(f"{draft.type}: {error.message}") from error
 

@@ -122,6 +122,21 @@ async def test_creator_in_power_levels_and_denied_own_server_are_rejected(
     assert outcome(denied) == (400, "M_BAD_JSON")
 
 
+async def test_levels_that_are_text_are_sent_back_in_rooms_before_version_10(
+    actions: Actions,
+) -> None:
+    levels = {"users": {ALICE: "100"}, "state_default": "50"}
+    older = await actions.world.create_room(ALICE, version="9", power_levels=levels)
+    newer = await actions.world.create_room(ALICE, version="10")
+    path, changed = "state/m.room.power_levels", {**levels, "ban": 60}
+
+    in_older_room = await put(actions, older, path, changed)
+    in_newer_room = await put(actions, newer, path, changed)
+
+    assert outcome(in_older_room) == (200, None)
+    assert outcome(in_newer_room) == (400, "M_BAD_JSON")
+
+
 @pytest.mark.parametrize("rel_type", ["m.thread", "m.annotation", "m.reference", "m.replace"])
 async def test_relation_to_an_unknown_event_is_rejected(actions: Actions, rel_type: str) -> None:
     room_id = await actions.world.create_room(ALICE)
