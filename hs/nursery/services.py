@@ -156,7 +156,8 @@ def build_services(
     reading = wire_reading(base, rooms, core.appservices.identities, accounts)
     ephemeral = wire_ephemeral(base, accounts, rooms)
     push = wire_push(base, rooms, reading, ephemeral, core.rules_writer)
-    devices = wire_devices(base, core.device_writers, rooms, sessions, accounts, remote.devices)
+    writers, keys = core.device_writers, core.appservices.keys
+    devices = wire_devices(base, writers, rooms, sessions, accounts, remote.devices, keys)
     media = wire_media(base, remote.media, drain)
     threads = wire_threads(base, reading)
     sources = sync_sources(accounts, push, ephemeral, devices)

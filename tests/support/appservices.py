@@ -76,6 +76,7 @@ class FakeServices:
     answer: Callable[[SentRequest], int | None] = lambda sent: (
         200
     )  # None: never responds; 0: unreachable
+    body: Callable[[SentRequest], bytes] = lambda sent: b"{}"
     news: trio.Event = attrs.Factory(trio.Event)
 
     async def send(
@@ -101,7 +102,7 @@ class FakeServices:
         self._wake()
         if status is None:
             await trio.sleep_forever()
-        return HttpResponse(status or 200, {}, b"{}", url)
+        return HttpResponse(status or 200, {}, self.body(sent), url)
 
     def transactions(self, service: str = "irc") -> dict[str, dict[str, Any]]:
         """Return the accepted transactions of a service in order, each once."""

@@ -19,6 +19,7 @@ from hs.services.appservices.appservice_registry import AppserviceRegistry
 from hs.services.appservices.appservice_sender import AppserviceSender
 from hs.services.appservices.event_interest import EventInterest
 from hs.services.appservices.invite_state import InviteStates
+from hs.services.appservices.key_requests import AppserviceKeyRequests
 from hs.services.appservices.network_directory import NetworkRoomLists
 from hs.services.appservices.ping import AppservicePing
 from hs.services.appservices.previous_memberships import PreviousMembershipReader
@@ -38,6 +39,7 @@ class AppserviceClients:
     calls: AppserviceClient
     queries: AppserviceQueries
     aliases: AppserviceAliases
+    keys: AppserviceKeyRequests
 
 
 def wire_appservice_clients(base: ProcessBase, http: HttpClients) -> AppserviceClients:
@@ -46,12 +48,20 @@ def wire_appservice_clients(base: ProcessBase, http: HttpClients) -> AppserviceC
     registry = AppserviceRegistry(settings.registrations, base.settings.server.server_name)
     calls = AppserviceClient(http.trusted, settings.legacy_authorization)
     queries = AppserviceQueries(registry, calls, database)
+    experiments = base.settings.proposals.experimental_features
     return AppserviceClients(
         registry=registry,
         identities=AppserviceIdentities(registry, database, base.feed, base.is_connected),
         calls=calls,
         queries=queries,
         aliases=AppserviceAliases(registry, queries, base.memory(CACHES)),
+        keys=AppserviceKeyRequests(
+            registry,
+            calls,
+            base.clock,
+            experiments.appservice_key_claims,
+            experiments.appservice_key_queries,
+        ),
     )
 
 

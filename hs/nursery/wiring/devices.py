@@ -14,6 +14,7 @@ from hs.nursery.plan import BACKGROUND
 from hs.nursery.process_base import ProcessBase
 from hs.nursery.wiring.accounts.accounts import AccountServices, SessionServices
 from hs.nursery.wiring.rooms.rooms import Rooms
+from hs.services.devices.appservice_keys import AppserviceKeys
 from hs.services.devices.cross_signing import CrossSigning
 from hs.services.devices.dehydrated_devices import DehydratedDevices
 from hs.services.devices.device_keys import KeyDirectory
@@ -79,16 +80,21 @@ def wire_devices(
     sessions: SessionServices,
     accounts: AccountServices,
     remote: RemoteDevices,
+    services: AppserviceKeys,
 ) -> DeviceServices:
     """Build the readers and services; after rooms, before the notifier."""
     database, feed = base.database, base.feed
     server_name = base.settings.server.server_name
     shared_rooms = SharedRooms(database, rooms.events, rooms.memberships, rooms.tails)
     inboxes = InboxReader(database, feed, is_alone=not base.plan.shared)
-    one_time_keys = OneTimeKeys(database, feed, writers.inboxes, remote, server_name)
+    one_time_keys = OneTimeKeys(
+        database, feed, writers.inboxes, remote, server_name, services=services
+    )
     device_lists = DeviceLists(database, feed, shared_rooms)
     user_keys = UserKeysReader(database, feed, is_owner=base.ownership.is_mine(DEVICE_LISTS))
-    directory = KeyDirectory(user_keys, writers.lists, one_time_keys, remote, server_name)
+    directory = KeyDirectory(
+        user_keys, writers.lists, one_time_keys, remote, server_name, services=services
+    )
     cross_signing = CrossSigning(user_keys, writers.lists, remote, server_name)
     dehydrated = DehydratedDevices(
         database, writers.lists, writers.inboxes, one_time_keys, DehydratedDeviceMessages(database)

@@ -61,6 +61,16 @@ class AppserviceClient:
             return answer if _is_unrecognised(legacy_answer) else legacy_answer
         return answer
 
+    async def post(
+        self, service: Appservice, path: str, body: bytes, timeout_s: float
+    ) -> HttpResponse | None:
+        """Send a request to a whole path; None if the service does not know the route.
+
+        Raises: HttpFault.
+        """
+        answer = await self._send(service, "POST", path, body, (), timeout_s)
+        return None if _is_unrecognised(answer) else answer
+
     async def get_json(
         self,
         service: Appservice,

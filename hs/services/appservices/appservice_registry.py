@@ -114,6 +114,10 @@ class AppserviceRegistry:
             service.id != but_for and service.reserves_user(user_id) for service in self.services
         )
 
+    def exclusive_owner(self, user_id: str) -> Appservice | None:
+        """Return the service that reserves a user ID exclusively, or None."""
+        return next((each for each in self.owners(user_id) if each.reserves_user(user_id)), None)
+
     def check_may_manage(self, requester: Requester, alias: RoomAlias) -> None:
         """Reject aliases reserved by other services; for a service, also aliases outside its own.
 

@@ -13,6 +13,7 @@ from hs.core.canonical_json import JsonObject
 from hs.core.errors import InvalidParam, RemoteFault
 from hs.core.ids import ServerName, UserID, parse_user_id, server_of
 from hs.core.requester import Requester
+from hs.services.devices.appservice_keys import AppserviceKeys, NoAppserviceKeys
 from hs.services.devices.device_list_writer import DeviceListWriter
 from hs.services.devices.key_objects import MASTER, SELF_SIGNING, USER_SIGNING, parse_device_keys
 from hs.services.devices.one_time_keys import OneTimeKeys, parse_key_upload, with_required_count
@@ -37,6 +38,7 @@ class KeyDirectory:
     _one_time_keys: OneTimeKeys
     _remote: RemoteDevices
     _server_name: ServerName
+    _services: AppserviceKeys = attrs.field(factory=NoAppserviceKeys, kw_only=True)
 
     async def upload(
         self,
@@ -94,8 +96,12 @@ class KeyDirectory:
     ) -> dict[str, dict[str, Any]]:
         """Return the keys of local users, for a local viewer or for another server (None)."""
         answer: dict[str, dict[str, Any]] = {"device_keys": {}, **{name: {} for name in _SECTIONS}}
+        of_services = await self._services.query(requested)
+        devices_of_services = of_services.get("device_keys", {})
         for user_id, keys in (await self._reader.get(requested.keys())).items():
             device_ids = requested[user_id]
+            if not device_ids and user_id in devices_of_services:
+                device_ids = tuple(keys.devices)
             answer["device_keys"][user_id] = (
                 {
                     device_id: keys.render_device(device_id, viewer, with_names=with_names)
@@ -107,6 +113,15 @@ class KeyDirectory:
             )
             if keys.cross_signing:
                 _add_cross_signing(answer, keys, viewer)
+        for user_id, devices in devices_of_services.items():
+            shown = devices if with_names else _without_unsigned(devices)
+            uploaded = answer["device_keys"].get(user_id)
+            stored = uploaded if isinstance(uploaded, dict) else {}
+            answer["device_keys"][user_id] = {**stored, **shown}
+        for section in _SECTIONS:
+            for user_id, key in of_services.get(section, {}).items():
+                if section != "user_signing_keys" or user_id == viewer:
+                    answer[section][user_id] = key
         return answer
 
     async def _query_remote(
@@ -128,6 +143,13 @@ class KeyDirectory:
                 answer[section].update(
                     {user_id: members[user_id] for user_id in requested if user_id in members}
                 )
+
+
+def _without_unsigned(devices: Mapping[str, JsonObject]) -> dict[str, JsonObject]:
+    return {
+        device_id: {name: keys[name] for name in keys if name != "unsigned"}
+        for device_id, keys in devices.items()
+    }
 
 
 def _add_cross_signing(

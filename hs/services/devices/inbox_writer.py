@@ -106,6 +106,13 @@ class InboxWriter(Protocol):
         ...
 
     @rpc
+    async def claim_one_time(
+        self, request: dict[str, dict[str, str]]
+    ) -> dict[str, dict[str, bytes]]:
+        """Claim a one-time key of each device, never the fallback key; see `claim`."""
+        ...
+
+    @rpc
     async def forget(self, user_id: UserID, device_ids: list[str]) -> None:
         """Delete the messages of deleted devices; call it after their deletion."""
         ...
@@ -205,6 +212,18 @@ class LocalInboxWriter:
             raise device_not_found() from error
 
     async def claim(self, request: dict[str, dict[str, str]]) -> dict[str, dict[str, bytes]]:
+        """Claim keys of devices, one-time keys if there are any."""
+        return await self._claim(request, one_time_key_claims.claim)
+
+    async def claim_one_time(
+        self, request: dict[str, dict[str, str]]
+    ) -> dict[str, dict[str, bytes]]:
+        """Claim one-time keys of devices, but no fallback keys."""
+        return await self._claim(request, one_time_key_claims.claim_one_time)
+
+    async def _claim(
+        self, request: dict[str, dict[str, str]], claim: one_time_key_claims.Claim
+    ) -> dict[str, dict[str, bytes]]:
         """Claim keys, first those of devices with cached inboxes in one statement."""
         # Shielded, because claimed keys that do not reach the client are lost.
         with trio.CancelScope(shield=True):
@@ -212,9 +231,7 @@ class LocalInboxWriter:
             remaining = one_time_key_claims.unclaimed(request, claimed)
             try:
                 others, claimable = (
-                    await self._stream.write(one_time_key_claims.claim, remaining)
-                    if remaining
-                    else ({}, {})
+                    await self._stream.write(claim, remaining) if remaining else ({}, {})
                 )
             except Unavailable as error:
                 if not claimed:

@@ -5,7 +5,8 @@ runs to its end even if the client disconnects, and concurrent claims of a devic
 serialised by the row that holds them.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from typing import Any
 
 from hs.core.streams import ToDeviceRow
 from hs.repl.writers import StreamIds
@@ -18,6 +19,8 @@ Rows = list[tuple[int, ToDeviceRow]]
 ClaimableKey = tuple[str, str, str]  # (user_id, device_id, algorithm)
 ClaimRequest = Mapping[str, Mapping[str, str]]  # {user_id: {device_id: algorithm}}
 ClaimedKeys = dict[str, dict[str, bytes]]  # {user_id: {device_id: JSON object {key name: key}}}
+Claim = Callable[..., Coroutine[Any, Any, tuple[tuple[ClaimedKeys, dict[ClaimableKey, int]], Rows]]]
+"""A transaction that claims keys; see `claim`."""
 
 
 async def upload(tx: Tx, ids: StreamIds, upload: KeyUpload) -> tuple[dict[str, int], Rows]:
@@ -32,7 +35,7 @@ async def upload(tx: Tx, ids: StreamIds, upload: KeyUpload) -> tuple[dict[str, i
     return counts, await _changed_rows(ids, [(user_id, device_id)])
 
 
-def unclaimed(request: ClaimRequest, claimed: ClaimedKeys) -> ClaimRequest:
+def unclaimed(request: ClaimRequest, claimed: ClaimedKeys) -> dict[str, dict[str, str]]:
     """Return the part of a request for which no key has been claimed."""
     if sum(map(len, request.values())) == sum(map(len, claimed.values())):
         return {}
@@ -62,6 +65,19 @@ async def claim(
 
     Return the keys, and the inboxes of the devices that had a one-time key.
     """
+    return await _claim(tx, ids, request, with_fallbacks=True)
+
+
+async def claim_one_time(
+    tx: Tx, ids: StreamIds, request: ClaimRequest
+) -> tuple[tuple[ClaimedKeys, dict[ClaimableKey, int]], Rows]:
+    """Claim a one-time key of each device; see `claim`."""
+    return await _claim(tx, ids, request, with_fallbacks=False)
+
+
+async def _claim(
+    tx: Tx, ids: StreamIds, request: ClaimRequest, *, with_fallbacks: bool
+) -> tuple[tuple[ClaimedKeys, dict[ClaimableKey, int]], Rows]:
     algorithms = {
         (user_id, device_id): algorithm
         for user_id, devices in request.items()
@@ -75,7 +91,7 @@ async def claim(
     remaining = {
         inbox: requested[inbox] for inbox in requested.keys() - {inbox for inbox, _ in keys}
     }
-    if remaining:
+    if remaining and with_fallbacks:
         keys += await one_time_keys.claim_fallbacks(tx, remaining)
     rows = await _changed_rows(ids, [devices[inbox] for inbox, _ in keys])
     return (by_device(devices, keys), claimable), rows

@@ -7,6 +7,8 @@ Rules:
   announced by the owner of `device_lists`.
 - Counts are cached in every process, so that /sync needs no database reads. Both streams invalidate
   them; a count that was being read when the row arrived is not cached.
+- Devices of application services without a one-time key give one that their service is asked for,
+  or else their fallback key.
 - A claim that fails after the owner's commit loses the keys: they are deleted, not returned later.
 
 Spec: client-server API, End-to-End Encryption, `/keys/upload` and `/keys/claim`.
@@ -26,8 +28,10 @@ from hs.core.streams import DEVICE_LISTS, TO_DEVICE, DeviceListRow, ToDeviceRow
 from hs.lib.caching.loading_cache import LoadingCache
 from hs.lib.caching.lru_cache import LruCache
 from hs.repl.feed import Batch, Feed
+from hs.services.devices.appservice_keys import AppserviceKeys, NoAppserviceKeys
 from hs.services.devices.inbox_writer import InboxWriter
 from hs.services.devices.key_objects import parse_fallback_keys, parse_one_time_keys
+from hs.services.devices.one_time_key_claims import ClaimedKeys, unclaimed
 from hs.services.devices.one_time_key_storage import KeyUpload
 from hs.services.devices.remote_devices import RemoteDevices
 from hs.storage.database import Database, Tx
@@ -54,6 +58,12 @@ def with_required_count(counts: Mapping[str, int]) -> dict[str, int]:
     return {REQUIRED_COUNT: 0, **counts}
 
 
+def _add_claimed(answer: dict[str, Any], claimed: ClaimedKeys) -> None:
+    for user_id, keys in claimed.items():
+        rendered = {device_id: orjson.Fragment(key) for device_id, key in keys.items()}
+        answer.setdefault(user_id, {}).update(rendered)
+
+
 @attrs.frozen(eq=False)
 class KeyCounts:
     """The numbers of a device's one-time keys, its unused fallback keys, and the JSON of both."""
@@ -74,11 +84,14 @@ class OneTimeKeys:
         writer: InboxWriter,
         remote: RemoteDevices,
         server_name: ServerName,
+        *,
+        services: AppserviceKeys | None = None,
     ) -> None:
         self._database = database
         self._writer = writer
         self._remote = remote
         self._server_name = server_name
+        self._services = services or NoAppserviceKeys()
         self._counts = LoadingCache(
             LruCache[_Key, KeyCounts]("key_counts", max_entries=MAX_DEVICES), self._read
         )
@@ -129,11 +142,19 @@ class OneTimeKeys:
 
     async def claim_local(self, requested: dict[str, dict[str, str]]) -> dict[str, Any]:
         """Claim keys of local devices."""
-        claimed = await self._writer.claim(requested) if any(requested.values()) else {}
-        return {
-            user_id: {device_id: orjson.Fragment(key) for device_id, key in keys.items()}
-            for user_id, keys in claimed.items()
-        }
+        answer: dict[str, Any] = {}
+        of_services = self._services.users_to_claim_from(requested.keys())
+        if of_services:
+            asked = {user_id: requested[user_id] for user_id in of_services}
+            _add_claimed(answer, await self._writer.claim_one_time(asked))
+            found = await self._services.claim(unclaimed(asked, answer))
+            for user_id, keys in found.items():
+                answer.setdefault(user_id, {}).update(keys)
+            others = {key: requested[key] for key in requested.keys() - of_services}
+            requested = {**others, **unclaimed(asked, answer)}
+        if any(requested.values()):
+            _add_claimed(answer, await self._writer.claim(requested))
+        return answer
 
     async def _claim_remote(
         self,

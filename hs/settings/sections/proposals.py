@@ -20,6 +20,14 @@ from hs.settings.kinds import (
 
 THREAD_SUBSCRIPTIONS: Final = "msc4306_enabled"
 ENCRYPTED_PUSHES: Final = "msc4028_push_encrypted_events"
+APPSERVICE_KEY_CLAIMS: Final = "msc3983_appservice_otk_claims"
+APPSERVICE_KEY_QUERIES: Final = "msc3984_appservice_key_query"
+FLAGS: Final = (
+    THREAD_SUBSCRIPTIONS,
+    ENCRYPTED_PUSHES,
+    APPSERVICE_KEY_CLAIMS,
+    APPSERVICE_KEY_QUERIES,
+)
 
 # Numbers of the proposals that are experiments in Synapse and always enabled here.
 ALWAYS_SERVED: Final = frozenset(
@@ -33,10 +41,12 @@ _NUMBER = re.compile(r"msc(\d+)")
 
 @attrs.frozen(kw_only=True)
 class Experiments:
-    """Experiments that change what clients see without their asking for it."""
+    """Experiments that change what clients and services see without their asking for it."""
 
     thread_subscriptions: bool = False
     encrypted_pushes: bool = False
+    appservice_key_claims: bool = False
+    appservice_key_queries: bool = False
 
 
 @attrs.frozen(kw_only=True)
@@ -49,7 +59,7 @@ class RtcSettings:
 def _read_experiments(value: Any, at: ConfigLocation) -> Experiments:
     value_map = OBJECT.read(value, at)
     for flag, wanted in value_map.items():
-        if flag in (THREAD_SUBSCRIPTIONS, ENCRYPTED_PUSHES):
+        if flag in FLAGS:
             continue
         number = _NUMBER.match(flag)
         is_served = number is not None and number[1] in ALWAYS_SERVED
@@ -62,7 +72,10 @@ def _read_experiments(value: Any, at: ConfigLocation) -> Experiments:
         return bool(BOOLEAN.read(value_map.get(flag, False), at.child(flag)))
 
     return Experiments(
-        thread_subscriptions=is_on(THREAD_SUBSCRIPTIONS), encrypted_pushes=is_on(ENCRYPTED_PUSHES)
+        thread_subscriptions=is_on(THREAD_SUBSCRIPTIONS),
+        encrypted_pushes=is_on(ENCRYPTED_PUSHES),
+        appservice_key_claims=is_on(APPSERVICE_KEY_CLAIMS),
+        appservice_key_queries=is_on(APPSERVICE_KEY_QUERIES),
     )
 
 
@@ -109,7 +122,8 @@ class ProposalSettings:
         EXPERIMENTS,
         Experiments(),
         "`msc4306_enabled` enables thread subscriptions, `msc4028_push_encrypted_events` pushes "
-        "for encrypted events; other flags are ignored, with a note if they ask for something else "
-        "than what this server does.",
+        "for encrypted events, `msc3983_appservice_otk_claims` and `msc3984_appservice_key_query` "
+        "ask application services for keys; other flags are ignored, with a note if they ask for "
+        "something else than what this server does.",
         shown={THREAD_SUBSCRIPTIONS: False},
     )

@@ -15,24 +15,27 @@ def test_proposals_are_disabled_by_default(load: Load) -> None:
 def test_enabled_proposals_are_read(load: Load) -> None:
     proposals = load(
         "max_event_delay_duration: 24h\n"
-        "experimental_features: {msc4306_enabled: true, msc3266_enabled: true}\n"
+        "experimental_features: {msc4306_enabled: true, msc3266_enabled: true, "
+        "msc3983_appservice_otk_claims: true}\n"
         "matrix_rtc: {transports: [{type: livekit, livekit_service_url: 'https://rtc'}]}\n"
     ).proposals
 
     assert proposals.max_event_delay_duration == 86_400_000
     assert proposals.experimental_features.thread_subscriptions
+    assert proposals.experimental_features.appservice_key_claims
+    assert not proposals.experimental_features.appservice_key_queries
     assert proposals.matrix_rtc.transports[0]["livekit_service_url"] == "https://rtc"
 
 
 def test_experiment_is_noted_only_if_it_is_not_served_as_asked_for(load: Load) -> None:
     settings = load(
-        "experimental_features: {msc3983_appservice_otk_claims: true, msc4108_enabled: false, "
+        "experimental_features: {msc3983_appservice_otk_claims: true, msc4108_enabled: true, "
         "msc4222_enabled: true, msc3391_enabled: false, faster_joins: true}\n"
     )
 
     assert [(notice.key, notice.message) for notice in settings.notices] == [
         (
-            "experimental_features.msc3983_appservice_otk_claims",
+            "experimental_features.msc4108_enabled",
             "ignored: this server does not have this experiment",
         ),
         (

@@ -103,6 +103,22 @@ async def test_membership_change_after_one_through_another_process(
                 membership = await scene.check(process, second, membership)
 
 
+async def test_owner_is_called_once_for_a_change_and_not_for_nothing(database: Database) -> None:
+    async with open_scene(database) as scene:
+        process = scene.processes["main"].world.process
+        assert process.base.cluster is not None
+        calls = process.base.cluster.clients.calls
+        counts = []
+
+        for action in ("join", "join", "kick", "invite", "leave", "leave"):
+            before = sum(tally.count for tally in calls.values())
+            answer = await scene.request("main", action)
+            assert answer.status == 200, answer.body
+            counts.append(sum(tally.count for tally in calls.values()) - before)
+
+        assert counts == [1, 0, 1, 1, 1, 0]
+
+
 async def check_random_pairs(database: Database, pairs: int) -> None:
     rng = random.Random(SEED)
     async with open_scene(database) as scene:
