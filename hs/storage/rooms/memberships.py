@@ -10,6 +10,7 @@ OF_USER = """
 SELECT room_id, membership, event_id, stream_id, sender, forgotten
 FROM local_memberships WHERE user_id = $1
 """
+OF_USER_IN_ROOM = f"{OF_USER.rstrip()} AND room_id = $2"
 JOINED = "SELECT room_id FROM local_memberships WHERE user_id = $1 AND membership = 'join'"
 JOIN_EVENT = """
 SELECT event_id FROM local_memberships
@@ -63,6 +64,12 @@ class PresentMemberRecord(NamedTuple):
 async def list_of_user(tx: Tx, user_id: str) -> list[LocalMembershipRecord]:
     """List the memberships of a local user in all rooms."""
     return [LocalMembershipRecord(*row) for row in await tx.fetch(OF_USER, user_id)]
+
+
+async def find_of_user(tx: Tx, room_id: str, user_id: str) -> LocalMembershipRecord | None:
+    """Return the membership of a local user in a room."""
+    row = await tx.fetchrow(OF_USER_IN_ROOM, user_id, room_id)
+    return None if row is None else LocalMembershipRecord(*row)
 
 
 async def joined_rooms(tx: Tx, user_id: str) -> list[str]:

@@ -212,6 +212,33 @@ async def test_fully_read_marker_never_moves_back(database: Database) -> None:
         )
 
 
+async def test_room_forgotten_through_another_process_is_not_read(database: Database) -> None:
+    async with open_scene(database) as scene:
+        room_id = await scene.writer.world.create_room(ALICE, join=[BOB])
+        await scene.writer.world.leave(room_id, BOB)
+        await scene.request("GET", in_room(room_id, "messages?dir=b"))
+        await scene.remember(room_id)
+        await scene.write("POST", in_room(room_id, "forget"), {}, "bob")
+
+        answer = await scene.request("GET", in_room(room_id, "messages?dir=b"))
+
+        assert answer.status == 403, answer.body
+
+
+async def test_deactivated_user_leaves_room_joined_through_another_process(
+    database: Database,
+) -> None:
+    async with open_scene(database) as scene:
+        room_id = await scene.writer.world.create_room(ALICE)
+        await scene.remember(room_id)
+        await scene.write("POST", in_room(room_id, "join"), {}, "bob")
+
+        await scene.reader.services.core.rooms.departures.leave_all(BOB)
+
+        member = await scene.writer.state(room_id, "m.room.member", BOB)
+        assert member["membership"] == "leave"
+
+
 async def test_hierarchy_shows_room_joined_through_another_process(database: Database) -> None:
     async with open_scene(database) as scene:
         room_id = await scene.writer.world.create_room(ALICE, invite=[BOB], join_rule="invite")

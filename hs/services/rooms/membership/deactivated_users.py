@@ -60,7 +60,8 @@ class RoomDepartures:
 
     async def leave_all(self, user_id: UserID) -> None:
         """Remove a user from all rooms."""
-        for room_id, own in dict(await self._memberships.rooms_of(user_id)).items():
+        # The user may have joined rooms through another process just before.
+        for room_id, own in (await self._memberships.stored_rooms_of(user_id)).items():
             if own.membership in PRESENT:
                 await self._leave(room_id, user_id, own)
 

@@ -108,12 +108,12 @@ class Memberships:
         Call this before a user is refused: the user may have joined through another process whose
         rows have not arrived here yet.
         """
-        found = await self._database.read(memberships.memberships_of, room_id, [user_id])
-        own = await self.local_membership(room_id, user_id)
-        if user_id in found and (own is None or own.membership != found[user_id]):
-            self._user_follower.invalidate(user_id)
-            own = await self.local_membership(room_id, user_id)
-        return own
+        record = await self._database.read(memberships.find_of_user, room_id, user_id)
+        return None if record is None else _local(record)
+
+    async def stored_rooms_of(self, user_id: UserID) -> RoomsOf:
+        """Return the memberships of a local user, by room, as the database has them now."""
+        return await self._read_user(user_id)
 
     async def is_joined(self, room_id: RoomID, user_id: UserID) -> bool:
         """Return whether any user is joined to a room; False only if the database says so."""
