@@ -2,13 +2,14 @@
 
 The order of the steps is fixed:
 
-1. Admission. The gate of the endpoint's work class covers all later steps, so a request that is
-   waiting there has been neither authenticated nor read. An endpoint that waits for events must
-   not be declared with a gate; it enters one itself while it computes.
-2. Authentication and rate limiting, before the body of a client's request is read. A federation
+1. Authentication and rate limiting, before the body of a client's request is read. A federation
    request is authenticated after its body is read, since the signature covers the body; the
    endpoint's `max_body_bytes` limits what an unauthenticated server can send.
-3. The body, the typed request, freshness, and the handler.
+2. The body, the typed request and freshness.
+3. Admission, and the handler. Nothing inside the gate of a work class waits for the peer: a slow
+   client must not occupy a slot. So an endpoint with a gate never streams its body, and its
+   response is sent after the slot is free again. An endpoint that waits for events must not be
+   declared with a gate; it enters one itself while it computes.
 
 A handler declared with `cancel_on_disconnect` is cancelled when its client disconnects; all others
 run to completion. If the connection has no disconnect signal (tests), a child task reads
@@ -37,7 +38,7 @@ from hs.apis.web.auth import (
     authenticate_origin,
 )
 from hs.apis.web.http_request import ClientDisconnected, HttpRequest
-from hs.apis.web.limits import Admission, Freshness, RateLimits
+from hs.apis.web.limits import Admission, Freshness, Gate, RateLimits
 from hs.apis.web.render import Headers, Response, error_response, render
 from hs.apis.web.request import BodyUse
 from hs.apis.web.route import Endpoint
@@ -51,6 +52,7 @@ OK_HEADERS: Headers = [JSON_TYPE, (b"cache-control", b"no-cache, no-store, must-
 
 # Status, headers and body; the body is bytes or an async iterator of bytes.
 RenderedResponse = tuple[int, Headers, Any]
+Handle = Callable[[], Awaitable[Any]]
 
 
 @attrs.define
@@ -69,11 +71,7 @@ class Dispatcher:
         Raises: ClientDisconnected if there is no client left to respond to.
         """
         try:
-            gate = self.admission.gate(endpoint.work)
-            if gate is None:
-                return render_result(await self._run(endpoint, http_request))
-            async with gate:
-                return render_result(await self._run(endpoint, http_request))
+            return render_result(await self._run(endpoint, http_request))
         except ClientDisconnected:
             raise
         except Exception as error:  # noqa: BLE001 the boundary at which faults become responses
@@ -88,18 +86,24 @@ class Dispatcher:
             )
         if endpoint.rate is not None:
             self.rates.check(endpoint.rate, http_request.requester, http_request.client_ip)
+        handle = await self._prepare(endpoint, http_request)
+        gate = self.admission.gate(endpoint.work)
+        if gate is not None:
+            handle = partial(_run_in_gate, gate, handle)
+        if endpoint.cancel_on_disconnect:
+            return await _run_until_disconnect(handle, http_request)
+        return await handle()
+
+    async def _prepare(self, endpoint: Endpoint, http_request: HttpRequest) -> Handle:
+        """Read and parse the request; return the handler with its argument."""
         if endpoint.parser is None:
-            if endpoint.cancel_on_disconnect:
-                return await _run_until_disconnect(endpoint.handler, http_request)
-            return await endpoint.handler()
+            return endpoint.handler
         if endpoint.auth is not Auth.FEDERATION and endpoint.body_use in _READ_FIRST:
             await http_request.read_body(endpoint.max_body_bytes)
         request = endpoint.parser.parse(http_request)
         if endpoint.fresh is not None and self.freshness is not None and endpoint.fresh(request):
             await self.freshness.catch_up()
-        if not endpoint.cancel_on_disconnect:
-            return await endpoint.handler(request)
-        return await _run_until_disconnect(partial(endpoint.handler, request), http_request)
+        return partial(endpoint.handler, request)
 
     async def _authenticate_origin(self, endpoint: Endpoint, http_request: HttpRequest) -> None:
         content = None
@@ -112,22 +116,26 @@ class Dispatcher:
 _READ_FIRST = {BodyUse.JSON, BodyUse.BYTES}
 
 
-async def _run_until_disconnect(
-    handler: Callable[[], Awaitable[Any]], http_request: HttpRequest
-) -> Any:
+async def _run_in_gate(gate: Gate, handle: Handle) -> Any:
+    """Run a handler in a slot of the gate. Raises: LimitExceeded."""
+    async with gate:
+        return await handle()
+
+
+async def _run_until_disconnect(handle: Handle, http_request: HttpRequest) -> Any:
     """Run a handler and cancel it when its client disconnects. Raises: ClientDisconnected."""
     signal = http_request.disconnect_signal
     if signal is not None:
         signal.watch_disconnect()
         try:
-            return await handler()
+            return await handle()
         finally:
             signal.unwatch_disconnect()
     result: Any = None
     is_done = False
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_cancel_on_disconnect, http_request, nursery.cancel_scope)
-        result, is_done = await handler(), True
+        result, is_done = await handle(), True
         nursery.cancel_scope.cancel()
     if not is_done:
         raise ClientDisconnected

@@ -7,6 +7,8 @@ Rules of admission:
 - A gate limits how many requests run and how many wait. A request beyond both limits is rejected
   immediately with M_LIMIT_EXCEEDED, so a queue cannot grow without bound.
 - Waiting requests enter in order of arrival; a new one never overtakes them.
+- Nothing that a peer can delay happens in a slot: the body was read before, and the response is
+  sent afterwards.
 - Only computing occupies a slot. The handler of a long poll enters the gate itself while it is
   computing, and never while it already holds a slot of that gate, as this could deadlock.
 """

@@ -141,9 +141,16 @@ def collect(*apis: object) -> list[Endpoint]:
 
 
 def _bind(declared: Route, api: object, name: str, function: Callable[..., Any]) -> Endpoint:
-    """Raise TypeError if a path lacks a parameter that the request class requires."""
+    """Bind a declaration.
+
+    Raises: TypeError if a path lacks a parameter that the request class requires, or if the client
+    could occupy a slot of a gate by sending its body slowly.
+    """
     request_class = request_class_of(function)
     parser = None if request_class is None else compile_parser(request_class)
+    streams = parser is not None and parser.body_use is BodyUse.STREAM
+    if streams and declared.work is not WorkClass.LIGHT:
+        raise TypeError(f"{declared.path} must not read its body inside a gate")
     paths = _all_paths(declared)
     if parser is not None:
         for path in paths:

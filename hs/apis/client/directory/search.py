@@ -74,6 +74,7 @@ class SearchApi:
         "POST",
         "/_matrix/client/v3/search",
         auth=USER,
+        rate="search",
         work=WorkClass.HEAVY,
         cancel_on_disconnect=True,
     )

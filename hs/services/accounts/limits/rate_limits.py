@@ -18,6 +18,8 @@ LONGEST_WAIT_S = 86_400.0
 USERNAME_CHECK_RATE = Rate(1, 10)
 # Clients request a preview for each link that scrolls into view.
 URL_PREVIEW_RATE = Rate(5, 50)
+# Clients search when the user asks for it, and once for each further page of results.
+SEARCH_RATE = Rate(1, 20)
 
 
 class LimiterFactory(Protocol):
@@ -67,6 +69,7 @@ def _rates(settings: RateLimitSettings) -> Mapping[str, Rate]:
         "registration": settings.rc_registration,
         "username_availability": USERNAME_CHECK_RATE,
         "url_preview": URL_PREVIEW_RATE,
+        "search": SEARCH_RATE,
         "registration_token_validity": settings.rc_registration_token_validity,
         "login": settings.rc_login.address,
         "admin_redaction": settings.rc_admin_redaction or settings.rc_message,

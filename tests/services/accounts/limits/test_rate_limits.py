@@ -53,3 +53,13 @@ async def test_appservices_and_unconfigured_rate_classes_are_not_limited() -> No
     for _ in range(50):
         limits.check("message", service, "")
         limits.check("typing", ALICE, "")
+
+
+async def test_searches_are_limited_per_user(autojump_clock: Any) -> None:
+    limits = RequestRateLimits(SETTINGS)
+    for _ in range(20):
+        limits.check("search", ALICE, "192.0.2.1")
+    limits.check("search", BOB, "192.0.2.1")
+
+    with pytest.raises(LimitExceeded):
+        limits.check("search", ALICE, "192.0.2.2")
