@@ -45,14 +45,19 @@ WHERE session_id = $1 AND outcome IS NULL
 """
 DELETE = "DELETE FROM uia_sessions WHERE session_id = $1"
 PRUNE = "DELETE FROM uia_sessions WHERE created_ms <= $1"
+PRUNE_OLDEST = """
+DELETE FROM uia_sessions
+WHERE created_ms <= (SELECT created_ms FROM uia_sessions ORDER BY created_ms DESC LIMIT 1 OFFSET $1)
+"""
 
 
-async def insert(
-    tx: Tx, session_id: str, operation: str, user_id: str, now_ms: int, remembered: JsonObject
-) -> None:
-    """Insert a session."""
+async def insert(tx: Tx, record: UiaSessionRecord) -> None:
+    """Insert a session without completed stages."""
+    remembered = record.request_parameters
     text = orjson.dumps(remembered).decode() if remembered else None
-    await tx.execute(INSERT, session_id, operation, user_id, now_ms, text)
+    await tx.execute(
+        INSERT, record.session_id, record.operation, record.user_id, record.created_ms, text
+    )
 
 
 async def find(tx: Tx, session_id: str, since_ms: int) -> UiaSessionRecord | None:
@@ -96,6 +101,10 @@ async def delete(tx: Tx, session_id: str) -> None:
     await tx.execute(DELETE, session_id)
 
 
-async def prune(tx: Tx, before_ms: int) -> int:
-    """Delete sessions created before a time (ms); return their number."""
-    return await tx.execute(PRUNE, before_ms)
+async def prune(tx: Tx, before_ms: int, max_sessions: int) -> int:
+    """Delete sessions created before a time (ms), and the oldest ones beyond a number.
+
+    Return how many were deleted.
+    """
+    expired = await tx.execute(PRUNE, before_ms)
+    return expired + await tx.execute(PRUNE_OLDEST, max_sessions)

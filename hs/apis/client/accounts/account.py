@@ -6,13 +6,14 @@ import attrs
 
 from hs.apis.web.auth import OPTIONAL, USER_OR_GUEST
 from hs.apis.web.render import Empty
-from hs.apis.web.request import body
+from hs.apis.web.request import body, remote_address
 from hs.apis.web.route import route
 from hs.core.canonical_json import JsonObject
 from hs.core.errors import Forbidden, GuestForbidden, MissingParam, MissingToken
 from hs.core.requester import Requester
 from hs.services.accounts.lifecycle.account_lifecycle import AccountLifecycle
 from hs.services.accounts.lifecycle.password_reset import PasswordReset
+from hs.services.accounts.limits.rate_limits import RequestRateLimits
 from hs.services.accounts.sessions.interactive_auth import InteractiveAuth
 
 
@@ -31,6 +32,7 @@ class ChangePasswordRequest:
     auth: JsonObject | None = body(default=None)
     new_password: str | None = body(default=None)
     logout_devices: bool = body(default=True)
+    client_ip: str = remote_address()
 
 
 @attrs.frozen
@@ -50,6 +52,7 @@ class AccountApi:
     lifecycle: AccountLifecycle
     interactive: InteractiveAuth
     password_reset: PasswordReset
+    rates: RequestRateLimits
 
     @route("GET", "/_matrix/client/v3/account/whoami", auth=USER_OR_GUEST)
     async def whoami(self, request: WhoamiRequest) -> dict[str, Any]:
@@ -94,11 +97,17 @@ class AccountApi:
         return {"id_server_unbind_result": "success" if is_unbound else "no-support"}
 
     async def _reset_password(self, request: ChangePasswordRequest) -> Empty:
-        """Set a new password for an account whose e-mail address or number was validated."""
+        """Set a new password for an account whose e-mail address or number was validated.
+
+        Raises: LimitExceeded, AuthenticationNeeded, MissingParam, MissingToken.
+        """
         flows = self.password_reset.flows()
         if not flows:
             raise MissingToken("Missing access token")
-        proof = await self.interactive.prove("password", request.auth, flows)
+        self.rates.check("uia_without_token", None, request.client_ip)
+        proof = await self.interactive.prove(
+            "password", request.auth, flows, client_ip=request.client_ip
+        )
         if request.new_password is None:
             raise MissingParam("Missing new_password")
         await self.password_reset.reset(

@@ -73,7 +73,7 @@ class AuthPagesApi:
         """Spec: client-server API, User-Interactive Authentication, Fallback."""
         return self._page(request.stage, request.session, None)
 
-    @route("POST", PATH, auth=NONE, rate="registration_token_validity")
+    @route("POST", PATH, auth=NONE, rate="uia_without_token")
     async def submit_auth_page(self, request: SubmitAuthPageRequest) -> Response:
         """Spec: client-server API, User-Interactive Authentication, Fallback."""
         form = parse_qs(request.form.decode("utf-8", "replace"))
@@ -110,7 +110,7 @@ class AuthPagesApi:
         if stage == TERMS:
             consent = self.requirements.consent
             values |= {"terms_url": consent.url, "policy_name": consent.policy_name}
-        page = html_response(self.pages.render(name, **values), 200 if error is None else 401)
+        page = html_response(self.pages.render(name, **values), _status_of(error))
         if stage == RECAPTCHA:
             hosts = f"{_RECAPTCHA_HOSTS} 'unsafe-inline'"
             return with_policy(
@@ -118,6 +118,13 @@ class AuthPagesApi:
                 f"script-src {hosts}; frame-src {hosts}; img-src {hosts}; connect-src {hosts}",
             )
         return page
+
+
+def _status_of(error: MatrixError | None) -> int:
+    """Return the status of a page that shows this error."""
+    if error is None:
+        return 200
+    return 429 if error.status == 429 else 401
 
 
 def with_policy(page: Response, directives: str) -> Response:

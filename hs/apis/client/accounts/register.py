@@ -14,7 +14,11 @@ from hs.services.accounts.limits.appservice_users import Appservices
 from hs.services.accounts.limits.rate_limits import RequestRateLimits
 from hs.services.accounts.login.password_check import RegistrationTokenStage
 from hs.services.accounts.registration.registration import NewAccount, Registration
-from hs.services.accounts.registration.registration_flow import RegistrationRequest, register
+from hs.services.accounts.registration.registration_flow import (
+    RegistrationLimits,
+    RegistrationRequest,
+    register,
+)
 from hs.services.accounts.sessions.interactive_auth import InteractiveAuth
 from hs.services.accounts.sessions.sessions import RequestedDevice, Session
 
@@ -103,23 +107,19 @@ class RegisterApi:
         account = parse_body_as(AccountBody, request.content)
         if account.type == APPSERVICE:
             return await self._register_for_appservice(account, request.access_token)
+        self.rates.check("uia_without_token", None, request.client_ip)
         requested = account.requested_account
         if account.guest_access_token is not None:
             guest = await self.registration.guest_by_token(
                 account.guest_access_token, requested.username or ""
             )
             requested = attrs.evolve(requested, guest=guest)
-
-        def count_registration() -> None:
-            self.rates.check("registration", None, request.client_ip)
-
         user_id, session = await register(
             self.registration,
             self.interactive,
             requested,
             account.auth,
-            count_registration,
-            request.client_ip,
+            RegistrationLimits(rates=self.rates, client_ip=request.client_ip),
         )
         return session_response(user_id, session)
 

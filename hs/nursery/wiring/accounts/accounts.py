@@ -109,7 +109,8 @@ def wire_sessions(
     credentials = PasswordCheck(
         database, passwords, limits, settings.passwords, threepids.identifiers
     )
-    registration_tokens = RegistrationTokenStage(database, clock)
+    rates = RequestRateLimits(settings.rate_limits, base.limiters)
+    registration_tokens = RegistrationTokenStage(database, clock, rates)
     stages: dict[str, UiaStage] = {
         "m.login.dummy": DummyStage(),
         "m.login.password": PasswordStage(credentials),
@@ -117,7 +118,7 @@ def wire_sessions(
         **threepids.stages,
     }
     return SessionServices(
-        rates=RequestRateLimits(settings.rate_limits, base.limiters),
+        rates=rates,
         limits=limits,
         appservices=appservices,
         revocations=revocations,
@@ -213,7 +214,7 @@ def _account_endpoints(
     reset = PasswordReset(lifecycle, threepids.threepids, threepids.proofs)
     return [
         LogoutApi(sessions.sessions),
-        AccountApi(lifecycle, sessions.interactive, reset),
+        AccountApi(lifecycle, sessions.interactive, reset, sessions.rates),
         PasswordPolicyApi(settings.passwords.policy),
         AccountModerationApi(
             AccountModeration(base.database, sessions.revocations, settings.server.server_name)

@@ -1,7 +1,11 @@
 """The configured rate limits: per request class, and on logins to one account."""
 
+import ipaddress
 import math
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any, Protocol
 
 import attrs
@@ -14,6 +18,11 @@ from hs.lib.limiter import TokenBucketRate as Bucket
 from hs.settings.sections.rate_limits import Rate, RateLimitSettings
 
 LONGEST_WAIT_S = 86_400.0
+# A registration takes several requests, some of which clients repeat until the user has read an
+# e-mail. They have a limit of their own, by this factor above that of registrations.
+UIA_FACTOR = 10
+# Users who confirm operations with their password, each of which costs a hash.
+CONFIRMATION_RATE = Rate(0.5, 20)
 # Clients check with every typed letter. There is no setting for this limit.
 USERNAME_CHECK_RATE = Rate(1, 10)
 # Clients request a preview for each link that scrolls into view.
@@ -67,6 +76,8 @@ def _rates(settings: RateLimitSettings) -> Mapping[str, Rate]:
     return {
         "message": settings.rc_message,
         "registration": settings.rc_registration,
+        "registration_hash": settings.rc_registration,
+        "uia_without_token": _times(settings.rc_registration, UIA_FACTOR),
         "username_availability": USERNAME_CHECK_RATE,
         "url_preview": URL_PREVIEW_RATE,
         "search": SEARCH_RATE,
@@ -88,8 +99,34 @@ def _rates(settings: RateLimitSettings) -> Mapping[str, Rate]:
 
 
 _PER_ADDRESS = frozenset(
-    ("registration", "username_availability", "registration_token_validity", "login")
+    (
+        "registration",
+        "registration_hash",
+        "uia_without_token",
+        "username_availability",
+        "registration_token_validity",
+        "login",
+    )
 )
+
+
+def _times(rate: Rate, factor: int) -> Rate:
+    return Rate(rate.per_second * factor, rate.burst_count * factor)
+
+
+@lru_cache(maxsize=10_000)
+def address_key(client_ip: str) -> str:
+    """Return the key under which an address is counted: an IPv6 address by its /64 network.
+
+    Providers assign whole networks of that size, so one client has many addresses.
+    """
+    if ":" not in client_ip:
+        return client_ip
+    try:
+        network = ipaddress.IPv6Network((client_ip, 64), strict=False)
+    except ValueError:
+        return client_ip
+    return str(network)
 
 
 class RequestRateLimits:
@@ -110,35 +147,56 @@ class RequestRateLimits:
         limiter = self._limiters.get(rate)
         if limiter is None or (requester is not None and requester.is_rate_limit_exempt):
             return
-        per_address = requester is None or rate in _PER_ADDRESS
-        enforce_limit(limiter, client_ip if per_address else _user_id_of(requester))
-
-
-def _user_id_of(requester: Requester | None) -> str:
-    return "" if requester is None else requester.user_id
+        if requester is None or rate in _PER_ADDRESS:
+            enforce_limit(limiter, address_key(client_ip))
+        else:
+            enforce_limit(limiter, requester.user_id)
 
 
 @attrs.define(eq=False)
 class LoginLimits:
-    """Limits on logins to one account, in addition to the limit per IP address."""
+    """Limits on logins to one account, in addition to the limit per IP address.
+
+    A password that is being checked counts as a failed attempt until the result is known.
+    Otherwise requests at the same moment, from many addresses, would all be let through.
+    """
 
     _settings: RateLimitSettings
     _make: LimiterFactory = make_local_limiter
     _account: RateLimiter[str] = attrs.field(init=False)
     _failures: RateLimiter[str] = attrs.field(init=False)
+    _confirmations: RateLimiter[str] = attrs.field(init=False)
+    _under_way: Counter[str] = attrs.field(init=False, factory=Counter)
 
     def __attrs_post_init__(self) -> None:
         rates = self._settings.rc_login
         self._account = self._make("login_account", bucket_of(rates.account))
         self._failures = self._make("login_failures", bucket_of(rates.failed_attempts))
+        self._confirmations = self._make("confirmations", bucket_of(CONFIRMATION_RATE))
 
-    def check_failures(self, user_id: str) -> None:
+    @contextmanager
+    def attempt(self, user_id: str) -> Iterator[None]:
         """Check that the account has not had too many failed attempts. Raises: LimitExceeded."""
         check_limit(self._failures, user_id)
+        if self._under_way[user_id]:
+            cost = 1 + self._under_way[user_id]
+            if self._failures.peek(user_id, trio.current_time(), cost=cost) > 0:
+                raise LimitExceeded("Too many requests", retry_after_ms=1000)
+        self._under_way[user_id] += 1
+        try:
+            yield
+        finally:
+            self._under_way[user_id] -= 1
+            if not self._under_way[user_id]:
+                del self._under_way[user_id]
 
     def count_failure(self, user_id: str) -> None:
         """Count a failed attempt."""
         self._failures.take(user_id, trio.current_time())
+
+    def confirm(self, user_id: str) -> None:
+        """Count a password with which a user confirms an operation. Raises: LimitExceeded."""
+        enforce_limit(self._confirmations, user_id)
 
     def log_in(self, user_id: str) -> None:
         """Count a login. Raises: LimitExceeded."""

@@ -1,12 +1,15 @@
 """Password checks with limits on guessing, and the UIA stages for passwords and tokens."""
 
+import logging
+from collections.abc import Awaitable, Callable
+
 import attrs
 
 from hs.core.canonical_json import JsonObject
-from hs.core.errors import BadJson, Forbidden, MissingParam, UserDeactivated
+from hs.core.errors import BadJson, Forbidden, LimitExceeded, MissingParam, UserDeactivated
 from hs.core.ids import UserID
 from hs.lib.clock import Clock
-from hs.services.accounts.limits.rate_limits import LoginLimits
+from hs.services.accounts.limits.rate_limits import LoginLimits, RequestRateLimits
 from hs.services.accounts.sessions.interactive_auth import (
     SESSION_LIFETIME_MS,
     AuthenticatedAsOtherUser,
@@ -18,6 +21,10 @@ from hs.settings.sections.accounts import PasswordSettings
 from hs.storage.accounts import uia_sessions, users
 from hs.storage.accounts.users import UserRecord
 from hs.storage.database import Database, Tx
+
+Compare = Callable[[str, str | None], Awaitable[bool]]  # a password with a hash
+
+log = logging.getLogger(__name__)
 
 
 @attrs.define(eq=False)
@@ -31,10 +38,19 @@ class PasswordCheck:
     _identifiers: LoginIdentifiers
 
     async def user_with_password(self, body: JsonObject) -> UserRecord:
-        """Return the user with the identifier and password in a request.
+        """Return the user with the identifier and password in a log-in request.
 
         Raises: Forbidden, UserDeactivated, LimitExceeded, MissingParam, BadJson, Unknown.
         """
+        return await self._user_with_password(body, self._passwords.matches)
+
+    async def confirmed_user(self, body: JsonObject, requester: UserID | None) -> UserRecord:
+        """Return the same as `user_with_password`, for a user who confirms an operation."""
+        if requester is not None:
+            self._limits.confirm(requester)
+        return await self._user_with_password(body, self._passwords.confirms)
+
+    async def _user_with_password(self, body: JsonObject, compare: Compare) -> UserRecord:
         password = body.get("password")
         if password is None:
             raise MissingParam("Missing password")
@@ -43,20 +59,31 @@ class PasswordCheck:
         identified = await self._identifiers.resolve(body)
         if not self._settings.localdb_enabled:
             raise Forbidden("This server has no local passwords")
-        self._limits.check_failures(identified.spelling)
+        with self._limits.attempt(identified.spelling):
+            user = await self._active_user(identified.user_id)
+            password_hash = None if user is None else user.password_hash
+            if not await compare(password, password_hash) or user is None:
+                self._limits.count_failure(identified.spelling)
+                raise Forbidden("Invalid username or password")
+        if password_hash is not None and self._passwords.needs_rehash(password_hash):
+            await self._rehash(user, password, password_hash)
+        return user
+
+    async def _active_user(self, user_id: UserID | None) -> UserRecord | None:
         user = None
-        if identified.user_id is not None:
-            user = await self._database.read(users.find_user_ignoring_case, identified.user_id)
+        if user_id is not None:
+            user = await self._database.read(users.find_user_ignoring_case, user_id)
         if user is not None and user.is_deactivated:
             raise UserDeactivated("This account has been deactivated")
-        password_hash = None if user is None else user.password_hash
-        if not await self._passwords.matches(password, password_hash) or user is None:
-            self._limits.count_failure(identified.spelling)
-            raise Forbidden("Invalid username or password")
-        if password_hash is not None and self._passwords.needs_rehash(password_hash):
-            new_hash = await self._passwords.hash(password)
-            await self._database.write(users.rehash_password, user.user_id, password_hash, new_hash)
         return user
+
+    async def _rehash(self, user: UserRecord, password: str, password_hash: str) -> None:
+        try:
+            new_hash = await self._passwords.hash(password)
+        except LimitExceeded:
+            log.info("too many passwords to hash, leaving that of %s as it is", user.user_id)
+            return
+        await self._database.write(users.rehash_password, user.user_id, password_hash, new_hash)
 
 
 @attrs.frozen(eq=False)
@@ -68,12 +95,12 @@ class PasswordStage:
     async def check(self, attempt: StageAttempt) -> None:
         """Accept the password of the requester, whose identifier may be omitted.
 
-        Raises: Forbidden, AuthenticatedAsOtherUser, and as `user_with_password`.
+        Raises: Forbidden, AuthenticatedAsOtherUser, and as `confirmed_user`.
         """
         body = dict(attempt.auth)
         if body.get("identifier") is None and body.get("user") is None:
             body["user"] = attempt.user_id
-        user = await self._credentials.user_with_password(body)
+        user = await self._credentials.confirmed_user(body, attempt.user_id)
         if attempt.user_id is None or UserID(user.user_id) != attempt.user_id:
             raise AuthenticatedAsOtherUser("The password must be the password of your own account")
 
@@ -84,12 +111,15 @@ class RegistrationTokenStage:
 
     _database: Database
     _clock: Clock
+    _rates: RequestRateLimits
 
     async def check(self, attempt: StageAttempt) -> None:
         """Accept a token that has a use left, and reserve that use for the session.
 
-        Raises: Forbidden, MissingParam, BadJson.
+        Raises: Forbidden, MissingParam, BadJson, LimitExceeded.
         """
+        # Otherwise tokens could be guessed here, although the check of their validity is limited.
+        self._rates.check("registration_token_validity", None, attempt.client_ip)
         token = attempt.auth.get("token")
         if token is None:
             raise MissingParam("Missing token")

@@ -172,7 +172,7 @@ class Registration:
         """
         user = await self._database.read(users.find_user, user_id)
         password_hash = None if user is None else user.password_hash
-        if password is None or not await self._passwords.matches(password, password_hash):
+        if password is None or not await self._passwords.confirms(password, password_hash):
             raise Forbidden("The account was created with another password")
         check_may_get_tokens(is_locked=user is not None and user.is_locked)
         return None if device is None else await self._sessions.open(user_id, device)

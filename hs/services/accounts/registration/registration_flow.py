@@ -1,13 +1,12 @@
 """Interactive registration: several requests of one UIA session, the last possibly repeated.
 
 The session stores the parameters of the first request (the password as a hash), so that later
-requests need only complete stages. If the last request is repeated after the account was created,
-because its response was lost, it logs the user in again.
+requests need only complete stages. Every hash is counted before it is computed. If the last request
+is repeated after the account was created, because its response was lost, it logs the user in again.
 
 Spec: client-server API, Account registration, User-Interactive Authentication API.
 """
 
-from collections.abc import Callable
 from typing import Any, Final
 
 import attrs
@@ -15,6 +14,7 @@ import attrs
 from hs.core.canonical_json import JsonObject
 from hs.core.errors import MissingParam, Unknown, UserInUse
 from hs.core.ids import UserID
+from hs.services.accounts.limits.rate_limits import RequestRateLimits
 from hs.services.accounts.registration.registration import NewAccount, Registration
 from hs.services.accounts.sessions.interactive_auth import InteractiveAuth
 from hs.services.accounts.sessions.sessions import RequestedDevice, Session
@@ -59,29 +59,47 @@ class RegistrationRequest:
         return attrs.evolve(self, **missing)
 
 
+@attrs.frozen(kw_only=True)
+class RegistrationLimits:
+    """The limits on the registrations of one client IP address."""
+
+    rates: RequestRateLimits
+    client_ip: str
+
+    def count_hash(self) -> None:
+        """Count a password that is hashed to begin a session. Raises: LimitExceeded."""
+        self.rates.check("registration_hash", None, self.client_ip)
+
+    def count_account(self) -> None:
+        """Count an account, or the repetition of its last request. Raises: LimitExceeded."""
+        self.rates.check("registration", None, self.client_ip)
+
+
 async def register(
     registration: Registration,
     interactive: InteractiveAuth,
     request: RegistrationRequest,
     auth: JsonObject | None,
-    count: Callable[[], None],
-    client_ip: str = "",
+    limits: RegistrationLimits,
 ) -> tuple[UserID, Session | None]:
-    """Create an account once a flow is complete; `count` enforces the rate limit.
+    """Create an account once a flow is complete.
 
     Raises: AuthenticationNeeded, Forbidden, InvalidUsername, UserInUse, MissingParam, ….
     """
     registration.requirements.check_is_enabled()
+    if request.device is not None:
+        request.device.check()
     existing = await interactive.outcome(OPERATION, auth)
     if existing is None:
         try:
-            return await _create(registration, interactive, request, auth, count, client_ip)
+            return await _create(registration, interactive, request, auth, limits)
         except (UserInUse, Unknown):
             # Another request of the same session may have created the account meanwhile.
             existing = await interactive.outcome(OPERATION, auth)
             if existing is None:
                 raise
     user_id = UserID(existing)
+    limits.count_account()
     return user_id, await registration.log_in_again(user_id, request.password, request.device)
 
 
@@ -90,13 +108,14 @@ async def _create(
     interactive: InteractiveAuth,
     request: RegistrationRequest,
     auth: JsonObject | None,
-    count: Callable[[], None],
-    client_ip: str,
+    limits: RegistrationLimits,
 ) -> tuple[UserID, Session | None]:
     requirements = registration.requirements
     await _user_id(registration, request)
 
     async def session_data() -> JsonObject:
+        if request.password is not None:
+            limits.count_hash()
         return await _storable(registration, request)
 
     proof = await interactive.prove(
@@ -105,12 +124,12 @@ async def _create(
         requirements.flows(),
         params=requirements.params(),
         remembering=session_data,
-        client_ip=client_ip,
+        client_ip=limits.client_ip,
     )
     request = request.merged_with(proof.remembered)
     if request.password is None and request.password_hash is None:
         raise MissingParam("Missing password")
-    count()
+    limits.count_account()
     account = NewAccount(
         user_id=await _user_id(registration, request) or registration.random_user_id(),
         password=request.password,

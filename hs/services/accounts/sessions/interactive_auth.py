@@ -4,6 +4,8 @@ Rules:
 
 - Sessions are stored in the database, so that any process can handle any stage. They expire after
   SESSION_LIFETIME_MS.
+- Of each user, and of each address without a user, only the newest sessions are kept, and so are
+  those of all users together: nobody can fill the database with them.
 - A session is valid for one operation of one user. The operation string includes the parameters
   that must not change between requests.
 - A client must complete the stages in the order of a flow. Stages that a user completes on a page
@@ -28,6 +30,8 @@ from hs.core.errors import BadJson, Forbidden, MatrixError, Unknown
 from hs.core.ids import UserID
 from hs.core.requester import Requester
 from hs.lib.clock import Clock
+from hs.services.accounts.limits.rate_limits import address_key
+from hs.services.accounts.sessions.open_sessions import MAX_STORED, OpenSessions
 from hs.services.accounts.sessions.token_format import random_letters
 from hs.settings.sections.accounts import ReauthSettings
 from hs.storage.accounts import tokens, uia_sessions
@@ -126,6 +130,7 @@ class InteractiveAuth:
     _clock: Clock
     _settings: ReauthSettings
     _stages: Mapping[str, UiaStage]
+    _open: OpenSessions = attrs.field(factory=OpenSessions, init=False)
 
     async def prove(
         self,
@@ -156,9 +161,9 @@ class InteractiveAuth:
             ):
                 return UiaProof(None, ())
             session_data = {} if remembering is None else await remembering()
-            record = await self._begin_session(operation, user_id, session_data)
+            record = await self._begin_session(operation, user_id, session_data, client_ip)
             raise AuthenticationNeeded(flows, params or {}, record.session_id, ())
-        record = await self._find_or_begin_session(auth, operation, user_id)
+        record = await self._find_or_begin_session(auth, operation, user_id, client_ip)
         attempt = StageAttempt(record.session_id, user_id, auth, operation, client_ip)
         record = await self._try_stage(record, attempt, flows, params or {})
         completed = set(record.completed)
@@ -206,8 +211,8 @@ class InteractiveAuth:
             await self._database.write(uia_sessions.delete, proof.session_id)
 
     async def delete_expired_sessions(self) -> None:
-        """Delete expired sessions."""
-        await self._database.write(uia_sessions.prune, self._oldest_ms())
+        """Delete expired sessions, and the oldest ones beyond MAX_STORED."""
+        await self._database.write(uia_sessions.prune, self._oldest_ms(), MAX_STORED)
 
     async def _has_authenticated_recently(self, requester: Requester) -> bool:
         if self._settings.session_timeout <= 0 or requester.token_id is None:
@@ -216,14 +221,11 @@ class InteractiveAuth:
         return self._clock.now_ms() - proved_ms < self._settings.session_timeout
 
     async def _begin_session(
-        self, operation: str, user_id: UserID | None, remembered: JsonObject
+        self, operation: str, user_id: UserID | None, remembered: JsonObject, client_ip: str
     ) -> UiaSessionRecord:
         session_id = random_letters(24)
         now_ms = self._clock.now_ms()
-        await self._database.write(
-            uia_sessions.insert, session_id, operation, user_id or "", now_ms, remembered
-        )
-        return UiaSessionRecord(
+        record = UiaSessionRecord(
             session_id=session_id,
             operation=operation,
             user_id=user_id or "",
@@ -232,13 +234,16 @@ class InteractiveAuth:
             registration_token=None,
             request_parameters=remembered,
         )
+        replaced = self._open.add(user_id or address_key(client_ip), session_id)
+        await self._database.write(_insert, record, replaced)
+        return record
 
     async def _find_or_begin_session(
-        self, auth: JsonObject, operation: str, user_id: UserID | None
+        self, auth: JsonObject, operation: str, user_id: UserID | None, client_ip: str
     ) -> UiaSessionRecord:
         session_id = auth.get("session")
         if session_id is None:
-            return await self._begin_session(operation, user_id, {})
+            return await self._begin_session(operation, user_id, {}, client_ip)
         if not isinstance(session_id, str):
             raise BadJson("'session' must be a string")
         record = None
@@ -304,6 +309,12 @@ def _check_order(kind: str, completed: Sequence[str], flows: Flows) -> None:
 
 def _not_in_any_flow() -> MatrixError:
     return MatrixError("M_UNRECOGNIZED", 401, "This stage is not part of any flow")
+
+
+async def _insert(tx: Tx, record: UiaSessionRecord, replaced: list[str]) -> None:
+    for session_id in replaced:
+        await uia_sessions.delete(tx, session_id)
+    await uia_sessions.insert(tx, record)
 
 
 async def _add_completed_stage(

@@ -2,11 +2,16 @@
 
 Passwords are hashed in NFKC form with the pepper appended. The default is bcrypt, over the first
 72 bytes, as in Synapse, so that imported accounts keep their passwords; argon2id can be configured.
+
+Log-ins have threads of their own: neither registrations, which need no account, nor users who
+confirm operations with their password can delay them.
 """
 
 import string
 import unicodedata
+from collections.abc import Callable
 from functools import partial
+from typing import Final, TypeVar
 
 import argon2
 import attrs
@@ -16,9 +21,14 @@ import trio
 from hs.core.errors import InvalidParam, LimitExceeded, MatrixError
 from hs.settings.sections.accounts import PasswordPolicy
 
+T = TypeVar("T")
+
 BCRYPT_BYTES = 72
 MAX_PASSWORD_CHARS = 512
-MAX_WAITING = 200  # hashes
+LOGIN_THREADS: Final = 2
+OTHER_THREADS: Final = 1
+MAX_WAITING_LOGINS: Final = 200
+MAX_WAITING_OTHERS: Final = 50
 ARGON2 = "$argon2"
 # As OWASP recommends: 2 passes over 19 MiB by one thread.
 _ARGON2 = argon2.PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
@@ -28,23 +38,46 @@ _NO_USER = "wZb1eY8C4i9eYk1mG8mU1eJ0Yb0Yk7cQm3eQ8lqf5u0m1q9mX3p2K"
 
 
 @attrs.define(eq=False)
+class _HashPool:
+    """Threads for hashing, with a bounded queue."""
+
+    _limiter: trio.CapacityLimiter
+    _max_waiting: int
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """Run a function in a thread of the pool. Raises: LimitExceeded if the queue is full."""
+        if self._limiter.statistics().tasks_waiting >= self._max_waiting:
+            raise LimitExceeded("Too many passwords to check", retry_after_ms=5000)
+        return await trio.to_thread.run_sync(work, limiter=self._limiter)
+
+
+def _login_pool() -> _HashPool:
+    return _HashPool(trio.CapacityLimiter(LOGIN_THREADS), MAX_WAITING_LOGINS)
+
+
+def _other_pool() -> _HashPool:
+    return _HashPool(trio.CapacityLimiter(OTHER_THREADS), MAX_WAITING_OTHERS)
+
+
+@attrs.define(eq=False)
 class Passwords:
-    """Password hashing with limited concurrency and a bounded queue."""
+    """Password hashing with limited concurrency and bounded queues."""
 
     _pepper: str
     _rounds: int
     policy: PasswordPolicy
     _scheme: str
-    _limiter: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(2))
+    _logins: _HashPool = attrs.field(factory=_login_pool, init=False)
+    _others: _HashPool = attrs.field(factory=_other_pool, init=False)
 
     async def hash(self, password: str) -> str:
         """Hash a new password.
 
         Raises: LimitExceeded if the queue is full.
         """
-        self._check_queue()
-        work = partial(_hash, self._prepared(password), self._scheme, self._rounds)
-        return await trio.to_thread.run_sync(work, limiter=self._limiter)
+        return await self._others.run(
+            partial(_hash, self._prepared(password), self._scheme, self._rounds)
+        )
 
     def needs_rehash(self, password_hash: str) -> bool:
         """Return whether a hash uses another scheme than new hashes, or a lower cost."""
@@ -54,13 +87,19 @@ class Passwords:
         return is_argon2 or _rounds_of(password_hash) < self._rounds
 
     async def matches(self, password: str, password_hash: str | None) -> bool:
-        """Return whether a password matches a hash; takes as long if there is no hash.
+        """Return whether a password matches a hash, for a log-in.
 
-        Raises: LimitExceeded if the queue is full.
+        It takes as long if there is no hash. Raises: LimitExceeded if the queue is full.
         """
+        return await self._compare(self._logins, password, password_hash)
+
+    async def confirms(self, password: str, password_hash: str | None) -> bool:
+        """Return the same as `matches`, for users who confirm an operation or a registration."""
+        return await self._compare(self._others, password, password_hash)
+
+    async def _compare(self, pool: _HashPool, password: str, password_hash: str | None) -> bool:
         if len(password) > MAX_PASSWORD_CHARS:
             return False
-        self._check_queue()
         prepared = self._prepared(password)
         if password_hash is not None:
             work = partial(_check, prepared, password_hash)
@@ -68,7 +107,7 @@ class Passwords:
             work = partial(_check_no_user, prepared)
         else:
             work = partial(_check, prepared, f"$2b${self._rounds:02}${_NO_USER}")
-        is_match = await trio.to_thread.run_sync(work, limiter=self._limiter)
+        is_match = await pool.run(work)
         return is_match and password_hash is not None
 
     def check_new(self, password: str) -> None:
@@ -110,10 +149,6 @@ class Passwords:
     def _prepared(self, password: str) -> bytes:
         text = unicodedata.normalize("NFKC", password) + self._pepper
         return text.encode()
-
-    def _check_queue(self) -> None:
-        if self._limiter.statistics().tasks_waiting >= MAX_WAITING:
-            raise LimitExceeded("Too many concurrent logins", retry_after_ms=5000)
 
 
 def _is_symbol(character: str) -> bool:
