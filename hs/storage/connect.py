@@ -34,6 +34,7 @@ _ENGINES: Final[dict[str, Engine]] = {
     "asyncpg": "postgres",
 }
 
+CONNECT_S: Final = 10.0
 # Names in libpq and psycopg2 on the left, in asyncpg on the right.
 _ASYNCPG_NAMES: Final = {
     "user": "user",
@@ -129,7 +130,11 @@ def postgres_config(config: DatabaseConfig) -> PostgresConfig:
     Raises: ValueError, naming the argument that is wrong.
     """
     args = {name: value for name, value in config.args.items() if value is not None}
-    connect: dict[str, Any] = {"statement_cache_size": 1000, "max_cached_statement_lifetime": 0}
+    connect: dict[str, Any] = {
+        "timeout": CONNECT_S,
+        "statement_cache_size": 1000,
+        "max_cached_statement_lifetime": 0,
+    }
     settings = {
         "application_name": str(args.pop("application_name", f"hs:{config.instance}")),
         # JIT compilation costs more than it saves for queries as short as these.

@@ -203,6 +203,10 @@ class DatabaseUnavailable(DatabaseError, Unavailable):
     """The database cannot be reached or cannot work now; nothing was written."""
 
 
+class DatabaseHung(DatabaseUnavailable):
+    """The database has stopped to answer; nothing was written."""
+
+
 class DatabaseRefusal(DatabaseUnavailable):
     """The database answers, but refuses to work until an administrator intervenes."""
 

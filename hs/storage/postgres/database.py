@@ -8,6 +8,7 @@
   growing delay. A lost connection is retried LOST_ATTEMPTS times: the server rolls back what it
   had not committed. A connection lost while COMMIT was in progress raises CommitUnknown and is
   never retried.
+- `PostgresWatchdog` ends units that wait for a server that hangs; they are not retried.
 - When the caller is cancelled, the unit may continue for a grace period (none for long reads);
   then its task is cancelled, asyncpg asks the server to cancel the statement, and the pool resets
   the connection before another unit can get it.
@@ -27,6 +28,7 @@ from hs.lib.tally import Tally
 from hs.storage.database import (
     CommitUnknown,
     DatabaseConflict,
+    DatabaseHung,
     DatabaseLoad,
     DatabaseRefusal,
     DatabaseUnavailable,
@@ -35,11 +37,8 @@ from hs.storage.database import (
 from hs.storage.dialect import POSTGRES
 from hs.storage.postgres.config import PostgresConfig
 from hs.storage.postgres.pool import Pool
-from hs.storage.postgres.tx import (
-    Connection,
-    PostgresTx,
-    translate_error,
-)
+from hs.storage.postgres.tx import Connection, PostgresTx, translate_error
+from hs.storage.postgres.watchdog import PostgresWatchdog
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -65,6 +64,7 @@ async def open_postgres(
     Raises: DatabaseUnavailable, DatabaseError.
     """
     pool = Pool(config)
+    watchdog = PostgresWatchdog(pool, config)
     try:
         await bridge.run(pool.open)
     except Exception as error:
@@ -73,9 +73,11 @@ async def open_postgres(
             raise translated from error
         raise
     try:
+        await bridge.run(watchdog.start)
         yield PostgresDatabase(bridge, pool)
     finally:
         with trio.CancelScope(shield=True):
+            await bridge.run(watchdog.stop)
             await bridge.run(pool.close)
 
 
@@ -119,7 +121,9 @@ class PostgresDatabase:
             "snapshot": self._units[SNAPSHOT],
             "write": self._units[WRITE],
         }
-        return DatabaseLoad(idle + used, used, self._pool.max_connections, waiting, units)
+        return DatabaseLoad(
+            idle + used, used, self._pool.max_connections, waiting, units, fault=self._pool.fault
+        )
 
     # The methods below run in the loop's thread.
 
@@ -144,7 +148,7 @@ class PostgresDatabase:
                 if conflicts == CONFLICT_ATTEMPTS:
                     raise
                 await asyncio.sleep(random.uniform(0, 0.001 * 2 ** min(conflicts, 7)))
-            except (CommitUnknown, DatabaseRefusal):
+            except (CommitUnknown, DatabaseHung, DatabaseRefusal):
                 raise
             except DatabaseUnavailable:
                 losses += 1

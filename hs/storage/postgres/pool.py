@@ -7,6 +7,10 @@ too long, it is closed. So a connection in the pool is never in a transaction.
 Race: asyncpg cancels a statement through a second connection. If the request arrives before
 the statement has begun, it cancels nothing, and the ROLLBACK would wait for the whole statement.
 `reset` therefore repeats the request until the ROLLBACK has finished.
+
+A server that hangs closes no connection. `PostgresWatchdog` finds it out and calls `give_up`:
+used connections are terminated, so that their units end, and no unit gets a connection until the
+server answers again.
 """
 
 import asyncio
@@ -15,10 +19,12 @@ from typing import Final
 
 import asyncpg
 
+from hs.storage.database import DatabaseHung
 from hs.storage.postgres.config import PostgresConfig
 from hs.storage.postgres.tx import Connection
 
 RESET_LIMIT_S: Final = 5.0
+PREPARE_LIMIT_S: Final = 10.0
 CANCEL_RETRY_S: Final = 0.2
 CLOSE_LIMIT_S: Final = 5.0
 
@@ -35,13 +41,21 @@ class Pool:
         self._config = config
         self._free = asyncio.Semaphore(config.max_connections)
         self._idle: list[Connection] = []
-        self._used: set[Connection] = set()
+        # Since when they are in use, by the clock of the loop.
+        self._used: dict[Connection, float] = {}
+        self._connecting: dict[asyncio.Future[Connection], float] = {}
         self._waiting = 0
+        self._fault: str | None = None
 
     @property
     def max_connections(self) -> int:
         """Maximum number of connections."""
         return self._config.max_connections
+
+    @property
+    def fault(self) -> str | None:
+        """Why no unit gets a connection; None if they do. May be called from any thread."""
+        return self._fault
 
     def load(self) -> tuple[int, int, int]:
         """Return the numbers of idle connections, used connections and waiting units.
@@ -63,12 +77,52 @@ class Pool:
         finally:
             self._waiting -= 1
         try:
-            conn = self._pop_idle() or await self._connect()
+            conn = self._pop_idle() or await self._connect_for_unit()
+            if self._fault is not None:
+                conn.terminate()
+                self._refuse_if_hung()
         except BaseException:
             self._free.release()
             raise
-        self._used.add(conn)
+        self._used[conn] = asyncio.get_running_loop().time()
         return conn
+
+    def _refuse_if_hung(self) -> None:
+        if self._fault is not None:
+            raise DatabaseHung(self._fault)
+
+    async def _connect_for_unit(self) -> Connection:
+        self._refuse_if_hung()
+        connecting = asyncio.ensure_future(self._connect())
+        self._connecting[connecting] = asyncio.get_running_loop().time()
+        try:
+            return await connecting
+        except asyncio.CancelledError:
+            self._refuse_if_hung()  # cancelled by `give_up`, not with the unit
+            raise
+        finally:
+            del self._connecting[connecting]
+
+    def used_since(self, moment: float) -> list[Connection]:
+        """Return the connections in use since a moment of the loop's clock, or before."""
+        return [conn for conn, since in self._used.items() if since <= moment]
+
+    def is_connecting_since(self, moment: float) -> bool:
+        """Return whether a unit has been waiting for a new connection since a moment."""
+        return any(since <= moment for since in self._connecting.values())
+
+    def give_up(self, fault: str) -> None:
+        """Terminate all connections, and refuse new ones until `resume`."""
+        self._fault = fault
+        idle, self._idle = self._idle, []
+        for conn in [*idle, *self._used]:
+            conn.terminate()
+        for connecting in self._connecting:
+            connecting.cancel()
+
+    def resume(self) -> None:
+        """Let units have connections again."""
+        self._fault = None
 
     def _pop_idle(self) -> "Connection | None":
         while self._idle:
@@ -79,7 +133,7 @@ class Pool:
 
     def release(self, conn: Connection) -> None:
         """Return a connection to the pool; a closed connection is dropped."""
-        self._used.discard(conn)
+        self._used.pop(conn, None)
         if not conn.is_closed():
             self._idle.append(conn)
         self._free.release()
@@ -106,7 +160,7 @@ class Pool:
 
     async def _cancel_statement(self, conn: Connection) -> None:
         """Ask the server again to cancel the statement of a connection."""
-        helper = await self._connect_only()
+        helper = await self.connect_only()
         try:
             await helper.execute("SELECT pg_cancel_backend($1)", conn.get_server_pid())
         finally:
@@ -121,15 +175,17 @@ class Pool:
 
     async def _connect(self) -> Connection:
         """Open a connection and let it look up the array types."""
-        conn = await self._connect_only()
+        conn = await self.connect_only()
         try:
-            await conn.prepare(ARRAY_TYPES)
+            async with asyncio.timeout(PREPARE_LIMIT_S):
+                await conn.prepare(ARRAY_TYPES)
         except BaseException:
             conn.terminate()
             raise
         return conn
 
-    async def _connect_only(self) -> Connection:
+    async def connect_only(self) -> Connection:
+        """Open a connection that does not belong to the pool."""
         return await asyncpg.connect(**self._config.connect)
 
 
