@@ -12,6 +12,10 @@
   `cancelled` flag before each statement; this covers units that are still in the queue.
 - Files: before and after each group, and every WATCH_S, the writer thread checks that the file is
   still the one that was opened. If not, writes are refused, and reads go on from the open file.
+- Disks that hang: a statement that computes makes progress, one that waits for the disk does not.
+  If a thread has made none for HANG_S, its units fail: reads with DatabaseHung, writes with
+  CommitUnknown, since the disk may still do its work. If that concerns all threads of a queue, so
+  do the units in the queue, which the thread then skips, and new ones are refused until it goes on.
 - Closing: new units are refused first, in the trio thread, so that none is queued behind the end
   marker (None). Units already queued still run.
 """
@@ -21,7 +25,7 @@ import os
 import sqlite3
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -35,6 +39,7 @@ from hs.lib.tally import Tally
 from hs.storage.database import (
     CommitUnknown,
     DatabaseError,
+    DatabaseHung,
     DatabaseLoad,
     DatabaseRefusal,
     DatabaseUnavailable,
@@ -42,6 +47,7 @@ from hs.storage.database import (
 )
 from hs.storage.dialect import SQLITE
 from hs.storage.sqlite.files import FileWatch, create_for_owner
+from hs.storage.sqlite.progress import ThreadProgress
 from hs.storage.sqlite.tx import BUSY_TIMEOUT_MS, SqliteTx, connect, run_read, run_unit, write_group
 
 P = ParamSpec("P")
@@ -50,13 +56,16 @@ T = TypeVar("T")
 READERS: Final = 2
 MAX_GROUP: Final = 256
 WATCH_S: Final = 2.0
+# Longer than it takes to move a large write-ahead log into the main file.
+HANG_S: Final = 60.0
+LOOKS_PER_HANG: Final = 20
 
 log = logging.getLogger(__name__)
 
 
 @asynccontextmanager
 async def open_sqlite(
-    path: Path | str, *, busy_timeout_ms: int = BUSY_TIMEOUT_MS
+    path: Path | str, *, busy_timeout_ms: int = BUSY_TIMEOUT_MS, hang_s: float = HANG_S
 ) -> AsyncIterator["SqliteDatabase"]:
     """Open a database file, creating it if missing; on exit, finish the queued units.
 
@@ -64,7 +73,7 @@ async def open_sqlite(
 
     Raises: DatabaseUnavailable.
     """
-    database = SqliteDatabase(Path(path), busy_timeout_ms)
+    database = SqliteDatabase(Path(path), busy_timeout_ms, hang_s)
     with trio.CancelScope(shield=True):
         await trio.to_thread.run_sync(database.start)
     try:
@@ -77,12 +86,19 @@ async def open_sqlite(
 
 
 class _Job:
-    """A queued unit; `cancelled` and `conn` are shared with the trio task that may cancel it."""
+    """A queued unit; `cancelled` and `conn` are shared with the trio task that may cancel it.
 
-    __slots__ = ("call", "cancelled", "conn", "task")
+    `progress` is that of the thread that runs it, None in the queue. With `done` the task has its
+    result.
+    """
 
-    def __init__(self, call: Callable[[SqliteTx], Any]) -> None:
+    __slots__ = ("call", "cancelled", "conn", "done", "progress", "queue", "task")
+
+    def __init__(self, call: Callable[[SqliteTx], Any], queue: "_JobQueue") -> None:
         self.call = call
+        self.queue = queue
+        self.progress: ThreadProgress | None = None
+        self.done = False
         self.task = trio.lowlevel.current_task()
         self.conn: sqlite3.Connection | None = None
         self.cancelled = False
@@ -101,17 +117,21 @@ class SqliteDatabase:
     engine: Final = "sqlite"
     dialect: Final = SQLITE
 
-    def __init__(self, path: Path, busy_timeout_ms: int) -> None:
+    def __init__(self, path: Path, busy_timeout_ms: int, hang_s: float) -> None:
         self._busy_timeout_ms = busy_timeout_ms
+        self._hang_s = hang_s
         self._path = path
         self._writes: _JobQueue = SimpleQueue()
         self._reads: _JobQueue = SimpleQueue()
         self._long_reads: _JobQueue = SimpleQueue()
         self._units = {kind: Tally() for kind in ("read", "snapshot", "write")}
-        self._outstanding = 0
-        self._threads: list[tuple[threading.Thread, _JobQueue]] = []
-        self._results = _ResultQueue(trio.lowlevel.current_trio_token())
-        # Held while a connection is interrupted or changes its job.
+        self._outstanding: set[_Job] = set()
+        self._threads: list[tuple[threading.Thread, _JobQueue, ThreadProgress]] = []
+        self._token = trio.lowlevel.current_trio_token()
+        self._results = _ResultQueue(self._token)
+        self._stuck: frozenset[ThreadProgress] = frozenset()
+        self._stopped = threading.Event()
+        # Held while a connection is interrupted or changes its job, and while jobs are given up.
         self._interrupting = threading.Lock()
         self._closed = False
         self._watch: FileWatch | None = None
@@ -136,8 +156,9 @@ class SqliteDatabase:
     def load(self) -> DatabaseLoad:
         waiting = sum(jobs.qsize() for jobs in (self._reads, self._long_reads, self._writes))
         threads = len(self._threads)
-        used = min(threads, max(0, self._outstanding - waiting))
-        fault = None if self._watch is None else self._watch.fault()
+        used = min(threads, max(0, len(self._outstanding) - waiting))
+        # Not looked up here: on a disk that hangs, this thread would hang as well.
+        fault = _hang_fault(self._stuck) if self._stuck else self._fault
         return DatabaseLoad(threads, used, threads, waiting, self._units, fault=fault)
 
     async def _submit(
@@ -150,10 +171,12 @@ class SqliteDatabase:
     ) -> Any:
         if self._closed:
             raise DatabaseUnavailable("the database is closed")
+        if self._is_stuck(jobs):
+            raise DatabaseHung(_hang_fault(self._stuck))
         await trio.lowlevel.checkpoint_if_cancelled()
-        job = _Job(lambda tx: run_unit(unit(tx, *args, **kwargs)))
+        job = _Job(lambda tx: run_unit(unit(tx, *args, **kwargs)), jobs)
         started_at = perf_counter()
-        self._outstanding += 1
+        self._outstanding.add(job)
         jobs.put(job)
         raise_cancel: _RaiseCancel | None = None
 
@@ -171,7 +194,7 @@ class SqliteDatabase:
                 raise_cancel()
             raise
         finally:
-            self._outstanding -= 1
+            self._outstanding.discard(job)
             self._units[kind].add(perf_counter() - started_at)
 
     def _interrupt(self, job: _Job) -> None:
@@ -179,6 +202,28 @@ class SqliteDatabase:
             job.cancelled = True
             if job.conn is not None:
                 job.conn.interrupt()
+
+    def _is_stuck(self, jobs: _JobQueue) -> bool:
+        """Return whether all threads of a queue are stuck."""
+        if not self._stuck:
+            return False
+        return all(progress in self._stuck for _, queue, progress in self._threads if queue is jobs)
+
+    def _fail_stuck(self) -> None:
+        """Fail the units of threads that are stuck, and those that wait for nothing else."""
+        fault = _hang_fault(self._stuck)
+        failed: list[tuple[_Job, DatabaseError]] = []
+        with self._interrupting:
+            for job in self._outstanding:
+                is_running = job.progress is not None and job.progress in self._stuck
+                is_waiting = job.progress is None and self._is_stuck(job.queue)
+                if job.done or not (is_running or is_waiting):
+                    continue
+                job.done = True
+                is_unknown = is_running and job.queue is self._writes
+                failed.append((job, CommitUnknown(fault) if is_unknown else DatabaseHung(fault)))
+        for job, error in failed:
+            trio.lowlevel.reschedule(job.task, outcome.Error(error))
 
     def start(self) -> None:
         """Open the connections and start the threads."""
@@ -198,16 +243,18 @@ class SqliteDatabase:
         for reader in readers[:READERS]:
             self._start("sqlite reader", self._serve_reads, reader, self._reads)
         self._start("sqlite long reader", self._serve_reads, readers[READERS], self._long_reads)
+        threading.Thread(target=self._watch_threads, name="sqlite watchdog", daemon=True).start()
 
     def _start(
         self,
         name: str,
-        serve: Callable[[sqlite3.Connection, _JobQueue], None],
+        serve: Callable[[sqlite3.Connection, _JobQueue, ThreadProgress], None],
         conn: sqlite3.Connection,
         jobs: _JobQueue,
     ) -> None:
-        thread = threading.Thread(target=serve, args=(conn, jobs), name=name, daemon=True)
-        self._threads.append((thread, jobs))
+        progress = ThreadProgress(name, conn)
+        thread = threading.Thread(target=serve, args=(conn, jobs, progress), name=name, daemon=True)
+        self._threads.append((thread, jobs, progress))
         thread.start()
 
     def refuse_new_units(self) -> None:
@@ -218,42 +265,79 @@ class SqliteDatabase:
         """Finish the queued units, then end the threads, the writer's last.
 
         The last connection to close then closes alone, and moves the WAL into the main file. If
-        several closed at the same moment, each could leave that to another.
+        several closed at the same moment, each could leave that to another. A thread that is stuck
+        is left behind.
         """
         writer, readers = self._threads[:1], self._threads[1:]
         for threads in (readers, writer):
-            for _, jobs in threads:
+            for _, jobs, _ in threads:
                 jobs.put(None)
-            for thread, _ in threads:
-                thread.join()
+            for thread, _, progress in threads:
+                while thread.is_alive() and progress not in self._stuck:
+                    thread.join(self._hang_s / LOOKS_PER_HANG)
+                if thread.is_alive():
+                    log.error("leaving the thread %s behind, whose disk hangs", progress.name)
+        self._stopped.set()
 
     # The methods below run in the threads.
 
-    def _serve_reads(self, conn: sqlite3.Connection, jobs: _JobQueue) -> None:
+    def _serve_reads(
+        self, conn: sqlite3.Connection, jobs: _JobQueue, progress: ThreadProgress
+    ) -> None:
         while (job := jobs.get()) is not None:
+            progress.begin()
             with self._interrupting:
-                job.conn = conn
-            result = outcome.capture(run_read, conn, job.call, job.is_cancelled)
-            with self._interrupting:
-                job.conn = None
-            self._results.put(job.task, result)
+                is_given_up = job.done
+                job.conn, job.progress = conn, progress
+            if not is_given_up:
+                result = outcome.capture(run_read, conn, job.call, job.is_cancelled)
+                with self._interrupting:
+                    job.conn = None
+                self._results.put(job, result)
+            progress.end()
         conn.close()
 
-    def _serve_writes(self, conn: sqlite3.Connection, jobs: _JobQueue) -> None:
+    def _serve_writes(
+        self, conn: sqlite3.Connection, jobs: _JobQueue, progress: ThreadProgress
+    ) -> None:
         while (group := _take_group(jobs)) is not None:
-            for job, result in zip(group, self._write_to_same_file(conn, group), strict=True):
-                self._results.put(job.task, result)
+            progress.begin()
+            with self._interrupting:
+                group = [job for job in group if not job.done]
+                for job in group:
+                    job.progress = progress
+            results = self._write_to_same_file(conn, group, progress)
+            for job, result in zip(group, results, strict=True):
+                self._results.put(job, result)
+            progress.end()
         conn.close()
+
+    def _watch_threads(self) -> None:
+        """Look for threads that are stuck, until the database is closed."""
+        while not self._stopped.wait(self._hang_s / LOOKS_PER_HANG):
+            stuck = frozenset(
+                progress for _, _, progress in self._threads if progress.is_stuck(self._hang_s)
+            )
+            if stuck and not self._stuck:
+                log.critical("%s: refusing what it cannot do until it goes on", _hang_fault(stuck))
+            elif self._stuck and not stuck:
+                log.warning("the disk of the database works again")
+            self._stuck = stuck
+            if stuck:
+                try:
+                    self._token.run_sync_soon(self._fail_stuck, idempotent=True)
+                except trio.RunFinishedError:
+                    return
 
     def _write_to_same_file(
-        self, conn: sqlite3.Connection, group: list[_Job]
+        self, conn: sqlite3.Connection, group: list[_Job], progress: ThreadProgress
     ) -> list[outcome.Outcome[Any]]:
         """Run a group of units, unless the database file was removed or replaced."""
         if fault := self._check_files():
             return [outcome.Error(DatabaseRefusal(fault)) for _ in group]
         if not group:
             return []
-        results = write_group(conn, [job.call for job in group])
+        results = write_group(conn, [_with_progress(job.call, progress) for job in group])
         if fault := self._check_files():
             return [outcome.Error(CommitUnknown(fault)) for _ in group]
         return results
@@ -274,6 +358,21 @@ class SqliteDatabase:
                     os.getpid(),
                 )
         return fault
+
+
+def _with_progress(
+    call: Callable[[SqliteTx], Any], progress: ThreadProgress
+) -> Callable[[SqliteTx], Any]:
+    def run(tx: SqliteTx) -> Any:
+        progress.tick()
+        return call(tx)
+
+    return run
+
+
+def _hang_fault(stuck: Iterable[ThreadProgress]) -> str:
+    names = ", ".join(sorted(progress.name for progress in stuck))
+    return f"the disk of the database does not answer ({names})"
 
 
 def _take_group(jobs: _JobQueue) -> list[_Job] | None:
@@ -309,12 +408,12 @@ class _ResultQueue:
 
     def __init__(self, token: trio.lowlevel.TrioToken) -> None:
         self._token = token
-        self._pending: deque[tuple[trio.lowlevel.Task, outcome.Outcome[Any]]] = deque()
+        self._pending: deque[tuple[_Job, outcome.Outcome[Any]]] = deque()
         self._wakeup_pending = False
 
-    def put(self, task: trio.lowlevel.Task, result: outcome.Outcome[Any]) -> None:
-        """Queue the result of a task; may be called from any thread."""
-        self._pending.append((task, result))
+    def put(self, job: _Job, result: outcome.Outcome[Any]) -> None:
+        """Queue the result of a job; may be called from any thread."""
+        self._pending.append((job, result))
         if not self._wakeup_pending:
             self._wakeup_pending = True
             try:
@@ -325,5 +424,7 @@ class _ResultQueue:
     def _take(self) -> None:
         self._wakeup_pending = False
         while self._pending:
-            task, result = self._pending.popleft()
-            trio.lowlevel.reschedule(task, result)
+            job, result = self._pending.popleft()
+            if not job.done:
+                job.done = True
+                trio.lowlevel.reschedule(job.task, result)
