@@ -22,11 +22,14 @@ import trio
 from hs.core.errors import NotFound, Unavailable
 from hs.lib import files
 from hs.lib.caching.single_flight import SingleFlight
+from hs.lib.disk_threads import DiskThreads
 from hs.services.media.media_folder import MediaFolder, MediaFolderFault
 from hs.storage.database import Database
 from hs.storage.media import media_files
 
 MAX_WAITING = 1000
+COPY_THREADS = 8
+COPY_ANSWER_S = 600.0
 UNCOPIED_BATCH = 100
 
 log = logging.getLogger(__name__)
@@ -54,22 +57,25 @@ class ContentStore(Protocol):
 
 @attrs.frozen(eq=False)
 class FolderStore:
-    """A store in another folder."""
+    """A store in another folder, with threads of its own, since its disk may hang."""
 
     root: Path
+    _threads: DiskThreads = attrs.field(
+        factory=lambda: DiskThreads(COPY_THREADS, COPY_ANSWER_S), init=False
+    )
 
     async def put(self, location: str, source: Path) -> None:
-        await trio.to_thread.run_sync(files.copy, source, self.root / location)
+        await self._threads.run(files.copy, source, self.root / location)
 
     async def fetch(self, location: str, target: Path) -> bool:
         try:
-            await trio.to_thread.run_sync(files.copy, self.root / location, target)
+            await self._threads.run(files.copy, self.root / location, target)
         except FileNotFoundError:
             return False
         return True
 
     async def remove(self, location: str) -> None:
-        await trio.to_thread.run_sync(files.remove, self.root / location, self.root)
+        await self._threads.run(files.remove, self.root / location, self.root)
 
 
 @attrs.frozen(eq=False)
@@ -125,10 +131,10 @@ class MediaStorage:
 
         Raises: NotFound, StorageProviderFault.
         """
-        size = await self.folder.size_of(location)
+        size = await self.folder.readable_size_of(location)
         if size is None and self.providers:
             await self._fetching.run(location, self._fetch, location)
-            size = await self.folder.size_of(location)
+            size = await self.folder.readable_size_of(location)
         if size is None:
             log.error(
                 "media file %s is missing from the media folder and all storage providers", location

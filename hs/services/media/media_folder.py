@@ -2,13 +2,15 @@
 
 content/aa/bb/…     files, named after the SHA-256 of their content
 thumbnails/…        thumbnails, in a folder named after the original file
-temporary/          files being written; only a crash leaves any behind
+temporary/          files being written; only a crash or a disk that hangs leaves any behind
 local_content/…     files of a Synapse that used this folder before; read in place
 .hs-database        the name of the database to which the folder belongs
 
 Rules:
 
-- All disk access happens in threads, limited by THREADS, so that slow disks delay only media.
+- All disk access happens in threads, limited by THREADS, so that slow disks delay only media. If
+  the disk does not answer within ANSWER_S, the request fails, and what it was using is left to the
+  thread that still waits for the disk.
 - Content is written to a temporary file in the same folder and renamed when it is complete. A file
   under `content` or `thumbnails` is therefore always complete.
 - At most CHUNK_BYTES per upload or download are held in memory (plus one part as received).
@@ -31,6 +33,7 @@ import trio
 
 from hs.core.errors import TooLarge, Unavailable
 from hs.lib import files
+from hs.lib.disk_threads import DiskHangs, DiskThreads
 
 T = TypeVar("T")
 
@@ -42,10 +45,17 @@ OWNER: Final = ".hs-database"
 CHUNK_BYTES: Final = 256 * 1024
 # A separate limit, so that slow disks do not occupy the threads of other services.
 THREADS: Final = 16
+ANSWER_S: Final = 30.0
+FLUSH_ANSWER_S: Final = 120.0
+WALK_ANSWER_S: Final = 3600.0
 
 
 class MediaFolderFault(Unavailable):
     """The folder cannot be written to, for example because the disk is full."""
+
+
+class MediaFolderHangs(MediaFolderFault):
+    """The disk of the folder does not answer."""
 
 
 @attrs.frozen
@@ -62,10 +72,7 @@ class MediaFolder:
     """The media folder, on a local disk or on one shared by all media processes."""
 
     root: Path
-    _limiter: trio.CapacityLimiter = attrs.field(init=False)
-
-    def __attrs_post_init__(self) -> None:
-        self._limiter = trio.CapacityLimiter(THREADS)
+    threads: DiskThreads = attrs.field(factory=lambda: DiskThreads(THREADS, ANSWER_S))
 
     def path_of(self, location: str) -> Path:
         """Return the path of a file."""
@@ -97,20 +104,28 @@ class MediaFolder:
                     chunk, size = [], 0
             yield await self._run_write(spool.finish, chunk)
         finally:
-            with trio.CancelScope(shield=True):
-                await self._run_in_thread(spool.discard)
+            await self._clean_up(spool.discard)
 
     async def install(self, received: SpooledFile, location: str) -> None:
         """Rename a received file to its final location, durably."""
-        await self._run_write(files.install, received.path, self.path_of(location))
+        await self._run_write_for(
+            FLUSH_ANSWER_S, files.install, received.path, self.path_of(location)
+        )
 
     async def write(self, content: bytes, location: str) -> None:
         """Write a file atomically."""
-        await self._run_write(self._write_whole, content, location)
+        await self._run_write_for(FLUSH_ANSWER_S, self._write_whole, content, location)
 
     async def size_of(self, location: str) -> int | None:
         """Return the size of a file; None if it does not exist."""
         return await self._run_in_thread(_size_of, self.path_of(location))
+
+    async def readable_size_of(self, location: str) -> int | None:
+        """Return the same as `size_of`, once the disk has returned the beginning of the file.
+
+        So a disk that hangs is noticed before the response begins.
+        """
+        return await self._run_in_thread(_readable_size_of, self.path_of(location))
 
     async def head_of(self, location: str, length: int) -> bytes:
         """Read the beginning of a file."""
@@ -124,15 +139,21 @@ class MediaFolder:
     async def read(self, location: str, start: int, length: int) -> AsyncIterator[bytes]:
         """Yield a range of a file in chunks; the file is open until the iterator is closed."""
         file = await self._run_in_thread(_open_at, self.path_of(location), start)
+        is_left_to_thread = False
         try:
             while length:
-                part = await self._run_in_thread(file.read, min(length, CHUNK_BYTES))
+                try:
+                    part = await self._run_in_thread(file.read, min(length, CHUNK_BYTES))
+                except MediaFolderHangs:
+                    is_left_to_thread = True
+                    raise
                 if not part:
                     raise OSError(f"{location} has been truncated")
                 length -= len(part)
                 yield part
         finally:
-            file.close()
+            if not is_left_to_thread:
+                file.close()
 
     async def remove(self, location: str) -> None:
         """Delete a file, if it exists."""
@@ -146,14 +167,13 @@ class MediaFolder:
             yield path
             # What wrote the content may have replaced the file.
             await self._run_in_thread(os.chmod, path, files.OWNER_FILE)
-            await self._run_in_thread(files.install, path, self.path_of(location))
+            await self._run_for(FLUSH_ANSWER_S, files.install, path, self.path_of(location))
         finally:
-            with trio.CancelScope(shield=True):
-                await self._run_in_thread(_unlink, path)
+            await self._clean_up(_unlink, path)
 
     async def older_than(self, area: str, age_s: float) -> list[str]:
         """Return the files of an area (`content`, …) that have not been written to for a time."""
-        return await self._run_in_thread(lambda: list(_older_than(self.root, area, age_s)))
+        return await self._run_for(WALK_ANSWER_S, lambda: list(_older_than(self.root, area, age_s)))
 
     async def some_files(self, area: str, limit: int) -> list[str]:
         """Return up to `limit` files of an area."""
@@ -165,12 +185,28 @@ class MediaFolder:
         """Return the name of the database to which the folder belongs; empty if it has none."""
         return await self._run_in_thread(_read_if_any, self.path_of(OWNER))
 
+    async def _clean_up(self, function: Callable[..., object], *args: object) -> None:
+        """Run a function although the request is cancelled; not on a disk that hangs."""
+        if self.threads.left_behind:
+            return
+        with trio.CancelScope(shield=True):
+            await self._run_in_thread(function, *args)
+
     async def _run_in_thread(self, function: Callable[..., T], *args: object) -> T:
-        return await trio.to_thread.run_sync(function, *args, limiter=self._limiter)
+        return await self._run_for(ANSWER_S, function, *args)
+
+    async def _run_for(self, answer_s: float, function: Callable[..., T], *args: object) -> T:
+        try:
+            return await self.threads.run_for(answer_s, function, *args)
+        except DiskHangs as error:
+            raise MediaFolderHangs(f"{self.root}: {error}") from error
 
     async def _run_write(self, function: Callable[..., T], *args: object) -> T:
+        return await self._run_write_for(ANSWER_S, function, *args)
+
+    async def _run_write_for(self, answer_s: float, function: Callable[..., T], *args: object) -> T:
         try:
-            return await self._run_in_thread(function, *args)
+            return await self._run_for(answer_s, function, *args)
         except OSError as error:
             raise MediaFolderFault(f"{self.root} cannot be written to: {error}") from error
 
@@ -230,6 +266,15 @@ def _unlink(path: Path) -> None:
 def _size_of(path: Path) -> int | None:
     try:
         return path.stat().st_size
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def _readable_size_of(path: Path) -> int | None:
+    try:
+        with open(path, "rb", buffering=0) as file:
+            file.read(1)
+            return os.fstat(file.fileno()).st_size
     except (FileNotFoundError, NotADirectoryError):
         return None
 
