@@ -26,6 +26,7 @@ from hs.nursery.part import Runner
 from hs.nursery.pid_file import open_file_limit
 from hs.nursery.process import Process, ProcessReadiness
 from hs.repl.leases import LeaseLost
+from hs.repl.memory_writer import attach_writers
 from hs.repl.rpc_reply import RpcUnavailable
 from hs.settings.sections.connections import ConnectionSettings
 from hs.settings.sections.listeners import Listener
@@ -94,8 +95,7 @@ async def _write(process: Process, shutdown: Shutdown, on_ready: OnReady) -> Non
     async with trio.open_nursery() as writers:
         for writer in process.base.table_writers.values():
             await writers.start(writer.run)
-        for memory in process.base.memory_writers.values():
-            memory.attach()
+        await attach_writers(process.base.database, process.base.memory_writers.values())
         await _run(process, shutdown, on_ready, process.runners)
         writers.cancel_scope.cancel()
 

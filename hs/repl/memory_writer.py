@@ -1,23 +1,29 @@
 """The writer of memory streams: it stores nothing, and each start begins a new epoch."""
 
 from collections import OrderedDict
-from collections.abc import Hashable
-from typing import Generic, TypeVar
+from collections.abc import Hashable, Iterable
+from typing import Any, Final, Generic, TypeVar
 
 import attrs
 
 from hs.core.stream_def import StreamDef
 from hs.repl.feed import Batch
 from hs.repl.transport import Transport
+from hs.storage import stream_log
+from hs.storage.database import Database, Tx
 
 R = TypeVar("R")
+
+RESERVED: Final = 10**9
+"""Positions reserved for one life of a writer; more than it needs."""
 
 
 def epoch_at(now_ms: int) -> int:
     """Return the epoch of a writer that starts now.
 
-    Positions count up from it, so they grow over restarts too, as long as the writer adds fewer
-    than a million rows a second. A position below the epoch is one of an earlier life.
+    Positions count up from it, so they grow over restarts too. If the clock was set back, or stands
+    still, `attach_writers` begins at a higher one. A position below the epoch is one of an earlier
+    life.
     """
     return now_ms * 1000
 
@@ -46,6 +52,10 @@ class MemoryWriter(Generic[R]):
     def committed(self) -> int:
         """Position of the last row; rows are published as they are added."""
         return self.position
+
+    def begin_at(self, epoch: int) -> None:
+        """Begin the life of the writer at this epoch; before `attach`."""
+        self.epoch = self.position = self._forgotten = epoch
 
     def attach(self) -> None:
         """Attach the writer to its transport; once, before the first row."""
@@ -79,3 +89,23 @@ class MemoryWriter(Generic[R]):
             recent[key] = (number, row)
         while len(recent) > self.stream.recent:
             _, (self._forgotten, _) = recent.popitem(last=False)
+
+
+async def attach_writers(database: Database, writers: Iterable[MemoryWriter[Any]]) -> None:
+    """Begin the life of each writer above all positions of earlier ones, and attach it.
+
+    Raises: DatabaseError.
+    """
+    by_stream = {writer.stream.name: writer for writer in writers}
+    wanted = {name: (writer.writer, writer.epoch) for name, writer in by_stream.items()}
+    epochs = await database.write(_reserve_all, wanted)
+    for name, writer in by_stream.items():
+        writer.begin_at(epochs[name])
+        writer.attach()
+
+
+async def _reserve_all(tx: Tx, wanted: dict[str, tuple[str, int]]) -> dict[str, int]:
+    return {
+        name: await stream_log.reserve(tx, name, writer, epoch, RESERVED)
+        for name, (writer, epoch) in sorted(wanted.items())
+    }

@@ -12,6 +12,8 @@ The row is the lock and the fence of the writer:
   its statement is still on its way to the database.
 - After CommitUnknown, a writer calls `renew_generation`: the returned position shows whether the
   commit was written. The call may be repeated if its own outcome is unknown.
+- Memory streams have a row as well: the end of the positions that were reserved for the present
+  life of the writer, so that the next one begins above them even if the clock was set back.
 - `stream_log` rows are written in the transaction of the commit that they describe. Each names
   the position before it, so a reader notices a gap.
 """
@@ -49,6 +51,12 @@ SELECT position, previous, row_bytes FROM stream_log
 WHERE stream = $1 AND writer = $2 AND position > $3 ORDER BY position LIMIT $4
 """
 PRUNE = "DELETE FROM stream_log WHERE written_ms < $1"
+
+POSITION = "SELECT position FROM stream_positions WHERE stream = $1 AND writer = $2"
+RESERVE = """
+INSERT INTO stream_positions (stream, writer, position, life) VALUES ($1, $2, $3, '')
+ON CONFLICT (stream, writer) DO UPDATE SET position = excluded.position
+"""
 
 
 @attrs.frozen
@@ -100,6 +108,17 @@ async def renew_generation(
         RENEW_GENERATION, stream, writer, generation, next_generation
     )
     return position
+
+
+async def reserve(tx: Tx, stream: str, writer: str, first: int, count: int) -> int:
+    """Reserve positions for one life of a memory writer; return the one before the first.
+
+    It is `first`, or more if an earlier life had reserved positions above that.
+    """
+    stored = await tx.fetchval(POSITION, stream, writer) or 0
+    begin = max(first, stored + 1)
+    await tx.execute(RESERVE, stream, writer, begin + count)
+    return begin
 
 
 async def is_writer(tx: Tx, stream: str, writer: str, generation: str) -> bool:

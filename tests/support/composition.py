@@ -34,6 +34,7 @@ from hs.repl.freshness import Freshness, Look
 from hs.repl.inproc import InProcHub, InProcTransport
 from hs.repl.inproc_rpc import InProcSender
 from hs.repl.intake import Intake
+from hs.repl.memory_writer import attach_writers
 from hs.repl.ownership import Ownership
 from hs.repl.recent_rows import RecentRows
 from hs.repl.rpc_client import RpcClients
@@ -234,8 +235,7 @@ async def open_process(
             await streams.start(base.cluster.server.run)
         for writer in base.table_writers.values():
             await streams.start(writer.run)
-        for memory in base.memory_writers.values():
-            memory.attach()
+        await attach_writers(base.database, base.memory_writers.values())
         async with trio.open_nursery() as runners:
             for part in services.parts:
                 if part is services.core.http.part and bridge is None:

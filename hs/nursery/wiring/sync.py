@@ -39,7 +39,7 @@ from hs.services.sync.room_readers import RoomReaders
 from hs.services.sync.sliding.assembly import make_sliding_sync
 from hs.services.sync.sliding.sliding_sync import SlidingSync
 from hs.services.sync.sync_service import SyncService
-from hs.settings.settings import Settings
+from hs.storage import stream_log
 
 EXPIRE_EVERY_S: Final = 24 * 3600.0
 
@@ -88,7 +88,7 @@ def wire_sync(
     notifier = Notifier(base.feed)
     readers = _readers(base, rooms, reading)
     remote_presence = RemotePresenceDuty(base.feed, notifier, readers.memberships)
-    options = _options(base.settings, admission)
+    options = _options(base, admission)
     sections = make_sections(readers, sources, options)
     v3 = make_sync(readers, sources, sections, notifier, options)
     sliding = make_sliding_sync(
@@ -124,7 +124,11 @@ def wire_sync(
     )
 
 
-def _options(settings: Settings, admission: Admission) -> SyncOptions:
+def _options(base: ProcessBase, admission: Admission) -> SyncOptions:
+    settings = base.settings
+    stored = None
+    if base.cluster is not None:
+        stored = partial(base.database.read, stream_log.list_positions)
     gate = admission.gate(WorkClass.SYNC)
     return SyncOptions(
         max_timeline=settings.server.filter_timeline_limit,
@@ -132,6 +136,7 @@ def _options(settings: Settings, admission: Admission) -> SyncOptions:
         without_presence=frozenset(map(RoomID, settings.rooms.exclude_rooms_from_presence)),
         kept_for_ms=settings.caches.caches.sync_response_cache_duration,
         gate=nullcontext() if gate is None else gate,
+        stored_positions=stored,
     )
 
 

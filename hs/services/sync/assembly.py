@@ -19,7 +19,7 @@ from hs.services.sync.event_stream import EventStream
 from hs.services.sync.initial_sync import InitialSync
 from hs.services.sync.lazy_members import LazyMembers
 from hs.services.sync.notifier import Notifier
-from hs.services.sync.positions import SyncPositions
+from hs.services.sync.positions import StoredPositions, SyncPositions
 from hs.services.sync.response_cache import ResponseCache
 from hs.services.sync.room_ephemeral import RoomEphemeralSection
 from hs.services.sync.room_readers import RoomReaders
@@ -53,7 +53,7 @@ class SyncOptions:
 
     `max_timeline` is `filter_timeline_limit`, `excluded` is `exclude_rooms_from_sync`,
     `without_presence` is `exclude_rooms_from_presence`, `kept_for_ms` is
-    `sync_response_cache_duration`.
+    `sync_response_cache_duration`, `stored_positions` is None if there are no other processes.
     """
 
     max_timeline: int
@@ -61,6 +61,7 @@ class SyncOptions:
     without_presence: frozenset[RoomID]
     kept_for_ms: int
     gate: AbstractAsyncContextManager[None]
+    stored_positions: StoredPositions | None = None
 
 
 def make_sections(rooms: RoomReaders, sources: SyncSources, options: SyncOptions) -> SyncSections:
@@ -96,7 +97,7 @@ def make_sync(
 ) -> SyncService:
     """Build the `/sync` service."""
     return SyncService(
-        positions=SyncPositions(rooms.feed),
+        positions=SyncPositions(rooms.feed, options.stored_positions),
         notifier=notifier,
         memberships=rooms.memberships,
         visibility=rooms.visibility,
@@ -147,7 +148,7 @@ def make_deprecated_sync(
     snapshots: RoomSnapshots,
 ) -> DeprecatedSync:
     """Build the deprecated services."""
-    positions = SyncPositions(rooms.feed)
+    positions = SyncPositions(rooms.feed, options.stored_positions)
     showing = EventSerializer(rooms.visibility, rooms.rendering)
     return DeprecatedSync(
         EventStream(

@@ -30,7 +30,7 @@ from hs.services.rooms.store.memberships import LocalMembership, RoomsOf
 from hs.services.sync.account_data_section import with_content_user_id
 from hs.services.sync.lazy_members import SentMembers
 from hs.services.sync.notifier import Notifier, Watch
-from hs.services.sync.positions import SyncPositions
+from hs.services.sync.positions import PositionsLate, SyncPositions
 from hs.services.sync.room_ephemeral import account_data_event, with_room_id
 from hs.services.sync.room_readers import RoomReaders
 from hs.services.sync.sync_context import (
@@ -106,8 +106,12 @@ class EventStream:
         if request.room_id is not None:
             await self._readers.visibility.check_may_read(requester.user_id, request.room_id)
         with self._presence.syncing(requester.user_id, requester.device_id, "online"):
-            if not self._positions.covers(since):
-                await self._positions.wait_for(since, CATCH_UP_S)
+            try:
+                since = (
+                    await self._positions.reach(since, CATCH_UP_S) or self._positions.now().token
+                )
+            except PositionsLate:
+                return EventStreamPage(start, start, json_array(()))
             rooms = await self._readers.memberships.rooms_of(requester.user_id)
             with self._watching(request, rooms) as watch:
                 return await self._wait(request, start, since, watch)

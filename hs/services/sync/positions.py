@@ -1,16 +1,40 @@
-"""This process's position in all streams that /sync follows, as a token, and tokens parsed."""
+"""This process's position in all streams that /sync follows, as a token, and tokens parsed.
 
-from typing import Final
+A client may come with a token that this process has not reached yet:
+
+- Another process has issued it. This process waits until the rows arrive.
+- It is of the future: the database was restored from a backup, so the stream ends before it, and
+  its numbers will be given to other rows. The client must not wait for them, as it would miss all
+  rows up to there: it gets the response to a first sync, which says what is in its rooms now, and
+  by `limited` that there is a gap.
+- Only a memory stream is behind it, whose writer has lost its rows: to the client, everything in
+  this stream is new.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final
 
 import attrs
 import trio
 
-from hs.core.positions import VectorPosition
+from hs.core.errors import Unavailable
+from hs.core.positions import EpochPosition, VectorPosition
+from hs.core.stream_def import StreamKind
 from hs.core.streams import SYNCED_STREAMS, SyncToken
 from hs.lib.caching.lru_cache import LruCache
 from hs.repl.feed import Feed
 
 MAX_TOKENS: Final = 5_000
+
+StoredPositions = Callable[[], Awaitable[Sequence[tuple[str, str, int]]]]
+"""Reads (stream, writer, position) of all commits from the database."""
+
+log = logging.getLogger(__name__)
+
+
+class PositionsLate(Unavailable):
+    """This process has not received yet what the token covers."""
 
 
 @attrs.frozen(eq=False)
@@ -26,10 +50,14 @@ class SyncPosition:
 
 
 class SyncPositions:
-    """The feed's current position, computed once per move, and a cache of parsed tokens."""
+    """The feed's current position, computed once per move, and a cache of parsed tokens.
 
-    def __init__(self, feed: Feed) -> None:
+    `stored` is None if there are no other processes: then this one has seen everything.
+    """
+
+    def __init__(self, feed: Feed, stored: StoredPositions | None = None) -> None:
         self._feed = feed
+        self._stored = stored
         self._moves = -1
         self._moment = SyncPosition(SyncToken(), SyncToken().encode(), ())
         self._parsed: LruCache[str, SyncToken] = LruCache("sync_tokens", max_entries=MAX_TOKENS)
@@ -69,6 +97,34 @@ class SyncPositions:
                 return False
         return True
 
+    async def reach(self, token: SyncToken, timeout_s: float) -> SyncToken | None:
+        """Wait until this process has seen what the token covers, if there is such a moment.
+
+        Return the token, perhaps without its positions in memory streams; None if it is of the
+        future, so that the client must start again. Raises: PositionsLate after the timeout.
+        """
+        if self.covers(token):
+            return token
+        if self._stored is not None and await self.wait_for(token, timeout_s):
+            return token
+        remaining = self._without_lost_memory(token)
+        if self.covers(remaining):
+            return remaining
+        if self._stored is not None and not _is_ahead(remaining, await self._stored()):
+            raise PositionsLate("this process has not received yet what the token covers")
+        log.info("a sync token is ahead of the database, answering as for a first sync: %s", token)
+        return None
+
+    def _without_lost_memory(self, token: SyncToken) -> SyncToken:
+        """Return the token without its positions in memory streams that end before them."""
+        lost: dict[str, Any] = {
+            stream.name: EpochPosition()
+            for stream, position in zip(SYNCED_STREAMS, token.vectors(), strict=True)
+            if stream.kind is StreamKind.MEMORY
+            and not self._feed.position(stream).covers_all(position)
+        }
+        return attrs.evolve(token, **lost)
+
     async def wait_for(self, token: SyncToken, timeout_s: float) -> bool:
         """Wait until this process has seen all that the token covers; False after the timeout."""
         deadline = trio.current_time() + timeout_s
@@ -79,3 +135,14 @@ class SyncPositions:
             if not await self._feed.wait_for_position(stream, position, left_s):
                 return False
         return True
+
+
+def _is_ahead(token: SyncToken, stored: Sequence[tuple[str, str, int]]) -> bool:
+    """Return whether the token is ahead of the last commit to one of the table streams."""
+    last: dict[str, int] = {}
+    for name, _, position in stored:
+        last[name] = max(position, last.get(name, 0))
+    return any(
+        stream.kind is StreamKind.TABLE and position.most() > last.get(stream.name, 0)
+        for stream, position in zip(SYNCED_STREAMS, token.vectors(), strict=True)
+    )

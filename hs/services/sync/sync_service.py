@@ -47,7 +47,7 @@ from hs.services.sync.compiled_filters import CompiledFilters
 from hs.services.sync.encryption_section import EncryptionMembers, EncryptionSection
 from hs.services.sync.lazy_members import LazyMembers, SentMembers
 from hs.services.sync.notifier import Notifier, Watch
-from hs.services.sync.positions import SyncPosition, SyncPositions
+from hs.services.sync.positions import PositionsLate, SyncPosition, SyncPositions
 from hs.services.sync.response_cache import ResponseCache
 from hs.services.sync.room_ephemeral import RoomEphemeralSection
 from hs.services.sync.room_selection import RoomSelection
@@ -112,9 +112,14 @@ class SyncService:
         compiled_filter = await self._compiled_filters.get(requester.user_id, request.filter)
         since = None if request.since is None else self._positions.parse(request.since)
         with self._presence.syncing(requester.user_id, requester.device_id, request.set_presence):
-            if since is not None and not await self._catch_up(since):
-                assert request.since is not None
-                return _empty_response(request.since)
+            if since is not None:
+                try:
+                    since = await self._positions.reach(since, CATCH_UP_S)
+                except PositionsLate:
+                    assert request.since is not None
+                    return _empty_response(request.since)
+                if since is None:
+                    request = attrs.evolve(request, since=None)
             if since is None:
                 await self._presence.wait_until_present(requester.user_id, request.set_presence)
             rooms = await self._rooms_of(request)
@@ -122,9 +127,6 @@ class SyncService:
                 if since is None or request.full_state:
                     return await self._sync_at_once(request, compiled_filter, since, watch, rooms)
                 return await self._sync_changes(request, compiled_filter, since, watch)
-
-    async def _catch_up(self, since: SyncToken) -> bool:
-        return self._positions.covers(since) or await self._positions.wait_for(since, CATCH_UP_S)
 
     async def _rooms_of(self, request: SyncRequest) -> RoomsOf:
         user_id = request.requester.user_id

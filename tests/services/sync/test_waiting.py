@@ -9,6 +9,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from hs.core.errors import BadJson, InvalidParam, NotFound
 from hs.services.rooms.append.drafts import Draft
+from hs.storage import stream_log
 from hs.storage.database import Database
 from tests.support.composition import Neighbourhood
 from tests.support.rooms import ALICE, BOB, CAROL, message
@@ -396,14 +397,17 @@ async def test_equal_first_syncs_are_computed_together_but_never_stale(database:
         assert bodies(fresh["rooms"]["join"][room_id]) == ["new"]
 
 
-async def test_token_ahead_of_this_process_is_returned_unchanged(
+async def test_token_ahead_of_this_process_but_not_of_the_database_is_returned_unchanged(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("hs.services.sync.sync_service.CATCH_UP_S", 0.01)
-    async with open_syncing(database) as s:
+    main, _ = main_and_reader()
+    async with open_syncing(database, main, neighbours=Neighbourhood()) as s:
         await s.world.create_room(ALICE)
         await s.sync(ALICE)
         ahead = "s999999_0_.0_.0_0_0_0_0"
+        await database.write(stream_log.take_over, "events", "elsewhere", "life")
+        await database.write(stream_log.set_position, "events", "elsewhere", "life", 999_999)
 
         assert await s.sync(ALICE, ahead) == {"next_batch": ahead}
         await wait_all_tasks_blocked()

@@ -45,7 +45,7 @@ def make_sliding_sync(
     )
     return SlidingSync(
         database=database,
-        positions=SyncPositions(feed),
+        positions=SyncPositions(feed, options.stored_positions),
         notifier=notifier,
         memberships=rooms.memberships,
         visibility=rooms.visibility,

@@ -41,12 +41,13 @@ from hs.services.rooms.read.visibility import Visibility
 from hs.services.rooms.store.memberships import Memberships, RoomsOf
 from hs.services.rooms.store.recent_events import RecentEvents
 from hs.services.sync.notifier import Notifier, Watch
-from hs.services.sync.positions import SyncPosition, SyncPositions
+from hs.services.sync.positions import PositionsLate, SyncPosition, SyncPositions
 from hs.services.sync.sliding.account_data_view import AccountDataViews
 from hs.services.sync.sliding.connection_state import SentRoom
 from hs.services.sync.sliding.connections import (
     SlidingConnection,
     SlidingConnections,
+    UnknownPos,
     encode_pos,
     parse_pos,
 )
@@ -131,15 +132,16 @@ class SlidingSync:
             since, number = parse_pos(request.pos, self._positions)
             connection = await self.connections.find(key, number)
         with self._presence.syncing(user_id, requester.device_id, request.set_presence):
-            if since is not None and not await self._catch_up(since):
-                assert request.pos is not None
-                return orjson.dumps({"pos": request.pos, "lists": {}, "rooms": {}})
+            if since is not None:
+                try:
+                    since = await self._positions.reach(since, CATCH_UP_S)
+                except PositionsLate:
+                    return orjson.dumps({"pos": request.pos, "lists": {}, "rooms": {}})
+                if since is None:
+                    raise UnknownPos
             rooms = await self._rooms_of(user_id)
             with self._notifier.watching(user_id, _joined(rooms)) as watch:
                 return await self._wait(requester, request, connection, since, watch)
-
-    async def _catch_up(self, since: SyncToken) -> bool:
-        return self._positions.covers(since) or await self._positions.wait_for(since, CATCH_UP_S)
 
     async def _rooms_of(self, user_id: UserID) -> RoomsOf:
         rooms = self._memberships.rooms_of_nowait(user_id)
