@@ -16,7 +16,7 @@ from hs.services.accounts.sessions.interactive_auth import (
     StageAttempt,
 )
 from hs.services.accounts.sessions.passwords import Passwords
-from hs.services.accounts.threepids.login_identifiers import LoginIdentifiers
+from hs.services.accounts.threepids.login_identifiers import IdentifiedUser, LoginIdentifiers
 from hs.settings.sections.accounts import PasswordSettings
 from hs.storage.accounts import uia_sessions, users
 from hs.storage.accounts.users import UserRecord
@@ -42,21 +42,26 @@ class PasswordCheck:
 
         Raises: Forbidden, UserDeactivated, LimitExceeded, MissingParam, BadJson, Unknown.
         """
-        return await self._user_with_password(body, self._passwords.matches)
-
-    async def confirmed_user(self, body: JsonObject, requester: UserID | None) -> UserRecord:
-        """Return the same as `user_with_password`, for a user who confirms an operation."""
-        if requester is not None:
-            self._limits.confirm(requester)
-        return await self._user_with_password(body, self._passwords.confirms)
-
-    async def _user_with_password(self, body: JsonObject, compare: Compare) -> UserRecord:
-        password = body.get("password")
-        if password is None:
-            raise MissingParam("Missing password")
-        if not isinstance(password, str):
-            raise BadJson("'password' must be a string")
+        password = _password_in(body)
         identified = await self._identifiers.resolve(body)
+        return await self._user_with_password(identified, password, self._passwords.matches)
+
+    async def confirm(self, body: JsonObject, requester: UserID) -> None:
+        """Check the password with which a user confirms an operation.
+
+        Passwords of other users are not even compared: nobody can guess them here, or use up their
+        failed attempts. Raises: AuthenticatedAsOtherUser, and as `user_with_password`.
+        """
+        password = _password_in(body)
+        identified = await self._identifiers.resolve(body)
+        if identified.user_id is None or identified.user_id.lower() != requester.lower():
+            raise AuthenticatedAsOtherUser("The password must be the password of your own account")
+        self._limits.confirm(requester)
+        await self._user_with_password(identified, password, self._passwords.confirms)
+
+    async def _user_with_password(
+        self, identified: IdentifiedUser, password: str, compare: Compare
+    ) -> UserRecord:
         if not self._settings.localdb_enabled:
             raise Forbidden("This server has no local passwords")
         with self._limits.attempt(identified.spelling):
@@ -86,6 +91,15 @@ class PasswordCheck:
         await self._database.write(users.rehash_password, user.user_id, password_hash, new_hash)
 
 
+def _password_in(body: JsonObject) -> str:
+    password = body.get("password")
+    if password is None:
+        raise MissingParam("Missing password")
+    if not isinstance(password, str):
+        raise BadJson("'password' must be a string")
+    return password
+
+
 @attrs.frozen(eq=False)
 class PasswordStage:
     """The stage `m.login.password`."""
@@ -95,14 +109,14 @@ class PasswordStage:
     async def check(self, attempt: StageAttempt) -> None:
         """Accept the password of the requester, whose identifier may be omitted.
 
-        Raises: Forbidden, AuthenticatedAsOtherUser, and as `confirmed_user`.
+        Raises: Forbidden, and as `confirm`.
         """
+        if attempt.user_id is None:
+            raise Forbidden("There is no account whose password could be checked")
         body = dict(attempt.auth)
         if body.get("identifier") is None and body.get("user") is None:
             body["user"] = attempt.user_id
-        user = await self._credentials.confirmed_user(body, attempt.user_id)
-        if attempt.user_id is None or UserID(user.user_id) != attempt.user_id:
-            raise AuthenticatedAsOtherUser("The password must be the password of your own account")
+        await self._credentials.confirm(body, attempt.user_id)
 
 
 @attrs.frozen(eq=False)

@@ -182,6 +182,26 @@ async def test_confirmations_with_the_right_password_are_limited_per_user(
     assert (other.status, login.status) == (200, 200)
 
 
+async def test_failed_attempts_of_others_cannot_be_used_up_by_confirmations(
+    accounts: Accounts,
+) -> None:
+    await accounts.user("alice", password="secret")
+    eve = await accounts.user("eve", password="evil")
+    statuses = []
+    for password in ("secret", "wrong"):
+        auth = {
+            "type": "m.login.password",
+            "identifier": {"type": "m.id.user", "user": "ALICE"},
+            "password": password,
+        }
+        body = {"devices": ["X"], "auth": auth}
+        response = await accounts.client.post(DEVICES, body, token=eve.access_token)
+        statuses.append((response.status, response.errcode, response.json["error"]))
+
+    assert statuses[0] == statuses[1]
+    assert statuses[0][:2] == (403, "M_FORBIDDEN")
+
+
 async def test_user_in_one_ipv6_network_is_counted_as_one_address(database: Database) -> None:
     limits = RateLimitSettings(rc_registration=Rate(0.001, 1))
     async with open_accounts(database, rate_limits=limits) as accounts:
