@@ -12,7 +12,12 @@ from hs.storage.dialect import Statement, sqlite_parameters
 from hs.storage.postgres.pool import ARRAY_TYPES
 from hs.storage.rows import ChangeReturning, InsertRows, UpdateRows
 
-ENGINE_SPECIFIC = ("hs.storage.sqlite", "hs.storage.postgres", "hs.storage.migrate")
+ENGINE_SPECIFIC = (
+    "hs.storage.sqlite",
+    "hs.storage.postgres",
+    "hs.storage.migrate",
+    "hs.storage.connect",
+)
 IS_STATEMENT = re.compile(r"\s*(SELECT|INSERT|UPDATE|DELETE|WITH)\s")
 
 

@@ -56,18 +56,17 @@ RELATED = (
     "WHERE parent_id = $1 AND room_id = $2 ORDER BY depth, stream_id LIMIT $3"
 )
 _COLUMNS = "SELECT r.event_id, r.depth, r.stream_id FROM relations r"
-_WHERE = (
-    "r.room_id = $2 AND (r.rel_type = $3 OR $3 = '') AND (r.type = $4 OR $4 = '') "
-    "AND (r.depth > $5 OR (r.depth = $5 AND r.stream_id > $6)) "
-    "AND (r.depth < $7 OR (r.depth = $7 AND r.stream_id <= $8))"
-)
-NEWEST_CHILDREN = (
-    f"{_COLUMNS} WHERE r.parent_id = $1 AND {_WHERE} "
-    "ORDER BY r.depth DESC, r.stream_id DESC LIMIT $9"
-)
-OLDEST_CHILDREN = (
-    f"{_COLUMNS} WHERE r.parent_id = $1 AND {_WHERE} ORDER BY r.depth, r.stream_id LIMIT $9"
-)
+_BETWEEN = "(r.depth, r.stream_id) > ($4, $5) AND (r.depth, r.stream_id) <= ($6, $7)"
+_WHERE = f"r.room_id = $2 AND (r.type = $3 OR $3 = '') AND {_BETWEEN}"
+_NEWEST_FIRST = "ORDER BY r.depth DESC, r.stream_id DESC LIMIT $8"
+_OLDEST_FIRST = "ORDER BY r.depth, r.stream_id LIMIT $8"
+# One statement for each of the two indexes: `$9 = '' OR rel_type = $9` is no range of either.
+_ANY_CHILD = "r.parent_id = $1"
+_CHILD = "r.parent_id = $1 AND r.rel_type = $9"
+NEWEST_CHILDREN = f"{_COLUMNS} WHERE {_CHILD} AND {_WHERE} {_NEWEST_FIRST}"
+OLDEST_CHILDREN = f"{_COLUMNS} WHERE {_CHILD} AND {_WHERE} {_OLDEST_FIRST}"
+NEWEST_OF_ALL_CHILDREN = f"{_COLUMNS} WHERE {_ANY_CHILD} AND {_WHERE} {_NEWEST_FIRST}"
+OLDEST_OF_ALL_CHILDREN = f"{_COLUMNS} WHERE {_ANY_CHILD} AND {_WHERE} {_OLDEST_FIRST}"
 # UNION, not UNION ALL: events of hostile servers may relate to each other in a cycle.
 _DESCENDANTS = """
 RECURSIVE descendants (event_id, hops) AS (
@@ -77,14 +76,12 @@ RECURSIVE descendants (event_id, hops) AS (
     WHERE p.hops < 3
 )
 """
-_IS_DESCENDANT = f"WHERE r.event_id IN (SELECT event_id FROM descendants) AND {_WHERE}"
-NEWEST_DESCENDANTS = (
-    f"WITH {_DESCENDANTS} {_COLUMNS} {_IS_DESCENDANT} "
-    "ORDER BY r.depth DESC, r.stream_id DESC LIMIT $9"
+_IS_DESCENDANT = (
+    "WHERE r.event_id IN (SELECT event_id FROM descendants) "
+    f"AND (r.rel_type = $9 OR $9 = '') AND {_WHERE}"
 )
-OLDEST_DESCENDANTS = (
-    f"WITH {_DESCENDANTS} {_COLUMNS} {_IS_DESCENDANT} ORDER BY r.depth, r.stream_id LIMIT $9"
-)
+NEWEST_DESCENDANTS = f"WITH {_DESCENDANTS} {_COLUMNS} {_IS_DESCENDANT} {_NEWEST_FIRST}"
+OLDEST_DESCENDANTS = f"WITH {_DESCENDANTS} {_COLUMNS} {_IS_DESCENDANT} {_OLDEST_FIRST}"
 # The sender of the root participates too. Not EXISTS: PostgreSQL might start from all events that
 # the user ever sent.
 _PARTICIPATES = """
@@ -208,26 +205,32 @@ class ChildrenQuery(NamedTuple):
     limit: int
 
     def arguments(self) -> tuple[object, ...]:
-        """Return the parameters of the statements."""
+        """Return the parameters of the statements, `rel_type` last."""
         return (
             self.parent_id,
             self.room_id,
-            self.rel_type,
             self.event_type,
             *self.after,
             *self.upto,
             self.limit,
+            self.rel_type,
         )
+
+    def children_arguments(self) -> tuple[object, ...]:
+        """Return the parameters of the statements about children."""
+        return self.arguments() if self.rel_type else self.arguments()[:-1]
 
 
 async def newest_children(tx: Tx, query: ChildrenQuery) -> list[ChildEvent]:
     """List children, newest first."""
-    return [ChildEvent(*row) for row in await tx.fetch(NEWEST_CHILDREN, *query.arguments())]
+    statement = NEWEST_CHILDREN if query.rel_type else NEWEST_OF_ALL_CHILDREN
+    return [ChildEvent(*row) for row in await tx.fetch(statement, *query.children_arguments())]
 
 
 async def oldest_children(tx: Tx, query: ChildrenQuery) -> list[ChildEvent]:
     """List children, oldest first."""
-    return [ChildEvent(*row) for row in await tx.fetch(OLDEST_CHILDREN, *query.arguments())]
+    statement = OLDEST_CHILDREN if query.rel_type else OLDEST_OF_ALL_CHILDREN
+    return [ChildEvent(*row) for row in await tx.fetch(statement, *query.children_arguments())]
 
 
 async def newest_descendants(tx: Tx, query: ChildrenQuery) -> list[ChildEvent]:

@@ -9,10 +9,11 @@ from hs.storage.rooms.state import Key
 
 _FIELDS = "event_id, depth, stream_id, writer, type, sender, contains_url"
 _PLACE = f"SELECT {_FIELDS} FROM events"
+# Comparisons of rows are a range of the index, on both engines; with OR, PostgreSQL would walk the
+# room from its end.
 _BETWEEN = (
     "room_id = $1 AND status = 0 "
-    "AND (depth > $2 OR (depth = $2 AND stream_id > $3)) "
-    "AND (depth < $4 OR (depth = $4 AND stream_id <= $5))"
+    "AND (depth, stream_id) > ($2, $3) AND (depth, stream_id) <= ($4, $5)"
 )
 NEWEST = f"{_PLACE} WHERE {_BETWEEN} ORDER BY depth DESC, stream_id DESC LIMIT $6"
 OLDEST = f"{_PLACE} WHERE {_BETWEEN} ORDER BY depth, stream_id LIMIT $6"
@@ -25,20 +26,14 @@ ARRIVED_AFTER = f"""
 {_PLACE} WHERE room_id = $1 AND status = 0 AND stream_id > $2 AND stream_id <= $3
 ORDER BY stream_id LIMIT $4
 """
-FIRST_AND_LAST = """
-SELECT min(stream_id), max(stream_id) FROM events WHERE room_id = $1 AND status = 0
+_TIMED = "SELECT event_id, origin_server_ts, stream_id FROM events"
+AFTER_TIME = f"""
+{_TIMED} WHERE room_id = $1 AND status = 0 AND (origin_server_ts, stream_id) > ($2, $3)
+ORDER BY origin_server_ts, stream_id LIMIT $4
 """
-NEXT_TIME = """
-SELECT stream_id, origin_server_ts FROM events
-WHERE room_id = $1 AND status = 0 AND stream_id >= $2 ORDER BY stream_id LIMIT 1
-"""
-TIMES_FROM = """
-SELECT event_id, origin_server_ts, depth, stream_id FROM events
-WHERE room_id = $1 AND status = 0 AND stream_id >= $2 ORDER BY stream_id LIMIT $3
-"""
-TIMES_BELOW = """
-SELECT event_id, origin_server_ts, depth, stream_id FROM events
-WHERE room_id = $1 AND status = 0 AND stream_id < $2 ORDER BY stream_id DESC LIMIT $3
+BEFORE_TIME = f"""
+{_TIMED} WHERE room_id = $1 AND status = 0 AND (origin_server_ts, stream_id) < ($2, $3)
+ORDER BY origin_server_ts DESC, stream_id DESC LIMIT $4
 """
 
 
@@ -62,7 +57,6 @@ class TimedEvent(NamedTuple):
 
     event_id: str
     origin_server_ts: int
-    depth: int
     stream_id: int
 
 
@@ -100,30 +94,18 @@ async def arrived_between(
     ]
 
 
-async def list_around_time(
-    tx: Tx, room_id: str, origin_server_ts: int, window: int
-) -> list[TimedEvent]:
-    """List events that arrived close to those of a time, up to `window` on each side, unordered.
+TimePosition = tuple[int, int]
+"""(origin_server_ts, stream_id), ordered by time."""
 
-    Timestamps mostly increase with arrival, except for events that other servers sent late or
-    dated wrongly. So a binary search over stream IDs finds the middle of the window.
-    """
-    row = await tx.fetchrow(FIRST_AND_LAST, room_id)
-    if row is None or row[0] is None:
-        return []
-    low, high = row[0], row[1] + 1
-    while low < high:
-        middle = (low + high) // 2
-        event = await tx.fetchrow(NEXT_TIME, room_id, middle)
-        if event is None or event[1] >= origin_server_ts:
-            high = middle
-        else:
-            low = event[0] + 1
-    rows = [
-        *await tx.fetch(TIMES_FROM, room_id, low, window),
-        *await tx.fetch(TIMES_BELOW, room_id, low, window),
-    ]
-    return [TimedEvent(*row) for row in rows]
+
+async def after_time(tx: Tx, room_id: str, position: TimePosition, limit: int) -> list[TimedEvent]:
+    """List the events of a room after a position in time, earliest first."""
+    return [TimedEvent(*row) for row in await tx.fetch(AFTER_TIME, room_id, *position, limit)]
+
+
+async def before_time(tx: Tx, room_id: str, position: TimePosition, limit: int) -> list[TimedEvent]:
+    """List the events of a room before a position in time, latest first."""
+    return [TimedEvent(*row) for row in await tx.fetch(BEFORE_TIME, room_id, *position, limit)]
 
 
 async def entries_at(

@@ -10,7 +10,7 @@ Rules:
   visibility.
 - Events that are hidden or filtered out may make a page empty. A request reads at most MAX_PASSES
   batches of growing size, then returns a token to continue from. Only a page without `end` is the
-  last one.
+  last one. The search for the event of a time gives up after as many batches.
 
 Spec: client-server API, `/messages`, `/context`, `/event`, `/timestamp_to_event`.
 """
@@ -49,7 +49,8 @@ from hs.storage.rooms.timelines import HistoryPosition, TimelineEvent
 MAX_LIMIT: Final = 1000
 DEFAULT_LIMIT: Final = 10
 MAX_PASSES: Final = 5
-TIME_WINDOW: Final = 100
+FIRST_TIMED: Final = 10
+_MAX_TS: Final = 2**60
 
 Direction = Literal["b", "f"]
 
@@ -266,28 +267,24 @@ class Timelines:
 
         Raises: Forbidden, NotFound.
         """
-        access = await self._visibility.check_may_read(requester.user_id, room_id)
-        around = await self._database.read(timelines.list_around_time, room_id, ts, TIME_WINDOW)
-        if direction == "f":
-            candidates = [each for each in around if each.origin_server_ts >= ts]
-            candidates.sort(key=lambda each: (each.origin_server_ts, each.depth, each.stream_id))
-        else:
-            candidates = [each for each in around if each.origin_server_ts <= ts]
-            candidates.sort(key=lambda each: (-each.origin_server_ts, -each.depth, -each.stream_id))
-        events = await self._events.get(EventID(each.event_id) for each in candidates)
-        seen = await self._visibility.filter_visible(requester.user_id, list(events.values()))
-        if candidates and not seen:
-            low, high = await self._bounds(room_id, access)
-            depth, stream_id = candidates[-1].depth, candidates[-1].stream_id
-            if direction == "f":
-                walk = _Walk(room_id, False, max(low, (depth, stream_id)), high)
-            else:
-                walk = _Walk(room_id, True, low, min(high, (depth, stream_id - 1)))
-            seen = await self._first_visible(requester, walk)
-        if not seen:
-            raise NotFound(f"Unable to find event from {ts} in direction {direction}")
-        event = seen[0].stored.event
-        return EventByTime(event.event_id, event.origin_server_ts)
+        await self._visibility.check_may_read(requester.user_id, room_id)
+        ts = max(-_MAX_TS, min(_MAX_TS, ts))
+        read = timelines.after_time if direction == "f" else timelines.before_time
+        # All events of the time itself are candidates, also those from before our stream.
+        position = (ts, -HISTORY_END[1] if direction == "f" else HISTORY_END[1])
+        size = FIRST_TIMED
+        for _ in range(MAX_PASSES):
+            batch = await self._database.read(read, room_id, position, size)
+            events = await self._events.get(EventID(each.event_id) for each in batch)
+            seen = await self._visibility.filter_visible(requester.user_id, list(events.values()))
+            if seen:
+                event = seen[0].stored.event
+                return EventByTime(event.event_id, event.origin_server_ts)
+            if len(batch) < size:
+                break
+            position = (batch[-1].origin_server_ts, batch[-1].stream_id)
+            size = min(MAX_LIMIT, 8 * size)
+        raise NotFound(f"Unable to find event from {ts} in direction {direction}")
 
     async def _walk_of(self, request: MessagesRequest, access: RoomAccess) -> _Walk:
         low, high = await self._bounds(request.room_id, access)
@@ -353,14 +350,6 @@ class Timelines:
                 walk.low = (end.depth, end.stream_id)
             size = min(MAX_LIMIT, 4 * size)
         return HistoryPage(visible, TopologicalToken(*(walk.high if walk.backwards else walk.low)))
-
-    async def _first_visible(self, requester: Requester, walk: _Walk) -> list[VisibleEvent]:
-        """Return the first visible event, skipping hidden ones in up to MAX_PASSES searches."""
-        for _ in range(MAX_PASSES):
-            found = await self._search(requester, walk, 1, ANY_EVENT)
-            if found.events or found.next_token is None:
-                return found.events
-        return []
 
     async def _filter(
         self, batch: Sequence[TimelineEvent], event_filter: EventFilter
