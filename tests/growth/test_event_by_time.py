@@ -19,7 +19,7 @@ async def test_event_by_time(database: Database, growth: Growth, size: int) -> N
         world.clock.advance(1000)
         middle_ms = world.clock.now_ms()
         await add_history(world, room_id, ALICE, size // 2)
-        timelines = world.process.services.core.rooms.timelines
+        timelines = world.process.services.reading.timelines
         requester = Requester(ALICE, "DEVICE")
 
         async def closest() -> int:

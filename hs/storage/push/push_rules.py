@@ -53,23 +53,6 @@ ON CONFLICT (name) DO UPDATE SET position = excluded.position
 """
 PROGRESS = "SELECT position FROM push_progress WHERE name = $1"
 MARKS = "SELECT room_id, thread_id, stream_id FROM push_marks WHERE user_id = $1"
-_SPAN: Final = "room_id text, thread_id text, after bigint, upto bigint, sign smallint"
-# Each span is counted with its sign; the thread '' stands for the whole room.
-COUNTS = sql(
-    lambda d: (
-        "SELECT room_id, thread_id, CAST(sum(n) AS bigint), CAST(sum(h) AS bigint) FROM ("
-        "SELECT o.room_id, o.thread_id, o.notify * w.sign AS n, o.highlight * w.sign AS h "
-        f"FROM {d.unnest('w', _SPAN, 2)} JOIN push_outcomes o ON o.room_id = w.room_id "
-        "AND o.stream_id > w.after AND o.stream_id <= w.upto "
-        "WHERE o.sender <> $1 AND (w.thread_id = '' OR o.thread_id = w.thread_id) "
-        "UNION ALL "
-        "SELECT e.room_id, e.thread_id, e.notify * w.sign AS n, e.highlight * w.sign AS h "
-        f"FROM {d.unnest('w', _SPAN, 2)} JOIN push_exceptions e ON e.user_id = $1 "
-        "AND e.room_id = w.room_id AND e.stream_id > w.after AND e.stream_id <= w.upto "
-        "WHERE w.thread_id = '' OR e.thread_id = w.thread_id"
-        ") AS counted GROUP BY room_id, thread_id"
-    )
-)
 NEWER_EVENTS = """
 SELECT stream_id, writer, event_id FROM events
 WHERE stream_id > $1 AND status = 0 ORDER BY stream_id LIMIT $2
@@ -120,16 +103,6 @@ class ExceptionRecord(NamedTuple):
     notify: int
     highlight: int
     actions: str
-
-
-class Span(NamedTuple):
-    """Events to count: of a room, in one thread or in all (''), with stream IDs (after, upto]."""
-
-    room_id: str
-    thread_id: str
-    after: int
-    upto: int
-    sign: int
 
 
 class NotificationRecord(NamedTuple):
@@ -196,15 +169,6 @@ async def list_events_after(tx: Tx, after: int, limit: int) -> list[tuple[int, s
 async def list_marks(tx: Tx, user_id: str) -> list[tuple[str, str, int]]:
     """List (room, thread, stream ID) of a user's marks."""
     return [(row[0], row[1], row[2]) for row in await tx.fetch(MARKS, user_id)]
-
-
-async def count_unread(
-    tx: Tx, user_id: str, spans: Sequence[Span]
-) -> list[tuple[str, str, int, int]]:
-    """List (room, thread, notifications, highlights) of a user's unread events."""
-    columns = [list(column) for column in zip(*spans, strict=True)]
-    rows = await tx.fetch(COUNTS, user_id, *columns)
-    return [(row[0], row[1], row[2], row[3]) for row in rows]
 
 
 async def list_notifications(

@@ -4,14 +4,14 @@ from collections.abc import Iterable
 from typing import Final
 
 from hs.core.ids import RoomID, UserID
+from hs.core.relations import MAIN_TIMELINE
 from hs.lib.caching.lru_cache import LruCache
-from hs.services.push.unread.implicit_reads import EVERYWHERE
 from hs.services.push.unread.read_positions import ReadPosition, ReadPositionReader
 from hs.services.push.unread.recent_notifications import RecentInRoom, RecentNotifications
 from hs.services.push.unread.user_room_count import UserRoomCount
 from hs.storage.database import Database
-from hs.storage.push import push_rules as storage
-from hs.storage.push.push_rules import Span
+from hs.storage.push import unread_counts as storage
+from hs.storage.push.unread_counts import ReadThread, UnreadSpan
 
 MAX_COUNTS: Final = 200_000
 
@@ -50,23 +50,29 @@ class CountCache:
     async def ask_database(
         self, user_id: UserID, room_ids: Iterable[RoomID]
     ) -> dict[RoomID, UserRoomCount]:
-        """Count what is below the floors of rooms, by one statement.
+        """Count what is below the floors of rooms, by one unit of work.
 
         Rooms are left out if something that counting needs is not in memory. By the time of the
         return a count may be outdated: `get_nowait` tells.
         """
         counts: dict[RoomID, UserRoomCount] = {}
-        spans: list[Span] = []
+        spans: list[UnreadSpan] = []
+        read_threads: list[ReadThread] = []
         for room_id in room_ids:
             recent = self._recent.get(room_id)
             read = self._positions.of_nowait(user_id, room_id)
             if recent is not None and read is not None:
                 counts[room_id] = _empty_count(user_id, read, recent)
-                spans += _spans(room_id, read, recent.floor)
-        rows = await self._database.read(storage.count_unread, user_id, spans) if spans else []
-        for counted_room_id, thread_id, notify, highlight in rows:
-            if notify or highlight:
-                counts[RoomID(counted_room_id)].threads[thread_id] = (notify, highlight)
+                if read.everywhere < recent.floor:
+                    main = read.of_thread(MAIN_TIMELINE)
+                    spans.append(UnreadSpan(room_id, read.everywhere, main, recent.floor))
+                    read_threads += _read_threads(room_id, read)
+        if spans:
+            for counted_room_id, thread_id, notify, highlight in await self._database.read(
+                storage.count_unread, user_id, spans, read_threads
+            ):
+                if notify or highlight:
+                    counts[RoomID(counted_room_id)].threads[thread_id] = (notify, highlight)
         for room_id, count in counts.items():
             self._counts.put((user_id, room_id), count)
         return counts
@@ -80,14 +86,10 @@ def _empty_count(user_id: UserID, read: ReadPosition, recent: RecentInRoom) -> U
     return UserRoomCount(user_id, read, recent.floor, recent.version)
 
 
-def _spans(room_id: RoomID, read: ReadPosition, floor: int) -> list[Span]:
-    """Return the events that the database has to count: those not read, up to the floor."""
-    if read.everywhere >= floor:
-        return []
-    spans = [Span(room_id, EVERYWHERE, read.everywhere, floor, 1)]
-    for thread_id, thread_upto in read.threads.items():
-        upto = min(thread_upto, floor)
-        if upto > read.everywhere:
-            # More is read of this thread than of the room.
-            spans.append(Span(room_id, thread_id, read.everywhere, upto, -1))
-    return spans
+def _read_threads(room_id: RoomID, read: ReadPosition) -> list[ReadThread]:
+    """Return the threads of which more is read than of the room."""
+    return [
+        ReadThread(room_id, thread_id, upto)
+        for thread_id, upto in read.threads.items()
+        if upto > read.everywhere and thread_id != MAIN_TIMELINE
+    ]
