@@ -47,6 +47,9 @@ class Dialect(Protocol):
     def search_match(self, number: int) -> str:
         """Match rows of `e` against the full-text query in parameter `$number`."""
 
+    def search_rowid(self) -> str:
+        """Name the stream ID of a matching entry, in the order of which the engine finds them."""
+
     def search_rank(self, number: int) -> str:
         """Rank rows of `e` for the query in parameter `$number`; higher is better."""
 
@@ -85,6 +88,9 @@ class PostgresDialect:
 
     def search_match(self, number: int) -> str:
         return f"e.words @@ ${number}::text::tsquery"
+
+    def search_rowid(self) -> str:
+        return "e.stream_id"
 
     def search_rank(self, number: int) -> str:
         return f"ts_rank(e.words, ${number}::text::tsquery, 1)::float8"
@@ -133,6 +139,9 @@ class SqliteDialect:
 
     def search_match(self, number: int) -> str:
         return f"search_words MATCH ${number}"
+
+    def search_rowid(self) -> str:
+        return "search_words.rowid"
 
     def search_rank(self, number: int) -> str:
         return "-bm25(search_words)"

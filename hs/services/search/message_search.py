@@ -211,7 +211,7 @@ class MessageSearch:
             return await self._database.read_long(
                 storage.list_by_rank, query, cursor.rank_bound, size
             )
-        return await self._database.read_long(storage.list_by_time, query, cursor.time_bound, size)
+        return await self._database.read_long(storage.list_latest, query, cursor.stream_id, size)
 
     async def _visible(
         self, user_id: UserID, request: MessageSearchRequest, hits: Sequence[SearchHit]

@@ -19,7 +19,6 @@ Order = Literal["rank", "recent"]
 GroupKey = Literal["room_id", "sender"]
 
 _GREATEST: Final = sys.maxsize
-_LATEST: Final = 2.0**53
 MAX_TOKEN_CHARS: Final = 2048
 
 
@@ -48,7 +47,7 @@ class MessageSearchRequest:
 
 @attrs.frozen
 class SearchCursor:
-    """The start of a page: after the hit with this score (or time) and stream ID.
+    """The start of a page: after the hit with this score and stream ID; `recent` has no score.
 
     With `group`, the page contains only results of that room or sender.
     """
@@ -60,18 +59,12 @@ class SearchCursor:
 
     def after(self, hit: SearchHit) -> "SearchCursor":
         """Return a cursor that continues after a hit."""
-        value = hit.score if self.order == "rank" else float(hit.origin_server_ts)
-        return attrs.evolve(self, value=value, stream_id=hit.stream_id)
+        return attrs.evolve(self, value=hit.score, stream_id=hit.stream_id)
 
     @property
     def rank_bound(self) -> tuple[float, int]:
         """Upper bound (exclusive) of the hits of the page, ordered by rank."""
         return (self.value, self.stream_id)
-
-    @property
-    def time_bound(self) -> tuple[int, int]:
-        """Upper bound (exclusive) of the hits of the page, ordered by time."""
-        return (int(max(-_LATEST, min(_LATEST, self.value))), self.stream_id)
 
     def encode(self) -> str:
         """Return the token."""

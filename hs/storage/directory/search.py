@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 from hs.core.search_words import Phrase, SearchQuery
 from hs.storage.database import Tx
-from hs.storage.dialect import Engine, sql
+from hs.storage.dialect import POSTGRES, Dialect, Engine, Statement, sql
 
 INSERT = sql(
     lambda d: (
@@ -43,6 +43,11 @@ REDACTED_BY = sql(
         f"WHERE {d.any_of('r.redaction_id', 1, 'text')} AND e.redacted_by IS NOT NULL"
     )
 )
+MAX_COUNT: Final = 1000
+MAX_STREAM_ID: Final = 2**62
+WALKED: Final = 8192
+WALKED_PER_ROOM: Final = 256
+MAX_ROOMS_WALKED: Final = WALKED // WALKED_PER_ROOM
 PROGRESS = "SELECT position FROM search_progress WHERE name = $1"
 SET_PROGRESS = """
 INSERT INTO search_progress (name, position) VALUES ($1, $2)
@@ -73,16 +78,54 @@ BY_RANK = sql(
         "ORDER BY score DESC, stream_id DESC LIMIT $8"
     )
 )
-BY_TIME = sql(
+# Order of arrival: the index of words has it on SQLite, none has it on PostgreSQL. There the latest
+# WALKED entries are read, of which a common word has enough, and only then the index of words.
+_COLUMNS: Final = "e.stream_id, e.room_id, e.origin_server_ts, CAST(0 AS REAL) AS score"
+
+
+def _scope(d: Dialect) -> str:
+    return (
+        f"{d.any_of('e.room_id', 2, 'text')} AND {d.any_of('e.type', 3, 'text')} "
+        f"AND ($4 = 0 OR {d.any_of('e.sender', 5, 'text')}) "
+        "AND EXISTS (SELECT 1 FROM events v WHERE v.stream_id = e.stream_id "
+        "AND v.status = 0 AND v.redacted_by IS NULL)"
+    )
+
+
+LATEST = sql(
     lambda d: (
-        f"SELECT * FROM ({_hits(d.engine)}) hits "
-        "WHERE origin_server_ts < $6 OR (origin_server_ts = $6 AND stream_id < $7) "
-        "ORDER BY origin_server_ts DESC, stream_id DESC LIMIT $8"
+        f"SELECT {_COLUMNS} FROM {d.search_table()} WHERE {d.search_match(1)} "
+        f"AND {d.search_rowid()} < $6 AND {_scope(d)} ORDER BY {d.search_rowid()} DESC LIMIT $7"
     )
 )
-COUNT = sql(lambda d: f"SELECT count(*) FROM (SELECT 1 FROM ({_hits(d.engine)}) a LIMIT $6) b")
+_WALK_ALL: Final = f"""
+(SELECT * FROM search_entries WHERE stream_id < $6 ORDER BY stream_id DESC LIMIT {WALKED})
+"""
+_WALK_ROOMS: Final = f"""
+(SELECT s.* FROM unnest($2::text[]) AS w(room_id) CROSS JOIN LATERAL (
+    SELECT * FROM search_entries t WHERE t.room_id = w.room_id AND t.stream_id < $6
+    ORDER BY t.stream_id DESC LIMIT {WALKED_PER_ROOM}
+) s WHERE s.stream_id > $8)
+"""
+WALK_FLOOR = sql(
+    lambda d: (
+        "SELECT max(place) FROM (SELECT (SELECT t.stream_id FROM search_entries t "
+        "WHERE t.room_id = w.room_id AND t.stream_id < $2 "
+        f"ORDER BY t.stream_id DESC LIMIT 1 OFFSET {WALKED_PER_ROOM}) AS place "
+        f"FROM {d.unnest('w', 'room_id text')}) places"
+    )
+)
 
-MAX_COUNT: Final = 10_000
+
+def _walked(walk: str) -> str:
+    return (
+        f"SELECT {_COLUMNS} FROM {walk} e WHERE {POSTGRES.search_match(1)} AND {_scope(POSTGRES)} "
+        "ORDER BY e.stream_id DESC LIMIT $7"
+    )
+
+
+LATEST_WALKED = Statement(_walked(_WALK_ALL), LATEST.sqlite)
+LATEST_WALKED_IN_ROOMS = Statement(_walked(_WALK_ROOMS), LATEST.sqlite)
 MAX_POSITIONS: Final = 255
 _NO_SENDERS: Final[Sequence[str]] = ()
 
@@ -193,19 +236,31 @@ async def list_by_rank(
     ]
 
 
-async def list_by_time(
-    tx: Tx, search: MessageSearchQuery, below: tuple[int, int], limit: int
+async def list_latest(
+    tx: Tx, search: MessageSearchQuery, below: int, limit: int
 ) -> list[SearchHit]:
-    """List hits before (origin_server_ts, stream_id), latest first."""
-    return [
-        SearchHit(*row) for row in await tx.fetch(BY_TIME, *_arguments(tx, search), *below, limit)
-    ]
+    """List hits below a stream ID in the order of their arrival, latest first."""
+    args = (*_arguments(tx, search), below, limit)
+    if tx.dialect.engine == "postgres":
+        hits = await _walk(tx, search, args)
+        if len(hits) == limit:
+            return hits
+    return [SearchHit(*row) for row in await tx.fetch(LATEST, *args)]
+
+
+async def _walk(tx: Tx, search: MessageSearchQuery, args: tuple[object, ...]) -> list[SearchHit]:
+    """List the latest hits among a bounded number of the latest entries."""
+    if len(search.room_ids) > MAX_ROOMS_WALKED:
+        return [SearchHit(*row) for row in await tx.fetch(LATEST_WALKED, *args)]
+    # Further down, one of the rooms was not walked.
+    floor = await tx.fetchval(WALK_FLOOR, list(search.room_ids), args[5])
+    floor = -MAX_STREAM_ID if floor is None else floor
+    return [SearchHit(*row) for row in await tx.fetch(LATEST_WALKED_IN_ROOMS, *args, floor)]
 
 
 async def count_hits(tx: Tx, search: MessageSearchQuery) -> int:
     """Count hits, up to MAX_COUNT."""
-    number: int = await tx.fetchval(COUNT, *_arguments(tx, search), MAX_COUNT)
-    return number
+    return len(await list_latest(tx, search, MAX_STREAM_ID, MAX_COUNT))
 
 
 def _arguments(tx: Tx, search: MessageSearchQuery) -> tuple[object, ...]:
