@@ -17,9 +17,10 @@ WAIT_S = 60.0
 
 @attrs.define
 class QueryCount:
-    """The queries that a database received."""
+    """The queries that a database received; `longest` is the length of their longest list."""
 
     reads: int = 0
+    longest: int = 0
     statements: list[str] = attrs.Factory(list)
 
 
@@ -37,6 +38,8 @@ class CountingTx:
 
         def call(*args: Any) -> Any:
             self._count.statements.append(f"{name} {args[0]!r}")
+            lists = (len(argument) for argument in args[1:] if isinstance(argument, list))
+            self._count.longest = max(self._count.longest, *lists, 0)
             return attribute(*args)
 
         return call

@@ -7,15 +7,17 @@
 - A snapshot is its parent's state map with its delta applied; without a parent, the delta is the
   whole map. `hops` is the distance to the ancestor without parent. A snapshot never changes, and
   its ID is greater than that of its parent. Snapshot 0 is the empty state and has no row.
-- A delta is a sequence of pairs of 64-bit big-endian integers: the number of the key, unsigned, and
+- A delta is a sequence of pairs of 64-bit big-endian integers: the number of the key, and
   the stream ID of the event, signed (events older than our stream have negative ones). Stream ID 0
   removes the key.
 - The table current_state holds the resolved state of each room, one row per entry. It is written in
   the transaction that stores the events.
 """
 
-import struct
+import sys
+from array import array
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from typing import NamedTuple
 
 from hs.storage.database import Tx
@@ -26,7 +28,6 @@ from hs.storage.rows import InsertRows
 EMPTY_SNAPSHOT = 0
 REMOVED = 0
 
-_PAIR = struct.Struct(">Qq")
 _KEYS_STREAM = "state_keys"
 _SNAPSHOTS_STREAM = "state_snapshots"
 
@@ -119,13 +120,22 @@ class SnapshotRecord(NamedTuple):
 
 def pack(pairs: Iterable[tuple[int, int]]) -> bytes:
     """Encode (number of the key, stream ID) pairs."""
-    encode = _PAIR.pack
-    return b"".join([encode(key, stream_id) for key, stream_id in pairs])
+    numbers = array("q", chain.from_iterable(pairs))
+    _swap_bytes(numbers)
+    return numbers.tobytes()
 
 
 def unpack(delta: bytes) -> Iterable[tuple[int, int]]:
     """Decode the pairs that `pack` encoded."""
-    return _PAIR.iter_unpack(delta)
+    numbers = array("q")
+    numbers.frombytes(delta)
+    _swap_bytes(numbers)
+    return zip(numbers[::2], numbers[1::2], strict=True)
+
+
+def _swap_bytes(numbers: "array[int]") -> None:
+    if sys.byteorder == "little":
+        numbers.byteswap()
 
 
 async def key_ids(tx: Tx, keys: Sequence[Key]) -> dict[Key, int]:

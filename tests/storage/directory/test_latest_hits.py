@@ -72,7 +72,8 @@ async def test_latest_hits_are_listed_page_by_page(database: Database, room_ids:
     await database.write(fill)
     expected = [number for number in range(ENTRIES, 0, -1) if f"!r{number % ROOMS}" in room_ids]
 
-    below, listed = search.MAX_STREAM_ID, []
+    listed: list[int] = []
+    below = search.MAX_STREAM_ID
     while len(listed) < 3 * WALKED_PER_ROOM:
         hits = await database.read(search.list_latest, query("common", room_ids), below, PAGE)
         listed += [hit.stream_id for hit in hits]
@@ -94,14 +95,14 @@ async def test_rare_word_is_found_below_the_walked_entries(database: Database) -
 
 async def test_common_word_walks_a_bounded_number_of_entries(database: Database) -> None:
     await database.write(fill)
+    word = "common" if database.engine == "sqlite" else "'common'"
+    args = (word, ["!r1"], ["m.room.message"], 0, list[str](), search.MAX_STREAM_ID, PAGE)
     if database.engine == "sqlite":
-        args = ("common", ["!r1"], ["m.room.message"], 0, [], search.MAX_STREAM_ID, PAGE)
         plan = await database.read(explain, search.LATEST, *args)
 
         assert plan.startswith("SCAN search_words VIRTUAL TABLE"), plan
         assert "TEMP B-TREE" not in plan
         return
-    args = ("'common'", ["!r1"], ["m.room.message"], 0, [], search.MAX_STREAM_ID, PAGE)
     # A hit is looked up in the events table as well.
     walked = [
         (search.WALK_FLOOR, (["!r1"], search.MAX_STREAM_ID), (ROOMS + 1) * WALKED_PER_ROOM),

@@ -151,7 +151,7 @@ async def _store_snapshots(
         for key in (snapshot.map if snapshot.changes is None else snapshot.changes)
     }
     key_ids = await state.intern_keys(tx, [key for key in keys if key not in work.key_ids])
-    records = []
+    records: dict[int, SnapshotRecord] = {}
     for (room_id, snapshot), snapshot_id in zip(work.snapshots, snapshot_ids, strict=True):
         entries = snapshot.map if snapshot.changes is None else snapshot.changes
         delta = state.pack(
@@ -162,9 +162,25 @@ async def _store_snapshots(
             for key, event_id in entries.items()
         )
         parent = numbers.snapshot_id(snapshot.parent)
-        records.append(SnapshotRecord(snapshot_id, room_id, parent, snapshot.hops, delta))
-    await state.insert_snapshots(tx, records)
+        if snapshot.is_packed:
+            assert parent is not None
+            whole = await _entries_with(tx, records, parent, delta)
+            parent, delta = None, state.pack(whole.items())
+        records[snapshot_id] = SnapshotRecord(snapshot_id, room_id, parent, snapshot.hops, delta)
+    await state.insert_snapshots(tx, list(records.values()))
     return key_ids
+
+
+async def _entries_with(
+    tx: Tx, records: Mapping[int, SnapshotRecord], snapshot_id: int | None, delta: bytes
+) -> dict[int, int]:
+    """Return the numbers in a snapshot, stored or among the records, after a change."""
+    deltas = [delta]
+    while snapshot_id in records:
+        deltas.append(records[snapshot_id].delta)
+        snapshot_id = records[snapshot_id].parent_id
+    base = {} if snapshot_id is None else await state.snapshot_numbers(tx, snapshot_id)
+    return state.apply_deltas(base, reversed(deltas))
 
 
 async def _set_heads(tx: Tx, work: CommitWork, numbers: _Numbers) -> None:

@@ -4,6 +4,8 @@ Rules:
 
 - A snapshot that is not stored has no `id`. It is stored as `changes` to its `parent`, or whole if
   it has no parent. Several tasks may share it and derive others from it.
+- One that `is_packed` is stored whole as well: its parent as it is stored, with the changes applied
+  to the numbers in it. So the committer looks up the changes, and not every entry of a large room.
 - Only the committer changes a snapshot: after the commit it sets the ID and drops the parent, so
   chains of parents do not keep old states in memory. Commits run one at a time, and a group stores
   all unstored ancestors of the snapshots that it uses, so each is stored exactly once.
@@ -40,7 +42,7 @@ class Snapshot:
     """The state of a room at one point; only the committer changes it.
 
     While `id` is None, the snapshot is to be stored as `changes` to `parent`, or whole if both are
-    None.
+    None or if it `is_packed`.
     """
 
     map: StateMap
@@ -48,6 +50,7 @@ class Snapshot:
     hops: int = 0
     parent: "Snapshot | None" = None
     changes: Changes | None = None
+    is_packed: bool = False
 
     def after(self, changes: Changes) -> "Snapshot":
         """Return the snapshot after changes; the same object if nothing changes."""
@@ -56,8 +59,10 @@ class Snapshot:
             return self
         state = _changed(self.map, effective)
         hops = self.hops + 1
-        if self.id == EMPTY_SNAPSHOT or hops > _most_hops(len(state)):
+        if self.id == EMPTY_SNAPSHOT:
             return Snapshot(state)
+        if hops > _most_hops(len(state)):
+            return Snapshot(state, None, 0, self, effective, is_packed=True)
         return Snapshot(state, None, hops, self, effective)
 
     def mark_stored(self, snapshot_id: int) -> None:

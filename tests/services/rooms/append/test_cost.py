@@ -2,7 +2,14 @@
 
 from typing import Any
 
+import pytest
+
+from hs.repl.feed import Feed
+from hs.services.rooms.append.drafts import Draft
+from hs.services.rooms.store import state_snapshots
+from hs.services.rooms.store.state_store import StateStore
 from hs.storage.database import Database
+from hs.storage.rooms import state
 from tests.support.counting import CountingDatabase, QueryCount, wait_until_quiet
 from tests.support.rooms import ALICE, BOB, message, open_world, txn_key
 
@@ -37,3 +44,30 @@ async def test_many_messages_of_one_commit_need_no_more_statements(database: Dat
         await world.append(room_id, *(message(ALICE, str(number)) for number in range(50)))
 
         assert len(count.statements) <= STATEMENTS_OF_A_COMMIT, count.statements
+
+
+async def test_whole_snapshot_is_stored_without_looking_up_its_entries(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(state_snapshots, "MIN_HOPS", 5)
+    monkeypatch.setattr(state_snapshots, "ENTRIES_PER_HOP", 1000)
+    count = QueryCount()
+    counting: Any = CountingDatabase(database, count)
+    async with open_world(counting) as world:
+        room_id = await world.create_room(ALICE)
+        drafts = [Draft("m.test", ALICE, {}, str(number)) for number in range(100)]
+        await world.append(room_id, *drafts)
+        count.longest = 0
+
+        for number in range(12):
+            await world.append(room_id, Draft("m.test", ALICE, {"changed": 1}, str(number)))
+
+        cold = StateStore(database, Feed(), world.events)
+        last = await world.send(room_id, ALICE)
+        stored = await world.events.get_one(last.event_id)
+        assert stored is not None
+        assert len(await database.read(state.load_chain, stored.snapshot_id)) <= 6
+        assert await cold.at_snapshot(stored.snapshot_id or 0) == await world.states.current(
+            room_id
+        )
+        assert count.longest < 20
