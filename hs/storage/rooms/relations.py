@@ -60,13 +60,25 @@ _BETWEEN = "(r.depth, r.stream_id) > ($4, $5) AND (r.depth, r.stream_id) <= ($6,
 _WHERE = f"r.room_id = $2 AND (r.type = $3 OR $3 = '') AND {_BETWEEN}"
 _NEWEST_FIRST = "ORDER BY r.depth DESC, r.stream_id DESC LIMIT $8"
 _OLDEST_FIRST = "ORDER BY r.depth, r.stream_id LIMIT $8"
-# One statement for each of the two indexes: `$9 = '' OR rel_type = $9` is no range of either.
-_ANY_CHILD = "r.parent_id = $1"
-_CHILD = "r.parent_id = $1 AND r.rel_type = $9"
-NEWEST_CHILDREN = f"{_COLUMNS} WHERE {_CHILD} AND {_WHERE} {_NEWEST_FIRST}"
-OLDEST_CHILDREN = f"{_COLUMNS} WHERE {_CHILD} AND {_WHERE} {_OLDEST_FIRST}"
-NEWEST_OF_ALL_CHILDREN = f"{_COLUMNS} WHERE {_ANY_CHILD} AND {_WHERE} {_NEWEST_FIRST}"
-OLDEST_OF_ALL_CHILDREN = f"{_COLUMNS} WHERE {_ANY_CHILD} AND {_WHERE} {_OLDEST_FIRST}"
+_CHILD = f"r.parent_id = $1 AND r.rel_type = $9 AND {_WHERE}"
+NEWEST_CHILDREN = f"{_COLUMNS} WHERE {_CHILD} {_NEWEST_FIRST}"
+OLDEST_CHILDREN = f"{_COLUMNS} WHERE {_CHILD} {_OLDEST_FIRST}"
+# The index of children begins with their relation, so children of any relation are merged from
+# those of each. Beyond MAX_REL_TYPES, which no client needs, all children are sorted.
+MAX_REL_TYPES: Final = 16
+REL_TYPES = f"""
+WITH RECURSIVE found (rel_type) AS (
+    SELECT min(rel_type) FROM relations WHERE parent_id = $1
+    UNION ALL
+    SELECT (SELECT min(r.rel_type) FROM relations r
+            WHERE r.parent_id = $1 AND r.rel_type > found.rel_type)
+    FROM found WHERE found.rel_type IS NOT NULL
+)
+SELECT rel_type FROM found WHERE rel_type IS NOT NULL LIMIT {MAX_REL_TYPES + 1}
+"""
+_ANY_CHILD = f"r.parent_id = $1 AND {_WHERE}"
+NEWEST_OF_ALL_CHILDREN = f"{_COLUMNS} WHERE {_ANY_CHILD} {_NEWEST_FIRST}"
+OLDEST_OF_ALL_CHILDREN = f"{_COLUMNS} WHERE {_ANY_CHILD} {_OLDEST_FIRST}"
 # UNION, not UNION ALL: events of hostile servers may relate to each other in a cycle.
 _DESCENDANTS = """
 RECURSIVE descendants (event_id, hops) AS (
@@ -216,21 +228,37 @@ class ChildrenQuery(NamedTuple):
             self.rel_type,
         )
 
-    def children_arguments(self) -> tuple[object, ...]:
-        """Return the parameters of the statements about children."""
-        return self.arguments() if self.rel_type else self.arguments()[:-1]
-
 
 async def newest_children(tx: Tx, query: ChildrenQuery) -> list[ChildEvent]:
     """List children, newest first."""
-    statement = NEWEST_CHILDREN if query.rel_type else NEWEST_OF_ALL_CHILDREN
-    return [ChildEvent(*row) for row in await tx.fetch(statement, *query.children_arguments())]
+    children = await _children(tx, query, NEWEST_CHILDREN, NEWEST_OF_ALL_CHILDREN)
+    return sorted(children, key=_position, reverse=True)[: query.limit]
 
 
 async def oldest_children(tx: Tx, query: ChildrenQuery) -> list[ChildEvent]:
     """List children, oldest first."""
-    statement = OLDEST_CHILDREN if query.rel_type else OLDEST_OF_ALL_CHILDREN
-    return [ChildEvent(*row) for row in await tx.fetch(statement, *query.children_arguments())]
+    children = await _children(tx, query, OLDEST_CHILDREN, OLDEST_OF_ALL_CHILDREN)
+    return sorted(children, key=_position)[: query.limit]
+
+
+async def _children(
+    tx: Tx, query: ChildrenQuery, of_rel_type: str, of_all: str
+) -> list[ChildEvent]:
+    """Return the requested children, and perhaps more, in no particular order."""
+    rel_types = [query.rel_type]
+    if not query.rel_type:
+        rel_types = [row[0] for row in await tx.fetch(REL_TYPES, query.parent_id)]
+    if len(rel_types) > MAX_REL_TYPES:
+        return [ChildEvent(*row) for row in await tx.fetch(of_all, *query.arguments()[:-1])]
+    return [
+        ChildEvent(*row)
+        for rel_type in rel_types
+        for row in await tx.fetch(of_rel_type, *query._replace(rel_type=rel_type).arguments())
+    ]
+
+
+def _position(child: ChildEvent) -> tuple[int, int]:
+    return (child.depth, child.stream_id)
 
 
 async def newest_descendants(tx: Tx, query: ChildrenQuery) -> list[ChildEvent]:

@@ -6,6 +6,7 @@ from hs.storage.database import Database, Tx
 from hs.storage.rooms import events, relation_writes, relations, timelines
 from hs.storage.rooms.events import EventRecord
 from hs.storage.rooms.relation_writes import RelationRecord
+from hs.storage.rooms.relations import ChildrenQuery
 from tests.support.plans import check_bounded
 
 ROOM = "!room:hs.test"
@@ -78,27 +79,44 @@ async def test_page_deep_in_history_walks_only_its_events(
 
 
 @pytest.mark.parametrize(
-    ("statement", "after", "upto", "kind"),
+    ("statement", "after", "upto"),
     [
-        (relations.NEWEST_CHILDREN, START, (5, 10**9), ("m.thread",)),
-        (relations.OLDEST_CHILDREN, (PER_ROOM - 5, 0), END, ("m.thread",)),
-        (relations.NEWEST_OF_ALL_CHILDREN, START, (5, 10**9), ()),
-        (relations.OLDEST_OF_ALL_CHILDREN, (PER_ROOM - 5, 0), END, ()),
+        (relations.NEWEST_CHILDREN, START, (5, 10**9)),
+        (relations.OLDEST_CHILDREN, (PER_ROOM - 5, 0), END),
     ],
 )
 async def test_page_of_children_walks_only_its_children(
-    database: Database,
-    statement: str,
-    after: tuple[int, int],
-    upto: tuple[int, int],
-    kind: tuple[str, ...],
+    database: Database, statement: str, after: tuple[int, int], upto: tuple[int, int]
 ) -> None:
     await database.write(fill)
 
-    args = ("$root", ROOM, "", *after, *upto, PAGE, *kind)
-    of_kind = " AND rel_type=?" if kind else ""
-    bounds = f"(parent_id=?{of_kind} AND (depth,stream_id)>(?,?) AND (depth,stream_id)<(?,?))"
+    args = ("$root", ROOM, "", *after, *upto, PAGE, "m.thread")
+    bounds = "(parent_id=? AND rel_type=? AND (depth,stream_id)>(?,?) AND (depth,stream_id)<(?,?))"
     await check_bounded(database, statement, *args, rows=4 * PAGE, bounds=bounds)
+    await check_bounded(
+        database, relations.REL_TYPES, "$root", rows=PAGE, bounds="(parent_id=? AND rel_type>?)"
+    )
+
+
+@pytest.mark.parametrize("rel_types", [2, relations.MAX_REL_TYPES + 1])
+async def test_children_of_all_relations_are_in_order(database: Database, rel_types: int) -> None:
+    children = [child(number)._replace(rel_type=f"t{number % rel_types}") for number in range(99)]
+    await database.write(relation_writes.insert, children)
+    query = ChildrenQuery(
+        room_id=ROOM,
+        parent_id="$root",
+        rel_type="",
+        event_type="",
+        after=(10, 10),
+        upto=(80, 80),
+        limit=5,
+    )
+
+    newest = await database.read(relations.newest_children, query)
+    oldest = await database.read(relations.oldest_children, query)
+
+    assert [child.stream_id for child in newest] == [80, 79, 78, 77, 76]
+    assert [child.stream_id for child in oldest] == [11, 12, 13, 14, 15]
 
 
 @pytest.mark.parametrize("at", [3, 300, ROOMS * PER_ROOM - 3])
