@@ -227,7 +227,7 @@ def _entries(events: Sequence[IndexableEvent]) -> list[IndexEntry]:
             or event.type not in FIELD_OF_TYPE
         ):
             continue
-        words = words_of(text_of(event.type, orjson.loads(bytes(event.pdu)).get("content")))
+        words = words_of(text_of(event.type, orjson.loads(event.pdu).get("content")))
         if words:
             entries.append(
                 IndexEntry(

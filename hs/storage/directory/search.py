@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from hs.core.search_words import Phrase, SearchQuery
-from hs.storage.database import Tx
+from hs.storage.database import Row, Tx
 from hs.storage.dialect import POSTGRES, Dialect, Engine, Statement, sql
+from hs.storage.rooms.stored_pdus import expand_pdu
 
 INSERT = sql(
     lambda d: (
@@ -45,9 +46,9 @@ REDACTED_BY = sql(
 )
 MAX_COUNT: Final = 1000
 MAX_STREAM_ID: Final = 2**62
+WALKED_FIRST: Final = 512
 WALKED: Final = 8192
-WALKED_PER_ROOM: Final = 256
-MAX_ROOMS_WALKED: Final = WALKED // WALKED_PER_ROOM
+MAX_ROOMS_WALKED: Final = 32
 PROGRESS = "SELECT position FROM search_progress WHERE name = $1"
 SET_PROGRESS = """
 INSERT INTO search_progress (name, position) VALUES ($1, $2)
@@ -86,32 +87,43 @@ _COLUMNS: Final = "e.stream_id, e.room_id, e.origin_server_ts, CAST(0 AS REAL) A
 def _scope(d: Dialect) -> str:
     return (
         f"{d.any_of('e.room_id', 2, 'text')} AND {d.any_of('e.type', 3, 'text')} "
-        f"AND ($4 = 0 OR {d.any_of('e.sender', 5, 'text')}) "
-        "AND EXISTS (SELECT 1 FROM events v WHERE v.stream_id = e.stream_id "
-        "AND v.status = 0 AND v.redacted_by IS NULL)"
+        f"AND ($4 = 0 OR {d.any_of('e.sender', 5, 'text')})"
     )
 
 
+# The index may not know of a redaction yet.
+_EXISTS: Final = (
+    "EXISTS (SELECT 1 FROM events v WHERE v.stream_id = e.stream_id "
+    "AND v.status = 0 AND v.redacted_by IS NULL)"
+)
 LATEST = sql(
     lambda d: (
         f"SELECT {_COLUMNS} FROM {d.search_table()} WHERE {d.search_match(1)} "
-        f"AND {d.search_rowid()} < $6 AND {_scope(d)} ORDER BY {d.search_rowid()} DESC LIMIT $7"
+        f"AND {d.search_rowid()} < $6 AND {_scope(d)} AND {_EXISTS} "
+        f"ORDER BY {d.search_rowid()} DESC LIMIT $7"
     )
 )
-_WALK_ALL: Final = f"""
-(SELECT * FROM search_entries WHERE stream_id < $6 ORDER BY stream_id DESC LIMIT {WALKED})
+COUNT = sql(
+    lambda d: (
+        f"SELECT count(*) FROM (SELECT 1 FROM {d.search_table()} "
+        f"WHERE {d.search_match(1)} AND {_scope(d)} LIMIT $6) counted"
+    )
+)
+# $6 below, $7 limit, $8 entries to walk (in each room, above the stream ID $9).
+_WALK_ALL: Final = """
+(SELECT * FROM search_entries WHERE stream_id < $6 ORDER BY stream_id DESC LIMIT $8)
 """
-_WALK_ROOMS: Final = f"""
+_WALK_ROOMS: Final = """
 (SELECT s.* FROM unnest($2::text[]) AS w(room_id) CROSS JOIN LATERAL (
     SELECT * FROM search_entries t WHERE t.room_id = w.room_id AND t.stream_id < $6
-    ORDER BY t.stream_id DESC LIMIT {WALKED_PER_ROOM}
-) s WHERE s.stream_id > $8)
+    ORDER BY t.stream_id DESC LIMIT $8
+) s WHERE s.stream_id > $9)
 """
 WALK_FLOOR = sql(
     lambda d: (
         "SELECT max(place) FROM (SELECT (SELECT t.stream_id FROM search_entries t "
         "WHERE t.room_id = w.room_id AND t.stream_id < $2 "
-        f"ORDER BY t.stream_id DESC LIMIT 1 OFFSET {WALKED_PER_ROOM}) AS place "
+        "ORDER BY t.stream_id DESC LIMIT 1 OFFSET $3) AS place "
         f"FROM {d.unnest('w', 'room_id text')}) places"
     )
 )
@@ -119,13 +131,22 @@ WALK_FLOOR = sql(
 
 def _walked(walk: str) -> str:
     return (
-        f"SELECT {_COLUMNS} FROM {walk} e WHERE {POSTGRES.search_match(1)} AND {_scope(POSTGRES)} "
-        "ORDER BY e.stream_id DESC LIMIT $7"
+        f"SELECT {_COLUMNS} FROM {walk} e WHERE {POSTGRES.search_match(1)} "
+        f"AND {_scope(POSTGRES)} AND {_EXISTS} ORDER BY e.stream_id DESC LIMIT $7"
+    )
+
+
+def _count_walked(walk: str) -> str:
+    return (
+        f"SELECT count(*) FROM (SELECT 1 FROM {walk} e "
+        f"WHERE {POSTGRES.search_match(1)} AND {_scope(POSTGRES)} LIMIT $7) counted"
     )
 
 
 LATEST_WALKED = Statement(_walked(_WALK_ALL), LATEST.sqlite)
 LATEST_WALKED_IN_ROOMS = Statement(_walked(_WALK_ROOMS), LATEST.sqlite)
+COUNT_WALKED = Statement(_count_walked(_WALK_ALL), COUNT.sqlite)
+COUNT_WALKED_IN_ROOMS = Statement(_count_walked(_WALK_ROOMS), COUNT.sqlite)
 MAX_POSITIONS: Final = 255
 _NO_SENDERS: Final[Sequence[str]] = ()
 
@@ -207,12 +228,12 @@ async def remove(tx: Tx, stream_ids: Sequence[int]) -> None:
 
 async def list_events_after(tx: Tx, after: int, limit: int) -> list[IndexableEvent]:
     """List events after a stream ID, in order."""
-    return [IndexableEvent(*row) for row in await tx.fetch(NEWER, after, limit)]
+    return [_indexable(row) for row in await tx.fetch(NEWER, after, limit)]
 
 
 async def list_events_before(tx: Tx, below: int, limit: int) -> list[IndexableEvent]:
     """List events before a stream ID, latest first."""
-    return [IndexableEvent(*row) for row in await tx.fetch(OLDER, below, limit)]
+    return [_indexable(row) for row in await tx.fetch(OLDER, below, limit)]
 
 
 async def load_progress(tx: Tx, name: str) -> str | None:
@@ -242,25 +263,45 @@ async def list_latest(
     """List hits below a stream ID in the order of their arrival, latest first."""
     args = (*_arguments(tx, search), below, limit)
     if tx.dialect.engine == "postgres":
-        hits = await _walk(tx, search, args)
-        if len(hits) == limit:
-            return hits
+        for walked in (WALKED_FIRST, WALKED):
+            hits = await _walk(tx, search, args, walked)
+            if len(hits) == limit:
+                return hits
     return [SearchHit(*row) for row in await tx.fetch(LATEST, *args)]
 
 
-async def _walk(tx: Tx, search: MessageSearchQuery, args: tuple[object, ...]) -> list[SearchHit]:
-    """List the latest hits among a bounded number of the latest entries."""
+async def _walk(
+    tx: Tx, search: MessageSearchQuery, args: tuple[object, ...], walked: int
+) -> list[SearchHit]:
+    """List the latest hits among a number of the latest entries."""
     if len(search.room_ids) > MAX_ROOMS_WALKED:
-        return [SearchHit(*row) for row in await tx.fetch(LATEST_WALKED, *args)]
-    # Further down, one of the rooms was not walked.
-    floor = await tx.fetchval(WALK_FLOOR, list(search.room_ids), args[5])
+        return [SearchHit(*row) for row in await tx.fetch(LATEST_WALKED, *args, walked)]
+    in_each = walked // len(search.room_ids)
+    # Further down, one of the rooms is not walked.
+    floor = await tx.fetchval(WALK_FLOOR, list(search.room_ids), args[5], in_each)
     floor = -MAX_STREAM_ID if floor is None else floor
-    return [SearchHit(*row) for row in await tx.fetch(LATEST_WALKED_IN_ROOMS, *args, floor)]
+    rows = await tx.fetch(LATEST_WALKED_IN_ROOMS, *args, in_each, floor)
+    return [SearchHit(*row) for row in rows]
 
 
 async def count_hits(tx: Tx, search: MessageSearchQuery) -> int:
-    """Count hits, up to MAX_COUNT."""
-    return len(await list_latest(tx, search, MAX_STREAM_ID, MAX_COUNT))
+    """Count hits, up to MAX_COUNT; some of them may be redacted."""
+    arguments = _arguments(tx, search)
+    if tx.dialect.engine == "postgres":
+        args = (*arguments, MAX_STREAM_ID, MAX_COUNT)
+        if len(search.room_ids) > MAX_ROOMS_WALKED:
+            counted = await tx.fetchval(COUNT_WALKED, *args, WALKED)
+        else:
+            in_each = WALKED // len(search.room_ids)
+            counted = await tx.fetchval(COUNT_WALKED_IN_ROOMS, *args, in_each, -MAX_STREAM_ID)
+        if counted == MAX_COUNT:
+            return MAX_COUNT
+    number: int = await tx.fetchval(COUNT, *arguments, MAX_COUNT)
+    return number
+
+
+def _indexable(row: Row) -> IndexableEvent:
+    return IndexableEvent(*row)._replace(pdu=expand_pdu(bytes(row[9])))
 
 
 def _arguments(tx: Tx, search: MessageSearchQuery) -> tuple[object, ...]:

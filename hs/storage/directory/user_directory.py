@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 
 from hs.storage.database import Tx
 from hs.storage.dialect import sql
+from hs.storage.rooms.stored_pdus import expand_pdu
 from hs.storage.rows import InsertRows
 
 PUT = InsertRows(
@@ -125,7 +126,7 @@ async def load_progress(tx: Tx) -> int:
 async def list_members_after(tx: Tx, after: int, limit: int) -> list[tuple[int, str, bytes]]:
     """List (stream_id, user_id, PDU) of member events after a stream ID, in order."""
     rows = await tx.fetch(NEWER_MEMBERS, after, limit)
-    return [(row[0], row[1], bytes(row[2])) for row in rows]
+    return [(row[0], row[1], expand_pdu(bytes(row[2]))) for row in rows]
 
 
 async def list_unlisted(tx: Tx, limit: int) -> list[str]:

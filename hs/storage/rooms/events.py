@@ -5,11 +5,12 @@ from typing import NamedTuple
 
 from hs.storage.database import Row, Tx
 from hs.storage.dialect import sql
+from hs.storage.rooms.stored_pdus import compress_pdu, expand_pdu
 from hs.storage.rows import InsertRows, UpdateRows
 
 
 class EventRecord(NamedTuple):
-    """A row of the events table; the fields are the columns of INSERT in order."""
+    """A row of the events table, with its PDU as signed; the fields are the columns of INSERT."""
 
     stream_id: int
     writer: str
@@ -98,7 +99,7 @@ async def insert(tx: Tx, records: Sequence[EventRecord]) -> None:
 
     Raises: UniqueViolation, by the end of the unit, if one of them is stored already.
     """
-    await tx.insert_rows(INSERT, records)
+    await tx.insert_rows(INSERT, [(*record[:-1], compress_pdu(record.pdu)) for record in records])
 
 
 async def find(tx: Tx, event_ids: Sequence[str]) -> list[LoadedEvent]:
@@ -178,5 +179,5 @@ def _loaded(row: Row) -> LoadedEvent:
         contains_url=row[5],
         redacted_by=row[6],
         version=row[7],
-        pdu=bytes(row[8]),
+        pdu=expand_pdu(bytes(row[8])),
     )

@@ -20,6 +20,7 @@ from typing import Final, NamedTuple
 
 from hs.storage.database import Tx
 from hs.storage.dialect import sql
+from hs.storage.rooms.stored_pdus import compress_pdu, expand_pdu
 from hs.storage.rows import InsertRows, UpdateRows
 
 ROOMS = "SELECT room_id FROM rooms WHERE room_id > $1 ORDER BY room_id LIMIT $2"
@@ -164,7 +165,11 @@ async def delete_events(tx: Tx, events: Sequence[tuple[int, str]]) -> None:
 
 async def list_redactions(tx: Tx, after: int, limit: int) -> list[RedactionRecord]:
     """List redactions after a stream ID, in order."""
-    return [RedactionRecord(*row) for row in await tx.fetch(REDACTED, after, limit)]
+    records = [RedactionRecord(*row) for row in await tx.fetch(REDACTED, after, limit)]
+    return [
+        record if record.pdu is None else record._replace(pdu=expand_pdu(bytes(record.pdu)))
+        for record in records
+    ]
 
 
 async def load_progress(tx: Tx, name: str) -> int:
@@ -175,7 +180,7 @@ async def load_progress(tx: Tx, name: str) -> int:
 
 async def replace_pdus(tx: Tx, pdus: Sequence[tuple[str, bytes]], name: str, position: int) -> None:
     """Replace the PDUs of events (event_id, pdu), and store the progress of the job."""
-    await tx.update_rows(SET_PDU, pdus)
+    await tx.update_rows(SET_PDU, [(event_id, compress_pdu(pdu)) for event_id, pdu in pdus])
     await tx.execute(SET_PROGRESS, name, position)
 
 

@@ -17,6 +17,7 @@ import attrs
 import pytest
 import trio
 
+from hs.storage.rooms.stored_pdus import expand_pdu
 from tests.support.ledger import CLIENT, Ledger, Person, Reader, faults_of, send_until
 from tests.support.servers.postgres import PostgresMissing, PostgresServer, running_postgres
 from tests.support.servers.processes import Cluster, Layout, make_cluster
@@ -93,9 +94,10 @@ class Stage:
             with sqlite3.connect(self.cluster.folder / "homeserver.db") as connection:
                 pdus = [row[0] for row in connection.execute(statement)]
         else:
-            readable = statement.replace("pdu", "convert_from(pdu, 'UTF8')", 1)
-            pdus = self.postgres.psql(readable, database=self.cluster.database).splitlines()
-        return Counter(json.loads(pdu)["content"]["body"] for pdu in pdus)
+            readable = statement.replace("pdu", "encode(pdu, 'hex')", 1)
+            lines = self.postgres.psql(readable, database=self.cluster.database).splitlines()
+            pdus = [bytes.fromhex(line) for line in lines]
+        return Counter(json.loads(expand_pdu(pdu))["content"]["body"] for pdu in pdus)
 
 
 async def send_and_read(stage: Stage, seconds: float) -> tuple[Ledger, list[Reader]]:

@@ -7,7 +7,7 @@ from hs.storage.database import Database, Tx
 from hs.storage.directory import search
 from hs.storage.directory.search import (
     WALKED,
-    WALKED_PER_ROOM,
+    WALKED_FIRST,
     IndexEntry,
     IndexRemovals,
     MessageSearchQuery,
@@ -74,7 +74,7 @@ async def test_latest_hits_are_listed_page_by_page(database: Database, room_ids:
 
     listed: list[int] = []
     below = search.MAX_STREAM_ID
-    while len(listed) < 3 * WALKED_PER_ROOM:
+    while len(listed) < 3 * WALKED_FIRST:
         hits = await database.read(search.list_latest, query("common", room_ids), below, PAGE)
         listed += [hit.stream_id for hit in hits]
         below = listed[-1]
@@ -103,10 +103,27 @@ async def test_common_word_walks_a_bounded_number_of_entries(database: Database)
         assert plan.startswith("SCAN search_words VIRTUAL TABLE"), plan
         assert "TEMP B-TREE" not in plan
         return
-    # A hit is looked up in the events table as well.
+    in_each = 100
+    # A hit is looked up in the events table as well, and each row is counted by several steps.
+    rows = 4 * ROOMS * in_each
     walked = [
-        (search.WALK_FLOOR, (["!r1"], search.MAX_STREAM_ID), (ROOMS + 1) * WALKED_PER_ROOM),
-        (search.LATEST_WALKED_IN_ROOMS, (*args, 0), 4 * ROOMS * WALKED_PER_ROOM),
+        (search.WALK_FLOOR, (["!r1"], search.MAX_STREAM_ID, in_each)),
+        (search.LATEST_WALKED_IN_ROOMS, (*args, in_each, 0)),
+        (search.COUNT_WALKED_IN_ROOMS, (*args, in_each, 0)),
+        (search.LATEST_WALKED, (*args, in_each)),
+        (search.COUNT_WALKED, (*args, in_each)),
     ]
-    for statement, arguments, rows in walked:
+    for statement, arguments in walked:
         await check_bounded(database, statement, *arguments, rows=rows, bounds="")
+
+
+async def test_count_ends_at_a_bound(database: Database) -> None:
+    await database.write(fill)
+
+    counts = [
+        await database.read(search.count_hits, query(word, room_ids))
+        for word in ("common", "rare")
+        for room_ids in (["!r3"], ALL_ROOMS, ["!none"])
+    ]
+
+    assert counts == [search.MAX_COUNT, search.MAX_COUNT, 0, 1, 1, 0]

@@ -176,7 +176,7 @@ async def _entries_with(
 ) -> dict[int, int]:
     """Return the numbers in a snapshot, stored or among the records, after a change."""
     deltas = [delta]
-    while snapshot_id in records:
+    while snapshot_id is not None and snapshot_id in records:
         deltas.append(records[snapshot_id].delta)
         snapshot_id = records[snapshot_id].parent_id
     base = {} if snapshot_id is None else await state.snapshot_numbers(tx, snapshot_id)

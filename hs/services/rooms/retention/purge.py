@@ -134,7 +134,7 @@ class RedactedContents:
             if not due_count:
                 return total
             pruned = {
-                row.event_id: _redacted_pdu(row.event_id, bytes(row.pdu), row.version)
+                row.event_id: _redacted_pdu(row.event_id, row.pdu, row.version)
                 for row in redactions[:due_count]
                 if row.event_id and row.pdu is not None and row.version
             }

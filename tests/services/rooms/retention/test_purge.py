@@ -17,6 +17,7 @@ from hs.settings.settings import Settings
 from hs.storage.database import Database, Tx
 from hs.storage.rooms import purge as storage
 from hs.storage.rooms import rooms
+from hs.storage.rooms.stored_pdus import expand_pdu
 from tests.support.composition import SETTINGS
 from tests.support.reading import readers_of
 from tests.support.rooms import ALICE, BOB, World, open_world
@@ -46,7 +47,8 @@ KEPT_OF_ROOMS = {
 
 
 async def rows_of(tx: Tx, room_id: str) -> dict[str, Any]:
-    return {row[0]: orjson.loads(bytes(row[1])) for row in await tx.fetch(ROWS_OF, room_id)}
+    rows = await tx.fetch(ROWS_OF, room_id)
+    return {row[0]: orjson.loads(expand_pdu(bytes(row[1]))) for row in rows}
 
 
 async def tables_of_rooms(tx: Tx) -> set[str]:
