@@ -21,7 +21,12 @@ INSERT = sql(
     )
 )
 DELETE = sql(lambda d: f"DELETE FROM search_entries WHERE {d.any_of('stream_id', 1, 'bigint')}")
-DELETE_ROOMS = sql(lambda d: f"DELETE FROM search_entries WHERE {d.any_of('room_id', 1, 'text')}")
+DELETE_ROOMS = sql(
+    lambda d: (
+        "DELETE FROM search_entries WHERE stream_id IN "
+        f"(SELECT stream_id FROM events WHERE {d.any_of('room_id', 1, 'text')})"
+    )
+)
 ENCRYPTED_ROOMS = sql(
     lambda d: (
         "SELECT room_id FROM current_state WHERE type = 'm.room.encryption' AND state_key = '' "

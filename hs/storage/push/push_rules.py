@@ -24,7 +24,7 @@ ON CONFLICT (user_id) DO UPDATE SET rules = excluded.rules, stream_id = excluded
 """
 INSERT_OUTCOMES = InsertRows(
     "push_outcomes",
-    "stream_id bigint, room_id text, event_id text, thread_id text, sender text, "
+    "stream_id bigint, room_id text, thread_id text, sender text, "
     "notify smallint, highlight smallint, actions text",
     conflict="ON CONFLICT (stream_id) DO NOTHING",
 )
@@ -60,8 +60,9 @@ WHERE stream_id > $1 AND status = 0 ORDER BY stream_id LIMIT $2
 # The outcomes in rooms, newest first, without those for which the user has an exception.
 OUTCOMES_OF_ROOMS = sql(
     lambda d: (
-        "SELECT o.stream_id, o.room_id, o.event_id, o.thread_id, o.highlight, o.actions "
-        f"FROM push_outcomes o WHERE {d.any_of('o.room_id', 2, 'text')} AND o.sender <> $1 "
+        "SELECT o.stream_id, o.room_id, v.event_id, o.thread_id, o.highlight, o.actions "
+        "FROM push_outcomes o JOIN events v ON v.stream_id = o.stream_id "
+        f"WHERE {d.any_of('o.room_id', 2, 'text')} AND o.sender <> $1 "
         "AND o.notify = 1 AND o.stream_id < $3 AND (o.highlight = 1 OR $4 = 0) "
         "AND NOT EXISTS (SELECT 1 FROM push_exceptions e WHERE e.user_id = $1 "
         "AND e.room_id = o.room_id AND e.stream_id = o.stream_id) "
@@ -84,7 +85,6 @@ class OutcomeRecord(NamedTuple):
 
     stream_id: int
     room_id: str
-    event_id: str
     thread_id: str
     sender: str
     notify: int

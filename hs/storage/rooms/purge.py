@@ -49,7 +49,7 @@ DELETE_REDACTIONS = sql(
     lambda d: f"DELETE FROM redactions WHERE {d.any_of('redaction_id', 1, 'text')}"
 )
 DELETE_EVENT_TRANSACTION_IDS = sql(
-    lambda d: f"DELETE FROM transaction_ids WHERE {d.any_of('event_id', 1, 'text')}"
+    lambda d: f"DELETE FROM transaction_ids WHERE {d.any_of('stream_id', 1, 'bigint')}"
 )
 
 REDACTED: Final = """
@@ -81,7 +81,10 @@ LONG_FORGOTTEN = "SELECT room_id FROM forgotten_rooms WHERE since_ms <= $1 ORDER
 IS_REMEMBERED = "SELECT 1 FROM local_memberships WHERE room_id = $1 AND forgotten = 0 LIMIT 1"
 MEMBERS = "SELECT user_id FROM local_memberships WHERE room_id = $1"
 DELETE_TRANSACTION_IDS = """
-DELETE FROM transaction_ids WHERE event_id IN (SELECT event_id FROM events WHERE room_id = $1)
+DELETE FROM transaction_ids WHERE stream_id IN (SELECT stream_id FROM events WHERE room_id = $1)
+"""
+DELETE_ROOM_ENTRIES = """
+DELETE FROM search_entries WHERE stream_id IN (SELECT stream_id FROM events WHERE room_id = $1)
 """
 DELETE_CHAIN_LINKS = """
 DELETE FROM auth_chain_links
@@ -89,7 +92,6 @@ WHERE origin_chain IN (SELECT chain_id FROM auth_chains WHERE room_id = $1)
 """
 _ROOM_TABLES: Final = (
     "auth_chains",
-    "search_entries",
     "relations",
     "threads",
     "redactions",
@@ -112,7 +114,10 @@ _ROOM_TABLES: Final = (
     "room_heads",
     "rooms",
 )
-DELETE_ROOM: Final = [f"DELETE FROM {table} WHERE room_id = $1" for table in _ROOM_TABLES]
+DELETE_ROOM: Final = [
+    DELETE_ROOM_ENTRIES,
+    *(f"DELETE FROM {table} WHERE room_id = $1" for table in _ROOM_TABLES),
+]
 
 
 class RedactionRecord(NamedTuple):
@@ -156,11 +161,10 @@ async def delete_events(tx: Tx, events: Sequence[tuple[int, str]]) -> None:
         DELETE_RELATIONS,
         DELETE_THREADS,
         DELETE_REDACTIONS,
-        DELETE_EVENT_TRANSACTION_IDS,
     ):
         await tx.execute(statement, event_ids)
-    await tx.execute(DELETE_ENTRIES, stream_ids)
-    await tx.execute(DELETE_EVENTS, stream_ids)
+    for statement in (DELETE_EVENT_TRANSACTION_IDS, DELETE_ENTRIES, DELETE_EVENTS):
+        await tx.execute(statement, stream_ids)
 
 
 async def list_redactions(tx: Tx, after: int, limit: int) -> list[RedactionRecord]:

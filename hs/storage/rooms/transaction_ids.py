@@ -9,12 +9,12 @@ from hs.storage.rows import InsertRows
 
 INSERT = InsertRows(
     "transaction_ids",
-    "user_id text, device_id text, scope text, txn_id text, event_id text, created_ms bigint",
+    "user_id text, device_id text, scope text, txn_id text, stream_id bigint, created_ms bigint",
     conflict="ON CONFLICT (user_id, device_id, scope, txn_id) DO NOTHING",
 )
 RECENT = """
-SELECT t.scope, t.txn_id, t.event_id, e.stream_id, e.room_id
-FROM transaction_ids t JOIN events e ON e.event_id = t.event_id
+SELECT t.scope, t.txn_id, e.event_id, t.stream_id, e.room_id
+FROM transaction_ids t JOIN events e ON e.stream_id = t.stream_id
 WHERE t.user_id = $1 AND t.device_id = $2
 ORDER BY t.created_ms DESC LIMIT $3
 """
@@ -23,21 +23,22 @@ SELECT scope, txn_id FROM transaction_ids WHERE user_id = $1 AND device_id = $2
 ORDER BY created_ms DESC LIMIT $4 OFFSET $3
 """
 FIND = """
-SELECT t.scope, t.txn_id, t.event_id, e.stream_id, e.room_id
-FROM transaction_ids t JOIN events e ON e.event_id = t.event_id
+SELECT t.scope, t.txn_id, e.event_id, t.stream_id, e.room_id
+FROM transaction_ids t JOIN events e ON e.stream_id = t.stream_id
 WHERE t.user_id = $1 AND t.device_id = $2 AND t.scope = $3 AND t.txn_id = $4
 """
 OF_EVENTS = sql(
     lambda d: (
-        "SELECT event_id, device_id, txn_id FROM transaction_ids "
-        f"WHERE user_id = $1 AND {d.any_of('event_id', 2, 'text')}"
+        "SELECT e.event_id, t.device_id, t.txn_id FROM events e "
+        "JOIN transaction_ids t ON t.stream_id = e.stream_id "
+        f"WHERE t.user_id = $1 AND {d.any_of('e.event_id', 2, 'text')}"
     )
 )
 PRUNE = "DELETE FROM transaction_ids WHERE created_ms < $1"
 
 
-async def insert(tx: Tx, rows: Sequence[tuple[str, str, str, str, str, int]]) -> None:
-    """Store (user_id, device_id, scope, txn_id, event_id, created_ms); known IDs are kept."""
+async def insert(tx: Tx, rows: Sequence[tuple[str, str, str, str, int, int]]) -> None:
+    """Store (user_id, device_id, scope, txn_id, stream_id, created_ms); known IDs are kept."""
     await tx.insert_rows(INSERT, rows)
 
 

@@ -19,7 +19,6 @@ def outcome(number: int, room_id: str = ROOM) -> OutcomeRecord:
     return OutcomeRecord(
         stream_id=number,
         room_id=room_id,
-        event_id=f"${number}",
         thread_id=REPLIES.get(number, "main"),
         sender="@alice:hs.test",
         notify=1,

@@ -33,13 +33,21 @@ class EventResults:
     def add_evaluation(self, stream_id: int, row: EventRow, evaluation: Evaluation) -> None:
         """Add the evaluation of an event that notifies users."""
         ordinary, differences = evaluation.ordinary, evaluation.differences
-        # The first fields of both rows.
         place = (stream_id, row.room_id, row.event_id, evaluation.thread_id, row.sender)
         exceptions = tuple([difference[:3] for difference in differences])
         self.unread.append(Unread(*place, ordinary.notify, ordinary.highlight, exceptions))
         if ordinary.notify:
-            highlight, actions = int(ordinary.highlight), _actions(ordinary)
-            self.outcomes.append(OutcomeRecord(*place, 1, highlight, actions))
+            self.outcomes.append(
+                OutcomeRecord(
+                    stream_id=stream_id,
+                    room_id=row.room_id,
+                    thread_id=evaluation.thread_id,
+                    sender=row.sender,
+                    notify=1,
+                    highlight=int(ordinary.highlight),
+                    actions=_actions(ordinary),
+                )
+            )
         for difference in differences:
             self.exceptions.append(
                 ExceptionRecord(

@@ -278,7 +278,11 @@ async def _set_links(
         await events.set_redacted(tx, sorted(redacted.items()))
         await relation_writes.remove(tx, sorted(redacted))
     transactions = [
-        (txn.user_id, txn.device_id, txn.scope, txn.txn_id, pending.event.event_id, work.now_ms)
+        (
+            *(txn.user_id, txn.device_id, txn.scope, txn.txn_id),
+            numbers.events[pending.event.event_id],
+            work.now_ms,
+        )
         for pending in pending_events
         if (txn := pending.txn) is not None
     ]

@@ -1,0 +1,48 @@
+"""Migration 0033: transaction IDs survive it, with the numbers of their events."""
+
+from hs.storage.database import Tx
+from hs.storage.inline import open_inline
+from hs.storage.migrate import bundled_migrations, migrate
+from hs.storage.rooms import transaction_ids
+from hs.storage.rooms.transaction_ids import TransactionRecord
+
+NUMBER = 33
+EVENT = """
+INSERT INTO events
+    (stream_id, writer, event_id, room_id, type, sender, depth, origin_server_ts, pdu)
+VALUES (7, 'main', '$sent', '!room', 'm.room.message', '@a:hs.test', 1, 1, x'7b7d')
+"""
+SENT = """
+INSERT INTO transaction_ids (user_id, device_id, scope, txn_id, event_id, created_ms)
+VALUES ('@a:hs.test', 'PHONE', '/send', 'txn', '$sent', 5)
+"""
+OUTCOME = """
+INSERT INTO push_outcomes
+    (stream_id, room_id, event_id, thread_id, sender, notify, highlight, actions)
+VALUES (7, '!room', '$sent', 'main', '@a:hs.test', 1, 0, '[]')
+"""
+
+
+async def fill(tx: Tx) -> None:
+    for statement in (EVENT, SENT, OUTCOME):
+        await tx.execute(statement)
+
+
+async def outcomes(tx: Tx) -> list[int]:
+    return [row[0] for row in await tx.fetch("SELECT stream_id FROM push_outcomes")]
+
+
+async def test_rows_are_kept_when_they_lose_their_event_ids() -> None:
+    migrations = bundled_migrations()
+    async with open_inline() as database:
+        earlier = [migration for migration in migrations if migration.number < NUMBER]
+        await migrate(database, earlier, ["pre", "post"])
+        await database.write(fill)
+
+        await migrate(database, migrations, ["pre", "post"])
+
+        sent = await database.read(transaction_ids.find, "@a:hs.test", "PHONE", "/send", "txn")
+        by_event = await database.read(transaction_ids.find_by_events, "@a:hs.test", ["$sent"])
+        assert sent == TransactionRecord("/send", "txn", "$sent", 7, "!room")
+        assert by_event == {"$sent": ("PHONE", "txn")}
+        assert await database.read(outcomes) == [7]
