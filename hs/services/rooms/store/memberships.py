@@ -179,7 +179,8 @@ class Memberships:
 
     def _keep_room(self, room_id: RoomID, present: PresentMembers) -> None:
         self._rooms.pop(room_id)
-        present.weighed = len(present)
+        # A room that is larger than the cache would be read again for each event.
+        present.weigh(at_most=self._rooms.limit // 2)
         self._rooms.put(room_id, present)
 
     # The feed

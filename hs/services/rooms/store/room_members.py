@@ -24,6 +24,7 @@ class PresentMembers:
     invited: dict[UserID, int] = attrs.Factory(dict)
     local: set[UserID] = attrs.Factory(set)
     weighed: int = 0  # number of members when the cache last weighed this
+    weight: int = _ROOM_BYTES  # what the cache counts since then
 
     def __len__(self) -> int:
         return len(self.joined) + len(self.invited)
@@ -70,10 +71,16 @@ class PresentMembers:
         elif membership == event_types.INVITE:
             self.invited[user_id] = stream_id
 
+    def weigh(self, at_most: int) -> None:
+        """Estimate the memory that the members use, in bytes, as a weight of up to `at_most`."""
+        self.weighed = len(self)
+        size_bytes = _ROOM_BYTES + self.weighed * _MEMBER_BYTES
+        self.weight = max(_ROOM_BYTES, min(at_most, size_bytes))
+
 
 def weigh_members(room_id: RoomID, present: PresentMembers) -> int:
-    """Return the estimated memory use of a room's members, in bytes."""
-    return _ROOM_BYTES + present.weighed * _MEMBER_BYTES
+    """Return the weight of a room's members."""
+    return present.weight
 
 
 def _first(members: dict[UserID, int], count: int) -> list[tuple[UserID, int]]:

@@ -50,10 +50,19 @@ _EMPTY: Final[StateMap] = Map()
 
 @attrs.define(eq=False)
 class _CachedRoom:
-    """The current state of one room; `entries` is its size when it was last weighed."""
+    """The current state of one room; `entries` is its size when it was last weighed.
+
+    A room that is larger than the cache weighs half of it: else it would be read for each event.
+    """
 
     map: StateMap
     entries: int = 0
+    weight: int = _MAP_BYTES
+
+    def weigh(self, at_most: int) -> None:
+        """Estimate the memory that the map uses, in bytes, as a weight of up to `at_most`."""
+        self.entries = len(self.map)
+        self.weight = min(at_most, _MAP_BYTES + self.entries * state_snapshots.ENTRY_BYTES)
 
 
 @attrs.define(eq=False)
@@ -73,7 +82,7 @@ class _Loaded:
 
 
 def _weigh_current(room_id: RoomID, cached: _CachedRoom) -> int:
-    return _MAP_BYTES + cached.entries * state_snapshots.ENTRY_BYTES
+    return cached.weight
 
 
 def _weigh_snapshot(snapshot_id: int, cached: _CachedSnapshot) -> int:
@@ -236,7 +245,9 @@ class StateStore:
     def remember_current(self, room_id: RoomID, state_map: StateMap) -> None:
         """Cache a room's current state that its owner has read, with no event pending."""
         if room_id not in self._follower:
-            self._rooms.put(room_id, _CachedRoom(state_map, len(state_map)))
+            room = _CachedRoom(state_map)
+            room.weigh(at_most=self._rooms.limit // 2)
+            self._rooms.put(room_id, room)
 
     async def _read_rooms(self, room_ids: list[RoomID]) -> dict[RoomID, _CachedRoom]:
         maps = await self._database.read(_read_current, room_ids)
@@ -246,7 +257,7 @@ class StateStore:
         # A room without state is unknown here, and requests for such rooms must not fill the cache.
         if room.map:
             self._rooms.pop(room_id)
-            room.entries = len(room.map)
+            room.weigh(at_most=self._rooms.limit // 2)
             self._rooms.put(room_id, room)
 
     async def _load_snapshot(self, snapshot_id: int) -> StateMap:

@@ -1,9 +1,13 @@
 """Memberships, kept up to date by the feed and read from the database."""
 
+import pytest
+
 from hs.core.positions import VectorPosition
 from hs.core.streams import EVENTS
 from hs.repl.feed import Feed
+from hs.services.rooms.store import memberships
 from hs.services.rooms.store.memberships import Memberships
+from hs.services.rooms.store.state_store import StateStore
 from hs.storage.database import Database
 from tests.support.composition import SERVER
 from tests.support.rooms import ALICE, BOB, CAROL, ZOE, World, open_world
@@ -100,3 +104,32 @@ async def test_join_through_another_process_is_recognized(world: World) -> None:
     own = await without_feed.look_again(room_id, BOB)
     assert own is not None
     assert own.membership == "join"
+
+
+async def test_members_of_a_room_larger_than_the_cache_stay_in_memory(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # In reality 64 MiB are the bound, which 268,000 members exceed.
+    monkeypatch.setattr(memberships, "MAX_ROOM_BYTES", 1300)
+    async with open_world(database) as world:
+        small = await world.create_room(ALICE)
+        large = await world.create_room(ALICE, join=[BOB, CAROL, ZOE])
+    async with open_world(database) as world:
+        await world.memberships.present(small)
+        present = await world.memberships.present(large)
+        await world.leave(large, BOB)
+
+        assert world.memberships.present_nowait(large) is present
+        assert BOB not in present.joined
+        assert world.memberships.present_nowait(small) is not None
+
+
+async def test_state_of_a_room_larger_than_the_cache_stays_in_memory(database: Database) -> None:
+    async with open_world(database) as world:
+        large = await world.create_room(ALICE, join=[BOB, CAROL])
+        states = StateStore(database, world.feed, world.events, max_current_bytes=700)
+        before = await states.current(large)
+
+        await world.leave(large, BOB)
+
+        assert states.current_nowait(large) == await world.states.current(large) != before
