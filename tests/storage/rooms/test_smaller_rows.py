@@ -42,7 +42,15 @@ async def test_rows_are_kept_when_they_lose_their_event_ids() -> None:
         await migrate(database, migrations, ["pre", "post"])
 
         sent = await database.read(transaction_ids.find, "@a:hs.test", "PHONE", "/send", "txn")
+        recent = await database.read(transaction_ids.list_recent, "@a:hs.test", "PHONE", 10)
         by_event = await database.read(transaction_ids.find_by_events, "@a:hs.test", ["$sent"])
-        assert sent == TransactionRecord("/send", "txn", "$sent", 7, "!room")
+        assert sent == TransactionRecord(
+            scope=transaction_ids.stored_scope("/send"),
+            txn_id="txn",
+            event_id="$sent",
+            stream_id=7,
+            room_id="!room",
+        )
+        assert recent == [sent]
         assert by_event == {"$sent": ("PHONE", "txn")}
         assert await database.read(outcomes) == [7]

@@ -28,7 +28,7 @@ from hs.services.rooms.append.drafts import AppendedEvent, TransactionKey
 from hs.services.rooms.append.pending_events import PendingEvent
 from hs.storage.database import Database, Tx
 from hs.storage.rooms import transaction_ids
-from hs.storage.rooms.transaction_ids import TransactionRecord
+from hs.storage.rooms.transaction_ids import TransactionRecord, stored_scope
 
 MAX_RECENT: Final = 1000  # per device
 MAX_OLDER: Final = 100_000  # per device and day; older requests are treated as new
@@ -36,6 +36,7 @@ MAX_DEVICES: Final = 10_000
 
 _Device = tuple[str, str]
 _Request = tuple[str, str]
+"""(stored scope, transaction ID)."""
 
 
 @attrs.define(eq=False)
@@ -52,18 +53,18 @@ class DeviceTransactions:
 
     def needs_lookup(self, key: TransactionKey) -> bool:
         """Return whether only the database knows the result of a request."""
-        request = (key.scope, key.txn_id)
+        request = _request_of(key)
         if self._uncertain and request in self._uncertain:
             return True
         return bool(self._older) and request not in self._results and hash(request) in self._older
 
     def find(self, key: TransactionKey) -> AppendedEvent | PendingEvent | None:
         """Return the result of a request, or its pending event; None for a new request."""
-        return self._results.get((key.scope, key.txn_id))
+        return self._results.get(_request_of(key))
 
     def begin(self, key: TransactionKey, pending: PendingEvent) -> None:
         """Record the pending event of a request."""
-        self._results[(key.scope, key.txn_id)] = pending
+        self._results[_request_of(key)] = pending
         if len(self._results) > MAX_RECENT:
             oldest = next(iter(self._results))
             if not isinstance(self._results[oldest], PendingEvent):
@@ -73,16 +74,16 @@ class DeviceTransactions:
 
     def finish(self, key: TransactionKey, appended: AppendedEvent) -> None:
         """Record that the event is committed."""
-        self._results[(key.scope, key.txn_id)] = appended
+        self._results[_request_of(key)] = appended
 
     def fail(self, key: TransactionKey) -> None:
         """Record that the event's commit failed."""
-        self._results.pop((key.scope, key.txn_id), None)
-        self._uncertain.add((key.scope, key.txn_id))
+        self._results.pop(_request_of(key), None)
+        self._uncertain.add(_request_of(key))
 
     def record_lookup(self, key: TransactionKey, result: AppendedEvent | None) -> None:
         """Record what the database knows of a request; None: it is new."""
-        request = (key.scope, key.txn_id)
+        request = _request_of(key)
         self._uncertain.discard(request)
         self._older.discard(hash(request))
         if result is not None:
@@ -131,6 +132,10 @@ class TransactionIds:
             if len(self._recent) > MAX_DEVICES:
                 self._recent.popitem(last=False)
         return transactions
+
+
+def _request_of(key: TransactionKey) -> _Request:
+    return stored_scope(key.scope), key.txn_id
 
 
 async def _read(
