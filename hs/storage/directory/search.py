@@ -114,6 +114,11 @@ COUNT = sql(
         f"WHERE {d.search_match(1)} AND {_scope(d)} LIMIT $6) counted"
     )
 )
+# Without statistics, PostgreSQL would sort whole rooms instead of walking an index.
+WALK_INDEXES = Statement(
+    "SELECT set_config('enable_bitmapscan', $1, true), set_config('enable_seqscan', $1, true)",
+    "SELECT ?1",
+)
 # $6 below, $7 limit, $8 entries to walk (in each room, above the stream ID $9).
 _WALK_ALL: Final = """
 (SELECT * FROM search_entries WHERE stream_id < $6 ORDER BY stream_id DESC LIMIT $8)
@@ -268,10 +273,12 @@ async def list_latest(
     """List hits below a stream ID in the order of their arrival, latest first."""
     args = (*_arguments(tx, search), below, limit)
     if tx.dialect.engine == "postgres":
+        await tx.execute(WALK_INDEXES, "off")
         for walked in (WALKED_FIRST, WALKED):
             hits = await _walk(tx, search, args, walked)
             if len(hits) == limit:
                 return hits
+        await tx.execute(WALK_INDEXES, "on")
     return [SearchHit(*row) for row in await tx.fetch(LATEST, *args)]
 
 
@@ -294,6 +301,7 @@ async def count_hits(tx: Tx, search: MessageSearchQuery) -> int:
     arguments = _arguments(tx, search)
     if tx.dialect.engine == "postgres":
         args = (*arguments, MAX_STREAM_ID, MAX_COUNT)
+        await tx.execute(WALK_INDEXES, "off")
         if len(search.room_ids) > MAX_ROOMS_WALKED:
             counted = await tx.fetchval(COUNT_WALKED, *args, WALKED)
         else:
@@ -301,6 +309,7 @@ async def count_hits(tx: Tx, search: MessageSearchQuery) -> int:
             counted = await tx.fetchval(COUNT_WALKED_IN_ROOMS, *args, in_each, -MAX_STREAM_ID)
         if counted == MAX_COUNT:
             return MAX_COUNT
+        await tx.execute(WALK_INDEXES, "on")
     number: int = await tx.fetchval(COUNT, *arguments, MAX_COUNT)
     return number
 

@@ -1,9 +1,12 @@
 """The latest hits of a common word cost the same in an index of any size."""
 
+from typing import Any
+
 import pytest
 
 from hs.core.search_words import parse_query
 from hs.storage.database import Database, Tx
+from hs.storage.dialect import Query
 from hs.storage.directory import search
 from hs.storage.directory.search import (
     WALKED,
@@ -14,7 +17,7 @@ from hs.storage.directory.search import (
 )
 from hs.storage.rooms import events
 from hs.storage.rooms.events import EventRecord
-from tests.support.plans import check_bounded, explain
+from tests.support.plans import explain, rows_walked
 
 ENTRIES = 2 * WALKED
 ROOMS = 4
@@ -60,7 +63,11 @@ async def fill(tx: Tx) -> None:
     await search.update_index(
         tx, [entry(number) for number in numbers], IndexRemovals([], []), "events", "1"
     )
-    await tx.execute("ANALYZE")
+
+
+async def walk(tx: Tx, statement: Query, *args: Any) -> int:
+    await tx.execute(search.WALK_INDEXES, "off")
+    return await rows_walked(tx, statement, *args)
 
 
 def query(word: str, room_ids: list[str]) -> MessageSearchQuery:
@@ -75,7 +82,7 @@ async def test_latest_hits_are_listed_page_by_page(database: Database, room_ids:
     listed: list[int] = []
     below = search.MAX_STREAM_ID
     while len(listed) < 3 * WALKED_FIRST:
-        hits = await database.read(search.list_latest, query("common", room_ids), below, PAGE)
+        hits = await database.read_long(search.list_latest, query("common", room_ids), below, PAGE)
         listed += [hit.stream_id for hit in hits]
         below = listed[-1]
 
@@ -86,7 +93,9 @@ async def test_rare_word_is_found_below_the_walked_entries(database: Database) -
     await database.write(fill)
 
     found = [
-        await database.read(search.list_latest, query("rare", rooms), search.MAX_STREAM_ID, PAGE)
+        await database.read_long(
+            search.list_latest, query("rare", rooms), search.MAX_STREAM_ID, PAGE
+        )
         for rooms in (["!r3"], ALL_ROOMS, ["!r1"])
     ]
 
@@ -113,15 +122,16 @@ async def test_common_word_walks_a_bounded_number_of_entries(database: Database)
         (search.LATEST_WALKED, (*args, in_each)),
         (search.COUNT_WALKED, (*args, in_each)),
     ]
+    # The table has no statistics: PostgreSQL takes it for a small one.
     for statement, arguments in walked:
-        await check_bounded(database, statement, *arguments, rows=rows, bounds="")
+        assert await database.read_long(walk, statement, *arguments) <= rows
 
 
 async def test_count_ends_at_a_bound(database: Database) -> None:
     await database.write(fill)
 
     counts = [
-        await database.read(search.count_hits, query(word, room_ids))
+        await database.read_long(search.count_hits, query(word, room_ids))
         for word in ("common", "rare")
         for room_ids in (["!r3"], ALL_ROOMS, ["!none"])
     ]
