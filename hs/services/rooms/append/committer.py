@@ -156,7 +156,7 @@ class Committer:
                 referenced.append(batch.head.snapshot)
             for snapshot in referenced:
                 if snapshot.id is None:
-                    for ancestor in unstored(snapshot):
+                    for ancestor in unstored(snapshot, snapshots):
                         snapshots.setdefault(id(ancestor), (batch.room_id, ancestor))
         return CommitWork(
             batches=group,

@@ -13,7 +13,8 @@ Rules:
   that won is committed, so that a caller who reads the state again finds that event.
 - If the room is dropped while the call waits (see `hot_rooms`), the call starts again from what is
   in the database, at most ATTEMPTS times.
-- A new room needs no lock: until its first commit, nobody else can know its ID.
+- A new room needs no lock: until its first commit, nobody else can know its ID. While its events
+  are built, other tasks may run; afterwards it is checked that its ID and its transaction are free.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +27,8 @@ from hs.core.errors import BadState, Forbidden, MatrixError
 from hs.core.events import event_types
 from hs.core.events.event import Event
 from hs.core.ids import EventID, RoomID
-from hs.core.versions import room_version
+from hs.core.versions import RoomVersion, room_version
+from hs.lib.time_slice import TimeSlice
 from hs.services.rooms.append.drafts import AppendedEvent, Draft
 from hs.services.rooms.append.event_builder import EventBuilder
 from hs.services.rooms.append.hot_room import (
@@ -120,6 +122,28 @@ class RoomWriter:
             result = device.find(first.txn)
             if result is not None:
                 return [await _wait_for_result(result, None)]
+        for _ in range(ATTEMPTS):
+            room, head, events = await self._build_room(first, drafts[1:], rules)
+            # Other tasks ran meanwhile. From here to `begin` nothing is awaited.
+            if device is not None and first.txn is not None:
+                result = device.find(first.txn)
+                if result is not None:
+                    return [await _wait_for_result(result, None)]
+            if room.room_id not in self._rooms:
+                break
+        else:
+            raise _no_free_room_id()
+        new_room = NewRoomRow(version, first.sender)
+        batch = self._rooms.submit(room, events, head, new_room, on_finished=_Finish([device]))
+        if device is not None and first.txn is not None:
+            device.begin(first.txn, events[0])
+        await batch.wait()
+        return [await wait_until_appended(pending, existed=False) for pending in events]
+
+    async def _build_room(
+        self, first: Draft, drafts: Sequence[Draft], rules: RoomVersion
+    ) -> tuple[HotRoom, RoomHead, list[PendingEvent]]:
+        """Build the events of a new room, which nobody else can know yet."""
         create = self._new_create_event(
             first, lambda ts: self._builder.build_create_event(first, rules, ts)
         )
@@ -127,15 +151,12 @@ class RoomWriter:
         head = head_after(room.head, create, create)
         changes = own_state_change(room.head, create)
         events = [PendingEvent(create, room.head.snapshot, changes, txn=first.txn)]
-        for draft in drafts[1:]:
+        time_slice = TimeSlice()
+        for draft in drafts:
             pending, head = self._builder.build_event(room, head, draft)
             events.append(pending)
-        new_room = NewRoomRow(version, first.sender)
-        batch = self._rooms.submit(room, events, head, new_room, on_finished=_Finish([device]))
-        if device is not None and first.txn is not None:
-            device.begin(first.txn, events[0])
-        await batch.wait()
-        return [await wait_until_appended(pending, existed=False) for pending in events]
+            await time_slice.yield_if_over()
+        return room, head, events
 
     def _new_create_event(self, draft: Draft, build: Callable[[int], Event]) -> Event:
         # The room's ID decides which process owns the room. Where the ID is the hash of the
@@ -148,7 +169,7 @@ class RoomWriter:
             create = build(start - shift)
             if self._owns(create.room_id) and create.room_id not in self._rooms:
                 return create
-        raise MatrixError("M_UNKNOWN", 503, "Could not find an ID for the room; try again")
+        raise _no_free_room_id()
 
     async def _append(
         self, room: HotRoom, call: _AppendCall
@@ -332,6 +353,10 @@ def _redaction_target(
     if stored is None or stored.redacted_by is not None:
         return None
     return stored.event
+
+
+def _no_free_room_id() -> MatrixError:
+    return MatrixError("M_UNKNOWN", 503, "Could not find an ID for the room; try again")
 
 
 async def _wait_for_result(result: _Result, batch: EventBatch | None) -> AppendedEvent:

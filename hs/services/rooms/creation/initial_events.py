@@ -25,6 +25,9 @@ TRUSTED_PRIVATE_CHAT: Final = "trusted_private_chat"
 
 ENCRYPTION_CONTENT: Final = {"algorithm": "m.megolm.v1.aes-sha2"}
 
+MAX_INITIAL_STATE: Final = 1000
+"""Entries of `initial_state`: all first events are committed and delivered at once."""
+
 _CREATOR_LEVEL: Final = 100
 _PRIVATE_STATE: Final[Mapping[str, JsonObject]] = {
     event_types.JOIN_RULES: {"join_rule": event_types.RULE_INVITE},
@@ -91,10 +94,12 @@ def first_events(
     alias: RoomAlias | None,
     settings: RoomSettings,
 ) -> list[Draft]:
-    """Return the events of a new room in their order.
+    """Return the events of a new room in their order; `check_first_event` has to check each.
 
     Raises: BadJson, InvalidParam, InvalidRoomState.
     """
+    if len(request.initial_state) > MAX_INITIAL_STATE:
+        raise InvalidParam(f"initial_state must not contain more than {MAX_INITIAL_STATE} events")
     if any(entry.type == event_types.MEMBER for entry in request.initial_state):
         raise InvalidRoomState("initial_state must not contain m.room.member events; use invite")
     if any(entry.type == event_types.REDACTION for entry in request.initial_state):
@@ -110,8 +115,6 @@ def first_events(
             for event_type, content, state_key in _state(request, alias, settings)
         ),
     ]
-    for draft in state:
-        _check_state(draft, rules)
     return [
         Draft(event_types.CREATE, creator, create, ""),
         Draft(event_types.MEMBER, creator, joined, creator),
@@ -120,7 +123,10 @@ def first_events(
     ]
 
 
-def _check_state(draft: Draft, rules: RoomVersion) -> None:
+def check_first_event(draft: Draft, rules: RoomVersion) -> None:
+    """Reject contents that nobody could send. Raises: InvalidRoomState."""
+    if draft.type in (event_types.CREATE, event_types.MEMBER):
+        return
     try:
         check_content(draft.sender, draft.type, draft.state_key, draft.content)
         if draft.type == event_types.POWER_LEVELS and draft.state_key == "":

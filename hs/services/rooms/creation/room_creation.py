@@ -10,13 +10,19 @@ from hs.core.events import event_types
 from hs.core.ids import RoomAlias, RoomID, ServerName, UserID, server_of
 from hs.core.requester import Requester
 from hs.core.versions import room_version
+from hs.lib.time_slice import TimeSlice
 from hs.services.accounts.limits.account_restrictions import check_may_act
 from hs.services.accounts.profiles.profiles import Profiles
 from hs.services.directory.aliases import AliasReservation, LocalAliases
 from hs.services.directory.public_rooms import PublicRooms
 from hs.services.rooms.append.appender import RoomAppender
 from hs.services.rooms.append.drafts import Draft
-from hs.services.rooms.creation.initial_events import FirstMembers, NewRoomRequest, first_events
+from hs.services.rooms.creation.initial_events import (
+    FirstMembers,
+    NewRoomRequest,
+    check_first_event,
+    first_events,
+)
 from hs.services.rooms.membership.invite_permissions import InvitePermissions
 from hs.services.rooms.membership.member_policy import MemberPolicy
 from hs.services.rooms.membership.membership_limits import MembershipLimits
@@ -67,6 +73,10 @@ class RoomCreation:
             },
         )
         drafts = first_events(request, members, rules, alias, self.settings)
+        time_slice = TimeSlice()
+        for draft in drafts:
+            check_first_event(draft, rules)
+            await time_slice.yield_if_over()
         reservation = None if alias is None else await self.aliases.reserve(creator, alias)
         room_id = await self._append(rules.identifier, drafts, reservation)
         if request.is_listed:

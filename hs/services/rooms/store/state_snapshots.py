@@ -14,7 +14,7 @@ Rules:
   has to follow.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from typing import Final
 
 import attrs
@@ -77,11 +77,14 @@ def empty() -> Snapshot:
     return Snapshot(Map(), EMPTY_SNAPSHOT)
 
 
-def unstored(snapshot: Snapshot) -> Iterator[Snapshot]:
-    """Yield a snapshot and its unstored ancestors, the oldest first."""
+def unstored(snapshot: Snapshot, known: Container[int] = ()) -> Iterator[Snapshot]:
+    """Yield a snapshot and its unstored ancestors, the oldest first.
+
+    With a snapshot whose identity (`id`) is in `known`, its ancestors are known, too.
+    """
     chain: list[Snapshot] = []
     ancestor: Snapshot | None = snapshot
-    while ancestor is not None and ancestor.id is None:
+    while ancestor is not None and ancestor.id is None and id(ancestor) not in known:
         chain.append(ancestor)
         ancestor = ancestor.parent
     return reversed(chain)
