@@ -47,12 +47,13 @@ def compose(
         supervision=Supervision(),
     )
     if not settings.metrics.enable_metrics:
-        return process
+        stalls = process_metrics.log_stalls()
+        return attrs.evolve(process, duties=[*process.duties, stalls])
     process_metrics.watch_process(metrics, process)
     owner = services.core.rooms.owner
     process_metrics.watch_caches(metrics, caches, None if owner is None else owner.hot)
     for part in parts:
         for watch in part.metrics:
             watch(metrics)
-    lag = process_metrics.watch_lag(metrics)
-    return attrs.evolve(process, duties=[*process.duties, lag])
+    lag, stalls = process_metrics.watch_lag(metrics), process_metrics.watch_stalls(metrics)
+    return attrs.evolve(process, duties=[*process.duties, lag, stalls])

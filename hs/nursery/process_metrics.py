@@ -13,6 +13,7 @@ from hs.apis.web.drain import Drain
 from hs.apis.web.limits import Admission
 from hs.core.streams import CATALOGUE
 from hs.lib.caching.lru_cache import LruCache
+from hs.lib.event_loop_stalls import StallWatch
 from hs.lib.metrics import MetricFamily, Metrics, MetricSample, counter_family
 from hs.lib.tasks import Duty, Supervision, measure_lag
 from hs.nursery.process import Process
@@ -25,6 +26,7 @@ from hs.services.sync.notifier import Notifier
 
 LAG_PERIOD_S: Final = 1.0
 LAG_BUCKETS: Final = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
+STALL_BUCKETS: Final = (0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 Caches = Collection[LruCache[Any, Any]]
 
@@ -75,6 +77,25 @@ def watch_lag(metrics: Metrics) -> Duty:
         await measure_lag(LAG_PERIOD_S, lag.observe)
 
     return Duty("event loop lag", run)
+
+
+def watch_stalls(metrics: Metrics) -> Duty:
+    """Return the duty that measures and logs for how long tasks keep the event loop."""
+    stalls = metrics.histogram(
+        "hs_event_loop_stall_seconds",
+        "How long tasks kept all others from running, if that was 0.1 s or longer",
+        buckets=STALL_BUCKETS,
+    )
+    return Duty("event loop stalls", StallWatch(stalls.observe).run)
+
+
+def log_stalls() -> Duty:
+    """Return the duty of `watch_stalls` for a process without metrics."""
+    return Duty("event loop stalls", StallWatch(_ignore).run)
+
+
+def _ignore(seconds: float) -> None:
+    pass
 
 
 def watch_caches(metrics: Metrics, caches: Caches, hot_rooms: HotRooms | None) -> None:
