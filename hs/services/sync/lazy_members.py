@@ -7,8 +7,9 @@ Rules:
   members are sent again.
 - Any other token means that another process answered the device in the meantime, or that it started
   over. The record is cleared; members are repeated rather than missing.
-- Concurrent requests of a device share one record. A call of `resume` discards the pending
-  members of earlier responses. Of two concurrent responses, the later one stays pending.
+- Concurrent requests of a device share one record. Of two responses, the later one stays pending.
+  If both have the same token, nobody can tell which of them the device received, so only the
+  members that both contain are pending.
 - Records are kept in memory only, and limited in number and size. A lost record costs
   repeated members.
 
@@ -40,7 +41,7 @@ class SentMembers:
     confirmed: dict[RoomID, dict[UserID, EventID]] = attrs.Factory(dict)
     count: int = 0
     confirmed_token: str | None = None
-    pending: tuple[SentMember, ...] = ()
+    pending: frozenset[SentMember] = frozenset()
     pending_token: str | None = None
 
     def resume(self, since: str | None) -> None:
@@ -54,7 +55,6 @@ class SentMembers:
         elif since != self.confirmed_token:
             self._confirm()
         self.confirmed_token = since
-        self.pending, self.pending_token = (), None
 
     def has(self, room_id: RoomID, user_id: UserID, event_id: EventID) -> bool:
         """Return whether the device has confirmed a member event."""
@@ -63,8 +63,10 @@ class SentMembers:
 
     def set_pending(self, members: Iterable[SentMember], token: str) -> None:
         """Record the members of a response as pending under its `next_batch` token."""
-        self.pending = tuple(members)
-        self.pending_token = token
+        if token == self.pending_token:
+            self.pending &= frozenset(members)
+        else:
+            self.pending, self.pending_token = frozenset(members), token
 
     def _confirm(self) -> None:
         for room_id, user_id, event_id in self.pending:
