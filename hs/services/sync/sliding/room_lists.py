@@ -8,12 +8,13 @@ connection is cached. Rules for using it again:
 
 - The user's rooms and the view of the user's account data are the same objects, which any change
   replaces, and the request has the same lists, subscriptions and variant.
-- No list depends on the order of rooms (all lists include all their rooms), or no event has arrived
-  in any room that may be listed.
 - The properties of all changed rooms are the same objects in memory.
 - No room is listed only to report that the user left it; that happens once.
-- A `spaces` filter counts as dependent on the order. A change of a space's children is an event in
-  the space, which is itself among the rooms that may be listed, and so invalidates the result.
+- If a list depends on the order of rooms (it does not include all its rooms), the rooms in which
+  events arrived are moved, and the others stay in the order that they had. The sort keys are those
+  of the moment of sorting: the properties of a room change before the room is moved.
+- With a `spaces` filter, no event has arrived in any room that may be listed. A change of a space's
+  children is an event in the space, which is itself among these rooms.
 
 The result also stores the connection state that it was last sent with. If a request continues from
 that state, only changed rooms need to be examined.
@@ -21,7 +22,8 @@ that state, only changed rooms need to be examined.
 Spec: MSC4186, Lists and subscriptions.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from bisect import insort
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import attrs
@@ -54,7 +56,7 @@ from hs.storage.sync.sliding_sync import ConnectionKey
 
 MAX_BYTES: Final = 64 * 1024 * 1024
 
-_ROOM_BYTES: Final = 300
+_ROOM_BYTES: Final = 450
 _PRESENT: Final = (event_types.JOIN, event_types.INVITE, event_types.KNOCK)
 
 
@@ -97,12 +99,30 @@ class SlidingSyncContext:
     account_data: AccountDataView
 
 
+@attrs.frozen(eq=False)
+class _Order:
+    """The rooms of each list, the latest first, and the sort key of each room."""
+
+    keys: dict[RoomID, int]
+    by_list: dict[str, list[RoomID]]
+
+    def move(self, room_id: RoomID, key: int) -> None:
+        """Change the sort key of a room."""
+        listed = [room_ids for room_ids in self.by_list.values() if room_id in room_ids]
+        for room_ids in listed:
+            room_ids.remove(room_id)
+        self.keys[room_id] = key
+        for room_ids in listed:
+            insort(room_ids, room_id, key=lambda each: -self.keys[each])
+
+
 @attrs.define(eq=False)
 class _CachedLists:
     """A cached result, and the position up to which it is known to be valid."""
 
     context: SlidingSyncContext
     requested: RequestedRooms
+    order: _Order
     upto: VectorPosition
 
 
@@ -134,17 +154,18 @@ class RoomLists:
         """Return the rooms that a request selects at a position of the feed."""
         key = context.connection.key
         cached = self._cache.get(key)
-        if cached is not None and self._is_valid(cached, context):
+        if cached is not None and self._update(cached, context):
             cached.upto = upto
             return cached.requested
-        requested = await self._compute(context)
+        requested, order = await self._compute(context)
         # Do not keep the connection state alive. The result depends on it only for rooms that are
         # listed once, and then it is not used again.
         cached_context = attrs.evolve(context, connection=SlidingConnection(key))
-        self._cache.put(key, _CachedLists(cached_context, requested, upto))
+        self._cache.put(key, _CachedLists(cached_context, requested, order, upto))
         return requested
 
-    def _is_valid(self, cached: _CachedLists, context: SlidingSyncContext) -> bool:
+    def _update(self, cached: _CachedLists, context: SlidingSyncContext) -> bool:
+        """Update a cached result by what has happened; return False if it is not valid."""
         cached_context, requested = cached.context, cached.requested
         if (
             cached_context.rooms is not context.rooms
@@ -155,45 +176,39 @@ class RoomLists:
             or cached_context.request.room_subscriptions != context.request.room_subscriptions
         ):
             return False
-        changed = self._tails.rooms_since(cached.upto)
-        if changed is None:
+        recent = self._tails.rooms_since(cached.upto)
+        if recent is None:
             return False
-        for room_id in changed & requested.facts.keys():
-            facts = requested.facts[room_id]
-            if requested.depends_on_order or self._activity.get_nowait(room_id) is not facts:
-                return False
+        changed = recent & requested.facts.keys()
+        if any(self._activity.get_nowait(key) is not requested.facts[key] for key in changed):
+            return False
+        if not changed or not requested.depends_on_order:
+            return True
+        if any(_uses_spaces(parameters) for parameters in context.request.lists.values()):
+            return False
+        sort_key = _sort_key_of(context)
+        for room_id in changed:
+            key = sort_key(context.rooms[room_id], requested.facts[room_id])
+            cached.order.move(room_id, key)
+        cached.requested = _select(context, cached.order, requested.facts, requested.subscribed)
+        if cached.requested.rooms == requested.rooms:
+            cached.requested.sent_at = requested.sent_at
         return True
 
-    async def _compute(self, context: SlidingSyncContext) -> RequestedRooms:
+    async def _compute(self, context: SlidingSyncContext) -> tuple[RequestedRooms, _Order]:
         shown, reports_leaving = await self._listable_rooms(context)
         facts = dict(await self._load_facts(context, shown))
-        sort_key = (
-            last_stream_id_of
-            if context.request.form is SlidingSyncVariant.ACCEPTED
-            else bump_stamp_of
-        )
-        ordered = sorted(
-            shown, key=lambda room_id: sort_key(shown[room_id], facts[room_id]), reverse=True
-        )
-        requested = RequestedRooms(
-            {}, {}, (), {}, facts, depends_on_order=False, reports_leaving=reports_leaving
-        )
+        sort_key = _sort_key_of(context)
+        keys = {room_id: sort_key(own, facts[room_id]) for room_id, own in shown.items()}
+        ordered = sorted(shown, key=keys.__getitem__, reverse=True)
+        order = _Order(keys, {})
         for name, parameters in context.request.lists.items():
             matching = await self._filter_rooms(context, parameters.filters, ordered, facts)
-            requested.counts[name] = len(matching)
-            requested.by_list[name] = in_ranges = _in_ranges(parameters, matching)
-            if len(in_ranges) < len(matching) or (
-                parameters.filters and parameters.filters.spaces is not None
-            ):
-                requested.depends_on_order = True
-            _add_rooms(requested.rooms, in_ranges, room_parameters(parameters, context.user_id))
-        requested.subscribed = [
-            room_id for room_id in context.request.room_subscriptions if room_id in shown
-        ]
-        for room_id in requested.subscribed:
-            subscription = context.request.room_subscriptions[room_id]
-            _add_rooms(requested.rooms, (room_id,), room_parameters(subscription, context.user_id))
-        return requested
+            order.by_list[name] = list(matching)
+        subscribed = [room_id for room_id in context.request.room_subscriptions if room_id in shown]
+        requested = _select(context, order, facts, subscribed)
+        requested.reports_leaving = reports_leaving
+        return requested, order
 
     async def _listable_rooms(
         self, context: SlidingSyncContext
@@ -291,6 +306,41 @@ def last_stream_id_of(own: LocalMembership, facts: RoomListProperties) -> int:
     return max(facts.last_stream_id, own.stream_id)
 
 
+def _sort_key_of(
+    context: SlidingSyncContext,
+) -> Callable[[LocalMembership, RoomListProperties], int]:
+    if context.request.form is SlidingSyncVariant.ACCEPTED:
+        return last_stream_id_of
+    return bump_stamp_of
+
+
+def _uses_spaces(parameters: SlidingListRequest) -> bool:
+    return parameters.filters is not None and parameters.filters.spaces is not None
+
+
+def _select(
+    context: SlidingSyncContext,
+    order: _Order,
+    facts: Mapping[RoomID, RoomListProperties],
+    subscribed: Sequence[RoomID],
+) -> RequestedRooms:
+    """Return the rooms in the ranges of the lists, and the subscribed rooms."""
+    requested = RequestedRooms(
+        {}, {}, subscribed, {}, facts, depends_on_order=False, reports_leaving=False
+    )
+    for name, parameters in context.request.lists.items():
+        matching = order.by_list[name]
+        requested.counts[name] = len(matching)
+        requested.by_list[name] = in_ranges = _in_ranges(parameters, matching)
+        if len(in_ranges) < len(matching) or _uses_spaces(parameters):
+            requested.depends_on_order = True
+        _add_rooms(requested.rooms, in_ranges, room_parameters(parameters, context.user_id))
+    for room_id in subscribed:
+        subscription = context.request.room_subscriptions[room_id]
+        _add_rooms(requested.rooms, (room_id,), room_parameters(subscription, context.user_id))
+    return requested
+
+
 def _weigh(key: ConnectionKey, cached: _CachedLists) -> int:
     return 2000 + len(cached.requested.facts) * _ROOM_BYTES
 
@@ -298,10 +348,10 @@ def _weigh(key: ConnectionKey, cached: _CachedLists) -> int:
 def _in_ranges(parameters: SlidingListRequest, room_ids: Sequence[RoomID]) -> Sequence[RoomID]:
     ranges = parameters.windows()
     if ranges is None:
-        return room_ids
+        return list(room_ids)
     if len(ranges) == 1:
         start, end = ranges[0]
-        return room_ids if start == 0 and end >= len(room_ids) else room_ids[start : end + 1]
+        return list(room_ids[start : end + 1])
     indexes = sorted(
         {n for start, end in ranges for n in range(start, min(end + 1, len(room_ids)))}
     )

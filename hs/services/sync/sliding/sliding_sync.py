@@ -24,6 +24,7 @@ Races that this settles:
 Spec: MSC4186.
 """
 
+from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Final
@@ -327,5 +328,6 @@ def _changed_records(
     return changed
 
 
-def _joined(rooms: RoomsOf) -> list[RoomID]:
-    return [room_id for room_id, own in rooms.items() if own.membership == event_types.JOIN]
+def _joined(rooms: RoomsOf) -> Iterator[RoomID]:
+    # A generator, because it is consumed only if the user has no watch yet.
+    return (room_id for room_id, own in rooms.items() if own.membership == event_types.JOIN)
