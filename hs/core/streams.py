@@ -150,13 +150,14 @@ TYPING = StreamDef(
 
 @attrs.frozen
 class PresenceRow:
-    """A user's presence changed to this."""
+    """A user's presence changed to this. A quiet row does not end long polls."""
 
     user_id: str
     state: str
     last_active_ts: int
     status_msg: str | None = None
     currently_active: bool = False
+    is_quiet: bool = False
 
 
 PRESENCE = StreamDef(

@@ -5,7 +5,9 @@ Rules:
 - A device counts while any process reports that it syncs, and for `sync_online_timeout` after it
   has set its presence. A user has the best presence of their devices, but is unavailable instead
   of online after `idle_timeout` without activity.
-- A row is published only if the state, the status message or `currently_active` has changed.
+- A row is published only if the state, the status message or `currently_active` has changed. If
+  that a user is no longer currently active is all, the row ends no long poll: it is part of their
+  next responses. Otherwise every idle client would wake all others one minute after it came online.
 - Processes report when a device begins or stops to sync, and send keepalives. A process that has
   been silent for INSTANCE_TIMEOUT_MS, or reports a new epoch, has restarted or died: its devices
   no longer count. A process that the writer does not know (`keep` returns False) reports all its
@@ -308,6 +310,7 @@ class LocalPresenceWriter:
             currently_active=state == ONLINE and active_ms < self._settings.last_active_granularity,
         )
         if user.published is None or _published_fields(row) != _published_fields(user.published):
+            row = attrs.evolve(row, is_quiet=_is_quiet(user.published, row))
             self._publish(user_id, user, row)
         if user.devices:
             self._schedule(user_id, user)
@@ -343,6 +346,15 @@ class LocalPresenceWriter:
         heapq.heappush(self._due, (due_ms, user_id))
         if self._due[0][0] == due_ms:
             self._timer_changed.set()
+
+
+def _is_quiet(before: PresenceRow | None, row: PresenceRow) -> bool:
+    """Return whether nothing has changed but that the user is no longer currently active."""
+    return (
+        before is not None
+        and not row.currently_active
+        and (row.state, row.status_msg) == (before.state, before.status_msg)
+    )
 
 
 def _published_fields(row: PresenceRow) -> tuple[str, str | None, bool]:

@@ -211,10 +211,19 @@ class Notifier:
                 watch.wake()
 
     def wake_rooms(self, room_ids: Iterable[str]) -> None:
-        """Wake the members of rooms who sync here, each once."""
+        """Wake the members of rooms who sync here, each once.
+
+        This takes no longer for more rooms than there are watches.
+        """
+        rooms = frozenset(room_ids)
         woken: set[Watch] = set()
-        for room_id in room_ids:
-            woken |= self._by_room.get(room_id, _NO_WATCHES)
+        if len(rooms) > len(self._has_watch) + len(self._peeks):
+            for watch in (*self._has_watch.values(), *self._peeks):
+                if not watch.rooms.isdisjoint(rooms):
+                    woken.add(watch)
+        else:
+            for room_id in rooms:
+                woken |= self._by_room.get(room_id, _NO_WATCHES)
         for watch in woken:
             watch.wake()
 
@@ -305,6 +314,8 @@ class Notifier:
     def _on_presence(self, batch: Batch[PresenceRow]) -> None:
         rooms: set[str] = set()
         for _, row in batch.rows:
+            if row.is_quiet:
+                continue
             # The rooms of users who do not sync here are not known; `Strangers` loads them.
             watch = self._has_watch.get(row.user_id)
             if watch is not None:

@@ -50,5 +50,5 @@ class RemotePresenceDuty:
             return
         for _, row in batch.rows:
             user_id = UserID(row.user_id)
-            if not self._notifier.has_watch(user_id):
+            if not row.is_quiet and not self._notifier.has_watch(user_id):
                 yield user_id

@@ -73,6 +73,23 @@ async def open_scene(
         yield Scene(world, await world.create_room(ALICE, join=[BOB]))
 
 
+async def test_only_the_end_of_activity_is_published_without_ending_long_polls(
+    database: Database,
+) -> None:
+    async with open_scene(database) as scene:
+        with scene.service.syncing(ALICE, "A", "online"):
+            await scene.advance_ms(1)
+            await scene.advance_ms(SETTINGS.last_active_granularity)
+            await scene.advance_ms(SETTINGS.idle_timeout)
+
+    shown = [(row.state, row.currently_active, row.is_quiet) for row in scene.rows]
+    assert shown[:3] == [
+        ("online", True, False),
+        ("online", False, True),
+        ("unavailable", False, False),
+    ]
+
+
 async def test_sending_an_event_makes_the_user_active_again(database: Database) -> None:
     async with open_scene(database) as scene:
         with scene.service.syncing(ALICE, "A", "online"):
