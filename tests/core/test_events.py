@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from hs.core.errors import BadJson, InvalidEvent, InvalidSignature, TooLarge
 from hs.core.events import types
 from hs.core.events.build import countersign, sign_template
-from hs.core.events.format import load_event, parse_pdu
+from hs.core.events.event import load_event
+from hs.core.events.format import parse_pdu
 from hs.core.events.hashes import (
     content_hash,
     essential_bytes,

@@ -1,12 +1,47 @@
 """The Event: an immutable value that has passed the format checks, with its ID and room version."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import attrs
+import msgspec
+import orjson
 
+from hs.core.events import event_types
 from hs.core.ids import EventID, RoomID, UserID
 from hs.core.versions import RoomVersion
+
+_set = object.__setattr__
+
+
+class _RawContent(msgspec.Struct):
+    content: msgspec.Raw
+
+
+class _Head(msgspec.Struct):
+    type: str
+    sender: str
+    depth: int
+    origin_server_ts: int
+    room_id: str | None = None
+    state_key: str | None = None
+
+
+class RawStateEvent(msgspec.Struct):
+    """The fields of a state event that clients receive, as JSON."""
+
+    type: msgspec.Raw
+    sender: msgspec.Raw
+    content: msgspec.Raw
+    state_key: msgspec.Raw
+    origin_server_ts: int
+    room_id: msgspec.Raw = msgspec.Raw()
+
+
+_CONTENT: Final = msgspec.json.Decoder(_RawContent)
+RAW_STATE_EVENT: Final = msgspec.json.Decoder(RawStateEvent)
+_HEAD: Final = msgspec.json.Decoder(_Head)
+_PARSED_LATER: Final = frozenset({"content", "pdu", "prev_events", "auth_events"})
 
 
 @attrs.frozen(slots=True, eq=False, repr=False)
@@ -15,7 +50,9 @@ class Event:
 
     `pdu` is the event as signed, without `unsigned`, in the format of the room version `rules`;
     `pdu` and `content` must not be modified. `canonical` is `pdu` in canonical JSON, as it is
-    stored and sent to other servers.
+    stored and sent to other servers. Of an event that was loaded from its stored bytes, `content`,
+    `pdu`, `prev_events` and `auth_events` are parsed when they are first read: most loaded events
+    are only rendered, and the parsed forms take most of the memory of an event.
 
     Spec: rooms/, Event format.
     """
@@ -33,6 +70,21 @@ class Event:
     rules: RoomVersion
     pdu: Mapping[str, Any]
     canonical: bytes
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in _PARSED_LATER:
+            raise AttributeError(name)
+        if name == "content":
+            value: Any = orjson.loads(self.content_json())
+        else:
+            pdu = orjson.loads(self.canonical)
+            value = pdu if name == "pdu" else reference_ids(pdu[name], self.rules)
+        _set(self, name, value)
+        return value
+
+    def content_json(self) -> bytes:
+        """Return the content as JSON, without parsing it."""
+        return bytes(_CONTENT.decode(self.canonical).content)
 
     @property
     def is_state(self) -> bool:
@@ -59,3 +111,34 @@ class Event:
 
     def __repr__(self) -> str:
         return f"<Event {self.event_id} {self.type} {self.state_key!r} by {self.sender}>"
+
+
+def load_event(event_id: EventID, canonical: bytes, rules: RoomVersion) -> Event:
+    """Return an event that this server stored; it has passed all checks before."""
+    head = _HEAD.decode(canonical)
+    room_id = head.room_id
+    if room_id is None or (rules.room_id_is_create_hash and head.type == event_types.CREATE):
+        room_id = room_id_of_create(event_id)
+    event = Event.__new__(Event)
+    _set(event, "event_id", event_id)
+    _set(event, "room_id", room_id)
+    _set(event, "type", head.type)
+    _set(event, "sender", head.sender)
+    _set(event, "state_key", head.state_key)
+    _set(event, "depth", head.depth)
+    _set(event, "origin_server_ts", head.origin_server_ts)
+    _set(event, "rules", rules)
+    _set(event, "canonical", canonical)
+    return event
+
+
+def room_id_of_create(event_id: EventID) -> RoomID:
+    """Return the room ID that belongs to a create event, from room version 12 on."""
+    return RoomID(f"!{event_id[1:]}")
+
+
+def reference_ids(references: list[Any], rules: RoomVersion) -> tuple[EventID, ...]:
+    """Return the event IDs in a well-formed `prev_events` or `auth_events`."""
+    if rules.event_id_is_hash:
+        return tuple(references)
+    return tuple(reference[0] for reference in references)

@@ -6,13 +6,11 @@ Spec: rooms/, Event format; client-server API, Size limits.
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-import orjson
-
-from hs.core.canonical_json import MAX_INTEGER, JsonObject
+from hs.core.canonical_json import MAX_INTEGER
 from hs.core.errors import BadJson, InvalidEvent, InvalidParam
 from hs.core.events import types
 from hs.core.events.encoding import check_pdu_json, encode_pdu
-from hs.core.events.event import Event
+from hs.core.events.event import Event, reference_ids, room_id_of_create
 from hs.core.events.hashes import event_id_of
 from hs.core.ids import (
     MAX_ID_BYTES,
@@ -78,12 +76,6 @@ def parse_pdu(pdu: object, rules: RoomVersion) -> Event:
     )
 
 
-def load_event(event_id: EventID, canonical: bytes, rules: RoomVersion) -> Event:
-    """Parse an event that this server stored; it has passed all checks before."""
-    pdu: JsonObject = orjson.loads(canonical)
-    return trusted_event(event_id, pdu, canonical, rules)
-
-
 def trusted_event(
     event_id: EventID, pdu: Mapping[str, Any], canonical: bytes, rules: RoomVersion
 ) -> Event:
@@ -108,21 +100,9 @@ def trusted_event(
     )
 
 
-def room_id_of_create(event_id: EventID) -> RoomID:
-    """Return the room ID that belongs to a create event, from room version 12 on."""
-    return RoomID(f"!{event_id[1:]}")
-
-
 def create_event_id_of(room_id: RoomID) -> EventID:
     """Return the ID of the create event that a room ID belongs to, from room version 12 on."""
     return EventID(f"${room_id[1:]}")
-
-
-def reference_ids(references: list[Any], rules: RoomVersion) -> tuple[EventID, ...]:
-    """Return the event IDs in a well-formed `prev_events` or `auth_events`."""
-    if rules.event_id_is_hash:
-        return tuple(references)
-    return tuple(reference[0] for reference in references)
 
 
 def _references(

@@ -128,6 +128,12 @@ class LruCache(Generic[K, V]):
             self._drop(*self._entries.popitem(last=False))
             self.evictions += 1
 
+    def put_if_room(self, key: K, value: V) -> None:
+        """Store a value only if that evicts nothing: for scans of more than the cache holds."""
+        self.pop(key)
+        if self.weight + (1 if self._weigh is None else self._weigh(key, value)) <= self.limit:
+            self.put(key, value)
+
     def pop(self, key: K) -> None:
         """Remove a key if it is cached."""
         if key in self._entries:

@@ -9,12 +9,16 @@ Rules:
   range and the timeline of a room are always replaced together.
 - Every member event that a lazily loading device gets, in state or timeline, is recorded, but only
   if its room is really part of the response.
+- Many rooms are rendered a few at a time, and a large state in parts, so that other tasks run in
+  between and few events are in memory at once. All that is read ends at the context's position,
+  whenever it is read, so rooms that are read later belong to the same response.
 - A shared timeline is rendered once for many users: nothing here may modify its events or JSON. Its
   senders' member events are looked up once and stored with it; that is safe because all users who
   share a timeline have the same range and the same form of state.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Final
 
 import attrs
@@ -32,11 +36,13 @@ from hs.services.rooms.store.stored_event import StoredEvent
 from hs.services.sync.room_ephemeral import RoomEphemeralEvents
 from hs.services.sync.room_summary import RoomSummaries, RoomSummary
 from hs.services.sync.sources import NO_COUNTS, UnreadCountSource
-from hs.services.sync.state_section import StateEntries, StateSection, without_other_members
+from hs.services.sync.state_section import StateEntries, StateSection
 from hs.services.sync.sync_context import MembershipSection, RoomSyncContext, SyncContext
 from hs.services.sync.timeline_range import TimelineRange, TimelineRanges
 from hs.services.sync.timeline_section import RenderedTimeline, TimelineSection, apply_event_format
 
+ROOMS_AT_ONCE: Final = 25
+EVENTS_AT_ONCE: Final = 500
 MAX_EXTENSIONS: Final = 2
 _EXTENSION_FACTOR: Final = 5
 _STRIPPED: Final = {
@@ -87,15 +93,9 @@ class RoomsSection:
             for room in room_contexts
             if room.section in (MembershipSection.JOIN, MembershipSection.LEAVE)
         ]
-        rooms = await self._rooms(context, [*visible, *without_events])
-        counts = await self._load_counts(context, rooms)
-        state = await self._state_events(context, rooms)
-        for room in rooms:
-            rendered = self._render_room(context, room, room_events, counts, state)
-            if rendered is not None:
-                sections.setdefault(room.context.section, []).append(
-                    _keyed(room.context.room_id, rendered)
-                )
+        remaining = iter([*visible, *without_events])
+        while room_slice := list(islice(remaining, ROOMS_AT_ONCE)):
+            await self._add_rooms(context, room_slice, room_events, sections)
         invites = [room for room in room_contexts if room.section in _STRIPPED]
         stripped = await self._stripped.of(
             context.user_id, {room.room_id: room.own for room in invites}
@@ -111,6 +111,24 @@ class RoomsSection:
             for section, entries in sections.items()
         ]
         return b"{%b}" % b",".join(members)
+
+    async def _add_rooms(
+        self,
+        context: SyncContext,
+        room_contexts: Sequence[RoomSyncContext],
+        room_events: RoomEphemeralEvents,
+        sections: dict[MembershipSection, list[bytes]],
+    ) -> None:
+        rooms = await self._rooms(context, room_contexts)
+        counts = await self._load_counts(context, rooms)
+        state = await self._render_states(context, rooms)
+        for room in rooms:
+            rendered = await self._render_room(context, room, room_events, counts, state)
+            if rendered is not None:
+                sections.setdefault(room.context.section, []).append(
+                    _keyed(room.context.room_id, rendered)
+                )
+            await context.time_slice.yield_if_over()
 
     async def _rooms(
         self, context: SyncContext, room_contexts: Sequence[RoomSyncContext]
@@ -143,6 +161,7 @@ class RoomsSection:
         ]
         for room in rooms:
             room.state = await self._state(context, room)
+            await context.time_slice.yield_if_over()
         return rooms
 
     async def _extend_timelines(
@@ -177,9 +196,8 @@ class RoomsSection:
             return _NO_STATE
         heroes = room.summary.heroes if room.summary is not None else ()
         if room_context.needs_full_state or context.request.full_state:
-            full_state = await self._states.full(context, room_context, shown)
             if not compiled_filter.is_lazy:
-                return full_state
+                return await self._states.full(context, room_context, shown)
             user_ids = {*room.timeline.senders, *heroes, context.user_id}
             if room_context.after is not None:
                 # Other members may have changed since the client received them.
@@ -187,7 +205,7 @@ class RoomsSection:
                     context, room_context, room.timeline_range, shown
                 )
                 user_ids |= {UserID(key[1]) for key in changed if key[0] == event_types.MEMBER}
-            return without_other_members(full_state, user_ids)
+            return await self._states.full_of_members(context, room_context, user_ids, shown)
         state: Mapping[StateKey, EventID] = _NO_STATE
         timeline_range = room.timeline_range
         if not timeline_range.is_exact or any(entry.changes for entry in timeline_range.entries):
@@ -232,35 +250,54 @@ class RoomsSection:
         timeline.members = {UserID(key[1]): event_id for key, event_id in entries.items()}
         return timeline.members
 
-    async def _state_events(
+    async def _render_states(
         self, context: SyncContext, rooms: Sequence[_Room]
-    ) -> dict[EventID, StoredEvent]:
-        ids = [event_id for room in rooms for event_id in room.state.values()]
-        if not ids:
-            return {}
-        events = await self._events.get(ids)
-        await self._rendering.prepare_state(events.values())
-        return events
-
-    def _state_json(
-        self, context: SyncContext, room: _Room, events: Mapping[EventID, StoredEvent]
-    ) -> list[bytes]:
+    ) -> dict[EventID, bytes]:
+        """Render the state events of all rooms but those with a large state."""
+        small = [room for room in rooms if len(room.state) <= EVENTS_AT_ONCE]
         state_filter = context.compiled_filter.filter.room.state
-        is_unfiltered = context.compiled_filter.shows_all_state
-        if not is_unfiltered and not state_filter.allows_room(room.context.room_id):
-            return []
-        shown = [events[event_id] for event_id in room.state.values() if event_id in events]
-        if not is_unfiltered:
-            shown = [stored for stored in shown if _filter_allows(state_filter, stored)]
-        if context.compiled_filter.is_lazy:
-            _record_members(context, shown)
-        rendered = self._rendering.state_events(shown, context.viewer, room_id=False)
-        if not context.compiled_filter.shapes_events:
-            return rendered
-        return [
-            apply_event_format(context.compiled_filter, stored, text)
-            for stored, text in zip(shown, rendered, strict=True)
+        ids = [
+            event_id
+            for room in small
+            if state_filter.allows_room(room.context.room_id)
+            for event_id in room.state.values()
         ]
+        return await self._render_events(context, ids) if ids else {}
+
+    async def _render_events(
+        self, context: SyncContext, event_ids: Collection[EventID]
+    ) -> dict[EventID, bytes]:
+        """Render state events that the filter allows."""
+        compiled_filter = context.compiled_filter
+        if compiled_filter.shows_all_state and not compiled_filter.shapes_events:
+            return await self._rendering.state_by_id(event_ids, context.viewer, room_id=False)
+        events = await self._events.scan(event_ids)
+        await self._rendering.prepare_state(events.values())
+        state_filter = compiled_filter.filter.room.state
+        shown = [stored for stored in events.values() if _filter_allows(state_filter, stored)]
+        rendered = self._rendering.state_events(shown, context.viewer, room_id=False)
+        return {
+            stored.event_id: apply_event_format(compiled_filter, stored, text)
+            for stored, text in zip(shown, rendered, strict=True)
+        }
+
+    async def _state_json(
+        self, context: SyncContext, room: _Room, rendered: Mapping[EventID, bytes]
+    ) -> list[bytes]:
+        if len(room.state) <= EVENTS_AT_ONCE:
+            return _shown_state(context, room, room.state.items(), rendered)
+        room_id = room.context.room_id
+        if not context.compiled_filter.filter.room.state.allows_room(room_id):
+            return []
+        parts: list[bytes] = []
+        remaining = iter(room.state.items())
+        while entries := list(islice(remaining, EVENTS_AT_ONCE)):
+            events = await self._render_events(context, [event_id for _, event_id in entries])
+            part = _shown_state(context, room, entries, events)
+            if part:
+                parts.append(b",".join(part))
+            await context.time_slice.yield_if_over()
+        return parts
 
     # Counts
 
@@ -276,16 +313,16 @@ class RoomsSection:
 
     # Bytes
 
-    def _render_room(
+    async def _render_room(
         self,
         context: SyncContext,
         room: _Room,
         room_events: RoomEphemeralEvents,
         counts: Mapping[RoomID, RoomCounts],
-        events: Mapping[EventID, StoredEvent],
+        rendered_state: Mapping[EventID, bytes],
     ) -> bytes | None:
         room_context = room.context
-        state = self._state_json(context, room, events) if room.state else []
+        state = await self._state_json(context, room, rendered_state) if room.state else []
         ephemeral = room_events.ephemeral.get(room_context.room_id, ())
         account_data = room_events.account_data.get(room_context.room_id, ())
         always_included = (
@@ -347,6 +384,23 @@ def _rooms_without_events(
 def _filter_allows(event_filter: EventFilter, stored: StoredEvent) -> bool:
     event = stored.event
     return event_filter.allows(event.type, event.sender, content_of(stored))
+
+
+def _shown_state(
+    context: SyncContext,
+    room: _Room,
+    entries: Iterable[tuple[StateKey, EventID]],
+    rendered: Mapping[EventID, bytes],
+) -> list[bytes]:
+    """Return those of the entries that were rendered, and record their members if lazy loading."""
+    shown = [(key, event_id) for key, event_id in entries if event_id in rendered]
+    if context.compiled_filter.is_lazy:
+        context.added_members.extend(
+            (room.context.room_id, UserID(key[1]), event_id)
+            for key, event_id in shown
+            if key[0] == event_types.MEMBER
+        )
+    return [rendered[event_id] for _, event_id in shown]
 
 
 def _record_members(context: SyncContext, shown: Iterable[StoredEvent]) -> None:

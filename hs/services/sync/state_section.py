@@ -39,6 +39,11 @@ StateEntries = dict[StateKey, EventID]
 
 MAX_REPLACED_EVENTS: Final = 20_000
 
+_DECIDING_KEYS: Final = (
+    (event_types.HISTORY_VISIBILITY, ""),
+    (event_types.NAME, ""),
+    (event_types.CANONICAL_ALIAS, ""),
+)
 _NO_STATE: Final[StateEntries] = {}
 
 
@@ -57,13 +62,10 @@ class StateSection:
     )
 
     async def prefetch_current(self, room_ids: Collection[RoomID]) -> None:
-        """Prefetch the current state of rooms, and its events other than member events."""
+        """Prefetch the current state of rooms, and the events that decide what is shown of it."""
         states = await self._states.current_in(room_ids)
         await self._events.get(
-            event_id
-            for state_map in states.values()
-            for key, event_id in state_map.items()
-            if key[0] != event_types.MEMBER
+            [state[key] for state in states.values() for key in _DECIDING_KEYS if key in state]
         )
 
     async def prefetch_replaced(self, shown: Iterable[Sequence[StoredEvent]]) -> None:
@@ -106,6 +108,47 @@ class StateSection:
         if context.request.state_after is not None:
             return after
         return await self._rewind_timeline(after, shown)
+
+    async def full_of_members(
+        self,
+        context: SyncContext,
+        room_context: RoomSyncContext,
+        user_ids: set[UserID],
+        shown: Sequence[StoredEvent],
+    ) -> StateMap | StateEntries:
+        """Return the full state with the member events of these users only.
+
+        This takes no longer in rooms with many members.
+        """
+        room_id = room_context.room_id
+        if room_context.section is not MembershipSection.LEAVE and not room_context.never_joined:
+            others = await self._states.current_without_members(room_id)
+            if not any(entry.changes for entry in self._later_events(context, room_id) or ()):
+                return await self._with_members(context, room_context, others, user_ids, shown)
+        full_state = await self.full(context, room_context, shown)
+        return without_other_members(full_state, user_ids)
+
+    async def _with_members(
+        self,
+        context: SyncContext,
+        room_context: RoomSyncContext,
+        others: StateMap,
+        user_ids: set[UserID],
+        shown: Sequence[StoredEvent],
+    ) -> StateEntries:
+        entries = dict(others)
+        if context.request.state_after is None:
+            for key, first in _first_by_key(shown).items():
+                if key[0] == event_types.MEMBER:
+                    continue
+                value = await self._replaced_entry(first, key)
+                if value is not None:
+                    entries[key] = value
+                else:
+                    entries.pop(key, None)
+        keys = [(event_types.MEMBER, str(user_id)) for user_id in user_ids]
+        entries.update(await self.select(context, room_context, keys, shown))
+        return entries
 
     async def select(
         self,

@@ -11,6 +11,7 @@ from hs.core.ids import RoomID, UserID
 from hs.core.positions import VectorPosition
 from hs.core.requester import Requester
 from hs.core.tokens import SyncToken
+from hs.lib.time_slice import TimeSlice
 from hs.services.rooms.read.rendering import Viewer
 from hs.services.rooms.store.memberships import LocalMembership, RoomsOf
 from hs.services.sync.lazy_members import SentMember, SentMembers
@@ -84,6 +85,8 @@ class SyncContext:
     sent_members: SentMembers
     added_members: list[SentMember] = attrs.Factory(list)
     """The member events that the response contains, collected while it is rendered."""
+    time_slice: TimeSlice = attrs.Factory(TimeSlice)
+    """The time since other tasks could last run while the response is computed."""
 
     @property
     def user_id(self) -> UserID:

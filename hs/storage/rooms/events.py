@@ -55,6 +55,12 @@ FROM events e JOIN rooms r ON r.room_id = e.room_id
 """
 BY_ID = sql(lambda d: f"{_SELECT} WHERE {d.any_of('e.event_id', 1, 'text')}")
 BY_STREAM_ID = sql(lambda d: f"{_SELECT} WHERE {d.any_of('e.stream_id', 1, 'bigint')}")
+PDUS_BY_ID = sql(
+    lambda d: (
+        "SELECT event_id, pdu FROM events WHERE redacted_by IS NULL "
+        f"AND {d.any_of('event_id', 1, 'text')}"
+    )
+)
 KNOWN = sql(
     lambda d: f"SELECT event_id, stream_id FROM events WHERE {d.any_of('event_id', 1, 'text')}"
 )
@@ -105,6 +111,11 @@ async def insert(tx: Tx, records: Sequence[EventRecord]) -> None:
 async def find(tx: Tx, event_ids: Sequence[str]) -> list[LoadedEvent]:
     """Return those of the events that are stored, in no particular order."""
     return [_loaded(row) for row in await tx.fetch(BY_ID, list(event_ids))]
+
+
+async def find_pdus(tx: Tx, event_ids: Sequence[str]) -> list[tuple[str, bytes]]:
+    """Return (event_id, pdu) of those of the events that are stored and not redacted."""
+    return [(row[0], row[1]) for row in await tx.fetch(PDUS_BY_ID, list(event_ids))]
 
 
 async def find_by_stream_id(tx: Tx, stream_ids: Sequence[int]) -> list[LoadedEvent]:
@@ -170,14 +181,4 @@ async def remove_backward_extremities(tx: Tx, event_ids: Sequence[str]) -> None:
 
 
 def _loaded(row: Row) -> LoadedEvent:
-    return LoadedEvent(
-        stream_id=row[0],
-        writer=row[1],
-        event_id=row[2],
-        snapshot_id=row[3],
-        status=row[4],
-        contains_url=row[5],
-        redacted_by=row[6],
-        version=row[7],
-        pdu=expand_pdu(bytes(row[8])),
-    )
+    return LoadedEvent(*row[:8], pdu=expand_pdu(row[8]))

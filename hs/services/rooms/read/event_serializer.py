@@ -1,9 +1,10 @@
 """Serialize events for one requester: filter, prepare and render them."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import attrs
 
+from hs.core.ids import EventID
 from hs.core.requester import Requester
 from hs.services.rooms.read.rendering import EventRenderer, Viewer
 from hs.services.rooms.read.visibility import Visibility, VisibleEvent
@@ -40,6 +41,13 @@ class EventSerializer:
         viewer = self._rendering.viewer(requester)
         await self._rendering.prepare_state(events)
         return self._rendering.state_events(events, viewer, room_id=True)
+
+    async def state_by_id(
+        self, requester: Requester, event_ids: Collection[EventID]
+    ) -> list[bytes]:
+        """Return the JSON of the state events with these IDs, without parsing most of them."""
+        viewer = self._rendering.viewer(requester)
+        return list((await self._rendering.state_by_id(event_ids, viewer, room_id=True)).values())
 
     async def _viewer(self, requester: Requester) -> Viewer:
         ignored = await self._visibility.ignored_by(requester.user_id)

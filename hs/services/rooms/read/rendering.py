@@ -16,7 +16,7 @@ Rules:
 Spec: client-server API, Room event format; rooms/v11, client considerations of redactions.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any, Final
 
@@ -24,8 +24,7 @@ import attrs
 import orjson
 
 from hs.core.canonical_json import JsonObject
-from hs.core.events import event_types
-from hs.core.events.event import Event
+from hs.core.events.event import RAW_STATE_EVENT
 from hs.core.events.redaction import redact
 from hs.core.filters import project
 from hs.core.ids import EventID, UserID
@@ -35,6 +34,13 @@ from hs.core.streams import BACKFILL, EVENTS, EventRow
 from hs.lib.caching.lru_cache import LruCache
 from hs.lib.clock import Clock
 from hs.repl.feed import Batch, Feed
+from hs.services.rooms.read.event_prefixes import (
+    EventPrefix,
+    prefix_of,
+    prefix_of_raw,
+    state_json,
+    weigh_prefix,
+)
 from hs.services.rooms.store.aggregations import NO_AGGREGATIONS, Aggregations, AggregationStore
 from hs.services.rooms.store.event_store import EventStore
 from hs.services.rooms.store.state_store import StateStore
@@ -44,7 +50,6 @@ from hs.storage.rooms import transaction_ids
 
 MAX_BYTES: Final = 16 * 1024 * 1024
 MAX_TRANSACTION_IDS: Final = 10_000
-_OVERHEAD_BYTES: Final = 400
 _NO_TRANSACTION_ID: Final = ("", "")
 _MEMBERSHIPS: Final[Mapping[str | None, bytes]] = {
     name: b',"membership":"' + name.encode() + b'"'
@@ -70,24 +75,6 @@ class Viewer:
     hidden: set[EventID] = attrs.field(factory=set)
 
 
-@attrs.define(eq=False)
-class _Prefix:
-    """The parts of a rendered event that are the same for all clients.
-
-    `body` is the JSON without the closing brace, `room` the `room_id` field; `because` and
-    `previous` belong in `unsigned`. `previous` is None until it is needed.
-    """
-
-    body: bytes
-    room: bytes
-    because: bytes
-    previous: bytes | None
-
-
-def _weigh(event_id: EventID, prefix: _Prefix) -> int:
-    return _OVERHEAD_BYTES + len(prefix.body) + len(prefix.because)
-
-
 class EventRenderer:
     """Renders events in the client format; every process has one."""
 
@@ -106,8 +93,8 @@ class EventRenderer:
         self._aggregates = aggregates
         self._states = states
         self._clock = clock
-        self._prefixes: LruCache[EventID, _Prefix] = LruCache(
-            "rendered_events", max_weight=max_bytes, weigh=_weigh
+        self._prefixes: LruCache[EventID, EventPrefix] = LruCache(
+            "rendered_events", max_weight=max_bytes, weigh=weigh_prefix
         )
         self._transaction_ids: LruCache[EventID, tuple[str, str]] = LruCache(
             "transaction_ids_of_events", max_entries=MAX_TRANSACTION_IDS
@@ -120,7 +107,7 @@ class EventRenderer:
         feed.subscribe(BACKFILL, self._on_rows)
 
     @property
-    def cache(self) -> LruCache[EventID, _Prefix]:
+    def cache(self) -> LruCache[EventID, EventPrefix]:
         """The cache, for metrics and its size setting."""
         return self._prefixes
 
@@ -235,29 +222,56 @@ class EventRenderer:
     def state_events(
         self, events: Collection[StoredEvent], viewer: Viewer, *, room_id: bool
     ) -> list[bytes]:
-        """Render events like `state_event`."""
+        """Render events like `state_event`, and evict no other rendered events."""
         prefixes = self._prefixes.get_cached([stored.event.event_id for stored in events])
-        now_ms = viewer.now_ms
-        rendered: list[bytes] = []
-        for stored in events:
-            event = stored.event
-            prefix = prefixes.get(event.event_id) or self._render(stored)
-            rendered.append(
-                b'%b%b,"unsigned":{"age":%d%b}}'
-                % (
-                    prefix.body,
-                    prefix.room if room_id else b"",
-                    now_ms - event.origin_server_ts,
-                    prefix.because,
-                )
+        put = self._prefixes.put_if_room
+        return [
+            state_json(
+                prefixes.get(stored.event_id) or self._render(stored, put), viewer.now_ms, room_id
             )
-        return rendered
+            for stored in events
+        ]
+
+    async def state_by_id(
+        self, event_ids: Collection[EventID], viewer: Viewer, *, room_id: bool
+    ) -> dict[EventID, bytes]:
+        """Load and render state events like `state_event`, without parsing most of them.
+
+        No other rendered events are evicted.
+        """
+        prefixes = self._prefixes.get_cached(event_ids)
+        missing = [event_id for event_id in event_ids if event_id not in prefixes]
+        if missing:
+            prefixes.update(await self._load_prefixes(missing))
+        now_ms = viewer.now_ms
+        return {
+            event_id: state_json(prefixes[event_id], now_ms, room_id)
+            for event_id in event_ids
+            if event_id in prefixes
+        }
+
+    async def _load_prefixes(self, event_ids: Collection[EventID]) -> dict[EventID, EventPrefix]:
+        prefixes: dict[EventID, EventPrefix] = {}
+        put = self._prefixes.put_if_room
+        # From here on nothing is awaited until they are cached, so that no redaction is missed.
+        for event_id, pdu in (await self._events.pdus(event_ids)).items():
+            raw = RAW_STATE_EVENT.decode(pdu)
+            room_id = bytes(raw.room_id)
+            if room_id:  # a create event may lack it
+                prefixes[event_id] = prefix = prefix_of_raw(event_id, raw, room_id)
+                put(event_id, prefix)
+        remaining = [event_id for event_id in event_ids if event_id not in prefixes]
+        if remaining:
+            events = await self._events.scan(remaining)
+            await self.prepare_state(events.values())
+            prefixes.update((key, self._render(stored, put)) for key, stored in events.items())
+        return prefixes
 
     def pruned_event(
         self, stored: StoredEvent, viewer: Viewer, membership: str | None, *, room_id: bool
     ) -> bytes:
         """Render the redacted form of an event, as of users who requested erasure."""
-        prefix = _prefix_of(redact(stored.event), b"")
+        prefix = prefix_of(redact(stored.event), b"")
         aggregate = viewer.aggregates.get(stored.event_id)
         return b'%b%b,"unsigned":{"age":%d%b%b}}' % (
             prefix.body,
@@ -268,7 +282,7 @@ class EventRenderer:
         )
 
     async def _prepare_previous(self, events: Iterable[StoredEvent]) -> None:
-        unprepared: list[tuple[StoredEvent, _Prefix]] = []
+        unprepared: list[tuple[StoredEvent, EventPrefix]] = []
         for stored in events:
             if stored.event.state_key is None:
                 continue
@@ -315,16 +329,18 @@ class EventRenderer:
         for event_id in unknown:
             self._transaction_ids.put(event_id, transactions.get(event_id, _NO_TRANSACTION_ID))
 
-    def _render(self, stored: StoredEvent) -> _Prefix:
+    def _render(
+        self, stored: StoredEvent, put: Callable[[EventID, EventPrefix], None] | None = None
+    ) -> EventPrefix:
         if stored.redacted_by is None:
-            prefix = _prefix_of(stored.event, b"")
+            prefix = prefix_of(stored.event, b"")
         else:
             redaction = self._events.get_nowait(stored.redacted_by)
             because = b"" if redaction is None else _redacted_because(redaction)
-            prefix = _prefix_of(redact(stored.event), because)
+            prefix = prefix_of(redact(stored.event), because)
             if redaction is None:
                 return prefix
-        self._prefixes.put(stored.event_id, prefix)
+        (put or self._prefixes.put)(stored.event_id, prefix)
         return prefix
 
     def _transaction(self, event_id: EventID, viewer: Viewer) -> bytes:
@@ -451,38 +467,9 @@ def _related(aggregates: Iterable[Aggregations]) -> set[EventID]:
     return related
 
 
-def _prefix_of(event: Event, because: bytes) -> _Prefix:
-    fields: JsonObject = {
-        "type": event.type,
-        "sender": event.sender,
-        "content": _content(event),
-        "event_id": event.event_id,
-        "origin_server_ts": event.origin_server_ts,
-    }
-    if event.state_key is not None:
-        fields["state_key"] = event.state_key
-    redacts = event.redacts
-    if redacts is not None:
-        fields["redacts"] = redacts
-    return _Prefix(
-        orjson.dumps(fields)[:-1],
-        b',"room_id":' + orjson.dumps(event.room_id),
-        because,
-        None if event.state_key is not None else b"",
-    )
-
-
-def _content(event: Event) -> Mapping[str, Any]:
-    # Spec, room version 11: clients get `redacts` in the content of older events as well.
-    if event.type != event_types.REDACTION or event.rules.redacts_in_content:
-        return event.content
-    redacts = event.redacts
-    return event.content if redacts is None else {**event.content, "redacts": redacts}
-
-
 def _redacted_because(redaction: StoredEvent) -> bytes:
     event = redact(redaction.event) if redaction.redacted_by is not None else redaction.event
-    prefix = _prefix_of(event, b"")
+    prefix = prefix_of(event, b"")
     return b',"redacted_because":%b%b,"unsigned":{}}' % (prefix.body, prefix.room)
 
 

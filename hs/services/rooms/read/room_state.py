@@ -3,8 +3,9 @@
 Spec: client-server API, `/state`, `/members`, `/joined_members`.
 """
 
-from collections.abc import Mapping
-from typing import Any, Protocol
+from collections.abc import Iterable, Mapping
+from itertools import islice
+from typing import Any, Final, Protocol
 
 import attrs
 import orjson
@@ -14,6 +15,7 @@ from hs.core.events import event_types
 from hs.core.events.event_types import StateKey
 from hs.core.ids import EventID, RoomID, UserID
 from hs.core.requester import Requester
+from hs.lib.time_slice import TimeSlice
 from hs.services.rooms.read.event_serializer import EventSerializer
 from hs.services.rooms.read.pagination import HISTORY_START, TokenPositions
 from hs.services.rooms.read.rendering import content_of, json_array
@@ -22,9 +24,12 @@ from hs.services.rooms.store.event_store import EventStore
 from hs.services.rooms.store.membership_history import MembershipHistory
 from hs.services.rooms.store.memberships import Memberships
 from hs.services.rooms.store.state_store import StateStore
-from hs.services.rooms.store.stored_event import StoredEvent
+from hs.services.rooms.store.stored_event import StoredEvent, membership_in
 from hs.storage.database import Database
 from hs.storage.rooms import timelines
+
+EVENTS_AT_ONCE: Final = 500
+"""Events of a large state that are read and rendered before other tasks may run."""
 
 _PROFILE = (("display_name", "displayname"), ("avatar_url", "avatar_url"))
 
@@ -38,10 +43,13 @@ class MembersRequest:
     membership: str | None = None
     not_membership: str | None = None
 
+    @property
+    def is_selective(self) -> bool:
+        """Whether some member events may not match."""
+        return self.membership is not None or self.not_membership is not None
+
     def matches(self, membership: object) -> bool:
         """Return whether a membership matches; with both conditions, either suffices."""
-        if self.membership is None and self.not_membership is None:
-            return True
         if self.membership is not None and membership == self.membership:
             return True
         return self.not_membership is not None and membership != self.not_membership
@@ -80,9 +88,7 @@ class RoomState:
     async def all_for(self, requester: Requester, room_id: RoomID, access: RoomAccess) -> bytes:
         """Return the whole state of a room for a user who may read it, a JSON array."""
         state = await self._visible_state(room_id, access)
-        events = await self._events.get(state.values())
-        rendered = await self._serializer.state(requester, list(events.values()))
-        return b"[%b]" % b",".join(rendered)
+        return b"[%b]" % b",".join(await self._render(requester, state.values(), None))
 
     async def content(
         self, requester: Requester, room_id: RoomID, key: StateKey
@@ -113,13 +119,27 @@ class RoomState:
         else:
             state = await self._state_at(requester.user_id, room_id, request.at, access)
         ids = [event_id for key, event_id in state.items() if key[0] == event_types.MEMBER]
-        events = await self._events.get(ids)
-        members = [
-            each
-            for each in events.values()
-            if request.matches(each.event.content.get("membership"))
-        ]
-        return json_array(await self._serializer.state(requester, members))
+        return json_array(await self._render(requester, ids, request))
+
+    async def _render(
+        self, requester: Requester, event_ids: Iterable[EventID], request: MembersRequest | None
+    ) -> list[bytes]:
+        """Render state events, those that match a request, in slices.
+
+        An event never changes except by a redaction, so other tasks may run between the slices.
+        """
+        rendered: list[bytes] = []
+        time_slice = TimeSlice()
+        remaining = iter(event_ids)
+        while ids := list(islice(remaining, EVENTS_AT_ONCE)):
+            if request is not None and request.is_selective:
+                events = (await self._events.scan(ids)).items()
+                ids = [key for key, stored in events if request.matches(membership_in(stored))]
+            part = await self._serializer.state_by_id(requester, ids)
+            if part:
+                rendered.append(b",".join(part))
+            await time_slice.yield_if_over()
+        return rendered
 
     async def joined_members(
         self, requester: Requester, room_id: RoomID
@@ -134,12 +154,13 @@ class RoomState:
         joined = list(await self._memberships.joined(room_id))
         state = await self._states.current(room_id)
         ids = {user_id: state.get((event_types.MEMBER, user_id)) for user_id in joined}
-        events = await self._events.get(each for each in ids.values() if each is not None)
         profiles: dict[str, dict[str, str]] = {}
-        for user_id, event_id in ids.items():
-            stored = None if event_id is None else events.get(event_id)
-            if stored is not None:
-                profiles[user_id] = _profile(stored)
+        time_slice = TimeSlice()
+        remaining = iter([event_id for event_id in ids.values() if event_id is not None])
+        while event_ids := list(islice(remaining, EVENTS_AT_ONCE)):
+            for stored in (await self._events.scan(event_ids)).values():
+                profiles[stored.event.state_key or ""] = _profile(stored)
+            await time_slice.yield_if_over()
         return profiles
 
     async def _has_service_users(self, service_id: str | None, room_id: RoomID) -> bool:

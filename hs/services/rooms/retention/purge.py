@@ -11,7 +11,7 @@ import attrs
 import orjson
 import trio
 
-from hs.core.events.format import load_event
+from hs.core.events.event import load_event
 from hs.core.events.redaction import redact
 from hs.core.ids import EventID, RoomID
 from hs.core.streams import CacheRow

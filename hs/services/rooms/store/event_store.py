@@ -15,13 +15,12 @@ Rules:
 """
 
 from collections import OrderedDict
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Final
 
 import attrs
 
-from hs.core.events.event import Event
-from hs.core.events.format import load_event
+from hs.core.events.event import Event, load_event
 from hs.core.ids import EventID
 from hs.core.streams import BACKFILL, EVENTS, EventRow
 from hs.core.versions import room_version
@@ -35,8 +34,8 @@ from hs.storage.rooms.events import LoadedEvent
 MAX_BYTES: Final = 64 * 1024 * 1024
 MAX_REDACTIONS: Final = 2000
 
-_OVERHEAD_BYTES: Final = 1500
-_PARSED_FACTOR: Final = 4  # size of parsed JSON relative to its bytes
+_OVERHEAD_BYTES: Final = 1000
+_PARSED_FACTOR: Final = 2  # the canonical JSON, and the content if it was parsed
 
 
 @attrs.define(eq=False)
@@ -89,6 +88,40 @@ class EventStore:
 
     async def get(self, event_ids: Iterable[EventID]) -> dict[EventID, StoredEvent]:
         """Return the events that are stored, in the order of `event_ids`."""
+        return await self._get(event_ids, self._entries.put)
+
+    async def scan(self, event_ids: Iterable[EventID]) -> dict[EventID, StoredEvent]:
+        """Return events like `get`, but evict no others: for a part of very many events.
+
+        Otherwise a room with more members than the cache holds would empty it each time.
+        """
+        return await self._get(event_ids, self._entries.put_if_room)
+
+    async def pdus(self, event_ids: Collection[EventID]) -> dict[EventID, bytes]:
+        """Return the canonical JSON of those of the events that are not redacted.
+
+        This neither parses nor caches events, and costs a fraction of `get`.
+        """
+        cached = self._entries.get_cached(event_ids)
+        missing = [event_id for event_id in event_ids if event_id not in cached]
+        pdus = {
+            event_id: entry.pdu if isinstance(entry, _UnparsedEvent) else entry.event.canonical
+            for event_id, entry in cached.items()
+        }
+        if missing:
+            for event_id, pdu in await self._database.read(events.find_pdus, missing):
+                pdus[EventID(event_id)] = pdu
+        # The feed may have delivered redactions during the read.
+        for event_id, entry in cached.items():
+            if entry.redacted_by is not None:
+                del pdus[event_id]
+        for event_id in pdus.keys() & self._redactions.keys():
+            del pdus[event_id]
+        return pdus
+
+    async def _get(
+        self, event_ids: Iterable[EventID], put: Callable[[EventID, StoredEvent], None]
+    ) -> dict[EventID, StoredEvent]:
         ids = dict.fromkeys(event_ids)
         events_by_id = {
             event_id: entry if isinstance(entry, StoredEvent) else self._parsed(event_id, entry)
@@ -98,7 +131,7 @@ class EventStore:
             return events_by_id
         missing = [event_id for event_id in ids if event_id not in events_by_id]
         for record in await self._database.read(events.find, missing):
-            stored = self._cache_record(record)
+            stored = self._cache_record(record, put)
             events_by_id[stored.event_id] = stored
         return {event_id: events_by_id[event_id] for event_id in ids if event_id in events_by_id}
 
@@ -110,11 +143,12 @@ class EventStore:
     async def get_by_stream_ids(self, stream_ids: Collection[int]) -> dict[int, StoredEvent]:
         """Return the stored events with these stream IDs."""
         records = await self._database.read(events.find_by_stream_id, list(stream_ids))
-        return {record.stream_id: self._cache_record(record) for record in records}
+        put = self._entries.put
+        return {record.stream_id: self._cache_record(record, put) for record in records}
 
     def add_records(self, records: Iterable[LoadedEvent]) -> list[StoredEvent]:
         """Return the events of rows that the caller has read, and cache them."""
-        return [self._cache_record(record) for record in records]
+        return [self._cache_record(record, self._entries.put) for record in records]
 
     def remember(self, stored: StoredEvent) -> None:
         """Cache an event that the caller built or read."""
@@ -132,7 +166,9 @@ class EventStore:
         """Drop an event from the cache, because its row changed otherwise than by a redaction."""
         self._entries.pop(event_id)
 
-    def _cache_record(self, record: LoadedEvent) -> StoredEvent:
+    def _cache_record(
+        self, record: LoadedEvent, put: Callable[[EventID, StoredEvent], None]
+    ) -> StoredEvent:
         # An entry cached by the feed while the row was being read is at least as new as the row.
         cached = self.get_nowait(EventID(record.event_id))
         if cached is not None:
@@ -141,7 +177,7 @@ class EventStore:
         redaction = self._redactions.get(stored.event_id)
         if redaction is not None:
             stored.redacted_by = redaction
-        self._entries.put(stored.event_id, stored)
+        put(stored.event_id, stored)
         return stored
 
     def _on_rows(self, batch: Batch[EventRow]) -> None:
@@ -203,7 +239,7 @@ def _from_record(record: LoadedEvent) -> StoredEvent:
         stream_id=record.stream_id,
         writer=record.writer,
         snapshot_id=record.snapshot_id,
-        status=EventStatus(record.status),
+        status=record.status,
         redacted_by=None if record.redacted_by is None else EventID(record.redacted_by),
         contains_url=bool(record.contains_url),
     )

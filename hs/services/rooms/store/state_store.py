@@ -52,10 +52,12 @@ _EMPTY: Final[StateMap] = Map()
 class _CachedRoom:
     """The current state of one room; `entries` is its size when it was last weighed.
 
-    A room that is larger than the cache weighs half of it: else it would be read for each event.
+    `others` is the state without member events, which is small in the largest rooms. A room that is
+    larger than the cache weighs half of it: else it would be read for each event.
     """
 
     map: StateMap
+    others: StateMap
     entries: int = 0
     weight: int = _MAP_BYTES
 
@@ -123,6 +125,13 @@ class StateStore:
     async def current(self, room_id: RoomID) -> StateMap:
         """Return a room's current state, as of this process's feed; empty for unknown rooms."""
         return (await self._follower.get(room_id)).map
+
+    async def current_without_members(self, room_id: RoomID) -> StateMap:
+        """Return a room's current state without member events, in time that depends on its size.
+
+        It belongs to what `current_nowait` returns at the same moment, if the room is in memory.
+        """
+        return (await self._follower.get(room_id)).others
 
     async def current_in(self, room_ids: Collection[RoomID]) -> dict[RoomID, StateMap]:
         """Return the current state of many rooms, reading those not in memory together."""
@@ -245,13 +254,13 @@ class StateStore:
     def remember_current(self, room_id: RoomID, state_map: StateMap) -> None:
         """Cache a room's current state that its owner has read, with no event pending."""
         if room_id not in self._follower:
-            room = _CachedRoom(state_map)
+            room = _CachedRoom(state_map, _without_members(state_map))
             room.weigh(at_most=self._rooms.limit // 2)
             self._rooms.put(room_id, room)
 
     async def _read_rooms(self, room_ids: list[RoomID]) -> dict[RoomID, _CachedRoom]:
-        maps = await self._database.read(_read_current, room_ids)
-        return {room_id: _CachedRoom(maps.get(room_id, _EMPTY)) for room_id in room_ids}
+        rooms = await self._database.read(_read_current, room_ids)
+        return {room_id: rooms.get(room_id) or _CachedRoom(_EMPTY, _EMPTY) for room_id in room_ids}
 
     def _keep_room(self, room_id: RoomID, room: _CachedRoom) -> None:
         # A room without state is unknown here, and requests for such rooms must not fill the cache.
@@ -287,7 +296,7 @@ class StateStore:
             room_id = RoomID(row.room_id)
             if _creates_room(row) and room_id not in self._rooms:
                 # The state is empty here, and the feed delivers all that follows.
-                self._rooms.put(room_id, _CachedRoom(_EMPTY, 1))
+                self._rooms.put(room_id, _CachedRoom(_EMPTY, _EMPTY, 1))
             room = self._follower.update(room_id, changes)
             if room is not None and len(room.map) > 2 * room.entries:
                 self._keep_room(room_id, room)
@@ -299,11 +308,19 @@ def _creates_room(row: EventRow) -> bool:
     return is_create and not (row.outlier or row.rejected or row.soft_failed)
 
 
-async def _read_current(tx: Tx, room_ids: list[RoomID]) -> dict[RoomID, StateMap]:
+async def _read_current(tx: Tx, room_ids: list[RoomID]) -> dict[RoomID, _CachedRoom]:
     entries: dict[RoomID, dict[StateKey, EventID]] = {}
     for room_id, event_type, state_key, event_id in await state.load_current_of_rooms(tx, room_ids):
         entries.setdefault(RoomID(room_id), {})[event_type, state_key] = EventID(event_id)
-    return {room_id: Map(entries) for room_id, entries in entries.items()}
+    # Here and not in the task that asked, because this takes long for large rooms.
+    return {
+        room_id: _CachedRoom(Map(state_entries), _without_members(state_entries))
+        for room_id, state_entries in entries.items()
+    }
+
+
+def _without_members(entries: Mapping[StateKey, EventID]) -> StateMap:
+    return Map({key: each for key, each in entries.items() if key[0] != event_types.MEMBER})
 
 
 async def _read_snapshot(tx: Tx, snapshot_id: int, cached: Container[int]) -> _Loaded:
@@ -340,6 +357,9 @@ def _overlay(state_map: StateMap, layer: Mapping[Key, str | None]) -> StateMap:
 def _with_changes(room: _CachedRoom, changes: Iterable[StateChange]) -> _CachedRoom:
     layer = {(event_type, state_key): event_id for event_type, state_key, event_id, _ in changes}
     room.map = _overlay(room.map, layer)
+    others = {key: each for key, each in layer.items() if key[0] != event_types.MEMBER}
+    if others:
+        room.others = _overlay(room.others, others)
     return room
 
 
