@@ -112,6 +112,7 @@ class RoomSelection:
                     room_contexts.append(await self._left_before(context, room_id, own))
             else:
                 room_contexts.append(_new_room(room_id, own, MembershipSection(own.membership)))
+            await context.time_slice.yield_if_over()
         return await self._without_unwanted_invites(context, room_contexts)
 
     async def incremental(self, context: SyncContext) -> list[RoomSyncContext]:

@@ -83,7 +83,7 @@ class RoomsSection:
         room_contexts: Sequence[RoomSyncContext],
         room_events: RoomEphemeralEvents,
     ) -> bytes | None:
-        """Return the encoded `rooms` member of a response; None if it would be empty."""
+        """Return the member `rooms` of a response with its name; None if it would be empty."""
         without_events = _rooms_without_events(context, room_contexts, room_events)
         if not room_contexts and not without_events:
             return None
@@ -104,13 +104,7 @@ class RoomsSection:
             name, events = _STRIPPED[invite.section], stripped[invite.room_id]
             rendered = b'{"%b":{"events":%b}}' % (name, orjson.dumps(events))
             sections.setdefault(invite.section, []).append(_keyed(invite.room_id, rendered))
-        if not sections:
-            return None
-        members = [
-            b'"%b":{%b}' % (section.value.encode(), b",".join(entries))
-            for section, entries in sections.items()
-        ]
-        return b"{%b}" % b",".join(members)
+        return _rooms_member(sections) if sections else None
 
     async def _add_rooms(
         self,
@@ -355,6 +349,19 @@ class RoomsSection:
             if room.summary is not None:
                 parts.append(b',"summary":' + room.summary.json)
         return b"{%b}" % b"".join(parts)
+
+
+def _rooms_member(sections: Mapping[MembershipSection, Sequence[bytes]]) -> bytes:
+    # Joined once, because there may be many megabytes.
+    parts: list[bytes] = []
+    for section, entries in sections.items():
+        parts += (b"},", b'"%b":{' % section.value.encode())
+        for entry in entries:
+            parts += (entry, b",")
+        parts.pop()
+    parts[0] = b'"rooms":{'
+    parts.append(b"}}")
+    return b"".join(parts)
 
 
 def _rooms_without_events(

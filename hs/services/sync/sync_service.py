@@ -268,7 +268,7 @@ class SyncService:
         room_events = await sections.ephemeral.load(context, room_contexts, entries)
         rooms = await sections.rooms.render(context, room_contexts, room_events)
         if rooms is not None:
-            members.append(b'"rooms":' + rooms)
+            members.append(rooms)
         return members
 
 
@@ -290,7 +290,9 @@ def _encryption_members(encryption: EncryptionMembers) -> list[bytes]:
 
 
 def _encode(next_batch: str, members: Sequence[bytes]) -> bytes:
-    return b'{"next_batch":"%b"%b}' % (
-        next_batch.encode(),
-        b"".join([b"," + member for member in members]),
-    )
+    # Joined once, because there may be many megabytes.
+    parts = [b'{"next_batch":"%b"' % next_batch.encode()]
+    for member in members:
+        parts += (b",", member)
+    parts.append(b"}")
+    return b"".join(parts)
