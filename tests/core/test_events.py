@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import attrs
+import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 from hs.core.errors import BadJson, InvalidEvent, InvalidSignature, TooLarge
 from hs.core.events import types
 from hs.core.events.build import countersign, sign_template
-from hs.core.events.event import load_event
+from hs.core.events.event import Event, load_event
 from hs.core.events.format import parse_pdu
 from hs.core.events.hashes import (
     content_hash,
@@ -98,7 +100,9 @@ def test_built_event_passes_checks_of_other_servers(version: str) -> None:
         assert required_signers(received) == {"one.example"}
         check_event_signature(received, ServerName("one.example"), KEYS)
         stored = load_event(event.event_id, event.canonical, room.rules)
-        assert (stored.pdu, stored.room_id) == (event.pdu, event.room_id)
+        for name in (field.name for field in attrs.fields(Event)):
+            assert getattr(stored, name) == getattr(event, name)
+        assert orjson.loads(stored.content_json()) == event.content
 
 
 def test_event_ids_have_format_of_room_version() -> None:

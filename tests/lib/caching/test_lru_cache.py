@@ -55,6 +55,17 @@ def test_value_heavier_than_bound_is_not_stored() -> None:
     assert (len(cache), cache.weight) == (0, 0)
 
 
+def test_scan_fills_free_space_and_evicts_nothing() -> None:
+    cache: LruCache[str, str] = LruCache("test", max_weight=10, weigh=lambda _, value: len(value))
+    cache.put("old", "1234")
+
+    for key, value in (("a", "12345"), ("b", "12"), ("c", "1")):
+        cache.put_if_room(key, value)
+
+    assert [key for key in ("old", "a", "b", "c") if key in cache] == ["old", "a", "c"]
+    assert cache.weight == 10
+
+
 def test_resize_evicts_entries_at_once() -> None:
     cache: LruCache[int, int] = LruCache("test", max_entries=10)
     for number in range(10):

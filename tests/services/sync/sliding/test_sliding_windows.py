@@ -34,6 +34,26 @@ async def test_range_contains_most_recently_active_rooms(database: Database) -> 
         assert response["rooms"][rooms[3]]["bump_stamp"] > response["rooms"][rooms[2]]["bump_stamp"]
 
 
+async def test_room_with_activity_moves_to_the_front_and_pushes_another_out(
+    database: Database,
+) -> None:
+    async with open_sliding(database) as s:
+        rooms = await busy_rooms(s.world, ALICE, 5)
+        lists = {**window([0, 1], limit=1), "rest": window([2, 4], limit=1)["all"]}
+        pos = (await s.sync(ALICE, lists=lists))["pos"]
+
+        seen = []
+        for room_id in (rooms[0], rooms[2], rooms[0], rooms[1]):
+            await s.world.send(room_id, ALICE, "news")
+            response = await s.sync(ALICE, pos, lists=lists, extensions={})
+            pos = response["pos"]
+            seen.append(set(response["rooms"]))
+        shown = await s.sync(ALICE, lists=window([0, 1], limit=1), conn_id="new")
+
+        assert seen == [{rooms[0]}, {rooms[2]}, {rooms[0]}, {rooms[1]}]
+        assert set(shown["rooms"]) == {rooms[1], rooms[0]}
+
+
 async def test_extended_range_sends_only_new_rooms(database: Database) -> None:
     async with open_sliding(database) as s:
         rooms = await busy_rooms(s.world, ALICE, 5)
