@@ -172,13 +172,14 @@ class KeyFollower(Generic[K, V, R]):
         value = self._entries.get(key)
         return (await self._find((key,), {}))[key] if value is None else value
 
-    async def get_many(self, keys: Collection[K]) -> dict[K, V]:
+    async def get_many(self, keys: Collection[K], at_once: int | None = None) -> dict[K, V]:
         """Return the values of keys, reading those that are missing together.
 
-        A value that does not fit into the cache is as of the end of its read.
+        With `at_once`, one read is for at most so many keys. A value that does not fit into the
+        cache is as of the end of its read; one that is invalidated before the return is read again.
         Raises: what `load` raises; the next call reads again.
         """
-        return await self._find(keys, self._entries.get_cached(keys))
+        return await self._find(keys, self._entries.get_cached(keys), at_once)
 
     def update(self, key: K, row: R) -> V | None:
         """Apply a row to the value of a key; return the value if it is kept."""
@@ -211,14 +212,19 @@ class KeyFollower(Generic[K, V, R]):
         for valid in self._valid.values():
             valid.clear()
 
-    async def _find(self, keys: Collection[K], found: dict[K, V]) -> dict[K, V]:
+    async def _find(
+        self, keys: Collection[K], found: dict[K, V], at_once: int | None = None
+    ) -> dict[K, V]:
         loaded: dict[K, V] = {}
         valid: set[K] = set()
         self._valid[id(valid)] = valid
         try:
             while missing := [key for key in dict.fromkeys(keys) if key not in found]:
                 valid.update(keys)
-                loaded |= await self._flights.run_many(missing, self._load_current)
+                size = at_once or len(missing)
+                for begin in range(0, len(missing), size):
+                    group = missing[begin : begin + size]
+                    loaded |= await self._flights.run_many(group, self._load_current)
                 # What was read first may have been changed or dropped during the other reads.
                 loaded = {key: value for key, value in loaded.items() if key in valid}
                 found = {**loaded, **self._entries.get_cached(keys)}

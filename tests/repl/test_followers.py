@@ -289,3 +289,25 @@ async def test_a_value_that_is_dropped_during_the_read_of_another_is_read_again(
 
     assert set(found) == {"a", "b"}
     assert log.reads == [["a"], ["b"], ["a"]]
+
+
+async def test_a_value_that_is_invalidated_during_a_later_read_of_the_call_is_read_again(
+    autojump_clock: MockClock,
+) -> None:
+    log = Log(plans=[ReadPlan(0, 1.0), ReadPlan(0, 1.0)])
+    cached = CachedKeys(log)
+    log.commit("a")
+    log.publish(1)
+    values: dict[str, Value] = {}
+
+    async def get() -> None:
+        values.update(await cached.follower.get_many(("a", "b"), at_once=1))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(get)
+        await trio.sleep(1.5)
+        log.commit("a")
+        cached.follower.invalidate("a")
+
+    assert log.reads == [["a"], ["b"], ["a"]]
+    assert values["a"].numbers == (1, 2)

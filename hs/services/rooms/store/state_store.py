@@ -135,18 +135,8 @@ class StateStore:
 
     async def current_in(self, room_ids: Collection[RoomID]) -> dict[RoomID, StateMap]:
         """Return the current state of many rooms, reading those not in memory together."""
-        missing = [room_id for room_id in room_ids if room_id not in self._rooms]
-        read: dict[RoomID, _CachedRoom] = {}
-        for first in range(0, len(missing), ROOMS_AT_ONCE):
-            read.update(await self._follower.get_many(missing[first : first + ROOMS_AT_ONCE]))
-        states: dict[RoomID, StateMap] = {}
-        for room_id in room_ids:
-            room = self._rooms.get(room_id) or read.get(room_id)
-            if room is None:
-                # It was dropped from memory while others were read.
-                room = await self._follower.get(room_id)
-            states[room_id] = room.map
-        return states
+        rooms = await self._follower.get_many(room_ids, at_once=ROOMS_AT_ONCE)
+        return {room_id: rooms[room_id].map for room_id in room_ids}
 
     async def current_of_types(
         self, room_id: RoomID, types: Collection[str]
