@@ -35,6 +35,21 @@ class EventResults:
         ordinary, differences = evaluation.ordinary, evaluation.differences
         place = (stream_id, row.room_id, row.event_id, evaluation.thread_id, row.sender)
         exceptions = tuple([difference[:3] for difference in differences])
+        # Encoding actions may raise, so nothing is added before.
+        actions = _actions(ordinary)
+        records = [
+            ExceptionRecord(
+                user_id=difference.user_id,
+                room_id=row.room_id,
+                stream_id=stream_id,
+                event_id=row.event_id,
+                thread_id=evaluation.thread_id,
+                notify=difference.notify,
+                highlight=difference.highlight,
+                actions=_actions(difference.outcome),
+            )
+            for difference in differences
+        ]
         self.unread.append(Unread(*place, ordinary.notify, ordinary.highlight, exceptions))
         if ordinary.notify:
             self.outcomes.append(
@@ -45,22 +60,10 @@ class EventResults:
                     sender=row.sender,
                     notify=1,
                     highlight=int(ordinary.highlight),
-                    actions=_actions(ordinary),
+                    actions=actions,
                 )
             )
-        for difference in differences:
-            self.exceptions.append(
-                ExceptionRecord(
-                    user_id=difference.user_id,
-                    room_id=row.room_id,
-                    stream_id=stream_id,
-                    event_id=row.event_id,
-                    thread_id=evaluation.thread_id,
-                    notify=difference.notify,
-                    highlight=difference.highlight,
-                    actions=_actions(difference.outcome),
-                )
-            )
+        self.exceptions += records
 
     def append(self, later: "EventResults") -> None:
         """Append the results of later events."""

@@ -1,21 +1,27 @@
 """Events that were stored while no process evaluated, as rows of the events stream."""
 
+import logging
 from typing import Final
 
 import attrs
 
+from hs.core.errors import Unavailable
 from hs.core.events import event_types
 from hs.core.ids import EventID
 from hs.core.positions import VectorPosition
 from hs.core.streams import EVENTS, EventRow
+from hs.repl.entry_retries import EntryRetries
 from hs.repl.feed import Batch
 from hs.services.push.evaluation.event_evaluation import Evaluator
+from hs.services.push.evaluation.row_evaluation import FAILED
 from hs.services.rooms.store.event_store import EventStore
 from hs.services.rooms.store.stored_event import StoredEvent
 from hs.storage.database import Database
 from hs.storage.push import push_rules as storage
 
 PAGE_SIZE: Final = 500
+
+log = logging.getLogger(__name__)
 
 
 @attrs.frozen
@@ -37,11 +43,16 @@ class FeedStart:
 
 @attrs.frozen(eq=False)
 class MissedEvents:
-    """Reads the events between the stored position of the evaluation and the start of the feed."""
+    """Reads the events between the stored position of the evaluation and the start of the feed.
+
+    An event that cannot be read, although the database is there, is skipped: it must not stop the
+    evaluation of all others.
+    """
 
     _database: Database
     _events: EventStore
     _evaluator: Evaluator
+    _retries: EntryRetries[str] = attrs.Factory(EntryRetries)
 
     async def stored_position(self) -> VectorPosition:
         """Return the position up to which the results of events are stored."""
@@ -55,17 +66,30 @@ class MissedEvents:
 
         The batches are as the feed would deliver them. Also return the stream ID from which the
         next page continues; None if this is the last page.
+        Raises: Unavailable; a page that is read again skips an event that failed each time.
         """
         batches: list[Batch[EventRow]] = []
         page = await self._database.read(storage.list_events_after, after, PAGE_SIZE)
         for stream_id, writer, event_id in page:
             if evaluated.covers(writer, stream_id) or not start.covers(writer, stream_id):
                 continue
-            stored = await self._events.get_one(EventID(event_id))
-            if stored is not None:
-                rows = [(stream_id, await self._row(stored))]
-                batches.append(Batch(EVENTS, writer, stream_id - 1, stream_id, rows))
+            row = await self._read(EventID(event_id))
+            if row is not None:
+                batches.append(Batch(EVENTS, writer, stream_id - 1, stream_id, [(stream_id, row)]))
         return batches, page[-1][0] if len(page) == PAGE_SIZE else None
+
+    async def _read(self, event_id: EventID) -> EventRow | None:
+        """Return the row of an event; None if it was purged, or if it cannot be made."""
+        try:
+            stored = await self._events.get_one(event_id)
+            return None if stored is None else await self._row(stored)
+        except Unavailable as error:
+            if self._retries.may_retry(event_id, error):
+                raise
+            log.exception(FAILED, event_id)
+        except Exception:  # it would fail again after a restart, and later events must not wait
+            log.exception(FAILED, event_id)
+        return None
 
     async def _row(self, stored: StoredEvent) -> EventRow:
         """Make the row of an event, with the fields that the evaluation reads."""

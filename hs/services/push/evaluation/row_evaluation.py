@@ -23,7 +23,7 @@ from hs.storage.database import DatabaseError
 FIRST_PAUSE_S: Final = 0.5
 LONGEST_PAUSE_S: Final = 5.0
 _WHOLE_ROOM: Final = ""
-_FAILED: Final = "the evaluation of event %s failed, it notifies nobody"
+FAILED: Final = "the evaluation of event %s failed, it notifies nobody"
 
 log = logging.getLogger(__name__)
 
@@ -48,12 +48,11 @@ class RowEvaluation:
         try:
             redacted_id = self._redacted_nowait(row)
             evaluation = self._evaluator.evaluate_nowait(row)
+            self._add(results, stream_id, row, evaluation, redacted_id)
         except NotInMemory:
             raise
         except Exception:  # it would fail again after a restart, and later events must not wait
-            log.exception(_FAILED, row.event_id)
-        else:
-            self._add(results, stream_id, row, evaluation, redacted_id)
+            log.exception(FAILED, row.event_id)
 
     async def evaluate(self, results: EventResults, stream_id: int, row: EventRow) -> None:
         """Do as `evaluate_nowait`, reading what is not in memory as soon as the database allows.
@@ -68,7 +67,7 @@ class RowEvaluation:
                 return
             except (DatabaseError, Unavailable) as error:
                 if not retries.may_retry(row.event_id, error):
-                    log.exception(_FAILED, row.event_id)
+                    log.exception(FAILED, row.event_id)
                     return
                 pause_s = pauses.next_s()
                 log.warning(
@@ -79,7 +78,7 @@ class RowEvaluation:
                 )
                 await trio.sleep(pause_s)
             except Exception:  # as above
-                log.exception(_FAILED, row.event_id)
+                log.exception(FAILED, row.event_id)
                 return
 
     async def _evaluate(self, results: EventResults, stream_id: int, row: EventRow) -> None:
@@ -98,12 +97,14 @@ class RowEvaluation:
         evaluation: Evaluation,
         redacted_id: int | None,
     ) -> None:
+        # What may raise comes first, so that `results` has all of an event or nothing.
+        mark = self._implicit_read(row, evaluation.thread_id)
+        if evaluation.notifies and self._is_on:
+            pushes = self._queue.number(stream_id, row, evaluation)
+            results.add_evaluation(stream_id, row, evaluation)
+            results.pushes += pushes
         if redacted_id is not None:
             results.removed.append((row.room_id, redacted_id))
-        if evaluation.notifies and self._is_on:
-            results.add_evaluation(stream_id, row, evaluation)
-            results.pushes += self._queue.number(stream_id, row, evaluation)
-        mark = self._implicit_read(row, evaluation.thread_id)
         if mark is not None:
             results.marks.append((*mark, stream_id))
 

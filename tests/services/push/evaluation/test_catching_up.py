@@ -8,14 +8,21 @@ import pytest
 import trio
 
 from hs.core.ids import EventID, RoomID
-from hs.core.streams import EVENTS, UNREAD, UnreadRow
+from hs.core.streams import EVENTS, UNREAD, EventRow, UnreadRow
 from hs.repl.cluster import Cluster
 from hs.repl.feed import Batch, Feed
 from hs.repl.inproc import InProcTransport
 from hs.services.push.evaluation import evaluation_duty, missed_events
 from hs.services.push.evaluation.evaluation_duty import ROWS_AT_ONCE
-from hs.services.rooms.store.stored_event import EventStatus
-from hs.storage.database import Database, DatabaseUnavailable, Tx
+from hs.services.push.evaluation.missed_events import MissedEvents
+from hs.services.rooms.store.stored_event import EventStatus, StoredEvent
+from hs.storage.database import (
+    Database,
+    DatabaseError,
+    DatabaseTimeout,
+    DatabaseUnavailable,
+    Tx,
+)
 from hs.storage.push import push_rules
 from hs.storage.rooms import thread_subscriptions
 from tests.support.composition import Neighbourhood
@@ -113,6 +120,30 @@ async def test_missed_events_are_read_once_the_database_is_available(
         await writing.send(room_id, ALICE)
         async with open_world(watched, evaluating_settings(), neighbours=neighbours) as world:
             await until_unread(world, BOB, room_id, 1)
+
+
+@pytest.mark.parametrize(
+    "error", [ZeroDivisionError(), DatabaseError("no such row"), DatabaseTimeout("slow")]
+)
+async def test_missed_event_that_cannot_be_read_is_skipped(
+    database: Database, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    monkeypatch.setattr(evaluation_duty, "FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr(evaluation_duty, "LONGEST_PAUSE_S", 0.001)
+    neighbours = Neighbourhood()
+    async with open_world(database, writing_settings(), neighbours=neighbours) as writing:
+        room_id = await writing.create_room(ALICE, join=[BOB])
+        bad, *_ = [(await writing.send(room_id, ALICE)).event_id for _ in range(3)]
+        row_of = MissedEvents._row
+
+        async def fail_for_one(self: MissedEvents, stored: StoredEvent) -> EventRow:
+            if stored.event_id == bad:
+                raise error
+            return await row_of(self, stored)
+
+        monkeypatch.setattr(MissedEvents, "_row", fail_for_one)
+        async with open_world(database, evaluating_settings(), neighbours=neighbours) as world:
+            await until_unread(world, BOB, room_id, 2)
 
 
 @attrs.define(eq=False)

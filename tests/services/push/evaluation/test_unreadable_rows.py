@@ -228,3 +228,32 @@ async def test_failed_reads_are_repeated_a_bounded_number_of_times(
         deliver(world, *[world.seen[-1][1]] * 2)
 
         await until_unread(world, BOB, room_id, 2 if is_skipped else 3)
+
+
+class FailingQueue:
+    """A queue of notifications with a defect."""
+
+    def number(self, *arguments: Any) -> None:
+        raise ZeroDivisionError
+
+
+async def test_event_whose_result_cannot_be_recorded_is_logged_and_changes_nothing(
+    database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    queue: Any = FailingQueue()
+    async with open_world(database) as world:
+        room_id = await world.create_room(ALICE, join=[BOB])
+        await world.send(room_id, ALICE)
+        await until_unread(world, BOB, room_id, 1)
+        duty = world.process.services.push.evaluation
+        assert duty is not None
+        rows = attrs.evolve(duty._rows, queue=queue)
+        results = EventResults()
+
+        rows.evaluate_nowait(results, *world.seen[-1])
+        await rows.evaluate(results, *world.seen[-1])
+
+    assert not results
+    assert results.outcomes == []
+    failed = f"the evaluation of event {world.seen[-1][1].event_id} failed, it notifies nobody"
+    assert [record.getMessage() for record in caplog.records].count(failed) == 2
