@@ -18,13 +18,23 @@ from typing import Any, Final
 import attrs
 import trio
 
-from hs.core.streams import CACHES, DEVICE_LISTS, EVENTS, PRESENCE, RECEIPTS, TO_DEVICE, TYPING
+from hs.core.streams import (
+    CACHES,
+    DEVICE_LISTS,
+    EVENTS,
+    PRESENCE,
+    RECEIPTS,
+    TO_DEVICE,
+    TYPING,
+    CacheRow,
+)
 from hs.repl.feed import Batch, Feed
 from hs.repl.feed_queue import QueueOverflow
 from hs.services.appservices.appservice_client import AppserviceClient
 from hs.services.appservices.catching_up import EphemeralCatchUp, EventCatchUp, ReadingStart
 from hs.services.appservices.ephemeral_queue import OutgoingQueue
 from hs.services.appservices.event_interest import EventInterest
+from hs.services.appservices.ping import REACHABLE
 from hs.services.appservices.previous_memberships import PreviousMembershipReader
 from hs.services.appservices.row_queue import RowQueue
 from hs.services.appservices.row_selection import (
@@ -40,6 +50,9 @@ from hs.services.appservices.waiting_events import MAX_EVENTS, WaitingEvents
 from hs.services.rooms.store.memberships import Memberships
 from hs.storage.appservices import transactions as storage
 from hs.storage.database import Database
+
+STORE_EVENTS_S: Final = 0.25
+"""How long events wait to be stored while more and more rows arrive."""
 
 STORE_EVERY_S: Final = 60.0
 """How often the read position is stored while nothing of interest happens."""
@@ -89,6 +102,8 @@ class AppserviceSender:
         self._deliver = lambda outgoing: TransactionDelivery(outgoing, maker, calls, database).run()
         self._states = SenderStates()
         self._queue = RowQueue(feed, interest)
+        self._outgoings: Outgoings = {}
+        feed.subscribe(CACHES, self._note_reachable)
 
     @property
     def waiting(self) -> int:
@@ -103,13 +118,21 @@ class AppserviceSender:
         )
         if not services:
             return
-        outgoings = {service: OutgoingQueue(service) for service in services}
+        outgoings = self._outgoings = {service: OutgoingQueue(service) for service in services}
         with self._running(), self._queue.opened():
             async with trio.open_nursery() as nursery:
                 for outgoing in outgoings.values():
                     nursery.start_soon(self._deliver, outgoing)
                 while True:
                     await self._read(self._begin_reading(outgoings))
+
+    def _note_reachable(self, batch: Batch[CacheRow]) -> None:
+        """Let failed deliveries be retried; not through the queue, which may drop its rows."""
+        for _, row in batch.rows:
+            if row.cache == REACHABLE:
+                for service, outgoing in self._outgoings.items():
+                    if service.id in row.keys:
+                        outgoing.reachable.set()
 
     async def _read(self, reading: _Reading) -> None:
         """Read until more rows wait than fit."""
@@ -162,12 +185,22 @@ class AppserviceSender:
                     await self._store(reading)
 
     async def _take_until_overflow(self, reading: _Reading) -> None:
-        async def take(batch: Batch[Row]) -> None:
-            await reading.take(batch)
-            if len(reading.waiting) >= MAX_EVENTS:
-                await self._store(reading)
-
         store_at = trio.current_time() + STORE_EVERY_S
+
+        async def take(batch: Batch[Row]) -> None:
+            # Rows of typing and presence may arrive faster than they are taken, for ever.
+            nonlocal store_at
+            await reading.take(batch)
+            if reading.waiting:
+                store_at = min(store_at, trio.current_time() + STORE_EVENTS_S)
+            if len(reading.waiting) >= MAX_EVENTS or trio.current_time() >= store_at:
+                await store()
+
+        async def store() -> None:
+            nonlocal store_at
+            await self._store(reading)
+            store_at = trio.current_time() + STORE_EVERY_S
+
         while True:
             try:
                 with trio.move_on_at(store_at):
@@ -175,9 +208,8 @@ class AppserviceSender:
             except QueueOverflow:
                 return
             await self._queue.serve_waiting(take)
-            if len(reading.waiting) or trio.current_time() >= store_at:
-                await self._store(reading)
-                store_at = trio.current_time() + STORE_EVERY_S
+            if reading.waiting or trio.current_time() >= store_at:
+                await store()
 
     async def _store(self, reading: _Reading) -> None:
         if not self._queue:

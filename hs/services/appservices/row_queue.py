@@ -38,7 +38,6 @@ from hs.repl.feed import Batch, Feed
 from hs.repl.feed_queue import FeedQueue, WhenFull
 from hs.services.appservices.alias_namespaces import ALIASES
 from hs.services.appservices.event_interest import EventInterest
-from hs.services.appservices.ping import REACHABLE
 
 MAX_ROWS: Final = 50_000
 """Rows of tables that wait, some 50 MB; a row with a list counts for each entry of it as well."""
@@ -182,7 +181,7 @@ def _slim(batch: Batch[Row]) -> Iterator[Batch[Row]]:
 
 
 def _caches_followed(batch: Batch[CacheRow]) -> Iterator[Batch[CacheRow]]:
-    rows = [(position, row) for position, row in batch.rows if row.cache in (ALIASES, REACHABLE)]
+    rows = [(position, row) for position, row in batch.rows if row.cache == ALIASES]
     if rows or batch.reset:
         yield attrs.evolve(batch, rows=rows)
 

@@ -25,7 +25,6 @@ from hs.services.appservices.alias_namespaces import ALIASES
 from hs.services.appservices.appservice_registry import Appservice
 from hs.services.appservices.ephemeral_queue import OutgoingQueue, ReceiptKey, ReceiptUpdate
 from hs.services.appservices.event_interest import EventInterest
-from hs.services.appservices.ping import REACHABLE
 from hs.services.appservices.waiting_events import WaitingEvents
 from hs.services.rooms.store.memberships import Memberships
 from hs.storage.accounts import users
@@ -93,7 +92,7 @@ class EventSelection:
                 outgoing.add_events()
 
     async def take_caches(self, batch: Batch[CacheRow]) -> None:
-        """Follow the aliases of rooms, and services that can be reached again."""
+        """Follow the aliases of rooms."""
         if batch.reset:
             # Rows were lost, for example while Redis was away.
             await self._interest.load_aliases()
@@ -101,10 +100,6 @@ class EventSelection:
             if row.cache == ALIASES:
                 for room_id in row.keys:
                     await self._interest.load_aliases_of(room_id)
-            elif row.cache == REACHABLE:
-                for service, outgoing in self._outgoings.items():
-                    if service.id in row.keys:
-                        outgoing.reachable.set()
 
     async def _follow_members(self, row: EventRow) -> None:
         changes = row.changes()

@@ -5,12 +5,15 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
 from hs.core.ids import RoomID
-from hs.core.streams import RECEIPTS, TYPING, ReceiptRow, TypingRow
+from hs.core.streams import CACHES, RECEIPTS, TYPING, CacheRow, ReceiptRow, TypingRow
 from hs.repl.feed import Batch, Feed
-from hs.services.appservices import row_queue
+from hs.services.appservices import appservice_sender, row_queue, transactions
 from hs.services.appservices.catching_up import EphemeralCatchUp
+from hs.services.appservices.ping import REACHABLE
+from hs.services.appservices.row_selection import EphemeralSelection
 from hs.storage.appservices import transactions as storage
 from hs.storage.database import Database
 from tests.support.appservices import (
@@ -185,3 +188,50 @@ async def test_stored_position_of_receipts_covers_only_what_was_added(
         await services.until(lambda: missed.event_id in services.events())
 
         assert await database.read(storage.positions, "irc") == before
+
+
+async def test_events_are_sent_although_typing_never_pauses(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(appservice_sender, "STORE_EVENTS_S", 0.01)
+    async with open_sending(database, registration(receives_ephemeral=True)) as sending:
+        world, services = sending.world, sending.services
+        room_id = await world.create_room(ALICE, join=[GHOST])
+        await services.until(services.events)
+        take_typing = EphemeralSelection.take_typing
+
+        async def take_and_type(self: EphemeralSelection, batch: Batch[TypingRow]) -> None:
+            await take_typing(self, batch)
+            await trio.lowlevel.checkpoint()
+            type_in(world.feed, room_id, ALICE)
+
+        monkeypatch.setattr(EphemeralSelection, "take_typing", take_and_type)
+        type_in(world.feed, room_id, ALICE)
+        sent = await world.send(room_id, ALICE)
+
+        await services.until(lambda: sent.event_id in services.events())
+
+
+async def test_failed_delivery_is_retried_after_a_ping_although_the_queue_overflows(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transactions, "MIN_PAUSE_S", 1000.0)
+    monkeypatch.setattr(transactions, "MAX_PAUSE_S", 1000.0)
+    async with open_sending(database, registration(receives_ephemeral=True)) as sending:
+        world, services = sending.world, sending.services
+        room_id = await stop_with_room(sending)
+        while_catching_up(monkeypatch, trio.sleep_forever)
+        services.answer = lambda sent: 0
+        missed = await world.send(room_id, ALICE)
+        count = len(services.sent)
+        sending.begin()
+        await services.until(lambda: len(services.sent) > count)
+        await trio.testing.wait_all_tasks_blocked()
+
+        services.answer = lambda sent: 200
+        move_receipts(world.feed, MAX_ROWS + 1)
+        before = world.feed.position_of(CACHES, "main") or 0
+        row = CacheRow(REACHABLE, ("irc",))
+        world.feed.deliver(Batch(CACHES, "main", before, before + 1, [(before + 1, row)]))
+
+        await services.until(lambda: missed.event_id in services.events())
