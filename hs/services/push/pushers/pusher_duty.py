@@ -141,7 +141,7 @@ class PusherDuty:
         )
         self._queue.follow(feed, PUSHERS, self._changed_in)
         self._queue.follow(feed, PUSHES, self._notified_in)
-        self._queue.follow(feed, RECEIPTS, self._reading_in)
+        feed.subscribe(RECEIPTS, self._on_receipts)
 
     @property
     def waiting(self) -> int:
@@ -163,9 +163,14 @@ class PusherDuty:
 
     async def _serve(self, nursery: trio.Nursery) -> None:
         """Serve what is stored, then what the feed brings, until the queue overflows."""
-        for line in self._lines.all():
+        for line in list(self._lines.all()):
+            # Whatever it noted, the queue may have dropped or refused the line.
+            is_due = line.has_news or line.is_working
             # The feed may have skipped a notification, and may add the next one from now on.
             line.look_again()
+            line.has_news = is_due
+            if is_due:
+                self._start(nursery, line)
         await self._read_pushers(nursery)
         await self._start_lost(nursery)
 
@@ -204,7 +209,9 @@ class PusherDuty:
             elif attrs.evolve(pusher, position=line.pusher.position) != line.pusher:
                 self._set(nursery, pusher)
         for pusher in pushers.values():
-            self._lines.put(pusher.key, self._makers[pusher.kind](pusher))
+            line = self._makers[pusher.kind](pusher)
+            line.has_news = False  # until a stored notification is found
+            self._lines.put(pusher.key, line)
 
     async def _read_pusher(self, nursery: trio.Nursery, key: PusherKey) -> None:
         record = await self._database.read(storage.find, key)
@@ -232,6 +239,7 @@ class PusherDuty:
             line = None
         if line is not None:
             line.replace(pusher)
+            line.has_news = True
         else:
             line = self._makers[pusher.kind](pusher)
             self._lines.put(pusher.key, line)
@@ -294,12 +302,13 @@ class PusherDuty:
                     if not line.is_working:
                         yield line
 
-    def _reading_in(self, batch: Batch[ReceiptRow]) -> Iterator[_Entry]:
+    def _on_receipts(self, batch: Batch[ReceiptRow]) -> None:
+        # Lines note it whatever the state of the queue, as no table says what they have shown.
         for _, row in batch.rows:
             for line in self._lines.of_user(row.user_id):
                 line.note_read()
                 if not line.is_working:
-                    yield line
+                    self._queue.put(line)
 
 
 async def _rest(line: RunningPusher, pause_s: float) -> None:

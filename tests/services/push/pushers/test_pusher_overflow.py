@@ -55,6 +55,8 @@ class RecordingLine:
     database: Database
     sent: SentPushes
     looked_again: int = 0
+    badges: int = 0
+    is_badge_outdated: bool = False
     is_working: bool = False
     has_news: bool = True
     is_over: bool = False
@@ -70,9 +72,12 @@ class RecordingLine:
         self.has_news = True
 
     def note_read(self) -> None:
-        self.has_news = True
+        self.has_news = self.is_badge_outdated = True
 
     async def work(self) -> None:
+        if self.is_badge_outdated:
+            self.is_badge_outdated = False
+            self.badges += 1
         user_id = self.pusher.key.user_id
         for push in await self.database.read(storage.list_queued, user_id, 0, 100):
             self.sent.add(user_id, push.seq)
@@ -222,3 +227,25 @@ async def test_after_an_overflow_lines_read_the_table_before_the_feed_adds_to_th
 
         await scene.sent.until(lambda: len(scene.sent.numbers) == 2)
     assert looked_again == [2, 1, 1, 1, 1]
+
+
+async def test_all_badges_are_updated_although_more_users_read_than_fit(
+    database: Database,
+) -> None:
+    """Users for whom no notification is stored; the others are started by it."""
+    scene = PusherScene(database)
+    for user_id in USERS:
+        await scene.set_pusher(user_id)
+    async with running(scene):
+        await scene.set_pusher("@last:test.example")
+        await scene.store("@last:test.example", 1)
+        scene.change_pushers("@last:test.example")
+        await scene.sent.until(lambda: len(scene.sent.numbers) == 1)
+
+        # The fourth overflows the queue, which refuses the fifth.
+        scene.read_by(*USERS)
+
+        with trio.fail_after(60):
+            while sum(line.badges for line in scene.lines) < len(USERS):
+                await trio.lowlevel.checkpoint()
+    assert [line.badges for line in scene.lines] == [1] * len(USERS) + [0]
