@@ -53,6 +53,12 @@ class Glob:
     pieces: tuple[Piece, ...]
 
     @property
+    def literal(self) -> str | None:
+        """The only text, in lower case, that the pattern matches whole; None with wildcards."""
+        first, *rest = self.pieces
+        return None if rest or "?" in first.text else first.text
+
+    @property
     def effort(self) -> int:
         """Largest number of steps per character of a text."""
         # A piece with a `?` may be compared in full at each position.

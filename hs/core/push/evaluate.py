@@ -154,16 +154,25 @@ def tweaks_in(actions: Iterable[Action]) -> dict[str, Any]:
     return tweaks
 
 
-def _compile(rule: PushRule) -> CompiledRule:
-    conditions: list[EventCondition | UserCondition]
+def conditions_of(rule: PushRule) -> list[EventCondition | UserCondition]:
+    """Return the conditions of a rule, compiled, with those that its kind implies."""
     if rule.kind is RuleKind.ROOM:
-        conditions = [PropertyIs(("room_id",), rule.rule_id, str)]
-    elif rule.kind is RuleKind.SENDER:
-        conditions = [PropertyIs(("sender",), rule.rule_id, str)]
-    elif rule.kind is RuleKind.CONTENT:
-        conditions = [MatchesWords(compile_glob(rule.pattern or ""))]
-    else:
-        conditions = [compile_condition(condition) for condition in rule.conditions or ()]
+        return [PropertyIs(("room_id",), rule.rule_id, str)]
+    if rule.kind is RuleKind.SENDER:
+        return [PropertyIs(("sender",), rule.rule_id, str)]
+    if rule.kind is RuleKind.CONTENT:
+        return [MatchesWords(compile_glob(rule.pattern or ""))]
+    return [compile_condition(condition) for condition in rule.conditions or ()]
+
+
+def is_light(rules: Iterable[PushRule]) -> bool:
+    """Return whether rules of a user are evaluated for every event, however long it is."""
+    efforts = (_effort(condition) for rule in rules for condition in conditions_of(rule))
+    return sum(efforts) <= LIGHT_EFFORT
+
+
+def _compile(rule: PushRule) -> CompiledRule:
+    conditions = conditions_of(rule)
     naming = (PropertyIsUser, PropertyContainsUser, BodyHasDisplayName, ThreadSubscription)
     return CompiledRule(
         tuple(condition for condition in conditions if not isinstance(condition, naming)),  # type: ignore[misc]  # the others are EventConditions

@@ -1,8 +1,8 @@
 """Evaluation of an event: whom it notifies, by the push rules of the local users of its room.
 
 `Evaluator.evaluate_nowait` works from memory alone; when it raises NotInMemory, `evaluate` reads
-what is missing. All users with the default rules cost one evaluation together, and so do all users
-with equal rules, apart from the users whom the event names.
+what is missing. All users for whom only default rules may match cost one evaluation together, and
+so do all users for whom the same rules may match, apart from the users whom the event names.
 
 Spec: client-server API, Push Rules; Receiving notifications.
 """
@@ -31,7 +31,7 @@ from hs.core.streams import EventRow
 from hs.lib.caching.lru_cache import LruCache
 from hs.services.push.evaluation.custom_rules import UsersWithCustomRules
 from hs.services.push.evaluation.display_names import DisplayNames
-from hs.services.push.evaluation.event_context import ContextReader, EventContext
+from hs.services.push.evaluation.event_context import ContextReader, EventContext, NotInMemory
 from hs.services.push.evaluation.ignored_users import IgnoringUsers
 from hs.services.push.evaluation.thread_subscribers import ThreadSubscribers
 from hs.services.push.evaluation.users_with_pushers import UsersWithPushers
@@ -99,6 +99,8 @@ class Evaluator:
     def evaluate_nowait(self, row: EventRow) -> Evaluation:
         """Evaluate an event. Raises: NotInMemory."""
         context = self._contexts.get_nowait(row)
+        if not self._custom.may_index_nowait(context.users):
+            raise NotInMemory
         return self._evaluate(context, partial(self._names.of_nowait, context.event.room_id))
 
     async def evaluate(self, row: EventRow) -> Evaluation | None:
@@ -106,6 +108,7 @@ class Evaluator:
         context = await self._contexts.load(row)
         if context is None:
             return None
+        await self._custom.index(context.users)
         names = await self._load_names(context)
         return self._evaluate(context, names.get)
 
@@ -116,7 +119,9 @@ class Evaluator:
     async def _load_names(self, context: EventContext) -> dict[UserID, str | None]:
         """Return the display names of the users whose rules read them."""
         names: dict[UserID, str | None] = {}
-        for signature, user_ids in self._custom.signatures(context.users).items():
+        if context.facts is None:
+            return names
+        for signature, user_ids in self._custom.signatures(context.facts, context.users).items():
             if self._rules(signature).reads_display_name:
                 names |= await self._names.load(context.event.room_id, user_ids)
         return names
@@ -128,7 +133,7 @@ class Evaluator:
             return Evaluation(thread_id)
         named = named_in(self._rules(_DEFAULT_RULES), facts) & users
         ordinary, outcomes = self._outcomes(_DEFAULT_RULES, facts, named, name_of)
-        for signature, user_ids in self._custom.signatures(users).items():
+        for signature, user_ids in self._custom.signatures(facts, users).items():
             default, special = self._outcomes(signature, facts, user_ids, name_of)
             for user_id in user_ids:
                 outcomes[user_id] = special.get(user_id, default)
@@ -147,7 +152,7 @@ class Evaluator:
         if compiled.reads_display_name:
             users = [UserFacts(user_id, name_of(user_id)) for user_id in user_ids]
         else:
-            users = [UserFacts(user_id) for user_id in user_ids]
+            users = [UserFacts(user_id) for user_id in named_in(compiled, facts) & set(user_ids)]
         outcomes = evaluate_for_all(compiled, facts, users)
         return outcomes.ordinary, dict(outcomes.special)
 
@@ -176,15 +181,11 @@ class Evaluator:
 
 
 def _differences(outcomes: Mapping[UserID, Outcome], ordinary: Outcome) -> tuple[Difference, ...]:
-    differences = (
-        Difference(
-            user_id,
-            int(outcome.notify) - int(ordinary.notify),
-            int(outcome.highlight) - int(ordinary.highlight),
-            outcome,
-        )
-        for user_id, outcome in outcomes.items()
-    )
+    notify, highlight = ordinary.notify, ordinary.highlight
     return tuple(
-        difference for difference in differences if difference.notify or difference.highlight
+        [
+            Difference(user_id, outcome.notify - notify, outcome.highlight - highlight, outcome)
+            for user_id, outcome in outcomes.items()
+            if outcome.notify is not notify or outcome.highlight is not highlight
+        ]
     )
