@@ -124,8 +124,8 @@ class SenderMayNotify:
     key: str
 
     def holds(self, facts: EventFacts) -> bool:
-        needed = facts.notification_levels.get(self.key, DEFAULT_NOTIFICATION_LEVEL)
-        return facts.sender_power >= needed
+        power = facts.power()
+        return power.level >= power.notification_levels.get(self.key, DEFAULT_NOTIFICATION_LEVEL)
 
 
 @attrs.frozen(cache_hash=True)

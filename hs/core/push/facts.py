@@ -1,8 +1,8 @@
 """The facts about events and users that push rules may ask for."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
-from typing import Any
+from typing import Any, NamedTuple
 
 import attrs
 
@@ -15,13 +15,22 @@ DEFAULT_NOTIFICATION_LEVEL = 50
 LARGEST_BYTES = 65_536
 
 
+class SenderPower(NamedTuple):
+    """The sender's power before the event, infinite for privileged creators.
+
+    `notification_levels` is `notifications` of the power levels, parsed.
+    """
+
+    level: float
+    notification_levels: Mapping[str, int]
+
+
 @attrs.frozen(eq=False)
 class EventFacts:
     """Facts about one event and its room, the same for all users.
 
-    `sender_power` is infinite for privileged creators. `notification_levels` is `notifications` of
-    the power levels, parsed. `subscribers` are those of the event's thread; None for events in no
-    thread.
+    `power` returns the sender's power: few events notify whole rooms, so few need it. It may raise.
+    `subscribers` are those of the event's thread; None for events in no thread.
     """
 
     event_id: EventID
@@ -29,8 +38,7 @@ class EventFacts:
     sender: UserID
     properties: Mapping[str, Any]
     member_count: int
-    sender_power: float
-    notification_levels: Mapping[str, int]
+    power: Callable[[], SenderPower]
     subscribers: AbstractSet[UserID] | None = None
     replaced: Mapping[str, Any] | None = None
     """Content of the state event that the event replaced; for calls only."""
@@ -61,20 +69,24 @@ class UserFacts:
 
 def facts_of(
     event: Event,
-    power: PowerLevels,
+    power: Callable[[], PowerLevels],
     member_count: int,
     subscribers: AbstractSet[UserID] | None = None,
     replaced: Mapping[str, Any] | None = None,
 ) -> EventFacts:
-    """Return the facts about an event; `power` are the power levels before the event."""
+    """Return the facts about an event; `power` returns the power levels before the event."""
+
+    def sender_power() -> SenderPower:
+        levels = power()
+        return SenderPower(levels.of_user(event.sender), levels.notifications)
+
     return EventFacts(
         event_id=event.event_id,
         room_id=event.room_id,
         sender=event.sender,
         properties=event.pdu,
         member_count=member_count,
-        sender_power=power.of_user(event.sender),
-        notification_levels=power.notifications,
+        power=sender_power,
         subscribers=subscribers,
         replaced=replaced,
         size_bytes=len(event.canonical),

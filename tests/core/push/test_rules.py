@@ -31,7 +31,7 @@ from hs.core.push.evaluate import (
     evaluate_for_all,
     outcome_of,
 )
-from hs.core.push.facts import EventFacts, UserFacts
+from hs.core.push.facts import EventFacts, SenderPower, UserFacts
 from hs.core.push.rules import NO_USER_RULES, PushRule, RuleKind, UserRules, full_ruleset
 from hs.core.push.wire import (
     decode_user_rules,
@@ -66,8 +66,7 @@ def facts(
         sender=sender,
         properties=pdu,
         member_count=members,
-        sender_power=power,
-        notification_levels=levels or {},
+        power=lambda: SenderPower(power, levels or {}),
         replaced=replaced,
     )
 

@@ -9,7 +9,7 @@ from hs.core.ids import EventID, RoomID, UserID
 from hs.core.push.defaults import PushFeatures, default_rules
 from hs.core.push.editing import parse_kind, parse_rule
 from hs.core.push.evaluate import compile_ruleset, evaluate, evaluate_for_all
-from hs.core.push.facts import EventFacts, UserFacts
+from hs.core.push.facts import EventFacts, SenderPower, UserFacts
 from hs.core.push.rules import NO_USER_RULES, PushRule, RuleKind, UserRules, full_ruleset
 from hs.core.push.wire import render_ruleset
 
@@ -26,8 +26,7 @@ def facts(subscribers: AbstractSet[UserID] | None, **content: object) -> EventFa
         sender=CAROL,
         properties=properties,
         member_count=5,
-        sender_power=0,
-        notification_levels={},
+        power=lambda: SenderPower(0, {}),
         subscribers=subscribers,
     )
 

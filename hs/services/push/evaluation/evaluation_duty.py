@@ -14,7 +14,8 @@ Rules:
 
 - Each event is evaluated once. At the start the events after the stored position are read from the
   tables, up to the position of the feed at that moment; later ones are delivered and queued. So
-  after a crash the evaluation continues where the last transaction ended.
+  after a crash the evaluation continues where the last transaction ended. Clients are served
+  meanwhile: counts lack what is not evaluated yet, and `unread_counts` says how long they wait.
 - Rows of one writer are evaluated in their order: while a row waits for the database, all rows
   that arrive wait behind it. The metric `hs_push_evaluation_waiting` is their number. If it exceeds
   MAX_QUEUED_ROWS all of them are dropped, and read from the tables as at the start.
@@ -106,12 +107,13 @@ class EvaluationDuty:
     ) -> None:
         self._feed = feed
         self._sources = (custom, ignoring, queue)
-        self._missed = MissedEvents(database, events, evaluator)
+        self._missed = MissedEvents(database, events, evaluator.contexts)
+        self._left_to_read = 0
         self._rows = RowEvaluation(evaluator, events, members, queue, is_on)
         tables = ResultTables(database, writer.stream.name, writer.writer)
         self._results = ResultStore(tables, writer, queue)
         self._states = StateMachine(TRANSITIONS, EvaluationState.STARTING)
-        self._caught_up = trio.Event()
+        self._begun = trio.Event()
         # Events up to here were read from the tables, or evaluated before; if those are delivered
         # all the same, they are skipped.
         self._caught_up_to = VectorPosition()
@@ -126,23 +128,24 @@ class EvaluationDuty:
 
     @property
     def waiting(self) -> int:
-        """Number of rows of the events stream that wait to be evaluated."""
-        return self._queue.waiting
+        """Number of rows of the events stream that wait to be evaluated, at most."""
+        return self._queue.waiting + self._left_to_read
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Evaluate for ever; ready once all events stored before are evaluated.
+        """Evaluate for ever; ready once it is known how far events were evaluated before.
 
         Raises: WriterReplaced, in a group, once another process evaluates under this name.
         """
         await self._results.take_over()
         for source in self._sources:
             await source.load()
+        self._results.advance(await self._missed.stored_position())
         self._states.handle(EvaluationEvent.LOADED)
+        self._begun.set()
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._store_for_ever)
                 nursery.start_soon(self._evaluate_for_ever)
-                await self._caught_up.wait()
                 task_status.started()
         finally:
             self._states.handle(EvaluationEvent.STOPPED)
@@ -150,8 +153,8 @@ class EvaluationDuty:
                 await self._flush()
 
     async def flush(self) -> Progress:
-        """Store the results of all events evaluated so far; during the start, wait for its end."""
-        await self._caught_up.wait()
+        """Store the results of all events evaluated so far."""
+        await self._begun.wait()
         await self._flush()
         return self._results.progress
 
@@ -196,7 +199,6 @@ class EvaluationDuty:
                 # No await since the queue was opened: what this position does not cover is queued.
                 await self._catch_up(self._feed_start())
                 self._states.handle(EvaluationEvent.CAUGHT_UP)
-                self._caught_up.set()
                 try:
                     await self._evaluate_queued()
                 except QueueOverflow as error:
@@ -266,9 +268,9 @@ class EvaluationDuty:
     async def _catch_up(self, start: FeedStart) -> None:
         """Evaluate the events up to the start of the feed that no process has evaluated."""
         pauses = Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S)
-        self._results.advance(await self._missed.stored_position())
         after: int | None = self._results.position.floor
         while after is not None:
+            self._left_to_read = max(0, start.position.most() - after)
             try:
                 after = await self._evaluate_page(after, start)
                 pauses.reset()
@@ -280,6 +282,10 @@ class EvaluationDuty:
                     "missed events cannot be evaluated, retrying in %.1f s: %s", pause_s, error
                 )
                 await trio.sleep(pause_s)
+        self._left_to_read = 0
+        for writer in start.writers:
+            # Also tells that nothing is left of a writer whose last events notify nobody.
+            self._results.publish(EventResults(), writer, start.position.get(writer))
         self._results.advance(start.position)
         self._caught_up_to = self._results.position
 

@@ -5,8 +5,9 @@
 of each cache; an evaluation does not depend on that.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from collections.abc import Set as AbstractSet
+from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar
 
 import attrs
@@ -15,7 +16,7 @@ from hs.core.auth.power_levels import DEFAULT_LEVELS, PowerLevels
 from hs.core.events import event_types
 from hs.core.events.event import Event
 from hs.core.ids import EventID, RoomID, UserID
-from hs.core.push.facts import EventFacts, facts_of
+from hs.core.push.facts import EventFacts, SenderPower, facts_of
 from hs.core.relations import (
     MAIN_TIMELINE,
     MAX_HOPS,
@@ -119,14 +120,17 @@ class ContextReader:
             raise NotInMemory
         facts = facts_of(
             event,
-            power=self._power_nowait(row.snapshot_id),
+            power=partial(self._power_nowait, row.snapshot_id),
             member_count=present.joined_count,
             subscribers=self._subscribers_nowait(event.room_id, thread_id),
         )
         return EventContext(event, thread_id, users, facts)
 
     async def load(self, row: EventRow) -> EventContext | None:
-        """Read the context of an event; None if the event was purged."""
+        """Read the context of an event; None if the event was purged.
+
+        Rules that ask for power may still raise NotInMemory; see `with_power`.
+        """
         stored = await self._events.get_one(EventID(row.event_id))
         if stored is None:
             return None
@@ -138,7 +142,7 @@ class ContextReader:
         present = await self._members.present(event.room_id)
         if self._users(row, present) <= {event.sender}:
             return EventContext(event, thread_id)
-        power = await self._load_power(row.snapshot_id)
+        power = partial(self._power_nowait, row.snapshot_id)
         subscribers = await self._load_subscribers(event.room_id, thread_id)
         replaced = await self._load_replaced_call(stored)
         # The members may have changed during the reads, and may change while the caller waits.
@@ -146,11 +150,38 @@ class ContextReader:
         facts = facts_of(event, power, present.joined_count, subscribers, replaced)
         return EventContext(event, thread_id, users, facts)
 
-    async def membership_before(self, stored: StoredEvent) -> str | None:
-        """Return the membership of the subject of a member event before the event."""
-        before = await self._states.replaced_event(stored)
-        membership = None if before is None else before.event.content.get("membership")
-        return membership if isinstance(membership, str) else None
+    async def with_power(self, context: EventContext, row: EventRow) -> EventContext:
+        """Read the power levels before an event."""
+        levels = await self._load_power(row.snapshot_id)
+        power = SenderPower(levels.of_user(context.event.sender), levels.notifications)
+        facts = None if context.facts is None else attrs.evolve(context.facts, power=lambda: power)
+        return context._replace(facts=facts)
+
+    async def prepare(self, events: Collection[StoredEvent]) -> None:
+        """Read together what most events need, so that `get_nowait` finds it."""
+        relations = {stored.event_id: relation_of(stored.event.content) for stored in events}
+        parents = [relation.parent_id for relation in relations.values() if relation is not None]
+        for event_id, parent in (await self._events.get(parents)).items():
+            relations[event_id] = relation_of(parent.event.content)
+        for event_id, relation in relations.items():
+            self._relations.put(event_id, relation)
+        await self._members.present_in({stored.event.room_id for stored in events})
+
+    async def joined_before(self, events: Collection[StoredEvent]) -> set[EventID]:
+        """Return which member events of local users replaced a join, such as new names."""
+        joins = [
+            stored
+            for stored in events
+            if stored.event.type == event_types.MEMBER
+            and stored.event.content.get("membership") == event_types.JOIN
+            and self._members.is_local(stored.event.state_key or "")
+        ]
+        replaced = await self._states.replaced_events(joins)
+        return {
+            event_id
+            for event_id, stored in replaced.items()
+            if stored.event.content.get("membership") == event_types.JOIN
+        }
 
     def _users(self, row: EventRow, present: PresentMembers) -> AbstractSet[UserID]:
         if row.membership != event_types.INVITE or row.state_key is None:

@@ -38,7 +38,6 @@ from hs.services.push.evaluation.users_with_pushers import UsersWithPushers
 from hs.services.rooms.store.event_store import EventStore
 from hs.services.rooms.store.memberships import Memberships
 from hs.services.rooms.store.state_store import StateStore
-from hs.services.rooms.store.stored_event import StoredEvent
 
 MAX_RULESETS: Final = 10_000
 _DEFAULT_RULES: Final = b""
@@ -86,7 +85,7 @@ class Evaluator:
         threads: ThreadSubscribers | None = None,
         features: PushFeatures = STANDARD_FEATURES,
     ) -> None:
-        self._contexts = ContextReader(events, states, members, threads)
+        self.contexts = ContextReader(events, states, members, threads)
         self._names = DisplayNames(states, events)
         self._custom = custom
         self._ignoring = ignoring
@@ -98,23 +97,22 @@ class Evaluator:
 
     def evaluate_nowait(self, row: EventRow) -> Evaluation:
         """Evaluate an event. Raises: NotInMemory."""
-        context = self._contexts.get_nowait(row)
+        context = self.contexts.get_nowait(row)
         if not self._custom.may_index_nowait(context.users):
             raise NotInMemory
         return self._evaluate(context, partial(self._names.of_nowait, context.event.room_id))
 
     async def evaluate(self, row: EventRow) -> Evaluation | None:
         """Evaluate an event, reading what is not in memory; None if the event was purged."""
-        context = await self._contexts.load(row)
+        context = await self.contexts.load(row)
         if context is None:
             return None
         await self._custom.index(context.users)
         names = await self._load_names(context)
-        return self._evaluate(context, names.get)
-
-    async def membership_before(self, stored: StoredEvent) -> str | None:
-        """Return the membership of the subject of a member event before the event."""
-        return await self._contexts.membership_before(stored)
+        try:
+            return self._evaluate(context, names.get)
+        except NotInMemory:  # the power levels, which few rules ask for
+            return self._evaluate(await self.contexts.with_power(context, row), names.get)
 
     async def _load_names(self, context: EventContext) -> dict[UserID, str | None]:
         """Return the display names of the users whose rules read them."""

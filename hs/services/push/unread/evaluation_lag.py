@@ -41,7 +41,12 @@ class EvaluationLag:
         """Forget what was evaluated, as the evaluation began anew."""
         self._evaluated = VectorPosition()
         self._may_be_behind = True
+        self.wait_again()
         self._wake()
+
+    def wait_again(self) -> None:
+        """Let responses wait again, as the evaluating process has answered."""
+        self._impatient_until_s = 0.0
 
     async def wait(self) -> None:
         """Wait until all events seen so far have been evaluated, but at most WAIT_S.

@@ -24,8 +24,9 @@ Rules:
 - When the stream `unread` begins anew, everything in memory is dropped, because the new life of
   the evaluation announces all results again that the former had not stored.
 - While the evaluating process cannot be reached, counts are answered from what is stored, and
-  dropped when it answers again (`progress_states`). When it is slow, responses wait for half a
-  second, and after one wait in vain not at all for some time (`evaluation_lag`).
+  dropped when it answers again (`progress_states`). When it is slow, or evaluates what it missed
+  before its start, responses wait for half a second, and after one wait in vain not at all for some
+  time (`evaluation_lag`).
 
 Spec: client-server API, Receiving notifications.
 """
@@ -62,6 +63,7 @@ class UnreadCounts:
         store: EvaluationStore,
         writer_of: Callable[[RoomID], str],
     ) -> None:
+        self._feed = feed
         self._writer_of = writer_of
         self._lag = EvaluationLag()
         self._progress = StoredProgress(database, store)
@@ -172,8 +174,13 @@ class UnreadCounts:
         return self._progress.position.get(self._writer_of(room_id))
 
     async def _learn_progress(self) -> None:
+        if not self._progress.is_known:
+            # Events from before this process began may not be evaluated either.
+            for writer, position in self._feed.positions_of(EVENTS).items():
+                self._lag.note_seen(writer, position)
         if await self._progress.learn():
             self._forget()
+            self._lag.wait_again()
         self._lag.note_evaluated(self._progress.position)
 
     def _forget(self) -> None:

@@ -1,12 +1,14 @@
 """Events that are read from the tables: after a start, and after more waited than fit."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import attrs
 import pytest
 import trio
+import trio.testing
 
+from hs.core.events import event_types
 from hs.core.ids import EventID, RoomID
 from hs.core.streams import EVENTS, UNREAD, EventRow, UnreadRow
 from hs.repl.cluster import Cluster
@@ -15,7 +17,8 @@ from hs.repl.inproc import InProcTransport
 from hs.services.push.evaluation import evaluation_duty, missed_events
 from hs.services.push.evaluation.evaluation_duty import ROWS_AT_ONCE
 from hs.services.push.evaluation.missed_events import MissedEvents
-from hs.services.rooms.store.stored_event import EventStatus, StoredEvent
+from hs.services.rooms.append.drafts import Draft
+from hs.services.rooms.store.stored_event import EventStatus
 from hs.storage.database import (
     Database,
     DatabaseError,
@@ -56,6 +59,21 @@ class WatchedDatabase:
         if unit is self.unit:
             self.reads += 1
             await self.before(self.reads)
+        return await self.real.read(unit, *args)
+
+
+@attrs.define(eq=False)
+class CountingReads:
+    """A database that notes the names of the units that it reads."""
+
+    real: Database
+    names: list[str]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.real, name)
+
+    async def read(self, unit: Callable[..., Any], *args: Any) -> Any:
+        self.names.append(getattr(unit, "__name__", ""))
         return await self.real.read(unit, *args)
 
 
@@ -134,14 +152,16 @@ async def test_missed_event_that_cannot_be_read_is_skipped(
     async with open_world(database, writing_settings(), neighbours=neighbours) as writing:
         room_id = await writing.create_room(ALICE, join=[BOB])
         bad, *_ = [(await writing.send(room_id, ALICE)).event_id for _ in range(3)]
-        row_of = MissedEvents._row
+        rows_of = MissedEvents._rows
 
-        async def fail_for_one(self: MissedEvents, stored: StoredEvent) -> EventRow:
-            if stored.event_id == bad:
+        async def fail_for_one(
+            self: MissedEvents, event_ids: Sequence[EventID]
+        ) -> dict[EventID, EventRow]:
+            if bad in event_ids:
                 raise error
-            return await row_of(self, stored)
+            return await rows_of(self, event_ids)
 
-        monkeypatch.setattr(MissedEvents, "_row", fail_for_one)
+        monkeypatch.setattr(MissedEvents, "_rows", fail_for_one)
         async with open_world(database, evaluating_settings(), neighbours=neighbours) as world:
             await until_unread(world, BOB, room_id, 2)
 
@@ -234,3 +254,57 @@ async def test_other_tasks_run_while_a_large_batch_is_evaluated(database: Databa
         # Tasks run in any order, once in each round of the scheduler.
         assert evaluated[-1][0] - evaluated[0][0] >= 8
         nursery.cancel_scope.cancel()
+
+
+async def test_missed_events_are_read_together_and_evaluated_as_delivered_ones(
+    database: Database,
+) -> None:
+    """A page of joins, new names, replies, mentions and redactions needs a few reads."""
+    neighbours = Neighbourhood()
+    async with open_world(database, writing_settings(), neighbours=neighbours) as writing:
+        room_id = await writing.create_room(ALICE, join=[BOB])
+        root = await writing.send(room_id, ALICE)
+        for number in range(10):
+            await writing.append(room_id, reply_to(root.event_id))
+            content = {"membership": "join", "displayname": f"Bob {number}"}
+            await writing.set_state(room_id, BOB, event_types.MEMBER, content, BOB)
+            sent = await writing.send(room_id, ALICE)
+            await writing.redact(room_id, ALICE, sent.event_id)
+        mention = {"msgtype": "m.text", "body": "all", "m.mentions": {"room": True}}
+        await writing.append(room_id, Draft(event_types.MESSAGE, ALICE, mention))
+        reads: list[str] = []
+
+        watched: Any = CountingReads(database, reads)
+        async with open_world(watched, evaluating_settings(), neighbours=neighbours) as world:
+            # Bob's join has read what was before it; his new names have not.
+            await until_unread(world, BOB, room_id, 12)
+            counts = await world.process.services.push.counts.counts(BOB, [room_id])
+
+    assert counts[room_id].total().highlights == 1
+    assert len([name for name in reads if name in ("find", "single_entries")]) <= 5
+
+
+async def test_process_serves_while_missed_events_are_evaluated(database: Database) -> None:
+    neighbours = Neighbourhood()
+    released = trio.Event()
+
+    async def block(number: int) -> None:
+        await released.wait()
+
+    async with open_world(database, writing_settings(), neighbours=neighbours) as writing:
+        room_id = await writing.create_room(ALICE, join=[BOB])
+        await writing.send(room_id, ALICE)
+        watched: Any = WatchedDatabase(database, push_rules.list_events_after, block)
+        async with open_world(watched, evaluating_settings(), neighbours=neighbours) as world:
+            counts = world.process.services.push.counts
+            duty = world.process.services.push.evaluation
+            assert duty is not None
+
+            assert await counts.counts(BOB, [room_id]) == {}
+            await trio.testing.wait_all_tasks_blocked()
+            assert duty.waiting > 0
+            released.set()
+            await until_unread(world, BOB, room_id, 1)
+            with trio.fail_after(SOON_S):
+                while duty.waiting:
+                    await trio.lowlevel.checkpoint()

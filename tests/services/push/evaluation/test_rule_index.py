@@ -11,7 +11,7 @@ from hs.core.ids import EventID, RoomID, UserID
 from hs.core.push import evaluate as evaluation
 from hs.core.push.defaults import default_rules
 from hs.core.push.evaluate import Outcome, compile_ruleset, evaluate
-from hs.core.push.facts import EventFacts, UserFacts
+from hs.core.push.facts import EventFacts, SenderPower, UserFacts
 from hs.core.push.rules import NO_USER_RULES, DefaultChange, PushRule, RuleKind, UserRules
 from hs.core.push.rules import full_ruleset as full
 from hs.core.push.wire import decode_user_rules, encode_user_rules
@@ -95,8 +95,7 @@ def event_facts(draw: st.DrawFn) -> EventFacts:
         sender=sender,
         properties={**pdu, "content": content},
         member_count=draw(st.integers(2, 3)),
-        sender_power=0,
-        notification_levels={},
+        power=lambda: SenderPower(0, {}),
         size_bytes=draw(st.sampled_from([10, 65_536])),
     )
 
@@ -183,8 +182,7 @@ def test_rules_for_other_rooms_senders_and_words_are_not_evaluated() -> None:
         sender=USERS[0],
         properties={"type": "m.room.message", "sender": USERS[0], "content": {"body": "tea"}},
         member_count=100,
-        sender_power=0,
-        notification_levels={},
+        power=lambda: SenderPower(0, {}),
     )
 
     found = index_of(others).rulesets(facts, set(others), lambda user_id: b"")

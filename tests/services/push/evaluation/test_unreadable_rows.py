@@ -15,6 +15,7 @@ from hs.services.push.evaluation import display_names, event_context, row_evalua
 from hs.services.push.evaluation.event_results import EventResults
 from hs.services.push.evaluation.row_evaluation import RowEvaluation
 from hs.services.push.rules.push_rules import PushRuleService
+from hs.services.rooms.append.drafts import Draft
 from hs.services.rooms.store import memberships
 from hs.services.rooms.store.state_store import StateStore
 from hs.storage.database import Database, DatabaseError, DatabaseTimeout, DatabaseUnavailable
@@ -65,9 +66,12 @@ async def test_power_levels_that_do_not_stay_in_memory_are_used_all_the_same(
     async with open_world(database) as world:
         room_id = await world.create_room(ALICE, join=[BOB])
 
-        await world.send(room_id, ALICE)
+        content = {"msgtype": "m.text", "body": "all", "m.mentions": {"room": True}}
+        await world.append(room_id, Draft(event_types.MESSAGE, ALICE, content))
 
         await until_unread(world, BOB, room_id, 1)
+        counts = await world.process.services.push.counts.counts(BOB, [room_id])
+        assert counts[room_id].total().highlights == 1
 
 
 async def test_rules_read_more_display_names_than_stay_in_memory(
@@ -214,7 +218,8 @@ async def test_failed_reads_are_repeated_a_bounded_number_of_times(
         monkeypatch.setattr(row_evaluation, pause, 0.001)
     async with open_world(database) as world:
         room_id = await world.create_room(ALICE, join=[BOB])
-        await world.send(room_id, ALICE)
+        content = {"msgtype": "m.text", "body": "all", "m.mentions": {"room": True}}
+        await world.append(room_id, Draft(event_types.MESSAGE, ALICE, content))
         await until_unread(world, BOB, room_id, 1)
         left = list(failures)
         snapshot_entries = StateStore.snapshot_entries
