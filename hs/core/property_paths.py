@@ -47,7 +47,8 @@ def property_at(tree: Mapping[str, Any], path: PropertyPath) -> Any:
     """Return the property at a path, or ABSENT."""
     node: Any = tree
     for name in path:
-        if not isinstance(node, Mapping):
+        # The first check is much quicker, and almost always enough.
+        if type(node) is not dict and not isinstance(node, Mapping):
             return ABSENT
         node = node.get(name, ABSENT)
         if node is ABSENT:

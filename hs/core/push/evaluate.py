@@ -3,8 +3,9 @@
 Spec: client-server API, Push Rules.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from typing import Any, Final
 
 import attrs
 
@@ -43,6 +44,8 @@ MAX_EFFORT = 5_000_000
 NAME_EFFORT = 16
 """The effort per character of matching any display name."""
 
+_TYPE: Final = ("type",)
+
 LIGHT_EFFORT = MAX_EFFORT // LARGEST_BYTES
 
 NOTHING = Outcome()
@@ -63,11 +66,17 @@ class CompiledRule:
     effort: int = 0
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, kw_only=True)
 class CompiledRules:
-    """A compiled ruleset, which users with equal rules should share."""
+    """A compiled ruleset, which users with equal rules should share.
+
+    Most default rules are about one type of event: `by_type` has, for each type that they name, the
+    rules that may match it, and `untyped` those that may match events of all other types.
+    """
 
     rules: tuple[CompiledRule, ...]
+    by_type: Mapping[str, tuple[CompiledRule, ...]]
+    untyped: tuple[CompiledRule, ...]
     reads_display_name: bool
     named_by: tuple[PropertyIsUser | PropertyContainsUser, ...]
     """The conditions by which an event names the users for whom its outcome may differ."""
@@ -89,20 +98,29 @@ class Outcomes:
 
 def compile_ruleset(rules: Sequence[PushRule]) -> CompiledRules:
     """Compile a full ruleset (see `full_ruleset`)."""
-    compiled = tuple(_compile(rule) for rule in rules if rule.enabled)
+    enabled = [(rule, _compile(rule)) for rule in rules if rule.enabled]
+    compiled = tuple(rule for _, rule in enabled)
+    # Users may name any number of types.
+    types = {_type_of(rule) for source, rule in enabled if source.default} - {None}
     naming = [condition for rule in compiled for condition in rule.user_conditions]
     return CompiledRules(
-        compiled,
-        any(isinstance(condition, BodyHasDisplayName) for condition in naming),
-        tuple(
+        rules=compiled,
+        by_type={
+            named: tuple(rule for rule in compiled if _type_of(rule) in (None, named))
+            for named in types
+            if named is not None
+        },
+        untyped=tuple(rule for rule in compiled if _type_of(rule) not in types),
+        reads_display_name=any(isinstance(condition, BodyHasDisplayName) for condition in naming),
+        named_by=tuple(
             dict.fromkeys(
                 condition
                 for condition in naming
                 if isinstance(condition, PropertyIsUser | PropertyContainsUser)
             )
         ),
-        any(isinstance(condition, ThreadSubscription) for condition in naming),
-        sum(rule.effort for rule in compiled),
+        reads_threads=any(isinstance(condition, ThreadSubscription) for condition in naming),
+        effort=sum(rule.effort for rule in compiled),
     )
 
 
@@ -111,7 +129,7 @@ def evaluate(compiled: CompiledRules, facts: EventFacts, user: UserFacts) -> Out
     if user.user_id == facts.sender:
         return NOTHING
     for rule in _affordable(compiled, facts):
-        if all(_holds(condition, facts) for condition in rule.event_conditions) and all(
+        if _holds_all(rule.event_conditions, facts) and all(
             condition.holds_for(facts, user) for condition in rule.user_conditions
         ):
             return rule.outcome
@@ -119,19 +137,26 @@ def evaluate(compiled: CompiledRules, facts: EventFacts, user: UserFacts) -> Out
 
 
 def evaluate_for_all(
-    compiled: CompiledRules, facts: EventFacts, users: Iterable[UserFacts]
+    compiled: CompiledRules,
+    facts: EventFacts,
+    users: AbstractSet[UserID],
+    name_of: Callable[[UserID], str | None],
 ) -> Outcomes:
     """Return the outcomes for users who share a ruleset, at the cost of about one evaluation.
 
     Only users whom the event names, for example by a mention, are evaluated one by one; all of
-    them if a rule reads display names.
+    them if a rule reads display names, which `name_of` returns.
     """
-    users_by_id = {user.user_id: user for user in users}
+    special: dict[UserID, Outcome] = {}
     if compiled.reads_display_name:
-        named = set(users_by_id)
+        for user_id in users:
+            special[user_id] = evaluate(compiled, facts, UserFacts(user_id, name_of(user_id)))
     else:
-        named = (named_in(compiled, facts) | {facts.sender}) & users_by_id.keys()
-    special = {user_id: evaluate(compiled, facts, users_by_id[user_id]) for user_id in named}
+        for user_id in named_in(compiled, facts):
+            if user_id in users:
+                special[user_id] = evaluate(compiled, facts, UserFacts(user_id))
+    if facts.sender in users:
+        special[facts.sender] = NOTHING
     return Outcomes(_outcome_for_unnamed(compiled, facts), special)
 
 
@@ -182,6 +207,16 @@ def _compile(rule: PushRule) -> CompiledRule:
     )
 
 
+def _type_of(rule: CompiledRule) -> str | None:
+    """Return the only type of event, in lower case, that a rule may match; None if unknown."""
+    for condition in rule.event_conditions:
+        if isinstance(condition, Matches) and condition.path == _TYPE:
+            literal = condition.glob.literal
+            if literal is not None:
+                return literal
+    return None
+
+
 def _effort(condition: EventCondition | UserCondition) -> int:
     if isinstance(condition, Matches | MatchesWords):
         return condition.glob.effort
@@ -189,12 +224,15 @@ def _effort(condition: EventCondition | UserCondition) -> int:
 
 
 def _affordable(compiled: CompiledRules, facts: EventFacts) -> Iterable[CompiledRule]:
-    """Return the rules without those that would exceed the effort for one event.
+    """Return the rules for an event's type, without those that exceed the effort for one event.
 
     The ten thousand patterns of one user must not delay the notifications of all others.
     """
     if compiled.effort <= LIGHT_EFFORT or compiled.effort * facts.size_bytes <= MAX_EFFORT:
-        return compiled.rules
+        event_type = facts.at(_TYPE)
+        if not isinstance(event_type, str):
+            return compiled.rules
+        return compiled.by_type.get(event_type.lower(), compiled.untyped)
     budget, affordable = MAX_EFFORT // facts.size_bytes, []
     for rule in compiled.rules:
         if rule.effort <= budget:
@@ -203,17 +241,21 @@ def _affordable(compiled: CompiledRules, facts: EventFacts) -> Iterable[Compiled
     return affordable
 
 
-def _holds(condition: EventCondition, facts: EventFacts) -> bool:
-    answer = facts.memo.get(condition)
-    if answer is None:
-        answer = facts.memo[condition] = condition.holds(facts)
-    return answer
+def _holds_all(conditions: Iterable[EventCondition], facts: EventFacts) -> bool:
+    memo = facts.memo
+    for condition in conditions:
+        answer = memo.get(condition)
+        if answer is None:
+            answer = memo[condition] = condition.holds(facts)
+        if not answer:
+            return False
+    return True
 
 
 def _outcome_for_unnamed(compiled: CompiledRules, facts: EventFacts) -> Outcome:
     """Return the outcome for users whom the event does not name."""
     for rule in _affordable(compiled, facts):
-        if all(_holds(condition, facts) for condition in rule.event_conditions) and all(
+        if _holds_all(rule.event_conditions, facts) and all(
             isinstance(condition, ThreadSubscription) and condition.holds_for_others(facts)
             for condition in rule.user_conditions
         ):

@@ -233,7 +233,7 @@ def test_contains_display_name_is_honoured_in_own_rules() -> None:
 def test_users_evaluated_together_have_the_same_outcomes_as_alone() -> None:
     named = {"kind": "contains_display_name"}
     own = with_rule(RuleKind.OVERRIDE, "me", {"actions": ["notify"], "conditions": [named]})
-    users = [UserFacts(ALICE, "alice"), UserFacts(BOB, "bob"), UserFacts(CAROL, None)]
+    users = {ALICE: "alice", BOB: "bob", CAROL: None}
     events = [
         facts({**TEXT, "m.mentions": {"user_ids": [ALICE, BOB, 7]}}),
         facts({"body": "alice and bob"}),
@@ -243,18 +243,18 @@ def test_users_evaluated_together_have_the_same_outcomes_as_alone() -> None:
     for rules in (NO_USER_RULES, own):
         compiled = compile_ruleset(full_ruleset(rules, DEFAULTS))
         for event in events:
-            together = evaluate_for_all(compiled, event, users)
-            for user in users:
-                assert together.of(user.user_id) == evaluate(compiled, event, user)
+            together = evaluate_for_all(compiled, event, users.keys(), users.get)
+            for user_id, name in users.items():
+                alone = evaluate(compiled, event, UserFacts(user_id, name))
+                assert together.of(user_id) == alone
 
 
 def test_only_named_users_are_evaluated_one_by_one() -> None:
     compiled = compile_ruleset(DEFAULTS)
-    users = [UserFacts(UserID(f"@u{n}:here")) for n in range(100)]
+    users = {UserID(f"@u{n}:here") for n in range(100)}
+    event = facts({**TEXT, "m.mentions": {"user_ids": ["@u7:here"]}})
 
-    outcomes = evaluate_for_all(
-        compiled, facts({**TEXT, "m.mentions": {"user_ids": ["@u7:here"]}}), users
-    )
+    outcomes = evaluate_for_all(compiled, event, users, lambda user_id: None)
 
     assert set(outcomes.special) == {"@u7:here"}
     assert outcomes.ordinary.rule_id == ".m.rule.message"

@@ -58,12 +58,12 @@ def test_users_evaluated_together_have_the_same_outcomes_as_alone(
 ) -> None:
     compiled = compile_ruleset(DEFAULTS)
     event = facts(subscribers, **MENTION)
-    users = [UserFacts(user_id) for user_id in (ALICE, BOB, UserID("@dave:test"))]
+    users = {ALICE, BOB, UserID("@dave:test")}
 
-    together = evaluate_for_all(compiled, event, users)
+    together = evaluate_for_all(compiled, event, users, lambda user_id: None)
 
-    for user in users:
-        assert together.of(user.user_id) == evaluate(compiled, event, user)
+    for user_id in users:
+        assert together.of(user_id) == evaluate(compiled, event, UserFacts(user_id))
 
 
 def test_postcontent_is_shown_only_with_rules_and_cannot_be_set() -> None:

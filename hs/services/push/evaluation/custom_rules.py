@@ -56,18 +56,16 @@ class UsersWithCustomRules:
                 self._index_user(user_id)
             await time_slice.yield_if_over()
 
-    def signatures(
-        self, facts: EventFacts, users: AbstractSet[UserID]
-    ) -> dict[bytes, list[UserID]]:
+    def signatures(self, facts: EventFacts, users: AbstractSet[UserID]) -> dict[bytes, set[UserID]]:
         """Group users by the rules, encoded, that may match an event.
 
         Users for whom the default rules decide are left out.
         """
         for user_id in self._missing(users):
             self._index_user(user_id)
-        groups: dict[bytes, list[UserID]] = {}
+        groups: dict[bytes, set[UserID]] = {}
         for user_id, ruleset in self._index.rulesets(facts, users, self._rules.__getitem__).items():
-            groups.setdefault(ruleset, []).append(user_id)
+            groups.setdefault(ruleset, set()).add(user_id)
         return groups
 
     async def _read(self) -> Iterable[tuple[str, bytes]]:

@@ -7,7 +7,7 @@ so do all users for whom the same rules may match, apart from the users whom the
 Spec: client-server API, Push Rules; Receiving notifications.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 from functools import partial
 from typing import Final, NamedTuple
@@ -22,9 +22,7 @@ from hs.core.push.evaluate import (
     Outcome,
     compile_ruleset,
     evaluate_for_all,
-    named_in,
 )
-from hs.core.push.facts import EventFacts, UserFacts
 from hs.core.push.rules import full_ruleset
 from hs.core.push.wire import decode_user_rules
 from hs.core.streams import EventRow
@@ -129,30 +127,18 @@ class Evaluator:
         self._names.update(event)
         if facts is None:
             return Evaluation(thread_id)
-        named = named_in(self._rules(_DEFAULT_RULES), facts) & users
-        ordinary, outcomes = self._outcomes(_DEFAULT_RULES, facts, named, name_of)
+        defaults = evaluate_for_all(self._rules(_DEFAULT_RULES), facts, users, name_of)
+        ordinary, outcomes = defaults.ordinary, dict(defaults.special)
         for signature, user_ids in self._custom.signatures(facts, users).items():
-            default, special = self._outcomes(signature, facts, user_ids, name_of)
+            own = evaluate_for_all(self._rules(signature), facts, user_ids, name_of)
             for user_id in user_ids:
-                outcomes[user_id] = special.get(user_id, default)
+                outcomes[user_id] = own.of(user_id)
         for user_id in self._ignoring.of(event.sender) & users:
             outcomes[user_id] = NOTHING
         outcomes[event.sender] = NOTHING
         pushed = self._pushed_users(users, ordinary, outcomes)
         del outcomes[event.sender]
         return Evaluation(thread_id, ordinary, _differences(outcomes, ordinary), pushed)
-
-    def _outcomes(
-        self, signature: bytes, facts: EventFacts, user_ids: Collection[UserID], name_of: _NameOf
-    ) -> tuple[Outcome, dict[UserID, Outcome]]:
-        """Return the outcome for users whom the event does not name, and that for the others."""
-        compiled = self._rules(signature)
-        if compiled.reads_display_name:
-            users = [UserFacts(user_id, name_of(user_id)) for user_id in user_ids]
-        else:
-            users = [UserFacts(user_id) for user_id in named_in(compiled, facts) & set(user_ids)]
-        outcomes = evaluate_for_all(compiled, facts, users)
-        return outcomes.ordinary, dict(outcomes.special)
 
     def _rules(self, signature: bytes) -> CompiledRules:
         compiled = self._compiled.get(signature)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -144,6 +145,22 @@ def test_rulesets_with_more_patterns_than_are_evaluated_have_the_same_outcome(
         for facts in events:
             indexed = indexed_rules(index, facts, {USERS[0]: rules})[USERS[0]]
             assert outcome(indexed, facts, USERS[0]) == outcome(rules, facts, USERS[0])
+
+
+@given(rulesets, event_facts())
+def test_rules_for_the_type_of_an_event_have_the_outcome_of_all_rules(
+    rules: UserRules, facts: EventFacts
+) -> None:
+    compiled = compile_ruleset(full(rules, DEFAULTS))
+    all_rules = attrs.evolve(
+        compiled,
+        by_type=dict.fromkeys(compiled.by_type, compiled.rules),
+        untyped=compiled.rules,
+    )
+
+    for user_id in USERS:
+        user = UserFacts(user_id, "tea")
+        assert evaluate(compiled, facts, user) == evaluate(all_rules, facts, user)
 
 
 @given(st.dictionaries(st.sampled_from(USERS), rulesets), st.data())
