@@ -3,7 +3,7 @@
 import time
 
 import pytest
-import trio
+import trio.testing
 
 from hs.storage.database import Database
 from tests.growth.shapes import add_history, add_members, append_all, users
@@ -23,7 +23,7 @@ async def caught_up(world: World) -> None:
     assert duty is not None
     await duty.flush()
     while duty.waiting:
-        await trio.lowlevel.checkpoint()
+        await trio.testing.wait_all_tasks_blocked(0.002)
 
 
 @pytest.mark.parametrize("size", [10, 1_000, 5_000])
