@@ -181,4 +181,4 @@ async def remove_backward_extremities(tx: Tx, event_ids: Sequence[str]) -> None:
 
 
 def _loaded(row: Row) -> LoadedEvent:
-    return LoadedEvent(*row[:8], expand_pdu(row[8]))
+    return LoadedEvent._make((*row[:8], expand_pdu(row[8])))
