@@ -10,15 +10,15 @@ from hs.lib.aio import Bridge, open_bridge
 from hs.storage.database import Database
 from hs.storage.inline import open_inline
 from hs.storage.migrate import bundled_migrations, migrate
-from tests.support.databases import (
+from tests.support.limits import limit
+from tests.support.servers.postgres import PostgresMissing, PostgresServer, running_postgres
+from tests.support.servers.redis import RedisMissing, RedisServer, running_redis
+from tests.support.sql.databases import (
     fresh_postgres,
     fresh_sqlite,
     make_postgres_template,
     make_sqlite_template,
 )
-from tests.support.limits import limit
-from tests.support.servers.postgres import PostgresMissing, PostgresServer, running_postgres
-from tests.support.servers.redis import RedisMissing, RedisServer, running_redis
 
 # The duration of an example depends on the load of the machine.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -8,8 +8,8 @@ import pytest
 from hs.storage.database import Database
 from tests.growth.shapes import add_history
 from tests.growth.table import Growth
-from tests.support.counting import wait_until_quiet
 from tests.support.rooms import ALICE, BOB
+from tests.support.sql.counting import wait_until_quiet
 from tests.support.syncing import open_syncing
 
 pytestmark = pytest.mark.growth

@@ -27,9 +27,9 @@ from hs.repl.writers import StreamIds
 from hs.settings.settings import Settings
 from hs.storage.database import Database, Tx
 from tests.nursery.conftest import Load
-from tests.support.databases import fresh_postgres
 from tests.support.servers.http_client import ConnectionLost, HttpClient
 from tests.support.servers.postgres import PostgresServer
+from tests.support.sql.databases import fresh_postgres
 from tests.support.web import WebResponse
 
 WAIT_S = 60.0

@@ -24,8 +24,8 @@ from hs.storage.database import (
 )
 from hs.storage.dialect import Dialect, Engine
 from tests.repl.conftest import HINTS, NOTES, Note, add_note
-from tests.support.databases import fresh_postgres
 from tests.support.servers.postgres import PostgresServer
+from tests.support.sql.databases import fresh_postgres
 
 P = ParamSpec("P")
 T = TypeVar("T")

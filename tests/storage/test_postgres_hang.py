@@ -24,8 +24,8 @@ from hs.storage.database import (
 )
 from hs.storage.postgres.config import PostgresConfig
 from hs.storage.postgres.database import open_postgres
-from tests.support.databases import TEMPLATE, make_postgres_template
 from tests.support.servers.postgres import PostgresServer, running_postgres
+from tests.support.sql.databases import TEMPLATE, make_postgres_template
 
 pytestmark = pytest.mark.postgres
 

@@ -6,9 +6,9 @@ from hs.services.devices.device_list_writer import NewSignature
 from hs.services.devices.device_updates import CHANGE_RETENTION_MS, REQUEST_RETENTION_MS
 from hs.storage.database import Database, Tx
 from hs.storage.devices import device_lists, devices
-from tests.support.counting import CountingDatabase, QueryCount
 from tests.support.devices import Process, one_time_keys, open_devices, plain_keys
 from tests.support.rooms import ALICE, BOB, CAROL
+from tests.support.sql.counting import CountingDatabase, QueryCount
 
 
 async def row_counts(tx: Tx, tables: tuple[str, ...]) -> list[int]:

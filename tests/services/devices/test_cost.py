@@ -3,9 +3,9 @@
 from typing import Any
 
 from hs.storage.database import Database
-from tests.support.counting import CountingDatabase, QueryCount
 from tests.support.devices import one_time_keys, open_devices, plain_keys
 from tests.support.rooms import ALICE
+from tests.support.sql.counting import CountingDatabase, QueryCount
 
 # Written rows are buffered and sent with the last statement, which stores the stream's position.
 MAX_UPLOAD_ROUND_TRIPS = 3

@@ -12,9 +12,9 @@ from hs.storage import stream_log
 from hs.storage.database import Database
 from hs.storage.devices import devices, to_device
 from tests.support.composition import SETTINGS, worker_settings
-from tests.support.counting import CountingDatabase, QueryCount
 from tests.support.devices import Process, open_devices
 from tests.support.rooms import ALICE, BOB
+from tests.support.sql.counting import CountingDatabase, QueryCount
 
 PHONE, TABLET = (ALICE, "PHONE"), (ALICE, "TABLET")
 

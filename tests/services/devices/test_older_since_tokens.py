@@ -13,9 +13,9 @@ from hs.core.tokens import SyncToken
 from hs.services.devices.inbox_writer import ToDeviceRequest
 from hs.storage.database import Database
 from tests.support.composition import SETTINGS, Neighbourhood, worker_settings
-from tests.support.counting import CountingDatabase, QueryCount
 from tests.support.devices import Process, open_devices
 from tests.support.rooms import ALICE, BOB
+from tests.support.sql.counting import CountingDatabase, QueryCount
 
 NAMES = ("main", "one", "two", "three")
 

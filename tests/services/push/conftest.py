@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from hs.storage.database import Database
-from tests.support.databases import fresh_sqlite
+from tests.support.sql.databases import fresh_sqlite
 
 
 @pytest.fixture

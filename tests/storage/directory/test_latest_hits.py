@@ -17,7 +17,7 @@ from hs.storage.directory.search import (
 )
 from hs.storage.rooms import events
 from hs.storage.rooms.events import EventRecord
-from tests.support.plans import explain, rows_walked
+from tests.support.sql.plans import explain, rows_walked
 
 ENTRIES = 2 * WALKED
 ROOMS = 4

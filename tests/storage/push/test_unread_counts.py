@@ -6,7 +6,7 @@ from hs.storage.database import Database, Tx
 from hs.storage.push import push_rules, unread_counts
 from hs.storage.push.push_rules import Evaluated, ExceptionRecord, OutcomeRecord
 from hs.storage.push.unread_counts import MAX_COUNTED, ReadThread, UnreadCount, UnreadSpan
-from tests.support.plans import check_bounded
+from tests.support.sql.plans import check_bounded
 
 BOB = "@bob:hs.test"
 ROOM = "!room:hs.test"

@@ -7,7 +7,7 @@ from hs.storage.rooms import events, relation_writes, relations, timelines
 from hs.storage.rooms.events import EventRecord
 from hs.storage.rooms.relation_writes import RelationRecord
 from hs.storage.rooms.relations import ChildrenQuery
-from tests.support.plans import check_bounded
+from tests.support.sql.plans import check_bounded
 
 ROOM = "!room:hs.test"
 ROOMS = 3

@@ -17,8 +17,8 @@ from hs.core.streams import EVENTS
 from hs.services.push.unread.unread_counts import UnreadCounts
 from hs.services.rooms.append.drafts import Draft
 from hs.storage.push import push_pruning
-from tests.support.databases import fresh_sqlite
 from tests.support.rooms import ALICE, BOB, CAROL, World
+from tests.support.sql.databases import fresh_sqlite
 from tests.support.unread import UnreadScene, open_unread
 
 USERS = (ALICE, BOB, CAROL)

@@ -10,8 +10,8 @@ from hs.services.rooms.store import state_snapshots
 from hs.services.rooms.store.state_store import StateStore
 from hs.storage.database import Database
 from hs.storage.rooms import state
-from tests.support.counting import CountingDatabase, QueryCount, wait_until_quiet
 from tests.support.rooms import ALICE, BOB, message, open_world, txn_key
+from tests.support.sql.counting import CountingDatabase, QueryCount, wait_until_quiet
 
 STATEMENTS_OF_A_COMMIT = 5
 

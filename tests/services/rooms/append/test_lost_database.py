@@ -9,9 +9,9 @@ from hs.lib.aio import Bridge
 from hs.services.rooms.append.committer import NotCommitted
 from hs.services.rooms.append.drafts import AppendedEvent
 from hs.storage.database import Database, DatabaseUnavailable
-from tests.support.databases import TESTED, fresh_postgres
 from tests.support.rooms import ALICE, open_world, txn_key
 from tests.support.servers.postgres import PostgresServer
+from tests.support.sql.databases import TESTED, fresh_postgres
 
 KILL = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{TESTED}'"
 KILLS = 5

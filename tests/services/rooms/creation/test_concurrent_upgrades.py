@@ -16,9 +16,9 @@ from hs.services.rooms.append.drafts import AppendedEvent, Draft
 from hs.storage import leases
 from hs.storage.database import Database
 from tests.support.composition import SETTINGS, Neighbourhood, worker_settings
-from tests.support.databases import fresh_inline
 from tests.support.room_actions import Actions, open_actions
 from tests.support.rooms import ALICE, BOB
+from tests.support.sql.databases import fresh_inline
 
 Pair = tuple[Actions, Actions]
 

@@ -15,10 +15,10 @@ from hs.services.rooms.append.drafts import AppendedEvent, Draft
 from hs.services.rooms.profiles.profile_propagation import RETRY_S, RoomProfiles
 from hs.storage.accounts import profiles
 from hs.storage.database import Database, Tx
-from tests.support.databases import fresh_inline
 from tests.support.interfering import InterferingAppender
 from tests.support.room_actions import Actions, open_actions
 from tests.support.rooms import ALICE, BOB, CAROL
+from tests.support.sql.databases import fresh_inline
 
 NAMED = {"displayname": "Al", "avatar_url": "mxc://a/b", "m.tz": "UTC"}
 SHOWN = {"membership": "join", "displayname": "Al", "avatar_url": "mxc://a/b"}

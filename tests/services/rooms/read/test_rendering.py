@@ -12,9 +12,9 @@ from hs.services.rooms.read.rendering import with_fields
 from hs.services.rooms.store.aggregations import AggregationStore
 from hs.services.rooms.store.event_store import EventStore
 from hs.storage.database import Database
-from tests.support.counting import CountingDatabase, QueryCount, wait_until_quiet
 from tests.support.reading import ReadingScene, readers_of
 from tests.support.rooms import ALICE, BOB, CAROL, World, open_world, txn_key
+from tests.support.sql.counting import CountingDatabase, QueryCount, wait_until_quiet
 
 
 def reply(sender: UserID, rel_type: str, parent: EventID, **content: Any) -> Draft:

@@ -20,9 +20,9 @@ from hs.storage.accounts.users import UserRecord
 from hs.storage.database import Database
 from hs.storage.rooms import delayed_events as storage
 from tests.support.composition import NO_LIMITS
-from tests.support.databases import fresh_inline
 from tests.support.room_actions import DELAYED_EVENTS, Actions, open_actions
 from tests.support.rooms import ALICE, BOB, txn_key
+from tests.support.sql.databases import fresh_inline
 
 ME = Requester(ALICE, "DEVICE")
 
