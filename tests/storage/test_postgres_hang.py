@@ -54,7 +54,7 @@ def own_server() -> Iterator[PostgresServer]:
 
 @asynccontextmanager
 async def open_watched(
-    server: PostgresServer, bridge: Bridge, directory: Path | None = None, answer_s: float = 1.0
+    server: PostgresServer, bridge: Bridge, directory: Path | None = None, answer_s: float = 4.0
 ) -> AsyncIterator[Database]:
     arguments = server.arguments("hang")
     if directory is not None:

@@ -13,7 +13,7 @@ from hs.storage.sqlite.progress import ThreadProgress
 from hs.storage.sqlite.threads import READERS, open_sqlite
 from hs.storage.sqlite.tx import connect
 
-HANG_S = 0.2
+HANG_S = 2.0
 DEADLINE_S = 30.0
 COUNT_FOR_LONG = """
 WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000000)

@@ -14,7 +14,7 @@ from hs.storage.database import Database
 from tests.support.media import open_media
 from tests.support.web import WebResponse
 
-ANSWER_S = 0.5
+ANSWER_S = 2.0
 DEADLINE_S = 60.0
 UPLOAD = "/_matrix/media/v3/upload"
 VERSIONS = "/_matrix/client/versions"
@@ -115,7 +115,7 @@ async def test_uploads_to_a_hung_disk_are_unavailable(
 
 async def test_threads_left_behind_are_counted_and_used_again() -> None:
     answers = threading.Event()
-    threads = DiskThreads(2, 0.2)
+    threads = DiskThreads(2, 1.0)
 
     for _ in range(2):
         with pytest.raises(DiskHangs, match="did not answer"):
