@@ -115,7 +115,8 @@ async def find(tx: Tx, event_ids: Sequence[str]) -> list[LoadedEvent]:
 
 async def find_pdus(tx: Tx, event_ids: Sequence[str]) -> list[tuple[str, bytes]]:
     """Return (event_id, pdu) of those of the events that are stored and not redacted."""
-    return [(row[0], row[1]) for row in await tx.fetch(PDUS_BY_ID, list(event_ids))]
+    rows = await tx.fetch(PDUS_BY_ID, list(event_ids))
+    return [(row[0], expand_pdu(row[1])) for row in rows]
 
 
 async def find_by_stream_id(tx: Tx, stream_ids: Sequence[int]) -> list[LoadedEvent]:
