@@ -24,7 +24,6 @@ LOCAL = "127.0.0.1"
 """The address of a peer on a UNIX socket."""
 
 _CARRIER_GRADE_NAT = ipaddress.IPv4Network("100.64.0.0/10")
-_IPV6_SOURCE_BITS = 64
 # A longer header was written by a client; its end is enough to find the address.
 _MAX_HEADER_CHARS = 400
 _MAX_WARNINGS = 100
@@ -93,15 +92,6 @@ def normalized_address(address: str) -> str:
     """Return an IPv4-mapped IPv6 address as IPv4, and any other address as it is."""
     parsed = _parsed(address)
     return address if parsed is None else str(parsed)
-
-
-@lru_cache(maxsize=4096)
-def source_of(address: str) -> str:
-    """Return what counts as one client: an IPv4 address, or an IPv6 /64."""
-    parsed = _parsed(address)
-    if not isinstance(parsed, ipaddress.IPv6Address):
-        return address
-    return str(ipaddress.ip_network((parsed, _IPV6_SOURCE_BITS), strict=False))
 
 
 def _is_private(address: Address) -> bool:

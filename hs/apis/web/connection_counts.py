@@ -10,7 +10,7 @@ import logging
 from collections.abc import Iterable
 from functools import lru_cache
 
-from hs.apis.web.client_address import source_of
+from hs.lib.client_sources import source_of
 
 logger = logging.getLogger(__name__)
 

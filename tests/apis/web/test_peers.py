@@ -7,9 +7,10 @@ import pytest
 
 from hs.apis.web.app import STATE_KEY
 from hs.apis.web.auth import NONE
-from hs.apis.web.client_address import TrustedProxies, normalized_address, source_of
+from hs.apis.web.client_address import TrustedProxies, normalized_address
 from hs.apis.web.request import remote_address
 from hs.apis.web.route import route
+from hs.lib.client_sources import source_of
 from tests.support.web import client_for
 
 

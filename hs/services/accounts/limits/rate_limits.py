@@ -1,11 +1,9 @@
 """The configured rate limits: per request class, and on logins to one account."""
 
-import ipaddress
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import lru_cache
 from typing import Any, Protocol
 
 import attrs
@@ -13,6 +11,7 @@ import trio
 
 from hs.core.errors import LimitExceeded
 from hs.core.requester import Requester
+from hs.lib.client_sources import source_of
 from hs.lib.limiter import RateLimiter
 from hs.lib.limiter import TokenBucketRate as Bucket
 from hs.settings.sections.rate_limits import Rate, RateLimitSettings
@@ -114,21 +113,6 @@ def _times(rate: Rate, factor: int) -> Rate:
     return Rate(rate.per_second * factor, rate.burst_count * factor)
 
 
-@lru_cache(maxsize=10_000)
-def address_key(client_ip: str) -> str:
-    """Return the key under which an address is counted: an IPv6 address by its /64 network.
-
-    Providers assign whole networks of that size, so one client has many addresses.
-    """
-    if ":" not in client_ip:
-        return client_ip
-    try:
-        network = ipaddress.IPv6Network((client_ip, 64), strict=False)
-    except ValueError:
-        return client_ip
-    return str(network)
-
-
 class RequestRateLimits:
     """The limits on requests: per user, or per IP address for requests without a user.
 
@@ -148,7 +132,7 @@ class RequestRateLimits:
         if limiter is None or (requester is not None and requester.is_rate_limit_exempt):
             return
         if requester is None or rate in _PER_ADDRESS:
-            enforce_limit(limiter, address_key(client_ip))
+            enforce_limit(limiter, source_of(client_ip))
         else:
             enforce_limit(limiter, requester.user_id)
 

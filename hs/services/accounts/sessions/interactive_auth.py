@@ -29,8 +29,8 @@ from hs.core.canonical_json import JsonObject
 from hs.core.errors import BadJson, Forbidden, MatrixError, Unknown
 from hs.core.ids import UserID
 from hs.core.requester import Requester
+from hs.lib.client_sources import source_of
 from hs.lib.clock import Clock
-from hs.services.accounts.limits.rate_limits import address_key
 from hs.services.accounts.sessions.open_sessions import MAX_STORED, OpenSessions
 from hs.services.accounts.sessions.token_format import random_letters
 from hs.settings.sections.accounts import ReauthSettings
@@ -234,7 +234,7 @@ class InteractiveAuth:
             registration_token=None,
             request_parameters=remembered,
         )
-        replaced = self._open.add(user_id or address_key(client_ip), session_id)
+        replaced = self._open.add(user_id or source_of(client_ip), session_id)
         await self._database.write(_insert, record, replaced)
         return record
 
