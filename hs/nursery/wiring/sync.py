@@ -126,9 +126,10 @@ def wire_sync(
 
 def _options(base: ProcessBase, admission: Admission) -> SyncOptions:
     settings = base.settings
-    stored = None
-    if base.cluster is not None:
-        stored = partial(base.database.read, stream_log.list_positions)
+
+    async def stored_positions() -> list[tuple[str, str, int]]:
+        return await base.database.read(stream_log.list_positions)
+
     gate = admission.gate(WorkClass.SYNC)
     return SyncOptions(
         max_timeline=settings.server.filter_timeline_limit,
@@ -136,7 +137,7 @@ def _options(base: ProcessBase, admission: Admission) -> SyncOptions:
         without_presence=frozenset(map(RoomID, settings.rooms.exclude_rooms_from_presence)),
         kept_for_ms=settings.caches.caches.sync_response_cache_duration,
         gate=nullcontext() if gate is None else gate,
-        stored_positions=stored,
+        stored_positions=None if base.cluster is None else stored_positions,
     )
 
 
