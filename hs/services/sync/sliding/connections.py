@@ -20,7 +20,7 @@ Races that this settles:
   stored last deletes the other, which then remains only in the cache of the process that made it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 import attrs
@@ -43,6 +43,8 @@ MAX_BYTES: Final = 64 * 1024 * 1024
 KEPT_FOR_MS: Final = 30 * 24 * 3600 * 1000
 
 _ROOM_BYTES: Final = 300
+_PATTERN_BYTES: Final = 100
+_USUAL_PATTERNS: Final = 50
 _SMALL_DELTA: Final = 32
 _SEPARATOR: Final = "_c"
 
@@ -53,7 +55,8 @@ SentRoomChanges = Mapping[RoomID, SentRoom]
 class SlidingConnection:
     """One state of a connection. Number 0 is the empty state of a new connection.
 
-    `delta` has the rooms that differ from the stored base `base_id`.
+    `delta` has the rooms that differ from the stored base `base_id`. `pattern_bytes` is the memory
+    of the rooms' state patterns, as far as they are more than usual.
     """
 
     key: ConnectionKey
@@ -61,6 +64,7 @@ class SlidingConnection:
     rooms: Map[RoomID, SentRoom] = Map()
     base_id: int | None = None
     delta: Map[RoomID, SentRoom] = Map()
+    pattern_bytes: int = attrs.field(default=0, kw_only=True)
 
 
 class UnknownPos(MatrixError):
@@ -152,7 +156,15 @@ class SlidingConnections:
             )
             assert stored_ids is not None
         number, base_id = stored_ids
-        stored = SlidingConnection(connection.key, number, rooms, base_id, delta)
+        replaced = (connection.rooms.get(room_id) for room_id in changes)
+        pattern_bytes = (
+            connection.pattern_bytes
+            + _pattern_bytes(changes.values())
+            - _pattern_bytes(sent for sent in replaced if sent is not None)
+        )
+        stored = SlidingConnection(
+            connection.key, number, rooms, base_id, delta, pattern_bytes=pattern_bytes
+        )
         self._cache.put(number, stored)
         return stored
 
@@ -172,8 +184,20 @@ class SlidingConnections:
         delta = connection_state.decode_rooms(record.delta)
         base = {} if record.base is None else connection_state.decode_rooms(record.base)
         rooms = Map({**base, **delta})
-        return SlidingConnection(key, number, rooms, record.base_id, Map(delta))
+        pattern_bytes = _pattern_bytes(rooms.values())
+        return SlidingConnection(
+            key, number, rooms, record.base_id, Map(delta), pattern_bytes=pattern_bytes
+        )
+
+
+def _pattern_bytes(rooms: Iterable[SentRoom]) -> int:
+    # Usually many rooms share a few patterns; only unusual numbers of them matter.
+    return _PATTERN_BYTES * sum(
+        len(sent.required) - _USUAL_PATTERNS
+        for sent in rooms
+        if len(sent.required) > _USUAL_PATTERNS
+    )
 
 
 def _weigh(number: int, connection: SlidingConnection) -> int:
-    return 1000 + len(connection.rooms) * _ROOM_BYTES
+    return 1000 + len(connection.rooms) * _ROOM_BYTES + connection.pattern_bytes

@@ -7,6 +7,7 @@ Spec: MSC4186.
 
 import enum
 import re
+from collections.abc import Sequence
 from typing import Final
 
 import attrs
@@ -23,6 +24,11 @@ MAX_LISTS: Final = 100
 MAX_SUBSCRIPTIONS: Final = 1000
 MAX_SUBSCRIPTIONS_ACCEPTED: Final = 100
 MAX_PATTERNS: Final = 500
+"""Different state patterns of all lists and subscriptions together."""
+MAX_PAIRS: Final = 20_000
+"""State patterns of all lists and subscriptions, repeated ones counted each time."""
+MAX_RANGES: Final = 100
+MAX_FILTER_VALUES: Final = 100
 MAX_TIMELINE: Final = 100
 MAX_CONN_ID: Final = 255
 WILDCARD: Final = "*"
@@ -164,20 +170,63 @@ def validate_request(request: SlidingRequest) -> None:
             raise InvalidParam(
                 "The keys of lists must be opaque identifiers of up to 255 characters"
             )
+        _check_list_size(name, list_)
         for start, end in list_.windows() or ():
             if start < 0 or end < start:
                 raise InvalidParam(
                     f"The ranges of list {name} must be non-negative and not end before they start"
                 )
-    all_parameters: list[SlidingListRequest | RoomSubscriptionRequest] = list(
-        request.lists.values()
+    _check_parameters([*request.lists.values(), *request.room_subscriptions.values()])
+
+
+def pattern_count(request: SlidingRequest) -> int:
+    """Return the number of state patterns in all lists and subscriptions."""
+    return sum(map(_pairs_in, request.lists.values())) + sum(
+        map(_pairs_in, request.room_subscriptions.values())
     )
-    all_parameters += request.room_subscriptions.values()
+
+
+def _pairs_in(parameters: SlidingListRequest | RoomSubscriptionRequest) -> int:
+    return len(parameters.required_state) + len(parameters.excluded_state)
+
+
+def _check_list_size(name: str, list_: SlidingListRequest) -> None:
+    if len(list_.windows() or ()) > MAX_RANGES:
+        raise InvalidParam(f"The list {name} must not have more than {MAX_RANGES} ranges")
+    filters = list_.filters or RoomListFilters()
+    for values in (
+        filters.spaces,
+        filters.room_types,
+        filters.not_room_types,
+        filters.tags,
+        filters.not_tags,
+    ):
+        if values is not None and len(values) > MAX_FILTER_VALUES:
+            raise InvalidParam(
+                f"A filter of list {name} must not have more than {MAX_FILTER_VALUES} values"
+            )
+
+
+def _check_parameters(
+    all_parameters: Sequence[SlidingListRequest | RoomSubscriptionRequest],
+) -> None:
+    pairs = 0
+    patterns: set[tuple[str, str]] = set()
+    excluded: set[tuple[str, str]] = set()
     for parameters in all_parameters:
         if parameters.timeline_limit < 0:
             raise InvalidParam("timeline_limit must not be negative")
-        if len(parameters.required_state) + len(parameters.excluded_state) > MAX_PATTERNS:
-            raise InvalidParam(f"required_state must not have more than {MAX_PATTERNS} pairs")
+        pairs += _pairs_in(parameters)
+        if pairs > MAX_PAIRS:
+            raise InvalidParam(
+                f"A request must not have more than {MAX_PAIRS} required_state pairs"
+            )
+        patterns.update(parameters.required_state)
+        excluded.update(parameters.excluded_state)
+        if len(patterns) + len(excluded) > MAX_PATTERNS:
+            raise InvalidParam(
+                f"required_state must not have more than {MAX_PATTERNS} different pairs"
+            )
 
 
 def room_parameters(

@@ -47,6 +47,7 @@ from hs.services.sync.sliding.request import (
     SlidingListRequest,
     SlidingRequest,
     SlidingSyncVariant,
+    pattern_count,
     room_parameters,
 )
 from hs.services.sync.sliding.room_activity import RoomActivity, RoomListProperties
@@ -57,6 +58,9 @@ from hs.storage.sync.sliding_sync import ConnectionKey
 MAX_BYTES: Final = 64 * 1024 * 1024
 
 _ROOM_BYTES: Final = 450
+_LIST_BYTES: Final = 1000
+_PATTERN_BYTES: Final = 250
+_LISTED_BYTES: Final = 16
 _PRESENT: Final = (event_types.JOIN, event_types.INVITE, event_types.KNOCK)
 
 
@@ -124,6 +128,7 @@ class _CachedLists:
     requested: RequestedRooms
     order: _Order
     upto: VectorPosition
+    weight: int
 
 
 class RoomLists:
@@ -150,6 +155,11 @@ class RoomLists:
             "sliding_lists", max_weight=MAX_BYTES, weigh=_weigh
         )
 
+    @property
+    def cache(self) -> LruCache[ConnectionKey, _CachedLists]:
+        """The cache of results, by connection."""
+        return self._cache
+
     async def windows(self, context: SlidingSyncContext, upto: VectorPosition) -> RequestedRooms:
         """Return the rooms that a request selects at a position of the feed."""
         key = context.connection.key
@@ -161,7 +171,12 @@ class RoomLists:
         # Do not keep the connection state alive. The result depends on it only for rooms that are
         # listed once, and then it is not used again.
         cached_context = attrs.evolve(context, connection=SlidingConnection(key))
-        self._cache.put(key, _CachedLists(cached_context, requested, order, upto))
+        self._cache.put(
+            key,
+            _CachedLists(
+                cached_context, requested, order, upto, _weight(cached_context, requested, order)
+            ),
+        )
         return requested
 
     def _update(self, cached: _CachedLists, context: SlidingSyncContext) -> bool:
@@ -277,7 +292,7 @@ class RoomLists:
         self, context: SlidingSyncContext, spaces: Iterable[str]
     ) -> set[RoomID]:
         children: set[RoomID] = set()
-        for space in spaces:
+        for space in frozenset(spaces):
             own = context.rooms.get(RoomID(space))
             if own is None or own.membership != event_types.JOIN:
                 continue
@@ -328,21 +343,36 @@ def _select(
     requested = RequestedRooms(
         {}, {}, subscribed, {}, facts, depends_on_order=False, reports_leaving=False
     )
+    unions = _Unions({})
     for name, parameters in context.request.lists.items():
         matching = order.by_list[name]
         requested.counts[name] = len(matching)
         requested.by_list[name] = in_ranges = _in_ranges(parameters, matching)
         if len(in_ranges) < len(matching) or _uses_spaces(parameters):
             requested.depends_on_order = True
-        _add_rooms(requested.rooms, in_ranges, room_parameters(parameters, context.user_id))
+        unions.add(requested.rooms, in_ranges, room_parameters(parameters, context.user_id))
     for room_id in subscribed:
         subscription = context.request.room_subscriptions[room_id]
-        _add_rooms(requested.rooms, (room_id,), room_parameters(subscription, context.user_id))
+        unions.add(requested.rooms, (room_id,), room_parameters(subscription, context.user_id))
     return requested
 
 
 def _weigh(key: ConnectionKey, cached: _CachedLists) -> int:
-    return 2000 + len(cached.requested.facts) * _ROOM_BYTES
+    return cached.weight
+
+
+def _weight(context: SlidingSyncContext, requested: RequestedRooms, order: _Order) -> int:
+    """Return about how many bytes a cached result takes."""
+    request = context.request
+    # Rooms that are in different lists have different sets of patterns.
+    sets = {id(parameters): len(parameters.required) for parameters in requested.rooms.values()}
+    return (
+        2000
+        + len(requested.facts) * _ROOM_BYTES
+        + sum(map(len, order.by_list.values())) * _LISTED_BYTES
+        + (len(request.lists) + len(request.room_subscriptions)) * _LIST_BYTES
+        + (pattern_count(request) + sum(sets.values())) * _PATTERN_BYTES
+    )
 
 
 def _in_ranges(parameters: SlidingListRequest, room_ids: Sequence[RoomID]) -> Sequence[RoomID]:
@@ -358,12 +388,33 @@ def _in_ranges(parameters: SlidingListRequest, room_ids: Sequence[RoomID]) -> Se
     return [room_ids[n] for n in indexes]
 
 
-def _add_rooms(
-    rooms: dict[RoomID, RoomParameters], room_ids: Iterable[RoomID], config: RoomParameters
-) -> None:
-    for room_id in room_ids:
-        existing = rooms.get(room_id)
-        rooms[room_id] = config if existing is None else existing.union(config)
+@attrs.frozen(eq=False)
+class _Unions:
+    """The parameters of rooms that are in several lists, computed and kept once for all of them."""
+
+    _by_parts: dict[tuple[int, int], RoomParameters]
+    # Keeps the parts alive, which are known by their addresses.
+    _parts: list[RoomParameters] = attrs.field(factory=list, init=False)
+
+    def add(
+        self,
+        rooms: dict[RoomID, RoomParameters],
+        room_ids: Iterable[RoomID],
+        config: RoomParameters,
+    ) -> None:
+        """Add the parameters of a list or subscription to those of its rooms."""
+        self._parts.append(config)
+        for room_id in room_ids:
+            existing = rooms.get(room_id)
+            rooms[room_id] = config if existing is None else self._union(existing, config)
+
+    def _union(self, existing: RoomParameters, config: RoomParameters) -> RoomParameters:
+        parts = (id(existing), id(config))
+        union = self._by_parts.get(parts)
+        if union is None:
+            union = self._by_parts[parts] = existing.union(config)
+            self._parts.append(existing)
+        return union
 
 
 def _matches(

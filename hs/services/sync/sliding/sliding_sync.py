@@ -114,7 +114,7 @@ class SlidingSync:
     _presence: PresenceService
     connections: SlidingConnections
     _account_data: AccountDataViews
-    _lists: RoomLists
+    lists: RoomLists
     _results: RoomsResponse
     _extensions: SlidingExtensions
     _gate: AbstractAsyncContextManager[None]
@@ -213,7 +213,7 @@ class SlidingSync:
 
     async def _respond(self, context: _Context) -> _Response:
         request_context, since = context.request_context, context.since
-        requested = await self._lists.windows(request_context, context.position.token.events)
+        requested = await self.lists.windows(request_context, context.position.token.events)
         changed_rooms = (
             None if since is None else await self._rooms_with_events(context, requested, since)
         )

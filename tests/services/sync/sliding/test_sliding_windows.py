@@ -461,3 +461,39 @@ async def test_end_of_typing_is_sent_after_restart(database: Database) -> None:
 
         [(sent_room_id, event)] = second["extensions"]["typing"]["rooms"].items()
         assert (sent_room_id, event["content"]) == (room_id, {"user_ids": []})
+
+
+@pytest.mark.parametrize(
+    "lists",
+    [
+        {f"l{n}": window(state=[[f"m.{n}.{k}", ""] for k in range(100)])["all"] for n in range(9)},
+        {f"l{n}": window(state=[["m.x", ""]] * 500)["all"] for n in range(50)},
+        window(*[[0, 9]] * 101),
+        window(filters={"spaces": ["!a:test"] * 101}),
+        window(filters={"not_tags": ["u.a"] * 101}),
+    ],
+)
+async def test_lists_with_too_many_patterns_ranges_or_values_are_rejected(
+    database: Database, lists: dict[str, Any]
+) -> None:
+    async with open_sliding(database) as s:
+        with pytest.raises(InvalidParam, match="must not have more than"):
+            await s.sync(ALICE, lists=lists)
+
+
+async def test_connections_with_many_patterns_weigh_more_in_the_caches(database: Database) -> None:
+    async with open_sliding(database) as s:
+        await busy_rooms(s.world, ALICE, 3)
+        sliding = s.services.sync.sliding
+        caches = [sliding.lists.cache, sliding.connections.cache]
+        weights = []
+
+        for conn_id, count in (("few", 1), ("many", 500)):
+            before = [cache.weight for cache in caches]
+            state = [[f"m.{n}", ""] for n in range(count)]
+            await s.sync(ALICE, lists=window(state=state), conn_id=conn_id)
+            weights.append(
+                [cache.weight - weight for cache, weight in zip(caches, before, strict=True)]
+            )
+
+        assert all(more - less >= 500 * 100 for less, more in zip(*weights, strict=True))
