@@ -26,7 +26,7 @@ import immutables
 import orjson
 
 from hs.core.canonical_json import JsonObject, shrink_to_fit
-from hs.core.errors import BadJson, InvalidParam, MatrixError, NotFound
+from hs.core.errors import BadJson, InvalidParam, MatrixError, NotFound, TooLarge
 from hs.core.ids import EventID, RoomID, UserID
 from hs.core.streams import ACCOUNT_DATA, AccountDataRow
 from hs.lib.caching.loading_cache import LoadingCache
@@ -46,9 +46,12 @@ IGNORED_USER_LIST = "m.ignored_user_list"
 DIRECT = "m.direct"
 
 CACHED_USERS = 10_000
+CACHED_BYTES = 64 * 1024 * 1024
 MAX_TYPE_BYTES = 255
 MAX_TAG_BYTES = 255
 MAX_ENTRIES = 100_000  # of one user
+MAX_BYTES = 16 * 1024 * 1024  # of one user
+_ENTRY_BYTES = 300  # in memory, beside the content
 _SERVER_MANAGED = frozenset((FULLY_READ, PUSH_RULES))
 
 Written = tuple[None, list[tuple[int, AccountDataRow]]]
@@ -68,7 +71,28 @@ class _Versioned(NamedTuple):
 
 
 _Key = tuple[str, str]
-_Map = immutables.Map[_Key, _Versioned]
+
+
+@attrs.frozen(eq=False)
+class _UserData:
+    """The entries of a user, and the bytes of their contents."""
+
+    entries: immutables.Map[_Key, _Versioned] = immutables.Map()
+    size: int = 0
+
+    def replace(self, key: _Key, versioned: _Versioned) -> "_UserData":
+        """Return the entries with one that is new or changed."""
+        size = self.size + len(versioned.entry.content) - self.size_of(key)
+        return _UserData(self.entries.set(key, versioned), size)
+
+    def size_of(self, key: _Key) -> int:
+        """Return the bytes of an entry, 0 if it does not exist."""
+        versioned = self.entries.get(key)
+        return 0 if versioned is None else len(versioned.entry.content)
+
+
+def _weigh(user_id: UserID, user_data: _UserData) -> int:
+    return user_data.size + _ENTRY_BYTES * (1 + len(user_data.entries))
 
 
 class AccountDataWriter(Protocol):
@@ -138,19 +162,31 @@ class AccountDataService:
     _database: Database
     _feed: Feed
     _writer: AccountDataWriter
-    _entries: LruCache[UserID, _Map] = attrs.field(init=False)
-    _cache: LoadingCache[UserID, _Map] = attrs.field(init=False)
+    _entries: LruCache[UserID, _UserData] = attrs.field(init=False)
+    _cache: LoadingCache[UserID, _UserData] = attrs.field(init=False)
     _ignored: LruCache[UserID, tuple[bytes, frozenset[UserID]]] = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._entries = LruCache("account_data", max_entries=CACHED_USERS)
+        self._entries = LruCache(
+            "account_data", max_entries=CACHED_USERS, max_weight=CACHED_BYTES, weigh=_weigh
+        )
         self._cache = LoadingCache(self._entries, self._load)
-        self._ignored = LruCache("ignored_users", max_entries=CACHED_USERS)
+        self._ignored = LruCache(
+            "ignored_users",
+            max_entries=CACHED_USERS,
+            max_weight=CACHED_BYTES,
+            weigh=lambda _, parsed: _ENTRY_BYTES + 4 * len(parsed[0]),
+        )
         self._feed.subscribe(ACCOUNT_DATA, self._on_account_data)
+
+    @property
+    def cache(self) -> LruCache[UserID, _UserData]:
+        """The cache of the users' entries."""
+        return self._entries
 
     async def all(self, user_id: UserID) -> list[AccountDataEntry]:
         """Return all account data of a user except push rules."""
-        entries = await self._cache.get(user_id)
+        entries = (await self._cache.get(user_id)).entries
         return [
             versioned.entry for versioned in entries.values() if versioned.entry.content != DELETED
         ]
@@ -160,7 +196,7 @@ class AccountDataService:
 
         Deleted entries have the content `{}`. Initial syncs must use `all` instead.
         """
-        entries = await self._cache.get(user_id)
+        entries = (await self._cache.get(user_id)).entries
         changed = [
             versioned for versioned in entries.values() if after < versioned.stream_id <= upto
         ]
@@ -174,7 +210,7 @@ class AccountDataService:
 
     async def content(self, user_id: UserID, room_id: RoomID | None, type_: str) -> bytes | None:
         """Return the content of an entry as JSON, or None."""
-        versioned = (await self._cache.get(user_id)).get((room_id or GLOBAL, type_))
+        versioned = (await self._cache.get(user_id)).entries.get((room_id or GLOBAL, type_))
         return (
             None
             if versioned is None or versioned.entry.content == DELETED
@@ -196,17 +232,20 @@ class AccountDataService:
     ) -> None:
         """Set an entry for a client; an empty object deletes it (MSC3391).
 
-        Raises: MatrixError 405 M_BAD_JSON for types managed by the server; InvalidParam; BadJson.
+        Raises: MatrixError 405 M_BAD_JSON for types managed by the server; InvalidParam; BadJson;
+        TooLarge.
         """
         _check_client_may_set(type_)
         if not type_ or len(type_.encode()) > MAX_TYPE_BYTES:
             raise InvalidParam(f"'type' must have 1 to {MAX_TYPE_BYTES} bytes")
         if type_ == TAG and room_id is not None:
             _check_tags(content)
-        if len(await self._cache.get(user_id)) >= MAX_ENTRIES:
+        user_data = await self._cache.get(user_id)
+        if len(user_data.entries) >= MAX_ENTRIES:
             raise InvalidParam("The account data has too many entries")
         # A deletion is written even if there is no entry: clients wait for their change in /sync.
         encoded = orjson.dumps(content) if content else DELETED
+        _check_growth(user_data, len(encoded) - user_data.size_of((room_id or GLOBAL, type_)))
         await self._writer.put(user_id, room_id or GLOBAL, type_, encoded)
 
     async def delete(self, user_id: UserID, room_id: RoomID | None, type_: str) -> None:
@@ -226,12 +265,14 @@ class AccountDataService:
     ) -> None:
         """Set a tag of a room.
 
-        Raises: InvalidParam, BadJson.
+        Raises: InvalidParam, BadJson, TooLarge.
         """
         if not tag or len(tag.encode()) > MAX_TAG_BYTES:
             raise InvalidParam(f"'tag' must have 1 to {MAX_TAG_BYTES} bytes")
         _check_tag(content)
-        await self._writer.put_tag(user_id, room_id, tag, orjson.dumps(content))
+        encoded = orjson.dumps(content)
+        _check_growth(await self._cache.get(user_id), len(encoded))
+        await self._writer.put_tag(user_id, room_id, tag, encoded)
 
     async def remove_tag(self, user_id: UserID, room_id: RoomID, tag: str) -> None:
         """Remove a tag of a room, if it is set."""
@@ -261,28 +302,35 @@ class AccountDataService:
         # here, and the request names no position to wait for.
         return await self._database.read(account_data.get, user_id, room_id or GLOBAL, type_)
 
-    async def _load(self, user_id: UserID) -> _Map:
+    async def _load(self, user_id: UserID) -> _UserData:
         rows = await self._database.read(account_data.list_all, user_id)
-        return immutables.Map(
+        entries = immutables.Map(
             {
                 (row.room_id, row.type): _Versioned(
-                    row.stream_id, _entry(row.room_id, row[1], row[2])
+                    row.stream_id, _entry(row.room_id, row.type, row.content)
                 )
                 for row in rows
             }
         )
+        return _UserData(entries, sum(len(row.content) for row in rows))
 
     def _on_account_data(self, batch: Batch[AccountDataRow]) -> None:
         for stream_id, row in batch.rows:
             user_id = UserID(row.user_id)
-            entries = self._entries.get(user_id)
-            if entries is None or row.content is None:
+            user_data = self._entries.get(user_id)
+            if user_data is None or row.content is None:
                 # Not cached, or being loaded: a load that begins from now on sees the change.
                 self._cache.invalidate(user_id)
                 continue
             room_id = row.room_id or GLOBAL
             versioned = _Versioned(stream_id, _entry(room_id, row.type, row.content))
-            self._entries.put(user_id, entries.set((room_id, row.type), versioned))
+            self._entries.put(user_id, user_data.replace((room_id, row.type), versioned))
+
+
+def _check_growth(user_data: _UserData, growth: int) -> None:
+    """Raises: TooLarge if a change would make the data of a user too large."""
+    if growth > 0 and user_data.size + growth > MAX_BYTES:
+        raise TooLarge(f"The account data of a user must not be larger than {MAX_BYTES} bytes")
 
 
 def _check_client_may_set(type_: str) -> None:

@@ -297,3 +297,33 @@ async def test_tag_can_be_set_after_all_tags_were_deleted(accounts: Accounts) ->
     tags = await accounts.client.get(TAGS, token=token)
 
     assert tags.json == {"tags": {"two": {}}}
+
+
+async def test_account_data_of_a_user_is_limited_and_can_shrink(accounts: Accounts) -> None:
+    token = await alice_token(accounts)
+    content = {"text": "x" * 1_000_000}
+    statuses = [
+        (await accounts.client.put(f"{GLOBAL}/org.example.{n}", content, token=token)).status
+        for n in range(17)
+    ]
+
+    tag = await accounts.client.put(f"{TAGS}/u.a", {"text": "x" * 900_000}, token=token)
+    same = await accounts.client.put(f"{GLOBAL}/org.example.0", {"a": 1}, token=token)
+    freed = await accounts.client.put(f"{GLOBAL}/org.example.16", content, token=token)
+
+    assert statuses == [200] * 16 + [413]
+    assert (tag.status, tag.errcode) == (413, "M_TOO_LARGE")
+    assert (same.status, freed.status) == (200, 200)
+
+
+async def test_large_account_data_of_many_users_is_not_all_kept_in_memory(
+    accounts: Accounts,
+) -> None:
+    content = {"text": "x" * 1_000_000}
+    users = [await accounts.user(f"user{n}") for n in range(5)]
+    for user in users:
+        for n in range(15):
+            await accounts.account_data.put(user.user_id, None, f"org.example.{n}", content)
+        assert len(await accounts.account_data.all(user.user_id)) == 15
+
+    assert accounts.account_data.cache.weight <= accounts.account_data.cache.limit < 75_000_000
