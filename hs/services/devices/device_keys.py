@@ -7,18 +7,22 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import attrs
-import trio
+import orjson
 
 from hs.core.canonical_json import JsonObject
 from hs.core.errors import InvalidParam, RemoteFault
 from hs.core.ids import ServerName, UserID, parse_user_id, server_of
 from hs.core.requester import Requester
+from hs.lib.time_slice import TimeSlice
 from hs.services.devices.appservice_keys import AppserviceKeys, NoAppserviceKeys
 from hs.services.devices.device_list_writer import DeviceListWriter
 from hs.services.devices.key_objects import MASTER, SELF_SIGNING, USER_SIGNING, parse_device_keys
 from hs.services.devices.one_time_keys import OneTimeKeys, parse_key_upload, with_required_count
-from hs.services.devices.remote_devices import RemoteDevices
+from hs.services.devices.remote_devices import RemoteDevices, ask_servers
 from hs.services.devices.user_keys import UserKeys, UserKeysReader
+
+MAX_USERS_AT_ONCE: Final = 500
+"""Users whose keys are read together; other tasks run in between."""
 
 DeviceQuery = Mapping[UserID, Sequence[str]]
 
@@ -74,7 +78,9 @@ class KeyDirectory:
         Raises: InvalidParam.
         """
         by_server: dict[ServerName, dict[UserID, Sequence[str]]] = {}
+        time_slice = TimeSlice()
         for text, device_ids in requested.items():
+            await time_slice.yield_if_over()
             user_id, server = UserID(text), self._server_name
             # Cached users are local; their IDs have been validated.
             if self._reader.get_one_nowait(user_id) is None:
@@ -84,11 +90,12 @@ class KeyDirectory:
         failures: dict[str, Any] = {}
         if not by_server:
             return {**answer, "failures": failures}
-        async with trio.open_nursery() as nursery:
-            for server, users in by_server.items():
-                nursery.start_soon(
-                    self._query_remote, server, users, timeout_ms / 1000, answer, failures
-                )
+
+        async def query_server(server: ServerName) -> None:
+            users = by_server[server]
+            await self._query_remote(server, users, timeout_ms / 1000, answer, failures)
+
+        await ask_servers(by_server, query_server)
         return {**answer, "failures": failures}
 
     async def query_local(
@@ -98,21 +105,20 @@ class KeyDirectory:
         answer: dict[str, dict[str, Any]] = {"device_keys": {}, **{name: {} for name in _SECTIONS}}
         of_services = await self._services.query(requested)
         devices_of_services = of_services.get("device_keys", {})
-        for user_id, keys in (await self._reader.get(requested.keys())).items():
-            device_ids = requested[user_id]
-            if not device_ids and user_id in devices_of_services:
-                device_ids = tuple(keys.devices)
-            answer["device_keys"][user_id] = (
-                {
-                    device_id: keys.render_device(device_id, viewer, with_names=with_names)
-                    for device_id in device_ids
-                    if device_id in keys.devices
-                }
-                if device_ids
-                else keys.render_devices(viewer, with_names=with_names)
-            )
-            if keys.cross_signing:
-                _add_cross_signing(answer, keys, viewer)
+        time_slice = TimeSlice()
+        all_users = list(requested)
+        for start in range(0, len(all_users), MAX_USERS_AT_ONCE):
+            user_ids = all_users[start : start + MAX_USERS_AT_ONCE]
+            for user_id, keys in (await self._reader.get(user_ids)).items():
+                device_ids = requested[user_id]
+                if not device_ids and user_id in devices_of_services:
+                    device_ids = tuple(keys.devices)
+                answer["device_keys"][user_id] = _render(
+                    keys, device_ids, viewer, with_names=with_names
+                )
+                if keys.cross_signing:
+                    _add_cross_signing(answer, keys, viewer)
+                await time_slice.yield_if_over()
         for user_id, devices in devices_of_services.items():
             shown = devices if with_names else _without_unsigned(devices)
             uploaded = answer["device_keys"].get(user_id)
@@ -143,6 +149,18 @@ class KeyDirectory:
                 answer[section].update(
                     {user_id: members[user_id] for user_id in requested if user_id in members}
                 )
+
+
+def _render(
+    keys: UserKeys, device_ids: Sequence[str], viewer: UserID | None, *, with_names: bool
+) -> orjson.Fragment | dict[str, orjson.Fragment]:
+    if not device_ids:
+        return keys.render_devices(viewer, with_names=with_names)
+    return {
+        device_id: keys.render_device(device_id, viewer, with_names=with_names)
+        for device_id in device_ids
+        if device_id in keys.devices
+    }
 
 
 def _without_unsigned(devices: Mapping[str, JsonObject]) -> dict[str, JsonObject]:

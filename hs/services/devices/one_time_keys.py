@@ -14,34 +14,39 @@ Rules:
 Spec: client-server API, End-to-End Encryption, `/keys/upload` and `/keys/claim`.
 """
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Any, Final, cast
 
 import attrs
 import orjson
-import trio
 
 from hs.core.canonical_json import JsonObject, shrink_to_fit
-from hs.core.errors import RemoteFault
+from hs.core.errors import RemoteFault, Unavailable
 from hs.core.ids import ServerName, UserID, parse_user_id, server_of
 from hs.core.streams import DEVICE_LISTS, TO_DEVICE, DeviceListRow, ToDeviceRow
 from hs.lib.caching.loading_cache import LoadingCache
 from hs.lib.caching.lru_cache import LruCache
+from hs.lib.time_slice import TimeSlice
 from hs.repl.feed import Batch, Feed
 from hs.services.devices.appservice_keys import AppserviceKeys, NoAppserviceKeys
 from hs.services.devices.inbox_writer import InboxWriter
 from hs.services.devices.key_objects import parse_fallback_keys, parse_one_time_keys
 from hs.services.devices.one_time_key_claims import ClaimedKeys, unclaimed
 from hs.services.devices.one_time_key_storage import KeyUpload
-from hs.services.devices.remote_devices import RemoteDevices
+from hs.services.devices.remote_devices import RemoteDevices, ask_servers
 from hs.storage.database import Database, Tx
 from hs.storage.devices import one_time_keys
 
 MAX_DEVICES: Final = 100_000
+MAX_CLAIMED_AT_ONCE: Final = 500
 # Clients ignore missing counts, but they must notice when this algorithm has no keys left.
 REQUIRED_COUNT: Final = "signed_curve25519"
 
 _Key = tuple[UserID, str]
+
+log = logging.getLogger(__name__)
 
 
 def parse_key_upload(
@@ -56,6 +61,20 @@ def parse_key_upload(
 def with_required_count(counts: Mapping[str, int]) -> dict[str, int]:
     """Return counts with an explicit zero for the algorithm that clients must see."""
     return {REQUIRED_COUNT: 0, **counts}
+
+
+def _parts(requested: Mapping[str, Mapping[str, str]]) -> Iterator[dict[str, dict[str, str]]]:
+    """Divide a claim, so that the writer's transaction for each part is short."""
+    devices = (
+        (user_id, device_id, algorithm)
+        for user_id, algorithms in requested.items()
+        for device_id, algorithm in algorithms.items()
+    )
+    while group := list(islice(devices, MAX_CLAIMED_AT_ONCE)):
+        part: dict[str, dict[str, str]] = {}
+        for user_id, device_id, algorithm in group:
+            part.setdefault(user_id, {})[device_id] = algorithm
+        yield part
 
 
 def _add_claimed(answer: dict[str, Any], claimed: ClaimedKeys) -> None:
@@ -122,7 +141,9 @@ class OneTimeKeys:
         """
         local: dict[str, dict[str, str]] = {}
         by_server: dict[ServerName, dict[UserID, Mapping[str, str]]] = {}
+        time_slice = TimeSlice()
         for text, devices in requested.items():
+            await time_slice.yield_if_over()
             # Local user IDs need no validation: invalid ones have no keys.
             if text[:1] == "@" and text.partition(":")[2] == self._server_name:
                 local[text] = devices
@@ -133,11 +154,12 @@ class OneTimeKeys:
         failures: dict[str, Any] = {}
         if not by_server:
             return {"one_time_keys": answer, "failures": failures}
-        async with trio.open_nursery() as nursery:
-            for server, users in by_server.items():
-                nursery.start_soon(
-                    self._claim_remote, server, users, timeout_ms / 1000, answer, failures
-                )
+
+        async def claim_from(server: ServerName) -> None:
+            users = by_server[server]
+            await self._claim_remote(server, users, timeout_ms / 1000, answer, failures)
+
+        await ask_servers(by_server, claim_from)
         return {"one_time_keys": answer, "failures": failures}
 
     async def claim_local(self, requested: dict[str, dict[str, str]]) -> dict[str, Any]:
@@ -152,8 +174,14 @@ class OneTimeKeys:
                 answer.setdefault(user_id, {}).update(keys)
             others = {key: requested[key] for key in requested.keys() - of_services}
             requested = {**others, **unclaimed(asked, answer)}
-        if any(requested.values()):
-            _add_claimed(answer, await self._writer.claim(requested))
+        for part in _parts(requested):
+            try:
+                _add_claimed(answer, await self._writer.claim(part))
+            except Unavailable as error:
+                if not answer:
+                    raise
+                log.warning("claim of one-time keys incomplete: %s", error)
+                break
         return answer
 
     async def _claim_remote(

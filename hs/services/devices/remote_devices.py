@@ -1,13 +1,17 @@
 """The interfaces of devices to other servers and to room memberships."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
+
+import trio
 
 from hs.core.canonical_json import JsonObject
 from hs.core.errors import RemoteFault
 from hs.core.ids import ServerName, UserID
 from hs.core.positions import VectorPosition
+
+MAX_SERVERS_AT_ONCE: Final = 50
 
 
 class SharedRoomChanges(NamedTuple):
@@ -64,6 +68,22 @@ class RemoteDevices(Protocol):
     async def cross_signing_keys(self, user_id: UserID) -> Mapping[str, Any]:
         """Return the known cross-signing keys of a user, by usage."""
         ...
+
+
+async def ask_servers(
+    servers: Iterable[ServerName], ask: Callable[[ServerName], Awaitable[None]]
+) -> None:
+    """Call `ask` for each server, for some of them at once."""
+    waiting = iter(servers)
+
+    async def ask_in_turn() -> None:
+        for server in waiting:
+            await ask(server)
+            await trio.lowlevel.checkpoint()
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(MAX_SERVERS_AT_ONCE):
+            nursery.start_soon(ask_in_turn)
 
 
 class NoRemoteDevices:

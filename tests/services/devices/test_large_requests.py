@@ -1,0 +1,86 @@
+"""Requests for the keys of thousands of devices, which must not keep other clients waiting."""
+
+from typing import Any
+
+import pytest
+import trio
+
+from hs.core.ids import ServerName, UserID
+from hs.lib import time_slice
+from hs.services.devices.one_time_keys import MAX_CLAIMED_AT_ONCE
+from hs.services.devices.remote_devices import MAX_SERVERS_AT_ONCE, ask_servers
+from hs.storage.database import Database
+from tests.support.devices import V3, Process, one_time_keys, open_devices, plain_keys
+from tests.support.rooms import ALICE, BOB
+from tests.support.sql.counting import CountingDatabase, QueryCount
+
+MANY = 1200
+UNKNOWN = [UserID(f"@user{n}:{ALICE.partition(':')[2]}") for n in range(MANY)]
+
+
+async def test_query_of_many_users_lets_other_tasks_run(
+    server: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    phone = await server.device(ALICE, "PHONE")
+    monkeypatch.setattr(time_slice, "MAX_S", 0.0)
+    turns = 0
+
+    async def take_turns() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await trio.lowlevel.checkpoint()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(take_turns)
+        answer = await server.query(phone, *UNKNOWN, BOB)
+        nursery.cancel_scope.cancel()
+
+    assert len(answer["device_keys"]) == MANY + 1
+    assert turns >= 2 * MANY
+
+
+async def test_large_claim_is_divided_between_transactions(database: Database) -> None:
+    count = QueryCount()
+    counting: Any = CountingDatabase(database, count)
+    async with open_devices(counting) as server:
+        phone = await server.device(ALICE, "PHONE")
+        for token in (phone, await server.device(BOB, "TABLET")):
+            user_id = ALICE if token == phone else BOB
+            device_id = "PHONE" if token == phone else "TABLET"
+            await server.upload(
+                token,
+                device_keys=plain_keys(user_id, device_id),
+                one_time_keys=one_time_keys(1),
+            )
+        claim: dict[UserID, dict[str, str]] = {ALICE: {"PHONE": "signed_curve25519"}}
+        claim |= {user_id: {"D": "signed_curve25519"} for user_id in UNKNOWN}
+        claim[BOB] = {"TABLET": "signed_curve25519"}
+        count.statements.clear()
+
+        answer = await server.client.post(f"{V3}/keys/claim", {"one_time_keys": claim}, token=phone)
+
+        assert answer.json["one_time_keys"].keys() == {ALICE, BOB}
+        lookups = [
+            text for text in count.statements if "SELECT d.user_id, d.device_id, d.inbox" in text
+        ]
+        assert len(lookups) >= MANY // MAX_CLAIMED_AT_ONCE
+
+
+async def test_few_servers_are_asked_at_once() -> None:
+    asked: list[ServerName] = []
+    running = most = 0
+
+    async def ask(server: ServerName) -> None:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await trio.lowlevel.checkpoint()
+        asked.append(server)
+        running -= 1
+
+    servers = [ServerName(f"s{n}.example") for n in range(MANY)]
+    await ask_servers(servers, ask)
+
+    assert sorted(asked) == sorted(servers)
+    assert most == MAX_SERVERS_AT_ONCE
