@@ -4,17 +4,20 @@ Spec: client-server API, End-to-End Encryption, Server-side key backups.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import attrs
 import orjson
 
-from hs.core.canonical_json import MAX_INTEGER, JsonObject
+from hs.core.canonical_json import MAX_INTEGER, JsonObject, shrink_to_fit
 from hs.core.errors import BadJson, InvalidParam, NotFound, WrongRoomKeysVersion
 from hs.core.ids import UserID
+from hs.lib.time_slice import TimeSlice
 from hs.storage.database import Database, Tx
 from hs.storage.devices import key_backup
 from hs.storage.devices.key_backup import BackupRecord, SessionRecord
+
+MAX_STORED_AT_ONCE: Final = 500
 
 # Opaque to the server: an object for the specified algorithm; some clients store a string.
 OpaqueData = JsonObject | str
@@ -110,24 +113,17 @@ class KeyBackups:
     ) -> BackupState:
         """Store keys, each unless the stored one is better.
 
+        Many keys are stored in several transactions, between which others can write.
+
         Raises: BadJson; NotFound; WrongRoomKeysVersion if the version is not the current one.
         """
-        for sessions in rooms.values():
-            for key in sessions.values():
-                key.check()
-        keys = [
-            SessionRecord(
-                room_id=room_id,
-                session_id=session_id,
-                first_message_index=key.first_message_index,
-                forwarded_count=key.forwarded_count,
-                is_verified=int(key.is_verified),
-                session_data=orjson.dumps(key.session_data),
-            )
-            for room_id, sessions in rooms.items()
-            for session_id, key in sessions.items()
-        ]
-        return await self._database.write(_put, user_id, _parse_version(version), keys)
+        keys = await _records(rooms)
+        number = _parse_version(version)
+        last = max(0, len(keys) - 1) // MAX_STORED_AT_ONCE * MAX_STORED_AT_ONCE
+        for start in range(0, last, MAX_STORED_AT_ONCE):
+            part = keys[start : start + MAX_STORED_AT_ONCE]
+            await self._database.write(_put_part, user_id, number, part)
+        return await self._database.write(_put, user_id, number, keys[last:])
 
     async def get(
         self, user_id: UserID, version: str, scope: BackupScope
@@ -140,13 +136,36 @@ class KeyBackups:
         if scope.session_id is not None and not records:
             raise NotFound("The backup contains no key of this session")
         rooms: dict[str, dict[str, dict[str, Any]]] = {}
+        time_slice = TimeSlice()
         for record in records:
+            await time_slice.yield_if_over()
             rooms.setdefault(record.room_id, {})[record.session_id] = _rendered(record)
         return rooms
 
     async def delete_keys(self, user_id: UserID, version: str, scope: BackupScope) -> BackupState:
         """Delete keys; unknown sessions are ignored. Raises: NotFound."""
         return await self._database.write(_delete_keys, user_id, _parse_version(version), scope)
+
+
+async def _records(rooms: Mapping[str, Mapping[str, SessionKey]]) -> list[SessionRecord]:
+    """Return the keys as they are stored. Raises: BadJson."""
+    records: list[SessionRecord] = []
+    time_slice = TimeSlice()
+    for room_id, sessions in rooms.items():
+        for session_id, key in sessions.items():
+            await time_slice.yield_if_over()
+            key.check()
+            records.append(
+                SessionRecord(
+                    room_id=room_id,
+                    session_id=session_id,
+                    first_message_index=key.first_message_index,
+                    forwarded_count=key.forwarded_count,
+                    is_verified=int(key.is_verified),
+                    session_data=shrink_to_fit(orjson.dumps(key.session_data)),
+                )
+            )
+    return records
 
 
 def _parse_version(version: str) -> int:
@@ -202,6 +221,12 @@ async def _lock(tx: Tx, user_id: str, version: int) -> BackupRecord:
 
 
 async def _put(tx: Tx, user_id: str, version: int, keys: Sequence[SessionRecord]) -> BackupState:
+    etag = await _put_part(tx, user_id, version, keys)
+    return BackupState(str(etag), await key_backup.count(tx, user_id, version))
+
+
+async def _put_part(tx: Tx, user_id: str, version: int, keys: Sequence[SessionRecord]) -> int:
+    """Store keys; return the etag."""
     backup = await _lock(tx, user_id, version)
     latest = await key_backup.latest(tx, user_id)
     if latest is not None and latest.version != version:
@@ -215,7 +240,7 @@ async def _put(tx: Tx, user_id: str, version: int, keys: Sequence[SessionRecord]
     )
     better_keys = [key for key in keys if is_better(key, stored.get((key.room_id, key.session_id)))]
     await key_backup.put_sessions(tx, user_id, version, better_keys)
-    return await _updated_state(tx, user_id, backup, changed=bool(better_keys))
+    return await _updated_etag(tx, user_id, backup, changed=bool(better_keys))
 
 
 def is_better(key: SessionRecord, stored: SessionRecord | None) -> bool:
@@ -237,14 +262,12 @@ async def _delete_keys(tx: Tx, user_id: str, version: int, scope: BackupScope) -
     deleted = await key_backup.delete_sessions(
         tx, user_id, version, scope.room_id, scope.session_id
     )
-    return await _updated_state(tx, user_id, backup, changed=deleted > 0)
+    etag = await _updated_etag(tx, user_id, backup, changed=deleted > 0)
+    return BackupState(str(etag), await key_backup.count(tx, user_id, version))
 
 
-async def _updated_state(
-    tx: Tx, user_id: str, backup: BackupRecord, *, changed: bool
-) -> BackupState:
-    etag = backup.etag
-    if changed:
-        etag += 1
-        await key_backup.set_etag(tx, user_id, backup.version, etag)
-    return BackupState(str(etag), await key_backup.count(tx, user_id, backup.version))
+async def _updated_etag(tx: Tx, user_id: str, backup: BackupRecord, *, changed: bool) -> int:
+    if not changed:
+        return backup.etag
+    await key_backup.set_etag(tx, user_id, backup.version, backup.etag + 1)
+    return backup.etag + 1

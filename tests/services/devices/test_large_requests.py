@@ -1,5 +1,6 @@
 """Requests for the keys of thousands of devices, which must not keep other clients waiting."""
 
+import math
 from typing import Any
 
 import pytest
@@ -7,6 +8,7 @@ import trio
 
 from hs.core.ids import ServerName, UserID
 from hs.lib import time_slice
+from hs.services.devices.key_backup import MAX_STORED_AT_ONCE
 from hs.services.devices.one_time_keys import MAX_CLAIMED_AT_ONCE
 from hs.services.devices.remote_devices import MAX_SERVERS_AT_ONCE, ask_servers
 from hs.storage.database import Database
@@ -84,3 +86,29 @@ async def test_few_servers_are_asked_at_once() -> None:
 
     assert sorted(asked) == sorted(servers)
     assert most == MAX_SERVERS_AT_ONCE
+
+
+async def test_large_key_backup_is_stored_in_several_transactions(database: Database) -> None:
+    count = QueryCount()
+    counting: Any = CountingDatabase(database, count)
+    async with open_devices(counting) as server:
+        token = await server.device(ALICE, "PHONE")
+        backup = {"algorithm": "m.megolm_backup.v1.curve25519-aes-sha2", "auth_data": {}}
+        created = await server.client.post(f"{V3}/room_keys/version", backup, token=token)
+        query = {"version": created.json["version"]}
+        key = {
+            "first_message_index": 0,
+            "forwarded_count": 0,
+            "is_verified": False,
+            "session_data": {"ciphertext": "x"},
+        }
+        body = {"rooms": {"!room:test": {"sessions": {f"s{n}": key for n in range(MANY)}}}}
+        count.statements.clear()
+
+        stored = await server.client.put(f"{V3}/room_keys/keys", body, token=token, query=query)
+
+        assert stored.json["count"] == MANY
+        inserts = [text for text in count.statements if "insert_rows" in text]
+        assert len(inserts) == math.ceil(MANY / MAX_STORED_AT_ONCE)
+        fetched = await server.client.get(f"{V3}/room_keys/keys", token=token, query=query)
+        assert len(fetched.json["rooms"]["!room:test"]["sessions"]) == MANY
