@@ -29,6 +29,7 @@ from functools import cache
 from typing import Any, NewType, TypeVar, get_type_hints
 
 import attrs
+import orjson
 
 from hs.apis.web.http_request import HttpRequest, access_token_of
 from hs.apis.web.value_conversion import (
@@ -40,7 +41,8 @@ from hs.apis.web.value_conversion import (
     unwrapped_type,
 )
 from hs.core.canonical_json import JsonObject, check_canonical, parse_json
-from hs.core.errors import BadJson, InvalidParam, MissingParam
+from hs.core.errors import BadJson, InvalidParam, MissingParam, TooLarge
+from hs.core.events.format import MAX_EVENT_BYTES
 from hs.core.ids import (
     RoomAlias,
     RoomID,
@@ -414,10 +416,19 @@ def _event_content_reader(attribute: str) -> FieldReader:
     def read(http_request: HttpRequest, values: dict[str, Any]) -> None:
         if type(http_request.json) is not dict:
             raise BadJson("The content of an event must be a JSON object")
+        # Before the content is walked: a body may have a million members.
+        if len(http_request.body) > MAX_EVENT_BYTES:
+            _check_event_size(http_request.json)
         check_canonical(http_request.json)
         values[attribute] = http_request.json
 
     return read
+
+
+def _check_event_size(content: JsonObject) -> None:
+    """Raises: TooLarge if an event with this content is too large."""
+    if len(orjson.dumps(content)) > MAX_EVENT_BYTES:
+        raise TooLarge(f"The event must be at most {MAX_EVENT_BYTES} bytes long")
 
 
 def parse_body_as(body_class: type[T], content: JsonObject) -> T:

@@ -243,6 +243,15 @@ async def test_event_content_must_be_a_canonical_object(raw: bytes, errcode: str
     assert (response.status, response.errcode) == (400, errcode)
 
 
+async def test_too_large_event_content_is_rejected_before_it_is_walked() -> None:
+    raw = b'{"a":[' + b"[]," * 30_000 + b"1.5]}"
+    response = await client_for(KindsApi()).put("/content", body=raw)
+    sparse = await client_for(KindsApi()).put("/content", body=b'{"a":' + b" " * 70_000 + b"1}")
+
+    assert (response.status, response.errcode) == (413, "M_TOO_LARGE")
+    assert sparse.json == {"a": 1}
+
+
 async def test_last_duplicate_key_wins() -> None:
     response = await client_for(KindsApi()).put("/content", body=b'{"a":1,"a":2}')
 
