@@ -18,6 +18,10 @@ T = TypeVar("T")
 
 MAX_ENTRIES: Final = 10_000
 """Largest number of entries in one list of a filter."""
+MAX_WILDCARDS: Final = 100
+"""Largest number of types with `*` in one list: each event is compared with all of them."""
+_FILTER_BYTES: Final = 2000
+_TEXT_BYTES: Final = 130
 
 
 @attrs.frozen
@@ -205,6 +209,29 @@ def parse_event_filter(value: object) -> EventFilter:
     )
 
 
+def size_of(sync_filter: SyncFilter) -> int:
+    """Return about how many bytes a parsed filter takes."""
+    room = sync_filter.room
+    sections = (
+        sync_filter.presence,
+        sync_filter.account_data,
+        room.timeline,
+        room.state,
+        room.ephemeral,
+        room.account_data,
+    )
+    texts: list[Iterable[str]] = [room.rooms or (), room.not_rooms]
+    texts += sync_filter.event_fields or ()
+    for section in sections:
+        texts += (section.senders or (), section.not_senders, section.rooms or ())
+        texts += (section.not_rooms, section.related_by_rel_types or ())
+        texts += (section.related_by_senders or (),)
+        for types in (section.types or NO_TYPES, section.not_types):
+            texts.append(types.exact)
+            texts += (pattern.pieces for pattern in types.patterns)
+    return _FILTER_BYTES + sum(_TEXT_BYTES + len(text) for part in texts for text in part)
+
+
 def project(event: Mapping[str, Any], fields: Iterable[PropertyPath]) -> dict[str, Any]:
     """Return a copy of an event with only the given fields; the event is not modified."""
     paths = set(fields)
@@ -270,6 +297,8 @@ def _string_set(tree: Mapping[str, Any], name: str) -> frozenset[str] | None:
 def _type_patterns(types: Iterable[str]) -> TypePatterns:
     names = frozenset(types)
     starred = sorted(name for name in names if "*" in name)
+    if len(starred) > MAX_WILDCARDS:
+        raise BadJson(f"A filter must not have more than {MAX_WILDCARDS} types with '*' in a list")
     return TypePatterns(names.difference(starred), tuple(map(compile_stars, starred)))
 
 

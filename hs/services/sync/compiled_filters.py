@@ -9,13 +9,14 @@ from typing import Final
 import orjson
 
 from hs.core.errors import BadJson, InvalidParam
-from hs.core.filters import NO_FILTER, SyncFilter, parse_sync_filter
+from hs.core.filters import NO_FILTER, RoomFilter, SyncFilter, parse_sync_filter, size_of
 from hs.core.ids import UserID
 from hs.lib.caching.lru_cache import LruCache
 from hs.services.accounts.account_data.filters import StoredFilters
 from hs.services.sync.sync_context import DEFAULT_TIMELINE_LIMIT, CompiledFilter
 
 MAX_FILTERS: Final = 2_000
+MAX_CACHED_BYTES: Final = 32 * 1024 * 1024
 MAX_FILTER_BYTES: Final = 65_536
 UNLIMITED: Final = -1
 
@@ -27,14 +28,17 @@ class CompiledFilters:
         self._filters = filters
         self._max_limit = max_limit
         self._inline: LruCache[str, CompiledFilter] = LruCache(
-            "inline_filters", max_entries=MAX_FILTERS
+            "inline_filters", max_entries=MAX_FILTERS, max_weight=MAX_CACHED_BYTES, weigh=_weigh
         )
         self._stored: LruCache[tuple[UserID, str], CompiledFilter] = LruCache(
-            "stored_filters", max_entries=MAX_FILTERS
+            "stored_filters", max_entries=MAX_FILTERS, max_weight=MAX_CACHED_BYTES, weigh=_weigh
         )
         # The parts of a filter that decide how events are rendered, and their ID.
-        self._rendering_ids: LruCache[object, int] = LruCache(
-            "rendering_ids", max_entries=MAX_FILTERS
+        self._rendering_ids: LruCache[SyncFilter, int] = LruCache(
+            "rendering_ids",
+            max_entries=MAX_FILTERS,
+            max_weight=MAX_CACHED_BYTES,
+            weigh=lambda rendering, _: size_of(rendering),
         )
         self._next_rendering_id = 1
         self._default = self._compile(NO_FILTER)
@@ -62,11 +66,10 @@ class CompiledFilters:
 
     def _compile(self, sync_filter: SyncFilter) -> CompiledFilter:
         timeline = sync_filter.room.timeline
-        rendering = (
-            sync_filter.event_fields,
-            sync_filter.federation_format,
-            timeline,
-            sync_filter.room.state,
+        rendering = SyncFilter(
+            event_fields=sync_filter.event_fields,
+            federation_format=sync_filter.federation_format,
+            room=RoomFilter(timeline=timeline, state=sync_filter.room.state),
         )
         rendering_id = self._rendering_ids.get(rendering)
         if rendering_id is None:
@@ -80,6 +83,10 @@ class CompiledFilters:
         return CompiledFilter(
             sync_filter, rendering_id, limit if max_limit == UNLIMITED else min(limit, max_limit)
         )
+
+
+def _weigh(key: object, compiled: CompiledFilter) -> int:
+    return size_of(compiled.filter)
 
 
 def _parse(text: str) -> SyncFilter:

@@ -11,13 +11,14 @@ import orjson
 
 from hs.core.canonical_json import JsonObject
 from hs.core.errors import NotFound
-from hs.core.filters import SyncFilter, parse_sync_filter
+from hs.core.filters import SyncFilter, parse_sync_filter, size_of
 from hs.core.ids import UserID
 from hs.lib.caching.lru_cache import LruCache
 from hs.storage.accounts import filters
 from hs.storage.database import Database
 
 CACHED = 10_000
+CACHED_BYTES = 32 * 1024 * 1024
 _NUMBER = re.compile(r"[0-9]{1,18}", re.ASCII)
 
 
@@ -29,7 +30,17 @@ class StoredFilters:
     _parsed: LruCache[tuple[UserID, str], SyncFilter] = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._parsed = LruCache("filters", max_entries=CACHED)
+        self._parsed = LruCache(
+            "filters",
+            max_entries=CACHED,
+            max_weight=CACHED_BYTES,
+            weigh=lambda _, parsed: size_of(parsed),
+        )
+
+    @property
+    def cache(self) -> LruCache[tuple[UserID, str], SyncFilter]:
+        """The cache of parsed filters."""
+        return self._parsed
 
     async def add(self, user_id: UserID, definition: JsonObject) -> str:
         """Store a filter and return its ID; equal filters have the same ID.

@@ -327,3 +327,25 @@ async def test_large_account_data_of_many_users_is_not_all_kept_in_memory(
         assert len(await accounts.account_data.all(user.user_id)) == 15
 
     assert accounts.account_data.cache.weight <= accounts.account_data.cache.limit < 75_000_000
+
+
+async def test_large_filters_are_not_all_kept_in_memory(accounts: Accounts) -> None:
+    filters = accounts.services.filters
+    for n in range(60):
+        types = [f"{n}.{k}" for k in range(6000)]
+        await filters.add(ALICE, {"room": {"timeline": {"types": types}}})
+
+    assert 0 < len(filters.cache) < 60
+    assert filters.cache.weight <= filters.cache.limit <= 32 * 1024 * 1024
+
+
+@pytest.mark.parametrize("name", ["types", "not_types"])
+async def test_filter_with_too_many_wildcards_is_rejected(accounts: Accounts, name: str) -> None:
+    token = await alice_token(accounts)
+    statuses = []
+
+    for count in (100, 101):
+        definition = {"room": {"timeline": {name: [f"*{n}*" for n in range(count)]}}}
+        statuses.append((await accounts.client.post(FILTER, definition, token=token)).status)
+
+    assert statuses == [200, 400]
