@@ -45,6 +45,8 @@ from hs.services.devices.one_time_key_storage import KeyUpload, device_not_found
 from hs.storage.database import ForeignKeyViolation, Tx
 from hs.storage.devices import one_time_keys, to_device
 
+MAX_DELETED_AT_ONCE: Final = 500
+"""Messages of deleted devices that one transaction deletes; others can write in between."""
 MAX_CARRIED_BYTES: Final = 128 * 1024
 """Limit on the messages of a request that its stream row carries."""
 
@@ -260,7 +262,8 @@ class LocalInboxWriter:
         """Delete the messages of deleted devices."""
         # Shielded: cached inboxes must stay invalid until the transaction has ended either way.
         with self._addresses.invalidating(user_id), trio.CancelScope(shield=True):
-            await self._stream.write(_forget, user_id, device_ids)
+            while not await self._stream.write(_forget, user_id, device_ids):
+                pass
 
 
 def _is_bundle(devices: Sized, carried: Sized | None) -> bool:
@@ -381,9 +384,11 @@ async def _unpack(tx: Tx, ids: StreamIds, upto: int) -> tuple[int, Rows]:
     return await to_device.file_bundles(tx, upto), []
 
 
-async def _forget(tx: Tx, ids: StreamIds, user_id: str, device_ids: list[str]) -> tuple[None, Rows]:
-    await to_device.delete_messages_of_deleted_devices(tx, user_id)
+async def _forget(tx: Tx, ids: StreamIds, user_id: str, device_ids: list[str]) -> tuple[bool, Rows]:
+    """Delete messages; return whether all are deleted, so that this need not be repeated."""
+    if not await to_device.delete_messages_of_deleted_devices(tx, user_id, MAX_DELETED_AT_ONCE):
+        return False, []
     devices = tuple((user_id, device_id) for device_id in device_ids)
     # A row is written even without devices, because only commits with rows check that this process
     # is still the writer.
-    return None, [(await ids.next_id(), ToDeviceRow(devices, keys=True, gone=True))]
+    return True, [(await ids.next_id(), ToDeviceRow(devices, keys=True, gone=True))]

@@ -96,7 +96,10 @@ DELETE FROM inbox_reads WHERE NOT EXISTS (
 )
 """
 DELETE_CLOSED = """
-DELETE FROM inbox_messages WHERE inbox IN (SELECT inbox FROM closed_inboxes WHERE user_id = $1)
+DELETE FROM inbox_messages WHERE (inbox, stream_id) IN (
+    SELECT m.inbox, m.stream_id FROM closed_inboxes c JOIN inbox_messages m ON m.inbox = c.inbox
+    WHERE c.user_id = $1 LIMIT $2
+)
 """
 DELETE_CLOSED_READS = """
 DELETE FROM inbox_reads WHERE inbox IN (SELECT inbox FROM closed_inboxes WHERE user_id = $1)
@@ -227,11 +230,16 @@ async def devices_with_messages(tx: Tx) -> list[tuple[str, str]]:
     return [(row[0], row[1]) for row in await tx.fetch(DEVICES_WITH_MESSAGES, list(bundled))]
 
 
-async def delete_messages_of_deleted_devices(tx: Tx, user_id: str) -> None:
-    """Delete all messages to deleted devices of a user; called by the only writer of messages."""
-    await tx.execute(DELETE_CLOSED, user_id)
+async def delete_messages_of_deleted_devices(tx: Tx, user_id: str, limit: int) -> bool:
+    """Delete messages to deleted devices of a user; called by the only writer of messages.
+
+    Return whether all are deleted. If not, this is to be repeated in another transaction.
+    """
+    if await tx.execute(DELETE_CLOSED, user_id, limit) >= limit:
+        return False
     await tx.execute(DELETE_CLOSED_READS, user_id)
     await tx.execute(FORGET_CLOSED, user_id)
+    return True
 
 
 async def users_with_closed_inboxes(tx: Tx, limit: int) -> list[str]:

@@ -8,10 +8,11 @@ import trio
 
 from hs.core.ids import ServerName, UserID
 from hs.lib import time_slice
+from hs.services.devices import inbox_writer
 from hs.services.devices.key_backup import MAX_STORED_AT_ONCE
 from hs.services.devices.one_time_keys import MAX_CLAIMED_AT_ONCE
 from hs.services.devices.remote_devices import MAX_SERVERS_AT_ONCE, ask_servers
-from hs.storage.database import Database
+from hs.storage.database import Database, Tx
 from tests.support.devices import V3, Process, one_time_keys, open_devices, plain_keys
 from tests.support.rooms import ALICE, BOB
 from tests.support.sql.counting import CountingDatabase, QueryCount
@@ -112,3 +113,28 @@ async def test_large_key_backup_is_stored_in_several_transactions(database: Data
         assert len(inserts) == math.ceil(MANY / MAX_STORED_AT_ONCE)
         fetched = await server.client.get(f"{V3}/room_keys/keys", token=token, query=query)
         assert len(fetched.json["rooms"]["!room:test"]["sessions"]) == MANY
+
+
+async def test_messages_of_deleted_devices_are_deleted_in_several_transactions(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inbox_writer, "MAX_DELETED_AT_ONCE", 3)
+    count = QueryCount()
+    counting: Any = CountingDatabase(database, count)
+    async with open_devices(counting) as server:
+        phone = await server.device(ALICE, "PHONE")
+        await server.device(BOB, "TABLET")
+        for n in range(8):
+            await server.send(phone, f"t{n}", {BOB: {"TABLET": {"n": n}}})
+        count.statements.clear()
+
+        await server.log_out(BOB, "TABLET")
+
+        deleted = [text for text in count.statements if "DELETE FROM inbox_messages" in text]
+        assert len(deleted) == 3
+        assert await database.read(_message_count) == 0
+
+
+async def _message_count(tx: Tx) -> int:
+    count: int = await tx.fetchval("SELECT count(*) FROM inbox_messages")
+    return count
