@@ -304,7 +304,7 @@ class AccountDataService:
 
     async def _load(self, user_id: UserID) -> _UserData:
         rows = await self._database.read(account_data.list_all, user_id)
-        entries = immutables.Map(
+        entries: immutables.Map[_Key, _Versioned] = immutables.Map(
             {
                 (row.room_id, row.type): _Versioned(
                     row.stream_id, _entry(row.room_id, row.type, row.content)

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from hs.core.errors import InvalidParam, MatrixError
+from hs.lib.caching.lru_cache import LruCache
 from hs.services.rooms.append.drafts import Draft
 from hs.storage.database import Database
 from tests.support.composition import Neighbourhood
@@ -485,7 +486,7 @@ async def test_connections_with_many_patterns_weigh_more_in_the_caches(database:
     async with open_sliding(database) as s:
         await busy_rooms(s.world, ALICE, 3)
         sliding = s.services.sync.sliding
-        caches = [sliding.lists.cache, sliding.connections.cache]
+        caches: list[LruCache[Any, Any]] = [sliding.lists.cache, sliding.connections.cache]
         weights = []
 
         for conn_id, count in (("few", 1), ("many", 500)):
