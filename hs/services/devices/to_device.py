@@ -16,6 +16,7 @@ from hs.core.canonical_json import JsonObject
 from hs.core.errors import BadJson
 from hs.core.ids import ServerName, UserID, is_user_id
 from hs.core.requester import Requester
+from hs.lib.time_slice import TimeSlice
 from hs.services.accounts.limits.account_restrictions import check_may_signal
 from hs.services.devices.inbox_addresses import DeviceAddress
 from hs.services.devices.inbox_writer import InboxWriter, ToDeviceRequest
@@ -51,6 +52,7 @@ class ToDeviceMessages:
         local: list[bytes] = []
         remote: list[OutgoingMessage] = []
         suffix = f":{self._server_name}"
+        time_slice = TimeSlice()
         for user_id, contents in messages.items():
             # Local user IDs need no validation: messages go to existing devices only.
             is_local = user_id[:1] == "@" and user_id.endswith(suffix)
@@ -59,6 +61,7 @@ class ToDeviceMessages:
             if type(contents) is not dict:
                 raise BadJson("The messages to a user must be an object by device ID")
             for device_id, content in contents.items():
+                await time_slice.yield_if_over()
                 if type(content) is not dict:
                     raise BadJson("The content of a message must be an object")
                 if is_local:

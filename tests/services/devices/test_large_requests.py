@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+import attrs
 import pytest
 import trio
 
@@ -21,26 +22,48 @@ MANY = 1200
 UNKNOWN = [UserID(f"@user{n}:{ALICE.partition(':')[2]}") for n in range(MANY)]
 
 
+@attrs.define
+class Turns:
+    """Counts how often another task may run."""
+
+    count: int = 0
+
+    async def take(self) -> None:
+        while True:
+            self.count += 1
+            await trio.lowlevel.checkpoint()
+
+
 async def test_query_of_many_users_lets_other_tasks_run(
     server: Process, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     phone = await server.device(ALICE, "PHONE")
     monkeypatch.setattr(time_slice, "MAX_S", 0.0)
-    turns = 0
-
-    async def take_turns() -> None:
-        nonlocal turns
-        while True:
-            turns += 1
-            await trio.lowlevel.checkpoint()
+    turns = Turns()
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(take_turns)
+        nursery.start_soon(turns.take)
         answer = await server.query(phone, *UNKNOWN, BOB)
         nursery.cancel_scope.cancel()
 
     assert len(answer["device_keys"]) == MANY + 1
-    assert turns >= 2 * MANY
+    assert turns.count >= 2 * MANY
+
+
+async def test_messages_to_many_users_let_other_tasks_run(
+    server: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    phone = await server.device(ALICE, "PHONE")
+    monkeypatch.setattr(time_slice, "MAX_S", 0.0)
+    turns = Turns()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(turns.take)
+        answer = await server.send(phone, "t", {user_id: {"D": {}} for user_id in UNKNOWN})
+        nursery.cancel_scope.cancel()
+
+    assert answer.status == 200
+    assert turns.count >= MANY
 
 
 async def test_large_claim_is_divided_between_transactions(database: Database) -> None:
