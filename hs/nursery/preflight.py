@@ -7,6 +7,7 @@ configuration is not disturbed.
 
 import errno
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +34,13 @@ ONLINE_S = 30.0
 
 
 class _NoDatabase:
-    """Stands in for the database while services are built, which do not use it yet."""
+    """Stands in for the database while services are built, which keep its methods for later."""
 
-    def __getattr__(self, name: str) -> Any:
-        raise AssertionError("services must not use the database while they are built")
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        def refuse(*_args: object, **_options: object) -> Any:
+            raise AssertionError(f"services must not call {name} of the database while being built")
+
+        return refuse
 
 
 def check_start(settings: Settings) -> tuple[list[Problem], list[Notice]]:

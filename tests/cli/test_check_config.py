@@ -258,3 +258,9 @@ def test_checking_does_not_disturb_the_socket_of_a_running_server(
 
         with socket.socket(socket.AF_UNIX) as client:
             client.connect(str(path))
+
+
+def test_configuration_with_redis_is_usable(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config.write_text(f"{config.read_text()}redis: {{enabled: true}}\n")
+
+    assert hs(monkeypatch, "check-config", "-c", config) == 0
