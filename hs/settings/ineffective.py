@@ -41,6 +41,13 @@ def _is_saml(value: Any) -> bool:
     return _is_not_disabled(value) and bool(value.get("sp_config") or value.get("config_path"))
 
 
+def _requires_approval(value: Any) -> bool:
+    """Return whether new accounts need the approval of an administrator (MSC3866)."""
+    if not isinstance(value, Mapping):
+        return bool(value)
+    return bool(value.get("enabled") and value.get("require_approval_for_new_accounts"))
+
+
 def _needs_tls_1_3(value: Any) -> bool:
     # Python does not connect with a TLS version before 1.2.
     return str(value) not in ("None", "1", "1.0", "1.1", "1.2")
@@ -63,9 +70,17 @@ RESTRICTIONS = (
     Restriction("cas_config", _is_not_disabled, _LOGIN),
     Restriction("matrix_authentication_service", _is_enabled, _LOGIN),
     Restriction("experimental_features.msc3861", _is_enabled, _LOGIN),
+    Restriction(
+        "experimental_features.msc3866",
+        _requires_approval,
+        "new accounts could be used without the approval of an administrator",
+    ),
     Restriction("account_validity", _is_enabled, "accounts would never expire"),
     Restriction("limit_usage_by_mau", bool, "the number of active users would not be limited"),
     Restriction("limit_remote_rooms", _is_enabled, "users could join rooms of any complexity"),
+    Restriction(
+        "limit_large_remote_room_joins", _is_enabled, "users could join rooms of any complexity"
+    ),
     Restriction("federation_domain_whitelist", lambda value: value is not None, _FEDERATION),
     Restriction("outbound_federation_restricted_to", bool, _FEDERATION),
     Restriction("federation_custom_ca_list", bool, "certificates of other authorities are trusted"),

@@ -26,9 +26,9 @@ Relative paths start at the directory of the file that contains them.
 A key marked *no effect* is known and its type is checked, but this version does not use it; the
 server logs that when it starts. A key marked *no effect, refuses the start* restricts or identifies
 users or servers: if its value does that, the server exits with status 2, unless it is started with
-`--allow-ineffective KEY`. So do `experimental_features.msc3861` and the old keys
-`account_validity`, `ldap_config`, `oidc_config`, `password_providers`, `saml2_enabled`,
-`spam_checker` and `third_party_event_rules`.
+`--allow-ineffective KEY`. So do `experimental_features.msc3861`, `experimental_features.msc3866`
+and the old keys `account_validity`, `ldap_config`, `limit_large_remote_room_joins`, `oidc_config`,
+`password_providers`, `saml2_enabled`, `spam_checker` and `third_party_event_rules`.
 
 Unknown keys are ignored with a warning that suggests the most similar key. `hs check-config`
 reports all mistakes and warnings without starting anything. An empty string for an
