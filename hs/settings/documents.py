@@ -1,6 +1,6 @@
 """Reads and merges configuration files, and remembers the file and line of each key."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ def read_documents(paths: Iterable[Path]) -> Document:
     return document
 
 
+_MERGE_TAG = "tag:yaml.org,2002:merge"
 # The keys of Python's logging.config: a directory may contain the log configuration as well.
 _LOG_KEYS = frozenset(
     (
@@ -77,14 +78,26 @@ def _failure(file: Path, message: str, remedy: str, line: int | None = None) -> 
     return SettingsError([Problem(key="", message=message, remedy=remedy, origin=origin)])
 
 
-def _parse(file: Path) -> tuple[yaml.Node | None, Any]:
-    """Parse a file; return the root node of its YAML, and its value."""
+@attrs.frozen
+class _ParsedFile:
+    """The root node of a YAML file, its value, and the notices about keys that occur twice."""
+
+    root: yaml.Node | None = None
+    value: Any = None
+    repeated: list[Notice] = attrs.field(factory=list)
+
+
+def _parse(file: Path) -> _ParsedFile:
     text = _text_of(file)
     try:
         loader = yaml.SafeLoader(text)
         try:
             root = loader.get_single_node()
-            return root, None if root is None else loader.construct_document(root)
+            if root is None:
+                return _ParsedFile()
+            # Constructing the value merges what `<<` names, whose keys may well be set again.
+            repeated = list(_repeated_keys(root, file))
+            return _ParsedFile(root, loader.construct_document(root), repeated)
         finally:
             loader.dispose()
     except yaml.MarkedYAMLError as error:
@@ -109,6 +122,32 @@ def _parse(file: Path) -> tuple[yaml.Node | None, Any]:
         ) from None
 
 
+def _repeated_keys(root: yaml.Node, file: Path) -> Iterator[Notice]:
+    """Yield a notice for each key that occurs again in the same map, at any depth."""
+    seen: set[int] = set()  # an alias is the node that it names
+    pending: list[tuple[tuple[str, ...], yaml.Node]] = [((), root)]
+    while pending:
+        path, node = pending.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.SequenceNode):
+            pending += [((*path, str(number)), entry) for number, entry in enumerate(node.value)]
+        if not isinstance(node, yaml.MappingNode):
+            continue
+        names: set[str] = set()
+        for name_node, value in node.value:
+            inner = (*path, str(name_node.value))
+            if inner[-1] in names and name_node.tag != _MERGE_TAG:
+                yield Notice(
+                    key=".".join(inner),
+                    message="key occurs twice in this file, the last one is used",
+                    origin=Origin(file=file, line=name_node.start_mark.line + 1),
+                )
+            names.add(inner[-1])
+            pending.append((inner, value))
+
+
 def _without_values(problem: str | None) -> str:
     """Return the message of a YAML error without the value, which may be a secret."""
     match (problem or "").split(" '")[0]:
@@ -120,7 +159,8 @@ def _without_values(problem: str | None) -> str:
 
 
 def _merge(document: Document, file: Path, *, skip_log_config: bool = False) -> None:
-    root, value = _parse(file)
+    parsed = _parse(file)
+    root, value = parsed.root, parsed.value
     if skip_log_config and isinstance(value, dict) and "version" in value.keys() <= _LOG_KEYS:
         return
     document.files.append(file)
@@ -129,20 +169,9 @@ def _merge(document: Document, file: Path, *, skip_log_config: bool = False) -> 
             Notice(key="", message="file contains no keys, skipped", origin=Origin(file=file))
         )
         return
-    seen: set[str] = set()
+    document.notices += sorted(parsed.repeated, key=lambda notice: notice.origin.line or 0)
     for node, _ in root.value:
-        name = str(node.value)
-        origin = Origin(file=file, line=node.start_mark.line + 1)
-        if name in seen:
-            document.notices.append(
-                Notice(
-                    key=name,
-                    message="key occurs twice in this file, the last one is used",
-                    origin=origin,
-                )
-            )
-        seen.add(name)
-        document.origins[name] = origin
+        document.origins[str(node.value)] = Origin(file=file, line=node.start_mark.line + 1)
     document.values.update({str(name): setting for name, setting in value.items()})
 
 

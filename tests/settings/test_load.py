@@ -169,6 +169,34 @@ def test_duplicate_key_is_reported(load: Load) -> None:
     assert "occurs twice" in settings.notices[0].message
 
 
+def test_duplicate_key_in_a_block_is_reported_with_its_line(load: Load) -> None:
+    settings = load("password_config:\n  enabled: false\n  policy:\n    {}\n  enabled: true\n")
+
+    [notice] = settings.notices
+    assert str(notice).endswith(
+        "0.yaml:6: password_config.enabled: key occurs twice in this file, the last one is used"
+    )
+
+
+def test_merged_key_that_is_set_again_is_no_duplicate(load: Load) -> None:
+    settings = load(
+        "rc_login:\n  address: &rate {per_second: 1, burst_count: 3}\n"
+        "  account: {<<: *rate, burst_count: 9}\n  failed_attempts: *rate\n"
+    )
+
+    assert settings.notices == ()
+    assert settings.rate_limits.rc_login.account == Rate(1, 9)
+
+
+def test_dates_are_versions_of_terms(load: Load, tmp_path: Path) -> None:
+    (tmp_path / "en").mkdir()
+    (tmp_path / "en" / "2018-11-14.html").touch()
+
+    settings = load("user_consent: {template_dir: ., version: 2018-11-14}")
+
+    assert settings.consent.version == "2018-11-14"
+
+
 def test_partial_rate_keeps_the_other_default(load: Load) -> None:
     limits = load("rc_message: {per_second: 7}\nrc_login: {address: {burst_count: 9}}").rate_limits
 

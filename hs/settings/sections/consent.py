@@ -1,6 +1,7 @@
 """Settings of the consent to terms of service."""
 
 from collections.abc import Mapping
+from datetime import date
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -12,8 +13,8 @@ from hs.settings.kinds import BOOLEAN, OBJECT, PATH, STRING, ConfigLocation, Kin
 
 
 def _read_version(value: Any, at: ConfigLocation) -> str:
-    # YAML reads an unquoted 1.0 as a number.
-    if isinstance(value, int | float) and not isinstance(value, bool):
+    # YAML reads an unquoted 1.0 as a number, and 2018-11-14 as a date.
+    if isinstance(value, int | float | date) and not isinstance(value, bool):
         return str(value)
     return STRING.read(value, at)
 
