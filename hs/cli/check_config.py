@@ -35,7 +35,7 @@ def check_config(
     if online:
         problems += check_database(settings)
     if problems:
-        raise SettingsError(problems, [*settings.notices, *notices])
+        raise settings.locate(SettingsError(problems, [*settings.notices, *notices]))
     print_notices([*settings.notices, *notices])
     workers = settings.workers
     process = "the main process" if workers.is_main else f"the worker {workers.name}"

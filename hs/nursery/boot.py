@@ -19,13 +19,14 @@ from hs.lib.allocator import give_memory_back
 from hs.lib.clock import SystemClock
 from hs.nursery import systemd
 from hs.nursery.compose import compose
-from hs.nursery.exit_causes import SchemaOutdated, cause_of, exit_status_of
+from hs.nursery.exit_causes import SchemaOutdated, cause_of, exit_status_of, first_leaf
 from hs.nursery.log_setup import reopen_log_files, set_up_logging
 from hs.nursery.nursery_tree import Shutdown, run_tree
 from hs.nursery.pid_file import limit_open_files, pid_file
 from hs.nursery.plan import Plan, plan_of
 from hs.nursery.signals import watch_signals
 from hs.repl.leases import instance_lease
+from hs.settings.errors import SettingsError
 from hs.settings.settings import Settings
 from hs.storage.connect import DatabaseConfig, open_database
 from hs.storage.database import Database, DatabaseError, DatabaseUnavailable, ForeignDatabase
@@ -47,14 +48,16 @@ def main(settings: Settings) -> int:
         limit_open_files(settings.server.soft_file_limit)
         trio.run(run_process, settings, plan, restrict_keyboard_interrupt_to_checkpoints=True)
     except BaseExceptionGroup as group:
-        return _report_failure(plan, group)
+        return _report_failure(settings, plan, group)
     except Exception as error:  # noqa: BLE001 - the last resort, reported in one line
-        return _report_failure(plan, error)
+        return _report_failure(settings, plan, error)
     return 0
 
 
-def _report_failure(plan: Plan, error: BaseException) -> int:
+def _report_failure(settings: Settings, plan: Plan, error: BaseException) -> int:
     log.debug("the process exits", exc_info=error)
+    if isinstance(leaf := first_leaf(error), SettingsError):
+        error = settings.locate(leaf)
     cause, is_bug = cause_of(error)
     if is_bug:
         log.critical("this is a bug of the server", exc_info=error)

@@ -29,7 +29,7 @@ _NOT_BUGS = (
 
 def cause_of(error: BaseException) -> tuple[str, bool]:
     """Return the cause of an exit, and whether it is a bug of the server."""
-    leaf = _first_leaf(error)
+    leaf = first_leaf(error)
     if isinstance(leaf, OSError) and leaf.strerror:
         place = f": {leaf.filename}" if leaf.filename else ""
         return f"{leaf.strerror}{place}", False
@@ -45,11 +45,12 @@ def cause_of(error: BaseException) -> tuple[str, bool]:
 
 def exit_status_of(error: BaseException) -> int:
     """Return the exit status: 2 for mistakes in the configuration, which no restart repairs."""
-    is_mistake = isinstance(_first_leaf(error), SettingsError | ForeignDatabase)
+    is_mistake = isinstance(first_leaf(error), SettingsError | ForeignDatabase)
     return EXIT_BAD_CONFIG if is_mistake else EXIT_FAILED
 
 
-def _first_leaf(error: BaseException) -> BaseException:
+def first_leaf(error: BaseException) -> BaseException:
+    """Return the exception that made the others of a group fail."""
     while isinstance(error, BaseExceptionGroup):
         # Other tasks were cancelled because of the failure; they are not its cause.
         failures = [leaf for leaf in error.exceptions if not isinstance(leaf, trio.Cancelled)]

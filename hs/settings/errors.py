@@ -1,6 +1,6 @@
 """Problems and notices of a configuration, worded for administrators."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import attrs
@@ -63,3 +63,17 @@ class SettingsError(Exception):
         self.problems = tuple(problems)
         self.notices = tuple(notices)
         super().__init__("\n".join(str(problem) for problem in self.problems))
+
+    def located(self, origins: Mapping[str, Origin], default: Origin) -> "SettingsError":
+        """Return the error with the origin of its key for each problem that has none yet."""
+        return SettingsError(
+            (
+                problem
+                if problem.origin.file
+                else attrs.evolve(
+                    problem, origin=origins.get(problem.key.partition(".")[0], default)
+                )
+                for problem in self.problems
+            ),
+            self.notices,
+        )

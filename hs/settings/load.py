@@ -21,6 +21,7 @@ Secrets do not appear in the repr of Settings, so they are not logged with it.
 import os
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import attrs
@@ -129,25 +130,14 @@ def settings_from(
     if strict:
         loading.problems.extend(_unknown_keys_as_problems(document.notices))
     if loading.problems:
-        raise SettingsError(
-            _sorted_by_place(_with_origins(loading), document.files), document.notices
-        )
+        files = document.files
+        default = Origin(file=files[0]) if files else Origin()
+        error = SettingsError(loading.problems).located(document.origins, default)
+        raise SettingsError(_sorted_by_place(error.problems, files), document.notices)
     return attrs.evolve(settings, notices=tuple(document.notices))
 
 
-def _with_origins(loading: _Loading) -> list[Problem]:
-    """Add the origin of its key to each problem that lacks one, else the first file."""
-    origins, files = loading.document.origins, loading.document.files
-    default = Origin(file=files[0]) if files else Origin()
-    return [
-        problem
-        if problem.origin.file
-        else attrs.evolve(problem, origin=origins.get(problem.key.partition(".")[0], default))
-        for problem in loading.problems
-    ]
-
-
-def _sorted_by_place(problems: list[Problem], files: list[Path]) -> list[Problem]:
+def _sorted_by_place(problems: Iterable[Problem], files: list[Path]) -> list[Problem]:
     """Sort problems by file and line."""
 
     def sort_key(problem: Problem) -> tuple[int, int]:
@@ -247,6 +237,7 @@ def _assemble(loading: _Loading, groups: dict[str, Any], environ: Mapping[str, s
         blocking=groups["blocking"],
         workers=workers,
         files=tuple(loading.document.files),
+        origins=MappingProxyType(dict(loading.document.origins)),
         folder=loading.folder,
     )
 
@@ -271,10 +262,14 @@ def _listeners(
     loading: _Loading, blocks: BlockSettings, keys: WorkerKeys, workers: WorkerSettings
 ) -> Any:
     own_listeners = blocks.listeners if workers.is_main else keys.worker_listeners
+    # A secret whose file cannot be read is a problem already.
+    has_secret = workers.secret is not None or any(
+        problem.key.startswith("worker_replication_secret") for problem in loading.problems
+    )
     return tuple(
         protect_replication(
             listener,
-            workers.secret is not None,
+            has_secret,
             keys.unsafe_replication_without_secret,
             loading.add_problem,
         )

@@ -1,11 +1,12 @@
 """All settings of a process as one immutable value, with a section for each subject."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import attrs
 
-from hs.settings.errors import Notice
+from hs.settings.errors import Notice, Origin, SettingsError
 from hs.settings.fields import Key, keys_of, setting, sub_block
 from hs.settings.kinds import SIZE
 from hs.settings.sections.accounts import (
@@ -136,7 +137,8 @@ class Settings:
     """The settings of this process.
 
     `listeners` are those of this process, main or worker. `folder` is the directory of the first
-    file. `notices` are warnings and notes for the administrator.
+    file. `origins` are the files and lines of top-level keys. `notices` are warnings and notes for
+    the administrator.
     """
 
     server: ServerSettings = ServerSettings()
@@ -183,7 +185,12 @@ class Settings:
     workers: WorkerSettings = WorkerSettings()
     files: tuple[Path, ...] = ()
     folder: Path = Path()
+    origins: Mapping[str, Origin] = attrs.field(default=MappingProxyType({}), repr=False)
     notices: tuple[Notice, ...] = ()
+
+    def locate(self, error: SettingsError) -> SettingsError:
+        """Return an error that was found after loading, with the file and line of each key."""
+        return error.located(self.origins, Origin(file=self.files[0]) if self.files else Origin())
 
 
 # The classes whose fields are top-level keys, with the section of the reference that lists them.

@@ -264,3 +264,24 @@ def test_configuration_with_redis_is_usable(config: Path, monkeypatch: pytest.Mo
     config.write_text(f"{config.read_text()}redis: {{enabled: true}}\n")
 
     assert hs(monkeypatch, "check-config", "-c", config) == 0
+
+
+@pytest.mark.parametrize(
+    ("line", "key"),
+    [
+        ("signing_key_path: none.key", "signing_key_path"),
+        ("log_config: no_class.yaml", "log_config"),
+    ],
+)
+def test_what_only_a_start_finds_has_file_and_line(
+    config: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture, line: str, key: str
+) -> None:
+    (config.parent / "no_class.yaml").write_text(LOG.replace("logging.File", "a.Nothing") % "x")
+    text = config.read_text()
+    kept = text.replace("signing_key:", "#") if key == "signing_key_path" else text
+    config.write_text(f"{kept}{line}\n")
+    number = config.read_text().count("\n")
+
+    for command in ("check-config", "serve"):
+        assert hs(monkeypatch, command, "-c", config) == EXIT_BAD_CONFIG
+        assert f"{config}:{number}: {key}: " in capsys.readouterr().err

@@ -320,3 +320,13 @@ def test_log_config_keeps_existing_loggers_enabled_by_default(
     access.info("a line")
 
     assert (tmp_path / "hs.log").read_text() == "a line\n"
+
+
+def test_unreadable_replication_secret_is_one_problem(refused: Refused) -> None:
+    message = refused(
+        "worker_replication_secret_path: none\n"
+        "listeners: [{port: 9093, resources: [{names: [replication]}]}]\n"
+    )
+
+    assert message.count("worker_replication_secret") == 1
+    assert "0.yaml:2: worker_replication_secret_path: cannot read" in message
