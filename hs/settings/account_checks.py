@@ -8,10 +8,16 @@ from hs.settings.settings import Settings
 
 AddProblem = Callable[[str, str, str], None]
 
+_ALGORITHMS = (
+    *("HS256", "HS384", "HS512", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512"),
+    *("ES256", "ES256K", "ES384", "ES512", "EdDSA"),
+)
+
 
 def check_accounts(settings: Settings, add_problem: AddProblem) -> None:
     """Report every contradiction to `add_problem`."""
     _check_mail(settings, add_problem)
+    _check_templates(settings, add_problem)
     _check_addresses(settings, add_problem)
     _check_captcha(settings, add_problem)
     _check_jwt(settings, add_problem)
@@ -25,6 +31,17 @@ def _check_mail(settings: Settings, add_problem: AddProblem) -> None:
             "missing, so e-mails have no sender",
             'add a sender, such as `notif_from: "%(app)s <noreply@example.org>"`',
         )
+
+
+def _check_templates(settings: Settings, add_problem: AddProblem) -> None:
+    folders = {
+        "email.template_dir": settings.email.template_dir,
+        "templates.custom_template_directory": settings.templates.custom_template_directory,
+    }
+    for key, folder in folders.items():
+        if folder is not None and not folder.is_dir():
+            message = f"{folder} is not a directory, so none of its templates would be used"
+            add_problem(key, message, "correct the path, or remove the key")
 
 
 def _check_addresses(settings: Settings, add_problem: AddProblem) -> None:
@@ -79,6 +96,12 @@ def _check_jwt(settings: Settings, add_problem: AddProblem) -> None:
             add_problem(
                 f"jwt_config.{key}", "missing, but jwt_config.enabled is true", f"add {key}"
             )
+    if jwt.algorithm is not None and jwt.algorithm not in _ALGORITHMS:
+        add_problem(
+            "jwt_config.algorithm",
+            f"{jwt.algorithm!r} is not a signature algorithm, so all tokens would be rejected",
+            f"write one of {', '.join(_ALGORITHMS)}",
+        )
     if not is_installed("jwt"):
         add_problem(
             "jwt_config.enabled",

@@ -142,11 +142,19 @@ def _convert(
             converted["ip_range_blacklist"] = [*(general or []), *(values[key] or [])]
             at(key).note("old name, added to ip_range_blacklist")
         case "disable_registration":
-            converted.setdefault("enable_registration", values[key] is False)
+            _allow_unless(converted, "enable_registration", values[key])
             at(key).note("old name, read as enable_registration")
         case "restrict_public_rooms_to_local_users":
-            converted.setdefault("allow_public_rooms_without_auth", values[key] is False)
+            _allow_unless(converted, "allow_public_rooms_without_auth", values[key])
             at(key).note("old name, read as allow_public_rooms_without_auth")
+
+
+def _allow_unless(converted: Values, name: str, restriction: Any) -> None:
+    """Set a key from an old one with the opposite meaning; of two, the restriction applies."""
+    if restriction is False:
+        converted.setdefault(name, True)
+    else:
+        converted[name] = False
 
 
 def _add_folder_provider(converted: Values, directory: Any, *, is_synchronous: Any) -> None:

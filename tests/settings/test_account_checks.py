@@ -23,6 +23,9 @@ MAIL = 'email: {notif_from: "a <a@example.org>"}\n'
         ("allowed_local_3pids: [{medium: email, pattern: '('}]", "not a regular expression"),
         ("allowed_local_3pids: [{medium: fax}]", "write one of email, msisdn"),
         ("jwt_config: {enabled: true}", "jwt_config.secret"),
+        ("jwt_config: {enabled: true, secret: s, algorithm: none}", "'none' is not a signature"),
+        ("email: {notif_from: a, template_dir: none}", "email.template_dir: "),
+        ("templates: {custom_template_directory: none}", "templates.custom_template_directory: "),
         ("user_consent: {version: 1.0}", "set the directory that contains the terms"),
         ("user_consent: {require_at_registration: true}", "set the version of the terms"),
         ("user_consent: {version: 1.0, template_dir: /nowhere}", "/nowhere/en/1.0.html"),
@@ -53,3 +56,23 @@ def test_consistent_settings_are_accepted(load: Load, tmp_path: Path) -> None:
 def test_smtp_port_defaults_to_465_with_implicit_tls(load: Load) -> None:
     assert load("email: {notif_from: a@b, force_tls: true}").email.port == 465
     assert load("email: {notif_from: a@b, smtp_port: 587}").email.port == 587
+
+
+@pytest.mark.parametrize("written", ['"false"', "'no'", "false"])
+def test_registration_may_be_a_string_as_in_synapse(load: Load, written: str) -> None:
+    assert load(f"enable_registration: {written}").registration.enable_registration is False
+
+
+def test_registration_enabled_by_a_string_needs_verification(refused: Refused) -> None:
+    assert "without verification" in refused("enable_registration: 'true'")
+    assert "expected true or false" in refused("enable_registration: '${ENABLE}'")
+
+
+def test_old_restriction_applies_beside_the_present_key(load: Load) -> None:
+    settings = load(
+        "enable_registration: true\ndisable_registration: true\n"
+        "allow_public_rooms_without_auth: true\nrestrict_public_rooms_to_local_users: true\n"
+    )
+
+    assert settings.registration.enable_registration is False
+    assert settings.server.allow_public_rooms_without_auth is False

@@ -19,13 +19,25 @@ from hs.settings.kinds import (
 )
 
 ONLY_FOR_REAUTH = "only_for_reauth"
+# Synapse reads this one key also from such strings, which scripts write for it.
+_SWITCHES = {
+    **dict.fromkeys(("y", "yes", "t", "true", "on", "1"), True),
+    **dict.fromkeys(("n", "no", "f", "false", "off", "0"), False),
+}
+
+
+def _read_switch(value: Any, at: ConfigLocation) -> bool:
+    return BOOLEAN.read(_SWITCHES.get(str(value).lower(), value), at)
+
+
+SWITCH = Kind("boolean", _read_switch, BOOLEAN.schema)
 
 
 @attrs.frozen(kw_only=True)
 class RegistrationSettings:
     """Who may register, and what verification is required."""
 
-    enable_registration: bool = setting(BOOLEAN, False, "Allow registration.")
+    enable_registration: bool = setting(SWITCH, False, "Allow registration.")
     enable_registration_without_verification: bool = setting(
         BOOLEAN,
         False,

@@ -64,6 +64,7 @@ _USED_ARGS = (
     "application_name",
     "statement_cache_size",
 )
+_TEXT_ARGS = ("user", "password", "database", "dbname")
 # Arguments that SQLite does not have.
 _SERVER_ARGS = frozenset(("user", "password", "host", "port", "dbname"))
 
@@ -133,6 +134,8 @@ def _read_postgres(args: Mapping[str, Any], at: ConfigLocation) -> DatabaseSetti
     used = {
         name: args[name] for name in (*_USED_ARGS, *_LIBPQ_ARGS) if args.get(name) not in (None, "")
     }
+    # psycopg2 takes names and passwords of digits only, which YAML reads as integers.
+    used |= {name: str(used[name]) for name in _TEXT_ARGS if type(used.get(name)) is int}
     if "dbname" in used:
         used.setdefault("database", used.pop("dbname"))
     if "database" not in used:

@@ -104,3 +104,12 @@ def test_mistaken_database_does_not_begin_an_empty_one(
 
 def test_empty_databases_do_not_replace_the_database(load: Load) -> None:
     assert load("databases: {}\n" + POSTGRES % "").database.engine == "postgres"
+
+
+def test_password_of_digits_is_read_as_psycopg2_does(load: Load) -> None:
+    database = load(
+        "database: {name: psycopg2, args: {user: u, password: 123456, database: 7}}"
+    ).database
+
+    assert database.args["password"] == "123456"
+    assert database.label == "7"
