@@ -8,6 +8,8 @@ from urllib.parse import urlsplit
 
 import attrs
 
+from hs.core.errors import InvalidParam
+from hs.core.ids import parse_room_alias
 from hs.settings.account_checks import check_accounts
 from hs.settings.sections.connections import MIN_BUFFERED_BYTES
 from hs.settings.sections.listeners import LOOPBACK, Listener
@@ -32,6 +34,7 @@ def check_settings(settings: Settings, add_problem: AddProblem, warn: Warn) -> N
     _check_registration(settings, add_problem)
     _check_sessions(settings, add_problem)
     check_accounts(settings, add_problem)
+    _check_auto_join_rooms(settings, add_problem)
     _check_certificates(settings, warn)
 
 
@@ -214,6 +217,18 @@ def _check_sessions(settings: Settings, add_problem: AddProblem) -> None:
         lifetime_ms = getattr(sessions, key)
         if session_ms is not None and lifetime_ms is not None and lifetime_ms > session_ms:
             add_problem(key, "longer than session_lifetime", "shorten it, or remove it")
+
+
+def _check_auto_join_rooms(settings: Settings, add_problem: AddProblem) -> None:
+    for number, alias in enumerate(settings.rooms.auto_join_rooms):
+        try:
+            parse_room_alias(alias)
+        except InvalidParam:
+            add_problem(
+                f"auto_join_rooms.{number}",
+                f"{alias!r:.80} is not a room alias, so new users could not join it",
+                'write it like "#welcome:example.org"',
+            )
 
 
 def _check_certificates(settings: Settings, warn: Warn) -> None:

@@ -29,6 +29,7 @@ MAIL = 'email: {notif_from: "a <a@example.org>"}\n'
         ("user_consent: {version: 1.0}", "set the directory that contains the terms"),
         ("user_consent: {require_at_registration: true}", "set the version of the terms"),
         ("user_consent: {version: 1.0, template_dir: /nowhere}", "/nowhere/en/1.0.html"),
+        ("auto_join_rooms: ['#a:example.org', welcome]", "auto_join_rooms.1: 'welcome' is not"),
         ("password_config: {scheme: md5}", "write one of bcrypt, argon2id"),
     ],
 )
