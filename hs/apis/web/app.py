@@ -1,7 +1,8 @@
 """The web application: declared endpoints, and Quart for all other paths.
 
-The ASGI state of a request has the view of its listener, which determines the resources that are
-served. Without it (tests, another ASGI server) everything is served.
+Our own server passes requests to `handle_http`; any other calls the application by ASGI. The view
+of the listener determines the resources that are served. Without it (tests, another ASGI server)
+everything is served.
 """
 
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable
@@ -12,7 +13,7 @@ import trio
 from quart_trio import QuartTrio
 
 from hs.apis.web.auth import Authenticator, NoFederation, OriginAuthenticator
-from hs.apis.web.client_address import LOCAL, TrustedProxies, normalized_address
+from hs.apis.web.client_address import TrustedProxies
 from hs.apis.web.connection_counts import ConnectionCounts
 from hs.apis.web.dispatch import (
     OK_HEADERS,
@@ -22,9 +23,11 @@ from hs.apis.web.dispatch import (
     response_to_error,
 )
 from hs.apis.web.drain import Drain
-from hs.apis.web.http1_writer import response_head
+from hs.apis.web.exchange import AsgiExchange, Exchange
+from hs.apis.web.http1_writer import ResponseHead
 from hs.apis.web.http_request import ClientDisconnected, HttpRequest
 from hs.apis.web.limits import Admission, Freshness, NoRateLimits, RateLimits
+from hs.apis.web.listener_view import STATE_KEY, ListenerView
 from hs.apis.web.render import Headers, error_response
 from hs.apis.web.request_log import RequestLog
 from hs.apis.web.route import UNAUTHENTICATED_MAX_BODY_BYTES, Endpoint
@@ -46,26 +49,6 @@ CORS_HEADERS: Headers = [
 # Without it browsers ask again after 5 seconds; they limit it to between 10 minutes and a day.
 PREFLIGHT_HEADERS: Headers = [(b"access-control-max-age", b"86400")]
 CORS_RESOURCES = frozenset(("client", "media", "well_known", "keys", "static"))
-STATE_KEY = "hs.listener"
-
-
-@attrs.frozen(eq=False)
-class ListenerView:
-    """The part of the application that one listener serves.
-
-    Without `proxies`, X-Forwarded-For is ignored; with `counts`, requests that they forward are
-    counted.
-    """
-
-    router: Router
-    resources: frozenset[str]
-    proxies: TrustedProxies | None = None
-    counts: ConnectionCounts | None = None
-
-    @property
-    def serves_pages(self) -> bool:
-        """Whether Quart handles the paths for which no endpoint is declared."""
-        return "client" in self.resources
 
 
 class Application(QuartTrio):
@@ -104,12 +87,18 @@ class Application(QuartTrio):
         self.register_error_handler(Exception, _failed)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Respond to a request (ASGI), by a declared endpoint or else by Quart."""
+        """Respond to a request of any ASGI server."""
         if scope["type"] != "http":
             await super().__call__(scope, receive, send)
             return
         view: ListenerView = (scope.get("state") or {}).get(STATE_KEY) or self.full_view
-        http_request = _http_request(scope, receive, view)
+        exchange = AsgiExchange(scope, receive, send)
+        await self.handle_http(view, exchange.http_request(view), exchange)
+
+    async def handle_http(
+        self, view: ListenerView, http_request: HttpRequest, exchange: Exchange
+    ) -> None:
+        """Respond to a request by a declared endpoint or else by Quart."""
         started = self.request_log.begin(http_request.method)
         self.drain.enter()
         endpoint: Endpoint | None = None
@@ -123,12 +112,12 @@ class Application(QuartTrio):
             elif response is None and not self._has_pages():
                 response = render_result(_UNRECOGNIZED)
             elif response is None:
-                recorder = _QuartResponse(send)
-                await super().__call__(scope, receive, recorder)
+                recorder = _QuartResponse(exchange.send)
+                await super().__call__(exchange.asgi_scope(), exchange.receive, recorder)
                 self.request_log.end(None, http_request, recorder.status, recorder.size, started)
                 return
             cors = endpoint is None or bool(endpoint.resources & CORS_RESOURCES)
-            size = await _send(scope, send, response, http_request, cors)
+            size = await _send(exchange, response, http_request, cors)
             self.request_log.end(endpoint, http_request, response[0], size, started)
         except ClientDisconnected:
             self.request_log.end(endpoint, http_request, CLIENT_CLOSED_REQUEST, 0, started)
@@ -160,7 +149,7 @@ class Application(QuartTrio):
 CLIENT_CLOSED_REQUEST = 499
 """Status in the log of a request whose client disconnected before the response (as in nginx)."""
 
-_OK_HEAD = response_head(200, [*OK_HEADERS, *CORS_HEADERS])
+_OK_HEAD = ResponseHead(200, [*OK_HEADERS, *CORS_HEADERS])
 _TOO_MANY = error_response(LimitExceeded("Too many requests at once", retry_after_ms=5000))
 _NOT_ALLOWED = error_response(MethodNotAllowed("Unrecognized method"))
 _UNRECOGNIZED = error_response(Unrecognized("Unrecognized request"))
@@ -210,46 +199,17 @@ def _match(
     return match, None
 
 
-def _http_request(scope: Any, receive: Any, view: ListenerView) -> HttpRequest:
-    client = scope.get("client")
-    peer = client[0] if client else None
-    raw_path = scope["raw_path"].decode("latin-1")
-    http_request = HttpRequest(
-        method=scope["method"],
-        raw_path=raw_path,
-        query_string=scope["query_string"],
-        headers=scope["headers"],
-        receive=receive,
-        client_ip=normalized_address(peer or LOCAL),
-    )
-    if view.proxies is not None:
-        forwarded = http_request.header_values(b"x-forwarded-for")
-        if forwarded:
-            http_request.client_ip = view.proxies.client_of(peer, ",".join(forwarded))
-            if view.counts is not None and view.proxies.trusts(peer):
-                http_request.source = view.counts.counted_source(http_request.client_ip)
-    extensions = scope.get("extensions") or {}
-    http_request.disconnect_signal = extensions.get("hs.disconnect")
-    connection = extensions.get("hs.connection")
-    if connection is not None:
-        http_request.buffers = connection.buffers
-        if http_request.source is not None:
-            connection.buffers.charge(http_request.source)
-    return http_request
-
-
 async def _send(
-    scope: Any, send: Any, response: RenderedResponse, http_request: HttpRequest, cors: bool
+    exchange: Exchange, response: RenderedResponse, http_request: HttpRequest, cors: bool
 ) -> int:
     """Send a response and return the size of its body in bytes."""
     status, headers, body = response
     if headers is OK_HEADERS and cors and type(body) is bytes:
-        connection = (scope.get("extensions") or {}).get("hs.connection")
-        if connection is not None:
-            await connection.respond(_OK_HEAD, body)
-            return len(body)
+        await exchange.respond(_OK_HEAD, body)
+        return len(body)
     if cors:
         headers = [*headers, *CORS_HEADERS]
+    send = exchange.send
     if type(body) is bytes:
         # A 204 must not have a Content-Length.
         headers = [*headers, (b"content-length", b"%d" % len(body))] if status != 204 else headers

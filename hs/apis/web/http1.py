@@ -37,30 +37,46 @@ Races:
 
 import logging
 import math
-from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 from urllib.parse import unquote
 
 import trio
 
 from hs.apis.web.buffers import BufferBudget
+from hs.apis.web.client_address import LOCAL, normalized_address
 from hs.apis.web.disconnects import DisconnectWatcher
+from hs.apis.web.exchange import Exchange
 from hs.apis.web.http1_limits import HttpLimits
 from hs.apis.web.http1_parser import Http1Parser, Http1Request, HttpError
-from hs.apis.web.http1_writer import InvalidResponse, ResponseWriter, error_response_bytes
-from hs.apis.web.http_request import ClientDisconnected
+from hs.apis.web.http1_writer import (
+    InvalidResponse,
+    ResponseHead,
+    ResponseWriter,
+    error_response_bytes,
+)
+from hs.apis.web.http_request import ClientDisconnected, HttpRequest
+from hs.apis.web.listener_view import STATE_KEY, ListenerView
 from hs.apis.web.transport import Transport, is_readable
 from hs.core.errors import LimitExceeded
 
 logger = logging.getLogger(__name__)
 
-AsgiApp = Callable[[Any, Any, Any], Awaitable[None]]
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _DISCONNECT = {"type": "http.disconnect"}
 _MAX_READ_AHEAD = 65536
 # Larger bodies are not copied to be sent together with their head.
 _SEPARATE_BYTES = 64 * 1024
 _WRITE_PIECE_BYTES = 256 * 1024
+
+
+class HttpApplication(Protocol):
+    """What responds to requests."""
+
+    async def handle_http(
+        self, view: ListenerView, http_request: HttpRequest, exchange: Exchange
+    ) -> None:
+        """Respond to a request that a listener with this view has received."""
+        ...
 
 
 class ServerContext(Protocol):
@@ -85,14 +101,17 @@ class Http1Connection:
         "_app",
         "_body_deadline",
         "_body_delivered",
+        "_client_ip",
         "_is_new",
         "_is_reading_body",
         "_parser",
+        "_peer",
         "_read_ahead",
         "_request",
         "_scope_template",
         "_server",
         "_transport",
+        "_view",
         "_writer",
         "buffers",
         "deadline",
@@ -101,7 +120,7 @@ class Http1Connection:
 
     def __init__(
         self,
-        app: AsgiApp,
+        app: HttpApplication,
         server: ServerContext,
         transport: Transport,
         scope_template: dict[str, Any],
@@ -111,10 +130,10 @@ class Http1Connection:
         self._server = server
         self._transport = transport
         self._scope_template = scope_template
-        if server.disconnect_watcher is not None and transport.fd is not None:
-            self._scope_template["extensions"] = {"hs.connection": self, "hs.disconnect": self}
-        else:
-            self._scope_template["extensions"] = {"hs.connection": self}
+        self._view: ListenerView = scope_template["state"][STATE_KEY]
+        client = scope_template["client"]
+        self._peer: str | None = client[0] if client else None
+        self._client_ip = normalized_address(self._peer or LOCAL)
         self._parser = Http1Parser(server.limits)
         self._request: Http1Request | None = None
         self._writer: ResponseWriter | None = None
@@ -223,7 +242,7 @@ class Http1Connection:
         self._body_delivered = False
         self._body_deadline = self._server.now + self._server.limits.body_grace_s
         try:
-            await self._app(self._asgi_scope(request), self.receive, self.send)
+            await self._app.handle_http(self._view, self._http_request(request), self)
         except ClientDisconnected:
             return False
         except (Exception, BaseExceptionGroup) as error:  # noqa: BLE001 an application error ends only this connection
@@ -279,7 +298,25 @@ class Http1Connection:
             request.body.clear()
         return True
 
-    def _asgi_scope(self, request: Http1Request) -> dict[str, Any]:
+    def _http_request(self, request: Http1Request) -> HttpRequest:
+        http_request = HttpRequest(
+            method=request.method,
+            raw_path=request.path.decode("ascii"),
+            query_string=request.query,
+            headers=request.headers,
+            receive=self.receive,
+            client_ip=self._client_ip,
+        )
+        http_request.buffers = self.buffers
+        if self._server.disconnect_watcher is not None and self._transport.fd is not None:
+            http_request.disconnect_signal = self
+        self._view.set_forwarded_client(http_request, self._peer)
+        return http_request
+
+    def asgi_scope(self) -> dict[str, Any]:
+        """Return the scope of the request that is being answered (ASGI)."""
+        request = self._request
+        assert request is not None
         scope = self._scope_template.copy()
         path = request.path.decode("ascii")
         scope["http_version"] = request.version
@@ -348,8 +385,8 @@ class Http1Connection:
             if payload:
                 await self._write(payload)
 
-    async def respond(self, head: bytes, body: bytes) -> None:
-        """Send a whole response; `head` is from response_head()."""
+    async def respond(self, head: ResponseHead, body: bytes) -> None:
+        """Send a whole response."""
         writer = self._writer
         if writer is None:
             raise InvalidResponse("The response has ended")

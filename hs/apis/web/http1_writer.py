@@ -48,6 +48,18 @@ def date_header() -> bytes:
     return f"date: {formatdate(usegmt=True)}\r\n".encode("ascii")
 
 
+class ResponseHead:
+    """The head of many responses, without Date, length and Connection."""
+
+    __slots__ = ("encoded", "headers", "status")
+
+    def __init__(self, status: int, headers: Headers) -> None:
+        self.status = status
+        self.headers = headers
+        lines = [b"%b: %b\r\n" % header for header in headers]
+        self.encoded = _status_line(status) + b"".join(lines)
+
+
 class ResponseWriter:
     """The writer of the response to one request."""
 
@@ -112,17 +124,17 @@ class ResponseWriter:
         """Whether the response to this request has no body."""
         return self._request.method == "HEAD"
 
-    def complete_response(self, head: bytes, body_bytes: int, date: bytes) -> bytes:
+    def complete_response(self, head: ResponseHead, body_bytes: int, date: bytes) -> bytes:
         """Return the whole head of a response that is sent at once with its body.
 
-        `head` is from response_head(). Raises: InvalidResponse.
+        Raises: InvalidResponse.
         """
         if self._head is not None or self.finished:
             raise InvalidResponse("The response has already started")
         self._head = b""
         self.finished = True
         return b"%b%bcontent-length: %d\r\n%b\r\n" % (
-            head,
+            head.encoded,
             date,
             body_bytes,
             b"" if self.keep_alive else b"connection: close\r\n",
@@ -144,12 +156,6 @@ class ResponseWriter:
             if self._remaining_bytes < 0 or (not more and self._remaining_bytes):
                 raise InvalidResponse("The body length does not match Content-Length")
         return head + part if head else part
-
-
-def response_head(status: int, headers: Headers) -> bytes:
-    """Return a head without Date, length and Connection, for ResponseWriter.complete_response."""
-    lines = [b"%b: %b\r\n" % header for header in headers]
-    return _status_line(status) + b"".join(lines)
 
 
 def error_response_bytes(error: HttpError, date: bytes) -> bytes:

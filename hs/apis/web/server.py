@@ -42,7 +42,7 @@ from hypercorn.config import Config
 from hypercorn.trio.lifespan import Lifespan
 
 from hs.apis.web.accept_queue import Stream, accept_connections, accept_queued_connections
-from hs.apis.web.app import STATE_KEY, Application, ListenerView
+from hs.apis.web.app import Application
 from hs.apis.web.buffers import BufferBudget
 from hs.apis.web.client_address import TrustedProxies, normalized_address
 from hs.apis.web.connection_counts import ConnectionCounts
@@ -50,6 +50,7 @@ from hs.apis.web.disconnects import HAS_EPOLL, DisconnectWatcher
 from hs.apis.web.http1 import Http1Connection
 from hs.apis.web.http1_limits import HttpLimits
 from hs.apis.web.http1_writer import date_header
+from hs.apis.web.listener_view import STATE_KEY, ListenerView
 from hs.apis.web.listeners import BoundListener, ListenerSpec, bind_listeners
 from hs.apis.web.transport import SocketTransport, StreamTransport, Transport
 

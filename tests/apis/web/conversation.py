@@ -8,9 +8,10 @@ import attrs
 import trio
 from trio.testing import MemoryReceiveStream, MemorySendStream, memory_stream_pair
 
-from hs.apis.web.app import STATE_KEY, Application
+from hs.apis.web.app import Application
 from hs.apis.web.auth import NONE, USER
 from hs.apis.web.http1_limits import HttpLimits
+from hs.apis.web.listener_view import STATE_KEY
 from hs.apis.web.render import Response, json_response
 from hs.apis.web.request import body_stream, path, query, raw_body
 from hs.apis.web.route import collect, route

@@ -10,7 +10,6 @@ import orjson
 import pytest
 import trio
 
-from hs.apis.web.app import STATE_KEY
 from hs.apis.web.auth import (
     ADMIN,
     FEDERATION,
@@ -21,6 +20,7 @@ from hs.apis.web.auth import (
     SignedRequest,
 )
 from hs.apis.web.limits import Admission, GateSize, WorkClass
+from hs.apis.web.listener_view import STATE_KEY
 from hs.apis.web.render import Empty, Response, html_response, json_name, json_response, redirect
 from hs.apis.web.request import origin, path, query, whole_body
 from hs.apis.web.route import route

@@ -5,9 +5,9 @@ import logging
 import attrs
 import pytest
 
-from hs.apis.web.app import STATE_KEY
 from hs.apis.web.auth import NONE
 from hs.apis.web.client_address import TrustedProxies, normalized_address
+from hs.apis.web.listener_view import STATE_KEY
 from hs.apis.web.request import remote_address
 from hs.apis.web.route import route
 from hs.lib.client_sources import source_of
