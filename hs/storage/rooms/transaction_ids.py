@@ -7,6 +7,7 @@ releases have the scope itself.
 import base64
 import hashlib
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from hs.storage.database import Row, Tx
@@ -44,8 +45,11 @@ PRUNE = "DELETE FROM transaction_ids WHERE created_ms < $1"
 
 _DIGEST_BYTES: Final = 16
 _IS_DIGEST: Final = "#"
+_CACHED_SCOPES: Final = 1024
 
 
+# Each request needs it several times, and all messages of a room have the same scope.
+@lru_cache(maxsize=_CACHED_SCOPES)
 def stored_scope(scope: str) -> str:
     """Return a scope, or a stored scope, as it is stored."""
     if scope.startswith(_IS_DIGEST):
