@@ -26,8 +26,6 @@ from hs.apis.web.route import Endpoint
 # The endpoint and its path parameters, decoded.
 Match = tuple[Endpoint, dict[str, str]]
 
-_PARAMETER = None
-
 
 class WrongMethod(Exception):
     """The path exists, but only with other methods."""
@@ -38,10 +36,11 @@ class WrongMethod(Exception):
 
 
 class _Node:
-    __slots__ = ("children", "endpoints")
+    __slots__ = ("endpoints", "literals", "parameter")
 
     def __init__(self) -> None:
-        self.children: dict[str | None, _Node] = {}
+        self.literals: dict[str, _Node] = {}
+        self.parameter: _Node | None = None
         # By method: an endpoint, and the names of its parameters in the order of the path.
         self.endpoints: dict[str, tuple[Endpoint, tuple[str, ...]]] = {}
 
@@ -64,10 +63,12 @@ class Router:
         # One more for a trailing slash.
         self._max_segments = max(self._max_segments, len(segments) + 1)
         for segment in segments:
-            is_parameter = segment.startswith("{")
-            if is_parameter:
+            if segment.startswith("{"):
                 names.append(segment[1:-1])
-            node = node.children.setdefault(_PARAMETER if is_parameter else segment, _Node())
+                node.parameter = node.parameter or _Node()
+                node = node.parameter
+            else:
+                node = node.literals.setdefault(segment, _Node())
         if endpoint.method in node.endpoints:
             rival = node.endpoints[endpoint.method][0]
             raise ValueError(
@@ -112,22 +113,30 @@ def _walk(
     other_methods: set[str],
     allow_empty_last: bool = False,
 ) -> Match | None:
-    """Search below a node; adds the methods of all endpoints with other methods that it meets."""
-    if index == len(segments):
-        candidate = node.endpoints.get(method)
-        if candidate is None:
-            other_methods.update(node.endpoints)
-            return None
-        endpoint, names = candidate
-        return endpoint, dict(zip(names, values, strict=True))
-    segment, index = segments[index], index + 1
-    literal = node.children.get(segment)
-    if literal is not None:
-        match = _walk(literal, segments, index, values, method, other_methods, allow_empty_last)
-        if match is not None:
-            return match
-    parameter = node.children.get(_PARAMETER)
-    if parameter is None or not (segment or (allow_empty_last and index == len(segments))):
+    """Search below a node; adds the methods of all endpoints with other methods that it meets.
+
+    Recurses only where both a literal and a parameter match.
+    """
+    count = len(segments)
+    while index < count:
+        segment = segments[index]
+        index += 1
+        literal, parameter = node.literals.get(segment), node.parameter
+        if not segment and not (allow_empty_last and index == count):
+            parameter = None
+        if parameter is None:
+            if literal is None:
+                return None
+            node = literal
+            continue
+        if literal is not None:
+            match = _walk(literal, segments, index, values, method, other_methods, allow_empty_last)
+            if match is not None:
+                return match
+        node, values = parameter, [*values, segment]
+    candidate = node.endpoints.get(method)
+    if candidate is None:
+        other_methods.update(node.endpoints)
         return None
-    values = [*values, segment]
-    return _walk(parameter, segments, index, values, method, other_methods, allow_empty_last)
+    endpoint, names = candidate
+    return endpoint, dict(zip(names, values, strict=True))
