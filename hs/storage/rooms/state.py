@@ -16,7 +16,7 @@
 
 import sys
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import chain
 from typing import NamedTuple
 
@@ -27,6 +27,9 @@ from hs.storage.rows import InsertRows
 
 EMPTY_SNAPSHOT = 0
 REMOVED = 0
+_NUMBER_BYTES = 8
+_PAIR_BYTES = 2 * _NUMBER_BYTES
+_MAX_SEARCHED_KEYS = 32
 
 _KEYS_STREAM = "state_keys"
 _SNAPSHOTS_STREAM = "state_snapshots"
@@ -208,6 +211,35 @@ def apply_deltas(base: Mapping[int, int], deltas: Iterable[bytes]) -> dict[int, 
     return {key: stream_id for key, stream_id in result.items() if stream_id != REMOVED}
 
 
+def entries_of(deltas: Sequence[bytes], key_numbers: Collection[int]) -> dict[int, int]:
+    """Return entries of the snapshot that deltas, oldest first, make; at least those of the keys.
+
+    A few keys are searched in the bytes, since unpacking a large room costs milliseconds.
+    """
+    if len(key_numbers) > _MAX_SEARCHED_KEYS:
+        return apply_deltas({}, deltas)
+    found: dict[int, int] = {}
+    for number in key_numbers:
+        stream_ids = (_search(delta, number) for delta in reversed(deltas))
+        latest = next((each for each in stream_ids if each is not None), REMOVED)
+        if latest != REMOVED:
+            found[number] = latest
+    return found
+
+
+def _search(delta: bytes, key_number: int) -> int | None:
+    """Return the stream ID of a key, or REMOVED; None if the delta does not have the key."""
+    packed = key_number.to_bytes(_NUMBER_BYTES, "big")
+    start = delta.find(packed)
+    # The bytes may also occur in a stream ID, or across two numbers.
+    while start % _PAIR_BYTES and start != -1:
+        start = delta.find(packed, start + 1)
+    if start == -1:
+        return None
+    stream_id = delta[start + _NUMBER_BYTES : start + _PAIR_BYTES]
+    return int.from_bytes(stream_id, "big", signed=True)
+
+
 async def resolve_numbers(tx: Tx, numbers: Mapping[int, int]) -> dict[Key, str]:
     """Convert a map of numbers to {(type, state_key): event ID}."""
     if not numbers:
@@ -220,7 +252,8 @@ async def resolve_numbers(tx: Tx, numbers: Mapping[int, int]) -> dict[Key, str]:
 async def snapshot_subset(tx: Tx, snapshot_id: int, keys: Sequence[Key]) -> dict[Key, str]:
     """Return some entries of a snapshot; resolves only the requested keys."""
     requested = await key_ids(tx, keys)
-    numbers = await snapshot_numbers(tx, snapshot_id)
+    deltas = [delta for _, delta in await load_chain(tx, snapshot_id)]
+    numbers = entries_of(deltas, requested.values())
     present = {key: number for key, number in requested.items() if number in numbers}
     ids = await events.event_ids_of(tx, [numbers[number] for number in present.values()])
     return {key: ids[numbers[number]] for key, number in present.items()}
