@@ -230,8 +230,15 @@ def head_after(head: RoomHead, event: Event, create: Event) -> RoomHead:
         uncited = tuple(end for end in head.extremities if end not in prev_events)
     if event.state_key is not None:
         head = head.with_state({(event.type, event.state_key): event}, create)
-    return attrs.evolve(
-        head, extremities=(*uncited, extremity(event)), depth=max(head.depth, event.depth)
+    # Not attrs.evolve, which costs five times as much for each message that is sent.
+    return RoomHead(
+        snapshot=head.snapshot,
+        extremities=(*uncited, extremity(event)),
+        depth=max(head.depth, event.depth),
+        events=head.events,
+        members=head.members,
+        summary=head.summary,
+        power=head.power,
     )
 
 
