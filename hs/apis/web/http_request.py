@@ -125,7 +125,8 @@ class HttpRequest:
         if declared is not None and int(declared) > max_bytes:
             raise TooLarge(f"The request body must not be larger than {max_bytes} bytes")
         received = bytearray()  # A list of small parts would take many times their size.
-        async for part in self:
+        while not self._received_all:
+            part = await self._receive_part()
             received += part
             del part  # It would be kept until the client sends more.
             if len(received) > max_bytes:
@@ -145,14 +146,19 @@ class HttpRequest:
     async def __anext__(self) -> bytes:
         """Return the next part of the body. Raises: ClientDisconnected."""
         while not self._received_all:
-            message = await self._receive()
-            if message["type"] == "http.disconnect":
-                raise ClientDisconnected
-            self._received_all = not message.get("more_body", False)
-            part: bytes = message.get("body", b"")
+            part = await self._receive_part()
             if part:
                 return part
         raise StopAsyncIteration
+
+    async def _receive_part(self) -> bytes:
+        """Return the next part of the body, which may be empty. Raises: ClientDisconnected."""
+        message = await self._receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnected
+        self._received_all = not message.get("more_body", False)
+        part: bytes = message.get("body", b"")
+        return part
 
     async def wait_disconnected(self) -> None:
         """Wait until the client disconnects; discards the rest of the body."""
