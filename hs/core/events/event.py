@@ -18,7 +18,9 @@ class _RawContent(msgspec.Struct):
     content: msgspec.Raw
 
 
-class _Head(msgspec.Struct):
+class EventHead(msgspec.Struct):
+    """The fields of a stored event that are known without parsing the rest."""
+
     type: str
     sender: str
     depth: int
@@ -27,20 +29,20 @@ class _Head(msgspec.Struct):
     state_key: str | None = None
 
 
-class RawStateEvent(msgspec.Struct):
-    """The fields of a state event that clients receive, as JSON."""
+class RawEvent(msgspec.Struct):
+    """The fields of an event that clients receive, as JSON; empty if the event lacks them."""
 
     type: msgspec.Raw
     sender: msgspec.Raw
     content: msgspec.Raw
-    state_key: msgspec.Raw
     origin_server_ts: int
+    state_key: msgspec.Raw = msgspec.Raw()
     room_id: msgspec.Raw = msgspec.Raw()
 
 
 _CONTENT: Final = msgspec.json.Decoder(_RawContent)
-RAW_STATE_EVENT: Final = msgspec.json.Decoder(RawStateEvent)
-_HEAD: Final = msgspec.json.Decoder(_Head)
+RAW_EVENT: Final = msgspec.json.Decoder(RawEvent)
+_HEAD: Final = msgspec.json.Decoder(EventHead)
 _PARSED_LATER: Final = frozenset({"content", "pdu", "prev_events", "auth_events"})
 
 
@@ -118,10 +120,17 @@ def load_event(event_id: EventID, canonical: bytes, rules: RoomVersion) -> Event
     head = _HEAD.decode(canonical)
     room_id = head.room_id
     if room_id is None or (rules.room_id_is_create_hash and head.type == event_types.CREATE):
-        room_id = room_id_of_create(event_id)
+        head.room_id = room_id_of_create(event_id)
+    return event_with_head(event_id, canonical, rules, head)
+
+
+def event_with_head(
+    event_id: EventID, canonical: bytes, rules: RoomVersion, head: EventHead
+) -> Event:
+    """Return what `load_event` does, with a head that the caller has read, `room_id` included."""
     event = Event.__new__(Event)
     _set(event, "event_id", event_id)
-    _set(event, "room_id", room_id)
+    _set(event, "room_id", head.room_id)
     _set(event, "type", head.type)
     _set(event, "sender", head.sender)
     _set(event, "state_key", head.state_key)

@@ -134,6 +134,18 @@ class LruCache(Generic[K, V]):
         if self.weight + (1 if self._weigh is None else self._weigh(key, value)) <= self.limit:
             self.put(key, value)
 
+    def put_all_if_room(self, pairs: Iterable[tuple[K, V]]) -> None:
+        """Store those values that evict nothing, like `put_if_room`."""
+        entries, weigh, limit = self._entries, self._weigh, self.limit
+        for key, value in pairs:
+            if key in entries:
+                self._drop(key, entries.pop(key))
+            weight = 1 if weigh is None else weigh(key, value)
+            if self.weight + weight <= limit and len(entries) != self._max_entries:
+                entries[key] = value
+                if weigh is not None:
+                    self._weight += weight
+
     def pop(self, key: K) -> None:
         """Remove a key if it is cached."""
         if key in self._entries:

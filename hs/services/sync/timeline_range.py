@@ -15,7 +15,7 @@ Rules:
 - The initial range of a newly joined room is limited unless it begins with the room's creation.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import attrs
@@ -25,6 +25,7 @@ from hs.core.ids import EventID, RoomID, UserID
 from hs.core.positions import VectorPosition
 from hs.services.rooms.store.event_store import EventStore
 from hs.services.rooms.store.recent_events import RecentEvent, RecentEvents
+from hs.services.rooms.store.stored_event import StoredEvent
 from hs.services.sync.sync_context import RoomSyncContext, SyncContext
 from hs.storage.database import Database
 from hs.storage.rooms import relations
@@ -34,6 +35,7 @@ from hs.storage.sync.room_changes import StreamRange, TimelineRow
 MAX_ROUNDS: Final = 6
 FILTERED_CHUNK: Final = 100
 _ROUND_FACTOR: Final = 4
+_NO_EVENTS: Final[Mapping[EventID, StoredEvent]] = {}
 
 
 @attrs.define(eq=False)
@@ -47,6 +49,8 @@ class TimelineRange:
     limited: bool = False
     is_exact: bool = False
     """Whether the examined events are all of the interval, and list all state changes."""
+    events: Mapping[EventID, StoredEvent] = _NO_EVENTS
+    """The events of `shown`, if they were read together with the range."""
 
 
 @attrs.define(eq=False)
@@ -57,6 +61,7 @@ class _RoomRead:
     low: int
     high: int
     rows: list[TimelineRow] = attrs.Factory(list)
+    entries: list[RecentEvent] = attrs.Factory(list)
     passed: int = 0
     exhausted: bool = False
 
@@ -162,9 +167,24 @@ class TimelineRanges:
             if not unfinished:
                 break
             chunk *= _ROUND_FACTOR
-        return {
+        ranges = {
             reading.room.room_id: _range_from_rows(context, reading, limit) for reading in readings
         }
+        if context.compiled_filter.shows_every_event:
+            self._add_events(readings, ranges)
+        return ranges
+
+    def _add_events(
+        self, readings: Sequence[_RoomRead], ranges: Mapping[RoomID, TimelineRange]
+    ) -> None:
+        """Add the events that were read with the rows of ranges."""
+        for reading in readings:
+            timeline_range = ranges[reading.room.room_id]
+            if timeline_range.shown:
+                first = timeline_range.shown[0].stream_id
+                timeline_range.events = self._events.add_timeline_rows(
+                    row for row in reading.rows if row.stream_id >= first
+                )
 
     async def _read_round(
         self, context: SyncContext, readings: Sequence[_RoomRead], chunk: int
@@ -172,13 +192,20 @@ class TimelineRanges:
         spans: dict[StreamRange, list[str]] = {}
         for reading in readings:
             spans.setdefault((reading.low, reading.high), []).append(reading.room.room_id)
-        rows_by_room = await self._database.read(room_changes.load_timelines, spans, chunk)
+        load = (
+            room_changes.load_timelines_of_events
+            if context.compiled_filter.shows_every_event
+            else room_changes.load_timelines
+        )
+        rows_by_room = await self._database.read(load, spans, chunk)
         for reading in readings:
             room_id = reading.room.room_id
             rows = rows_by_room.get(room_id, [])
+            entries = [_entry(row) for row in rows]
             reading.rows = rows + reading.rows
+            reading.entries = entries + reading.entries
             reading.exhausted = len(rows) < chunk
-            reading.passed += len(_filter(context, room_id, [_entry(row) for row in rows]))
+            reading.passed += len(_filter(context, room_id, entries))
             if rows:
                 reading.high = rows[0].stream_id - 1
 
@@ -251,12 +278,15 @@ def _make_range(
 def _range_from_rows(context: SyncContext, reading: _RoomRead, limit: int) -> TimelineRange:
     room, upto = reading.room, context.events_position
     after = VectorPosition(room_changes.LOWEST) if room.after is None else room.after
-    rows = [
-        row
-        for row in reading.rows
-        if upto.covers(row.writer, row.stream_id) and not after.covers(row.writer, row.stream_id)
-    ]
-    entries = [_entry(row) for row in rows]
+    rows, entries = reading.rows, reading.entries
+    if after.ahead or upto.ahead or not _are_within(rows, after, upto):
+        within = [
+            (row, entry)
+            for row, entry in zip(rows, entries, strict=True)
+            if upto.covers(row.writer, row.stream_id)
+            and not after.covers(row.writer, row.stream_id)
+        ]
+        rows, entries = [row for row, _ in within], [entry for _, entry in within]
     filtered = _filter(context, room.room_id, entries)
     timeline_range = _make_range(entries, filtered, limit, is_exact=False)
     timeline_range.limited = timeline_range.limited or not reading.exhausted
@@ -268,6 +298,10 @@ def _range_from_rows(context: SyncContext, reading: _RoomRead, limit: int) -> Ti
         and len({row.snapshot_id for row in rows}) <= 1
     )
     return timeline_range
+
+
+def _are_within(rows: Sequence[TimelineRow], after: VectorPosition, upto: VectorPosition) -> bool:
+    return not rows or (rows[0].stream_id > after.floor and rows[-1].stream_id <= upto.floor)
 
 
 def _entry(row: TimelineRow) -> RecentEvent:

@@ -164,8 +164,7 @@ class TimelineSection:
         room_contexts: Sequence[RoomSyncContext],
         ranges: dict[RoomID, TimelineRange],
     ) -> dict[RoomID, RenderedTimeline]:
-        ids = [entry.event_id for room in room_contexts for entry in ranges[room.room_id].shown]
-        events = await self._events.get(ids)
+        events = await self._load_events([ranges[room.room_id] for room in room_contexts])
         seen = await self._visible_events(context, room_contexts, ranges, events)
         for room in room_contexts:
             surplus = len(seen[room.room_id]) - context.compiled_filter.timeline_limit
@@ -181,6 +180,21 @@ class TimelineSection:
             else _empty(context, ranges[room_id])
             for room_id, views in seen.items()
         }
+
+    async def _load_events(self, ranges: Sequence[TimelineRange]) -> dict[EventID, StoredEvent]:
+        """Return the events of ranges, reading those that were not read with the ranges."""
+        events: dict[EventID, StoredEvent] = {}
+        for timeline_range in ranges:
+            events.update(timeline_range.events)
+        missing = [
+            entry.event_id
+            for timeline_range in ranges
+            for entry in timeline_range.shown
+            if entry.event_id not in events
+        ]
+        if missing:
+            events.update(await self._events.get(missing))
+        return events
 
     async def _visible_events(
         self,

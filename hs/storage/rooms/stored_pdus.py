@@ -9,9 +9,8 @@ import zlib
 from typing import Final
 
 _LEVEL: Final = 3
-_WINDOW_BITS: Final = -12  # raw, 4 KiB: most PDUs are smaller
+_WINDOW_BITS: Final = -12  # raw, 4 KiB: most PDUs are smaller, and the dictionary has to fit
 _MEMORY_LEVEL: Final = 4
-_EXPANDING_BITS: Final = -15
 
 # What is repeated most is last, where it is cheapest to refer to.
 _DICTIONARY: Final = (
@@ -28,7 +27,8 @@ _DICTIONARY: Final = (
 _NUMBER: Final = b"\x01"
 _JSON: Final = b"{"
 
-# Copied for each PDU: reading the dictionary costs more than compressing.
+# Copied for each PDU: reading the dictionary costs more than compressing. For expanding, a copy
+# costs as much as reading the dictionary.
 _COMPRESSOR: Final = zlib.compressobj(
     _LEVEL,
     zlib.DEFLATED,
@@ -37,7 +37,6 @@ _COMPRESSOR: Final = zlib.compressobj(
     zlib.Z_DEFAULT_STRATEGY,
     _DICTIONARY,
 )
-_EXPANDER: Final = zlib.decompressobj(_EXPANDING_BITS, _DICTIONARY)
 
 
 def compress_pdu(pdu: bytes) -> bytes:
@@ -51,8 +50,7 @@ def expand_pdu(stored: bytes) -> bytes:
     """Return the PDU of a stored form."""
     first = stored[:1]
     if first == _NUMBER:
-        expander = _EXPANDER.copy()
-        return expander.decompress(stored[1:]) + expander.flush()
+        return zlib.decompressobj(_WINDOW_BITS, _DICTIONARY).decompress(stored[1:])
     if first != _JSON:
         raise ValueError(f"a stored PDU begins with the unknown byte {first!r}")
     return stored

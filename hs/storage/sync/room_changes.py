@@ -5,22 +5,33 @@ from typing import NamedTuple
 
 from hs.core.positions import VectorPosition
 from hs.storage.database import Tx
-from hs.storage.dialect import sql
+from hs.storage.dialect import Statement, sql
 
 LOWEST = -(2**62)
 
 # The stream ID after which the rows begin is looked up first, so that a long room costs no more
 # than a short one. CROSS JOIN makes SQLite go from the rooms to their events.
+_ROW = (
+    "e.room_id, e.stream_id, e.writer, e.event_id, e.type, e.state_key, e.sender, "
+    "e.depth, e.contains_url, e.snapshot_id"
+)
+_WINDOW = (
+    "e.room_id = w.room_id AND e.stream_id > coalesce("
+    "(SELECT i.stream_id FROM events i WHERE i.room_id = w.room_id "
+    "AND i.stream_id > $2 AND i.stream_id <= $3 AND i.status = 0 "
+    "ORDER BY i.stream_id DESC LIMIT 1 OFFSET $4), $2) "
+    "AND e.stream_id <= $3 AND e.status = 0 ORDER BY e.stream_id"
+)
 WINDOWS = sql(
     lambda d: (
-        "SELECT e.room_id, e.stream_id, e.writer, e.event_id, e.type, e.state_key, e.sender, "
-        "e.depth, e.contains_url, e.snapshot_id "
-        f"FROM {d.unnest('w', 'room_id text')} CROSS JOIN events e "
-        "WHERE e.room_id = w.room_id AND e.stream_id > coalesce("
-        "(SELECT i.stream_id FROM events i WHERE i.room_id = w.room_id "
-        "AND i.stream_id > $2 AND i.stream_id <= $3 AND i.status = 0 "
-        "ORDER BY i.stream_id DESC LIMIT 1 OFFSET $4), $2) "
-        "AND e.stream_id <= $3 AND e.status = 0 ORDER BY e.stream_id"
+        f"SELECT {_ROW} FROM {d.unnest('w', 'room_id text')} CROSS JOIN events e WHERE {_WINDOW}"
+    )
+)
+WINDOWS_OF_EVENTS = sql(
+    lambda d: (
+        f"SELECT {_ROW}, e.origin_server_ts, e.redacted_by, r.version, e.pdu "
+        f"FROM {d.unnest('w', 'room_id text')} CROSS JOIN rooms r CROSS JOIN events e "
+        f"WHERE r.room_id = w.room_id AND {_WINDOW}"
     )
 )
 CHANGED_ROOMS = sql(
@@ -42,7 +53,10 @@ NEXT_AT_ONCE = 20
 
 
 class TimelineRow(NamedTuple):
-    """An event of a room's timeline."""
+    """An event of a room's timeline; the last four fields only if the events themselves are read.
+
+    `pdu` is as it is stored: `expand_pdu` returns the PDU.
+    """
 
     room_id: str
     stream_id: int
@@ -54,6 +68,10 @@ class TimelineRow(NamedTuple):
     depth: int
     contains_url: int
     snapshot_id: int | None
+    origin_server_ts: int = 0
+    redacted_by: str | None = None
+    version: str = ""
+    pdu: bytes = b""
 
 
 StreamRange = tuple[int, int]
@@ -67,9 +85,22 @@ async def load_timelines(
 
     A room must be in one range only; at most `limit` events of it are returned.
     """
+    return await _load(tx, WINDOWS, rooms_by_span, limit)
+
+
+async def load_timelines_of_events(
+    tx: Tx, rooms_by_span: Mapping[StreamRange, Sequence[str]], limit: int
+) -> dict[str, list[TimelineRow]]:
+    """Return what `load_timelines` does, with the events themselves."""
+    return await _load(tx, WINDOWS_OF_EVENTS, rooms_by_span, limit)
+
+
+async def _load(
+    tx: Tx, windows: Statement, rooms_by_span: Mapping[StreamRange, Sequence[str]], limit: int
+) -> dict[str, list[TimelineRow]]:
     timelines: dict[str, list[TimelineRow]] = {}
     for (low, high), room_ids in rooms_by_span.items():
-        for row in await tx.fetch(WINDOWS, list(room_ids), low, high, limit):
+        for row in await tx.fetch(windows, list(room_ids), low, high, limit):
             timelines.setdefault(row[0], []).append(TimelineRow(*row))
     return timelines
 

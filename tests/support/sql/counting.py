@@ -17,9 +17,13 @@ WAIT_S = 60.0
 
 @attrs.define
 class QueryCount:
-    """The queries that a database received; `longest` is the length of their longest list."""
+    """The queries that a database received; `longest` is the length of their longest list.
+
+    `units` are the names of the units of work that read.
+    """
 
     reads: int = 0
+    units: list[str] = attrs.Factory(list)
     longest: int = 0
     statements: list[str] = attrs.Factory(list)
 
@@ -57,10 +61,12 @@ class CountingDatabase:
 
     async def read(self, unit: Callable[..., Any], *args: Any) -> Any:
         self._count.reads += 1
+        self._count.units.append(unit.__name__)
         return await self._database.read(unit, *args)
 
     async def read_snapshot(self, unit: Callable[..., Any], *args: Any) -> Any:
         self._count.reads += 1
+        self._count.units.append(unit.__name__)
         return await self._database.read_snapshot(unit, *args)
 
     async def write(self, unit: Callable[..., Any], *args: Any) -> Any:

@@ -8,7 +8,7 @@ import orjson
 
 from hs.core.canonical_json import JsonObject
 from hs.core.events import event_types
-from hs.core.events.event import Event, RawStateEvent
+from hs.core.events.event import Event, RawEvent
 from hs.core.ids import EventID
 
 _OVERHEAD_BYTES: Final = 400
@@ -58,17 +58,20 @@ def prefix_of(event: Event, because: bytes) -> EventPrefix:
     )
 
 
-def prefix_of_raw(event_id: EventID, raw: RawStateEvent, room_id: bytes) -> EventPrefix:
-    """Return what `prefix_of` does, of a state event without redaction."""
-    sent_ms = raw.origin_server_ts
-    return EventPrefix(
+def prefix_of_raw(event_id: EventID, raw: RawEvent, room_id: bytes) -> EventPrefix:
+    """Return what `prefix_of` does, of an event that is neither redacted nor a redaction."""
+    sent_ms, state_key = raw.origin_server_ts, bytes(raw.state_key)
+    body = b'{"type":%b,"sender":%b,"content":%b,"event_id":%b,"origin_server_ts":%d' % (
+        raw.type,
+        raw.sender,
+        raw.content,
+        orjson.dumps(event_id),
         sent_ms,
-        b'{"type":%b,"sender":%b,"content":%b,"event_id":%b,"origin_server_ts":%d,"state_key":%b'
-        % (raw.type, raw.sender, raw.content, orjson.dumps(event_id), sent_ms, raw.state_key),
-        b',"room_id":%b' % room_id,
-        b"",
-        None,
     )
+    room = b',"room_id":' + room_id
+    if not state_key:
+        return EventPrefix(sent_ms, body, room, b"", b"")
+    return EventPrefix(sent_ms, b'%b,"state_key":%b' % (body, state_key), room, b"", None)
 
 
 def state_json(prefix: EventPrefix, now_ms: int, room_id: bool) -> bytes:

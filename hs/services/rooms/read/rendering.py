@@ -24,7 +24,8 @@ import attrs
 import orjson
 
 from hs.core.canonical_json import JsonObject
-from hs.core.events.event import RAW_STATE_EVENT
+from hs.core.events import event_types
+from hs.core.events.event import RAW_EVENT, Event
 from hs.core.events.redaction import redact
 from hs.core.filters import project
 from hs.core.ids import EventID, UserID
@@ -252,18 +253,18 @@ class EventRenderer:
 
     async def _load_prefixes(self, event_ids: Collection[EventID]) -> dict[EventID, EventPrefix]:
         prefixes: dict[EventID, EventPrefix] = {}
-        put = self._prefixes.put_if_room
         # From here on nothing is awaited until they are cached, so that no redaction is missed.
         for event_id, pdu in (await self._events.pdus(event_ids)).items():
-            raw = RAW_STATE_EVENT.decode(pdu)
+            raw = RAW_EVENT.decode(pdu)
             room_id = bytes(raw.room_id)
             if room_id:  # a create event may lack it
-                prefixes[event_id] = prefix = prefix_of_raw(event_id, raw, room_id)
-                put(event_id, prefix)
+                prefixes[event_id] = prefix_of_raw(event_id, raw, room_id)
+        self._prefixes.put_all_if_room(prefixes.items())
         remaining = [event_id for event_id in event_ids if event_id not in prefixes]
         if remaining:
             events = await self._events.scan(remaining)
             await self.prepare_state(events.values())
+            put = self._prefixes.put_if_room
             prefixes.update((key, self._render(stored, put)) for key, stored in events.items())
         return prefixes
 
@@ -332,10 +333,12 @@ class EventRenderer:
     def _render(
         self, stored: StoredEvent, put: Callable[[EventID, EventPrefix], None] | None = None
     ) -> EventPrefix:
-        if stored.redacted_by is None:
-            prefix = prefix_of(stored.event, b"")
+        # The event may have been redacted after it was read, and not be in the store's cache.
+        redacted_by = stored.redacted_by or self._events.latest_redaction(stored.event_id)
+        if redacted_by is None:
+            prefix = _prefix_of_unredacted(stored.event)
         else:
-            redaction = self._events.get_nowait(stored.redacted_by)
+            redaction = self._events.get_nowait(redacted_by)
             because = b"" if redaction is None else _redacted_because(redaction)
             prefix = prefix_of(redact(stored.event), because)
             if redaction is None:
@@ -455,6 +458,13 @@ def federation_form(stored: StoredEvent, rendered: bytes) -> bytes:
 def json_array(rendered: Iterable[bytes]) -> orjson.Fragment:
     """Return rendered events as a JSON array."""
     return orjson.Fragment(b"[%b]" % b",".join(rendered))
+
+
+def _prefix_of_unredacted(event: Event) -> EventPrefix:
+    if event.type == event_types.REDACTION:
+        return prefix_of(event, b"")
+    raw = RAW_EVENT.decode(event.canonical)
+    return prefix_of_raw(event.event_id, raw, orjson.dumps(event.room_id))
 
 
 def _related(aggregates: Iterable[Aggregations]) -> set[EventID]:

@@ -130,10 +130,10 @@ class Visibility:
         self._user_states: LruCache[tuple[int, UserID], _UserState] = LruCache(
             "visibility_points", max_entries=MAX_USER_STATES
         )
-        self._current = LoadingCache(
-            LruCache[RoomID, HistoryVisibility]("history_visibility", max_entries=MAX_ROOMS),
-            self._read_current,
+        self._cached_current = LruCache[RoomID, HistoryVisibility](
+            "history_visibility", max_entries=MAX_ROOMS
         )
+        self._current = LoadingCache(self._cached_current, self._read_current)
         feed.subscribe(EVENTS, self._on_events)
 
     async def ignored_by(self, user_id: UserID) -> AbstractSet[UserID]:
@@ -198,7 +198,20 @@ class Visibility:
 
     async def current(self, room_id: RoomID) -> HistoryVisibility:
         """Return a room's current history visibility."""
-        return await self._current.get(room_id)
+        visibility = self._cached_current.get(room_id) or self._current_in_memory(room_id)
+        return visibility or await self._current.get(room_id)
+
+    def _current_in_memory(self, room_id: RoomID) -> HistoryVisibility | None:
+        # What is in memory is exact as of the feed, so it may be cached as long as nothing is
+        # awaited in between.
+        state = self._states.current_nowait(room_id)
+        event_id = None if state is None else state.get(_VISIBILITY_KEY)
+        stored = None if event_id is None else self._events.get_nowait(event_id)
+        if stored is None:
+            return None
+        visibility = _history_visibility(stored)
+        self._cached_current.put(room_id, visibility)
+        return visibility
 
     async def filter_visible(
         self,

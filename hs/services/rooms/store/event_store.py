@@ -20,7 +20,7 @@ from typing import Final
 
 import attrs
 
-from hs.core.events.event import Event, load_event
+from hs.core.events.event import Event, EventHead, event_with_head, load_event
 from hs.core.ids import EventID
 from hs.core.streams import BACKFILL, EVENTS, EventRow
 from hs.core.versions import room_version
@@ -30,6 +30,8 @@ from hs.services.rooms.store.stored_event import EventStatus, StoredEvent
 from hs.storage.database import Database
 from hs.storage.rooms import events
 from hs.storage.rooms.events import LoadedEvent
+from hs.storage.rooms.stored_pdus import expand_pdu
+from hs.storage.sync.room_changes import TimelineRow
 
 MAX_BYTES: Final = 64 * 1024 * 1024
 MAX_REDACTIONS: Final = 2000
@@ -150,6 +152,28 @@ class EventStore:
         """Return the events of rows that the caller has read, and cache them."""
         return [self._cache_record(record, self._entries.put) for record in records]
 
+    def add_timeline_rows(self, rows: Iterable[TimelineRow]) -> dict[EventID, StoredEvent]:
+        """Return the events of rows that the caller has just read, and cache them if there is room.
+
+        The rows have the events themselves.
+        """
+        stored_events: dict[EventID, StoredEvent] = {}
+        unknown: list[tuple[EventID, StoredEvent]] = []
+        for row in rows:
+            event_id = EventID(row.event_id)
+            stored = self.get_nowait(event_id)
+            if stored is None:
+                stored = _from_timeline_row(event_id, row)
+                stored.redacted_by = self._redactions.get(event_id, stored.redacted_by)
+                unknown.append((event_id, stored))
+            stored_events[event_id] = stored
+        self._entries.put_all_if_room(unknown)
+        return stored_events
+
+    def latest_redaction(self, event_id: EventID) -> EventID | None:
+        """Return the redaction of an event, if the feed delivered it lately."""
+        return self._redactions.get(event_id)
+
     def remember(self, stored: StoredEvent) -> None:
         """Cache an event that the caller built or read."""
         self._entries.put(stored.event_id, stored)
@@ -242,4 +266,23 @@ def _from_record(record: LoadedEvent) -> StoredEvent:
         status=record.status,
         redacted_by=None if record.redacted_by is None else EventID(record.redacted_by),
         contains_url=bool(record.contains_url),
+    )
+
+
+def _from_timeline_row(event_id: EventID, row: TimelineRow) -> StoredEvent:
+    head = EventHead(
+        type=row.type,
+        sender=row.sender,
+        depth=row.depth,
+        origin_server_ts=row.origin_server_ts,
+        room_id=row.room_id,
+        state_key=row.state_key,
+    )
+    return StoredEvent(
+        event=event_with_head(event_id, expand_pdu(row.pdu), room_version(row.version), head),
+        stream_id=row.stream_id,
+        writer=row.writer,
+        snapshot_id=row.snapshot_id,
+        redacted_by=None if row.redacted_by is None else EventID(row.redacted_by),
+        contains_url=bool(row.contains_url),
     )
