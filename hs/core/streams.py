@@ -321,16 +321,15 @@ TO_DEVICE = StreamDef(
 class DeviceListRow:
     """The devices, device keys or cross-signing keys of a user changed.
 
-    `device_id` is None if it was more than one device. `room_ids` are the rooms that the user is
-    joined to, whose members track the device list. With `signatures` only the user's own devices
-    are concerned: the user signed keys of `targets`, or changed the user-signing key.
+    `device_id` is None if it was more than one device. The users who share a room with the user
+    track the device list. With `signatures` only the user's own devices are concerned: the user
+    signed keys of `targets`, or changed the user-signing key.
     """
 
     user_id: str
     device_id: str | None = None
     signatures: bool = False
     targets: tuple[str, ...] = ()
-    room_ids: tuple[str, ...] = ()
 
 
 DEVICE_LISTS = StreamDef(
@@ -338,8 +337,7 @@ DEVICE_LISTS = StreamDef(
     DeviceListRow,
     StreamKind.TABLE,
     StreamWriters.FIRST,
-    wakes_users=lambda row: (row.user_id,),
-    wakes_rooms=lambda row: row.room_ids,
+    wake_rule=WakeRule.DEVICE_TRACKERS,
 )
 
 # Threads

@@ -12,7 +12,6 @@ from hs.core.streams import (
     BACKFILL,
     CACHES,
     CATALOGUE,
-    DEVICE_LISTS,
     EVENTS,
     FEDERATION,
     PUSHERS,
@@ -21,7 +20,6 @@ from hs.core.streams import (
     THREAD_SUBSCRIPTIONS,
     TYPING,
     UNREAD,
-    DeviceListRow,
     ReceiptRow,
     SyncToken,
     ThreadSubscriptionRow,
@@ -83,10 +81,6 @@ def test_rows_name_the_users_and_rooms_that_they_wake(user_id: str, room_id: str
     assert woken(RECEIPTS, public) == ([], [room_id])
     assert woken(RECEIPTS, private) == ([user_id], [])
     assert woken(TYPING, TypingRow(room_id, (user_id,))) == ([], [room_id])
-    assert woken(DEVICE_LISTS, DeviceListRow(user_id, room_ids=(room_id,))) == (
-        [user_id],
-        [room_id],
-    )
     subscribed = ThreadSubscriptionRow(user_id, room_id, "$root", True)
     assert woken(THREAD_SUBSCRIPTIONS, subscribed) == ([user_id], [])
 

@@ -34,6 +34,7 @@ from hs.services.sync.assembly import (
     make_sync,
 )
 from hs.services.sync.notifier import Notifier
+from hs.services.sync.remote_device_lists import RemoteDeviceListDuty
 from hs.services.sync.remote_presence import RemotePresenceDuty
 from hs.services.sync.room_readers import RoomReaders
 from hs.services.sync.sliding.assembly import make_sliding_sync
@@ -88,6 +89,9 @@ def wire_sync(
     notifier = Notifier(base.feed)
     readers = _readers(base, rooms, reading)
     remote_presence = RemotePresenceDuty(base.feed, notifier, readers.memberships)
+    remote_device_lists = RemoteDeviceListDuty(
+        base.database, base.feed, notifier, readers.memberships
+    )
     options = _options(base, admission)
     sections = make_sections(readers, sources, options)
     v3 = make_sync(readers, sources, sections, notifier, options)
@@ -106,6 +110,7 @@ def wire_sync(
         Duty("end long polls at shutdown", partial(notifier.leave_on, drain.started)),
         Duty("long poll timeouts", notifier.tick),
         Duty("remote presence", remote_presence.run),
+        Duty("remote device lists", remote_device_lists.run),
         Duty(
             "sliding sync connection cleanup",
             sliding.connections.expire,

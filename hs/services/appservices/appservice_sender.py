@@ -156,7 +156,7 @@ class AppserviceSender:
         waiting = WaitingEvents(database, self._states)
         events = EventSelection(interest, outgoings, rooms, waiting)
         ephemeral = EphemeralSelection(interest, outgoings, rooms)
-        encryption = EncryptionSelection(interest, outgoings, database)
+        encryption = EncryptionSelection(interest, outgoings, rooms, database)
         takers: dict[str, Taker] = {
             EVENTS.name: events.take_events,
             CACHES.name: events.take_caches,

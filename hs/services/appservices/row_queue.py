@@ -197,7 +197,7 @@ def _length_of_list(row: Row) -> int:
         case EventRow():
             return len(row.state_changes or ())
         case DeviceListRow():
-            return len(row.room_ids) + len(row.targets)
+            return len(row.targets)
         case ToDeviceRow():
             return len(row.devices)
         case CacheRow():

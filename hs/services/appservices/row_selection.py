@@ -173,6 +173,7 @@ class EncryptionSelection:
 
     _interest: EventInterest
     _outgoings: Outgoings
+    _rooms: RoomsOfAnyUser
     _database: Database
 
     async def take_to_device(self, batch: Batch[ToDeviceRow]) -> None:
@@ -185,7 +186,7 @@ class EncryptionSelection:
         """Select the users whose device lists have changed."""
         for _, row in batch.rows:
             if not row.signatures:
-                self._add_device_list(row.user_id, row.room_ids)
+                self._add_device_list(row.user_id, await self._rooms.of(row.user_id))
             if row.device_id is not None:
                 # One-time keys may have been uploaded with the keys of the device.
                 await self.add_device(row.user_id, row.device_id, has_messages=False)

@@ -168,7 +168,7 @@ async def _put_device_keys(
     tx: Tx, ids: StreamIds, content: bytes, other_keys: KeyUpload, now_ms: int
 ) -> tuple[dict[str, int] | None, Rows]:
     user_id, device_id = other_keys.user_id, other_keys.device_id
-    device = await key_uploads.load_with_rooms(tx, user_id, device_id)
+    device = await key_uploads.load(tx, user_id, device_id)
     if device is None:
         raise device_not_found()
     if device.content == content:
@@ -178,9 +178,7 @@ async def _put_device_keys(
         raise Forbidden("device_id must not equal a cross-signing key ID")
     await device_keys.put_device_keys(tx, user_id, device_id, content)
     counts = await store_keys(tx, other_keys, device) or device.counts
-    return counts, await _change_rows_for_rooms(
-        tx, ids, user_id, [device_id], device.room_ids, now_ms
-    )
+    return counts, await _change_rows(tx, ids, user_id, [device_id], now_ms)
 
 
 async def _put_cross_signing(
@@ -306,24 +304,9 @@ async def _private_rows(
 async def _change_rows(
     tx: Tx, ids: StreamIds, user_id: str, device_ids: Sequence[str | None], now_ms: int
 ) -> Rows:
-    room_ids = tuple(await device_lists.joined_rooms(tx, user_id))
-    return await _change_rows_for_rooms(tx, ids, user_id, device_ids, room_ids, now_ms)
-
-
-async def _change_rows_for_rooms(
-    tx: Tx,
-    ids: StreamIds,
-    user_id: str,
-    device_ids: Sequence[str | None],
-    room_ids: tuple[str, ...],
-    now_ms: int,
-) -> Rows:
     numbers = await ids.next_ids(len(device_ids))
     changes = list(zip(numbers, device_ids, strict=True))
     await device_lists.add_changes(
         tx, [(number, user_id, device_id, now_ms) for number, device_id in changes]
     )
-    return [
-        (number, DeviceListRow(user_id, device_id, room_ids=room_ids))
-        for number, device_id in changes
-    ]
+    return [(number, DeviceListRow(user_id, device_id)) for number, device_id in changes]

@@ -28,7 +28,13 @@ import trio
 from hs.core.events import event_types
 from hs.core.ids import RoomID, UserID
 from hs.core.stream_def import StreamDef, WakeRule
-from hs.core.streams import SYNCED_STREAMS, EventRow, PresenceRow, ToDeviceRow
+from hs.core.streams import (
+    SYNCED_STREAMS,
+    DeviceListRow,
+    EventRow,
+    PresenceRow,
+    ToDeviceRow,
+)
 from hs.repl.feed import Batch, Feed
 
 R = TypeVar("R")
@@ -268,6 +274,8 @@ class Notifier:
                 return self._on_events
             case WakeRule.SHARED_ROOMS:
                 return self._on_presence
+            case WakeRule.DEVICE_TRACKERS:
+                return self._on_device_lists
             case WakeRule.DEVICE_OWNERS:
                 return self._on_to_device
             case None:
@@ -326,6 +334,16 @@ class Notifier:
             self._tick_needed.set()
         else:
             self.wake_rooms(rooms)
+
+    def _on_device_lists(self, batch: Batch[DeviceListRow]) -> None:
+        for _, row in batch.rows:
+            # The rooms of users who do not sync here are not known; `RemoteDeviceListDuty` wakes
+            # their members.
+            watch = self._has_watch.get(row.user_id)
+            if watch is not None:
+                watch.wake()
+                if not row.signatures:
+                    self.wake_rooms(watch.rooms)
 
     def _on_to_device(self, batch: Batch[ToDeviceRow]) -> None:
         for _, row in batch.rows:

@@ -15,8 +15,7 @@ class DeviceKeyState:
 
     `content` is its identity keys in canonical JSON, if uploaded. `one_time_keys` maps algorithms
     to unclaimed keys, each a JSON object `{"algorithm:key_id": …}`. `spent` lists the algorithms
-    whose keys are all claimed. `room_ids` are the rooms that the device's user is joined to, if
-    they were loaded.
+    whose keys are all claimed.
     """
 
     inbox: int
@@ -25,7 +24,6 @@ class DeviceKeyState:
     one_time_keys: dict[str, list[bytes]]
     spent_algorithms: frozenset[str]
     fallbacks: dict[str, FallbackRecord]
-    room_ids: tuple[str, ...]
 
     @property
     def counts(self) -> dict[str, int]:
@@ -54,11 +52,6 @@ FROM one_time_keys o {_OF_DEVICE}
 UNION ALL SELECT 'fallback', o.algorithm, o.key_id, o.is_used, 0, o.content
 FROM fallback_keys o {_OF_DEVICE}
 """
-KNOWN_WITH_ROOMS = f"""
-{KNOWN}
-UNION ALL SELECT 'room', room_id, '', 0, 0, NULL FROM current_state
-WHERE state_key = $1 AND membership = 'join'
-"""
 
 
 async def load(tx: Tx, user_id: str, device_id: str) -> DeviceKeyState | None:
@@ -66,26 +59,18 @@ async def load(tx: Tx, user_id: str, device_id: str) -> DeviceKeyState | None:
     return _from_rows(await tx.fetch(KNOWN, user_id, device_id))
 
 
-async def load_with_rooms(tx: Tx, user_id: str, device_id: str) -> DeviceKeyState | None:
-    """Load the keys of a device and the rooms its user is joined to."""
-    return _from_rows(await tx.fetch(KNOWN_WITH_ROOMS, user_id, device_id))
-
-
 def _from_rows(rows: Sequence[Row]) -> DeviceKeyState | None:
     device: Row | None = None
     keys: dict[str, list[bytes]] = {}
     fallbacks: dict[str, FallbackRecord] = {}
-    room_ids: list[str] = []
     for row in rows:
         part, name, key_id, number, inbox_or_width, content = row
         if part == "device":
             device = row
         elif part == "keys":
             keys[name] = _split(bytes(content), inbox_or_width)
-        elif part == "fallback":
-            fallbacks[name] = FallbackRecord(name, key_id, bytes(content), number)
         else:
-            room_ids.append(name)
+            fallbacks[name] = FallbackRecord(name, key_id, bytes(content), number)
     if device is None:
         return None
     return DeviceKeyState(
@@ -95,7 +80,6 @@ def _from_rows(rows: Sequence[Row]) -> DeviceKeyState | None:
         one_time_keys={name: unclaimed for name, unclaimed in keys.items() if unclaimed},
         spent_algorithms=frozenset([name for name, unclaimed in keys.items() if not unclaimed]),
         fallbacks=fallbacks,
-        room_ids=tuple(room_ids),
     )
 
 

@@ -160,7 +160,7 @@ async def test_rows_with_lists_count_for_more(database: Database) -> None:
     feed = Feed()
     queue = make_queue(database, feed, receives_encryption=True)
     with queue.opened(), queue.tables_opened():
-        rooms = tuple(f"!room{n}" for n in range(9))
-        deliver(feed, DEVICE_LISTS, DeviceListRow(ALICE, room_ids=rooms))
+        targets = tuple(f"@user{n}:test.example" for n in range(9))
+        deliver(feed, DEVICE_LISTS, DeviceListRow(ALICE, signatures=True, targets=targets))
 
         assert queue.waiting == 10
