@@ -242,7 +242,10 @@ def watch_committer(metrics: Metrics, committer: Committer) -> None:
 
 def watch_push_evaluation(metrics: Metrics, duty: EvaluationDuty) -> None:
     """Report the events whose push rules are yet to be evaluated."""
-    pushes = MetricFamily("hs_push_evaluation_waiting", "Events waiting for their push rules")
+    pushes = MetricFamily(
+        "hs_push_evaluation_waiting",
+        "Events waiting for their push rules, also those to be read from the tables",
+    )
     metrics.add_source((pushes,), lambda: iter([(pushes, (), duty.waiting)]))
 
 
