@@ -18,11 +18,15 @@ OPTION = "--allow-ineffective"
 
 @attrs.frozen
 class Restriction:
-    """A key, when its value restricts or identifies, and what happens without its effect."""
+    """A key, when its value restricts or identifies, and what happens without its effect.
+
+    `spares_all` says whether other keys weaken it so far that it restricts nobody.
+    """
 
     key: str
     is_active: Callable[[Any], bool]
     consequence: str
+    spares_all: Callable[[Mapping[str, Any]], bool] = lambda values: False
 
 
 def _is_enabled(value: Any) -> bool:
@@ -48,11 +52,18 @@ def _requires_approval(value: Any) -> bool:
     return bool(value.get("enabled") and value.get("require_approval_for_new_accounts"))
 
 
+def _allows_any_number_of_users(values: Mapping[str, Any]) -> bool:
+    """Return whether `max_mau_value` is more than one server of this version could serve."""
+    limit = values.get("max_mau_value")
+    return isinstance(limit, int) and limit >= _MORE_USERS_THAN_FIT
+
+
 def _needs_tls_1_3(value: Any) -> bool:
     # Python does not connect with a TLS version before 1.2.
     return str(value) not in ("None", "1", "1.0", "1.1", "1.2")
 
 
+_MORE_USERS_THAN_FIT = 10_000_000
 _CODE = "third-party modules are not loaded, so nothing is checked or changed by them"
 _LOGIN = "users could not log in this way, but could with a password"
 _FEDERATION = "it would not restrict the exchange with other servers"
@@ -67,7 +78,8 @@ RESTRICTIONS = (
     Restriction("oidc_config", _is_enabled, _LOGIN),
     Restriction("saml2_config", _is_saml, _LOGIN),
     Restriction("saml2_enabled", bool, _LOGIN),
-    Restriction("cas_config", _is_not_disabled, _LOGIN),
+    # Documented as disabled by default.
+    Restriction("cas_config", _is_enabled, _LOGIN),
     Restriction("matrix_authentication_service", _is_enabled, _LOGIN),
     Restriction("experimental_features.msc3861", _is_enabled, _LOGIN),
     Restriction(
@@ -76,14 +88,18 @@ RESTRICTIONS = (
         "new accounts could be used without the approval of an administrator",
     ),
     Restriction("account_validity", _is_enabled, "accounts would never expire"),
-    Restriction("limit_usage_by_mau", bool, "the number of active users would not be limited"),
+    Restriction(
+        "limit_usage_by_mau",
+        bool,
+        "the number of active users would not be limited",
+        spares_all=_allows_any_number_of_users,
+    ),
     Restriction("limit_remote_rooms", _is_enabled, "users could join rooms of any complexity"),
     Restriction(
         "limit_large_remote_room_joins", _is_enabled, "users could join rooms of any complexity"
     ),
     Restriction("federation_domain_whitelist", lambda value: value is not None, _FEDERATION),
     Restriction("outbound_federation_restricted_to", bool, _FEDERATION),
-    Restriction("federation_custom_ca_list", bool, "certificates of other authorities are trusted"),
     Restriction(
         "federation_client_minimum_tls_version", _needs_tls_1_3, "TLS 1.2 would still be allowed"
     ),
@@ -109,6 +125,8 @@ def refuse_ineffective_keys(
         if inner:
             value = value.get(inner) if isinstance(value, Mapping) else None
         if name not in values or (inner and value is None) or not restriction.is_active(value):
+            continue
+        if restriction.spares_all(values):
             continue
         message = f"has no effect in this version: {restriction.consequence}"
         place = at(name).child(inner) if inner else at(name)

@@ -17,7 +17,7 @@ ACTIVE = {
     "oidc_config": "{enabled: true}",
     "saml2_config": "{sp_config: {}, config_path: saml.py}",
     "saml2_enabled": "true",
-    "cas_config": "{server_url: 'https://cas.example.org'}",
+    "cas_config": "{enabled: true, server_url: 'https://cas.example.org'}",
     "matrix_authentication_service": "{enabled: true, endpoint: 'http://mas', secret: s}",
     "experimental_features.msc3861": "{enabled: true}",
     "experimental_features.msc3866": "{enabled: true, require_approval_for_new_accounts: true}",
@@ -27,7 +27,6 @@ ACTIVE = {
     "limit_large_remote_room_joins": "{enabled: true}",
     "federation_domain_whitelist": "[]",
     "outbound_federation_restricted_to": "[sender1]",
-    "federation_custom_ca_list": "[ca.pem]",
     "federation_client_minimum_tls_version": "1.3",
     "allow_profile_lookup_over_federation": "false",
 }
@@ -41,7 +40,7 @@ INACTIVE = {
     "oidc_config": "{enabled: false, issuer: x}",
     "saml2_config": "{user_mapping_provider: {config: {}}}",
     "saml2_enabled": "false",
-    "cas_config": "{enabled: false, server_url: x}",
+    "cas_config": "{server_url: 'https://cas.example.org'}",
     "matrix_authentication_service": "{enabled: false, endpoint: x}",
     "experimental_features.msc3861": "{enabled: false}",
     "experimental_features.msc3866": "{enabled: true, require_approval_for_new_accounts: false}",
@@ -51,7 +50,6 @@ INACTIVE = {
     "limit_large_remote_room_joins": "{enabled: false}",
     "federation_domain_whitelist": "null",
     "outbound_federation_restricted_to": "",
-    "federation_custom_ca_list": "[]",
     "federation_client_minimum_tls_version": "1.2",
     "allow_profile_lookup_over_federation": "true",
 }
@@ -118,3 +116,15 @@ def test_old_list_of_blocked_networks_is_added_to_the_present_one(load: Load) ->
 
     assert {"1.2.3.0/24", "10.0.0.0/8"} <= set(alone)
     assert beside.outgoing.ip_range_blacklist == ("9.0.0.0/8", "1.2.3.0/24")
+
+
+def test_limit_of_more_users_than_fit_does_not_refuse_the_start(load: Load) -> None:
+    settings = load("limit_usage_by_mau: true\nmax_mau_value: 50000000")
+
+    assert "limit_usage_by_mau" in {notice.key for notice in settings.notices}
+
+
+def test_limit_that_some_server_could_reach_refuses_the_start(refused: Refused) -> None:
+    message = refused("limit_usage_by_mau: true\nmax_mau_value: 9999999")
+
+    assert "limit_usage_by_mau" in message
