@@ -9,7 +9,8 @@ Rules:
   over. The record is cleared; members are repeated rather than missing.
 - Concurrent requests of a device share one record. Of two responses, the later one stays pending.
   If both have the same token, nobody can tell which of them the device received, so only the
-  members that both contain are pending.
+  members that both contain are pending. Responses without lazy loading do not count: a device
+  that uses filters of both kinds keeps what each of them has shown it.
 - Records are kept in memory only, and limited in number and size. A lost record costs
   repeated members.
 

@@ -253,7 +253,8 @@ class SyncService:
         next_batch, reached = context.position.text, encryption.to_device
         if reached is not None and reached != now.to_device:
             next_batch = attrs.evolve(now, to_device=reached).encode()
-        context.sent_members.set_pending(context.added_members, next_batch)
+        if context.compiled_filter.is_lazy:
+            context.sent_members.set_pending(context.added_members, next_batch)
         return _Response(_encode(next_batch, members), has_changes, may_be_cached=reached is None)
 
     async def _rooms_member(

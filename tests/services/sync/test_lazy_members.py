@@ -50,3 +50,21 @@ async def test_members_that_both_of_two_responses_contained_are_not_repeated(
         response = await s.sync(ALICE, repeated["next_batch"], filter=lazy(1))
 
         assert response["rooms"]["join"][room_id]["state"]["events"] == []
+
+
+async def test_members_are_not_repeated_after_a_response_without_lazy_loading(
+    database: Database,
+) -> None:
+    async with open_syncing(database) as s:
+        room_id = await s.world.create_room(ALICE, join=[BOB, CAROL], state=[NAMED])
+        await s.world.send(room_id, ALICE)
+        since = (await s.sync(ALICE, filter=lazy(1)))["next_batch"]
+        await s.world.send(room_id, BOB)
+        received = await s.sync(ALICE, since, filter=lazy(1))
+        other = await s.sync(ALICE, since)
+        assert received["next_batch"] == other["next_batch"]
+
+        await s.world.send(room_id, BOB)
+        response = await s.sync(ALICE, received["next_batch"], filter=lazy(1))
+
+        assert response["rooms"]["join"][room_id]["state"]["events"] == []
