@@ -31,7 +31,7 @@ async def test_what_passes_by_itself_is_told_in_one_line(
 ) -> None:
     faults: list[Exception] = [
         ConnectionError("away"),
-        ExceptionGroup("", [ExceptionGroup("", [ConnectionError("away")])]),
+        ExceptionGroup("", [ExceptionGroup("", [ConnectionError("still away")])]),
         ExceptionGroup("", [ConnectionError("away"), ValueError("a mistake")]),
     ]
 
