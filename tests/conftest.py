@@ -33,7 +33,10 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
     """Apply a time limit to each test; starting shared servers counts for the first test."""
     is_long = any(item.get_closest_marker(name) for name in ("long", "js", "growth"))
     with limit(LONG_LIMIT_S if is_long else LIMIT_S):
-        return (yield)
+        result = yield
+    # A test that configures logging would drop repeated records of later tests.
+    item.config.pluginmanager.getplugin("logging-plugin").caplog_handler.filters.clear()
+    return result
 
 
 @pytest.fixture
