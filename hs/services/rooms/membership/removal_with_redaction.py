@@ -6,25 +6,21 @@ redactions are sent as well, as far as the moderator may send them.
 Spec: MSC4293.
 """
 
-from itertools import islice
 from typing import Any, Final
 
 import attrs
 
-from hs.core.errors import Forbidden
 from hs.core.events import event_types
 from hs.core.ids import EventID, RoomID, UserID
 from hs.core.requester import Requester
 from hs.services.rooms.append.appender import RoomAppender
-from hs.services.rooms.append.drafts import Draft
+from hs.services.rooms.append.redaction_batches import MAX_REDACTED, append_redactions
 from hs.services.rooms.membership.membership import RoomMembership
 from hs.services.rooms.store.event_store import EventStore
 from hs.storage.database import Database
 from hs.storage.rooms import sent_events
 
 REDACT_EVENTS: Final = ("redact_events", "org.matrix.msc4293.redact_events")
-MAX_REDACTED: Final = 1000
-BATCH: Final = 50
 _MAX_MEMBER_EVENTS: Final = 100
 
 
@@ -60,18 +56,7 @@ class RemovalWithRedaction:
         event_ids = await self._database.read(
             sent_events.list_sent, room_id, target, after, before, MAX_REDACTED
         )
-        content: dict[str, Any] = {} if reason is None else {"reason": reason}
-        remaining = iter(event_ids)
-        while batch := list(islice(remaining, BATCH)):
-            drafts = [
-                Draft(event_types.REDACTION, requester.user_id, content, redacts=EventID(event_id))
-                for event_id in batch
-            ]
-            try:
-                await self._appender.append(room_id, drafts)
-            except Forbidden:
-                # A moderator who may ban need not be allowed to redact.
-                return
+        await append_redactions(self._appender, room_id, requester.user_id, event_ids, reason)
 
     async def _last_stay(self, room_id: RoomID, target: UserID) -> tuple[int, int]:
         """Return the stream IDs of the member events that began and ended the user's last stay."""

@@ -10,25 +10,20 @@ Spec: MSC3912.
 """
 
 from collections.abc import Sequence
-from itertools import islice
 from typing import Final
 
 import attrs
 
-from hs.core.errors import Forbidden
-from hs.core.events import event_types
 from hs.core.ids import EventID, RoomID
 from hs.core.requester import Requester
 from hs.services.accounts.limits.account_restrictions import may_act
 from hs.services.rooms.append.appender import RoomAppender
-from hs.services.rooms.append.drafts import Draft
+from hs.services.rooms.append.redaction_batches import MAX_REDACTED, append_redactions
 from hs.services.rooms.sending.event_sending import EventSender
 from hs.storage.database import Database
 from hs.storage.rooms import relations
 
 ANY: Final = "*"
-MAX_REDACTED: Final = 1000
-BATCH: Final = 50
 
 
 @attrs.frozen(eq=False)
@@ -60,24 +55,10 @@ class RelatedRedactions:
             requester, room_id, event_id, txn_id=txn_id, reason=reason
         )
         wanted = [child for child in children if {child.rel_type, ANY} & {*rel_types}]
-        own = [child.event_id for child in wanted if child.sender == requester.user_id]
-        others = [child.event_id for child in wanted if child.sender != requester.user_id]
-        await self._redact_all(requester, room_id, own, reason)
+        user_id = requester.user_id
+        own = [child.event_id for child in wanted if child.sender == user_id]
+        others = [child.event_id for child in wanted if child.sender != user_id]
+        await append_redactions(self._appender, room_id, user_id, own, reason)
         if may_act(requester):
-            await self._redact_all(requester, room_id, others, reason)
+            await append_redactions(self._appender, room_id, user_id, others, reason)
         return redaction_id
-
-    async def _redact_all(
-        self, requester: Requester, room_id: RoomID, event_ids: Sequence[str], reason: str | None
-    ) -> None:
-        content = {} if reason is None else {"reason": reason}
-        remaining = iter(event_ids)
-        while batch := list(islice(remaining, BATCH)):
-            drafts = [
-                Draft(event_types.REDACTION, requester.user_id, content, redacts=EventID(event_id))
-                for event_id in batch
-            ]
-            try:
-                await self._appender.append(room_id, drafts)
-            except Forbidden:
-                return
