@@ -82,7 +82,7 @@ async def run_process(settings: Settings, plan: Plan) -> None:
 
     def ready(public: list[BoundListener], internal: list[BoundListener]) -> None:
         listening.extend([*public, *internal])
-        _tune_garbage_collector()
+        tune_garbage_collector()
         _announce_ready(plan, public)
 
     async with trio.open_nursery() as signals:
@@ -105,7 +105,8 @@ async def run_process(settings: Settings, plan: Plan) -> None:
         signals.cancel_scope.cancel()
 
 
-def _tune_garbage_collector() -> None:
+def tune_garbage_collector() -> None:
+    """Let the collector skip the objects created so far, and run less often."""
     # All objects created so far live as long as the process, so the collector may skip them. The
     # source of attrs' generated methods, cached for tracebacks, takes some megabytes.
     linecache.clearcache()
