@@ -130,9 +130,7 @@ class LruCache(Generic[K, V]):
 
     def put_if_room(self, key: K, value: V) -> None:
         """Store a value only if that evicts nothing: for scans of more than the cache holds."""
-        self.pop(key)
-        if self.weight + (1 if self._weigh is None else self._weigh(key, value)) <= self.limit:
-            self.put(key, value)
+        self.put_all_if_room(((key, value),))
 
     def put_all_if_room(self, pairs: Iterable[tuple[K, V]]) -> None:
         """Store those values that evict nothing, like `put_if_room`."""
