@@ -1,10 +1,8 @@
 """PostgreSQL that hangs: all units end within a bound, and work goes on when it answers again."""
 
 import logging
-import os
-import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -24,7 +22,11 @@ from hs.storage.database import (
 )
 from hs.storage.postgres.config import PostgresConfig
 from hs.storage.postgres.database import open_postgres
-from tests.support.servers.postgres import PostgresServer, running_postgres
+from tests.support.servers.postgres import (
+    PostgresServer,
+    running_postgres,
+    stopped,
+)
 from tests.support.sql.databases import TEMPLATE, make_postgres_template
 
 pytestmark = pytest.mark.postgres
@@ -62,28 +64,6 @@ async def open_watched(
     config = PostgresConfig(arguments, 1, CONNECTIONS, suspect_s=0.3, answer_s=answer_s)
     async with open_postgres(config, bridge) as database:
         yield database
-
-
-def processes_of(server: PostgresServer) -> list[int]:
-    assert server.process is not None
-    main = server.process.pid
-    children = Path(f"/proc/{main}/task/{main}/children").read_text().split()
-    return [main, *map(int, children)]
-
-
-@contextmanager
-def stopped(server: PostgresServer) -> Iterator[None]:
-    """Stop all processes of the server for the block."""
-    pids = processes_of(server)
-    for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        for pid in pids:
-            # Once the first ones go on, they may end others, whose clients are gone.
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGCONT)
 
 
 async def wait_until(condition: Callable[[], Awaitable[bool]] | Callable[[], bool]) -> None:
