@@ -1,11 +1,14 @@
 """Delivery of e-mail through the SMTP server that the administrator configured.
 
-Each message has its own connection, in a thread, as a server sends few messages.
+Each message has its own connection, in a thread, as a server sends few messages. smtplib limits
+only the time between two bytes, so a timer closes the connections of servers that are slow.
 """
 
 import contextlib
 import smtplib
+import socket
 import ssl
+import threading
 from collections.abc import Mapping
 from email import policy
 from email.errors import MessageError
@@ -17,6 +20,10 @@ import attrs
 import trio
 
 TIMEOUT_S = 30.0
+# For everything between the connection and the answer to the message.
+DELIVERY_S = 60.0
+# How long a caller waits, also for a thread.
+SEND_S = 90.0
 MAX_CONCURRENT = 4
 MESSAGE_POLICY = policy.SMTP.clone(max_line_length=78)
 
@@ -88,6 +95,8 @@ class SmtpMailer:
     """
 
     _route: SmtpRoute
+    _delivery_s: float = DELIVERY_S
+    _send_s: float = SEND_S
     _limiter: trio.CapacityLimiter = attrs.field(
         init=False, factory=lambda: trio.CapacityLimiter(MAX_CONCURRENT)
     )
@@ -98,19 +107,28 @@ class SmtpMailer:
         Raises: MailFault.
         """
         message = compose_message(mail, self._route.sender)
-        await trio.to_thread.run_sync(
-            self._deliver, message, abandon_on_cancel=True, limiter=self._limiter
-        )
+        try:
+            with trio.fail_after(self._send_s):
+                await trio.to_thread.run_sync(
+                    self._deliver, message, abandon_on_cancel=True, limiter=self._limiter
+                )
+        except trio.TooSlowError:
+            raise MailFault(f"{self._route.host} is too slow", temporary=True) from None
 
     def _deliver(self, message: EmailMessage) -> None:
+        smtp = self._make_client()
+        timer = threading.Timer(self._delivery_s, _shut_down, (smtp,))
+        timer.daemon = True
+        timer.start()
         try:
-            smtp = self._connect()
             try:
+                self._connect(smtp)
                 if self._route.user is not None:
                     smtp.login(self._route.user, self._route.password or "")
                 smtp.send_message(message)
             finally:
                 _quit(smtp)
+                timer.cancel()
         except smtplib.SMTPRecipientsRefused as error:
             codes = [code for code, _ in error.recipients.values()]
             raise MailFault(
@@ -131,30 +149,37 @@ class SmtpMailer:
                 f"{self._route.host}:{self._route.port}: {error}", temporary=True
             ) from error
 
-    def _connect(self) -> smtplib.SMTP:
+    def _make_client(self) -> smtplib.SMTP:
+        if self._route.implicit_tls:
+            return smtplib.SMTP_SSL(timeout=TIMEOUT_S, context=self._context())
+        return smtplib.SMTP(timeout=TIMEOUT_S)
+
+    def _connect(self, smtp: smtplib.SMTP) -> None:
         route = self._route
-        if route.implicit_tls:
-            return smtplib.SMTP_SSL(
-                route.host, route.port, timeout=TIMEOUT_S, context=self._context()
-            )
-        smtp = smtplib.SMTP(route.host, route.port, timeout=TIMEOUT_S)
-        try:
-            if route.start_tls or route.must_be_encrypted:
-                smtp.ehlo_or_helo_if_needed()
-                if smtp.has_extn("starttls"):
-                    smtp.starttls(context=self._context())
-                elif route.must_be_encrypted:
-                    raise smtplib.SMTPNotSupportedError("STARTTLS is required but not offered")
-        except BaseException:
-            smtp.close()
-            raise
-        return smtp
+        code, greeting = smtp.connect(route.host, route.port)
+        if code != 220:
+            raise smtplib.SMTPConnectError(code, greeting)
+        if route.implicit_tls or not (route.start_tls or route.must_be_encrypted):
+            return
+        smtp.ehlo_or_helo_if_needed()
+        if smtp.has_extn("starttls"):
+            smtp.starttls(context=self._context())
+        elif route.must_be_encrypted:
+            raise smtplib.SMTPNotSupportedError("STARTTLS is required but not offered")
 
     def _context(self) -> ssl.SSLContext:
         context = _NamingContext(ssl.PROTOCOL_TLS_CLIENT)
         context.load_default_certs()
-        context.name = self._route.tls_name
+        context.name = self._route.tls_name or self._route.host
         return context
+
+
+def _shut_down(smtp: smtplib.SMTP) -> None:
+    """Let whatever waits for the server fail at once."""
+    if smtp.sock is not None:
+        with contextlib.suppress(OSError):
+            # The method of TLS sockets would first let a running thread go on without TLS.
+            socket.socket.shutdown(smtp.sock, socket.SHUT_RDWR)
 
 
 def _quit(smtp: smtplib.SMTP) -> None:
@@ -165,13 +190,12 @@ def _quit(smtp: smtplib.SMTP) -> None:
 
 
 class _NamingContext(ssl.SSLContext):
-    """A TLS context that checks certificates for a configured name instead of the host's."""
+    """A TLS context that checks certificates for this name, whatever smtplib asks for."""
 
-    name: str | None = None
+    name = ""
 
     def wrap_socket(self, sock: Any, *args: Any, **kwargs: Any) -> ssl.SSLSocket:
-        if self.name is not None:
-            kwargs["server_hostname"] = self.name
+        kwargs["server_hostname"] = self.name
         return super().wrap_socket(sock, *args, **kwargs)
 
 

@@ -2,12 +2,22 @@
 
 import ssl
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 import attrs
 import pytest
+import trio
 
-from hs.lib.mail.mailer import Mail, MailFault, NoMailer, SmtpMailer, SmtpRoute
+from hs.lib.mail.mailer import (
+    MAX_CONCURRENT,
+    TIMEOUT_S,
+    Mail,
+    MailFault,
+    NoMailer,
+    SmtpMailer,
+    SmtpRoute,
+)
 from hs.lib.mail.templates import Templates
 from tests.support.servers.smtp import MailBox, open_mail_box, plain_of
 
@@ -129,6 +139,55 @@ async def test_address_cannot_inject_headers(address: str) -> None:
 
     assert not fault.value.temporary
     assert box.messages == []
+
+
+async def drip(stream: trio.SocketStream) -> None:
+    """Send a greeting that never ends, fast enough for the timeout between two bytes."""
+    with suppress(trio.BrokenResourceError):
+        async with stream:
+            await stream.send_all(b"220-")
+            while True:
+                await stream.send_all(b".")
+                await trio.sleep(0.01)
+
+
+async def serve_drips(task_status: trio.TaskStatus[SmtpRoute]) -> None:
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    port = listener.socket.getsockname()[1]
+    task_status.started(SmtpRoute(host="127.0.0.1", port=port, sender="noreply@example.org"))
+    await trio.serve_listeners(drip, [listener])
+
+
+async def test_server_that_answers_without_end_fails_all_messages_in_time() -> None:
+    faults: list[MailFault] = []
+
+    async def send() -> None:
+        with pytest.raises(MailFault) as fault:
+            await mailer.send(MAIL)
+        faults.append(fault.value)
+
+    async with trio.open_nursery() as nursery:
+        route = await nursery.start(serve_drips)
+        mailer = SmtpMailer(route, delivery_s=0.2)
+        with trio.fail_after(TIMEOUT_S):
+            async with trio.open_nursery() as senders:
+                for _ in range(2 * MAX_CONCURRENT):
+                    senders.start_soon(send)
+        nursery.cancel_scope.cancel()
+
+    assert [fault.temporary for fault in faults] == [True] * 2 * MAX_CONCURRENT
+
+
+async def test_message_that_waits_for_others_is_given_up() -> None:
+    async with trio.open_nursery() as nursery:
+        route = await nursery.start(serve_drips)
+        mailer = SmtpMailer(route, delivery_s=1.0, send_s=0.1)
+
+        with pytest.raises(MailFault, match="too slow") as fault:
+            await mailer.send(MAIL)
+        nursery.cancel_scope.cancel()
+
+    assert fault.value.temporary
 
 
 async def test_no_mailer_raises_mail_fault() -> None:
