@@ -27,4 +27,4 @@ class UrlPreviewApi:
     @route("GET", "/_matrix/media/v3/preview_url", rate="url_preview")
     async def get_url_preview(self, request: UrlPreviewRequest) -> bytes:
         """Spec: client-server API, Content repository."""
-        return await self.previews.preview(request.url)
+        return await self.previews.preview(request.url, request.requester.user_id)

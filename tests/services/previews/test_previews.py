@@ -11,13 +11,16 @@ import trio
 import trio.testing
 
 from hs.core.errors import Forbidden, LimitExceeded
+from hs.core.ids import UserID
 from hs.lib.aio import Bridge
 from hs.services.previews import preview_builder
 from hs.services.previews.preview_builder import SLOW_HOST_S
 from hs.services.previews.preview_cache import (
     FAULT_LIFE_S,
     MAX_CONCURRENT,
+    MAX_CONCURRENT_OF_USER,
     MAX_WAITING,
+    MAX_WAITING_OF_USER,
     UrlPreviews,
 )
 from hs.services.previews.preview_fetcher import NotFetched, PreviewFetcher
@@ -54,9 +57,10 @@ class World:
         assert previews is not None
         return previews
 
-    async def preview_of(self, path: str) -> dict[str, Any]:
-        """Return the preview of a path of the site."""
-        answer: dict[str, Any] = orjson.loads(await self.previews.preview(self.site.url(path)))
+    async def preview_of(self, path: str, name: str = "alice") -> dict[str, Any]:
+        """Return the preview of a path of the site, as a user gets it."""
+        url, user_id = self.site.url(path), UserID(f"@{name}:test")
+        answer: dict[str, Any] = orjson.loads(await self.previews.preview(url, user_id))
         return answer
 
     async def clean_up(self) -> None:
@@ -357,7 +361,7 @@ async def test_concurrent_fetches_are_limited(world: World) -> None:
         world.site.pages[f"/{number}"] = wait
     async with trio.open_nursery() as nursery:
         for number in range(count):
-            nursery.start_soon(world.preview_of, f"/{number}")
+            nursery.start_soon(world.preview_of, f"/{number}", f"user{number}")
         await trio.testing.wait_all_tasks_blocked()
         slots = world.previews._slots.statistics
         with trio.fail_after(60):
@@ -366,6 +370,29 @@ async def test_concurrent_fetches_are_limited(world: World) -> None:
         with pytest.raises(LimitExceeded):
             await world.preview_of("/more")
         go.set()
+
+
+async def test_user_who_requests_slow_pages_delays_no_other_user(world: World) -> None:
+    go = trio.Event()
+
+    async def wait(_request: SiteRequest) -> SiteResponse:
+        await go.wait()
+        return SiteResponse(b"<title>Slow</title>")
+
+    world.site.html("/fast", "<title>Fast</title>")
+    async with trio.open_nursery() as nursery:
+        for number in range(MAX_CONCURRENT_OF_USER + MAX_WAITING_OF_USER):
+            world.site.pages[f"/{number}"] = wait
+            nursery.start_soon(world.preview_of, f"/{number}", "mallory")
+        await trio.testing.wait_all_tasks_blocked()
+
+        preview = await world.preview_of("/fast", "alice")
+        with pytest.raises(LimitExceeded):
+            await world.preview_of("/fast2", "mallory")
+        go.set()
+
+    assert preview["og:title"] == "Fast"
+    assert len(world.previews._shares) == 0
 
 
 async def test_image_is_stored_once_and_deleted_when_unused(
