@@ -37,8 +37,11 @@ log = logging.getLogger(__name__)
 
 @attrs.frozen
 class _Cached:
-    answer: bytes | NotFetched
+    """A preview, or why there is none; not as an exception, whose traceback keeps the page."""
+
+    answer: bytes | None
     expires_ms: int
+    cause: str = ""
 
 
 @attrs.define(eq=False)
@@ -69,9 +72,9 @@ class UrlPreviews:
         cached = self._cache.get(url)
         if cached is None or cached.expires_ms <= self._clock.now_ms():
             cached = await self._find_in_share(url, user_id)
-        if isinstance(cached.answer, bytes):
-            return cached.answer
-        raise NotFetched(cached.answer.cause)
+        if cached.answer is None:
+            raise NotFetched(cached.cause)
+        return cached.answer
 
     async def delete_expired(self) -> None:
         """Delete expired previews."""
@@ -100,7 +103,7 @@ class UrlPreviews:
         except NotFetched as fault:
             # URLs that users post are private, so they are not logged above the debug level.
             log.debug("generating a URL preview failed: %s", fault.cause)
-            return _Cached(fault, self._clock.now_ms() + FAULT_LIFE_S * 1000)
+            return _Cached(None, self._clock.now_ms() + FAULT_LIFE_S * 1000, fault.cause)
         answer = orjson.dumps(preview.properties)
         now_ms = self._clock.now_ms()
         expires_ms = now_ms + preview.life_s * 1000
@@ -113,4 +116,4 @@ def _busy() -> LimitExceeded:
 
 
 def _weight(url: str, cached: _Cached) -> int:
-    return 500 + len(url) + (len(cached.answer) if isinstance(cached.answer, bytes) else 0)
+    return 500 + len(url) + len(cached.cause) + len(cached.answer or b"")

@@ -1,5 +1,6 @@
 """Previews of a site on this machine: fetching, caching, sharing and blocking."""
 
+import gc
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import trio.testing
 from hs.core.errors import Forbidden, LimitExceeded
 from hs.core.ids import UserID
 from hs.lib.aio import Bridge
+from hs.lib.http_client import HttpFault
 from hs.services.previews import preview_builder
 from hs.services.previews.preview_builder import SLOW_HOST_S
 from hs.services.previews.preview_cache import (
@@ -321,6 +323,17 @@ async def test_preview_is_fetched_once_until_it_expires(world: World) -> None:
     await world.preview_of("/a")
 
     assert len(world.site.requests) == 2
+
+
+async def test_remembered_failure_keeps_nothing_of_the_page(world: World) -> None:
+    for number in range(10):
+        world.site.pages[f"/{number}"] = SiteResponse(b"<p>" * MAX_BYTES)
+        with pytest.raises(NotFetched):
+            await world.preview_of(f"/{number}")
+
+    gc.collect()
+    # The thread of the HTTP client may still hold its last result.
+    assert len([kept for kept in gc.get_objects() if isinstance(kept, HttpFault)]) <= 1
 
 
 async def test_concurrent_requests_share_one_fetch(world: World) -> None:
