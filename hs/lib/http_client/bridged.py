@@ -13,21 +13,26 @@ must be kept from internal addresses (SSRF). Rules:
 - A forward proxy resolves names itself. Names are therefore also resolved and checked here before;
   a name that resolves differently at the proxy is a matter of the proxy's own rules.
 - A response is read in chunks, and decompressed only up to the limit on its size.
+- Responses that nobody has asked for, and interim ones, are bounded in number: aiohttp reads them
+  all and pauses only for bodies.
 - One deadline covers the whole exchange. Cookies, proxies from the environment and aiohttp's
   default headers are not used.
 """
 
 import asyncio
+import functools
 import socket
 import ssl
 import zlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import aiohttp
 import attrs
 import trio
 from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.client_proto import ResponseHandler
 from yarl import URL
 
 from hs.lib.aio import Bridge
@@ -54,6 +59,8 @@ from hs.lib.http_client.targets import (
 CONNECTIONS = 100
 CONNECTIONS_PER_HOST = 20
 IDLE_S = 30.0
+# More responses to one request are interim ones that nobody reads.
+UNREAD_RESPONSES = 20
 RESOLVER_THREADS = 8
 CLOSE_S = 5.0
 
@@ -216,7 +223,7 @@ class BridgedHttpClient:
         if proxy is None:
             if self._direct is None:
                 self._direct = _open_session(
-                    aiohttp.TCPConnector(
+                    _Connector(
                         resolver=_CheckingResolver(self),
                         socket_factory=self._make_socket,
                         use_dns_cache=False,
@@ -229,7 +236,7 @@ class BridgedHttpClient:
             return self._direct
         if self._proxied is None:
             # The proxy was chosen by the administrator and may have any address.
-            connector = aiohttp.TCPConnector(
+            connector = _Connector(
                 limit=CONNECTIONS, keepalive_timeout=IDLE_S, ssl=self._tls or True
             )
             self._proxied = _open_session(connector)
@@ -272,6 +279,26 @@ class _CheckingResolver(AbstractResolver):
 
     async def close(self) -> None:
         """Do nothing: the resolver holds no resources."""
+
+
+class _ResponseHandler(ResponseHandler):
+    """A connection that is closed when its server sends responses faster than they are read."""
+
+    def feed_data(self, data: Any, size: int = 0) -> None:
+        """Queue a response, the parser's result."""
+        if len(self) < UNREAD_RESPONSES:
+            super().feed_data(data, size)
+        elif self.exception() is None:
+            self.abort()  # forgets exceptions
+            self.set_exception(aiohttp.ClientPayloadError("too many responses to one request"))
+
+
+class _Connector(aiohttp.TCPConnector):
+    """A connector whose connections bound the responses that are not read yet."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._factory = functools.partial(_ResponseHandler, loop=self._loop)
 
 
 def _open_session(connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:

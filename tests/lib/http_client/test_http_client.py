@@ -3,6 +3,7 @@
 import gzip
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -288,6 +289,50 @@ async def test_endless_response_is_cut_off_at_limit(bridge: Bridge, site: Site) 
     async with open_http_client(bridge) as http:
         with pytest.raises(ResponseTooLarge):
             await http.send("GET", site.url(), max_bytes=1 << 20)
+
+
+async def send_endless_interim_responses(stream: trio.abc.Stream) -> None:
+    while True:
+        await stream.send_all(b"HTTP/1.1 100 Continue\r\n\r\n" * 1000)
+
+
+async def send_endless_responses(stream: trio.abc.Stream) -> None:
+    while True:
+        await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n" * 1000)
+
+
+async def send_few_interim_responses(stream: trio.abc.Stream) -> None:
+    await stream.send_all(b"HTTP/1.1 103 Early Hints\r\n\r\n" * 10)
+    await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+
+
+@pytest.mark.parametrize("raw", [send_endless_interim_responses, send_endless_responses])
+async def test_connection_with_endless_responses_is_closed(
+    bridge: Bridge, site: Site, raw: Callable[[trio.abc.Stream], Awaitable[None]]
+) -> None:
+    closed = trio.Event()
+
+    async def send(stream: trio.abc.Stream) -> None:
+        try:
+            await raw(stream)
+        finally:
+            closed.set()
+
+    site.pages["/"] = SiteResponse(raw=send)
+
+    async with open_http_client(bridge) as http:
+        # The first one of several responses may be read before the others arrive.
+        with suppress(HttpUnreachable):
+            await http.send("GET", site.url(), timeout_s=60)
+        with trio.fail_after(60):
+            await closed.wait()
+
+
+async def test_interim_responses_are_skipped(bridge: Bridge, site: Site) -> None:
+    site.pages["/"] = SiteResponse(raw=send_few_interim_responses)
+
+    async with open_http_client(bridge) as http:
+        assert (await http.send("GET", site.url())).body == b"ok"
 
 
 async def test_endless_headers_are_cut_off(bridge: Bridge, site: Site) -> None:
