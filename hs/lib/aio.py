@@ -262,6 +262,9 @@ class _LoopBridge:
             task.add_done_callback(lambda _: again.cancel())
 
     def _ended(self, job: _Job, task: asyncio.Task[Any]) -> None:
+        # The traceback of the task's exception will refer to the job: with a reference back, the
+        # exception and all that it keeps, such as a large response, would wait for the collector.
+        job.aio_task = None
         if task.cancelled():
             self._resume(job, outcome.Error(asyncio.CancelledError()))
         elif error := task.exception():

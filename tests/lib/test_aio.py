@@ -2,9 +2,11 @@
 
 import asyncio
 import contextlib
+import gc
 import math
 import random
 import threading
+import weakref
 from collections.abc import AsyncIterator
 
 import pytest
@@ -47,6 +49,31 @@ async def test_run_raises_exception_of_coroutine(bridge: Bridge) -> None:
 
     with pytest.raises(KeyError, match="lost"):
         await bridge.run(fail)
+
+
+class Failure(Exception):
+    """An exception that can be observed."""
+
+
+async def test_exception_is_freed_without_the_garbage_collector(bridge: Bridge) -> None:
+    async def fail() -> None:
+        raise Failure
+
+    failures: list[weakref.ref[Failure]] = []
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(10):
+            try:
+                await bridge.run(fail)
+            except Failure as error:
+                failures.append(weakref.ref(error))
+        with trio.fail_after(60):
+            # The thread of the loop may hold the last one for a moment.
+            while any(failure() is not None for failure in failures):  # noqa: ASYNC110 - a thread
+                await trio.sleep(0.01)
+    finally:
+        gc.enable()
 
 
 async def test_system_exit_reaches_caller_and_loop_keeps_running() -> None:
