@@ -3,6 +3,9 @@
 A stored PDU is JSON as it was signed, which begins with `{`, or the number of a dictionary in one
 byte and a raw deflate stream. A dictionary never changes, as PDUs are stored with it for ever; a
 better one would get a number of its own. Only the columns of the events table are for queries.
+
+A small PDU is compressed with the fixed codes of deflate: codes of its own would save a tenth, but
+to expand it would take twice as long, because decoders begin with tables of the codes.
 """
 
 import zlib
@@ -11,6 +14,9 @@ from typing import Final
 _LEVEL: Final = 3
 _WINDOW_BITS: Final = -12  # raw, 4 KiB: most PDUs are smaller, and the dictionary has to fit
 _MEMORY_LEVEL: Final = 4
+_SMALL_BYTES: Final = 800
+# Enough for nearly all PDUs. Without a bound, zlib begins with 32 KiB.
+_BUFFER_BYTES: Final = 4096
 
 # What is repeated most is last, where it is cheapest to refer to.
 _DICTIONARY: Final = (
@@ -29,19 +35,15 @@ _JSON: Final = b"{"
 
 # Copied for each PDU: reading the dictionary costs more than compressing. For expanding, a copy
 # costs as much as reading the dictionary.
-_COMPRESSOR: Final = zlib.compressobj(
-    _LEVEL,
-    zlib.DEFLATED,
-    _WINDOW_BITS,
-    _MEMORY_LEVEL,
-    zlib.Z_DEFAULT_STRATEGY,
-    _DICTIONARY,
+_COMPRESSOR, _COMPRESSOR_OF_SMALL = (
+    zlib.compressobj(_LEVEL, zlib.DEFLATED, _WINDOW_BITS, _MEMORY_LEVEL, strategy, _DICTIONARY)
+    for strategy in (zlib.Z_DEFAULT_STRATEGY, zlib.Z_FIXED)
 )
 
 
 def compress_pdu(pdu: bytes) -> bytes:
     """Return the stored form of a PDU."""
-    compressor = _COMPRESSOR.copy()
+    compressor = (_COMPRESSOR_OF_SMALL if len(pdu) <= _SMALL_BYTES else _COMPRESSOR).copy()
     stored = b"".join((_NUMBER, compressor.compress(pdu), compressor.flush()))
     return stored if len(stored) < len(pdu) else pdu
 
@@ -50,7 +52,9 @@ def expand_pdu(stored: bytes) -> bytes:
     """Return the PDU of a stored form."""
     first = stored[:1]
     if first == _NUMBER:
-        return zlib.decompressobj(_WINDOW_BITS, _DICTIONARY).decompress(stored[1:])
+        expander = zlib.decompressobj(_WINDOW_BITS, _DICTIONARY)
+        pdu = expander.decompress(stored[1:], _BUFFER_BYTES)
+        return pdu if expander.eof else pdu + expander.decompress(expander.unconsumed_tail)
     if first != _JSON:
         raise ValueError(f"a stored PDU begins with the unknown byte {first!r}")
     return stored

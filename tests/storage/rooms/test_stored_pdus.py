@@ -1,5 +1,7 @@
 """PDUs are stored compressed and come back byte by byte; rows from before that are read."""
 
+from hashlib import sha256
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,6 +25,18 @@ def test_every_pdu_is_expanded_to_what_was_compressed(content: bytes) -> None:
 
     assert expand_pdu(stored) == pdu
     assert len(stored) <= len(pdu)
+
+
+@pytest.mark.parametrize(("digests", "block_type"), [(4, 1), (40, 2)])
+def test_only_small_pdus_are_stored_with_fixed_codes(digests: int, block_type: int) -> None:
+    words = [sha256(bytes([number])).hexdigest() for number in range(digests)]
+    pdu = b'{"content":{"body":"%b"}}' % "".join(words).encode()
+
+    stored = compress_pdu(pdu)
+
+    # A deflate stream begins with the bit of the last block and the two bits of the block's type.
+    assert stored[1] >> 1 & 0b11 == block_type
+    assert expand_pdu(stored) == pdu
 
 
 def test_dictionary_is_the_one_that_pdus_are_stored_with() -> None:
