@@ -47,32 +47,32 @@ FLOORS = sql(
 )
 
 
-def _main(spans: str, table: str) -> str:
+def _main(table: str) -> str:
     return (
-        f"SELECT c.room_id, c.thread_id, c.notify, c.highlight FROM {spans} "
+        f"SELECT c.room_id, c.thread_id, c.notify, c.highlight FROM w "
         f"JOIN {table} AND c.room_id = w.room_id AND c.stream_id > w.main "
         "AND c.stream_id <= w.upto AND c.thread_id = 'main'"
     )
 
 
-def _threads(spans: str, read: str, table: str) -> str:
+def _threads(table: str) -> str:
     return (
-        f"SELECT c.room_id, c.thread_id, c.notify, c.highlight FROM {spans} "
+        f"SELECT c.room_id, c.thread_id, c.notify, c.highlight FROM w "
         f"JOIN {table} AND c.room_id = w.room_id AND c.stream_id > w.threads "
         "AND c.stream_id <= w.upto AND c.thread_id <> 'main' "
-        f"LEFT JOIN {read} ON r.room_id = c.room_id AND r.thread_id = c.thread_id "
+        "LEFT JOIN r ON r.room_id = c.room_id AND r.thread_id = c.thread_id "
         "WHERE r.upto IS NULL OR c.stream_id > r.upto"
     )
 
 
-def _older(spans: str, read: str, table: str) -> str:
+def _older(table: str) -> str:
     return (
-        f"SELECT c.room_id, c.thread_id, c.highlight FROM {spans} "
+        f"SELECT c.room_id, c.thread_id, c.highlight FROM w "
         f"JOIN {table} AND c.room_id = w.room_id AND c.highlight <> 0 "
         "AND c.stream_id > w.everywhere AND c.stream_id <= w.upto "
         "AND ((c.thread_id = 'main' AND c.stream_id > w.main AND c.stream_id <= w.main_upto) "
         "OR (c.thread_id <> 'main' AND c.stream_id <= w.threads_upto)) "
-        f"LEFT JOIN {read} ON r.room_id = c.room_id AND r.thread_id = c.thread_id "
+        "LEFT JOIN r ON r.room_id = c.room_id AND r.thread_id = c.thread_id "
         "WHERE r.upto IS NULL OR c.stream_id > r.upto"
     )
 
@@ -81,28 +81,31 @@ _DEFAULT: Final = "push_outcomes c ON c.sender <> $1"
 _DIFFERENCE: Final = "push_exceptions c ON c.user_id = $1"
 
 
+# MATERIALIZED, as the lists are used several times, and SQLite would read them anew each time.
+def _with_lists(d: Dialect, spans: str, number_of_read: int) -> str:
+    return (
+        f"WITH w AS MATERIALIZED (SELECT * FROM {d.unnest('spans', spans, 2)}), "
+        f"r AS MATERIALIZED (SELECT * FROM {d.unnest('threads', _READ, number_of_read)}) "
+    )
+
+
 def _counts(d: Dialect) -> str:
-    spans, read = d.unnest("w", _COUNTED, 2), d.unnest("r", _READ, 6)
     parts = " UNION ALL ".join(
-        (
-            _main(spans, _DEFAULT),
-            _main(spans, _DIFFERENCE),
-            _threads(spans, read, _DEFAULT),
-            _threads(spans, read, _DIFFERENCE),
-        )
+        (_main(_DEFAULT), _main(_DIFFERENCE), _threads(_DEFAULT), _threads(_DIFFERENCE))
     )
     return (
-        "SELECT room_id, thread_id, CAST(sum(notify) AS bigint), CAST(sum(highlight) AS bigint) "
+        f"{_with_lists(d, _COUNTED, 6)} SELECT room_id, thread_id, "
+        "CAST(sum(notify) AS bigint), CAST(sum(highlight) AS bigint) "
         f"FROM ({parts}) AS counted GROUP BY room_id, thread_id"
     )
 
 
 def _older_highlights(d: Dialect) -> str:
-    spans, read = d.unnest("w", _OLDER, 2), d.unnest("r", _READ, 8)
-    parts = f"{_older(spans, read, _DEFAULT)} UNION ALL {_older(spans, read, _DIFFERENCE)}"
     return (
+        f"{_with_lists(d, _OLDER, 8)} "
         "SELECT room_id, thread_id, CAST(sum(highlight) AS bigint) "
-        f"FROM ({parts}) AS counted GROUP BY room_id, thread_id"
+        f"FROM ({_older(_DEFAULT)} UNION ALL {_older(_DIFFERENCE)}) AS counted "
+        "GROUP BY room_id, thread_id"
     )
 
 
