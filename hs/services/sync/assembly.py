@@ -122,6 +122,8 @@ def _rooms_section(rooms: RoomReaders, sources: SyncSources) -> RoomsSection:
             events=events,
             states=states,
             stays=rooms.membership_history,
+            visibility=rooms.visibility,
+            rendering=rooms.rendering,
         ),
         summaries=RoomSummaries(events, states, rooms.memberships),
         stripped=rooms.stripped,

@@ -3,7 +3,7 @@
 Spec: client-server API, Syncing, `summary`.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
 import attrs
@@ -11,6 +11,7 @@ import orjson
 
 from hs.core.events import event_types
 from hs.core.ids import EventID, RoomID, UserID
+from hs.services.rooms.read.event_prefixes import EventPrefix
 from hs.services.rooms.read.rendering import content_of
 from hs.services.rooms.store.event_store import EventStore
 from hs.services.rooms.store.memberships import Memberships
@@ -49,8 +50,12 @@ class RoomSummaries:
         context: SyncContext,
         room_contexts: Sequence[RoomSyncContext],
         ranges: dict[RoomID, TimelineRange],
+        loaded: Mapping[EventID, EventPrefix],
     ) -> dict[RoomID, RoomSummary]:
-        """Return the summaries of the joined rooms whose members or name changed."""
+        """Return the summaries of the joined rooms whose members or name changed.
+
+        `loaded` are state events that the caller has loaded.
+        """
         rooms = [
             room.room_id
             for room in room_contexts
@@ -59,11 +64,11 @@ class RoomSummaries:
         ]
         if not rooms:
             return {}
-        present = await self._memberships.present_in(rooms)
-        nameless = await self._nameless(rooms)
+        nameless = await self._nameless(rooms, loaded)
+        if nameless:
+            await self._memberships.present_in(nameless)
         summaries: dict[RoomID, RoomSummary] = {}
-        for room_id in rooms:
-            counts = present[room_id].joined_count, present[room_id].invited_count
+        for room_id, counts in (await self._memberships.member_counts(rooms)).items():
             heroes = (
                 await self._memberships.heroes(room_id, context.user_id)
                 if room_id in nameless
@@ -96,23 +101,25 @@ class RoomSummaries:
             for event_id in members
         )
 
-    async def _nameless(self, rooms: Collection[RoomID]) -> set[RoomID]:
+    async def _nameless(
+        self, rooms: Collection[RoomID], loaded: Mapping[EventID, EventPrefix]
+    ) -> set[RoomID]:
         naming_state = {
             room_id: await self._states.current_of_keys(room_id, _KEYS) for room_id in rooms
         }
-        events = await self._events.get(
-            event_id for state in naming_state.values() for event_id in state.values()
-        )
-        nameless: set[RoomID] = set()
-        for room_id, state in naming_state.items():
-            contents = [
-                (content_of(events[state[key]]), property_name)
+        ids = [event_id for state in naming_state.values() for event_id in state.values()]
+        contents = {each: loaded[each].content() for each in ids if each in loaded}
+        events = await self._events.get(each for each in ids if each not in loaded)
+        contents.update((event_id, content_of(stored)) for event_id, stored in events.items())
+        return {
+            room_id
+            for room_id, state in naming_state.items()
+            if not any(
+                contents[state[key]].get(property_name)
                 for key, property_name in _NAMING
-                if key in state and state[key] in events
-            ]
-            if not any(content.get(property_name) for content, property_name in contents):
-                nameless.add(room_id)
-        return nameless
+                if key in state and state[key] in contents
+            )
+        }
 
 
 def _membership(stored: StoredEvent) -> object:

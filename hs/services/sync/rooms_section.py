@@ -29,6 +29,7 @@ from hs.core.events.event_types import StateKey
 from hs.core.filters import EventFilter
 from hs.core.ids import EventID, RoomID, UserID
 from hs.core.push.unread import Count, RoomCounts
+from hs.services.rooms.read.event_prefixes import EventPrefix
 from hs.services.rooms.read.rendering import EventRenderer, content_of
 from hs.services.rooms.read.stripped_state import StrippedState
 from hs.services.rooms.store.event_store import EventStore
@@ -36,13 +37,12 @@ from hs.services.rooms.store.stored_event import StoredEvent
 from hs.services.sync.room_ephemeral import RoomEphemeralEvents
 from hs.services.sync.room_summary import RoomSummaries, RoomSummary
 from hs.services.sync.sources import NO_COUNTS, UnreadCountSource
-from hs.services.sync.state_section import StateEntries, StateSection
+from hs.services.sync.state_section import EVENTS_AT_ONCE, StateEntries, StateSection
 from hs.services.sync.sync_context import MembershipSection, RoomSyncContext, SyncContext
 from hs.services.sync.timeline_range import TimelineRange, TimelineRanges
 from hs.services.sync.timeline_section import RenderedTimeline, TimelineSection, apply_event_format
 
-ROOMS_AT_ONCE: Final = 25
-EVENTS_AT_ONCE: Final = 500
+ROOMS_AT_ONCE: Final = 50
 MAX_EXTENSIONS: Final = 2
 _EXTENSION_FACTOR: Final = 5
 _STRIPPED: Final = {
@@ -113,9 +113,10 @@ class RoomsSection:
         room_events: RoomEphemeralEvents,
         sections: dict[MembershipSection, list[bytes]],
     ) -> None:
-        rooms = await self._rooms(context, room_contexts)
+        loaded = await self._prefetch(context, room_contexts)
+        rooms = await self._rooms(context, room_contexts, loaded)
         counts = await self._load_counts(context, rooms)
-        state = await self._render_states(context, rooms)
+        state = await self._render_states(context, rooms, loaded)
         for room in rooms:
             rendered = await self._render_room(context, room, room_events, counts, state)
             if rendered is not None:
@@ -124,26 +125,33 @@ class RoomsSection:
                 )
             await context.time_slice.yield_if_over()
 
-    async def _rooms(
+    async def _prefetch(
         self, context: SyncContext, room_contexts: Sequence[RoomSyncContext]
+    ) -> Mapping[EventID, EventPrefix]:
+        """Read the current state of many rooms together; return the state events among them."""
+        joined = [
+            room.room_id
+            for room in _with_full_state(context, room_contexts)
+            if room.section is MembershipSection.JOIN
+        ]
+        return await self._states.prefetch_current(context, joined) if joined else {}
+
+    async def _rooms(
+        self,
+        context: SyncContext,
+        room_contexts: Sequence[RoomSyncContext],
+        loaded: Mapping[EventID, EventPrefix],
     ) -> list[_Room]:
         ranges = await self._ranges.load(
             context, room_contexts, context.compiled_filter.timeline_limit
         )
-        with_full_state = [
-            room for room in room_contexts if room.needs_full_state or context.request.full_state
-        ]
-        if with_full_state:
-            await self._states.prefetch_current(
-                [room.room_id for room in with_full_state if room.section is MembershipSection.JOIN]
-            )
         timelines = await self._timelines.render(context, room_contexts, ranges)
         await self._extend_timelines(context, room_contexts, ranges, timelines)
-        if with_full_state and context.request.state_after is None:
+        if context.request.state_after is None:
             await self._states.prefetch_replaced(
-                timelines[room.room_id].shown for room in with_full_state
+                timelines[room.room_id].state for room in _with_full_state(context, room_contexts)
             )
-        summaries = await self._summaries.of(context, room_contexts, ranges)
+        summaries = await self._summaries.of(context, room_contexts, ranges, loaded)
         rooms = [
             _Room(
                 room_context,
@@ -173,7 +181,7 @@ class RoomsSection:
                 room
                 for room in short
                 if len(ranges[room.room_id].shown) >= limit
-                and len(timelines[room.room_id].shown) < context.compiled_filter.timeline_limit
+                and timelines[room.room_id].count < context.compiled_filter.timeline_limit
             ]
             if not short:
                 return
@@ -184,7 +192,7 @@ class RoomsSection:
     # State
 
     async def _state(self, context: SyncContext, room: _Room) -> Mapping[StateKey, EventID]:
-        room_context, shown = room.context, room.timeline.shown
+        room_context, shown = room.context, room.timeline.state
         compiled_filter = context.compiled_filter
         if compiled_filter.filter.room.state.allows_nothing:
             return _NO_STATE
@@ -204,7 +212,7 @@ class RoomsSection:
         timeline_range = room.timeline_range
         if not timeline_range.is_exact or any(entry.changes for entry in timeline_range.entries):
             state = await self._states.changes(context, room_context, timeline_range, shown)
-        if not compiled_filter.is_lazy or not (shown or heroes):
+        if not compiled_filter.is_lazy or not (room.timeline.count or heroes):
             return state
         return await self._with_members(context, room, state, heroes)
 
@@ -220,7 +228,7 @@ class RoomsSection:
         if heroes:
             keys = [(event_types.MEMBER, str(hero)) for hero in heroes]
             hero_events = await self._states.select(
-                context, room.context, keys, room.timeline.shown
+                context, room.context, keys, room.timeline.state
             )
             members = {
                 **members,
@@ -240,12 +248,15 @@ class RoomsSection:
         if timeline.members is not None:
             return timeline.members
         keys = [(event_types.MEMBER, str(sender)) for sender in timeline.senders]
-        entries = await self._states.select(context, room.context, keys, timeline.shown)
+        entries = await self._states.select(context, room.context, keys, timeline.state)
         timeline.members = {UserID(key[1]): event_id for key, event_id in entries.items()}
         return timeline.members
 
     async def _render_states(
-        self, context: SyncContext, rooms: Sequence[_Room]
+        self,
+        context: SyncContext,
+        rooms: Sequence[_Room],
+        loaded: Mapping[EventID, EventPrefix],
     ) -> dict[EventID, bytes]:
         """Render the state events of all rooms but those with a large state."""
         small = [room for room in rooms if len(room.state) <= EVENTS_AT_ONCE]
@@ -256,15 +267,20 @@ class RoomsSection:
             if state_filter.allows_room(room.context.room_id)
             for event_id in room.state.values()
         ]
-        return await self._render_events(context, ids) if ids else {}
+        return await self._render_events(context, ids, loaded) if ids else {}
 
     async def _render_events(
-        self, context: SyncContext, event_ids: Collection[EventID]
+        self,
+        context: SyncContext,
+        event_ids: Collection[EventID],
+        loaded: Mapping[EventID, EventPrefix],
     ) -> dict[EventID, bytes]:
         """Render state events that the filter allows."""
         compiled_filter = context.compiled_filter
         if compiled_filter.shows_all_state and not compiled_filter.shapes_events:
-            return await self._rendering.state_by_id(event_ids, context.viewer, room_id=False)
+            return await self._rendering.state_by_id(
+                event_ids, context.viewer, room_id=False, loaded=loaded
+            )
         events = await self._events.scan(event_ids)
         await self._rendering.prepare_state(events.values())
         state_filter = compiled_filter.filter.room.state
@@ -286,7 +302,7 @@ class RoomsSection:
         parts: list[bytes] = []
         remaining = iter(room.state.items())
         while entries := list(islice(remaining, EVENTS_AT_ONCE)):
-            events = await self._render_events(context, [event_id for _, event_id in entries])
+            events = await self._render_events(context, [event_id for _, event_id in entries], {})
             part = _shown_state(context, room, entries, events)
             if part:
                 parts.append(b",".join(part))
@@ -324,7 +340,7 @@ class RoomsSection:
         )
         if not (
             always_included
-            or room.timeline.shown
+            or room.timeline.count
             or room.timeline_range.limited
             or state
             or ephemeral
@@ -332,7 +348,7 @@ class RoomsSection:
         ):
             return None
         if context.compiled_filter.is_lazy:
-            _record_members(context, room.timeline.shown)
+            _record_members(context, room.timeline.state)
         state_name = context.request.state_after or "state"
         parts = [
             b'"timeline":%b,"%b":{"events":[%b]},"account_data":{"events":[%b]}'
@@ -362,6 +378,14 @@ def _rooms_member(sections: Mapping[MembershipSection, Sequence[bytes]]) -> byte
     parts[0] = b'"rooms":{'
     parts.append(b"}}")
     return b"".join(parts)
+
+
+def _with_full_state(
+    context: SyncContext, room_contexts: Iterable[RoomSyncContext]
+) -> list[RoomSyncContext]:
+    if context.request.full_state:
+        return list(room_contexts)
+    return [room for room in room_contexts if room.needs_full_state]
 
 
 def _rooms_without_events(

@@ -15,7 +15,7 @@ Rules:
 Spec: client-server API, Syncing, `state` and `state_after`.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final
 
 import attrs
@@ -24,6 +24,9 @@ from hs.core.events import event_types
 from hs.core.events.event_types import StateKey
 from hs.core.ids import EventID, RoomID, UserID
 from hs.lib.caching.lru_cache import LruCache
+from hs.services.rooms.read.event_prefixes import EventPrefix
+from hs.services.rooms.read.rendering import EventRenderer
+from hs.services.rooms.read.visibility import Visibility
 from hs.services.rooms.store.event_store import EventStore
 from hs.services.rooms.store.membership_history import MembershipHistory
 from hs.services.rooms.store.recent_events import RecentEvent, RecentEvents
@@ -31,11 +34,14 @@ from hs.services.rooms.store.state_snapshots import StateMap
 from hs.services.rooms.store.state_store import StateStore
 from hs.services.rooms.store.stored_event import StoredEvent
 from hs.services.sync.sync_context import MembershipSection, RoomSyncContext, SyncContext
-from hs.services.sync.timeline_range import TimelineRange
+from hs.services.sync.timeline_range import TimelineEntry, TimelineRange
 from hs.storage.database import Database
 from hs.storage.sync import room_changes
 
 StateEntries = dict[StateKey, EventID]
+
+EVENTS_AT_ONCE: Final = 500
+"""Maximum number of state events that are loaded at once, and size of a small state."""
 
 MAX_REPLACED_EVENTS: Final = 20_000
 
@@ -45,6 +51,7 @@ _DECIDING_KEYS: Final = (
     (event_types.CANONICAL_ALIAS, ""),
 )
 _NO_STATE: Final[StateEntries] = {}
+_NOT_LOADED: Final[Mapping[EventID, EventPrefix]] = {}
 
 
 @attrs.frozen(eq=False)
@@ -56,17 +63,41 @@ class StateSection:
     _events: EventStore
     _states: StateStore
     _stays: MembershipHistory
+    _visibility: Visibility
+    _rendering: EventRenderer
     # The event that each state event replaced; None if there was none. It never changes.
     _replaced: LruCache[EventID, EventID | None] = attrs.field(
         factory=lambda: LruCache("replaced_state", max_entries=MAX_REPLACED_EVENTS), init=False
     )
 
-    async def prefetch_current(self, room_ids: Collection[RoomID]) -> None:
-        """Prefetch the current state of rooms, and the events that decide what is shown of it."""
+    async def prefetch_current(
+        self, context: SyncContext, room_ids: Collection[RoomID]
+    ) -> Mapping[EventID, EventPrefix]:
+        """Prefetch the current state of rooms, and what decides which of their events are shown.
+
+        Returns: the state events that this loaded; none of rooms with a large state.
+        """
         states = await self._states.current_in(room_ids)
-        await self._events.get(
-            [state[key] for state in states.values() for key in _DECIDING_KEYS if key in state]
-        )
+        compiled_filter = context.compiled_filter
+        if not compiled_filter.shows_all_state or compiled_filter.shapes_events:
+            keys = _DECIDING_KEYS
+            await self._events.get(
+                [state[key] for state in states.values() for key in keys if key in state]
+            )
+            return _NOT_LOADED
+        with_members = not compiled_filter.is_lazy
+        small = {
+            room_id: [
+                event_id
+                for key, event_id in state.items()
+                if with_members or key[0] != event_types.MEMBER
+            ]
+            for room_id, state in states.items()
+            if len(state) <= EVENTS_AT_ONCE
+        }
+        loaded = await self._rendering.load_states(small, with_members=with_members)
+        self._visibility.learn(small, loaded)
+        return loaded
 
     async def prefetch_replaced(self, shown: Iterable[Sequence[StoredEvent]]) -> None:
         """Prefetch the events that the first state events of timelines replaced."""
@@ -275,7 +306,7 @@ def without_other_members(state: StateMap | StateEntries, user_ids: set[UserID])
 
 
 def _changes_before_timeline(
-    entries: Sequence[RecentEvent], shown: set[EventID], at_end: bool
+    entries: Sequence[TimelineEntry], shown: set[EventID], at_end: bool
 ) -> StateEntries:
     changed: dict[StateKey, EventID | None] = {}
     # Keys that the timeline has set. From there on the client follows the timeline.

@@ -21,12 +21,12 @@ from typing import Final
 import attrs
 
 from hs.core.events import event_types
-from hs.core.ids import EventID, RoomID, UserID
+from hs.core.ids import EventID, RoomID
 from hs.core.positions import VectorPosition
 from hs.services.rooms.store.event_store import EventStore
 from hs.services.rooms.store.recent_events import RecentEvent, RecentEvents
 from hs.services.rooms.store.stored_event import StoredEvent
-from hs.services.sync.sync_context import RoomSyncContext, SyncContext
+from hs.services.sync.sync_context import MembershipSection, RoomSyncContext, SyncContext
 from hs.storage.database import Database
 from hs.storage.rooms import relations
 from hs.storage.sync import room_changes
@@ -37,20 +37,25 @@ FILTERED_CHUNK: Final = 100
 _ROUND_FACTOR: Final = 4
 _NO_EVENTS: Final[Mapping[EventID, StoredEvent]] = {}
 
+TimelineEntry = RecentEvent | TimelineRow
+"""An event of a range; a row of the database does not list changes by state resolution."""
+
 
 @attrs.define(eq=False)
 class TimelineRange:
     """The events of a room within a response, earliest first."""
 
-    entries: Sequence[RecentEvent] = ()
+    entries: Sequence[TimelineEntry] = ()
     """The events that were examined."""
-    shown: Sequence[RecentEvent] = ()
+    shown: Sequence[TimelineEntry] = ()
     """The events for the timeline, which pass the filter and its limit."""
     limited: bool = False
     is_exact: bool = False
     """Whether the examined events are all of the interval, and list all state changes."""
     events: Mapping[EventID, StoredEvent] = _NO_EVENTS
     """The events of `shown`, if they were read together with the range."""
+    rows: Sequence[TimelineRow] | None = None
+    """The rows of `shown`, instead of events, if all of the joined room is new to the client."""
 
 
 @attrs.define(eq=False)
@@ -61,7 +66,6 @@ class _RoomRead:
     low: int
     high: int
     rows: list[TimelineRow] = attrs.Factory(list)
-    entries: list[RecentEvent] = attrs.Factory(list)
     passed: int = 0
     exhausted: bool = False
 
@@ -179,12 +183,13 @@ class TimelineRanges:
     ) -> None:
         """Add the events that were read with the rows of ranges."""
         for reading in readings:
-            timeline_range = ranges[reading.room.room_id]
-            if timeline_range.shown:
-                first = timeline_range.shown[0].stream_id
-                timeline_range.events = self._events.add_timeline_rows(
-                    row for row in reading.rows if row.stream_id >= first
-                )
+            room = reading.room
+            timeline_range = ranges[room.room_id]
+            rows = [entry for entry in timeline_range.shown if isinstance(entry, TimelineRow)]
+            if room.after is None and room.section is MembershipSection.JOIN:
+                timeline_range.rows = rows
+            else:
+                timeline_range.events = self._events.add_timeline_rows(rows)
 
     async def _read_round(
         self, context: SyncContext, readings: Sequence[_RoomRead], chunk: int
@@ -201,11 +206,9 @@ class TimelineRanges:
         for reading in readings:
             room_id = reading.room.room_id
             rows = rows_by_room.get(room_id, [])
-            entries = [_entry(row) for row in rows]
             reading.rows = rows + reading.rows
-            reading.entries = entries + reading.entries
             reading.exhausted = len(rows) < chunk
-            reading.passed += len(_filter(context, room_id, entries))
+            reading.passed += len(_filter(context, room_id, rows))
             if rows:
                 reading.high = rows[0].stream_id - 1
 
@@ -250,8 +253,8 @@ def _in_interval(
 
 
 def _filter(
-    context: SyncContext, room_id: RoomID, entries: Sequence[RecentEvent]
-) -> Sequence[RecentEvent]:
+    context: SyncContext, room_id: RoomID, entries: Sequence[TimelineEntry]
+) -> Sequence[TimelineEntry]:
     if context.compiled_filter.shows_every_event:
         return entries
     timeline = context.compiled_filter.filter.room.timeline
@@ -267,7 +270,11 @@ def _filter(
 
 
 def _make_range(
-    entries: Sequence[RecentEvent], filtered: Sequence[RecentEvent], limit: int, *, is_exact: bool
+    entries: Sequence[TimelineEntry],
+    filtered: Sequence[TimelineEntry],
+    limit: int,
+    *,
+    is_exact: bool,
 ) -> TimelineRange:
     limited = len(filtered) > limit
     if limited:
@@ -278,17 +285,16 @@ def _make_range(
 def _range_from_rows(context: SyncContext, reading: _RoomRead, limit: int) -> TimelineRange:
     room, upto = reading.room, context.events_position
     after = VectorPosition(room_changes.LOWEST) if room.after is None else room.after
-    rows, entries = reading.rows, reading.entries
+    rows = reading.rows
     if after.ahead or upto.ahead or not _are_within(rows, after, upto):
-        within = [
-            (row, entry)
-            for row, entry in zip(rows, entries, strict=True)
+        rows = [
+            row
+            for row in rows
             if upto.covers(row.writer, row.stream_id)
             and not after.covers(row.writer, row.stream_id)
         ]
-        rows, entries = [row for row, _ in within], [entry for _, entry in within]
-    filtered = _filter(context, room.room_id, entries)
-    timeline_range = _make_range(entries, filtered, limit, is_exact=False)
+    filtered = _filter(context, room.room_id, rows)
+    timeline_range = _make_range(rows, filtered, limit, is_exact=False)
     timeline_range.limited = timeline_range.limited or not reading.exhausted
     # Without state events, and with the same state before each event, the state did not change.
     timeline_range.is_exact = (
@@ -302,18 +308,3 @@ def _range_from_rows(context: SyncContext, reading: _RoomRead, limit: int) -> Ti
 
 def _are_within(rows: Sequence[TimelineRow], after: VectorPosition, upto: VectorPosition) -> bool:
     return not rows or (rows[0].stream_id > after.floor and rows[-1].stream_id <= upto.floor)
-
-
-def _entry(row: TimelineRow) -> RecentEvent:
-    changes = () if row.state_key is None else ((row.type, row.state_key, row.event_id, None),)
-    return RecentEvent(
-        stream_id=row.stream_id,
-        writer=row.writer,
-        event_id=EventID(row.event_id),
-        type=row.type,
-        state_key=row.state_key,
-        sender=UserID(row.sender),
-        depth=row.depth,
-        contains_url=bool(row.contains_url),
-        changes=changes,
-    )

@@ -10,11 +10,13 @@ Rules:
 - The key of a shared timeline has the range, the rendering ID of the filter, and the form of the
   state section, because the cached member events of the senders depend on the latter.
 - Concurrent requests for the same key render it once.
+- Of a room that is new to the client, messages are rendered from the rows that were read, neither
+  parsed nor cached, if the user certainly may see all of them: nobody else needs them soon.
 - Events that the user may not see are left out, with two exceptions: the event that ended the
   user's membership, and state events that are part of the current state of a joined room.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import attrs
@@ -27,7 +29,8 @@ from hs.core.relations import relation_of
 from hs.core.tokens import TopologicalToken
 from hs.lib.caching.lru_cache import LruCache
 from hs.lib.caching.single_flight import SingleFlight
-from hs.services.rooms.read.rendering import EventRenderer, federation_form, with_fields
+from hs.services.rooms.read.event_forms import federation_form, with_fields
+from hs.services.rooms.read.rendering import EventRenderer
 from hs.services.rooms.read.visibility import Visibility, VisibleEvent
 from hs.services.rooms.store.event_store import EventStore
 from hs.services.rooms.store.state_store import StateStore
@@ -39,6 +42,7 @@ from hs.services.sync.sync_context import (
     SyncContext,
 )
 from hs.services.sync.timeline_range import TimelineRange
+from hs.storage.sync.room_changes import TimelineRow
 
 MAX_SHARED: Final = 2_000
 SHARED_FOR_MS: Final = 2_000  # short, because shared timelines contain `age`
@@ -50,10 +54,11 @@ _Key = tuple[RoomID, int, int, int, bool, int]
 
 @attrs.define(eq=False)
 class RenderedTimeline:
-    """A rendered timeline section and the events in it."""
+    """A rendered timeline section, the number of its events, and the state events in it."""
 
     json: bytes
-    shown: Sequence[StoredEvent]
+    count: int
+    state: Sequence[StoredEvent]
     senders: frozenset[UserID]
     made_ms: int
     members: dict[UserID, EventID] | None = None
@@ -101,6 +106,8 @@ class TimelineSection:
                 personal.append(room)
             else:
                 timelines[room.room_id] = shared
+        timelines.update(await self._render_rows(context, personal, ranges))
+        personal = [room for room in personal if room.room_id not in timelines]
         if personal:
             timelines.update(await self._render_personal(context, personal, ranges))
         return timelines
@@ -158,6 +165,72 @@ class TimelineSection:
         self._shared.put(key, timeline)
         return timeline
 
+    async def _render_rows(
+        self,
+        context: SyncContext,
+        room_contexts: Sequence[RoomSyncContext],
+        ranges: dict[RoomID, TimelineRange],
+    ) -> dict[RoomID, RenderedTimeline]:
+        """Return the timelines of those rooms whose rows the user certainly may see."""
+        if context.compiled_filter.shapes_events:
+            return {}
+        rows: dict[RoomID, Sequence[TimelineRow]] = {}
+        for room in room_contexts:
+            read = ranges[room.room_id].rows
+            if not read:
+                continue
+            view = await self._visibility.room_view(context.user_id, room.room_id)
+            if read[0].stream_id > view.certain_after:
+                visible = [row for row in read if _is_shown(row, context, view.hidden_before)]
+                surplus = len(visible) - context.compiled_filter.timeline_limit
+                if surplus > 0:
+                    visible = visible[surplus:]
+                    ranges[room.room_id].limited = True
+                rows[room.room_id] = visible
+        messages = [row for visible in rows.values() for row in visible if _is_message(row)]
+        await self._rendering.prepare_messages(messages, context.viewer)
+        events = self._events.add_timeline_rows(
+            row for visible in rows.values() for row in visible if not _is_message(row)
+        )
+        await self._rendering.prepare(list(events.values()), context.viewer)
+        return {
+            room_id: self._timeline_of_rows(context, visible, events, ranges[room_id])
+            for room_id, visible in rows.items()
+        }
+
+    def _timeline_of_rows(
+        self,
+        context: SyncContext,
+        rows: Sequence[TimelineRow],
+        events: Mapping[EventID, StoredEvent],
+        timeline_range: TimelineRange,
+    ) -> RenderedTimeline:
+        if not rows:
+            return _empty(context, timeline_range)
+        rendering, viewer = self._rendering, context.viewer
+        stored = [events[row.event_id] for row in rows if row.event_id in events]
+        rendered = iter(
+            rendering.timeline_events(
+                [VisibleEvent(event, _JOIN) for event in stored], viewer, room_id=False
+            )
+        )
+        messages = iter(
+            rendering.messages((row for row in rows if row.event_id not in events), viewer)
+        )
+        parts = [next(rendered if row.event_id in events else messages) for row in rows]
+        first = rows[0]
+        return RenderedTimeline(
+            _encode(
+                parts,
+                _prev_batch(context, first.type, first.depth, first.stream_id),
+                limited=timeline_range.limited,
+            ),
+            len(rows),
+            [event for event in stored if event.event.state_key is not None],
+            frozenset(row.sender for row in rows),
+            viewer.now_ms,
+        )
+
     async def _render_personal(
         self,
         context: SyncContext,
@@ -186,6 +259,8 @@ class TimelineSection:
         events: dict[EventID, StoredEvent] = {}
         for timeline_range in ranges:
             events.update(timeline_range.events)
+            if timeline_range.rows is not None:
+                events.update(self._events.add_timeline_rows(timeline_range.rows))
         missing = [
             entry.event_id
             for timeline_range in ranges
@@ -295,14 +370,11 @@ class TimelineSection:
                 for view, text in zip(seen, rendered, strict=True)
             ]
         first = seen[0].stored
-        prev_batch = TopologicalToken(first.event.depth, first.stream_id - 1).encode()
-        if first.event.type == event_types.CREATE:
-            # There are no earlier events, but clients expect a token, and some of them expect
-            # events before it. With this token they page through the room from its end.
-            prev_batch = context.position.text
+        prev_batch = _prev_batch(context, first.event.type, first.event.depth, first.stream_id)
         return RenderedTimeline(
             _encode(rendered, prev_batch, limited=timeline_range.limited),
-            [view.stored for view in seen],
+            len(seen),
+            [view.stored for view in seen if view.stored.event.state_key is not None],
             frozenset(view.stored.event.sender for view in seen),
             viewer.now_ms,
         )
@@ -319,6 +391,32 @@ def apply_event_format(
     return rendered
 
 
+def _is_shown(row: TimelineRow, context: SyncContext, hidden_before: int) -> bool:
+    if row.state_key is not None:
+        return True
+    is_ignored = row.sender in context.ignored and row.sender != context.user_id
+    return not is_ignored and row.origin_server_ts >= hidden_before
+
+
+def _is_message(row: TimelineRow) -> bool:
+    """Return whether a row can be rendered without parsing its event."""
+    return (
+        row.state_key is None
+        and row.redacted_by is None
+        and not row.has_children
+        and row.type != event_types.REDACTION
+    )
+
+
+def _prev_batch(context: SyncContext, event_type: str, depth: int, stream_id: int) -> str:
+    """Return the token before the first event of a timeline."""
+    if event_type == event_types.CREATE:
+        # There are no earlier events, but clients expect a token, and some of them expect
+        # events before it. With this token they page through the room from its end.
+        return context.position.text
+    return TopologicalToken(depth, stream_id - 1).encode()
+
+
 def _membership_at(stored: StoredEvent, user_id: UserID) -> str:
     event = stored.event
     if event.state_key == user_id and event.type == "m.room.member":
@@ -331,7 +429,7 @@ def _empty(context: SyncContext, timeline_range: TimelineRange) -> RenderedTimel
     since = context.request.since
     prev_batch = context.position.text if since is None or timeline_range.limited else since
     return RenderedTimeline(
-        _encode((), prev_batch, limited=timeline_range.limited), (), frozenset(), 0
+        _encode((), prev_batch, limited=timeline_range.limited), 0, (), frozenset(), 0
     )
 
 

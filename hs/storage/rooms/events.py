@@ -61,6 +61,14 @@ PDUS_BY_ID = sql(
         f"AND {d.any_of('event_id', 1, 'text')}"
     )
 )
+_OF_STATES = (
+    "SELECT e.event_id, e.pdu FROM current_state c JOIN events e ON e.stream_id = c.stream_id "
+    "WHERE e.redacted_by IS NULL AND "
+)
+PDUS_OF_STATES = sql(lambda d: f"{_OF_STATES} {d.any_of('c.room_id', 1, 'text')}")
+PDUS_OF_STATES_WITHOUT_MEMBERS = sql(
+    lambda d: f"{_OF_STATES} c.membership IS NULL AND {d.any_of('c.room_id', 1, 'text')}"
+)
 KNOWN = sql(
     lambda d: f"SELECT event_id, stream_id FROM events WHERE {d.any_of('event_id', 1, 'text')}"
 )
@@ -117,6 +125,14 @@ async def find_pdus(tx: Tx, event_ids: Sequence[str]) -> list[tuple[str, bytes]]
     """Return (event_id, pdu) of those of the events that are stored and not redacted."""
     rows = await tx.fetch(PDUS_BY_ID, list(event_ids))
     return [(row[0], expand_pdu(row[1])) for row in rows]
+
+
+async def find_pdus_of_states(
+    tx: Tx, room_ids: Sequence[str], with_members: bool
+) -> list[tuple[str, bytes]]:
+    """Return (event_id, pdu) of the events of current states, those that are not redacted."""
+    statement = PDUS_OF_STATES if with_members else PDUS_OF_STATES_WITHOUT_MEMBERS
+    return [(row[0], expand_pdu(row[1])) for row in await tx.fetch(statement, list(room_ids))]
 
 
 async def find_by_stream_id(tx: Tx, stream_ids: Sequence[int]) -> list[LoadedEvent]:

@@ -32,6 +32,12 @@ _SUMMARY = (
 )
 _SUMMARY_NAMES = [column.split()[0] for column in _SUMMARY.split(", ")]
 SUMMARY = f"SELECT {', '.join(_SUMMARY_NAMES)} FROM room_summaries WHERE room_id = $1"
+MEMBER_COUNTS = sql(
+    lambda d: (
+        "SELECT room_id, joined_members, invited_members FROM room_summaries "
+        f"WHERE {d.any_of('room_id', 1, 'text')}"
+    )
+)
 SET_SUMMARIES = InsertRows(
     "room_summaries",
     f"room_id text, {_SUMMARY}",
@@ -107,6 +113,12 @@ async def summary(tx: Tx, room_id: str) -> RoomSummaryRecord | None:
     """Return the summary of a room."""
     row = await tx.fetchrow(SUMMARY, room_id)
     return None if row is None else RoomSummaryRecord(*row)
+
+
+async def member_counts(tx: Tx, room_ids: Sequence[str]) -> dict[str, tuple[int, int]]:
+    """Return the numbers of joined and of invited members of rooms."""
+    rows = await tx.fetch(MEMBER_COUNTS, list(room_ids))
+    return {row[0]: (row[1], row[2]) for row in rows}
 
 
 async def set_summaries(tx: Tx, rows: Sequence[tuple[object, ...]]) -> None:

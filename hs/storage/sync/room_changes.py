@@ -3,7 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from hs.core.ids import EventID, RoomID, UserID
 from hs.core.positions import VectorPosition
+from hs.core.streams import StateChange
 from hs.storage.database import Tx
 from hs.storage.dialect import Statement, sql
 
@@ -22,6 +24,9 @@ _WINDOW = (
     "ORDER BY i.stream_id DESC LIMIT 1 OFFSET $4), $2) "
     "AND e.stream_id <= $3 AND e.status = 0 ORDER BY e.stream_id"
 )
+_HAS_CHILDREN = (
+    "CASE WHEN EXISTS (SELECT 1 FROM relations c WHERE c.parent_id = e.event_id) THEN 1 ELSE 0 END"
+)
 WINDOWS = sql(
     lambda d: (
         f"SELECT {_ROW} FROM {d.unnest('w', 'room_id text')} CROSS JOIN events e WHERE {_WINDOW}"
@@ -29,7 +34,7 @@ WINDOWS = sql(
 )
 WINDOWS_OF_EVENTS = sql(
     lambda d: (
-        f"SELECT {_ROW}, e.origin_server_ts, e.redacted_by, r.version, e.pdu "
+        f"SELECT {_ROW}, e.origin_server_ts, e.redacted_by, r.version, e.pdu, {_HAS_CHILDREN} "
         f"FROM {d.unnest('w', 'room_id text')} CROSS JOIN rooms r CROSS JOIN events e "
         f"WHERE r.room_id = w.room_id AND {_WINDOW}"
     )
@@ -53,25 +58,34 @@ NEXT_AT_ONCE = 20
 
 
 class TimelineRow(NamedTuple):
-    """An event of a room's timeline; the last four fields only if the events themselves are read.
+    """An event of a room's timeline; the last five fields only if the events themselves are read.
 
-    `pdu` is as it is stored: `expand_pdu` returns the PDU.
+    `pdu` is as it is stored: `expand_pdu` returns the PDU. `has_children` tells whether any event
+    relates to this one.
     """
 
-    room_id: str
+    room_id: RoomID
     stream_id: int
     writer: str
-    event_id: str
+    event_id: EventID
     type: str
     state_key: str | None
-    sender: str
+    sender: UserID
     depth: int
     contains_url: int
     snapshot_id: int | None
     origin_server_ts: int = 0
-    redacted_by: str | None = None
+    redacted_by: EventID | None = None
     version: str = ""
     pdu: bytes = b""
+    has_children: int = 0
+
+    @property
+    def changes(self) -> tuple[StateChange, ...]:
+        """The entry of the state that the event sets; a row does not tell what else changed."""
+        if self.state_key is None:
+            return ()
+        return ((self.type, self.state_key, self.event_id, None),)
 
 
 StreamRange = tuple[int, int]

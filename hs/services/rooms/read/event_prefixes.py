@@ -8,10 +8,19 @@ import orjson
 
 from hs.core.canonical_json import JsonObject
 from hs.core.events import event_types
-from hs.core.events.event import Event, RawEvent
+from hs.core.events.event import RAW_EVENT, Event, RawEvent
 from hs.core.ids import EventID
+from hs.services.rooms.store.stored_event import StoredEvent
+from hs.storage.rooms.stored_pdus import expand_pdu
+from hs.storage.sync.room_changes import TimelineRow
 
 _OVERHEAD_BYTES: Final = 400
+
+MEMBERSHIPS: Final[Mapping[str | None, bytes]] = {
+    name: b',"membership":"' + name.encode() + b'"'
+    for name in ("join", "invite", "leave", "ban", "knock")
+}
+"""The field with the membership of a viewer, for the known memberships."""
 
 
 @attrs.define(eq=False)
@@ -28,6 +37,11 @@ class EventPrefix:
     room: bytes
     because: bytes
     previous: bytes | None
+
+    def content(self) -> Mapping[str, Any]:
+        """Return the content, of a redacted event what the redaction left."""
+        content: Mapping[str, Any] = orjson.loads(self.body + b"}")["content"]
+        return content
 
 
 def weigh_prefix(event_id: EventID, prefix: EventPrefix) -> int:
@@ -74,6 +88,28 @@ def prefix_of_raw(event_id: EventID, raw: RawEvent, room_id: bytes) -> EventPref
     return EventPrefix(sent_ms, b'%b,"state_key":%b' % (body, state_key), room, b"", None)
 
 
+def prefix_of_unredacted(event: Event) -> EventPrefix:
+    """Return what `prefix_of` does, of an event that is not redacted."""
+    if event.type == event_types.REDACTION:
+        return prefix_of(event, b"")
+    raw = RAW_EVENT.decode(event.canonical)
+    return prefix_of_raw(event.event_id, raw, orjson.dumps(event.room_id))
+
+
+def redacted_because(redaction: StoredEvent) -> bytes:
+    """Return the field with the redaction of an event."""
+    prefix = prefix_of(redaction.effective_event, b"")
+    return b',"redacted_because":%b%b,"unsigned":{}}' % (prefix.body, prefix.room)
+
+
+def previous_content(previous: StoredEvent) -> bytes:
+    """Return the fields that tell which event a state event replaced."""
+    return b',"prev_content":%b,"replaces_state":%b' % (
+        orjson.dumps(previous.effective_event.content),
+        orjson.dumps(previous.event_id),
+    )
+
+
 def state_json(prefix: EventPrefix, now_ms: int, room_id: bool) -> bytes:
     """Return a state event as JSON, without `prev_content`, at a time."""
     return b'%b%b,"unsigned":{"age":%d%b}}' % (
@@ -81,6 +117,33 @@ def state_json(prefix: EventPrefix, now_ms: int, room_id: bool) -> bytes:
         prefix.room if room_id else b"",
         now_ms - prefix.sent_ms,
         prefix.because,
+    )
+
+
+def membership_json(membership: str | None) -> bytes:
+    """Return the field with the membership of a viewer at an event."""
+    if membership is None:
+        return b""
+    known = MEMBERSHIPS.get(membership)
+    return known if known is not None else b',"membership":' + orjson.dumps(membership)
+
+
+def message_json(row: TimelineRow, now_ms: int, extra: bytes) -> bytes:
+    """Return a message as a joined member sees it at a time, without `room_id`."""
+    raw = RAW_EVENT.decode(expand_pdu(row.pdu))
+    sent_ms = row.origin_server_ts
+    return (
+        b'{"type":%b,"sender":%b,"content":%b,"event_id":%b,"origin_server_ts":%d,'
+        b'"unsigned":{"age":%d,"membership":"join"%b}}'
+        % (
+            raw.type,
+            raw.sender,
+            raw.content,
+            orjson.dumps(row.event_id),
+            sent_ms,
+            now_ms - sent_ms,
+            extra,
+        )
     )
 
 

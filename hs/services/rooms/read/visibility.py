@@ -19,7 +19,7 @@ Spec: client-server API, Room History Visibility; `unsigned.membership`.
 """
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Final, NamedTuple
 
@@ -41,6 +41,7 @@ from hs.lib.caching.lru_cache import LruCache
 from hs.repl.feed import Batch, Feed
 from hs.services.accounts.account_data.account_data import AccountDataService
 from hs.services.accounts.lifecycle.erased_users import ErasedUsersCache
+from hs.services.rooms.read.event_prefixes import EventPrefix
 from hs.services.rooms.read.rendering import content_of
 from hs.services.rooms.read.retention_policy import RetentionPolicies
 from hs.services.rooms.store.event_store import EventStore
@@ -201,6 +202,18 @@ class Visibility:
         visibility = self._cached_current.get(room_id) or self._current_in_memory(room_id)
         return visibility or await self._current.get(room_id)
 
+    def learn(self, room_ids: Iterable[RoomID], loaded: Mapping[EventID, EventPrefix]) -> None:
+        """Remember the history visibility of rooms, whose state events have just been loaded."""
+        for room_id in room_ids:
+            state = self._states.current_nowait(room_id)
+            if state is None or room_id in self._cached_current:
+                continue
+            event_id = state.get(_VISIBILITY_KEY)
+            if event_id is None:
+                self._cached_current.put(room_id, visibility_in(None))
+            elif event_id in loaded:
+                self._cached_current.put(room_id, visibility_in(loaded[event_id].content()))
+
     def _current_in_memory(self, room_id: RoomID) -> HistoryVisibility | None:
         # What is in memory is exact as of the feed, so it may be cached as long as nothing is
         # awaited in between.
@@ -227,7 +240,7 @@ class Visibility:
         case, as they belong to the state of a room that the user is joined to.
         """
         ignored = await self._ignored.ignored_by(user_id) if ignore else frozenset()
-        rooms: dict[RoomID, _RoomView] = {}
+        rooms: dict[RoomID, RoomView] = {}
         certain: list[VisibleEvent] = []
         unsure: list[StoredEvent] = []
         for stored in events:
@@ -238,7 +251,7 @@ class Visibility:
                 continue
             view = rooms.get(event.room_id)
             if view is None:
-                view = rooms[event.room_id] = await self._room_view(user_id, event.room_id)
+                view = rooms[event.room_id] = await self.room_view(user_id, event.room_id)
             if event.origin_server_ts < view.hidden_before and event.state_key is None:
                 continue
             if stored.stream_id > view.certain_after:
@@ -257,20 +270,21 @@ class Visibility:
         visible = await self.filter_visible(user_id, (stored,))
         return visible[0] if visible else None
 
-    async def _room_view(self, user_id: UserID, room_id: RoomID) -> "_RoomView":
+    async def room_view(self, user_id: UserID, room_id: RoomID) -> "RoomView":
+        """Return what decides which events of a room a user sees."""
         access = await self.access(user_id, room_id)
         certain_after = ALWAYS
         own = access.own if access.is_joined else None
         if own is not None and await self.is_open_to_members(room_id):
             certain_after = own.stream_id
         hidden_before = await self.hidden_before(room_id) if self.expires else -ALWAYS
-        return _RoomView(access.joined_until, certain_after, hidden_before)
+        return RoomView(access.joined_until, certain_after, hidden_before)
 
     async def _check_states(
         self,
         user_id: UserID,
         events: Sequence[StoredEvent],
-        rooms: "dict[RoomID, _RoomView]",
+        rooms: "dict[RoomID, RoomView]",
         known: AbstractSet[EventID],
     ) -> list[VisibleEvent]:
         user_states = await self._load_user_states(
@@ -358,8 +372,12 @@ class Visibility:
                 self._current.invalidate(RoomID(row.room_id))
 
 
-class _RoomView(NamedTuple):
-    """`certain_after`: all events with greater numbers were seen by a joined member."""
+class RoomView(NamedTuple):
+    """What decides which events of a room a user sees.
+
+    The user was joined until `joined_until`, and certainly sees all events after `certain_after`;
+    messages sent before `hidden_before`, a time in ms, have expired.
+    """
 
     joined_until: int
     certain_after: int

@@ -21,7 +21,7 @@ from typing import Final
 import attrs
 
 from hs.core.events.event import Event, EventHead, event_with_head, load_event
-from hs.core.ids import EventID
+from hs.core.ids import EventID, RoomID
 from hs.core.streams import BACKFILL, EVENTS, EventRow
 from hs.core.versions import room_version
 from hs.lib.caching.lru_cache import LruCache
@@ -121,6 +121,20 @@ class EventStore:
             del pdus[event_id]
         return pdus
 
+    async def pdus_of_states(
+        self, room_ids: Collection[RoomID], with_members: bool
+    ) -> dict[EventID, bytes]:
+        """Return the canonical JSON of the current state of rooms, without redacted events.
+
+        The database may be ahead of what this process knows of the state.
+        """
+        read = events.find_pdus_of_states
+        rows = await self._database.read(read, list(room_ids), with_members)
+        pdus = {EventID(event_id): pdu for event_id, pdu in rows}
+        for event_id in pdus.keys() & self._redactions.keys():
+            del pdus[event_id]
+        return pdus
+
     async def _get(
         self, event_ids: Iterable[EventID], put: Callable[[EventID, StoredEvent], None]
     ) -> dict[EventID, StoredEvent]:
@@ -160,10 +174,10 @@ class EventStore:
         stored_events: dict[EventID, StoredEvent] = {}
         unknown: list[tuple[EventID, StoredEvent]] = []
         for row in rows:
-            event_id = EventID(row.event_id)
+            event_id = row.event_id
             stored = self.get_nowait(event_id)
             if stored is None:
-                stored = _from_timeline_row(event_id, row)
+                stored = _from_timeline_row(row)
                 stored.redacted_by = self._redactions.get(event_id, stored.redacted_by)
                 unknown.append((event_id, stored))
             stored_events[event_id] = stored
@@ -269,7 +283,7 @@ def _from_record(record: LoadedEvent) -> StoredEvent:
     )
 
 
-def _from_timeline_row(event_id: EventID, row: TimelineRow) -> StoredEvent:
+def _from_timeline_row(row: TimelineRow) -> StoredEvent:
     head = EventHead(
         type=row.type,
         sender=row.sender,
@@ -279,10 +293,10 @@ def _from_timeline_row(event_id: EventID, row: TimelineRow) -> StoredEvent:
         state_key=row.state_key,
     )
     return StoredEvent(
-        event=event_with_head(event_id, expand_pdu(row.pdu), room_version(row.version), head),
+        event=event_with_head(row.event_id, expand_pdu(row.pdu), room_version(row.version), head),
         stream_id=row.stream_id,
         writer=row.writer,
         snapshot_id=row.snapshot_id,
-        redacted_by=None if row.redacted_by is None else EventID(row.redacted_by),
+        redacted_by=row.redacted_by,
         contains_url=bool(row.contains_url),
     )

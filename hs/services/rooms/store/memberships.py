@@ -19,7 +19,7 @@ from hs.repl.feed import Batch, Feed
 from hs.repl.followers import KeyFollower
 from hs.services.rooms.store.room_members import PresentMembers, weigh_members
 from hs.storage.database import Database
-from hs.storage.rooms import memberships
+from hs.storage.rooms import memberships, rooms
 
 CACHE_NAME: Final = "memberships"
 """`CacheRow(CACHE_NAME, (user_id, …))` has all processes read the users' memberships again."""
@@ -144,6 +144,21 @@ class Memberships:
     async def present_in(self, room_ids: Collection[RoomID]) -> dict[RoomID, PresentMembers]:
         """Return the members of many rooms, reading those not in memory by one statement."""
         return await self._room_follower.get_many(room_ids)
+
+    async def member_counts(self, room_ids: Collection[RoomID]) -> dict[RoomID, tuple[int, int]]:
+        """Return the numbers of joined and invited members of rooms, without reading the members.
+
+        Counts that were read may be ahead of this process's feed.
+        """
+        counts = {
+            room_id: (present.joined_count, present.invited_count)
+            for room_id, present in self._rooms.get_cached(room_ids).items()
+        }
+        missing = [room_id for room_id in room_ids if room_id not in counts]
+        if missing:
+            read = await self._database.read(rooms.member_counts, missing)
+            counts.update((room_id, read.get(room_id, (0, 0))) for room_id in missing)
+        return counts
 
     async def joined(self, room_id: RoomID) -> AbstractSet[UserID]:
         """Return the joined members of a room. They change with the feed: copy before awaiting."""

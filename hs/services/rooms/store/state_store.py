@@ -42,7 +42,7 @@ MAX_SNAPSHOT_BYTES: Final = 64 * 1024 * 1024
 PURGED_ROOMS: Final = "purged_rooms"
 """The cache name in CacheRows that list purged rooms."""
 
-ROOMS_AT_ONCE: Final = 25
+ROOMS_AT_ONCE: Final = 50
 
 _MAP_BYTES: Final = 300
 _EMPTY: Final[StateMap] = Map()

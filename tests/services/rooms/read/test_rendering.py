@@ -8,7 +8,7 @@ import pytest
 from hs.core.ids import EventID, UserID
 from hs.core.requester import Requester
 from hs.services.rooms.append.drafts import Draft
-from hs.services.rooms.read.rendering import with_fields
+from hs.services.rooms.read.event_forms import with_fields
 from hs.services.rooms.store.aggregations import AggregationStore
 from hs.services.rooms.store.event_store import EventStore
 from hs.storage.database import Database
