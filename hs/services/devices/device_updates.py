@@ -9,7 +9,7 @@ from hs.lib.clock import Clock
 from hs.services.devices.device_list_writer import DeviceListWriter
 from hs.services.devices.inbox_writer import InboxWriter
 from hs.storage.database import Database
-from hs.storage.devices import device_keys, device_lists, to_device
+from hs.storage.devices import device_keys, device_lists, key_backup, to_device
 
 CLEANUP_PERIOD_S: Final = 3600.0
 REQUEST_RETENTION_MS: Final = 24 * 3600 * 1000
@@ -57,6 +57,8 @@ class DeviceCleanup:
         ):
             for user_id in closed:
                 await self._inboxes.forget(UserID(user_id), [])
+        while await self._database.write(key_backup.delete_leftovers):
+            pass
         orphans = await self._database.read_long(device_keys.list_orphans, ORPHAN_BATCH)
         for user_id, device_id in orphans:
             await self._updates.devices_removed(UserID(user_id), [device_id])

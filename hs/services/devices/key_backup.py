@@ -1,5 +1,8 @@
 """Server-side key backups: versions, and the session keys in each version.
 
+What a user stores is limited. Many keys are stored and deleted in several transactions, between
+which others can write; the cleanup of devices deletes the remaining keys of deleted versions.
+
 Spec: client-server API, End-to-End Encryption, Server-side key backups.
 """
 
@@ -10,14 +13,26 @@ import attrs
 import orjson
 
 from hs.core.canonical_json import MAX_INTEGER, JsonObject, shrink_to_fit
-from hs.core.errors import BadJson, InvalidParam, NotFound, WrongRoomKeysVersion
-from hs.core.ids import UserID
+from hs.core.errors import (
+    BadJson,
+    InvalidParam,
+    NotFound,
+    TooLarge,
+    WrongRoomKeysVersion,
+)
+from hs.core.ids import MAX_ID_BYTES, UserID
 from hs.lib.time_slice import TimeSlice
 from hs.storage.database import Database, Tx
 from hs.storage.devices import key_backup
 from hs.storage.devices.key_backup import BackupRecord, SessionRecord
 
 MAX_STORED_AT_ONCE: Final = 500
+MAX_VERSIONS: Final = 100  # of one user
+MAX_DELETED_VERSIONS: Final = 100  # whose numbers are remembered, so that deletion is idempotent
+MAX_BYTES: Final = 512 * 1024 * 1024  # of one user; a key has about 700 bytes with its row
+MAX_KEY_BYTES: Final = 65_536
+MAX_AUTH_DATA_BYTES: Final = 65_536
+_ROW_BYTES: Final = 250  # of a stored key besides `session_data`
 
 # Opaque to the server: an object for the specified algorithm; some clients store a string.
 OpaqueData = JsonObject | str
@@ -73,17 +88,25 @@ class KeyBackups:
     _database: Database
 
     async def create(self, user_id: UserID, algorithm: str, auth_data: OpaqueData) -> str:
-        """Create a version, which becomes the current one; return its ID."""
-        data = orjson.dumps(auth_data)
-        return str(await self._database.write(key_backup.create, user_id, algorithm, data))
+        """Create a version, which becomes the current one; return its ID.
+
+        Raises: InvalidParam; TooLarge, also if the user has too many versions.
+        """
+        if len(algorithm.encode()) > MAX_ID_BYTES:
+            raise InvalidParam(f"'algorithm' must not exceed {MAX_ID_BYTES} bytes")
+        data = _encoded_auth_data(auth_data)
+        return str(await self._database.write(_create, user_id, algorithm, data))
 
     async def version(self, user_id: UserID, version: str | None) -> BackupVersion:
         """Return a version, or with None the current one. Raises: NotFound."""
-        record, count = await self._database.read(
-            _describe, user_id, None if version is None else _parse_version(version)
-        )
+        number = None if version is None else _parse_version(version)
+        record = await self._database.read(_find, user_id, number)
         return BackupVersion(
-            str(record.version), record.algorithm, record.auth_data, str(record.etag), count
+            version=str(record.version),
+            algorithm=record.algorithm,
+            auth_data=record.auth_data,
+            etag=str(record.etag),
+            count=record.key_count,
         )
 
     async def update(
@@ -96,26 +119,27 @@ class KeyBackups:
     ) -> None:
         """Set a version's `auth_data`.
 
-        Raises: NotFound; InvalidParam if another field differs.
+        Raises: NotFound; TooLarge; InvalidParam if another field differs.
         """
         if version_in_body is not None and version_in_body != version:
             raise InvalidParam("'version' in the body must equal the version in the path")
-        await self._database.write(
-            _update, user_id, _parse_version(version), algorithm, orjson.dumps(auth_data)
-        )
+        data = _encoded_auth_data(auth_data)
+        await self._database.write(_update, user_id, _parse_version(version), algorithm, data)
 
     async def delete(self, user_id: UserID, version: str) -> None:
         """Delete a version with its keys. Idempotent. Raises: NotFound."""
-        await self._database.write(_delete, user_id, _parse_version(version))
+        number = _parse_version(version)
+        await self._database.write(_delete, user_id, number)
+        while await self._database.write(key_backup.delete_leftovers, user_id):
+            pass
 
     async def put(
         self, user_id: UserID, version: str, rooms: Mapping[str, Mapping[str, SessionKey]]
     ) -> BackupState:
         """Store keys, each unless the stored one is better.
 
-        Many keys are stored in several transactions, between which others can write.
-
-        Raises: BadJson; NotFound; WrongRoomKeysVersion if the version is not the current one.
+        Raises: BadJson; InvalidParam; NotFound; TooLarge; WrongRoomKeysVersion if the version is
+            not the current one.
         """
         keys = await _records(rooms)
         number = _parse_version(version)
@@ -144,28 +168,45 @@ class KeyBackups:
 
     async def delete_keys(self, user_id: UserID, version: str, scope: BackupScope) -> BackupState:
         """Delete keys; unknown sessions are ignored. Raises: NotFound."""
-        return await self._database.write(_delete_keys, user_id, _parse_version(version), scope)
+        number = _parse_version(version)
+        while (state := await self._database.write(_delete_keys, user_id, number, scope)) is None:
+            pass
+        return state
 
 
 async def _records(rooms: Mapping[str, Mapping[str, SessionKey]]) -> list[SessionRecord]:
-    """Return the keys as they are stored. Raises: BadJson."""
+    """Return the keys as they are stored. Raises: BadJson, InvalidParam, TooLarge."""
     records: list[SessionRecord] = []
     time_slice = TimeSlice()
     for room_id, sessions in rooms.items():
         for session_id, key in sessions.items():
             await time_slice.yield_if_over()
-            key.check()
-            records.append(
-                SessionRecord(
-                    room_id=room_id,
-                    session_id=session_id,
-                    first_message_index=key.first_message_index,
-                    forwarded_count=key.forwarded_count,
-                    is_verified=int(key.is_verified),
-                    session_data=shrink_to_fit(orjson.dumps(key.session_data)),
-                )
-            )
+            records.append(_record(room_id, session_id, key))
     return records
+
+
+def _record(room_id: str, session_id: str, key: SessionKey) -> SessionRecord:
+    key.check()
+    if max(len(room_id.encode()), len(session_id.encode())) > MAX_ID_BYTES:
+        raise InvalidParam(f"Room and session IDs must not exceed {MAX_ID_BYTES} bytes")
+    session_data = shrink_to_fit(orjson.dumps(key.session_data))
+    if len(session_data) > MAX_KEY_BYTES:
+        raise TooLarge(f"'session_data' must not be larger than {MAX_KEY_BYTES} bytes")
+    return SessionRecord(
+        room_id=room_id,
+        session_id=session_id,
+        first_message_index=key.first_message_index,
+        forwarded_count=key.forwarded_count,
+        is_verified=int(key.is_verified),
+        session_data=session_data,
+    )
+
+
+def _encoded_auth_data(auth_data: OpaqueData) -> bytes:
+    encoded = orjson.dumps(auth_data)
+    if len(encoded) > MAX_AUTH_DATA_BYTES:
+        raise TooLarge(f"'auth_data' must not be larger than {MAX_AUTH_DATA_BYTES} bytes")
+    return encoded
 
 
 def _parse_version(version: str) -> int:
@@ -193,9 +234,12 @@ async def _find(tx: Tx, user_id: str, version: int | None) -> BackupRecord:
     return record
 
 
-async def _describe(tx: Tx, user_id: str, version: int | None) -> tuple[BackupRecord, int]:
-    record = await _find(tx, user_id, version)
-    return record, await key_backup.count(tx, user_id, record.version)
+async def _create(tx: Tx, user_id: str, algorithm: str, auth_data: bytes) -> int:
+    versions, _, _ = await key_backup.totals(tx, user_id)
+    if versions >= MAX_VERSIONS:
+        raise TooLarge(f"A user must not have more than {MAX_VERSIONS} backup versions")
+    await key_backup.forget_deleted(tx, user_id, MAX_DELETED_VERSIONS)
+    return await key_backup.create(tx, user_id, algorithm, auth_data)
 
 
 async def _update(tx: Tx, user_id: str, version: int, algorithm: str, auth_data: bytes) -> None:
@@ -221,12 +265,14 @@ async def _lock(tx: Tx, user_id: str, version: int) -> BackupRecord:
 
 
 async def _put(tx: Tx, user_id: str, version: int, keys: Sequence[SessionRecord]) -> BackupState:
-    etag = await _put_part(tx, user_id, version, keys)
-    return BackupState(str(etag), await key_backup.count(tx, user_id, version))
+    backup = await _put_part(tx, user_id, version, keys)
+    return BackupState(str(backup.etag), backup.key_count)
 
 
-async def _put_part(tx: Tx, user_id: str, version: int, keys: Sequence[SessionRecord]) -> int:
-    """Store keys; return the etag."""
+async def _put_part(
+    tx: Tx, user_id: str, version: int, keys: Sequence[SessionRecord]
+) -> BackupRecord:
+    """Store keys; return the version as it is afterwards."""
     backup = await _lock(tx, user_id, version)
     latest = await key_backup.latest(tx, user_id)
     if latest is not None and latest.version != version:
@@ -239,8 +285,25 @@ async def _put_part(tx: Tx, user_id: str, version: int, keys: Sequence[SessionRe
         await key_backup.existing_sessions(tx, user_id, version, session_ids) if session_ids else {}
     )
     better_keys = [key for key in keys if is_better(key, stored.get((key.room_id, key.session_id)))]
+    if not better_keys:
+        return backup
+    replaced = [
+        stored[name] for key in better_keys if (name := (key.room_id, key.session_id)) in stored
+    ]
+    added_count = len(better_keys) - len(replaced)
+    added_bytes = _size(better_keys) - _size(replaced)
+    _, key_count, key_bytes = await key_backup.totals(tx, user_id)
+    if (
+        added_bytes + added_count > 0
+        and (key_count + added_count) * _ROW_BYTES + key_bytes + added_bytes > MAX_BYTES
+    ):
+        raise TooLarge(f"The key backups of a user must not be larger than {MAX_BYTES} bytes")
     await key_backup.put_sessions(tx, user_id, version, better_keys)
-    return await _updated_etag(tx, user_id, backup, changed=bool(better_keys))
+    return await key_backup.change_keys(tx, user_id, backup, added_count, added_bytes)
+
+
+def _size(keys: Sequence[SessionRecord]) -> int:
+    return sum(len(key.session_data) for key in keys)
 
 
 def is_better(key: SessionRecord, stored: SessionRecord | None) -> bool:
@@ -257,17 +320,11 @@ async def _get(tx: Tx, user_id: str, version: int, scope: BackupScope) -> list[S
     return await key_backup.list_sessions(tx, user_id, version, scope.room_id, scope.session_id)
 
 
-async def _delete_keys(tx: Tx, user_id: str, version: int, scope: BackupScope) -> BackupState:
-    backup = await _lock(tx, user_id, version)
-    deleted = await key_backup.delete_sessions(
-        tx, user_id, version, scope.room_id, scope.session_id
+async def _delete_keys(
+    tx: Tx, user_id: str, version: int, scope: BackupScope
+) -> BackupState | None:
+    """Delete some keys; return None if this is to be repeated."""
+    backup, are_all = await key_backup.delete_keys(
+        tx, user_id, await _lock(tx, user_id, version), scope.room_id, scope.session_id
     )
-    etag = await _updated_etag(tx, user_id, backup, changed=deleted > 0)
-    return BackupState(str(etag), await key_backup.count(tx, user_id, version))
-
-
-async def _updated_etag(tx: Tx, user_id: str, backup: BackupRecord, *, changed: bool) -> int:
-    if not changed:
-        return backup.etag
-    await key_backup.set_etag(tx, user_id, backup.version, backup.etag + 1)
-    return backup.etag + 1
+    return BackupState(str(backup.etag), backup.key_count) if are_all else None

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hs.services.devices import key_backup
 from hs.services.devices.key_backup import is_better
 from hs.storage.devices.key_backup import SessionRecord
 from tests.support.devices import V3, Process
@@ -49,6 +50,9 @@ class Backup:
 
     async def delete(self, path: str, version: str) -> WebResponse:
         return await self.client.delete(KEYS + path, token=self.token, query={"version": version})
+
+    async def delete_version(self, version: str) -> WebResponse:
+        return await self.client.delete(f"{VERSION}/{version}", token=self.token)
 
     async def info(self, version: str = "") -> WebResponse:
         return await self.client.get(f"{VERSION}/{version}".rstrip("/"), token=self.token)
@@ -226,6 +230,101 @@ async def test_malformed_keys_are_rejected(backup: Backup, changes: dict[str, An
     ]
 
     assert {(answer.status, answer.errcode) for answer in answers} == {(400, "M_BAD_JSON")}
+
+
+async def test_stored_keys_are_counted_as_they_change(backup: Backup) -> None:
+    version = await backup.create()
+    sessions = {"sessions": {f"s{n}": key(index=5) for n in range(3)}}
+    states = [
+        await backup.put("/!a:x", version, sessions),
+        await backup.put("/!a:x/s0", version, key(index=1, data="longer")),
+        await backup.put("/!a:x/s9", version, key()),
+        await backup.delete("/!a:x/s1", version),
+        await backup.delete("/!a:x/s1", version),
+    ]
+
+    assert [state.json["count"] for state in states] == [3, 3, 4, 3, 3]
+    assert [state.json["etag"] for state in states] == ["1", "2", "3", "4", "4"]
+    assert (await backup.info()).json["count"] == 3
+
+
+async def test_keys_of_one_user_are_limited_across_versions(
+    backup: Backup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = await backup.create()
+    await backup.put("/!a:x/s1", first, key(index=2))
+    second = await backup.create()
+    await backup.put("/!a:x/s1", second, key(index=2))
+    stored_bytes = 2 * (250 + len('{"ciphertext":"x"}'))
+    monkeypatch.setattr(key_backup, "MAX_BYTES", stored_bytes + 100)
+
+    refused = await backup.put("/!a:x/s2", second, key())
+    replaced = await backup.put("/!a:x/s1", second, key(index=1))
+    await backup.delete_version(first)
+    stored = await backup.put("/!a:x/s2", second, key())
+
+    assert (refused.status, refused.errcode) == (413, "M_TOO_LARGE")
+    assert (replaced.status, stored.status, stored.json["count"]) == (200, 200, 2)
+
+
+async def test_versions_are_limited_and_deletion_makes_room(
+    backup: Backup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(key_backup, "MAX_VERSIONS", 2)
+    monkeypatch.setattr(key_backup, "MAX_DELETED_VERSIONS", 1)
+    body = {"algorithm": ALGORITHM, "auth_data": {}}
+    first, second = await backup.create(), await backup.create()
+
+    refused = await backup.client.post(VERSION, body, token=backup.token)
+    await backup.delete_version(first)
+    await backup.delete_version(second)
+    third = await backup.create()
+
+    assert (refused.status, refused.errcode) == (413, "M_TOO_LARGE")
+    # Only the numbers of the latest deleted versions are remembered.
+    assert [(await backup.delete_version(version)).status for version in (first, second)] == [
+        404,
+        200,
+    ]
+    assert (await backup.info()).json["version"] == third
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/!a:x/s1", key(data="x" * 65_536)),
+        ("/!a:x", {"sessions": {"s1": key(data="x" * 65_536)}}),
+    ],
+)
+async def test_keys_that_are_too_large_are_rejected(backup: Backup, path: str, body: Any) -> None:
+    version = await backup.create()
+
+    answer = await backup.put(path, version, body)
+
+    assert (answer.status, answer.errcode) == (413, "M_TOO_LARGE")
+
+
+async def test_version_with_too_large_auth_data_is_rejected(backup: Backup) -> None:
+    version = await backup.create()
+    body = {"algorithm": ALGORITHM, "auth_data": {"x": "x" * 65_536}}
+
+    created = await backup.client.post(VERSION, body, token=backup.token)
+    updated = await backup.client.put(f"{VERSION}/{version}", body, token=backup.token)
+
+    assert [answer.errcode for answer in (created, updated)] == ["M_TOO_LARGE"] * 2
+
+
+async def test_overlong_names_of_keys_and_algorithms_are_rejected(backup: Backup) -> None:
+    version = await backup.create()
+    long = "x" * 256
+
+    answers = [
+        await backup.put(f"/!a:x/{long}", version, key()),
+        await backup.put(f"/!{long}", version, {"sessions": {"s1": key()}}),
+        await backup.client.post(VERSION, {"algorithm": long, "auth_data": {}}, token=backup.token),
+    ]
+
+    assert {(answer.status, answer.errcode) for answer in answers} == {(400, "M_INVALID_PARAM")}
 
 
 records = st.builds(

@@ -14,6 +14,7 @@ from hs.services.devices.key_backup import MAX_STORED_AT_ONCE
 from hs.services.devices.one_time_keys import MAX_CLAIMED_AT_ONCE
 from hs.services.devices.remote_devices import MAX_SERVERS_AT_ONCE, ask_servers
 from hs.storage.database import Database, Tx
+from hs.storage.devices import key_backup
 from tests.support.devices import V3, Process, one_time_keys, open_devices, plain_keys
 from tests.support.rooms import ALICE, BOB
 from tests.support.sql.counting import CountingDatabase, QueryCount
@@ -117,25 +118,73 @@ async def test_large_key_backup_is_stored_in_several_transactions(database: Data
     counting: Any = CountingDatabase(database, count)
     async with open_devices(counting) as server:
         token = await server.device(ALICE, "PHONE")
-        backup = {"algorithm": "m.megolm_backup.v1.curve25519-aes-sha2", "auth_data": {}}
-        created = await server.client.post(f"{V3}/room_keys/version", backup, token=token)
-        query = {"version": created.json["version"]}
-        key = {
-            "first_message_index": 0,
-            "forwarded_count": 0,
-            "is_verified": False,
-            "session_data": {"ciphertext": "x"},
-        }
-        body = {"rooms": {"!room:test": {"sessions": {f"s{n}": key for n in range(MANY)}}}}
-        count.statements.clear()
 
-        stored = await server.client.put(f"{V3}/room_keys/keys", body, token=token, query=query)
+        version = await _back_up(server, token, MANY)
 
-        assert stored.json["count"] == MANY
-        inserts = [text for text in count.statements if "insert_rows" in text]
+        inserts = [text for text in count.statements if text == f"insert_rows {key_backup.PUT}"]
         assert len(inserts) == math.ceil(MANY / MAX_STORED_AT_ONCE)
+        query = {"version": version}
         fetched = await server.client.get(f"{V3}/room_keys/keys", token=token, query=query)
         assert len(fetched.json["rooms"]["!room:test"]["sessions"]) == MANY
+
+
+@pytest.mark.parametrize("path", ["/room_keys/keys", "/room_keys/version/{version}"])
+async def test_large_key_backup_is_deleted_in_several_transactions(
+    database: Database, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    monkeypatch.setattr(key_backup, "MAX_DELETED_AT_ONCE", 3)
+    count = QueryCount()
+    counting: Any = CountingDatabase(database, count)
+    async with open_devices(counting) as server:
+        token = await server.device(ALICE, "PHONE")
+        version = await _back_up(server, token, 8)
+        count.statements.clear()
+
+        deleted = await server.client.delete(
+            V3 + path.format(version=version), token=token, query={"version": version}
+        )
+
+        assert deleted.status == 200
+        assert len([text for text in count.statements if "length(session_data)" in text]) >= 3
+        assert await database.read(_count_keys) == 0
+
+
+async def test_cleanup_deletes_the_remaining_keys_of_a_deleted_backup(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(key_backup, "MAX_DELETED_AT_ONCE", 3)
+    async with open_devices(database) as server:
+        token = await server.device(ALICE, "PHONE")
+        version = await _back_up(server, token, 8)
+        # As if the process had died after the first transaction of the request.
+        await database.write(key_backup.delete, ALICE, int(version))
+
+        await server.clean_up()
+
+        assert await database.read(_count_keys) == 0
+
+
+async def _back_up(server: Process, token: str, amount: int) -> str:
+    backup = {"algorithm": "m.megolm_backup.v1.curve25519-aes-sha2", "auth_data": {}}
+    created = await server.client.post(f"{V3}/room_keys/version", backup, token=token)
+    version: str = created.json["version"]
+    key = {
+        "first_message_index": 0,
+        "forwarded_count": 0,
+        "is_verified": False,
+        "session_data": {"ciphertext": "x"},
+    }
+    body = {"rooms": {"!room:test": {"sessions": {f"s{n}": key for n in range(amount)}}}}
+    stored = await server.client.put(
+        f"{V3}/room_keys/keys", body, token=token, query={"version": version}
+    )
+    assert stored.json["count"] == amount
+    return version
+
+
+async def _count_keys(tx: Tx) -> int:
+    number: int = await tx.fetchval("SELECT count(*) FROM key_backup_sessions")
+    return number
 
 
 async def test_messages_of_deleted_devices_are_deleted_in_several_transactions(

@@ -123,6 +123,8 @@ class AccountLifecycle:
         await self._sessions.close_all(user_id)
         self._profiles.announce(user_id)
         await self._departure.depart(user_id)
+        while await self._database.write(key_backup.delete_leftovers, user_id):
+            pass
         return all_unbound
 
 

@@ -9,10 +9,10 @@ import trio
 from hs.core.ids import RoomID, UserID
 from hs.core.streams import EVENTS
 from hs.repl.inproc import InProcTransport
+from hs.services.devices.key_backup import KeyBackups, SessionKey
 from hs.settings.sections.accounts import PasswordPolicy, PasswordSettings, ReauthSettings
 from hs.storage.database import Database
 from hs.storage.devices import key_backup
-from hs.storage.devices.key_backup import SessionRecord
 from tests.support.accounts import Accounts, open_accounts, open_pair
 
 LIMIT_S = 30.0
@@ -168,24 +168,18 @@ async def test_key_backup_is_deleted_only_if_the_user_is_erased(
         )
         for session in (alice, bob)
     }
-    key = SessionRecord(
-        room_id="!room",
-        session_id="session",
-        first_message_index=0,
-        forwarded_count=0,
-        is_verified=0,
-        session_data=b"{}",
-    )
+    key = SessionKey(0, 0, is_verified=False, session_data={})
+    backups = KeyBackups(accounts.database)
     for user_id, version in versions.items():
-        await accounts.database.write(key_backup.put_sessions, user_id, version, [key])
+        await backups.put(user_id, str(version), {"!room": {"session": key}})
 
     await accounts.lifecycle.deactivate(alice.user_id, erase=erase)
 
-    session_counts = {
-        user_id: await accounts.database.read(key_backup.count, user_id, version)
+    keys = [
+        await accounts.database.read(key_backup.list_sessions, user_id, version, None, None)
         for user_id, version in versions.items()
-    }
-    assert session_counts == {alice.user_id: 0 if erase else 1, bob.user_id: 1}
+    ]
+    assert [len(keys_of_user) for keys_of_user in keys] == [0 if erase else 1, 1]
     latest_version = await accounts.database.read(key_backup.latest, alice.user_id)
     assert (latest_version is None) is erase
 
