@@ -17,6 +17,7 @@ from hs.storage.admin.reports import ReportRecord
 from hs.storage.database import Database
 
 MAX_REASON_CHARS: Final = 1000
+MAX_REPORTS: Final = 10_000  # of one user; the oldest are deleted
 
 
 @attrs.frozen(eq=False)
@@ -88,4 +89,4 @@ class Reports:
             reason=reason,
             score=score,
         )
-        await self.database.write(storage.add, report)
+        await self.database.write(storage.add, report, MAX_REPORTS)

@@ -15,6 +15,8 @@ CLEANUP_PERIOD_S: Final = 3600.0
 REQUEST_RETENTION_MS: Final = 24 * 3600 * 1000
 CHANGE_RETENTION_MS: Final = 7 * 24 * 3600 * 1000
 ORPHAN_BATCH: Final = 500
+MAX_PENDING: Final = 100_000  # messages that wait for one device; the oldest are deleted
+MAX_REQUESTS: Final = 10_000  # of one device that are remembered
 
 
 @attrs.frozen(eq=False)
@@ -46,9 +48,13 @@ class DeviceCleanup:
     _inboxes: InboxWriter
 
     async def clean_up(self) -> None:
-        """Delete old requests and superseded changes, and complete interrupted removals."""
+        """Delete old requests and superseded changes, and complete interrupted removals.
+
+        Also delete what exceeds the limits of a device.
+        """
         now_ms = self._clock.now_ms()
-        await self._database.write(to_device.prune_requests, now_ms - REQUEST_RETENTION_MS)
+        await self._delete_requests(now_ms - REQUEST_RETENTION_MS)
+        await self._delete_excess_messages()
         await self._database.write(device_lists.prune, now_ms - CHANGE_RETENTION_MS)
         while leftovers := await self._database.read_long(to_device.stale_messages, ORPHAN_BATCH):
             await self._database.write(to_device.delete_stale_messages, leftovers)
@@ -62,3 +68,23 @@ class DeviceCleanup:
         orphans = await self._database.read_long(device_keys.list_orphans, ORPHAN_BATCH)
         for user_id, device_id in orphans:
             await self._updates.devices_removed(UserID(user_id), [device_id])
+
+    async def _delete_requests(self, before_ms: int) -> None:
+        while await self._database.write(to_device.prune_requests, before_ms, ORPHAN_BATCH):
+            pass
+        excess = await self._database.read_long(
+            to_device.excess_requests, MAX_REQUESTS, ORPHAN_BATCH
+        )
+        for user_id, device_id, since_ms in excess:
+            while await self._database.write(
+                to_device.prune_requests_of_device, user_id, device_id, since_ms, ORPHAN_BATCH
+            ):
+                pass
+
+    async def _delete_excess_messages(self) -> None:
+        inboxes = await self._database.read_long(to_device.full_inboxes, MAX_PENDING, ORPHAN_BATCH)
+        for inbox in inboxes:
+            while messages := await self._database.read(
+                to_device.excess_messages, inbox, MAX_PENDING, ORPHAN_BATCH
+            ):
+                await self._database.write(to_device.delete_messages, messages)

@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 import attrs
 
 from hs.core.canonical_json import JsonObject, canonical_json, check_canonical, encode_checked
-from hs.core.errors import BadJson, InvalidParam, InvalidSignature, InvalidSigningKey
+from hs.core.errors import BadJson, InvalidParam, InvalidSignature, InvalidSigningKey, TooLarge
 from hs.core.ids import UserID
 from hs.core.signing.keys import VerifyKey
 from hs.core.signing.signed_json import verify_json
@@ -20,6 +20,7 @@ USER_SIGNING: Final = "user_signing"
 
 MAX_KEY_NAME_CHARS: Final = 255
 MAX_KEYS: Final = 1000
+MAX_IDENTITY_BYTES: Final = 65_536  # of the identity keys of a device, or a cross-signing key
 _ED25519: Final = "ed25519:"
 _DEVICE_FIELDS: Final = ("algorithms", "keys", "signatures")
 
@@ -64,7 +65,7 @@ class CrossSigningKey:
 def parse_device_keys(value: JsonObject, user_id: UserID, device_id: str) -> bytes:
     """Check a device's identity keys; return them as canonical JSON without `unsigned`.
 
-    Raises: InvalidParam, BadJson.
+    Raises: InvalidParam, BadJson, TooLarge.
     """
     if value.get("user_id") != user_id or value.get("device_id") != device_id:
         raise InvalidParam("user_id and device_id in device_keys must be those of the requester")
@@ -75,7 +76,9 @@ def parse_device_keys(value: JsonObject, user_id: UserID, device_id: str) -> byt
     algorithms = value["algorithms"]
     if not isinstance(algorithms, list) or not all(isinstance(name, str) for name in algorithms):
         raise BadJson("'algorithms' must be a list of strings")
-    return canonical_json({name: value[name] for name in value if name != "unsigned"})
+    encoded = canonical_json({name: value[name] for name in value if name != "unsigned"})
+    _check_size(encoded)
+    return encoded
 
 
 def parse_one_time_keys(keys: JsonObject) -> list[OneTimeKey]:
@@ -103,7 +106,7 @@ def parse_fallback_keys(keys: JsonObject) -> list[OneTimeKey]:
 def parse_cross_signing_key(value: JsonObject, usage: str, user_id: UserID) -> CrossSigningKey:
     """Parse a cross-signing key; signatures of other users are removed.
 
-    Raises: InvalidParam, BadJson.
+    Raises: InvalidParam, BadJson, TooLarge.
     """
     if value.get("user_id") != user_id:
         raise InvalidParam(f"user_id of the {usage} key must be your user ID")
@@ -118,7 +121,9 @@ def parse_cross_signing_key(value: JsonObject, usage: str, user_id: UserID) -> C
     own_signatures = value.get("signatures", {}).get(user_id)
     if own_signatures is not None:
         content["signatures"] = {user_id: own_signatures}
-    return CrossSigningKey(usage, public_key, content)
+    key = CrossSigningKey(usage, public_key, content)
+    _check_size(key.canonical)
+    return key
 
 
 def public_key_of(content: Mapping[str, Any]) -> str | None:
@@ -172,6 +177,11 @@ def _one_time_key(name: str, content: object) -> OneTimeKey:
     if type(content) is not dict and type(content) is not str:
         raise BadJson("A key must be a string or an object")
     return OneTimeKey(algorithm, key_id, encode_checked({name: content}))
+
+
+def _check_size(encoded: bytes) -> None:
+    if len(encoded) > MAX_IDENTITY_BYTES:
+        raise TooLarge(f"A key must not be larger than {MAX_IDENTITY_BYTES} bytes")
 
 
 def _check_types(value: JsonObject) -> None:

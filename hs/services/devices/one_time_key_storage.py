@@ -17,7 +17,11 @@ from hs.storage.devices import one_time_keys
 from hs.storage.devices.key_uploads import DeviceKeyState
 
 MAX_STORED_BYTES: Final = 128 * 1024
-"""Limit on a device's one-time keys: an upload rewrites all keys of its algorithms."""
+"""Limit on a device's one-time keys: an upload rewrites all keys of its algorithms.
+
+Its fallback keys have the same limit."""
+
+_ROW_BYTES: Final = 100
 
 
 def device_not_found() -> NotFound:
@@ -42,6 +46,7 @@ async def store_keys(tx: Tx, upload: KeyUpload, device: DeviceKeyState) -> dict[
     """
     new_keys = _new_keys(upload, device)
     fallbacks = [key for key in upload.fallback_keys if not _is_stored(key, device)]
+    _check_size_of_fallbacks(fallbacks, device)
     if not new_keys and not fallbacks:
         return None
     stored = {algorithm: [*keys] for algorithm, keys in device.one_time_keys.items()}
@@ -77,6 +82,13 @@ def _new_keys(upload: KeyUpload, device: DeviceKeyState) -> list[OneTimeKey]:
 def _check_size(keys: Mapping[str, Sequence[bytes]]) -> None:
     if sum(map(one_time_keys.stored_size, keys.values())) > MAX_STORED_BYTES:
         raise InvalidParam(f"A device can store at most {MAX_STORED_BYTES} bytes of one-time keys")
+
+
+def _check_size_of_fallbacks(keys: Sequence[OneTimeKey], device: DeviceKeyState) -> None:
+    sizes = {algorithm: len(key.content) for algorithm, key in device.fallbacks.items()}
+    sizes |= {key.algorithm: len(key.content) for key in keys}
+    if keys and sum(sizes.values()) + len(sizes) * _ROW_BYTES > MAX_STORED_BYTES:
+        raise InvalidParam(f"A device can store at most {MAX_STORED_BYTES} bytes of fallback keys")
 
 
 def _is_stored(key: OneTimeKey, device: DeviceKeyState) -> bool:

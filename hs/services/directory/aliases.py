@@ -10,7 +10,7 @@ from typing import Final, Protocol
 
 import attrs
 
-from hs.core.errors import Forbidden, InvalidParam, MatrixError, RoomInUse
+from hs.core.errors import Forbidden, InvalidParam, MatrixError, RoomInUse, TooLarge
 from hs.core.globs import compile_glob
 from hs.core.ids import RoomAlias, RoomID, ServerName, UserID, parse_room_alias, server_of
 from hs.core.requester import Requester
@@ -37,6 +37,7 @@ class AliasNamespaces(Protocol):
 
 
 RESERVED_FOR_MS: Final = 120_000
+MAX_ALIASES: Final = 1000  # of one room
 _NO_ROOM: Final = RoomID("")
 
 
@@ -134,11 +135,13 @@ class LocalAliases:
         """Create an alias of a room.
 
         Raises: InvalidParam for an alias of another server; Forbidden by the configured rules;
-        MatrixError 409 if the alias exists.
+        MatrixError 409 if the alias exists; TooLarge if the room has too many.
         """
         if not self.is_local(alias):
             raise InvalidParam("The alias must be one of this server")
         self.check_may_create(creator, alias, room_id)
+        if len(await self.of_room(room_id)) >= MAX_ALIASES:
+            raise TooLarge(f"A room must not have more than {MAX_ALIASES} aliases")
         if not await self._add(alias, room_id, creator, self._clock.now_ms()):
             raise MatrixError("M_UNKNOWN", 409, f"Room alias {alias} already exists.")
         self._namespaces.aliases_changed(room_id)

@@ -104,9 +104,14 @@ class ReadingService:
         if thread_id == MAIN_TIMELINE:
             is_in_thread = root is None
         else:
-            # The root of a thread, and events related to it, are also part of the thread.
+            # The root of a thread, and events related to it, are also part of the thread. If every
+            # event counted as a root, a user could have as many receipts as a room has events.
             event_ids = {event_id, *(parent for parent, _ in ancestors)}
-            is_in_thread = root == thread_id or (root is None and thread_id in event_ids)
+            is_in_thread = root == thread_id or (
+                root is None
+                and thread_id in event_ids
+                and await self.database.read(storage.is_thread, thread_id)
+            )
         if not is_in_thread:
             raise InvalidParam(f"event_id {event_id} is not related to thread {thread_id}")
 

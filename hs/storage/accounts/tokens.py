@@ -87,6 +87,7 @@ SELECT r.id, r.user_id, r.device_id, r.next_id, r.expires_ms, r.session_ends_ms,
 FROM refresh_tokens r JOIN users u ON u.user_id = r.user_id
 WHERE r.token_hash = $1 AND u.is_deactivated = 0
 """
+IS_REFRESH = "SELECT 1 FROM refresh_tokens WHERE token_hash = $1"
 LOCK_REFRESH = "UPDATE refresh_tokens SET next_id = next_id WHERE token_hash = $1"
 SET_NEXT = "UPDATE refresh_tokens SET next_id = $2 WHERE id = $1"
 INSERT_LOGIN = "INSERT INTO login_tokens (token_hash, user_id, expires_ms) VALUES ($1, $2, $3)"
@@ -177,6 +178,11 @@ async def insert_refresh(
         INSERT_REFRESH, refresh_id, token_hash, user_id, device_id, expires_ms, session_ends_ms
     )
     return refresh_id
+
+
+async def is_refresh_token(tx: Tx, token_hash: str) -> bool:
+    """Return whether there is a refresh token with this hash."""
+    return await tx.fetchval(IS_REFRESH, token_hash) is not None
 
 
 async def lock_refresh(tx: Tx, token_hash: str) -> RefreshTokenRecord | None:

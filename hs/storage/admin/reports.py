@@ -8,6 +8,11 @@ ADD = """
 INSERT INTO reports (id, received_ms, reporter, room_id, event_id, user_id, reason, score)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
 """
+DELETE_OLDEST = """
+DELETE FROM reports WHERE reporter = $1 AND id <= (
+    SELECT id FROM reports WHERE reporter = $1 ORDER BY id DESC LIMIT 1 OFFSET $2
+)
+"""
 ROOM = "SELECT 1 FROM rooms WHERE room_id = $1"
 SENDER = "SELECT sender FROM events WHERE event_id = $1 AND room_id = $2 AND status <> 3"
 USER = """
@@ -29,10 +34,14 @@ class ReportRecord(NamedTuple):
     score: int | None
 
 
-async def add(tx: Tx, report: ReportRecord) -> int:
-    """Insert a report; return its number."""
+async def add(tx: Tx, report: ReportRecord, kept: int) -> int:
+    """Insert a report; return its number.
+
+    The reporter's oldest reports are deleted, except the latest `kept`.
+    """
     (number,) = await tx.next_ids("reports", 1)
     await tx.execute(ADD, number, *report)
+    await tx.execute(DELETE_OLDEST, report.reporter, kept)
     return number
 
 

@@ -1,7 +1,7 @@
 """The devices of users."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from hs.storage.accounts import tokens
 from hs.storage.database import Tx
@@ -10,6 +10,7 @@ from hs.storage.dialect import sql
 from hs.storage.rows import UpdateRows
 
 INBOXES = "inboxes"
+MAX_LISTED: Final = 100
 
 
 class DeviceRecord(NamedTuple):
@@ -75,6 +76,13 @@ WHERE COALESCE(d.last_seen_ms, d.created_ms) < $1 AND NOT EXISTS (
     SELECT 1 FROM users u WHERE u.user_id = d.user_id AND u.appservice_id IS NOT NULL
 )
 ORDER BY d.user_id, d.device_id LIMIT $2
+"""
+# A dehydrated device is never seen, and waits for the user's next login.
+LEAST_RECENT = """
+SELECT device_id FROM devices d WHERE user_id = $1 AND device_id <> $2 AND NOT EXISTS (
+    SELECT 1 FROM dehydrated_devices h WHERE h.user_id = d.user_id AND h.device_id = d.device_id
+)
+ORDER BY COALESCE(last_seen_ms, created_ms) DESC, device_id LIMIT $3 OFFSET $4
 """
 SEEN = UpdateRows(
     "devices",
@@ -151,6 +159,12 @@ async def delete_all(tx: Tx, user_id: str) -> tuple[list[str], list[str]]:
 async def list_unused(tx: Tx, before_ms: int, limit: int) -> list[tuple[str, str]]:
     """List (user_id, device_id) of devices not seen since a time (ms); skips appservice users."""
     return [(row[0], row[1]) for row in await tx.fetch(UNUSED, before_ms, limit)]
+
+
+async def list_least_recent(tx: Tx, user_id: str, current: str, kept: int) -> list[str]:
+    """List devices of a user beyond the `kept` most recently used ones, `current` among these."""
+    rows = await tx.fetch(LEAST_RECENT, user_id, current, MAX_LISTED, kept - 1)
+    return [row[0] for row in rows]
 
 
 async def clear_addresses(tx: Tx, before_ms: int) -> int:

@@ -89,6 +89,11 @@ SELECT m.inbox, m.stream_id FROM inbox_messages m
 LEFT JOIN devices d ON d.inbox = m.inbox LEFT JOIN inbox_reads r ON r.inbox = m.inbox
 WHERE d.inbox IS NULL OR r.upto >= m.stream_id LIMIT $1
 """
+FULL_INBOXES = "SELECT inbox FROM inbox_messages GROUP BY inbox HAVING count(*) > $1 LIMIT $2"
+EXCESS = """
+SELECT inbox, stream_id FROM inbox_messages WHERE inbox = $1
+ORDER BY stream_id DESC LIMIT $3 OFFSET $2
+"""
 DELETE_ONE = "DELETE FROM inbox_messages WHERE inbox = $1 AND stream_id = $2"
 DELETE_ORPHANED_READS = """
 DELETE FROM inbox_reads WHERE NOT EXISTS (
@@ -125,7 +130,26 @@ INSERT INTO to_device_requests (user_id, device_id, event_type, txn_id, created_
 VALUES ($1, $2, $3, $4, $5)
 ON CONFLICT (user_id, device_id, event_type, txn_id) DO NOTHING
 """
-PRUNE_REQUESTS = "DELETE FROM to_device_requests WHERE created_ms < $1"
+PRUNE_REQUESTS = """
+DELETE FROM to_device_requests WHERE (user_id, device_id, event_type, txn_id) IN (
+    SELECT user_id, device_id, event_type, txn_id FROM to_device_requests
+    WHERE created_ms < $1 LIMIT $2
+)
+"""
+PRUNE_REQUESTS_OF_DEVICE = """
+DELETE FROM to_device_requests WHERE (user_id, device_id, event_type, txn_id) IN (
+    SELECT user_id, device_id, event_type, txn_id FROM to_device_requests
+    WHERE user_id = $1 AND device_id = $2 AND created_ms < $3 LIMIT $4
+)
+"""
+DEVICES_WITH_MANY_REQUESTS = """
+SELECT user_id, device_id FROM to_device_requests
+GROUP BY user_id, device_id HAVING count(*) > $1 LIMIT $2
+"""
+NTH_LATEST_REQUEST = """
+SELECT created_ms FROM to_device_requests WHERE user_id = $1 AND device_id = $2
+ORDER BY created_ms DESC LIMIT 1 OFFSET $3
+"""
 
 
 class _Bundle(NamedTuple):
@@ -191,9 +215,24 @@ async def stale_messages(tx: Tx, limit: int) -> list[tuple[int, int]]:
     return [(row[0], row[1]) for row in await tx.fetch(LEFTOVERS, limit)]
 
 
+async def full_inboxes(tx: Tx, size: int, limit: int) -> list[int]:
+    """List inboxes with more than `size` filed messages."""
+    return [row[0] for row in await tx.fetch(FULL_INBOXES, size, limit)]
+
+
+async def excess_messages(tx: Tx, inbox: int, kept: int, limit: int) -> list[tuple[int, int]]:
+    """List (inbox, stream ID) of filed messages except the latest `kept`."""
+    return [(row[0], row[1]) for row in await tx.fetch(EXCESS, inbox, kept, limit)]
+
+
+async def delete_messages(tx: Tx, messages: Sequence[tuple[int, int]]) -> None:
+    """Delete filed messages: (inbox, stream ID)."""
+    await tx.executemany(DELETE_ONE, sorted(messages))
+
+
 async def delete_stale_messages(tx: Tx, messages: Sequence[tuple[int, int]]) -> None:
     """Delete messages listed by `stale_messages`, and the acknowledgements of deleted devices."""
-    await tx.executemany(DELETE_ONE, sorted(messages))
+    await delete_messages(tx, messages)
     await tx.execute(DELETE_ORPHANED_READS)
 
 
@@ -282,9 +321,28 @@ async def record_request(
     return await tx.execute(NOTE_REQUEST, user_id, device_id, event_type, txn_id, now_ms) == 1
 
 
-async def prune_requests(tx: Tx, before_ms: int) -> int:
-    """Delete requests older than a time (ms); return their number."""
-    return await tx.execute(PRUNE_REQUESTS, before_ms)
+async def prune_requests(tx: Tx, before_ms: int, limit: int) -> int:
+    """Delete at most `limit` requests older than a time (ms); return their number."""
+    return await tx.execute(PRUNE_REQUESTS, before_ms, limit)
+
+
+async def excess_requests(tx: Tx, kept: int, limit: int) -> list[tuple[str, str, int]]:
+    """List devices with more than `kept` requests.
+
+    Return (user_id, device_id, time in ms): there are `kept` requests since that time.
+    """
+    rows = await tx.fetch(DEVICES_WITH_MANY_REQUESTS, kept, limit)
+    return [
+        (row[0], row[1], await tx.fetchval(NTH_LATEST_REQUEST, row[0], row[1], kept - 1))
+        for row in rows
+    ]
+
+
+async def prune_requests_of_device(
+    tx: Tx, user_id: str, device_id: str, before_ms: int, limit: int
+) -> int:
+    """Delete at most `limit` requests of a device older than a time (ms); return their number."""
+    return await tx.execute(PRUNE_REQUESTS_OF_DEVICE, user_id, device_id, before_ms, limit)
 
 
 def _message_to(inbox: int, bundle: _Bundle) -> bytes:

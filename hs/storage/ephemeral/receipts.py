@@ -31,6 +31,7 @@ OF_ROOMS = sql(
     )
 )
 EVENT_POSITION = "SELECT room_id, stream_id FROM events WHERE event_id = $1 AND status <> 3"
+IS_THREAD = "SELECT 1 FROM threads WHERE root_id = $1"
 PARENT = "SELECT parent_id, rel_type FROM relations WHERE event_id = $1"
 
 
@@ -67,6 +68,11 @@ async def event_position(tx: Tx, event_id: str) -> tuple[str, int] | None:
     """Return the room and the stream ID of an event."""
     row = await tx.fetchrow(EVENT_POSITION, event_id)
     return None if row is None else (row[0], row[1])
+
+
+async def is_thread(tx: Tx, root_id: str) -> bool:
+    """Return whether an event is the root of a thread."""
+    return await tx.fetchval(IS_THREAD, root_id) is not None
 
 
 async def list_ancestors(tx: Tx, event_id: str, hops: int) -> list[tuple[str, str]]:

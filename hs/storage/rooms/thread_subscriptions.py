@@ -19,6 +19,7 @@ SELECT {_COLUMNS} FROM thread_subscriptions
 WHERE user_id = $1 AND stream_id > $2 AND stream_id <= $3 AND is_subscribed >= $4
 ORDER BY stream_id DESC LIMIT $5
 """
+HAS_MANY = "SELECT 1 FROM thread_subscriptions WHERE user_id = $1 LIMIT 1 OFFSET $2"
 SUBSCRIBERS = """
 SELECT user_id FROM thread_subscriptions
 WHERE room_id = $1 AND root_id = $2 AND is_subscribed = 1
@@ -48,6 +49,11 @@ async def get(tx: Tx, user_id: str, room_id: str, root_id: str) -> SubscriptionR
 async def put(tx: Tx, record: SubscriptionRecord) -> None:
     """Insert or replace a subscription."""
     await tx.execute(PUT, *(int(value) if isinstance(value, bool) else value for value in record))
+
+
+async def has_as_many(tx: Tx, user_id: str, limit: int) -> bool:
+    """Return whether a user has at least `limit` subscriptions, those that were ended included."""
+    return await tx.fetchval(HAS_MANY, user_id, limit - 1) is not None
 
 
 async def list_changes(

@@ -14,3 +14,6 @@ UPDATE key_backups SET auth_data = '' WHERE is_deleted = 1;
 UPDATE key_backups SET auth_data = x'' WHERE is_deleted = 1;
 CREATE INDEX key_backups_deleted ON key_backups (user_id, version)
     WHERE is_deleted = 1 AND key_count > 0;
+
+-- Of each user, only the latest reports are kept.
+CREATE INDEX reports_reporter ON reports (reporter, id);

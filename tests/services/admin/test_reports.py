@@ -5,6 +5,7 @@ import pytest
 from hs.core.errors import NotFound
 from hs.core.ids import EventID, RoomID, UserID
 from hs.core.requester import Requester
+from hs.services.admin import reports as reports_module
 from hs.storage.database import Database, Tx
 from tests.support.rooms import ALICE, BOB, CAROL, open_world
 
@@ -46,3 +47,18 @@ async def test_unknown_rooms_events_and_users_cannot_be_reported(database: Datab
             await reports.report_event(Requester(BOB), room_id, event_id, None, None)
         with pytest.raises(NotFound):
             await reports.report_user(Requester(ALICE), UserID("@none:test.example"), "")
+
+
+async def test_only_the_latest_reports_of_a_user_are_kept(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reports_module, "MAX_REPORTS", 2)
+    async with open_world(database) as world:
+        reports = world.process.services.admin.reports
+        room_id = await world.create_room(ALICE)
+        await reports.report_room(Requester(CAROL), room_id, "kept")
+        for reason in ("one", "two", "three"):
+            await reports.report_room(Requester(BOB), room_id, reason)
+
+        reasons = [reason for *_, reason, _ in await database.read(stored_reports)]
+        assert reasons == ["kept", "two", "three"]

@@ -2,6 +2,9 @@
 
 from typing import Any
 
+import pytest
+
+from hs.services.devices import device_updates
 from hs.services.devices.device_list_writer import NewSignature
 from hs.services.devices.device_updates import CHANGE_RETENTION_MS, REQUEST_RETENTION_MS
 from hs.storage.database import Database, Tx
@@ -157,3 +160,44 @@ async def test_owner_reads_the_keys_of_a_user_once(database: Database) -> None:
 
         assert await server.query(phone, ALICE) == response
         assert count.reads == reads_before
+
+
+async def test_oldest_messages_of_a_full_inbox_are_deleted(
+    server: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device_updates, "MAX_PENDING", 3)
+    monkeypatch.setattr(device_updates, "ORPHAN_BATCH", 2)
+    phone = await server.device(ALICE, "PHONE")
+    await server.device(BOB, "TABLET")
+    for n in range(8):
+        await server.send(phone, f"t{n}", {ALICE: {"PHONE": {"n": n}}})
+    for n in range(3):
+        await server.send(phone, f"b{n}", {BOB: {"TABLET": {"n": n}}})
+
+    await server.clean_up()
+
+    own = (await server.sync(ALICE, "PHONE"))["to_device"]["events"]
+    of_bob = (await server.sync(BOB, "TABLET"))["to_device"]["events"]
+    assert [event["content"]["n"] for event in own] == [5, 6, 7]
+    assert [event["content"]["n"] for event in of_bob] == [0, 1, 2]
+
+
+async def test_oldest_requests_of_a_device_are_forgotten(
+    server: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device_updates, "MAX_REQUESTS", 3)
+    monkeypatch.setattr(device_updates, "ORPHAN_BATCH", 2)
+    phone = await server.device(ALICE, "PHONE")
+    tablet = await server.device(BOB, "TABLET")
+    for n in range(8):
+        server.world.clock.advance(1)
+        await server.send(phone, f"t{n}", {ALICE: {"PHONE": {}}})
+    await server.send(tablet, "t0", {ALICE: {"PHONE": {}}})
+
+    await server.clean_up()
+
+    assert await server.world.database.read(request_ids) == ["t0", "t5", "t6", "t7"]
+
+
+async def request_ids(tx: Tx) -> list[str]:
+    return sorted(row[0] for row in await tx.fetch("SELECT txn_id FROM to_device_requests"))

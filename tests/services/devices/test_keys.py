@@ -417,3 +417,25 @@ async def test_repeated_initial_sync_contains_current_key_counts(server: Process
 
     assert first["device_one_time_keys_count"] == {"signed_curve25519": 0}
     assert second["device_one_time_keys_count"] == {"signed_curve25519": 2}
+
+
+async def test_fallback_keys_of_many_algorithms_are_limited(server: Process) -> None:
+    phone = await server.device(ALICE, "PHONE")
+    statuses = []
+    for upload in range(3):
+        keys = {f"algorithm{upload}_{n}:id": {"key": "x" * 1000} for n in range(50)}
+        response = await server.client.post(
+            f"{V3}/keys/upload", {"fallback_keys": keys}, token=phone
+        )
+        statuses.append((response.status, response.json.get("errcode")))
+
+    assert statuses == [(200, None), (200, None), (400, "M_INVALID_PARAM")]
+
+
+async def test_identity_keys_that_are_too_large_are_rejected(server: Process) -> None:
+    phone = await server.device(ALICE, "PHONE")
+    keys = {**plain_keys(ALICE, "PHONE"), "org.example.more": "x" * 65_536}
+
+    response = await server.client.post(f"{V3}/keys/upload", {"device_keys": keys}, token=phone)
+
+    assert (response.status, response.errcode) == (413, "M_TOO_LARGE")

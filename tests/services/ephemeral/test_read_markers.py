@@ -234,3 +234,11 @@ async def test_suspended_user_moves_only_markers_that_others_do_not_see(database
 
         assert await scene.fully_read(BOB) == event_id
         assert [row.receipt_type for row in scene.rows] == [READ_PRIVATE]
+
+
+async def test_event_without_replies_is_not_a_thread(database: Database) -> None:
+    async with open_scene(database) as scene:
+        event_id = await scene.send_message("no thread")
+
+        with pytest.raises(InvalidParam):
+            await scene.reading.set_receipt(FOR_BOB, scene.room_id, READ, event_id, event_id)

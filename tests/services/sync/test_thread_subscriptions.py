@@ -8,10 +8,11 @@ import pytest
 import trio
 import trio.testing
 
-from hs.core.errors import MatrixError, NotFound
+from hs.core.errors import MatrixError, NotFound, TooLarge
 from hs.core.ids import EventID, RoomID
 from hs.core.requester import Requester
 from hs.services.rooms.append.drafts import Draft
+from hs.services.rooms.threads import thread_subscriptions
 from hs.services.rooms.threads.thread_subscriptions import ThreadSubscriptions
 from hs.services.sync.sliding.thread_extension import THREADS_EXTENSION
 from hs.settings.sections.proposals import Experiments, ProposalSettings
@@ -172,3 +173,17 @@ async def test_changes_beyond_the_limit_are_paginated_backwards(threads: Threads
         token = page.end
 
     assert received == set(roots)
+
+
+async def test_subscriptions_of_a_user_are_limited(
+    threads: Threads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(thread_subscriptions, "MAX_SUBSCRIPTIONS", 2)
+    roots = [threads.root_id, await threads.root(), await threads.root()]
+    for root_id in roots[:2]:
+        await threads.service.subscribe(ME, threads.room_id, root_id, None)
+
+    with pytest.raises(TooLarge):
+        await threads.service.subscribe(ME, threads.room_id, roots[2], None)
+    await threads.service.unsubscribe(ME, threads.room_id, roots[0])
+    await threads.service.subscribe(ME, threads.room_id, roots[0], None)

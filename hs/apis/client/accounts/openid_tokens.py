@@ -24,7 +24,7 @@ class OpenIdApi:
 
     openid: OpenIdTokens
 
-    @route("POST", "/_matrix/client/v3/user/{user_id}/openid/request_token")
+    @route("POST", "/_matrix/client/v3/user/{user_id}/openid/request_token", rate="openid")
     async def request_openid_token(self, request: OpenIdTokenRequest) -> OpenIdToken:
         """Spec: client-server API, OpenID."""
         check_own(request.requester, request.user_id)

@@ -132,7 +132,7 @@ class MembershipApi:
         join = JoinRequest(request.reason, via, request.third_party_signed, extra_content)
         return JoinRoomResponse(await self.membership.join(request.requester, room_id, join))
 
-    @route("POST", "/_matrix/client/v3/knock/{room_id}", auth=USER)
+    @route("POST", "/_matrix/client/v3/knock/{room_id}", auth=USER, rate="message")
     async def knock_room(self, request: KnockRoomRequest) -> JoinRoomResponse:
         """Spec: client-server API, Knocking on rooms."""
         room_id, via = await self.naming.find_room(
@@ -166,21 +166,21 @@ class MembershipApi:
         await self.membership.invite(request.requester, request.room_id, target, request.reason)
         return Empty()
 
-    @route("POST", f"{_ROOM}/kick", auth=USER)
+    @route("POST", f"{_ROOM}/kick", auth=USER, rate="message")
     async def kick(self, request: RemoveMemberRequest) -> Empty:
         """Spec: client-server API, Leaving rooms."""
         kick = self.removal.kick if request.redacts else self.membership.kick
         await kick(request.requester, request.room_id, request.user_id, request.reason)
         return Empty()
 
-    @route("POST", f"{_ROOM}/ban", auth=USER)
+    @route("POST", f"{_ROOM}/ban", auth=USER, rate="message")
     async def ban(self, request: RemoveMemberRequest) -> Empty:
         """Spec: client-server API, Banning users in a room."""
         ban = self.removal.ban if request.redacts else self.membership.ban
         await ban(request.requester, request.room_id, request.user_id, request.reason)
         return Empty()
 
-    @route("POST", f"{_ROOM}/unban", auth=USER)
+    @route("POST", f"{_ROOM}/unban", auth=USER, rate="message")
     async def unban(self, request: UnbanRequest) -> Empty:
         """Spec: client-server API, Banning users in a room."""
         await self.membership.unban(

@@ -51,6 +51,7 @@ MAX_TYPE_BYTES = 255
 MAX_TAG_BYTES = 255
 MAX_ENTRIES = 100_000  # of one user
 MAX_BYTES = 16 * 1024 * 1024  # of one user
+MAX_TAGS_BYTES = 65_536  # of one room: each change of a tag rewrites all of them
 _ENTRY_BYTES = 300  # in memory, beside the content
 _SERVER_MANAGED = frozenset((FULLY_READ, PUSH_RULES))
 
@@ -240,9 +241,9 @@ class AccountDataService:
             raise InvalidParam(f"'type' must have 1 to {MAX_TYPE_BYTES} bytes")
         if type_ == TAG and room_id is not None:
             _check_tags(content)
+            _check_size_of_tags(orjson.dumps(content))
         user_data = await self._cache.get(user_id)
-        if len(user_data.entries) >= MAX_ENTRIES:
-            raise InvalidParam("The account data has too many entries")
+        _check_entries(user_data, (room_id or GLOBAL, type_))
         # A deletion is written even if there is no entry: clients wait for their change in /sync.
         encoded = orjson.dumps(content) if content else DELETED
         _check_growth(user_data, len(encoded) - user_data.size_of((room_id or GLOBAL, type_)))
@@ -271,7 +272,9 @@ class AccountDataService:
             raise InvalidParam(f"'tag' must have 1 to {MAX_TAG_BYTES} bytes")
         _check_tag(content)
         encoded = orjson.dumps(content)
-        _check_growth(await self._cache.get(user_id), len(encoded))
+        user_data = await self._cache.get(user_id)
+        _check_entries(user_data, (room_id, TAG))
+        _check_growth(user_data, len(encoded))
         await self._writer.put_tag(user_id, room_id, tag, encoded)
 
     async def remove_tag(self, user_id: UserID, room_id: RoomID, tag: str) -> None:
@@ -331,6 +334,17 @@ def _check_growth(user_data: _UserData, growth: int) -> None:
     """Raises: TooLarge if a change would make the data of a user too large."""
     if growth > 0 and user_data.size + growth > MAX_BYTES:
         raise TooLarge(f"The account data of a user must not be larger than {MAX_BYTES} bytes")
+
+
+def _check_entries(user_data: _UserData, key: _Key) -> None:
+    """Raises: InvalidParam if a new entry would be one too many."""
+    if len(user_data.entries) >= MAX_ENTRIES and key not in user_data.entries:
+        raise InvalidParam("The account data has too many entries")
+
+
+def _check_size_of_tags(encoded: bytes) -> None:
+    if len(encoded) > MAX_TAGS_BYTES:
+        raise TooLarge(f"The tags of a room must not be larger than {MAX_TAGS_BYTES} bytes")
 
 
 def _check_client_may_set(type_: str) -> None:
@@ -404,7 +418,9 @@ async def _put_tag(
 ) -> Written:
     tags = _tags_in(await account_data.get(tx, user_id, room_id, TAG))
     tags[tag] = orjson.loads(content)
-    return await _put(tx, ids, user_id, room_id, TAG, orjson.dumps({"tags": tags}))
+    encoded = orjson.dumps({"tags": tags})
+    _check_size_of_tags(encoded)
+    return await _put(tx, ids, user_id, room_id, TAG, encoded)
 
 
 async def _remove_tag(tx: Tx, ids: StreamIds, user_id: str, room_id: str, tag: str) -> Written:

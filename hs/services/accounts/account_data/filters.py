@@ -5,18 +5,21 @@ Spec: client-server API, Filtering.
 
 import hashlib
 import re
+from typing import Final
 
 import attrs
 import orjson
 
 from hs.core.canonical_json import JsonObject
-from hs.core.errors import NotFound
+from hs.core.errors import NotFound, TooLarge
 from hs.core.filters import SyncFilter, parse_sync_filter, size_of
 from hs.core.ids import UserID
 from hs.lib.caching.lru_cache import LruCache
 from hs.storage.accounts import filters
-from hs.storage.database import Database
+from hs.storage.database import Database, Tx
 
+MAX_FILTERS: Final = 200  # of one user; the oldest are deleted
+MAX_FILTER_BYTES: Final = 256 * 1024
 CACHED = 10_000
 CACHED_BYTES = 32 * 1024 * 1024
 _NUMBER = re.compile(r"[0-9]{1,18}", re.ASCII)
@@ -45,12 +48,14 @@ class StoredFilters:
     async def add(self, user_id: UserID, definition: JsonObject) -> str:
         """Store a filter and return its ID; equal filters have the same ID.
 
-        Raises: BadJson.
+        Raises: BadJson, TooLarge.
         """
         parsed = parse_sync_filter(definition)
         content = orjson.dumps(definition, option=orjson.OPT_SORT_KEYS)
+        if len(content) > MAX_FILTER_BYTES:
+            raise TooLarge(f"A filter must not be larger than {MAX_FILTER_BYTES} bytes")
         digest = hashlib.sha256(content).hexdigest()
-        filter_id = str(await self._database.write(filters.add, user_id, digest, content))
+        filter_id = str(await self._database.write(_add, user_id, digest, content))
         self._parsed.put((user_id, filter_id), parsed)
         return filter_id
 
@@ -77,3 +82,7 @@ class StoredFilters:
             parsed = parse_sync_filter(orjson.loads(await self.definition(user_id, filter_id)))
             self._parsed.put(key, parsed)
         return parsed
+
+
+async def _add(tx: Tx, user_id: str, digest: str, content: bytes) -> int:
+    return await filters.add(tx, user_id, digest, content, kept=MAX_FILTERS)

@@ -28,6 +28,8 @@ USERNAME_CHECK_RATE = Rate(1, 10)
 URL_PREVIEW_RATE = Rate(5, 50)
 # Clients search when the user asks for it, and once for each further page of results.
 SEARCH_RATE = Rate(1, 20)
+# Widgets and calls ask for one when they start; each is stored for an hour.
+OPENID_RATE = Rate(1, 100)
 
 
 class LimiterFactory(Protocol):
@@ -80,6 +82,7 @@ def _rates(settings: RateLimitSettings) -> Mapping[str, Rate]:
         "username_availability": USERNAME_CHECK_RATE,
         "url_preview": URL_PREVIEW_RATE,
         "search": SEARCH_RATE,
+        "openid": OPENID_RATE,
         "registration_token_validity": settings.rc_registration_token_validity,
         "login": settings.rc_login.address,
         "admin_redaction": settings.rc_admin_redaction or settings.rc_message,

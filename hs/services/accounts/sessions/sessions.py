@@ -37,6 +37,7 @@ from hs.storage.devices import device_keys, devices
 
 MAX_DEVICE_ID_CHARS = 512
 MAX_DEVICE_NAME_CHARS = 100
+MAX_DEVICES = 1000  # of one user; a further one logs out those that were not used for longest
 
 
 class DeviceWatcher(Protocol):
@@ -146,10 +147,20 @@ class Sessions:
     async def announce_opened(
         self, session: Session, is_new: bool, ended_hashes: list[str]
     ) -> None:
-        """Announce a stored session to other processes and device watchers."""
+        """Announce a stored session to other processes and device watchers.
+
+        If the user has too many devices now, those that were not used for longest are deleted.
+        """
         self._revocations.announce_tokens(ended_hashes)
-        if is_new:
-            await self._watcher.devices_changed(session.user_id, [session.device_id])
+        if not is_new:
+            return
+        user_id = session.user_id
+        await self._watcher.devices_changed(user_id, [session.device_id])
+        excess = await self._database.read(
+            devices.list_least_recent, user_id, session.device_id, MAX_DEVICES
+        )
+        if excess:
+            await self.remove_devices(user_id, excess)
 
     def announce_rights_changed(self, user_id: UserID) -> None:
         """Announce to all processes that a user's rights have changed."""
@@ -161,13 +172,16 @@ class Sessions:
         Raises: UnknownToken, with `soft_logout` if the token or session has expired; UserLocked.
         Spec: client-server API, Refreshing access tokens.
         """
+        # A read first: unknown tokens, which anybody may send, must not cost a write.
+        if not await self._database.read(tokens.is_refresh_token, hash_of(refresh_token)):
+            raise _unknown_refresh_token()
         now_ms = self._clock.now_ms()
         session, ended_hashes = await self._database.write(
             _exchange, refresh_token, now_ms, self._settings
         )
         self._revocations.announce_tokens(ended_hashes)
         if session is None:
-            raise UnknownToken("Unrecognised refresh token", soft_logout=False)
+            raise _unknown_refresh_token()
         return session
 
     async def close(self, requester: Requester) -> None:
@@ -202,6 +216,10 @@ class Sessions:
         ]
         if other_ids:
             await self.remove_devices(requester.user_id, other_ids)
+
+
+def _unknown_refresh_token() -> UnknownToken:
+    return UnknownToken("Unrecognised refresh token", soft_logout=False)
 
 
 async def write_session(tx: Tx, new_session: NewSession) -> tuple[bool, list[str]]:

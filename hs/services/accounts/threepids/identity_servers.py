@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import attrs
 
 from hs.core.canonical_json import JsonObject
-from hs.core.errors import InvalidParam, MatrixError, RemoteFault, ServerNotTrusted
+from hs.core.errors import InvalidParam, MatrixError, RemoteFault, ServerNotTrusted, TooLarge
 from hs.core.ids import ServerName, UserID, parse_server_name, parse_user_id
 from hs.core.signing.keys import Signer
 from hs.core.signing.requests import authorization_header
@@ -25,6 +25,7 @@ from hs.storage.database import Database
 
 V2 = "/_matrix/identity/v2"
 MAX_KEYS = 10
+MAX_BINDINGS = 200  # of one user
 _TOKEN = re.compile(r"[0-9a-zA-Z.=_-]{1,255}")
 
 
@@ -50,9 +51,11 @@ class IdentityServers:
     ) -> None:
         """Bind the identifier of a validated session; the server's Matrix errors are passed on.
 
-        Raises: MatrixError, ServerNotTrusted, RemoteFault.
+        Raises: MatrixError, ServerNotTrusted, RemoteFault, TooLarge.
         """
         server = parse_identity_server(id_server)
+        if len(await self._database.read(threepid_bindings.list_of_user, user_id)) >= MAX_BINDINGS:
+            raise TooLarge(f"A user must not have more than {MAX_BINDINGS} bound identifiers")
         content = {"sid": sid, "client_secret": client_secret, "mxid": user_id}
         bound = await self._post(server, "/3pid/bind", content, id_access_token)
         medium, address = bound.get("medium"), bound.get("address")

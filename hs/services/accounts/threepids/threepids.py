@@ -1,10 +1,11 @@
 """Third-party identifiers of accounts: ownership, and which identifiers are allowed."""
 
 import re
+from typing import Final
 
 import attrs
 
-from hs.core.errors import ThreepidDenied, ThreepidInUse
+from hs.core.errors import ThreepidDenied, ThreepidInUse, TooLarge
 from hs.core.ids import UserID
 from hs.core.threepids import MSISDN
 from hs.lib.clock import Clock
@@ -12,6 +13,8 @@ from hs.settings.sections.threepids import ThreepidSettings
 from hs.storage.accounts import threepids
 from hs.storage.accounts.threepids import ThreepidRecord
 from hs.storage.database import Database
+
+MAX_THREEPIDS: Final = 100  # of one user
 
 
 @attrs.frozen
@@ -51,9 +54,12 @@ class Threepids:
     async def add(self, user_id: UserID, threepid: ValidatedThreepid) -> None:
         """Add a validated identifier to an account. Idempotent.
 
-        Raises: ThreepidInUse, ThreepidDenied.
+        Raises: ThreepidInUse, ThreepidDenied, TooLarge.
         """
         self.check_allowed(threepid.medium, threepid.address)
+        stored = {(record.medium, record.address) for record in await self.of_user(user_id)}
+        if len(stored) >= MAX_THREEPIDS and (threepid.medium, threepid.address) not in stored:
+            raise TooLarge(f"A user must not have more than {MAX_THREEPIDS} identifiers")
         record = threepid_record(user_id, threepid, self._clock.now_ms())
         if not await self._database.write(threepids.insert, record):
             raise ThreepidInUse("Another account has this third-party identifier")

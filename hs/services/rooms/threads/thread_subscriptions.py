@@ -7,7 +7,7 @@ from typing import Final, Protocol
 
 import attrs
 
-from hs.core.errors import InvalidParam, MatrixError, NotFound
+from hs.core.errors import InvalidParam, MatrixError, NotFound, TooLarge
 from hs.core.ids import EventID, RoomID, UserID
 from hs.core.relations import THREAD, relation_of
 from hs.core.requester import Requester
@@ -23,6 +23,7 @@ from hs.storage.rooms.thread_subscriptions import SubscriptionRecord
 
 MAX_LIMIT: Final = 1000
 DEFAULT_LIMIT: Final = 100
+MAX_SUBSCRIPTIONS: Final = 50_000  # of one user, those that were ended included
 
 SubscriptionChange = tuple[bool, list[tuple[int, ThreadSubscriptionRow]]]
 
@@ -37,7 +38,7 @@ class SubscriptionWriter(Protocol):
         """Subscribe a user, or subscribe them automatically because of the event `cause`.
 
         `cause` and `upto`, the last event so far, are stream IDs. Return False if the user has
-        unsubscribed after `cause`.
+        unsubscribed after `cause`. Raises: TooLarge if the user has too many subscriptions.
         """
         ...
 
@@ -90,7 +91,7 @@ class ThreadSubscriptions:
     ) -> None:
         """Subscribe the requester; with `cause`, automatically because of an event in the thread.
 
-        Raises: NotFound; M_NOT_IN_THREAD; M_CONFLICTING_UNSUBSCRIPTION.
+        Raises: NotFound; M_NOT_IN_THREAD; M_CONFLICTING_UNSUBSCRIPTION; TooLarge.
         """
         await self._timelines.find_visible(requester, root_id, room_id)
         cause_stream_id = None
@@ -183,6 +184,8 @@ async def _subscribe(
             return True, []
     elif current is not None and cause is not None and cause <= current.events_upto:
         return False, []
+    if current is None and await storage.has_as_many(tx, user_id, MAX_SUBSCRIPTIONS):
+        raise TooLarge(f"A user must not have more than {MAX_SUBSCRIPTIONS} subscriptions")
     record = SubscriptionRecord(
         user_id=user_id,
         room_id=room_id,

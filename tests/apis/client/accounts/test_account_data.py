@@ -6,6 +6,8 @@ import pytest
 import trio
 
 from hs.core.ids import EventID, RoomID, UserID
+from hs.services.accounts.account_data import account_data as account_data_module
+from hs.services.accounts.account_data import filters as filters_module
 from hs.services.accounts.account_data.account_data import AccountDataEntry
 from hs.storage.database import Database
 from tests.support.accounts import Accounts, open_accounts
@@ -349,3 +351,64 @@ async def test_filter_with_too_many_wildcards_is_rejected(accounts: Accounts, na
         statuses.append((await accounts.client.post(FILTER, definition, token=token)).status)
 
     assert statuses == [200, 400]
+
+
+async def test_oldest_filters_of_a_user_are_deleted(
+    accounts: Accounts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(filters_module, "MAX_FILTERS", 2)
+    token = await alice_token(accounts)
+    bob = await accounts.user("bob")
+    of_bob = await accounts.services.filters.add(bob.user_id, {"event_format": "client"})
+    ids = []
+    for limit in (1, 2, 3):
+        body = {"room": {"timeline": {"limit": limit}}}
+        ids.append((await accounts.client.post(FILTER, body, token=token)).json["filter_id"])
+
+    statuses = [
+        (await accounts.client.get(f"{FILTER}/{filter_id}", token=token)).status
+        for filter_id in ids
+    ]
+
+    assert statuses == [404, 200, 200]
+    assert await accounts.services.filters.definition(bob.user_id, of_bob)
+
+
+async def test_large_filter_is_rejected(accounts: Accounts) -> None:
+    token = await alice_token(accounts)
+    types = [f"{n}." + "x" * 200 for n in range(1500)]
+
+    response = await accounts.client.post(
+        FILTER, {"room": {"timeline": {"types": types}}}, token=token
+    )
+
+    assert (response.status, response.errcode) == (413, "M_TOO_LARGE")
+
+
+async def test_tags_of_a_room_are_limited(accounts: Accounts) -> None:
+    token = await alice_token(accounts)
+    large = {"u.x": "x" * 40_000}
+
+    first = await accounts.client.put(f"{TAGS}/u.a", large, token=token)
+    second = await accounts.client.put(f"{TAGS}/u.b", large, token=token)
+    all_tags = await accounts.client.put(
+        f"{IN_ROOM}/m.tag", {"tags": {"u.a": large, "u.b": large}}, token=token
+    )
+
+    assert first.status == 200
+    assert (second.status, second.errcode) == (413, "M_TOO_LARGE")
+    assert (all_tags.status, all_tags.errcode) == (413, "M_TOO_LARGE")
+
+
+async def test_tags_in_invented_rooms_count_as_entries(
+    accounts: Accounts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(account_data_module, "MAX_ENTRIES", 2)
+    token = await alice_token(accounts)
+
+    responses = [
+        await accounts.client.put(f"{USER}/rooms/!{room}:test/tags/u.a", {}, token=token)
+        for room in ("one", "two", "three", "two")
+    ]
+
+    assert [response.status for response in responses] == [200, 200, 400, 200]

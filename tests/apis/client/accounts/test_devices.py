@@ -6,6 +6,7 @@ import nio
 import pytest
 
 from hs.core.streams import DeviceListRow
+from hs.services.accounts.sessions import sessions
 from hs.storage.devices import device_keys
 from tests.support.accounts import Accounts
 
@@ -174,3 +175,21 @@ async def test_whois_is_available_to_the_user_and_to_administrators(
     assert "user_agent" in connection
     assert as_root.json == own.json
     assert (as_bob.status, as_bob.errcode) == (403, "M_FORBIDDEN")
+
+
+async def test_too_many_devices_log_out_those_that_were_not_used_for_longest(
+    accounts: Accounts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sessions, "MAX_DEVICES", 3)
+    alice = await accounts.user("alice", password="secret")
+    tokens = [(await accounts.log_in("alice", "secret", device_id="A"))["access_token"]]
+    for device_id in ("B", "C"):
+        accounts.clock.advance(1)
+        response = await accounts.log_in("alice", "secret", device_id=device_id)
+        tokens.append(response["access_token"])
+
+    first = await accounts.client.get(DEVICES, token=alice.access_token)
+    listed = await accounts.client.get(DEVICES, token=tokens[-1])
+
+    assert (first.status, first.errcode) == (401, "M_UNKNOWN_TOKEN")
+    assert [device["device_id"] for device in listed.json["devices"]] == ["A", "B", "C"]

@@ -18,6 +18,7 @@ from hs.storage.devices.device_keys import CrossSigningRecord
 from tests.support.accounts import DEFAULTS, UNLIMITED, Accounts, open_accounts
 from tests.support.appservices import registration
 from tests.support.composition import PLENTY
+from tests.support.sql.counting import CountingDatabase, QueryCount
 
 LOGIN = "/_matrix/client/v3/login"
 REFRESH = "/_matrix/client/v3/refresh"
@@ -332,3 +333,15 @@ async def test_login_fallback_page(accounts: Accounts, suffix: str) -> None:
     assert nonce is not None
     policy = page.headers["content-security-policy"]
     assert f"script-src 'nonce-{nonce[1].decode()}'; connect-src 'self'" in policy
+
+
+async def test_unknown_refresh_token_costs_no_write(database: Database) -> None:
+    count = QueryCount()
+    counting: Any = CountingDatabase(database, count)
+    async with open_accounts(counting) as accounts:
+        count.statements.clear()
+
+        response = await accounts.client.post(REFRESH, {"refresh_token": "unknown"})
+
+        assert (response.status, response.errcode) == (401, "M_UNKNOWN_TOKEN")
+        assert not [text for text in count.statements if "refresh_tokens" in text]

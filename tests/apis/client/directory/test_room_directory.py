@@ -7,6 +7,7 @@ import pytest
 import trio
 
 from hs.core.ids import RoomID
+from hs.services.directory import aliases
 from hs.settings.sections.rooms import RoomRule
 from hs.storage.database import Database
 from tests.support.composition import SERVER
@@ -322,4 +323,21 @@ async def test_invalid_directory_request_is_rejected(actions: Actions) -> None:
         (400, "M_BAD_JSON"),
         (400, "M_BAD_JSON"),
         (200, None),
+    ]
+
+
+async def test_aliases_of_a_room_are_limited(
+    actions: Actions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(aliases, "MAX_ALIASES", 2)
+    room_id = await actions.world.create_room(ALICE)
+
+    responses = [
+        await add_alias(actions, f"%23{name}:{SERVER}", room_id) for name in ("a", "b", "c")
+    ]
+
+    assert [outcome(response) for response in responses] == [
+        (200, None),
+        (200, None),
+        (413, "M_TOO_LARGE"),
     ]

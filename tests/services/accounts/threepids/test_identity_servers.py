@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from hs.core.errors import Forbidden, MatrixError, RemoteFault, ServerNotTrusted
+from hs.core.errors import Forbidden, MatrixError, RemoteFault, ServerNotTrusted, TooLarge
 from hs.core.ids import ServerName, UserID
 from hs.core.signing.keys import Signer, SigningKey
 from hs.core.signing.signed_json import verify_json
 from hs.lib.aio import Bridge
 from hs.nursery.wiring.http_clients import address_rules
+from hs.services.accounts.threepids import identity_servers
 from hs.services.accounts.threepids.identity_servers import IdentityServers
 from hs.settings.sections.outgoing import PRIVATE_NETWORKS
 from hs.storage.database import Database
@@ -200,3 +201,13 @@ async def test_invite_is_valid_if_any_of_its_keys_is(
     )
     identity_server.is_key_valid = False
     assert not await servers.is_any_valid([valid_key])
+
+
+async def test_bindings_of_a_user_are_limited(
+    servers: IdentityServers, identity_server: IdentityServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(identity_servers, "MAX_BINDINGS", 1)
+    await servers.bind(BOB, identity_server.name, TOKEN, "good", "secret")
+
+    with pytest.raises(TooLarge):
+        await servers.bind(BOB, identity_server.name, TOKEN, "good", "secret")

@@ -1,9 +1,11 @@
 """Concurrent claims of an identifier, and concurrent starts of a validation."""
 
+import pytest
 import trio
 
-from hs.core.errors import ThreepidInUse
+from hs.core.errors import ThreepidInUse, TooLarge
 from hs.core.ids import UserID
+from hs.services.accounts.threepids import threepids as threepids_module
 from hs.services.accounts.threepids.threepids import ValidatedThreepid
 from hs.storage.database import Database
 from tests.support.accounts import open_accounts
@@ -46,3 +48,20 @@ async def test_concurrent_requests_share_one_validation_session(database: Databa
                 nursery.start_soon(request_token)
 
         assert len(sids) == 1
+
+
+async def test_identifiers_of_a_user_are_limited(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(threepids_module, "MAX_THREEPIDS", 2)
+    async with open_accounts(database) as accounts:
+        alice = (await accounts.user("alice")).user_id
+        threepids = accounts.threepids.threepids
+        for name in ("a", "b"):
+            await threepids.add(alice, ValidatedThreepid("email", f"{name}@x.test", 1))
+
+        with pytest.raises(TooLarge):
+            await threepids.add(alice, ValidatedThreepid("email", "c@x.test", 1))
+        await threepids.add(alice, ValidatedThreepid("email", "a@x.test", 2))
+
+        assert len(await threepids.of_user(alice)) == 2
