@@ -32,6 +32,9 @@ class Dialect(Protocol):
         `columns` gives its names and types: `unnest("pairs", "type text, state_key text")`.
         """
 
+    def json_rows(self, alias: str, columns: str, number: int) -> str:
+        """Turn the JSON text in `$number`, an array of arrays, into a table of many rows."""
+
     def greatest(self, left: str, right: str) -> str:
         """Select the larger of two non-NULL values."""
 
@@ -53,8 +56,8 @@ class Dialect(Protocol):
     def search_rank(self, number: int) -> str:
         """Rank rows of `e` for the query in parameter `$number`; higher is better."""
 
-    def search_document(self, number: int) -> str:
-        """Convert the text in parameter `$number` to what the words column stores."""
+    def search_document(self, text: str) -> str:
+        """Convert a column of text to what the words column stores."""
 
 
 class PostgresDialect:
@@ -73,6 +76,12 @@ class PostgresDialect:
         lists = ", ".join(f"${n}::{c.type}[]" for n, c in enumerate(parsed, first))
         names = ", ".join(column.name for column in parsed)
         return f"unnest({lists}) AS {alias}({names})"
+
+    def json_rows(self, alias: str, columns: str, number: int) -> str:
+        values = ", ".join(
+            f"(value->>{n})::{c.type} AS {c.name}" for n, c in enumerate(parse_columns(columns))
+        )
+        return f"(SELECT {values} FROM json_array_elements(${number}::text::json)) AS {alias}"
 
     def greatest(self, left: str, right: str) -> str:
         return f"greatest({left}, {right})"
@@ -95,8 +104,8 @@ class PostgresDialect:
     def search_rank(self, number: int) -> str:
         return f"ts_rank(e.words, ${number}::text::tsquery, 1)::float8"
 
-    def search_document(self, number: int) -> str:
-        return f"${number}::text::tsvector"
+    def search_document(self, text: str) -> str:
+        return f"{text}::tsvector"
 
 
 class SqliteDialect:
@@ -125,6 +134,13 @@ class SqliteDialect:
         values = f"_{first}.value AS {parsed[0].name}{further_columns}"
         return f"(SELECT {values} FROM json_each(${first}) AS _{first} LIMIT -1) AS {alias}"
 
+    def json_rows(self, alias: str, columns: str, number: int) -> str:
+        values = ", ".join(
+            f"json_extract(value, '$[{n}]') AS {c.name}"
+            for n, c in enumerate(parse_columns(columns))
+        )
+        return f"(SELECT {values} FROM json_each(${number})) AS {alias}"
+
     def greatest(self, left: str, right: str) -> str:
         return f"max({left}, {right})"
 
@@ -146,8 +162,8 @@ class SqliteDialect:
     def search_rank(self, number: int) -> str:
         return "-bm25(search_words)"
 
-    def search_document(self, number: int) -> str:
-        return f"${number}"
+    def search_document(self, text: str) -> str:
+        return text
 
 
 POSTGRES: Final = PostgresDialect()

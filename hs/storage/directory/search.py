@@ -9,15 +9,23 @@ match those too; a query for a single word needs only its first position.
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
+import orjson
+
 from hs.core.search_words import Phrase, SearchQuery
 from hs.storage.database import Row, Tx
 from hs.storage.dialect import POSTGRES, Dialect, Engine, Statement, sql
 from hs.storage.rooms.stored_pdus import expand_pdu
 
+_ENTRY: Final = (
+    "stream_id bigint, room_id text, type text, sender text, origin_server_ts bigint, words text"
+)
+# One statement for all entries: at the end of each, FTS5 writes its index.
 INSERT = sql(
     lambda d: (
         "INSERT INTO search_entries (stream_id, room_id, type, sender, origin_server_ts, words) "
-        f"VALUES ($1, $2, $3, $4, $5, {d.search_document(6)}) ON CONFLICT (stream_id) DO NOTHING"
+        "SELECT n.stream_id, n.room_id, n.type, n.sender, n.origin_server_ts, "
+        f"{d.search_document('n.words')} FROM {d.json_rows('n', _ENTRY, 1)} WHERE true "
+        "ON CONFLICT (stream_id) DO NOTHING"
     )
 )
 DELETE = sql(lambda d: f"DELETE FROM search_entries WHERE {d.any_of('stream_id', 1, 'bigint')}")
@@ -217,7 +225,9 @@ async def update_index(
 ) -> None:
     """Add entries, delete removed ones, and store the progress."""
     encode = _ENCODE_WORDS[tx.dialect.engine]
-    await tx.executemany(INSERT, [(*entry[:-1], encode(entry.words)) for entry in entries])
+    if entries:
+        rows = [(*entry[:-1], encode(entry.words)) for entry in entries]
+        await tx.execute(INSERT, orjson.dumps(rows).decode())
     if removals.redactions:
         redacted = [row[0] for row in await tx.fetch(REDACTED_BY, list(removals.redactions))]
         await tx.execute(DELETE, redacted)
