@@ -62,19 +62,47 @@ def _check_address(settings: Settings, add_problem: AddProblem) -> None:
 
 
 def _check_listeners(settings: Settings, add_problem: AddProblem) -> None:
-    owners: dict[tuple[str, int], int] = {}
+    taken: list[tuple[str, int | Path, int]] = []
     for number, listener in enumerate(settings.listeners):
-        # The system assigns a distinct port to every listener with port 0.
-        sockets = [(address, listener.port) for address in listener.bind_addresses if listener.port]
-        for address, port in sockets:
-            first = owners.setdefault((address, port), number)
-            if first != number:
-                add_problem(
-                    f"listeners.{number}",
-                    f"port {port} of {address} is already used by listeners.{first}",
-                    f"use another port, or move its resources to listeners.{first}",
-                )
-                break
+        for address, place in _sockets(listener):
+            first = next((row[2] for row in taken if _overlap(row[:2], (address, place))), None)
+            taken.append((address, place, number))
+            if first is None:
+                continue
+            at = f"port {place} of {address}" if listener.path is None else str(place)
+            remedy = (
+                f"use another, or move its resources to listeners.{first}"
+                if first != number
+                else "name it once"
+            )
+            add_problem(f"listeners.{number}", f"{at} is already used by listeners.{first}", remedy)
+            break
+
+
+def _sockets(listener: Listener) -> list[tuple[str, int | Path]]:
+    """Return the addresses and ports, or the path, that a listener binds."""
+    if listener.path is not None:
+        return [("", listener.path)]
+    # The system assigns a distinct port to every listener with port 0.
+    return [(address, listener.port) for address in listener.bind_addresses if listener.port]
+
+
+def _overlap(first: tuple[str, int | Path], second: tuple[str, int | Path]) -> bool:
+    """Return whether only one of two sockets can be bound.
+
+    `0.0.0.0` contains all IPv4 addresses, `::` all IPv6 addresses.
+    """
+    names = [address.replace("localhost", "127.0.0.1") for address in (first[0], second[0])]
+    if first[1] != second[1]:
+        return False
+    try:
+        addresses = [ipaddress.ip_address(name) for name in names]
+    except ValueError:
+        return names[0] == names[1]
+    is_same = addresses[0].version == addresses[1].version
+    return is_same and (
+        addresses[0] == addresses[1] or any(address.is_unspecified for address in addresses)
+    )
 
 
 def _check_processes(settings: Settings, add_problem: AddProblem) -> None:
@@ -199,6 +227,7 @@ def _check_registration(settings: Settings, add_problem: AddProblem) -> None:
     is_open = registration.enable_registration and not (
         registration.registration_requires_token
         or registration.registrations_require_3pid
+        or settings.threepids.enable_registration_captcha
         or registration.enable_registration_without_verification
     )
     if is_open:

@@ -69,6 +69,7 @@ BROKEN = {
     "address of another machine": ("127.0.0.1", "192.0.2.1", "192.0.2.1 port"),
     "address that is none": ("127.0.0.1", "nowhere.invalid", "nowhere.invalid port"),
     "socket in missing folder": ("", "listeners: [{path: none/hs.sock}]", "none/hs.sock"),
+    "socket with a long path": ("", f"listeners: [{{path: {'x' * 100}/hs.sock}}]", "107 bytes"),
     "socket that is a file": ("", "listeners: [{path: homeserver.yaml}]", "homeserver.yaml"),
     "folder of database missing": ("database: homeserver.db", "database: none/x.db", "none/x.db"),
     "folder of PID file missing": ("", "pid_file: none/hs.pid", "none/hs.pid"),

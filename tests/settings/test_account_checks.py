@@ -77,3 +77,12 @@ def test_old_restriction_applies_beside_the_present_key(load: Load) -> None:
 
     assert settings.registration.enable_registration is False
     assert settings.server.allow_public_rooms_without_auth is False
+
+
+def test_captcha_is_a_verification_of_registrations(load: Load) -> None:
+    settings = load(
+        f"{OPEN}enable_registration_captcha: true\nrecaptcha_public_key: a\n"
+        "recaptcha_private_key: b\n"
+    )
+
+    assert settings.registration.enable_registration

@@ -13,6 +13,7 @@ import attrs
 logger = logging.getLogger(__name__)
 
 BACKLOG = 2048
+MAX_SOCKET_PATH_BYTES = 107
 
 
 @attrs.frozen
@@ -122,6 +123,7 @@ def address_errors(specs: Iterable[ListenerSpec]) -> list[OSError]:
 
 
 def _check_unix(path: str) -> None:
+    _check_length(path)
     folder = os.path.dirname(path)
     if not os.path.isdir(folder):
         raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), path)
@@ -129,6 +131,13 @@ def _check_unix(path: str) -> None:
         raise OSError(errno.EACCES, os.strerror(errno.EACCES), path)
     if os.path.exists(path) and not stat.S_ISSOCK(os.stat(path).st_mode):
         raise OSError(errno.EEXIST, "A file that is not a socket exists", path)
+
+
+def _check_length(path: str) -> None:
+    # Python's own error has neither a number nor a file name.
+    if len(os.fsencode(path)) > MAX_SOCKET_PATH_BYTES:
+        reason = f"The path of a socket may have {MAX_SOCKET_PATH_BYTES} bytes"
+        raise OSError(errno.ENAMETOOLONG, reason, path)
 
 
 def _lacks_ipv6(spec: ListenerSpec, error: OSError) -> bool:
@@ -158,6 +167,7 @@ def _open_tcp(spec: ListenerSpec, ipv4_ports: set[int]) -> socket.socket:
 
 def _open_unix(spec: ListenerSpec) -> socket.socket:
     assert spec.path is not None
+    _check_length(spec.path)
     _remove_stale_socket(spec.path)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:

@@ -117,3 +117,27 @@ def test_two_listeners_on_the_same_address_and_port_are_rejected(
     assert "listeners.1" in message
     assert "port 1 of 127.0.0.1" in message
     load("listeners: [{port: 1, bind_address: 127.0.0.1}, {port: 1, bind_address: '::1'}]")
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("port: 1, bind_addresses: ['0.0.0.0']", "port: 1, bind_addresses: ['127.0.0.1']"),
+        ("port: 1", "port: 1, bind_addresses: ['127.0.0.1'], type: metrics"),
+        ("port: 1, bind_addresses: ['::1']", "port: 1, bind_addresses: ['::']"),
+        ("port: 1, bind_addresses: [localhost]", "port: 1, bind_addresses: ['127.0.0.1']"),
+        ("path: hs.sock", "path: hs.sock"),
+    ],
+)
+def test_listeners_in_one_place_are_rejected(refused: Refused, first: str, second: str) -> None:
+    assert "already used by listeners.0" in refused(f"listeners: [{{{first}}}, {{{second}}}]")
+
+
+def test_listener_that_names_an_address_twice_is_rejected(refused: Refused) -> None:
+    message = refused("listeners: [{port: 1, bind_addresses: ['127.0.0.1', localhost]}]")
+
+    assert "port 1 of localhost is already used by listeners.0" in message
+
+
+def test_both_families_may_share_a_port(load: Load) -> None:
+    load("listeners: [{port: 1, bind_addresses: ['::']}, {port: 1, bind_address: '0.0.0.0'}]")
