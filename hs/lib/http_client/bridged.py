@@ -298,7 +298,8 @@ class _Connector(aiohttp.TCPConnector):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self._factory = functools.partial(_ResponseHandler, loop=self._loop)
+        factory: Any = functools.partial(_ResponseHandler, loop=self._loop)
+        self._factory = factory
 
 
 def _open_session(connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:

@@ -11,7 +11,14 @@ ENTRIES = 100
 
 async def add(tx: Tx) -> None:
     entries = [
-        IndexEntry(number, "!r", "m.room.message", "@a:hs.test", 1, ["common", f"word{number}"])
+        IndexEntry(
+            stream_id=number,
+            room_id="!r",
+            type="m.room.message",
+            sender="@a:hs.test",
+            origin_server_ts=1,
+            words=["common", f"word{number}"],
+        )
         for number in range(ENTRIES)
     ]
     await search.update_index(tx, entries, IndexRemovals([], []), "events", str(ENTRIES))
