@@ -2,7 +2,7 @@
 
 import enum
 from collections.abc import Callable, Hashable, Iterable
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 import attrs
 
@@ -24,6 +24,11 @@ class StreamWriters(enum.Enum):
     FIRST = "first"  # as ONE; the first one if `stream_writers` names several
     SHARDED = "sharded"  # all that `stream_writers` names, or main; each key has one owner
     EVERY = "every"  # every process, each about itself
+    ANY = "any"  # any process; the database puts the commits of all of them in one order
+
+
+ANY_PROCESS: Final = "*"
+"""The name of the writer of a stream that any process may write."""
 
 
 class WakeRule(enum.Enum):
@@ -74,6 +79,6 @@ class StreamDef(Generic[R]):
     @property
     def writer_setting(self) -> str | None:
         """The key in `stream_writers` that names the writers; None if they cannot be chosen."""
-        if self.writers in (StreamWriters.MAIN, StreamWriters.EVERY):
+        if self.writers in (StreamWriters.MAIN, StreamWriters.EVERY, StreamWriters.ANY):
             return None
         return self.written_with or self.name

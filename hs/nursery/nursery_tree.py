@@ -95,6 +95,8 @@ async def _write(process: Process, shutdown: Shutdown, on_ready: OnReady) -> Non
     async with trio.open_nursery() as writers:
         for writer in process.base.table_writers.values():
             await writers.start(writer.run)
+        for shared in process.base.shared_writers.values():
+            await shared.attach()
         await attach_writers(process.base.database, process.base.memory_writers.values())
         await _run(process, shutdown, on_ready, process.runners)
         writers.cancel_scope.cancel()

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import attrs
 
 from hs.core.signing.keys import Signer
-from hs.core.stream_def import StreamDef, StreamKind
+from hs.core.stream_def import StreamDef, StreamKind, StreamWriters
 from hs.core.streams import CATALOGUE, RATES
 from hs.lib.aio import Bridge
 from hs.lib.clock import Clock
@@ -23,6 +23,7 @@ from hs.repl.inproc import local_transport
 from hs.repl.leases import Leases, holder_name
 from hs.repl.memory_writer import MemoryWriter, epoch_at
 from hs.repl.ownership import Location, Ownership, Topology
+from hs.repl.shared_writer import SharedTableWriter
 from hs.repl.signing_key import signing_key_of
 from hs.repl.transport import Transport
 from hs.repl.writers import TableWriter
@@ -53,6 +54,7 @@ class ProcessBase:
     signer: Signer
     table_writers: dict[str, TableWriter[Any]]
     memory_writers: dict[str, MemoryWriter[Any]]
+    shared_writers: dict[str, SharedTableWriter[Any]]
     shared_rates: SharedRateLimits | None
 
     @property
@@ -83,6 +85,10 @@ class ProcessBase:
     def memory(self, stream: StreamDef[R]) -> MemoryWriter[R]:
         """Return this process's writer of a memory stream that it owns."""
         return self.memory_writers[stream.name]
+
+    def shared(self, stream: StreamDef[R]) -> SharedTableWriter[R]:
+        """Return this process's writer of a table stream that any process may write."""
+        return self.shared_writers[stream.name]
 
     def owned(self, protocol: type[P], stream: StreamDef[Any], make: Callable[[], P]) -> P:
         """Return the service that only the writer of a stream may provide.
@@ -137,10 +143,14 @@ def build_process_base(
         transport = local_transport(feed)
     tables: dict[str, TableWriter[Any]] = {}
     memories: dict[str, MemoryWriter[Any]] = {}
+    shared: dict[str, SharedTableWriter[Any]] = {}
     for stream in CATALOGUE:
         if not ownership.writes(stream):
             continue
-        if stream.kind is StreamKind.TABLE:
+        if stream.writers is StreamWriters.ANY:
+            look = None if cluster is None else cluster.freshness.look
+            shared[stream.name] = SharedTableWriter(stream, database, transport, clock.now_ms, look)
+        elif stream.kind is StreamKind.TABLE:
             tables[stream.name] = TableWriter(
                 stream, plan.instance, database, transport, clock.now_ms
             )
@@ -161,6 +171,7 @@ def build_process_base(
         signer=Signer(settings.server.server_name, signing_key_of(settings)),
         table_writers=tables,
         memory_writers=memories,
+        shared_writers=shared,
         shared_rates=SharedRateLimits(feed, memories[RATES.name]) if plan.shared else None,
     )
 

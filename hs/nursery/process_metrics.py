@@ -19,6 +19,8 @@ from hs.lib.tasks import Duty, Supervision, measure_lag
 from hs.nursery.process import Process
 from hs.nursery.process_base import ProcessBase
 from hs.repl.cluster import Cluster
+from hs.repl.shared_writer import SharedTableWriter
+from hs.repl.writers import TableWriter
 from hs.services.push.evaluation.evaluation_duty import EvaluationDuty
 from hs.services.rooms.append.committer import Committer
 from hs.services.rooms.append.hot_rooms import HotRooms
@@ -161,7 +163,11 @@ def watch_streams(metrics: Metrics, base: ProcessBase) -> None:
         for stream in CATALOGUE:
             for writer, position in list(base.feed.positions_of(stream).items()):
                 yield where, (stream.name, writer), position
-        for name, table in base.table_writers.items():
+        writers: dict[str, TableWriter[Any] | SharedTableWriter[Any]] = {
+            **base.table_writers,
+            **base.shared_writers,
+        }
+        for name, table in writers.items():
             yield commits, (name,), table.commits
             yield jobs, (name,), table.jobs_committed
             yield rows, (name,), table.rows_committed

@@ -52,7 +52,7 @@ class Freshness:
     _feed: Feed
     _instance: str
     _database: Database
-    _look: Look
+    look: Look
 
     async def catch_up(self) -> None:
         """Wait until this process has seen what any process committed before the call.
@@ -70,7 +70,7 @@ class Freshness:
             for name, writer, position in known
             if self._is_behind(name, writer, position)
         ]
-        if targets and not await catch_up(self._feed, targets, self._look):
+        if targets and not await catch_up(self._feed, targets, self.look):
             log.warning("timed out waiting for replication, answering without the latest changes")
 
     def _is_behind(self, name: str, writer: str, position: int) -> bool:

@@ -15,7 +15,8 @@ Messages may be lost, repeated or late. Rules:
 - A new epoch of a memory writer makes every known position of it worthless. The writer's reply
   says so with a reset.
 - If the log no longer has the rows after this process's position, the process must restart
-  (FeedLost), because caches cannot be corrected any more.
+  (FeedLost), because caches cannot be corrected any more. Of a stream that any process may write,
+  the feed delivers a reset instead: nobody may have been there to publish a commit.
 """
 
 import logging
@@ -222,7 +223,10 @@ class Intake:
             known = self._feed.position_of(stream, writer) or 0
             newest, commits = await self._database.read(_read_commits, stream, writer, known)
             if newest > known and (not commits or commits[0].previous > known):
-                raise FeedLost(f"commits of {writer} to {stream.name} after {known} are pruned")
+                if stream.writers is not StreamWriters.ANY:
+                    raise FeedLost(f"commits of {writer} to {stream.name} after {known} are pruned")
+                known = commits[0].previous if commits else newest
+                self._feed.deliver(Batch(stream, writer, 0, known, [], reset=True))
             for commit in commits:
                 rows = (
                     decode_rows(stream, commit.row_bytes)

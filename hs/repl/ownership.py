@@ -6,7 +6,7 @@ from typing import Any
 
 import attrs
 
-from hs.core.stream_def import StreamDef, StreamWriters
+from hs.core.stream_def import ANY_PROCESS, StreamDef, StreamWriters
 from hs.core.streams import CATALOGUE
 
 
@@ -47,12 +47,14 @@ class Ownership:
     topology: Topology
 
     def writers(self, stream: StreamDef[Any]) -> tuple[str, ...]:
-        """Return the names of the processes that write a stream.
+        """Return the names of the processes that write a stream; ANY_PROCESS for any of them.
 
         Raises: ValueError if the topology names several, but the stream is not sharded.
         """
         if stream.writers is StreamWriters.EVERY:
             return self.instances()
+        if stream.writers is StreamWriters.ANY:
+            return (ANY_PROCESS,)
         names = self.topology.writers.get(stream.name, ())
         if stream.writers is not StreamWriters.SHARDED and len(names) > 1:
             raise ValueError(f"the stream {stream.name} can have only one writer")
@@ -60,7 +62,7 @@ class Ownership:
 
     def owner(self, stream: StreamDef[Any], key: str = "") -> str:
         """Return the process that writes a stream; if it is sharded, its shard with this key."""
-        if stream.writers is StreamWriters.EVERY:
+        if stream.writers in (StreamWriters.EVERY, StreamWriters.ANY):
             return self.topology.instance
         writers = self.writers(stream)
         return writers[0] if len(writers) == 1 else writers[shard_of(key, len(writers))]
@@ -71,7 +73,8 @@ class Ownership:
 
     def writes(self, stream: StreamDef[Any]) -> bool:
         """Return whether this process writes a stream, or a shard of it."""
-        return self.topology.instance in self.writers(stream)
+        writers = self.writers(stream)
+        return self.topology.instance in writers or ANY_PROCESS in writers
 
     def instances(self) -> tuple[str, ...]:
         """Return the names of all processes, this one included."""

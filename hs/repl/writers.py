@@ -34,8 +34,8 @@ import trio
 
 from hs.core.errors import Unavailable
 from hs.core.stream_def import StreamDef
+from hs.repl.commit_log import CommitLog
 from hs.repl.feed import Batch
-from hs.repl.row_codec import encode_rows
 from hs.repl.transport import Transport
 from hs.storage import stream_log
 from hs.storage.database import (
@@ -46,7 +46,6 @@ from hs.storage.database import (
     RowMissing,
     Tx,
 )
-from hs.storage.stream_log import LoggedCommit
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -59,8 +58,6 @@ FLUSH_S = 10.0  # to write the waiting jobs when the process stops
 SETTLE_S = 60.0  # to find out whether a batch was committed
 SETTLE_PAUSE_S = 0.5
 SETTLED_ATTEMPTS = 3
-LOG_KEPT_MS = 15 * 60 * 1000
-PRUNE_EVERY_MS = 60 * 1000
 
 log = logging.getLogger(__name__)
 
@@ -163,7 +160,10 @@ class TableWriter(Generic[R]):
     _stopped: bool = False
     _fault: Exception | None = None
     _generation: str = attrs.field(factory=_new_generation)
-    _pruned_ms: int = 0
+    _log: CommitLog[R] = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._log = CommitLog(self.stream, self.writer, self._now_ms)
 
     @property
     def waiting(self) -> int:
@@ -351,18 +351,8 @@ class TableWriter(Generic[R]):
         position = rows[-1][0]
         name, writer = self.stream.name, self.writer
         if self._transport.shared:
-            await self._log(tx, rows)
+            await self._log.append(tx, self.committed, rows)
         await stream_log.set_position(tx, name, writer, self._generation, position)
-
-    async def _log(self, tx: Tx, rows: Rows[R]) -> None:
-        slim = self.stream.slim
-        encoded = encode_rows([(number, slim(row)) for number, row in rows])
-        commit = LoggedCommit(rows[-1][0], self.committed, encoded)
-        now_ms = self._now_ms()
-        if now_ms - self._pruned_ms > PRUNE_EVERY_MS:
-            self._pruned_ms = now_ms
-            await stream_log.prune(tx, now_ms - LOG_KEPT_MS)
-        await stream_log.append(tx, self.stream.name, self.writer, commit, now_ms)
 
     def _publish(self, rows: Rows[R]) -> None:
         position = rows[-1][0]

@@ -12,6 +12,8 @@ The row is the lock and the fence of the writer:
   its statement is still on its way to the database.
 - After CommitUnknown, a writer calls `renew_generation`: the returned position shows whether the
   commit was written. The call may be repeated if its own outcome is unknown.
+- A stream that any process may write has one row, and no generation. A commit takes its positions
+  from it, so it locks the row until its end: positions are in the order of commits.
 - Memory streams have a row as well: the end of the positions that were reserved for the present
   life of the writer, so that the next one begins above them even if the clock was set back.
 - `stream_log` rows are written in the transaction of the commit that they describe. Each names
@@ -22,6 +24,7 @@ from collections.abc import Sequence
 
 import attrs
 
+from hs.core.stream_def import ANY_PROCESS
 from hs.storage.database import Tx
 from hs.storage.rows import InsertRows, UpdateRows
 
@@ -56,6 +59,11 @@ POSITION = "SELECT position FROM stream_positions WHERE stream = $1 AND writer =
 RESERVE = """
 INSERT INTO stream_positions (stream, writer, position, life) VALUES ($1, $2, $3, '')
 ON CONFLICT (stream, writer) DO UPDATE SET position = excluded.position
+"""
+NEXT_POSITION = """
+INSERT INTO stream_positions (stream, writer, position, life) VALUES ($1, $2, 1, '')
+ON CONFLICT (stream, writer) DO UPDATE SET position = stream_positions.position + 1
+RETURNING position
 """
 
 
@@ -119,6 +127,15 @@ async def reserve(tx: Tx, stream: str, writer: str, first: int, count: int) -> i
     begin = max(first, stored + 1)
     await tx.execute(RESERVE, stream, writer, begin + count)
     return begin
+
+
+async def next_position(tx: Tx, stream: str) -> int:
+    """Return the next position of a stream that any process may write.
+
+    No other transaction gets a position of this stream before this one has ended.
+    """
+    position: int = await tx.fetchval(NEXT_POSITION, stream, ANY_PROCESS)
+    return position
 
 
 async def is_writer(tx: Tx, stream: str, writer: str, generation: str) -> bool:

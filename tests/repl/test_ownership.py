@@ -4,8 +4,8 @@ from collections import Counter
 
 import pytest
 
-from hs.core.stream_def import StreamKind
-from hs.core.streams import CACHES, CATALOGUE, EVENTS, RECEIPTS, TYPING
+from hs.core.stream_def import ANY_PROCESS, StreamDef, StreamKind, StreamWriters
+from hs.core.streams import CACHES, CATALOGUE, EVENTS, RECEIPTS, TYPING, CacheRow
 from hs.repl.ownership import Location, Ownership, Topology, shard_of
 
 LOCATIONS = {name: Location("localhost", 9000) for name in ("main", "w1", "w2", "w3")}
@@ -39,6 +39,14 @@ def test_shards_are_the_same_in_every_release() -> None:
 def test_every_process_writes_its_own_rows_of_a_common_stream() -> None:
     assert at("w2").owner(CACHES) == "w2"
     assert at("w2").writers(CACHES) == ("main", "w1", "w2", "w3")
+
+
+def test_any_process_writes_a_common_table_under_one_name() -> None:
+    stream = StreamDef("marks", CacheRow, StreamKind.TABLE, StreamWriters.ANY)
+
+    assert all(at(name).writers(stream) == (ANY_PROCESS,) for name in LOCATIONS)
+    assert all(at(name).writes(stream) for name in LOCATIONS)
+    assert at("w2").owner(stream) == "w2"
 
 
 def test_expected_writers_are_in_other_processes() -> None:

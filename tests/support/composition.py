@@ -235,6 +235,8 @@ async def open_process(
             await streams.start(base.cluster.server.run)
         for writer in base.table_writers.values():
             await streams.start(writer.run)
+        for shared in base.shared_writers.values():
+            await shared.attach()
         await attach_writers(base.database, base.memory_writers.values())
         async with trio.open_nursery() as runners:
             for part in services.parts:
