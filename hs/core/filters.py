@@ -16,6 +16,8 @@ from hs.core.property_paths import PropertyPath, parse_property_path
 
 T = TypeVar("T")
 
+PROFILE_FIELDS: Final = "org.matrix.msc4429.profile_fields"
+
 MAX_ENTRIES: Final = 10_000
 """Largest number of entries in one list of a filter."""
 MAX_WILDCARDS: Final = 100
@@ -153,13 +155,17 @@ class RoomFilter:
 
 @attrs.frozen
 class SyncFilter:
-    """A complete filter, as clients upload it; `event_fields` is None for all fields."""
+    """A complete filter, as clients upload it; `event_fields` is None for all fields.
+
+    `profile_fields` are the profile fields that the client follows (MSC4429).
+    """
 
     event_fields: tuple[PropertyPath, ...] | None = None
     federation_format: bool = False
     presence: EventFilter = ANY_EVENT
     account_data: EventFilter = ANY_EVENT
     room: RoomFilter = RoomFilter()
+    profile_fields: frozenset[str] = frozenset()
 
 
 NO_FILTER = SyncFilter()
@@ -172,6 +178,7 @@ def parse_sync_filter(value: object) -> SyncFilter:
     """
     tree = _mapping(value, "filter")
     fields = _optional(tree, "event_fields", _strings)
+    profiles = _mapping(tree.get(PROFILE_FIELDS, {}), PROFILE_FIELDS)
     event_format = tree.get("event_format", "client")
     if event_format not in ("client", "federation"):
         raise BadJson("'event_format' must be 'client' or 'federation'")
@@ -181,6 +188,7 @@ def parse_sync_filter(value: object) -> SyncFilter:
         presence=_section(tree, "presence"),
         account_data=_section(tree, "account_data"),
         room=_room_filter(_mapping(tree.get("room", {}), "room")),
+        profile_fields=_string_set(profiles, "ids") or frozenset(),
     )
 
 

@@ -40,6 +40,7 @@ class WakeRule(enum.Enum):
     ROOM_MEMBERS = "the members of the room, and users whose membership changed"
     SHARED_ROOMS = "the users who share a room with the user, together with later rows"
     DEVICE_TRACKERS = "the user, and the users who share a room unless only signatures changed"
+    PROFILE_FOLLOWERS = "the user, and the users who share a room, if a client follows profiles"
     DEVICE_OWNERS = "the owners of the devices, unless only their key counts changed"
 
 

@@ -169,6 +169,25 @@ PRESENCE = StreamDef(
     recent=10_000,
 )
 
+# Profiles
+
+
+@attrs.frozen
+class ProfileUpdateRow:
+    """A profile field of a user of this server was set or deleted."""
+
+    user_id: str
+    field: str
+
+
+PROFILE_UPDATES = StreamDef(
+    "profile_updates",
+    ProfileUpdateRow,
+    StreamKind.TABLE,
+    StreamWriters.ANY,
+    wake_rule=WakeRule.PROFILE_FOLLOWERS,
+)
+
 # Account data and push
 
 
@@ -422,6 +441,7 @@ class SyncToken:
     device_lists: VectorPosition = VectorPosition()
     push_rules: VectorPosition = VectorPosition()
     thread_subscriptions: VectorPosition = VectorPosition()
+    profile_updates: VectorPosition = VectorPosition()
 
     @classmethod
     def at(cls, vectors: Iterable[VectorPosition]) -> "SyncToken":

@@ -165,7 +165,12 @@ class SharedTableWriter(Generic[R]):
             # Read from the log, together with the earlier rows. The others do the same.
             self._transport.advance(self, self.position)
         else:
-            log.warning("rows of stream %s up to %d are late", self.stream.name, batch.position)
+            log.warning(
+                "committed rows of stream %s up to %d are delivered late: earlier ones have not "
+                "arrived",
+                self.stream.name,
+                batch.position,
+            )
 
     async def _wait_for_earlier(self, position: int) -> None:
         if self._look is None:

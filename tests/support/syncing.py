@@ -97,6 +97,16 @@ class SyncScene:
         content = await presence.presence_of(Requester(user_id), user_id)
         return str(content["presence"])
 
+    async def set_profile_field(self, user_id: UserID, field: str, value: Any) -> None:
+        """Set a profile field of a user."""
+        profiles = self.services.core.accounts.profiles
+        await profiles.set_field(Requester(user_id), user_id, field, value)
+
+    async def delete_profile_field(self, user_id: UserID, field: str) -> None:
+        """Delete a profile field of a user."""
+        profiles = self.services.core.accounts.profiles
+        await profiles.delete_field(Requester(user_id), user_id, field)
+
     async def change_rules(self, user_id: UserID) -> None:
         """Add a push rule of a user."""
         body = {"pattern": "news", "actions": []}

@@ -13,6 +13,7 @@ from hs.apis.client.sync.sync import SyncApi
 from hs.apis.web.drain import Drain
 from hs.apis.web.limits import Admission, WorkClass
 from hs.core.ids import RoomID
+from hs.core.streams import DEVICE_LISTS, PROFILE_UPDATES
 from hs.lib.tasks import Duty
 from hs.nursery.part import Part
 from hs.nursery.plan import BACKGROUND
@@ -34,8 +35,8 @@ from hs.services.sync.assembly import (
     make_sync,
 )
 from hs.services.sync.notifier import Notifier
-from hs.services.sync.remote_device_lists import RemoteDeviceListDuty
 from hs.services.sync.remote_presence import RemotePresenceDuty
+from hs.services.sync.remote_user_changes import RemoteUserDuty, UserChangeWaking
 from hs.services.sync.room_readers import RoomReaders
 from hs.services.sync.sliding.assembly import make_sliding_sync
 from hs.services.sync.sliding.sliding_sync import SlidingSync
@@ -89,9 +90,6 @@ def wire_sync(
     notifier = Notifier(base.feed)
     readers = _readers(base, rooms, reading)
     remote_presence = RemotePresenceDuty(base.feed, notifier, readers.memberships)
-    remote_device_lists = RemoteDeviceListDuty(
-        base.database, base.feed, notifier, readers.memberships
-    )
     options = _options(base, admission)
     sections = make_sections(readers, sources, options)
     v3 = make_sync(readers, sources, sections, notifier, options)
@@ -110,7 +108,7 @@ def wire_sync(
         Duty("end long polls at shutdown", partial(notifier.leave_on, drain.started)),
         Duty("long poll timeouts", notifier.tick),
         Duty("remote presence", remote_presence.run),
-        Duty("remote device lists", remote_device_lists.run),
+        *_remote_user_duties(base, notifier, readers),
         Duty(
             "sliding sync connection cleanup",
             sliding.connections.expire,
@@ -127,6 +125,20 @@ def wire_sync(
         remote_presence=remote_presence,
         part=Part(endpoints=endpoints, duties=duties, metrics=metrics),
     )
+
+
+def _remote_user_duties(base: ProcessBase, notifier: Notifier, readers: RoomReaders) -> list[Duty]:
+    database, feed, memberships = base.database, base.feed, readers.memberships
+    device_lists = UserChangeWaking(
+        DEVICE_LISTS, notifier.device_list_stranger, notifier.wake_rooms
+    )
+    profiles = UserChangeWaking(
+        PROFILE_UPDATES, notifier.profile_stranger, notifier.wake_profile_followers
+    )
+    return [
+        Duty("remote device lists", RemoteUserDuty(database, feed, memberships, device_lists).run),
+        Duty("remote profiles", RemoteUserDuty(database, feed, memberships, profiles).run),
+    ]
 
 
 def _options(base: ProcessBase, admission: Admission) -> SyncOptions:

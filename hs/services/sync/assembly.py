@@ -12,6 +12,7 @@ from hs.services.ephemeral.receipts import Receipts
 from hs.services.ephemeral.typing_notifications import TypingUsers
 from hs.services.rooms.read.event_serializer import EventSerializer
 from hs.services.rooms.read.room_snapshot import RoomSnapshots
+from hs.services.rooms.store.shared_rooms import SharedRooms
 from hs.services.sync.account_data_section import AccountDataSection, PresenceSection
 from hs.services.sync.compiled_filters import CompiledFilters
 from hs.services.sync.encryption_section import EncryptionSection
@@ -20,6 +21,8 @@ from hs.services.sync.initial_sync import InitialSync
 from hs.services.sync.lazy_members import LazyMembers
 from hs.services.sync.notifier import Notifier
 from hs.services.sync.positions import StoredPositions, SyncPositions
+from hs.services.sync.profile_section import ProfileSection
+from hs.services.sync.profile_updates import ProfileUpdates
 from hs.services.sync.response_cache import ResponseCache
 from hs.services.sync.room_ephemeral import RoomEphemeralSection
 from hs.services.sync.room_readers import RoomReaders
@@ -67,6 +70,7 @@ class SyncOptions:
 def make_sections(rooms: RoomReaders, sources: SyncSources, options: SyncOptions) -> SyncSections:
     """Build the sections of responses, after their sources, before the feed starts."""
     feed = rooms.feed
+    shared_rooms = SharedRooms(rooms.database, rooms.events, rooms.memberships, rooms.tails)
     return SyncSections(
         room_selection=RoomSelection(
             database=rooms.database,
@@ -85,6 +89,9 @@ def make_sections(rooms: RoomReaders, sources: SyncSources, options: SyncOptions
             feed, sources.presence, rooms.memberships, rooms.tails, options.without_presence
         ),
         encryption=sources.encryption,
+        profiles=ProfileSection(
+            ProfileUpdates(rooms.database, feed, shared_rooms), rooms.memberships, shared_rooms
+        ),
     )
 
 

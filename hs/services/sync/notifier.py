@@ -17,7 +17,7 @@ Rules:
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from types import TracebackType
 from typing import Any, Final, TypeVar
@@ -33,6 +33,7 @@ from hs.core.streams import (
     DeviceListRow,
     EventRow,
     PresenceRow,
+    ProfileUpdateRow,
     ToDeviceRow,
 )
 from hs.repl.feed import Batch, Feed
@@ -97,13 +98,16 @@ class Notifier:
         self._has_watch: OrderedDict[str, Watch] = OrderedDict()
         self._by_room: dict[str, set[Watch]] = {}
         self._peeks: set[Watch] = set()
+        # The watches of users with a client that follows profiles.
+        self._profile_followers: set[Watch] = set()
         self.is_leaving = False
         # While `tick` runs: the events of waits by the number of the tick that ends them.
         self._is_ticking = False
         self._due: dict[int, set[trio.Event]] = {}
         self._tick_needed = trio.Event()
-        # The rooms whose members are woken at the next tick.
+        # The rooms whose members are woken at the next tick, and watches.
         self._later: set[str] = set()
+        self._later_watches: set[Watch] = set()
         for stream in SYNCED_STREAMS:
             feed.subscribe(stream, self._callback_of(stream))
 
@@ -127,6 +131,13 @@ class Notifier:
             for room_id in watch.rooms:
                 self._by_room.setdefault(room_id, set()).add(watch)
         return _Use(self, watch)
+
+    def follow_profiles(self, watch: Watch) -> None:
+        """Wake the watch for profile updates too, until it is deleted.
+
+        Call it before `Watch.changes` is read.
+        """
+        self._profile_followers.add(watch)
 
     def release(self, watch: Watch) -> None:
         """Note the end of a use of a watch, and delete watches that are idle for too long."""
@@ -187,7 +198,7 @@ class Notifier:
         self._is_ticking = True
         try:
             while True:
-                if not (self._due or self._later):
+                if not (self._due or self._later or self._later_watches):
                     self._tick_needed = trio.Event()
                     await self._tick_needed.wait()
                 await trio.sleep(TICK_S)
@@ -208,6 +219,10 @@ class Notifier:
         if self._later:
             rooms, self._later = self._later, set()
             self.wake_rooms(rooms)
+        if self._later_watches:
+            watches, self._later_watches = self._later_watches, set()
+            for watch in watches:
+                watch.wake()
 
     def wake_users(self, user_ids: Iterable[str]) -> None:
         """Wake users, if they sync here."""
@@ -233,6 +248,37 @@ class Notifier:
         for watch in woken:
             watch.wake()
 
+    def wake_profile_followers(self, room_ids: Collection[str]) -> None:
+        """Wake the members of rooms whose clients follow profiles, once for the changes of a tick.
+
+        This takes no longer for more rooms than there are such watches.
+        """
+        followers = self._profile_followers
+        woken: set[Watch] = set()
+        if len(room_ids) > len(followers):
+            rooms = room_ids if isinstance(room_ids, set) else frozenset(room_ids)
+            woken.update(watch for watch in followers if not watch.rooms.isdisjoint(rooms))
+        else:
+            for room_id in room_ids:
+                woken |= self._by_room.get(room_id, _NO_WATCHES) & followers
+        self._later_watches |= woken
+        if self._is_ticking:
+            self._tick_needed.set()
+        else:
+            self._wake_late()
+
+    def device_list_stranger(self, row: DeviceListRow) -> UserID | None:
+        """Return the user of a row whose rooms are to be looked up to wake their members."""
+        if not self._has_watch or row.signatures or row.user_id in self._has_watch:
+            return None
+        return UserID(row.user_id)
+
+    def profile_stranger(self, row: ProfileUpdateRow) -> UserID | None:
+        """Return the user of a row whose rooms are to be looked up to wake their members."""
+        if not self._profile_followers or row.user_id in self._has_watch:
+            return None
+        return UserID(row.user_id)
+
     def leave(self) -> None:
         """End all waits, now and from now on, because the process is about to end."""
         self.is_leaving = True
@@ -253,6 +299,7 @@ class Notifier:
                 self._has_watch.move_to_end(watch.user_id)
             elif len(self._has_watch) > MAX_WATCHES or now - watch.used_at > IDLE_S:
                 del self._has_watch[watch.user_id]
+                self._profile_followers.discard(watch)
                 for room_id in list(watch.rooms):
                     self._remove_room(watch, room_id)
             else:
@@ -276,6 +323,8 @@ class Notifier:
                 return self._on_presence
             case WakeRule.DEVICE_TRACKERS:
                 return self._on_device_lists
+            case WakeRule.PROFILE_FOLLOWERS:
+                return self._on_profile_updates
             case WakeRule.DEVICE_OWNERS:
                 return self._on_to_device
             case None:
@@ -337,13 +386,25 @@ class Notifier:
 
     def _on_device_lists(self, batch: Batch[DeviceListRow]) -> None:
         for _, row in batch.rows:
-            # The rooms of users who do not sync here are not known; `RemoteDeviceListDuty` wakes
-            # their members.
+            # The rooms of users who do not sync here are not known; `RemoteUserDuty` wakes their
+            # members.
             watch = self._has_watch.get(row.user_id)
             if watch is not None:
                 watch.wake()
                 if not row.signatures:
                     self.wake_rooms(watch.rooms)
+
+    def _on_profile_updates(self, batch: Batch[ProfileUpdateRow]) -> None:
+        if batch.reset:
+            for follower in self._profile_followers:
+                follower.wake()
+        for _, row in batch.rows:
+            # As for device lists.
+            watch = self._has_watch.get(row.user_id)
+            if watch is not None:
+                if watch in self._profile_followers:
+                    watch.wake()
+                self.wake_profile_followers(watch.rooms)
 
     def _on_to_device(self, batch: Batch[ToDeviceRow]) -> None:
         for _, row in batch.rows:

@@ -36,6 +36,7 @@ import trio
 
 from hs.core.events import event_types
 from hs.core.ids import RoomID
+from hs.core.positions import VectorPosition
 from hs.core.tokens import SyncToken
 from hs.lib.caching.single_flight import SingleFlight
 from hs.services.ephemeral.presence import PresenceService
@@ -48,6 +49,7 @@ from hs.services.sync.encryption_section import EncryptionMembers, EncryptionSec
 from hs.services.sync.lazy_members import LazyMembers, SentMembers
 from hs.services.sync.notifier import Notifier, Watch
 from hs.services.sync.positions import PositionsLate, SyncPosition, SyncPositions
+from hs.services.sync.profile_section import ProfileSection
 from hs.services.sync.response_cache import ResponseCache
 from hs.services.sync.room_ephemeral import RoomEphemeralSection
 from hs.services.sync.room_selection import RoomSelection
@@ -70,6 +72,7 @@ class SyncSections:
     account_data: AccountDataSection
     presence: PresenceSection
     encryption: EncryptionSection
+    profiles: ProfileSection
 
 
 @attrs.frozen(eq=False)
@@ -124,6 +127,8 @@ class SyncService:
                 await self._presence.wait_until_present(requester.user_id, request.set_presence)
             rooms = await self._rooms_of(request)
             with self._notifier.watching(requester.user_id, _joined(rooms)) as watch:
+                if compiled_filter.filter.profile_fields:
+                    self._notifier.follow_profiles(watch)
                 if since is None or request.full_state:
                     return await self._sync_at_once(request, compiled_filter, since, watch, rooms)
                 return await self._sync_changes(request, compiled_filter, since, watch)
@@ -243,16 +248,22 @@ class SyncService:
         presence = await sections.presence.render(context, room_contexts)
         if presence:
             members.append(b'"presence":{"events":[%b]}' % b",".join(presence))
+        profiles = await sections.profiles.render(context, room_contexts)
+        if profiles.text:
+            members.append(profiles.text)
         since, now = context.since, context.position.token
         requester = context.request.requester
         encryption = await sections.encryption.render(requester, since, now, began.token)
         has_changes = (
-            bool(members) or encryption.has_changes or since is None or context.request.full_state
+            bool(members)
+            or profiles.reached is not None
+            or encryption.has_changes
+            or since is None
+            or context.request.full_state
         )
         members += _encryption_members(encryption)
-        next_batch, reached = context.position.text, encryption.to_device
-        if reached is not None and reached != now.to_device:
-            next_batch = attrs.evolve(now, to_device=reached).encode()
+        reached = encryption.to_device
+        next_batch = _next_batch(context.position, reached, profiles.reached)
         if context.compiled_filter.is_lazy:
             context.sent_members.set_pending(context.added_members, next_batch)
         return _Response(_encode(next_batch, members), has_changes, may_be_cached=reached is None)
@@ -280,6 +291,18 @@ def _joined(rooms: RoomsOf) -> Iterator[RoomID]:
 
 def _has_moved(since: SyncToken, position: SyncPosition) -> bool:
     return since is not position.token and since != position.token
+
+
+def _next_batch(
+    position: SyncPosition, to_device: VectorPosition | None, profiles: VectorPosition | None
+) -> str:
+    """Return the token of a response that ends earlier in some streams than at the position."""
+    token = position.token
+    if to_device is not None and to_device != token.to_device:
+        token = attrs.evolve(token, to_device=to_device)
+    if profiles is not None:
+        token = attrs.evolve(token, profile_updates=profiles)
+    return position.text if token is position.token else token.encode()
 
 
 def _empty_response(next_batch: str) -> bytes:

@@ -64,6 +64,7 @@ FLAGS_WITHOUT_ENDPOINT = {
     "org.matrix.msc4293",
     "org.matrix.msc4380",
     "org.matrix.msc4380.stable",
+    "org.matrix.msc4429",
 }
 
 

@@ -1,8 +1,10 @@
 """Profile changes reach all rooms of the user, although processes are killed meanwhile."""
 
+import json
 import random
 from collections.abc import Iterator
-from urllib.parse import quote
+from typing import Any
+from urllib.parse import quote, urlencode
 
 import pytest
 import trio
@@ -16,6 +18,7 @@ pytestmark = pytest.mark.process
 
 LIMIT_S = 240.0
 ROOMS = 30
+FIELDS = 20
 
 
 @pytest.fixture(params=["T0", pytest.param("T1", marks=pytest.mark.postgres)])
@@ -93,3 +96,52 @@ async def test_main_process_applies_change_accepted_by_worker(cluster: Cluster) 
     await trio.to_thread.run_sync(worker.start)
 
     await wait_for_all_rooms(alice, rooms, "avatar_url", "mxc://hs.test/al")
+
+
+@pytest.mark.postgres
+@pytest.mark.redis
+async def test_profile_updates_of_two_processes_at_once_arrive_once(cluster: Cluster) -> None:
+    ports = {name: process.port for name, process in cluster.processes.items()}
+    alice = Person([ports["main"]], random.Random(1))
+    writers = [Person([ports[name]], random.Random(2)) for name in ("sync1", "persister1")]
+    await alice.register("alice")
+    room = {"preset": "public_chat"}
+    room_id = (await alice.request("POST", f"{CLIENT}/createRoom", room)).json["room_id"]
+    for number, writer in enumerate(writers):
+        await writer.register(f"writer{number}")
+        await writer.request("POST", f"{CLIENT}/join/{quote(room_id)}", {})
+    fields = [f"org.example.f{number}" for number in range(FIELDS)]
+    since = (await sync_profiles(alice, fields, None))["next_batch"]
+
+    async with trio.open_nursery() as nursery:
+        for writer in writers:
+            for field in fields:
+                nursery.start_soon(set_profile_field, writer, field, field)
+    received: list[tuple[str, str]] = []
+    with trio.fail_after(LIMIT_S):
+        while len(received) < len(writers) * FIELDS:
+            response = await sync_profiles(alice, fields, since, timeout_ms=10_000)
+            since = response["next_batch"]
+            received += updates_of(response)
+    last = await sync_profiles(alice, fields, since)
+
+    expected = [(writer.user_id, field) for writer in writers for field in fields]
+    assert sorted(received) == sorted(expected)
+    assert updates_of(last) == []
+
+
+async def sync_profiles(
+    person: Person, fields: list[str], since: str | None, timeout_ms: int = 0
+) -> Any:
+    """Sync with a filter that names profile fields."""
+    sync_filter = json.dumps({"org.matrix.msc4429.profile_fields": {"ids": fields}})
+    query = {"filter": sync_filter, "timeout": timeout_ms, "set_presence": "offline"}
+    if since is not None:
+        query["since"] = since
+    return (await person.request("GET", f"{CLIENT}/sync?{urlencode(query)}")).json
+
+
+def updates_of(response: Any) -> list[tuple[str, str]]:
+    """Return the (user ID, field) of each profile update in a response."""
+    users = response.get("org.matrix.msc4429.users", {})
+    return [(user, field) for user in users for field in users[user]["profile_updates"]]

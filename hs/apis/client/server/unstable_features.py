@@ -34,6 +34,7 @@ UNSTABLE_FEATURES: Final[Mapping[str, bool]] = MappingProxyType(
         "org.matrix.msc4293": True,
         "org.matrix.msc4380": True,
         "org.matrix.msc4380.stable": True,
+        "org.matrix.msc4429": True,
         "org.matrix.simplified_msc3575": True,
         "uk.half-shot.msc2666.query_mutual_rooms": True,
         "uk.half-shot.msc2666.query_mutual_rooms.stable": True,

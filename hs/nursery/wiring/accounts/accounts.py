@@ -12,7 +12,7 @@ from hs.apis.client.accounts.openid_tokens import OpenIdApi
 from hs.apis.client.accounts.password_policy import PasswordPolicyApi
 from hs.apis.client.rooms.tags import TagsApi
 from hs.apis.client.server.voip import TurnServerApi
-from hs.core.streams import ACCOUNT_DATA, CACHES
+from hs.core.streams import ACCOUNT_DATA, CACHES, PROFILE_UPDATES
 from hs.lib.tasks import Duty
 from hs.nursery.part import Part
 from hs.nursery.plan import BACKGROUND
@@ -42,6 +42,7 @@ from hs.services.accounts.login.password_check import (
     PasswordStage,
     RegistrationTokenStage,
 )
+from hs.services.accounts.profiles.profile_writer import ProfileWriter
 from hs.services.accounts.profiles.profiles import Profiles, RemoteProfiles
 from hs.services.accounts.sessions.authenticator import Revocations, TokenAuthenticator
 from hs.services.accounts.sessions.device_management import DeviceManagement
@@ -153,16 +154,7 @@ def wire_accounts(
 ) -> AccountServices:
     """Build profiles, devices, account data and the lifecycle of accounts."""
     settings, database, feed = base.settings, base.database, base.feed
-    profiles = Profiles(
-        database=database,
-        feed=feed,
-        caches=base.memory(CACHES),
-        server_name=settings.server.server_name,
-        settings=settings.registration,
-        remote=remote,
-        absent=absent,
-        is_shared=base.plan.shared,
-    )
+    profiles = _profiles(base, absent, remote)
     writer = base.owned(
         AccountDataWriter,
         ACCOUNT_DATA,
@@ -201,6 +193,21 @@ def wire_accounts(
         erased=ErasedUsersCache(database, feed),
         openid=openid,
         part=Part(endpoints=endpoints, duties=_duties(base, sessions)),
+    )
+
+
+def _profiles(base: ProcessBase, absent: UserQueries, remote: RemoteProfiles) -> Profiles:
+    settings = base.settings
+    return Profiles(
+        database=base.database,
+        feed=base.feed,
+        caches=base.memory(CACHES),
+        writer=ProfileWriter(base.shared(PROFILE_UPDATES)),
+        server_name=settings.server.server_name,
+        settings=settings.registration,
+        remote=remote,
+        absent=absent,
+        is_shared=base.plan.shared,
     )
 
 

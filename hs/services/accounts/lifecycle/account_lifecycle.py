@@ -13,7 +13,7 @@ from hs.services.accounts.sessions.passwords import Passwords
 from hs.services.accounts.sessions.sessions import Sessions
 from hs.services.accounts.threepids.identity_servers import IdentityServers
 from hs.settings.sections.accounts import PasswordPolicy, PasswordSettings
-from hs.storage.accounts import account_data, profiles, threepids, users
+from hs.storage.accounts import account_data, profile_updates, profiles, threepids, users
 from hs.storage.accounts.users import UserRecord
 from hs.storage.database import Database, Tx
 from hs.storage.devices import dehydrated_devices, key_backup
@@ -131,6 +131,7 @@ class AccountLifecycle:
 async def _deactivate(tx: Tx, user_id: str, erase: bool) -> None:
     await users.deactivate(tx, user_id, erase)
     await profiles.delete_all(tx, user_id)
+    await profile_updates.delete_all(tx, user_id)
     await threepids.delete_all(tx, user_id)
     if erase:
         await account_data.delete_all(tx, user_id)

@@ -1,8 +1,9 @@
 """Profiles of this server's users.
 
 A change is announced to all processes by `CacheRow("profiles", user_ids)` on the stream `caches`.
-A changed display name or avatar is recorded in the same transaction, so that RoomProfiles updates
-the user's member events even after a crash.
+In the same transaction it is recorded for clients that follow profiles (stream `profile_updates`),
+and a changed display name or avatar for RoomProfiles, which updates the user's member events even
+after a crash.
 
 Spec: client-server API, Profiles.
 """
@@ -12,7 +13,6 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 import attrs
-import orjson
 
 from hs.core.errors import (
     BadJson,
@@ -21,7 +21,6 @@ from hs.core.errors import (
     InvalidParam,
     KeyTooLarge,
     NotFound,
-    ProfileTooLarge,
 )
 from hs.core.ids import ServerName, UserID, server_of
 from hs.core.requester import Requester
@@ -31,14 +30,12 @@ from hs.lib.caching.lru_cache import LruCache
 from hs.repl.feed import Batch, Feed
 from hs.repl.memory_writer import MemoryWriter
 from hs.services.accounts.limits.appservice_users import UserQueries
+from hs.services.accounts.profiles.profile_writer import AVATAR_URL, DISPLAYNAME, ProfileWriter
 from hs.settings.sections.accounts import RegistrationSettings
 from hs.storage.accounts import profiles
-from hs.storage.database import Database, Tx
+from hs.storage.database import Database
 
 PROFILES = "profiles"
-DISPLAYNAME = "displayname"
-AVATAR_URL = "avatar_url"
-MAX_PROFILE_BYTES = 65_536
 MAX_KEY_BYTES = 255
 MAX_DISPLAYNAME_CHARS = 256
 MAX_AVATAR_URL_CHARS = 1000
@@ -74,6 +71,7 @@ class Profiles:
     _database: Database
     _feed: Feed
     _caches: MemoryWriter[CacheRow]
+    _writer: ProfileWriter
     _server_name: ServerName
     _settings: RegistrationSettings
     _remote: RemoteProfiles
@@ -130,10 +128,10 @@ class Profiles:
         if requester.user_id != user_id and await self._load(user_id) is None:
             raise NotFound("User not found")
         if field in (DISPLAYNAME, AVATAR_URL) and (value is None or value == ""):
-            await self._database.write(_delete, user_id, field)
+            await self._writer.delete_field(user_id, field)
         else:
             _check_value(field, value)
-            await self._database.write(_put, user_id, field, value)
+            await self._writer.put_field(user_id, field, value)
         self.announce(user_id)
 
     async def delete_field(self, requester: Requester, user_id: UserID, field: str) -> None:
@@ -143,7 +141,7 @@ class Profiles:
         """
         check_key(field)
         self._check_may_change(requester, user_id, field)
-        await self._database.write(_delete, user_id, field)
+        await self._writer.delete_field(user_id, field)
         self.announce(user_id)
 
     def announce(self, user_id: UserID) -> None:
@@ -211,23 +209,3 @@ def _check_value(field: str, value: Any) -> None:
             raise InvalidParam(f"'{field}' must not exceed {limit} characters")
         if "\0" in value:
             raise InvalidParam(f"'{field}' must not contain NUL characters")
-
-
-async def _put(tx: Tx, user_id: str, field: str, value: Any) -> None:
-    profile = await profiles.get_profile(tx, user_id) or {}
-    profile[field] = value
-    if len(orjson.dumps(profile)) > MAX_PROFILE_BYTES:
-        raise ProfileTooLarge(f"The profile must not exceed {MAX_PROFILE_BYTES} bytes")
-    await profiles.set_field(tx, user_id, field, value)
-    await _record_change(tx, user_id, field)
-
-
-async def _delete(tx: Tx, user_id: str, field: str) -> None:
-    await profiles.delete_field(tx, user_id, field)
-    await _record_change(tx, user_id, field)
-
-
-async def _record_change(tx: Tx, user_id: str, field: str) -> None:
-    # Read by RoomProfiles, which updates member events even if this process ends after the commit.
-    if field in (DISPLAYNAME, AVATAR_URL):
-        await profiles.record_change(tx, user_id)

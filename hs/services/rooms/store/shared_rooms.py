@@ -88,7 +88,8 @@ class SharedRooms:
             if present is None:
                 all_known = False
                 continue
-            members = {other_id for other_id in remaining if other_id in present.joined}
+            # The smaller of both is iterated.
+            members = remaining & present.joined.keys()
             sharing |= members
             remaining -= members
             if not remaining:

@@ -145,3 +145,28 @@ async def test_huge_timeout_is_accepted(database: Database) -> None:
 
         assert response.status == 200
         assert orjson.loads(response.body)["rooms"]
+
+
+async def test_profile_update_is_sent_to_a_client_whose_filter_names_the_field(
+    database: Database,
+) -> None:
+    async with serving(database) as server:
+        await server.syncing.world.create_room(ALICE)
+        fields = {"org.matrix.msc4429.profile_fields": {"ids": ["m.status"]}}
+        path = f"/_matrix/client/v3/user/{ALICE}/filter"
+        stored = await server.client.post(path, fields, token="alice")
+        filter_id = stored.json["filter_id"]
+        first = await server.get(filter=filter_id)
+
+        for value in ({"text": "away"}, "here"):
+            await server.client.put(
+                f"/_matrix/client/v3/profile/{ALICE}/m.status", {"m.status": value}, token="alice"
+            )
+        second = await server.get(since=first.json["next_batch"], filter=filter_id)
+        refused = await server.get(filter='{"org.matrix.msc4429.profile_fields":{"ids":"m.tz"}}')
+
+        assert "org.matrix.msc4429.users" not in first.json
+        assert second.json["org.matrix.msc4429.users"] == {
+            ALICE: {"profile_updates": {"m.status": "here"}}
+        }
+        assert (refused.status, refused.errcode) == (400, "M_BAD_JSON")
