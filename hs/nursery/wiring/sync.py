@@ -94,7 +94,13 @@ def wire_sync(
     sections = make_sections(readers, sources, options)
     v3 = make_sync(readers, sources, sections, notifier, options)
     sliding = make_sliding_sync(
-        readers, sources, notifier, options, threads.subscriptions, base.clock
+        readers,
+        sources,
+        notifier,
+        options,
+        threads.subscriptions,
+        base.clock,
+        profiles=sections.profiles.updates,
     )
     old = make_deprecated_sync(readers, sources, sections, notifier, options, reading.snapshots)
 

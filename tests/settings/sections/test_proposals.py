@@ -51,7 +51,7 @@ def test_experiment_is_noted_only_if_it_is_not_served_as_asked_for(load: Load) -
 
 def test_proposals_that_are_always_served_are_implemented() -> None:
     """Clients see most of them in /versions; the others are named where they are implemented."""
-    without_flag = {"2409", "3202", "3266"}
+    without_flag = {"2409", "3202", "3266", "4262"}
     announced = " ".join(UNSTABLE_FEATURES)
 
     assert {number for number in ALWAYS_SERVED if f"msc{number}" not in announced} == without_flag

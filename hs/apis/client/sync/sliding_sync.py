@@ -10,7 +10,9 @@ from hs.apis.web.request import body, query
 from hs.apis.web.route import route
 from hs.core.ids import RoomID
 from hs.core.requester import Requester
+from hs.services.sync.sliding.profile_extension import PROFILES_EXTENSION as PROFILES
 from hs.services.sync.sliding.request import (
+    ProfileExtensionRequest,
     RoomSubscriptionRequest,
     ScopedExtensionRequest,
     SlidingExtensionsRequest,
@@ -25,7 +27,9 @@ from hs.services.sync.sliding.thread_extension import THREADS_EXTENSION as THREA
 MAX_BODY_BYTES: Final = 4 * 1024 * 1024
 
 
-class ExtensionsBody(msgspec.Struct, frozen=True, rename={"threads": THREADS}):
+class ExtensionsBody(
+    msgspec.Struct, frozen=True, rename={"threads": THREADS, "profiles": PROFILES}
+):
     """The extensions of a request, with their names in the body."""
 
     account_data: ScopedExtensionRequest = ScopedExtensionRequest()
@@ -34,6 +38,7 @@ class ExtensionsBody(msgspec.Struct, frozen=True, rename={"threads": THREADS}):
     to_device: ToDeviceExtensionRequest = ToDeviceExtensionRequest()
     e2ee: ScopedExtensionRequest = ScopedExtensionRequest()
     threads: ThreadExtensionRequest = ThreadExtensionRequest()
+    profiles: ProfileExtensionRequest = ProfileExtensionRequest()
 
     def to_service(self) -> SlidingExtensionsRequest:
         """Return the extensions as the service takes them."""
@@ -44,6 +49,7 @@ class ExtensionsBody(msgspec.Struct, frozen=True, rename={"threads": THREADS}):
             to_device=self.to_device,
             e2ee=self.e2ee,
             threads=self.threads,
+            profiles=self.profiles,
         )
 
 

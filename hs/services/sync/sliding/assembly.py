@@ -1,15 +1,18 @@
 """Construction of the sliding sync service from the same readers and sources as `/sync`."""
 
 from hs.lib.clock import Clock
+from hs.services.rooms.store.shared_rooms import SharedRooms
 from hs.services.rooms.threads.thread_subscriptions import ThreadSubscriptions
 from hs.services.sync.assembly import SyncOptions, SyncSources
 from hs.services.sync.notifier import Notifier
 from hs.services.sync.positions import SyncPositions
+from hs.services.sync.profile_updates import ProfileUpdates
 from hs.services.sync.room_readers import RoomReaders
 from hs.services.sync.sliding.account_data_view import AccountDataViews
 from hs.services.sync.sliding.connections import SlidingConnections
 from hs.services.sync.sliding.encryption_extension import EncryptionExtensions
 from hs.services.sync.sliding.extensions import SlidingExtensions
+from hs.services.sync.sliding.profile_extension import ProfileExtension
 from hs.services.sync.sliding.response_state import ResponseState
 from hs.services.sync.sliding.room_activity import RoomActivity
 from hs.services.sync.sliding.room_lists import RoomLists
@@ -26,6 +29,8 @@ def make_sliding_sync(
     options: SyncOptions,
     threads: ThreadSubscriptions | None,
     clock: Clock,
+    *,
+    profiles: ProfileUpdates,
 ) -> SlidingSync:
     """Build the service. Call it after its sources are built, before the feed starts.
 
@@ -63,14 +68,28 @@ def make_sliding_sync(
             excluded=options.excluded,
         ),
         results=results,
-        extensions=SlidingExtensions(
-            feed=feed,
-            account_data=sources.account_data,
-            push_rules=sources.push_rules,
-            receipts=sources.receipts,
-            typing=sources.typing,
-            encryption=EncryptionExtensions(sources.encryption),
-            threads=ThreadExtension(feed, threads),
-        ),
+        extensions=_extensions(rooms, sources, threads, profiles),
         gate=options.gate,
+    )
+
+
+def _extensions(
+    rooms: RoomReaders,
+    sources: SyncSources,
+    threads: ThreadSubscriptions | None,
+    profiles: ProfileUpdates,
+) -> SlidingExtensions:
+    return SlidingExtensions(
+        feed=rooms.feed,
+        account_data=sources.account_data,
+        push_rules=sources.push_rules,
+        receipts=sources.receipts,
+        typing=sources.typing,
+        encryption=EncryptionExtensions(sources.encryption),
+        threads=ThreadExtension(rooms.feed, threads),
+        profiles=ProfileExtension(
+            profiles,
+            rooms.memberships,
+            SharedRooms(rooms.database, rooms.events, rooms.memberships, rooms.tails),
+        ),
     )

@@ -15,6 +15,7 @@ import orjson
 
 from hs.core.events import event_types
 from hs.core.ids import EventID, RoomID, UserID
+from hs.core.positions import VectorPosition
 from hs.core.streams import (
     ACCOUNT_DATA,
     PUSH_RULES,
@@ -31,9 +32,20 @@ from hs.services.accounts.account_data.account_data import AccountDataEntry, Acc
 from hs.services.ephemeral.receipts import Receipts
 from hs.services.ephemeral.typing_notifications import TypingUsers
 from hs.services.sync.positions import SyncPosition
+from hs.services.sync.profile_updates import ProfileViewer
 from hs.services.sync.recent_changes import RecentKeys
 from hs.services.sync.sliding.encryption_extension import EncryptionExtensions
-from hs.services.sync.sliding.request import WILDCARD, ScopedExtensionRequest
+from hs.services.sync.sliding.profile_extension import PROFILES_EXTENSION as PROFILES
+from hs.services.sync.sliding.profile_extension import (
+    ProfileExtension,
+    ProfileExtensionPage,
+    ProfileScope,
+)
+from hs.services.sync.sliding.request import (
+    WILDCARD,
+    ProfileExtensionRequest,
+    ScopedExtensionRequest,
+)
 from hs.services.sync.sliding.room_lists import RequestedRooms, SlidingSyncContext
 from hs.services.sync.sliding.thread_extension import THREADS_EXTENSION as THREADS
 from hs.services.sync.sliding.thread_extension import ThreadExtension
@@ -61,6 +73,21 @@ class ExtensionContext:
     resumed: Mapping[RoomID, SyncToken]
     """The rooms that are requested again, and the tokens up to which they were sent."""
     ignored: AbstractSet[UserID]
+    lazy_members: Mapping[RoomID, AbstractSet[UserID]]
+    """For rooms with lazy loading, the users whose member events the response adds."""
+
+
+@attrs.frozen(eq=False)
+class RenderedExtensions:
+    """The extensions of a response.
+
+    `profiles_reached` is where the next response continues in the stream of profile updates, if
+    that is not the end of this response.
+    """
+
+    members: JsonMembers
+    has_changes: bool
+    profiles_reached: VectorPosition | None
 
 
 class SlidingExtensions:
@@ -75,6 +102,7 @@ class SlidingExtensions:
         typing: TypingUsers,
         encryption: EncryptionExtensions,
         threads: ThreadExtension,
+        profiles: ProfileExtension,
     ) -> None:
         self._account_data = account_data
         self._push_rules = push_rules
@@ -82,6 +110,7 @@ class SlidingExtensions:
         self._typing = typing
         self._encryption = encryption
         self._threads = threads
+        self._profiles = profiles
         self._recent_account_data: RecentKeys[UserID, AccountDataRow] = RecentKeys(
             feed, ACCOUNT_DATA, lambda row: (UserID(row.user_id),)
         )
@@ -129,8 +158,8 @@ class SlidingExtensions:
         named = orjson.dumps(user_id)
         return {room_id for room_id, content in contents.items() if named in content}
 
-    async def make(self, context: ExtensionContext) -> tuple[JsonMembers, bool]:
-        """Return the enabled extensions, and whether any of them has changes."""
+    async def make(self, context: ExtensionContext) -> RenderedExtensions:
+        """Render the enabled extensions."""
         request = context.request_context.request.extensions
         members: JsonMembers = {}
         if request.account_data.enabled:
@@ -148,6 +177,7 @@ class SlidingExtensions:
         members[THREADS] = await self._threads.make(
             context.request_context.user_id, request.threads, context.since, context.position.token
         )
+        members[PROFILES], reached = await self._profile_extension(context, request.profiles)
         members = {name: member for name, member in members.items() if member}
         key = context.request_context.connection.key
         encryption, has_changes = await self._encryption.make(
@@ -158,7 +188,37 @@ class SlidingExtensions:
             context.position.token,
             context.began.token,
         )
-        return {**members, **encryption}, has_changes or bool(members)
+        has_changes = has_changes or bool(members) or reached is not None
+        return RenderedExtensions({**members, **encryption}, has_changes, reached)
+
+    async def _profile_extension(
+        self, context: ExtensionContext, request: ProfileExtensionRequest
+    ) -> ProfileExtensionPage:
+        if not request.enabled:
+            return ProfileExtensionPage({})
+        requested, scope = context.requested.rooms, _scope(context, request)
+
+        def full(room_ids: AbstractSet[RoomID]) -> set[RoomID]:
+            joined = _joined(context.request_context, room_ids)
+            return {room_id for room_id in joined if not requested[room_id].required.lazy}
+
+        profile_scope = ProfileScope(
+            full_rooms=lambda: full(scope),
+            new_full_rooms=full(scope & context.new_rooms.keys()),
+            lazy_members={
+                user_id
+                for room_id, members in context.lazy_members.items()
+                if room_id in scope and requested[room_id].required.lazy
+                for user_id in members
+            },
+        )
+        return await self._profiles.make(
+            ProfileViewer(context.request_context.user_id, context.ignored),
+            None if request.fields is None else frozenset(request.fields),
+            profile_scope,
+            context.since,
+            context.position.token,
+        )
 
     async def _account_data_extension(
         self, context: ExtensionContext, request: ScopedExtensionRequest
@@ -269,7 +329,9 @@ class SlidingExtensions:
         return typing
 
 
-def _scope(context: ExtensionContext, request: ScopedExtensionRequest) -> AbstractSet[RoomID]:
+def _scope(
+    context: ExtensionContext, request: ScopedExtensionRequest | ProfileExtensionRequest
+) -> AbstractSet[RoomID]:
     """Return the requested rooms to which the lists and rooms of an extension limit it."""
     requested = context.requested
     if request.lists is None and request.rooms is None:

@@ -30,6 +30,7 @@ MAX_PAIRS: Final = 20_000
 MAX_RANGES: Final = 100
 MAX_FILTER_VALUES: Final = 100
 MAX_TIMELINE: Final = 100
+MAX_PROFILE_FIELDS: Final = 1000
 MAX_CONN_ID: Final = 255
 WILDCARD: Final = "*"
 _LIST_KEY: Final = re.compile(r"[0-9A-Za-z._~-]{1,255}", re.ASCII)
@@ -93,6 +94,16 @@ class ScopedExtensionRequest:
 
 
 @attrs.frozen
+class ProfileExtensionRequest:
+    """Whether profiles are enabled, for which lists and rooms, and which fields (None: all)."""
+
+    enabled: bool | None = None
+    lists: list[str] | None = None
+    rooms: list[str] | None = None
+    fields: list[str] | None = None
+
+
+@attrs.frozen
 class ToDeviceExtensionRequest:
     """Whether to-device messages are enabled, after which token, and how many."""
 
@@ -119,6 +130,7 @@ class SlidingExtensionsRequest:
     to_device: ToDeviceExtensionRequest = ToDeviceExtensionRequest()
     e2ee: ScopedExtensionRequest = ScopedExtensionRequest()
     threads: ThreadExtensionRequest = ThreadExtensionRequest()
+    profiles: ProfileExtensionRequest = ProfileExtensionRequest()
 
 
 @attrs.frozen
@@ -159,6 +171,10 @@ def validate_request(request: SlidingRequest) -> None:
         raise InvalidParam(f"conn_id must not be longer than {MAX_CONN_ID} characters")
     if len(request.lists) > MAX_LISTS:
         raise InvalidParam(f"lists must not have more than {MAX_LISTS} entries")
+    if len(request.extensions.profiles.fields or ()) > MAX_PROFILE_FIELDS:
+        raise InvalidParam(
+            f"fields of the profiles extension must not have more than {MAX_PROFILE_FIELDS} entries"
+        )
     accepted = request.form is SlidingSyncVariant.ACCEPTED
     max_subscriptions = MAX_SUBSCRIPTIONS_ACCEPTED if accepted else MAX_SUBSCRIPTIONS
     if len(request.room_subscriptions) > max_subscriptions:

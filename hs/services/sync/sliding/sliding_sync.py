@@ -24,7 +24,7 @@ Races that this settles:
 Spec: MSC4186.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Final
@@ -35,6 +35,7 @@ import trio
 
 from hs.core.events import event_types
 from hs.core.ids import RoomID, UserID
+from hs.core.positions import VectorPosition
 from hs.core.requester import Requester
 from hs.core.tokens import SyncToken
 from hs.services.ephemeral.presence import PresenceService
@@ -89,7 +90,7 @@ class _Context:
 
 @attrs.frozen(eq=False)
 class _Response:
-    """A response without its `pos`.
+    """A response without its `pos`, the text of whose token is `token_text`.
 
     `changes` are the new records of what the client has of rooms after this response.
     """
@@ -99,6 +100,7 @@ class _Response:
     requested: RequestedRooms
     changes: dict[RoomID, SentRoom]
     has_changes: bool
+    token_text: str
 
 
 @attrs.frozen(eq=False)
@@ -142,6 +144,8 @@ class SlidingSync:
                     raise UnknownPos
             rooms = await self._rooms_of(user_id)
             with self._notifier.watching(user_id, _joined(rooms)) as watch:
+                if request.extensions.profiles.enabled:
+                    self._notifier.follow_profiles(watch)
                 return await self._wait(requester, request, connection, since, watch)
 
     async def _rooms_of(self, user_id: UserID) -> RoomsOf:
@@ -181,7 +185,7 @@ class SlidingSync:
         if response.changes or not connection.number:
             connection = await self.connections.advance(connection, response.changes)
         response.requested.sent_at = connection.number
-        pos = encode_pos(response.position.text, connection.number)
+        pos = encode_pos(response.token_text, connection.number)
         return orjson.dumps({"pos": pos, **response.members})
 
     async def _make_context(
@@ -299,14 +303,47 @@ class SlidingSync:
             new_rooms=new_rooms,
             resumed=resumed,
             ignored=context.ignored,
+            lazy_members=(
+                _added_members(before, changes)
+                if context.request_context.request.extensions.profiles.enabled
+                else {}
+            ),
         )
-        extensions, has_changes = await self._extensions.make(extension_context)
+        extensions = await self._extensions.make(extension_context)
         members = {
             "lists": {name: {"count": count} for name, count in requested.counts.items()},
             "rooms": rooms,
-            "extensions": extensions,
+            "extensions": extensions.members,
         }
-        return _Response(context.position, members, requested, changes, has_changes or bool(rooms))
+        return _Response(
+            position=context.position,
+            members=members,
+            requested=requested,
+            changes=changes,
+            has_changes=extensions.has_changes or bool(rooms),
+            token_text=_token_text(context.position, extensions.profiles_reached),
+        )
+
+
+def _token_text(position: SyncPosition, profiles: VectorPosition | None) -> str:
+    """Return the token of a response, which may end earlier in the stream of profile updates."""
+    if profiles is None:
+        return position.text
+    return attrs.evolve(position.token, profile_updates=profiles).encode()
+
+
+def _added_members(
+    before: Mapping[RoomID, SentRoom], changes: Mapping[RoomID, SentRoom]
+) -> dict[RoomID, AbstractSet[UserID]]:
+    """Return the members that lazy loading adds to those that the client has of rooms."""
+    added: dict[RoomID, AbstractSet[UserID]] = {}
+    for room_id, sent in changes.items():
+        previous = before.get(room_id)
+        known = frozenset[UserID]() if previous is None else previous.members
+        new = sent.members - known
+        if new:
+            added[room_id] = new
+    return added
 
 
 def _changed_records(

@@ -94,3 +94,22 @@ async def test_invalid_request_is_rejected(
         response = await client.post(PATH, body, token=ALICE, query=query)
 
         assert (response.status, response.errcode) == (status, errcode)
+
+
+@pytest.mark.parametrize("path", [PATH, "/_matrix/client/v4/sync"])
+async def test_profiles_extension_has_its_unstable_name(database: Database, path: str) -> None:
+    async with open_sliding(database) as sliding:
+        client = client_of(sliding.reading, ALICE)
+        await sliding.world.create_room(ALICE)
+        await sliding.set_profile_field(ALICE, "m.status", "here")
+        extension = {"enabled": True, "fields": ["m.status"]}
+        body = {"conn_id": "c", "extensions": {"org.matrix.msc4262.profiles": extension}}
+
+        first = await client.post(path, body, token=ALICE)
+        broken = {**body, "extensions": {"org.matrix.msc4262.profiles": {"fields": [1]}}}
+        refused = await client.post(path, broken, token=ALICE)
+
+        assert first.json["extensions"] == {
+            "org.matrix.msc4262.profiles": {"users": {ALICE: {"updated": {"m.status": "here"}}}}
+        }
+        assert (refused.status, refused.errcode) == (400, "M_BAD_JSON")
