@@ -78,7 +78,7 @@ class ProfilesApi:
         await self.audience.check(request.requester, request.user_id)
         return await self.profiles.get_field(request.user_id, request.key_name)
 
-    @route("PUT", FIELD, auth=USER_OR_GUEST, extra_paths=[UNSTABLE_FIELD])
+    @route("PUT", FIELD, auth=USER_OR_GUEST, rate="profile", extra_paths=[UNSTABLE_FIELD])
     async def set_profile_field(self, request: SetProfileFieldRequest) -> Empty:
         """Spec: client-server API, Profiles."""
         check_key(request.key_name)
@@ -88,7 +88,7 @@ class ProfilesApi:
         await self.changes.set_field(request.requester, request.user_id, request.key_name, value)
         return Empty()
 
-    @route("DELETE", FIELD, auth=USER_OR_GUEST, extra_paths=[UNSTABLE_FIELD])
+    @route("DELETE", FIELD, auth=USER_OR_GUEST, rate="profile", extra_paths=[UNSTABLE_FIELD])
     async def delete_profile_field(self, request: DeleteProfileFieldRequest) -> Empty:
         """Spec: client-server API, Profiles."""
         await self.changes.delete_field(request.requester, request.user_id, request.key_name)

@@ -30,6 +30,8 @@ URL_PREVIEW_RATE = Rate(5, 50)
 SEARCH_RATE = Rate(1, 20)
 # Widgets and calls ask for one when they start; each is stored for an hour.
 OPENID_RATE = Rate(1, 100)
+# Each change wakes all clients that follow profiles and share a room.
+PROFILE_RATE = Rate(1, 100)
 
 
 class LimiterFactory(Protocol):
@@ -83,6 +85,7 @@ def _rates(settings: RateLimitSettings) -> Mapping[str, Rate]:
         "url_preview": URL_PREVIEW_RATE,
         "search": SEARCH_RATE,
         "openid": OPENID_RATE,
+        "profile": PROFILE_RATE,
         "registration_token_validity": settings.rc_registration_token_validity,
         "login": settings.rc_login.address,
         "admin_redaction": settings.rc_admin_redaction or settings.rc_message,

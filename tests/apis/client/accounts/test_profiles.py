@@ -5,6 +5,7 @@ from typing import Any
 import attrs
 import pytest
 
+from hs.services.accounts.limits.rate_limits import PROFILE_RATE
 from hs.services.rooms.profiles.member_profiles import member_profile
 from hs.settings.sections.accounts import RegistrationSettings
 from hs.storage.accounts import profiles
@@ -264,3 +265,14 @@ async def test_shared_profiles_are_read_without_waiting_for_replication(
         )
 
         assert await there.profiles.local_profile(alice.user_id) == {"displayname": "A"}
+
+
+async def test_number_of_changes_is_limited(accounts: Accounts) -> None:
+    alice = await accounts.user("alice")
+    responses = [
+        await accounts.client.delete(f"{PROFILE}/m.tz", token=alice.access_token)
+        for _ in range(int(PROFILE_RATE.burst_count) + 2)
+    ]
+
+    assert responses[0].status == 200
+    assert (responses[-1].status, responses[-1].errcode) == (429, "M_LIMIT_EXCEEDED")
