@@ -63,11 +63,16 @@ PDUS_BY_ID = sql(
 )
 _OF_STATES = (
     "SELECT e.event_id, e.pdu FROM current_state c JOIN events e ON e.stream_id = c.stream_id "
-    "WHERE e.redacted_by IS NULL AND "
+    "WHERE e.redacted_by IS NULL"
 )
-PDUS_OF_STATES = sql(lambda d: f"{_OF_STATES} {d.any_of('c.room_id', 1, 'text')}")
+PDUS_OF_STATES = sql(lambda d: f"{_OF_STATES} AND {d.any_of('c.room_id', 1, 'text')}")
 PDUS_OF_STATES_WITHOUT_MEMBERS = sql(
-    lambda d: f"{_OF_STATES} c.membership IS NULL AND {d.any_of('c.room_id', 1, 'text')}"
+    lambda d: f"{_OF_STATES} AND c.membership IS NULL AND {d.any_of('c.room_id', 1, 'text')}"
+)
+PDUS_BY_STREAM_ID = sql(
+    lambda d: (
+        f"SELECT event_id, redacted_by, pdu FROM events WHERE {d.any_of('stream_id', 1, 'bigint')}"
+    )
 )
 KNOWN = sql(
     lambda d: f"SELECT event_id, stream_id FROM events WHERE {d.any_of('event_id', 1, 'text')}"
@@ -133,6 +138,14 @@ async def find_pdus_of_states(
     """Return (event_id, pdu) of the events of current states, those that are not redacted."""
     statement = PDUS_OF_STATES if with_members else PDUS_OF_STATES_WITHOUT_MEMBERS
     return [(row[0], expand_pdu(row[1])) for row in await tx.fetch(statement, list(room_ids))]
+
+
+async def find_stored_pdus(tx: Tx, stream_ids: Sequence[int]) -> Sequence[Row]:
+    """Return (event_id, redacted_by, pdu) of events, in no particular order.
+
+    The PDUs are as they are stored: `expand_pdu` returns the PDU.
+    """
+    return await tx.fetch(PDUS_BY_STREAM_ID, list(stream_ids))
 
 
 async def find_by_stream_id(tx: Tx, stream_ids: Sequence[int]) -> list[LoadedEvent]:

@@ -29,6 +29,9 @@ OF_MEMBERS = sql(
         f"AND type = 'm.room.member' AND {d.any_of('state_key', 2, 'text')}"
     )
 )
+MEMBER_EVENTS = """
+SELECT stream_id, membership FROM current_state WHERE room_id = $1 AND type = 'm.room.member'
+"""
 FORMER = """
 SELECT state_key FROM current_state
 WHERE room_id = $1 AND membership IN ('leave', 'ban') AND state_key <> $2
@@ -92,6 +95,11 @@ async def memberships_of(tx: Tx, room_id: str, user_ids: Sequence[str]) -> dict[
     """Return the memberships of those users that the current state of a room names."""
     rows = await tx.fetch(OF_MEMBERS, room_id, list(user_ids))
     return {row[0]: row[1] for row in rows if row[1] is not None}
+
+
+async def list_member_events(tx: Tx, room_id: str) -> list[tuple[int, str | None]]:
+    """List (stream_id, membership) of the member events in the current state of a room."""
+    return [(row[0], row[1]) for row in await tx.fetch(MEMBER_EVENTS, room_id)]
 
 
 async def list_former_members(tx: Tx, room_id: str, except_user: str, limit: int) -> list[str]:

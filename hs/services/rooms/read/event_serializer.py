@@ -49,6 +49,14 @@ class EventSerializer:
         viewer = self._rendering.viewer(requester)
         return list((await self._rendering.state_by_id(event_ids, viewer, room_id=True)).values())
 
+    def has_rendered(self, event_ids: Collection[EventID]) -> bool:
+        """Return whether `state_by_id` has all of the events in memory."""
+        return self._rendering.has_rendered(event_ids)
+
+    def now_ms(self, requester: Requester) -> int:
+        """Return the time from which the age of events is told."""
+        return self._rendering.viewer(requester).now_ms
+
     async def _viewer(self, requester: Requester) -> Viewer:
         ignored = await self._visibility.ignored_by(requester.user_id)
         return self._rendering.viewer(requester, ignored)

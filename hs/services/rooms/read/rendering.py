@@ -46,7 +46,12 @@ from hs.services.rooms.read.event_prefixes import (
     state_json,
     weigh_prefix,
 )
-from hs.services.rooms.store.aggregations import NO_AGGREGATIONS, Aggregations, AggregationStore
+from hs.services.rooms.store.aggregations import (
+    NO_AGGREGATIONS,
+    Aggregations,
+    AggregationStore,
+    bundled_events,
+)
 from hs.services.rooms.store.event_store import EventStore
 from hs.services.rooms.store.state_store import StateStore
 from hs.services.rooms.store.stored_event import DELAYED_EVENT_DEVICE, StoredEvent
@@ -129,7 +134,7 @@ class EventRenderer:
         viewer.aggregates.update(aggregates)
         if viewer.ignored:
             await self._load_replies_of_others(aggregates, viewer)
-        related = _related(aggregates.values())
+        related = bundled_events(aggregates.values())
         related.update(viewer.latest_replies.values())
         if related:
             nested = await self._aggregates.load(related)
@@ -141,7 +146,7 @@ class EventRenderer:
     def bundled_children(self, events: Iterable[StoredEvent], viewer: Viewer) -> list[StoredEvent]:
         """Return the events that will be bundled with others; `prepare` comes first."""
         known = viewer.aggregates
-        related = _related(known[each.event_id] for each in events if each.event_id in known)
+        related = bundled_events(known[each.event_id] for each in events if each.event_id in known)
         related.update(viewer.latest_replies.values())
         children = [self._events.get_nowait(event_id) for event_id in related]
         return [child for child in children if child is not None]
@@ -296,6 +301,10 @@ class EventRenderer:
             for event_id in event_ids
             if event_id in prefixes
         }
+
+    def has_rendered(self, event_ids: Collection[EventID]) -> bool:
+        """Return whether `state_by_id` has all of the events in memory."""
+        return len(self._prefixes.cached_among(event_ids)) == len(event_ids)
 
     async def _load_prefixes(self, event_ids: Collection[EventID]) -> dict[EventID, EventPrefix]:
         if not event_ids:
@@ -486,13 +495,3 @@ def content_of(stored: StoredEvent) -> Mapping[str, Any]:
 def json_array(rendered: Iterable[bytes]) -> orjson.Fragment:
     """Return rendered events as a JSON array."""
     return orjson.Fragment(b"[%b]" % b",".join(rendered))
-
-
-def _related(aggregates: Iterable[Aggregations]) -> set[EventID]:
-    related: set[EventID] = set()
-    for aggregations in aggregates:
-        if aggregations.edit is not None:
-            related.add(aggregations.edit)
-        if aggregations.thread is not None:
-            related.add(aggregations.thread.latest)
-    return related

@@ -19,6 +19,7 @@ from hs.lib.time_slice import TimeSlice
 from hs.services.rooms.read.event_serializer import EventSerializer
 from hs.services.rooms.read.pagination import HISTORY_START, TokenPositions
 from hs.services.rooms.read.rendering import content_of, json_array
+from hs.services.rooms.read.stored_members import render_members
 from hs.services.rooms.read.visibility import RoomAccess, Visibility
 from hs.services.rooms.store.event_store import EventStore
 from hs.services.rooms.store.membership_history import MembershipHistory
@@ -26,7 +27,7 @@ from hs.services.rooms.store.memberships import Memberships
 from hs.services.rooms.store.state_store import StateStore
 from hs.services.rooms.store.stored_event import StoredEvent, membership_in
 from hs.storage.database import Database
-from hs.storage.rooms import timelines
+from hs.storage.rooms import memberships, timelines
 
 EVENTS_AT_ONCE: Final = 500
 """Events of a large state that are read and rendered before other tasks may run."""
@@ -114,12 +115,44 @@ class RoomState:
         """
         room_id = request.room_id
         access = await self._visibility.check_may_read(requester.user_id, room_id)
-        if request.at is None:
-            state = await self._visible_state(room_id, access)
-        else:
+        if request.at is not None:
             state = await self._state_at(requester.user_id, room_id, request.at, access)
-        ids = [event_id for key, event_id in state.items() if key[0] == event_types.MEMBER]
-        return json_array(await self._render(requester, ids, request))
+        elif access.own is None or not access.has_left:
+            return json_array(await self._current_members(requester, request))
+        else:
+            state = await self._membership_history.state_at_end(access.own.event_id)
+        return json_array(await self._render(requester, _members(state), request))
+
+    async def _current_members(self, requester: Requester, request: MembersRequest) -> list[bytes]:
+        """Render the current member events, in slices.
+
+        Of a large room that is not in memory, they are read and rendered without caching them.
+        """
+        state = self._states.current_nowait(request.room_id)
+        ids = () if state is None else _members(state)
+        if ids and (len(ids) <= EVENTS_AT_ONCE or self._serializer.has_rendered(ids)):
+            return await self._render(requester, ids, request)
+        members = await self._database.read(memberships.list_member_events, request.room_id)
+        # Events next to each other are stored next to each other.
+        remaining = iter(
+            sorted(
+                stream_id
+                for stream_id, membership in members
+                if not request.is_selective or request.matches(membership or event_types.LEAVE)
+            )
+        )
+        rendered: list[bytes] = []
+        now_ms = self._serializer.now_ms(requester)
+        time_slice = TimeSlice()
+        while stream_ids := list(islice(remaining, EVENTS_AT_ONCE)):
+            part, redacted = await self._database.read(
+                render_members, request.room_id, stream_ids, now_ms
+            )
+            if redacted:
+                part += await self._serializer.state_by_id(requester, redacted)
+            rendered.append(b",".join(part))
+            await time_slice.yield_if_over()
+        return rendered
 
     async def _render(
         self, requester: Requester, event_ids: Iterable[EventID], request: MembersRequest | None
@@ -206,6 +239,10 @@ class RoomState:
         if stored.event.state_key is None:
             return state
         return state.set((stored.event.type, stored.event.state_key), stored.event_id)
+
+
+def _members(state: Mapping[StateKey, EventID]) -> list[EventID]:
+    return [event_id for key, event_id in state.items() if key[0] == event_types.MEMBER]
 
 
 def _profile(stored: StoredEvent) -> dict[str, str]:

@@ -131,6 +131,17 @@ class AggregationStore:
                 self._cache.invalidate(EventID(row.lost_relation[1]))
 
 
+def bundled_events(aggregations: Iterable[Aggregations]) -> set[EventID]:
+    """Return the events that are bundled with others: edits, and the latest replies in threads."""
+    bundled: set[EventID] = set()
+    for aggregation in aggregations:
+        if aggregation.edit is not None:
+            bundled.add(aggregation.edit)
+        if aggregation.thread is not None:
+            bundled.add(aggregation.thread.latest)
+    return bundled
+
+
 def _threads(related: relations.AggregationRows) -> dict[EventID, ThreadSummary]:
     senders: dict[str, dict[UserID, int]] = {}
     for root, sender, count in related.repliers:
