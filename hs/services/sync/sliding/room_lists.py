@@ -22,7 +22,7 @@ that state, only changed rooms need to be examined.
 Spec: MSC4186, Lists and subscriptions.
 """
 
-from bisect import insort
+from bisect import bisect_left, insort
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
@@ -104,20 +104,30 @@ class SlidingSyncContext:
 
 
 @attrs.frozen(eq=False)
-class _Order:
+class RoomOrder:
     """The rooms of each list, the latest first, and the sort key of each room."""
 
     keys: dict[RoomID, int]
     by_list: dict[str, list[RoomID]]
 
     def move(self, room_id: RoomID, key: int) -> None:
-        """Change the sort key of a room."""
-        listed = [room_ids for room_ids in self.by_list.values() if room_id in room_ids]
-        for room_ids in listed:
-            room_ids.remove(room_id)
+        """Change the sort key of a room, in time that hardly grows with the lists."""
+        before = self.keys[room_id]
+        listed: list[list[RoomID]] = []
+        for room_ids in self.by_list.values():
+            index = bisect_left(room_ids, -before, key=self._place)
+            while index < len(room_ids) and self.keys[room_ids[index]] == before:
+                if room_ids[index] == room_id:
+                    del room_ids[index]
+                    listed.append(room_ids)
+                    break
+                index += 1
         self.keys[room_id] = key
         for room_ids in listed:
-            insort(room_ids, room_id, key=lambda each: -self.keys[each])
+            insort(room_ids, room_id, key=self._place)
+
+    def _place(self, room_id: RoomID) -> int:
+        return -self.keys[room_id]
 
 
 @attrs.define(eq=False)
@@ -126,7 +136,7 @@ class _CachedLists:
 
     context: SlidingSyncContext
     requested: RequestedRooms
-    order: _Order
+    order: RoomOrder
     upto: VectorPosition
     weight: int
 
@@ -210,13 +220,13 @@ class RoomLists:
             cached.requested.sent_at = requested.sent_at
         return True
 
-    async def _compute(self, context: SlidingSyncContext) -> tuple[RequestedRooms, _Order]:
+    async def _compute(self, context: SlidingSyncContext) -> tuple[RequestedRooms, RoomOrder]:
         shown, reports_leaving = await self._listable_rooms(context)
         facts = dict(await self._load_facts(context, shown))
         sort_key = _sort_key_of(context)
         keys = {room_id: sort_key(own, facts[room_id]) for room_id, own in shown.items()}
         ordered = sorted(shown, key=keys.__getitem__, reverse=True)
-        order = _Order(keys, {})
+        order = RoomOrder(keys, {})
         for name, parameters in context.request.lists.items():
             matching = await self._filter_rooms(context, parameters.filters, ordered, facts)
             order.by_list[name] = list(matching)
@@ -335,7 +345,7 @@ def _uses_spaces(parameters: SlidingListRequest) -> bool:
 
 def _select(
     context: SlidingSyncContext,
-    order: _Order,
+    order: RoomOrder,
     facts: Mapping[RoomID, RoomListProperties],
     subscribed: Sequence[RoomID],
 ) -> RequestedRooms:
@@ -361,7 +371,7 @@ def _weigh(key: ConnectionKey, cached: _CachedLists) -> int:
     return cached.weight
 
 
-def _weight(context: SlidingSyncContext, requested: RequestedRooms, order: _Order) -> int:
+def _weight(context: SlidingSyncContext, requested: RequestedRooms, order: RoomOrder) -> int:
     """Return about how many bytes a cached result takes."""
     request = context.request
     # Rooms that are in different lists have different sets of patterns.
