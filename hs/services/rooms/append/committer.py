@@ -4,7 +4,9 @@ Rules:
 
 - Batches are committed in the order of submission, one transaction at a time. A batch that is
   built on another batch of its room is therefore committed after it, or together with it. While
-  a transaction runs, the next group gathers.
+  a transaction runs, the next group gathers. If the last group had events of several requests, the
+  next one waits until `QUIET_TURNS` turns of the event loop bring no event: senders that were
+  answered at the same time send again at the same time, and would else be two groups in turns.
 - Commits run in the committer's own task, shielded. A waiter that is cancelled does not stop them.
 - If the database is not available, the whole group fails. If the transaction breaks for another
   reason, such as a duplicate event ID, each room of the group is tried again alone, so that one
@@ -43,6 +45,7 @@ MAX_GROUP_EVENTS: Final = 500
 MAX_WAITING_EVENTS: Final = 20_000
 MAX_KEY_IDS: Final = 200_000
 FLUSH_S: Final = 10.0
+QUIET_TURNS: Final = 3
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +73,7 @@ class Committer:
     _waiting_events: int = 0
     _wake: trio.Event = attrs.Factory(trio.Event)
     _stopped: bool = False
+    _has_many_senders: bool = False
     _key_ids: dict[Key, int] = attrs.Factory(dict)
 
     @property
@@ -109,8 +113,17 @@ class Committer:
 
     async def _commit_waiting(self) -> None:
         while self._queue:
+            await self._gather()
             await self._commit(self._take_group())
         self._wake = trio.Event()
+
+    async def _gather(self) -> None:
+        """Wait for further events of simultaneous senders; see the rules above."""
+        quiet = 0 if self._has_many_senders else QUIET_TURNS
+        while quiet < QUIET_TURNS and self._waiting_events < MAX_GROUP_EVENTS:
+            before = self._waiting_events
+            await trio.lowlevel.checkpoint()
+            quiet = quiet + 1 if self._waiting_events == before else 0
 
     def _take_group(self) -> list[EventBatch]:
         events = 0
@@ -122,6 +135,7 @@ class Committer:
             events += len(batch.events)
         group = self._queue[:taken]
         del self._queue[:taken]
+        self._has_many_senders = taken > 1
         self._waiting_events -= events
         return group
 

@@ -3,6 +3,8 @@
 from typing import Any
 
 import pytest
+import trio
+import trio.testing
 
 from hs.repl.feed import Feed
 from hs.services.rooms.append.drafts import Draft
@@ -44,6 +46,25 @@ async def test_many_messages_of_one_commit_need_no_more_statements(database: Dat
         await world.append(room_id, *(message(ALICE, str(number)) for number in range(50)))
 
         assert len(count.statements) <= STATEMENTS_OF_A_COMMIT, count.statements
+
+
+async def test_simultaneous_senders_come_to_share_each_commit(database: Database) -> None:
+    senders, messages = 8, 10
+    async with open_world(database) as world:
+        room_id = await world.create_room(ALICE)
+        before = world.committer._writer.commits
+
+        async def send(late: bool) -> None:
+            if late:  # At first, the others gather while the first event is committed.
+                await trio.testing.wait_all_tasks_blocked()
+            for number in range(messages):
+                await world.append(room_id, message(ALICE, str(number)))
+
+        async with trio.open_nursery() as nursery:
+            for number in range(senders):
+                nursery.start_soon(send, number > 0)
+
+        assert world.committer._writer.commits - before <= messages + 4
 
 
 async def test_whole_snapshot_is_stored_without_looking_up_its_entries(
