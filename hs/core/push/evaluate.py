@@ -57,13 +57,18 @@ class CompiledRule:
     """An enabled rule; conditions that depend on the user are checked last.
 
     `effort` is an upper bound of the work of its patterns for each character of an event. It is 0
-    for default rules.
+    for default rules. A rule that `names_users` matches only for users whom the event names.
     """
 
     event_conditions: tuple[EventCondition, ...]
     user_conditions: tuple[UserCondition, ...]
     outcome: Outcome
     effort: int = 0
+    names_users: bool = attrs.field(init=False)
+
+    @names_users.default
+    def _names_users(self) -> bool:
+        return not all(isinstance(each, ThreadSubscription) for each in self.user_conditions)
 
 
 @attrs.frozen(eq=False, kw_only=True)
@@ -71,7 +76,8 @@ class CompiledRules:
     """A compiled ruleset, which users with equal rules should share.
 
     Most default rules are about one type of event: `by_type` has, for each type that they name, the
-    rules that may match it, and `untyped` those that may match events of all other types.
+    rules that may match it, without the condition on the type, and `untyped` those that may match
+    events of all other types.
     """
 
     rules: tuple[CompiledRule, ...]
@@ -106,7 +112,9 @@ def compile_ruleset(rules: Sequence[PushRule]) -> CompiledRules:
     return CompiledRules(
         rules=compiled,
         by_type={
-            named: tuple(rule for rule in compiled if _type_of(rule) in (None, named))
+            named: tuple(
+                _without_type(rule) for rule in compiled if _type_of(rule) in (None, named)
+            )
             for named in types
             if named is not None
         },
@@ -209,12 +217,23 @@ def _compile(rule: PushRule) -> CompiledRule:
 
 def _type_of(rule: CompiledRule) -> str | None:
     """Return the only type of event, in lower case, that a rule may match; None if unknown."""
-    for condition in rule.event_conditions:
-        if isinstance(condition, Matches) and condition.path == _TYPE:
-            literal = condition.glob.literal
-            if literal is not None:
-                return literal
+    return next(filter(None, map(_type_in, rule.event_conditions)), None)
+
+
+def _type_in(condition: EventCondition) -> str | None:
+    """Return the only type, in lower case, for which a condition on the type holds."""
+    if isinstance(condition, Matches) and condition.path == _TYPE:
+        return condition.glob.literal
     return None
+
+
+def _without_type(rule: CompiledRule) -> CompiledRule:
+    """Return a rule without the conditions that hold for all events of its type."""
+    event_type = _type_of(rule)
+    kept = tuple(
+        each for each in rule.event_conditions if event_type is None or _type_in(each) != event_type
+    )
+    return attrs.evolve(rule, event_conditions=kept)
 
 
 def _effort(condition: EventCondition | UserCondition) -> int:
@@ -255,7 +274,9 @@ def _holds_all(conditions: Iterable[EventCondition], facts: EventFacts) -> bool:
 def _outcome_for_unnamed(compiled: CompiledRules, facts: EventFacts) -> Outcome:
     """Return the outcome for users whom the event does not name."""
     for rule in _affordable(compiled, facts):
-        if _holds_all(rule.event_conditions, facts) and all(
+        if rule.names_users or not _holds_all(rule.event_conditions, facts):
+            continue
+        if not rule.user_conditions or all(
             isinstance(condition, ThreadSubscription) and condition.holds_for_others(facts)
             for condition in rule.user_conditions
         ):

@@ -13,6 +13,7 @@ from hs.core.property_paths import ABSENT, PropertyPath, property_at
 
 DEFAULT_NOTIFICATION_LEVEL = 50
 LARGEST_BYTES = 65_536
+_NOT_OF_PDU = frozenset(("room_id", "event_id", "unsigned", "signatures", "hashes"))
 
 
 class SenderPower(NamedTuple):
@@ -49,13 +50,11 @@ class EventFacts:
 
     def at(self, path: PropertyPath) -> Any:
         """Return a property of the event, or ABSENT."""
-        if path == ("room_id",):
-            # The create event of room version 12 lacks it in its PDU.
-            return self.room_id
-        if path == ("event_id",):
-            return self.event_id
-        if path[0] == "unsigned" or path[0] == "signatures" or path[0] == "hashes":
-            return ABSENT
+        if path[0] in _NOT_OF_PDU:
+            if path == ("room_id",):
+                # The create event of room version 12 lacks it in its PDU.
+                return self.room_id
+            return self.event_id if path == ("event_id",) else ABSENT
         return property_at(self.properties, path)
 
 
