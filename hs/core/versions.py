@@ -55,12 +55,11 @@ class RoomVersion:
     # Power of m.room.tombstone in a new room's power levels; None means state_default.
     default_tombstone_level: int | None = None
 
-    @property
-    def event_id_is_hash(self) -> bool:
-        """Whether event IDs are hashes.
+    # Then `prev_events` and `auth_events` are lists of event IDs rather than pairs.
+    event_id_is_hash: bool = attrs.field(init=False)
 
-        Then `prev_events` and `auth_events` are lists of event IDs rather than pairs.
-        """
+    @event_id_is_hash.default
+    def _event_id_is_hash(self) -> bool:
         return self.event_id_format is not EventIdFormat.SERVER_CHOSEN
 
 

@@ -20,7 +20,9 @@ _NOT_HASHED = frozenset({"hashes", "signatures", "unsigned"})
 
 def content_hash(pdu: Mapping[str, Any], rules: RoomVersion) -> bytes:
     """Return the content hash: over the event without `hashes`, `signatures` and `unsigned`."""
-    hashed = {key: pdu[key] for key in pdu if key not in _NOT_HASHED}
+    hashed = pdu
+    if not _NOT_HASHED.isdisjoint(pdu):
+        hashed = {key: pdu[key] for key in pdu if key not in _NOT_HASHED}
     return hashlib.sha256(encode_pdu(hashed, rules)).digest()
 
 
