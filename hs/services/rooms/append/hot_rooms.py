@@ -26,7 +26,7 @@ import attrs
 
 from hs.core.errors import NotFound
 from hs.core.ids import RoomID
-from hs.lib.keyed_lock import KeyedLock
+from hs.lib.keyed_lock import Hold, KeyedLock
 from hs.services.rooms.append.committer import Committer
 from hs.services.rooms.append.hot_room import HotRoom, RoomHead
 from hs.services.rooms.append.pending_events import EventBatch, HeadChange, NewRoomRow, PendingEvent
@@ -76,28 +76,29 @@ class HotRooms:
     def __contains__(self, room_id: RoomID) -> bool:
         return room_id in self._rooms
 
-    @asynccontextmanager
-    async def hold(
-        self, room_id: RoomID, make: Callable[[], HotRoom] | None = None
-    ) -> AsyncIterator[HotRoom]:
+    def hold(self, room_id: RoomID, make: Callable[[], HotRoom] | None = None) -> "_HeldRoom":
         """Lock a room for exclusive use, loading it if necessary.
 
         After an await inside, call `check_not_dropped` before using the room again. `make` builds a
         room that is not stored here; it must be submitted with a `new_room`.
         Raises: NotFound, if this server has no state of the room and `make` is None.
         """
-        async with self._locks.hold(room_id):
-            room = self._rooms.get(room_id)
-            if room is None:
-                room = await self._load(room_id, make)
-            else:
-                self._rooms.move_to_end(room_id)
-            room.pins += 1
-            try:
-                yield room
-            finally:
-                room.pins -= 1
-                self._release(room)
+        return _HeldRoom(self, self._locks.hold(room_id), room_id, make)
+
+    async def pin(self, room_id: RoomID, make: Callable[[], HotRoom] | None) -> HotRoom:
+        """Load and pin a room; only `hold` calls this, under the room's lock."""
+        room = self._rooms.get(room_id)
+        if room is None:
+            room = await self._load(room_id, make)
+        else:
+            self._rooms.move_to_end(room_id)
+        room.pins += 1
+        return room
+
+    def unpin(self, room: HotRoom) -> None:
+        """Undo `pin`."""
+        room.pins -= 1
+        self._release(room)
 
     @asynccontextmanager
     async def exclusive(self, room_id: RoomID) -> AsyncIterator[bool]:
@@ -210,3 +211,28 @@ class HotRooms:
             if unpinned is None:
                 return
             self._remove(unpinned.room_id)
+
+
+@attrs.define(eq=False)
+class _HeldRoom:
+    """One use of a room under its lock; entering it returns the room."""
+
+    _rooms: HotRooms
+    _lock: Hold[RoomID]
+    _room_id: RoomID
+    _make: Callable[[], HotRoom] | None
+    _room: HotRoom | None = None
+
+    async def __aenter__(self) -> HotRoom:
+        await self._lock.__aenter__()
+        try:
+            self._room = await self._rooms.pin(self._room_id, self._make)
+        finally:
+            if self._room is None:
+                await self._lock.__aexit__()
+        return self._room
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._room is not None:
+            self._rooms.unpin(self._room)
+        await self._lock.__aexit__()
