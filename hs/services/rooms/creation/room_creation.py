@@ -32,6 +32,7 @@ from hs.settings.sections.rooms import RoomSettings
 
 MAX_INVITES: Final = 100
 MAX_INVITES_IF_EXEMPT: Final = 5000  # of application services, which bridge whole groups
+MAX_INVITES_AT_ONCE: Final = 100  # in one commit; the first ones are created with the room
 
 
 @attrs.frozen(eq=False, kw_only=True)
@@ -110,9 +111,11 @@ class RoomCreation:
     async def _append(
         self, version: str, drafts: list[Draft], reservation: AliasReservation | None
     ) -> RoomID:
-        local = [draft for draft in drafts if not self._is_remote_invite(draft)]
+        first, later = _split_off_invites(
+            [draft for draft in drafts if not self._is_remote_invite(draft)]
+        )
         try:
-            room_id = (await self.appender.create(version, local))[0].room_id
+            room_id = (await self.appender.create(version, first))[0].room_id
         except Exception as error:
             if reservation is not None:
                 await self.aliases.release(reservation)
@@ -121,6 +124,8 @@ class RoomCreation:
             raise
         if reservation is not None:
             await self.aliases.bind(reservation, room_id)
+        for start in range(0, len(later), MAX_INVITES_AT_ONCE):
+            await self.appender.append(room_id, later[start : start + MAX_INVITES_AT_ONCE])
         return room_id
 
     def _is_remote_invite(self, draft: Draft) -> bool:
@@ -130,6 +135,16 @@ class RoomCreation:
             and draft.state_key is not None
             and not draft.state_key.endswith(f":{self.server_name}")
         )
+
+
+def _split_off_invites(drafts: list[Draft]) -> tuple[list[Draft], list[Draft]]:
+    """Return the events with which a room is created, and the invites that follow them."""
+    invites = [draft for draft in drafts if draft.content.get("membership") == event_types.INVITE]
+    if len(invites) <= MAX_INVITES_AT_ONCE:
+        return drafts, []
+    later = invites[MAX_INVITES_AT_ONCE:]
+    late_ids = {id(draft) for draft in later}
+    return [draft for draft in drafts if id(draft) not in late_ids], later
 
 
 def check_invite_count(requester: Requester, count: int) -> None:
