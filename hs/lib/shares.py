@@ -1,7 +1,6 @@
 """A limit on the tasks of each key, so that one user cannot take everything that all share."""
 
-from collections.abc import AsyncIterator, Hashable
-from contextlib import asynccontextmanager
+from collections.abc import Hashable
 from typing import Generic, TypeVar
 
 import trio
@@ -14,7 +13,10 @@ class ShareExceeded(Exception):
 
 
 class Shares(Generic[K]):
-    """Lets `running` tasks of each key run, and `waiting` tasks wait; keys in use take memory."""
+    """Lets `running` tasks of each key run, and `waiting` tasks wait in order of arrival.
+
+    A free place is taken without yielding to other tasks. Only keys in use take memory.
+    """
 
     def __init__(self, *, running: int, waiting: int) -> None:
         self._running = running
@@ -24,18 +26,45 @@ class Shares(Generic[K]):
     def __len__(self) -> int:
         return len(self._semaphores)
 
-    @asynccontextmanager
-    async def hold(self, key: K) -> AsyncIterator[None]:
-        """Wait for a place among the tasks of a key, and hold it. Raises: ShareExceeded."""
+    def hold(self, key: K) -> "Share[K]":
+        """Return a context manager for `async with` that takes one place of a key.
+
+        Raises on entry: ShareExceeded.
+        """
+        return Share(self, key)
+
+    async def acquire(self, key: K) -> None:
+        """Wait for a place of a key. Raises: ShareExceeded."""
         semaphore = self._semaphores.get(key)
         if semaphore is None:
             semaphore = self._semaphores[key] = trio.Semaphore(self._running)
-        elif semaphore.statistics().tasks_waiting >= self._waiting:
-            raise ShareExceeded
         try:
-            async with semaphore:
-                yield
-        finally:
-            # A free place means that none waits.
-            if semaphore.value == self._running:
-                self._semaphores.pop(key, None)
+            semaphore.acquire_nowait()
+        except trio.WouldBlock:
+            if semaphore.statistics().tasks_waiting >= self._waiting:
+                raise ShareExceeded from None
+            await semaphore.acquire()
+
+    def release(self, key: K) -> None:
+        """Give a place of a key back."""
+        semaphore = self._semaphores[key]
+        semaphore.release()
+        # All places are free only if no task is waiting.
+        if semaphore.value == self._running:
+            del self._semaphores[key]
+
+
+class Share(Generic[K]):
+    """One place of a key."""
+
+    __slots__ = ("_key", "_shares")
+
+    def __init__(self, shares: Shares[K], key: K) -> None:
+        self._shares = shares
+        self._key = key
+
+    async def __aenter__(self) -> None:
+        await self._shares.acquire(self._key)
+
+    async def __aexit__(self, *_: object) -> None:
+        self._shares.release(self._key)

@@ -38,7 +38,7 @@ from hs.apis.web.auth import (
     authenticate_origin,
 )
 from hs.apis.web.http_request import ClientDisconnected, HttpRequest
-from hs.apis.web.limits import Admission, Freshness, Gate, RateLimits
+from hs.apis.web.limits import Admission, Freshness, RateLimits
 from hs.apis.web.render import Headers, Response, error_response, render
 from hs.apis.web.request import BodyUse
 from hs.apis.web.route import Endpoint
@@ -89,7 +89,7 @@ class Dispatcher:
         handle = await self._prepare(endpoint, http_request)
         gate = self.admission.gate(endpoint.work)
         if gate is not None:
-            handle = partial(_run_in_gate, gate, handle)
+            handle = partial(gate.run, http_request.requester, handle)
         if endpoint.cancel_on_disconnect:
             return await _run_until_disconnect(handle, http_request)
         return await handle()
@@ -114,12 +114,6 @@ class Dispatcher:
 
 
 _READ_FIRST = {BodyUse.JSON, BodyUse.BYTES}
-
-
-async def _run_in_gate(gate: Gate, handle: Handle) -> Any:
-    """Run a handler in a slot of the gate. Raises: LimitExceeded."""
-    async with gate:
-        return await handle()
 
 
 async def _run_until_disconnect(handle: Handle, http_request: HttpRequest) -> Any:

@@ -6,7 +6,8 @@ Rules of admission:
   work has none.
 - A gate limits how many requests run and how many wait. A request beyond both limits is rejected
   immediately with M_LIMIT_EXCEEDED, so a queue cannot grow without bound.
-- Waiting requests enter in order of arrival; a new one never overtakes them.
+- Waiting requests enter in order of arrival; a new one never overtakes them. But of one user, only
+  a few run or wait there at a time, so one user cannot fill a gate; the rest waits outside.
 - Nothing that a peer can delay happens in a slot: the body was read before, and the response is
   sent afterwards.
 - Only computing occupies a slot. The handler of a long poll enters the gate itself while it is
@@ -14,15 +15,19 @@ Rules of admission:
 """
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from types import TracebackType
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import attrs
 import trio
 
 from hs.core.errors import LimitExceeded
+from hs.core.ids import UserID
 from hs.core.requester import Requester
+from hs.lib.shares import ShareExceeded, Shares
+
+T = TypeVar("T")
 
 
 class WorkClass(enum.Enum):
@@ -30,6 +35,8 @@ class WorkClass(enum.Enum):
 
     LIGHT = "light"
     SEND = "send"
+    READ = "read"
+    KEYS = "keys"
     SYNC = "sync"
     HEAVY = "heavy"
     FEDERATION = "federation"
@@ -63,10 +70,11 @@ class Freshness(Protocol):
 
 @attrs.frozen
 class GateSize:
-    """How many requests may run, and how many may wait, in one gate."""
+    """How many requests may run, and how many may wait, in one gate; and how many of one user."""
 
     running: int
     waiting: int
+    of_user: int = 1000
 
 
 class Gate:
@@ -77,6 +85,7 @@ class Gate:
 
     def __init__(self, size: GateSize) -> None:
         self._size = size
+        self._shares: Shares[UserID] = Shares(running=size.of_user, waiting=size.waiting // 2)
         self._slots = trio.Semaphore(size.running)
 
     @property
@@ -88,6 +97,18 @@ class Gate:
     def waiting(self) -> int:
         """Number of waiting requests."""
         return self._slots.statistics().tasks_waiting
+
+    async def run(self, requester: Requester | None, handle: Callable[[], Awaitable[T]]) -> T:
+        """Run a function in a slot, within the share of the user. Raises: LimitExceeded."""
+        # An application service acts for many users, which may all be one.
+        if requester is None or requester.appservice_id is not None:
+            async with self:
+                return await handle()
+        try:
+            async with self._shares.hold(requester.user_id), self:
+                return await handle()
+        except ShareExceeded:
+            raise LimitExceeded("Too many requests at once", retry_after_ms=2000) from None
 
     async def __aenter__(self) -> None:
         try:
@@ -107,9 +128,11 @@ class Gate:
 
 
 DEFAULT_GATES: Mapping[WorkClass, GateSize] = {
-    WorkClass.SEND: GateSize(running=100, waiting=2000),
+    WorkClass.SEND: GateSize(running=100, waiting=2000, of_user=20),
+    WorkClass.READ: GateSize(running=50, waiting=2000, of_user=6),
+    WorkClass.KEYS: GateSize(running=20, waiting=1000, of_user=3),
     WorkClass.SYNC: GateSize(running=50, waiting=5000),
-    WorkClass.HEAVY: GateSize(running=8, waiting=500),
+    WorkClass.HEAVY: GateSize(running=8, waiting=500, of_user=2),
     WorkClass.FEDERATION: GateSize(running=50, waiting=1000),
 }
 

@@ -52,6 +52,11 @@ class HeavyApi:
         await self.may_end.wait()
         return Empty()
 
+    @route("POST", "/compute", auth=USER, work=WorkClass.HEAVY)
+    async def compute(self, request: SearchRequest) -> Empty:
+        await self.may_end.wait()
+        return Empty()
+
 
 @attrs.frozen
 class StreamingApi:
@@ -95,6 +100,7 @@ def small_gate() -> Admission:
 def heavy_client(api: HeavyApi, admission: Admission, **more: Any) -> WebClient:
     tokens = Tokens()
     tokens.user("alice")
+    tokens.user("bridge", appservice_id="bridge")
     return client_for(api, tokens=tokens, admission=admission, **more)
 
 
@@ -162,3 +168,27 @@ async def test_client_that_leaves_the_queue_of_a_gate_frees_its_place() -> None:
 def test_endpoint_that_streams_its_body_cannot_have_a_gate() -> None:
     with pytest.raises(TypeError, match="must not read its body inside a gate"):
         collect(StreamingApi())
+
+
+async def test_user_cannot_fill_a_gate_but_application_service_can() -> None:
+    api = HeavyApi()
+    admission = Admission({WorkClass.HEAVY: GateSize(running=5, waiting=4, of_user=2)})
+    client, gate = heavy_client(api, admission), admission.gates[WorkClass.HEAVY]
+    responses: list[WebResponse] = []
+
+    async def compute(token: str) -> None:
+        responses.append(await client.post("/compute", {}, token=token))
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(5):
+            nursery.start_soon(compute, "alice")
+        await trio.testing.wait_all_tasks_blocked()
+        assert (gate.running, gate.waiting) == (2, 0)
+        assert [response.status for response in responses] == [429]
+        for _ in range(3):
+            nursery.start_soon(compute, "bridge")
+        await trio.testing.wait_all_tasks_blocked()
+        assert (gate.running, gate.waiting) == (5, 0)
+        api.may_end.set()
+
+    assert [response.status for response in responses[1:]] == [200] * 7

@@ -5,6 +5,7 @@ from typing import Any
 import attrs
 
 from hs.apis.web.auth import USER_OR_GUEST
+from hs.apis.web.limits import WorkClass
 from hs.apis.web.request import body, query
 from hs.apis.web.route import route
 from hs.core.canonical_json import JsonObject
@@ -73,21 +74,21 @@ class KeysApi:
         )
         return {"one_time_key_counts": dict(counts)}
 
-    @route("POST", "/_matrix/client/v3/keys/query", auth=USER_OR_GUEST)
+    @route("POST", "/_matrix/client/v3/keys/query", auth=USER_OR_GUEST, work=WorkClass.KEYS)
     async def query_keys(self, request: QueryKeysRequest) -> dict[str, Any]:
         """Spec: client-server API, Key management API."""
         return await self.directory.query(
             request.requester.user_id, request.device_keys, _clamp_timeout(request.timeout)
         )
 
-    @route("POST", "/_matrix/client/v3/keys/claim", auth=USER_OR_GUEST)
+    @route("POST", "/_matrix/client/v3/keys/claim", auth=USER_OR_GUEST, work=WorkClass.KEYS)
     async def claim_keys(self, request: ClaimKeysRequest) -> dict[str, Any]:
         """Spec: client-server API, Key management API."""
         return await self.one_time_keys.claim(
             request.one_time_keys, _clamp_timeout(request.timeout)
         )
 
-    @route("GET", "/_matrix/client/v3/keys/changes", auth=USER_OR_GUEST)
+    @route("GET", "/_matrix/client/v3/keys/changes", auth=USER_OR_GUEST, work=WorkClass.KEYS)
     async def get_key_changes(self, request: GetKeyChangesRequest) -> dict[str, Any]:
         """Spec: client-server API, Key management API."""
         changes = await self.device_lists.between(

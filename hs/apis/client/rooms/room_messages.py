@@ -5,6 +5,7 @@ from typing import Literal
 import attrs
 
 from hs.apis.web.auth import USER, USER_OR_GUEST
+from hs.apis.web.limits import WorkClass
 from hs.apis.web.request import path, query
 from hs.apis.web.route import always, route
 from hs.core.canonical_json import parse_json
@@ -95,7 +96,13 @@ class RoomMessagesApi:
 
     timelines: Timelines
 
-    @route("GET", "/_matrix/client/v3/rooms/{room_id}/messages", auth=USER_OR_GUEST, fresh=always)
+    @route(
+        "GET",
+        "/_matrix/client/v3/rooms/{room_id}/messages",
+        auth=USER_OR_GUEST,
+        fresh=always,
+        work=WorkClass.READ,
+    )
     async def get_messages(self, request: GetMessagesRequest) -> MessagesPage:
         """Spec: client-server API, GET /rooms/{roomId}/messages."""
         page = MessagesRequest(
@@ -113,6 +120,7 @@ class RoomMessagesApi:
         "/_matrix/client/v3/rooms/{room_id}/context/{event_id}",
         auth=USER_OR_GUEST,
         fresh=always,
+        work=WorkClass.READ,
     )
     async def get_event_context(self, request: GetEventContextRequest) -> ContextPage:
         """Spec: client-server API, GET /rooms/{roomId}/context/{eventId}."""

@@ -5,6 +5,7 @@ from typing import Literal
 import attrs
 
 from hs.apis.web.auth import USER
+from hs.apis.web.limits import WorkClass
 from hs.apis.web.request import path, query
 from hs.apis.web.route import always, route
 from hs.core.ids import EventID, RoomID, parse_event_id
@@ -65,6 +66,7 @@ class RoomRelationsApi:
         auth=USER,
         extra_paths=[*_paths("v1")[:2], *_paths("unstable")],
         fresh=always,
+        work=WorkClass.READ,
     )
     async def get_relating_events(self, request: GetRelatingEventsRequest) -> RelationsPage:
         """Spec: client-server API, GET /rooms/{roomId}/relations/{eventId}."""
@@ -87,6 +89,7 @@ class RoomRelationsApi:
         auth=USER,
         extra_paths=["/_matrix/client/unstable/org.matrix.msc3856/rooms/{room_id}/threads"],
         fresh=always,
+        work=WorkClass.READ,
     )
     async def get_threads(self, request: GetThreadsRequest) -> ThreadsPage:
         """Spec: client-server API, GET /rooms/{roomId}/threads."""

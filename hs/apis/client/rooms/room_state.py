@@ -6,6 +6,7 @@ import attrs
 import orjson
 
 from hs.apis.web.auth import USER, USER_OR_GUEST
+from hs.apis.web.limits import WorkClass
 from hs.apis.web.request import path, query
 from hs.apis.web.route import always, route
 from hs.core.ids import RoomID
@@ -81,7 +82,13 @@ class RoomStateApi:
     state: RoomState
     memberships: Memberships
 
-    @route("GET", "/_matrix/client/v3/rooms/{room_id}/state", auth=USER_OR_GUEST, fresh=always)
+    @route(
+        "GET",
+        "/_matrix/client/v3/rooms/{room_id}/state",
+        auth=USER_OR_GUEST,
+        fresh=always,
+        work=WorkClass.READ,
+    )
     async def get_room_state(self, request: RoomRequest) -> bytes:
         """Spec: client-server API, GET /rooms/{roomId}/state."""
         return await self.state.all(request.requester, request.room_id)
@@ -100,7 +107,13 @@ class RoomStateApi:
             return await self.state.event(request.requester, request.room_id, key)
         return await self.state.content(request.requester, request.room_id, key)
 
-    @route("GET", "/_matrix/client/v3/rooms/{room_id}/members", auth=USER_OR_GUEST, fresh=always)
+    @route(
+        "GET",
+        "/_matrix/client/v3/rooms/{room_id}/members",
+        auth=USER_OR_GUEST,
+        fresh=always,
+        work=WorkClass.READ,
+    )
     async def get_members(self, request: GetMembersRequest) -> MembersResponse:
         """Spec: client-server API, GET /rooms/{roomId}/members."""
         members = MembersRequest(
@@ -108,7 +121,13 @@ class RoomStateApi:
         )
         return MembersResponse(await self.state.members(request.requester, members))
 
-    @route("GET", "/_matrix/client/v3/rooms/{room_id}/joined_members", auth=USER, fresh=always)
+    @route(
+        "GET",
+        "/_matrix/client/v3/rooms/{room_id}/joined_members",
+        auth=USER,
+        fresh=always,
+        work=WorkClass.READ,
+    )
     async def get_joined_members(self, request: RoomRequest) -> JoinedMembersResponse:
         """Spec: client-server API, GET /rooms/{roomId}/joined_members."""
         return JoinedMembersResponse(
