@@ -34,9 +34,12 @@ from hs.settings.settings import Settings
 
 _INTERNAL = frozenset(("replication", "metrics", "health"))
 # Connections may take these parts of the files that the system allows; the rest is for the
-# database, media, logs and connections to other processes.
-_CLIENTS_SHARE_OF_FILES = 0.6
-_INTERNAL_SHARE_OF_FILES = 0.15
+# database, logs, connections to other processes, and media: each connection of a client may upload
+# or download a file.
+_CLIENTS_SHARE_OF_FILES = 0.35
+_INTERNAL_SHARE_OF_FILES = 0.1
+# Of all connections, one address may have this part, even if it may have more of them.
+_ADDRESS_SHARE = 0.5
 # Failures of duties while the database or another process is unreachable.
 _TRANSIENT = (Unavailable, LeaseLost, RpcUnavailable)
 
@@ -129,7 +132,7 @@ async def _serve(process: Process, shutdown: Shutdown, on_ready: OnReady) -> Non
     public = [listener for listener in plan.listeners if not listener.names <= _INTERNAL]
     async with trio.open_nursery() as listening:
         settings = process.base.settings
-        limits = _public_limits(settings.connections)
+        limits = public_limits(settings.connections)
         bound = await _listen(listening, _public_app(process), public, settings, limits)
         shutdown.is_ready = True
         on_ready(bound)
@@ -154,10 +157,13 @@ async def _listen(
     return bound
 
 
-def _public_limits(settings: ConnectionSettings) -> HttpLimits:
+def public_limits(settings: ConnectionSettings) -> HttpLimits:
+    """Return the limits for clients; connections leave files for what they need."""
+    connections = min(settings.max_connections, int(open_file_limit() * _CLIENTS_SHARE_OF_FILES))
+    of_address = min(settings.max_connections_per_address, int(connections * _ADDRESS_SHARE))
     return HttpLimits(
-        connections=min(settings.max_connections, int(open_file_limit() * _CLIENTS_SHARE_OF_FILES)),
-        connections_per_source=settings.max_connections_per_address,
+        connections=connections,
+        connections_per_source=of_address,
         unlimited_networks=settings.unlimited_addresses,
         buffered_bytes=settings.max_buffered_bytes,
     )
