@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from hs.storage.database import CommitUnknown, Database, DatabaseRefusal, Tx
+from hs.storage.database import CommitUnknown, Database, DatabaseRefusal, DatabaseUnavailable, Tx
 from hs.storage.sqlite import threads
 from hs.storage.sqlite.threads import open_sqlite
 
@@ -113,3 +113,30 @@ async def test_write_during_which_the_file_disappears_is_not_acknowledged(tmp_pa
 
         with pytest.raises(CommitUnknown, match="removed"):
             await database.write(add_and_remove)
+
+
+async def test_full_disk_is_reported_until_a_write_succeeds(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+
+    async def limit_pages(tx: Tx, pages: int) -> None:
+        await tx.fetchval(f"PRAGMA max_page_count = {pages}")
+
+    async def add_many(tx: Tx) -> None:
+        for _ in range(10_000):
+            await tx.execute("INSERT INTO t VALUES (1)")
+
+    async with open_sqlite(tmp_path / "a.db") as database:
+        await database.write(create)
+        await database.write(limit_pages, 3)
+        for _ in range(3):
+            with pytest.raises(DatabaseUnavailable, match="full"):
+                await database.write(add_many)
+        full = database.load().fault or ""
+        await database.write(limit_pages, 1_000_000)
+        await database.write(add_many)
+
+        assert "full" in full
+        assert database.load().fault is None
+    assert [record.levelname for record in caplog.records] == ["CRITICAL", "WARNING"]

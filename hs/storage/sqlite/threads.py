@@ -12,6 +12,7 @@
   `cancelled` flag before each statement; this covers units that are still in the queue.
 - Files: before and after each group, and every WATCH_S, the writer thread checks that the file is
   still the one that was opened. If not, writes are refused, and reads go on from the open file.
+  After a write that failed, `load` reports a fault until a write succeeds.
 - Disks that hang: a statement that computes makes progress, one that waits for the disk does not.
   If a thread has made none for HANG_S, its units fail: reads with DatabaseHung, writes with
   CommitUnknown, since the disk may still do its work. If that concerns all threads of a queue, so
@@ -136,6 +137,8 @@ class SqliteDatabase:
         self._closed = False
         self._watch: FileWatch | None = None
         self._fault: str | None = None
+        # Why the last transaction could not be written, for example because the disk is full.
+        self._write_fault: str | None = None
 
     async def read(self, unit: Unit[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         result: T = await self._submit("read", self._reads, unit, args, kwargs)
@@ -158,7 +161,7 @@ class SqliteDatabase:
         threads = len(self._threads)
         used = min(threads, max(0, len(self._outstanding) - waiting))
         # Not looked up here: on a disk that hangs, this thread would hang as well.
-        fault = _hang_fault(self._stuck) if self._stuck else self._fault
+        fault = _hang_fault(self._stuck) if self._stuck else self._fault or self._write_fault
         return DatabaseLoad(threads, used, threads, waiting, self._units, fault=fault)
 
     async def _submit(
@@ -338,9 +341,24 @@ class SqliteDatabase:
         if not group:
             return []
         results = write_group(conn, [_with_progress(job.call, progress) for job in group])
+        self._note_results(results)
         if fault := self._check_files():
             return [outcome.Error(CommitUnknown(fault)) for _ in group]
         return results
+
+    def _note_results(self, results: list[outcome.Outcome[Any]]) -> None:
+        """Remember whether SQLite can write; log it when it changes."""
+        if any(isinstance(result, outcome.Value) for result in results):
+            if self._write_fault is not None:
+                log.warning("the database can be written to again: %s", self._path)
+            self._write_fault = None
+            return
+        for result in results:
+            # Other errors are those of the unit, and tell nothing of the file.
+            if isinstance(result, outcome.Error) and isinstance(result.error, DatabaseUnavailable):
+                if self._write_fault is None:
+                    log.critical("%s: %s", self._path, result.error)
+                self._write_fault = str(result.error)
 
     def _check_files(self) -> str | None:
         """Return what happened to the files; log it when it changes."""
