@@ -13,8 +13,9 @@ must be kept from internal addresses (SSRF). Rules:
 - A forward proxy resolves names itself. Names are therefore also resolved and checked here before;
   a name that resolves differently at the proxy is a matter of the proxy's own rules.
 - A response is read in chunks, and decompressed only up to the limit on its size.
-- Responses that nobody has asked for, and interim ones, are bounded in number: aiohttp reads them
-  all and pauses only for bodies.
+- Responses that nobody has asked for, and interim ones, are bounded in number, and so is whatever
+  is not part of a body: aiohttp reads it all, and pauses only for bodies. The loop is that of the
+  database, too.
 - One deadline covers the whole exchange. Cookies, proxies from the environment and aiohttp's
   default headers are not used.
 """
@@ -61,6 +62,8 @@ CONNECTIONS_PER_HOST = 20
 IDLE_S = 30.0
 # More responses to one request are interim ones that nobody reads.
 UNREAD_RESPONSES = 20
+# Headers, and the sizes of chunks as far as they are longer than the chunks.
+OVERHEAD_BYTES = 1 << 20
 RESOLVER_THREADS = 8
 CLOSE_S = 5.0
 
@@ -282,15 +285,38 @@ class _CheckingResolver(AbstractResolver):
 
 
 class _ResponseHandler(ResponseHandler):
-    """A connection that is closed when its server sends responses faster than they are read."""
+    """A connection that is closed when its server sends much that is not part of a body."""
+
+    _received_bytes = 0
+
+    def set_response_params(self, **params: Any) -> None:
+        """Prepare for the response to the next request."""
+        self._received_bytes = 0
+        super().set_response_params(**params)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what was received."""
+        self._received_bytes += len(data)
+        super().data_received(data)
+        body_bytes = 0 if self._payload is None else self._payload.total_bytes
+        if self._received_bytes - 2 * body_bytes > OVERHEAD_BYTES:
+            self._give_up("the response has almost no content")
 
     def feed_data(self, data: Any, size: int = 0) -> None:
         """Queue a response, the parser's result."""
         if len(self) < UNREAD_RESPONSES:
             super().feed_data(data, size)
-        elif self.exception() is None:
-            self.abort()  # forgets exceptions
-            self.set_exception(aiohttp.ClientPayloadError("too many responses to one request"))
+        else:
+            self._give_up("too many responses to one request")
+
+    def _give_up(self, reason: str) -> None:
+        if self.transport is None:
+            return
+        error = aiohttp.ClientPayloadError(reason)
+        if self._payload is not None:
+            self._payload.set_exception(error)
+        self.abort()  # forgets exceptions
+        self.set_exception(error)
 
 
 class _Connector(aiohttp.TCPConnector):

@@ -328,6 +328,34 @@ async def test_connection_with_endless_responses_is_closed(
             await closed.wait()
 
 
+async def send_tiny_chunks(stream: trio.abc.Stream) -> None:
+    await stream.send_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+    while True:
+        await stream.send_all(b"1\r\nx\r\n" * 10_000)
+
+
+async def send_endless_extension(stream: trio.abc.Stream) -> None:
+    await stream.send_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1;")
+    while True:
+        await stream.send_all(b"x" * 10_000)
+
+
+async def send_empty_lines(stream: trio.abc.Stream) -> None:
+    while True:
+        await stream.send_all(b"\r\n" * 10_000)
+
+
+@pytest.mark.parametrize("raw", [send_tiny_chunks, send_endless_extension, send_empty_lines])
+async def test_response_of_framing_without_content_is_given_up(
+    bridge: Bridge, site: Site, raw: Callable[[trio.abc.Stream], Awaitable[None]]
+) -> None:
+    site.pages["/"] = SiteResponse(raw=raw)
+
+    async with open_http_client(bridge) as http:
+        with pytest.raises(HttpUnreachable, match="no content"):
+            await http.send("GET", site.url(), timeout_s=60, max_bytes=1 << 30)
+
+
 async def test_interim_responses_are_skipped(bridge: Bridge, site: Site) -> None:
     site.pages["/"] = SiteResponse(raw=send_few_interim_responses)
 
