@@ -20,6 +20,7 @@ from hs.lib.clock import SystemClock
 from hs.nursery import systemd
 from hs.nursery.compose import compose
 from hs.nursery.exit_causes import SchemaOutdated, cause_of, exit_status_of, first_leaf
+from hs.nursery.file_checks import check_files
 from hs.nursery.log_setup import reopen_log_files, set_up_logging
 from hs.nursery.nursery_tree import Shutdown, run_tree
 from hs.nursery.pid_file import limit_open_files, pid_file
@@ -34,6 +35,7 @@ from hs.storage.migrate import bundled_migrations, migrate, pending_migrations
 
 NAME_WAIT_S = 40.0  # longer than the lease of a process whose host crashed
 SCHEMA_WAIT_S = 300.0
+FILES_S = 10.0
 SCHEMA_LOOK_S = 1.0
 
 log = logging.getLogger(__name__)
@@ -88,6 +90,7 @@ async def run_process(settings: Settings, plan: Plan) -> None:
     async with trio.open_nursery() as signals:
         await signals.start(watch_signals, shutdown.request, reload)
         with shutdown.startup:
+            await _check_files(settings)
             async with (
                 open_bridge() as bridge,
                 open_settings_database(settings, bridge) as database,
@@ -103,6 +106,12 @@ async def run_process(settings: Settings, plan: Plan) -> None:
                     with pid_file(settings.server.pid_file):
                         await run_tree(process, shutdown, ready)
         signals.cancel_scope.cancel()
+
+
+async def _check_files(settings: Settings) -> None:
+    """Check folders and templates. Raises: SettingsError. A disk that hangs delays only media."""
+    with trio.move_on_after(FILES_S):
+        await trio.to_thread.run_sync(check_files, settings, abandon_on_cancel=True)
 
 
 def tune_garbage_collector() -> None:

@@ -19,6 +19,7 @@ from hs.lib.clock import SystemClock
 from hs.nursery.boot import open_settings_database
 from hs.nursery.compose import compose
 from hs.nursery.exit_causes import cause_of
+from hs.nursery.file_checks import check_files
 from hs.nursery.log_setup import try_logging
 from hs.nursery.nursery_tree import listener_specs
 from hs.nursery.plan import plan_of
@@ -47,7 +48,7 @@ def check_start(settings: Settings) -> tuple[list[Problem], list[Notice]]:
     """Return what would stop the start of this process, and what is worth a warning."""
     problems: list[Problem] = []
     notices: list[Notice] = []
-    for check in (_check_signing_key, _check_logging, _check_composition):
+    for check in (_check_signing_key, _check_logging, check_files, _check_composition):
         try:
             check(settings)
         except SettingsError as error:
@@ -116,7 +117,12 @@ def _database_problems(settings: Settings) -> list[Problem]:
         if is_synapses_file(section.path):
             message = f"{section.description} is Synapse's"
             return [Problem(key="database", message=message, remedy="name a new, empty file")]
-        return [] if str(section.path) == ":memory:" else _folder_problems("database", section.path)
+        if str(section.path) == ":memory:":
+            return []
+        # SQLite also writes a file beside the database.
+        log_file = section.path.with_name(f"{section.path.name}-wal")
+        problems = [_folder_problems("database", path) for path in (section.path, log_file)]
+        return problems[0] or problems[1]
     try:
         postgres_config(DatabaseConfig(section.engine, section.args))
     except ValueError as error:

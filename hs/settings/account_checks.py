@@ -1,5 +1,6 @@
 """Checks between settings of accounts, e-mail, log-in and terms."""
 
+import os
 from collections.abc import Callable
 
 from hs.lib.optional_libraries import is_installed
@@ -39,9 +40,14 @@ def _check_templates(settings: Settings, add_problem: AddProblem) -> None:
         "templates.custom_template_directory": settings.templates.custom_template_directory,
     }
     for key, folder in folders.items():
-        if folder is not None and not folder.is_dir():
+        if folder is None:
+            continue
+        if not folder.is_dir():
             message = f"{folder} is not a directory, so none of its templates would be used"
             add_problem(key, message, "correct the path, or remove the key")
+        elif not os.access(folder, os.R_OK | os.X_OK):
+            message = f"{folder} cannot be read, so none of its templates would be used"
+            add_problem(key, message, "correct the permissions, or remove the key")
 
 
 def _check_addresses(settings: Settings, add_problem: AddProblem) -> None:

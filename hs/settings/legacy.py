@@ -19,6 +19,7 @@ _IGNORED = {
     "unsecure_port": "use `listeners`",
     "metrics_port": "use a listener with `type: metrics`",
     "metrics_bind_host": "use a listener with `type: metrics`",
+    "worker_replication_port": "processes communicate through Redis",
     "log_file": "use `log_config`",
     "verbose": "use `log_config`",
     "no_redirect_stdio": "output is never redirected",
@@ -53,10 +54,6 @@ _MOVED = {
     "sync_response_cache_duration": ("caches", "sync_response_cache_duration"),
 }
 _REFUSED = {
-    "worker_replication_port": (
-        "direct TCP replication no longer exists",
-        "remove it, set `redis.enabled: true` and `instance_map.main`",
-    ),
     "database_config": (
         "no longer read, so a new, empty database would be used",
         "write its content under `database`",

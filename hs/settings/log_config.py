@@ -1,4 +1,4 @@
-"""Reads `log_config`, a file for Python's logging.config; translates Synapse's class names."""
+"""Reads `log_config`, a file for Python's logging.config; translates the names of classes."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -14,6 +14,7 @@ from hs.settings.sections.workers import WorkerKeys, WorkerSettings
 _CONTEXT_FILTER = "hs.lib.log.ContextFilter"
 _JSON_FORMATTER = "hs.lib.log.JsonFormatter"
 _REMOTE_HANDLER = "hs.lib.remote_log.RemoteHandler"
+_JOURNAL_HANDLER = "hs.lib.journal_log.JournalHandler"
 _ALIASES = {
     "synapse.logging.context.LoggingContextFilter": _CONTEXT_FILTER,
     "synapse.util.logcontext.LoggingContextFilter": _CONTEXT_FILTER,
@@ -25,6 +26,7 @@ _ALIASES = {
     "synapse.util.logformatter.LogFormatter": "logging.Formatter",
     "synapse.logging.RemoteHandler": _REMOTE_HANDLER,
     "synapse.logging._remote.RemoteHandler": _REMOTE_HANDLER,
+    "systemd.journal.JournalHandler": _JOURNAL_HANDLER,
     "synapse.logging.filter.MetadataFilter": "hs.lib.log.MetadataFilter",
     "synapse.logging.handlers.PeriodicallyFlushingMemoryHandler": "logging.handlers.MemoryHandler",
 }
@@ -43,8 +45,8 @@ def read_log_config(
     problems: list[Problem],
 ) -> LoggingSettings:
     """Read the log configuration of this process, if one is named."""
-    key = "log_config" if workers.is_main else "worker_log_config"
-    path = logging.log_config if workers.is_main else (keys.worker_log_config or logging.log_config)
+    own = None if workers.is_main else keys.worker_log_config
+    key, path = ("worker_log_config", own) if own else ("log_config", logging.log_config)
     if path is None:
         return logging
     try:
@@ -59,11 +61,14 @@ def read_log_config(
             remedy="write `handlers`, with the formatter hs.lib.log.JsonFormatter",
         )
         problems.append(problem)
-    return attrs.evolve(logging, log_config=path, config=MappingProxyType(config))
+    return attrs.evolve(logging, log_config=path, config=MappingProxyType(config), key=key)
 
 
 def translate_classes(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Replace Synapse's classes by ours; keep loggers that exist already enabled by default."""
+    """Replace classes of Synapse and of the library `systemd` by ours.
+
+    Loggers that exist already stay enabled by default.
+    """
     changed = {"version": 1, "disable_existing_loggers": False, **config}
     for part in _PARTS:
         if isinstance(config.get(part), dict):

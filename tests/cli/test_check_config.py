@@ -24,10 +24,20 @@ listeners:
     type: http
     resources: [{{names: [client]}}]
 """
+WORKER = """
+worker_app: synapse.app.generic_worker
+worker_name: w1
+worker_log_config: no_class.yaml
+instance_map: {main: {host: localhost, port: 9093}}
+redis: {enabled: true}
+database: {name: psycopg2, args: {database: d}}
+"""
 LOG = """
 version: 1
+formatters:
+  line: {format: '%%(levelname)s %%(message)s'}
 handlers:
-  file: {class: logging.FileHandler, filename: %s}
+  file: {class: logging.FileHandler, formatter: line, filename: %s}
 root: {level: INFO, handlers: [file]}
 """
 Capture = pytest.CaptureFixture[str]
@@ -39,6 +49,8 @@ def _restore_logging() -> Iterator[None]:
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     yield
+    for handler in set(root.handlers) - set(handlers):
+        handler.close()
     root.handlers[:], root.level = handlers, level
 
 
@@ -66,6 +78,17 @@ BROKEN = {
     "signing key malformed": ("a_test ", "a_test !", "signing_key"),
     "class of log handler unknown": ("", "log_config: no_class.yaml", "synapse.logging.Nothing"),
     "folder of log file missing": ("", "log_config: no_folder.yaml", "none/hs.log"),
+    "class of worker's log handler unknown": (
+        "",
+        WORKER,
+        "worker_log_config: ",
+    ),
+    "syslog socket missing": (
+        "",
+        "log_config: no_syslog.yaml",
+        "handler 'file': no syslog service",
+    ),
+    "format of log unknown": ("", "log_config: no_format.yaml", "handler 'file': Formatting field"),
     "address of another machine": ("127.0.0.1", "192.0.2.1", "192.0.2.1 port"),
     "address that is none": ("127.0.0.1", "nowhere.invalid", "nowhere.invalid port"),
     "socket in missing folder": ("", "listeners: [{path: none/hs.sock}]", "none/hs.sock"),
@@ -73,6 +96,27 @@ BROKEN = {
     "socket that is a file": ("", "listeners: [{path: homeserver.yaml}]", "homeserver.yaml"),
     "folder of database missing": ("database: homeserver.db", "database: none/x.db", "none/x.db"),
     "folder of PID file missing": ("", "pid_file: none/hs.pid", "none/hs.pid"),
+    "media folder that is a file": (
+        "",
+        "media_store_path: homeserver.yaml/media",
+        "Not a directory",
+    ),
+    "storage provider that is a file": (
+        "",
+        "media_storage_providers: [{module: file_system, config: {directory: no_class.yaml}}]",
+        "media_storage_providers.0: cannot write files in",
+    ),
+    "mail template malformed": (
+        "",
+        "templates: {custom_template_directory: broken}",
+        "registration.html: line 2: ",
+    ),
+    "included template missing": ("", "email: {notif_from: a, template_dir: broken}", "'none.txt'"),
+    "terms malformed": (
+        "",
+        "public_baseurl: https://a\nuser_consent: {version: 1, template_dir: broken}",
+        "1.html: line 1: ",
+    ),
     "oEmbed providers missing": (
         "",
         "url_preview_enabled: true\noembed: {additional_providers: [none.json]}",
@@ -97,6 +141,14 @@ def test_check_config_and_serve_fail_alike(
         LOG.replace("logging.File", "synapse.logging.Nothing") % "hs.log"
     )
     (folder / "no_folder.yaml").write_text(LOG % (folder / "none" / "hs.log"))
+    (folder / "broken" / "en").mkdir(parents=True)
+    (folder / "broken" / "registration.html").write_text("\n{% if %}")
+    (folder / "broken" / "notif_mail.txt").write_text("{% include 'none.txt' %}")
+    (folder / "broken" / "en" / "1.html").write_text("{{ ")
+    syslog = LOG.replace("FileHandler, ", "handlers.SysLogHandler, ").replace("filename", "address")
+    (folder / "no_syslog.yaml").write_text(syslog % (folder / "none"))
+    unknown_field = LOG.replace("levelname", "nothing")
+    (folder / "no_format.yaml").write_text(unknown_field % (folder / "hs.log"))
     text = config.read_text()
     config.write_text(text.replace(old, new) if old else f"{text}\n{new}\n")
     before = sorted(folder.iterdir())

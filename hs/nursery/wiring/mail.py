@@ -30,7 +30,7 @@ def wire_mail(settings: Settings) -> MailServices:
 
 def wire_pages(settings: Settings) -> Templates:
     """Build the templates of web pages."""
-    return Templates(_folders(None, settings))
+    return Templates(_folders(None, settings), FILTERS)
 
 
 def route_of(email: MailSettings) -> SmtpRoute | None:

@@ -148,12 +148,16 @@ class MetricsSettings:
 
 @attrs.frozen(kw_only=True)
 class LoggingSettings:
-    """Logging; `config` is the content of `log_config` for logging.config.dictConfig."""
+    """Logging; `config` is the content of the file for logging.config.dictConfig.
+
+    `key` is the key that names the file: `log_config` or `worker_log_config`.
+    """
 
     log_config: Path | None = setting(
         optional(PATH), None, "YAML file in the format of Python's logging.config.dictConfig."
     )
     config: Mapping[str, Any] | None = None
+    key: str = "log_config"
 
 
 @attrs.frozen(kw_only=True)

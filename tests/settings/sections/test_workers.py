@@ -192,8 +192,10 @@ def test_workers_without_redis_are_refused(refused: Refused) -> None:
     assert "redis.enabled" in problems
 
 
-def test_old_replication_port_is_refused_with_the_remedy(refused: Refused) -> None:
-    assert "redis.enabled" in refused(SHARED, "worker_replication_port: 9092")
+def test_old_replication_port_is_ignored_beside_redis(load: Load) -> None:
+    settings = load(SHARED, f"{GENERIC}worker_replication_port: 9092\n")
+
+    assert "communicate through Redis" in str([str(notice) for notice in settings.notices])
 
 
 def test_writer_without_an_address_is_refused(refused: Refused) -> None:
