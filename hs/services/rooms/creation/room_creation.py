@@ -62,6 +62,8 @@ class RoomCreation:
         rules = room_version(self.settings.default_room_version if version is None else version)
         request = attrs.evolve(request, invite=tuple(dict.fromkeys(request.invite)))
         await self._check_invites(requester, request.invite)
+        if any(entry.type == event_types.THIRD_PARTY_INVITE for entry in request.initial_state):
+            self.policy.check_may_invite(requester)
         alias = self._alias(requester, request)
         if request.is_listed:
             self.public_rooms.check_may_publish(creator, "", (alias,) if alias else ())

@@ -98,6 +98,8 @@ class EventSender:
         check_may_act(requester)
         check_may_be_state(event_type)
         check_content(requester.user_id, event_type, state_key, content)
+        if event_type == event_types.THIRD_PARTY_INVITE and content:  # without, it is a revocation
+            self.membership.policy.check_may_invite(requester)
         if requester.is_shadow_banned:
             return _fake_event_id()
         if event_type == event_types.CANONICAL_ALIAS and state_key == "":

@@ -12,7 +12,7 @@ from hs.core.errors import Forbidden
 from hs.core.ids import RoomID, UserID
 from hs.core.requester import Requester
 from hs.services.rooms.append.drafts import Draft
-from hs.services.rooms.creation.initial_events import NewRoomRequest
+from hs.services.rooms.creation.initial_events import InitialState, NewRoomRequest
 from hs.services.rooms.membership.membership import JoinRequest, RoomMembership
 from hs.settings.sections.retention import AutoAcceptSettings, PrejoinSettings
 from hs.settings.sections.rooms import RoomSettings
@@ -22,6 +22,9 @@ from hs.storage.rooms import rooms
 from tests.support.composition import SETTINGS
 from tests.support.room_actions import Actions, open_actions
 from tests.support.rooms import ALICE, BOB, CAROL, ZOE
+
+KEYS = {"display_name": "d", "public_key": "k", "key_validity_url": "https://id.test/valid"}
+INVITED_ADDRESS = ("m.room.third_party_invite", "token", KEYS)
 
 
 @asynccontextmanager
@@ -49,6 +52,11 @@ async def test_block_non_admin_invites(database: Database, blocked: bool) -> Non
             actions.membership.invite(member, room_id, BOB),
             actions.membership.set_member(member, room_id, BOB, {"membership": "invite"}),
             actions.creation.create(member, NewRoomRequest(invite=(BOB,))),
+            actions.delayed.sending.state(member, room_id, *INVITED_ADDRESS),
+            actions.creation.create(
+                member,
+                NewRoomRequest(initial_state=(InitialState("m.room.third_party_invite", KEYS),)),
+            ),
         )
 
         for request in requests:
