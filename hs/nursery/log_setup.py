@@ -56,7 +56,7 @@ def _check_socket(handler: logging.Handler) -> None:
     """Raise OSError if a local syslog socket is missing, which Python's handler passes over."""
     if isinstance(handler, SysLogHandler) and isinstance(handler.address, str):
         try:
-            handler.socket.getpeername()
+            handler.socket.getpeername()  # type: ignore[attr-defined]  # typeshed lacks it
         except OSError:
             raise OSError(f"no syslog service listens on {handler.address}") from None
 
