@@ -134,7 +134,7 @@ class ProfileUpdates:
         """
         # A profile has few fields, so a long list of names is no help to the database.
         names = None if fields is None or len(fields) > MAX_NAMES else sorted(fields)
-        ordered = sorted(user_ids - (viewer.ignored - {viewer.user_id}))
+        ordered = sorted(user_ids - (viewer.ignored - {viewer.user_id})) if names != [] else []
         profiles: ProfileFields = {}
         size_bytes = 0
         for start in range(0, len(ordered), _USERS_AT_ONCE):
