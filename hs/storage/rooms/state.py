@@ -20,7 +20,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import chain
 from typing import NamedTuple
 
-from hs.storage.database import Tx
+from hs.storage.database import Row, Tx
 from hs.storage.dialect import sql
 from hs.storage.rooms import events
 from hs.storage.rows import InsertRows
@@ -67,7 +67,7 @@ SELECT id, delta FROM chain ORDER BY step DESC
 """
 HOPS = "SELECT hops FROM state_snapshots WHERE id = $1"
 CURRENT = """
-SELECT type, state_key, event_id, stream_id, membership FROM current_state WHERE room_id = $1
+SELECT type, state_key, event_id, membership FROM current_state WHERE room_id = $1
 """
 CURRENT_IN = sql(
     lambda d: (
@@ -99,16 +99,6 @@ UPSERT_CURRENT = InsertRows(
 DELETE_CURRENT = "DELETE FROM current_state WHERE room_id = $1 AND type = $2 AND state_key = $3"
 
 Key = tuple[str, str]
-
-
-class CurrentEntry(NamedTuple):
-    """A row of the table current_state: the columns of the upsert after room_id."""
-
-    type: str
-    state_key: str
-    event_id: str
-    stream_id: int
-    membership: str | None
 
 
 class SnapshotRecord(NamedTuple):
@@ -259,9 +249,9 @@ async def snapshot_subset(tx: Tx, snapshot_id: int, keys: Sequence[Key]) -> dict
     return {key: ids[numbers[number]] for key, number in present.items()}
 
 
-async def load_current(tx: Tx, room_id: str) -> list[CurrentEntry]:
-    """Return the whole current state of a room."""
-    return [CurrentEntry(*row) for row in await tx.fetch(CURRENT, room_id)]
+async def load_current(tx: Tx, room_id: str) -> Sequence[Row]:
+    """Return the whole current state of a room: (type, state_key, event_id, membership)."""
+    return await tx.fetch(CURRENT, room_id)
 
 
 async def load_current_of_rooms(tx: Tx, room_ids: Sequence[str]) -> list[tuple[str, str, str, str]]:
@@ -285,7 +275,10 @@ async def load_current_of_keys(tx: Tx, room_id: str, keys: Sequence[Key]) -> dic
 
 
 async def set_current(tx: Tx, rows: Sequence[tuple[str, str, str, str, int, str | None]]) -> None:
-    """Insert or replace entries (room_id, *CurrentEntry); each key of a room at most once."""
+    """Insert or replace entries, each key of a room at most once.
+
+    An entry is (room_id, type, state_key, event_id, stream_id, membership).
+    """
     await tx.insert_rows(UPSERT_CURRENT, rows)
 
 

@@ -43,9 +43,13 @@ async def load_room(tx: Tx, room_id: str) -> LoadedRoom | None:
     head = await rooms.head(tx, room_id)
     if head is None:
         return None
-    entries = await state.load_current(tx, room_id)
     extremities: list[str] = orjson.loads(head.extremities)
-    current: dict[StateKey, str] = {(row.type, row.state_key): row.event_id for row in entries}
+    current: dict[StateKey, EventID] = {}
+    members: dict[str, str] = {}
+    for event_type, state_key, event_id, membership in await state.load_current(tx, room_id):
+        current[event_type, state_key] = event_id
+        if membership is not None:
+            members[state_key] = membership
     event_ids = {*extremities, *(current[key] for key in _LOADED_KEYS if key in current)}
     return LoadedRoom(
         snapshot_id=head.snapshot_id,
@@ -53,10 +57,8 @@ async def load_room(tx: Tx, room_id: str) -> LoadedRoom | None:
         depth=head.depth,
         extremities=extremities,
         summary=await rooms.summary(tx, room_id) or RoomSummaryRecord(),
-        map=Map((key, EventID(event_id)) for key, event_id in current.items()),
-        members=Map(
-            (row.state_key, row.membership) for row in entries if row.membership is not None
-        ),
+        map=Map(current),
+        members=Map(members),
         auth_events_and_extremities=await events.find(tx, sorted(event_ids)),
     )
 
