@@ -17,6 +17,7 @@ Rules:
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Final
 
 import attrs
@@ -181,14 +182,15 @@ class TimelineSection:
                 continue
             view = await self._visibility.room_view(context.user_id, room.room_id)
             if read[0].stream_id > view.certain_after:
-                visible = [row for row in read if _is_shown(row, context, view.hidden_before)]
+                visible = read
+                if context.ignored or self._visibility.expires:
+                    visible = [row for row in read if _is_shown(row, context, view.hidden_before)]
                 surplus = len(visible) - context.compiled_filter.timeline_limit
                 if surplus > 0:
                     visible = visible[surplus:]
                     ranges[room.room_id].limited = True
                 rows[room.room_id] = visible
-        messages = [row for visible in rows.values() for row in visible if _is_message(row)]
-        await self._rendering.prepare_messages(messages, context.viewer)
+        await self._rendering.prepare_messages(chain.from_iterable(rows.values()), context.viewer)
         events = self._events.add_timeline_rows(
             row for visible in rows.values() for row in visible if not _is_message(row)
         )
@@ -209,15 +211,16 @@ class TimelineSection:
             return _empty(context, timeline_range)
         rendering, viewer = self._rendering, context.viewer
         stored = [events[row.event_id] for row in rows if row.event_id in events]
-        rendered = iter(
-            rendering.timeline_events(
-                [VisibleEvent(event, _JOIN) for event in stored], viewer, room_id=False
+        if stored:
+            messages = rendering.messages(
+                [row for row in rows if row.event_id not in events], viewer
             )
-        )
-        messages = iter(
-            rendering.messages((row for row in rows if row.event_id not in events), viewer)
-        )
-        parts = [next(rendered if row.event_id in events else messages) for row in rows]
+            seen = [VisibleEvent(event, _JOIN) for event in stored]
+            rendered = iter(rendering.timeline_events(seen, viewer, room_id=False))
+            remaining = iter(messages)
+            parts = [next(rendered if row.event_id in events else remaining) for row in rows]
+        else:
+            parts = rendering.messages(rows, viewer)
         first = rows[0]
         return RenderedTimeline(
             _encode(

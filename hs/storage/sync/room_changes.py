@@ -1,6 +1,8 @@
 """Reads of what happened in many rooms at once, for sync."""
 
+import operator
 from collections.abc import Mapping, Sequence
+from itertools import starmap
 from typing import NamedTuple
 
 from hs.core.ids import EventID, RoomID, UserID
@@ -22,7 +24,7 @@ _WINDOW = (
     "(SELECT i.stream_id FROM events i WHERE i.room_id = w.room_id "
     "AND i.stream_id > $2 AND i.stream_id <= $3 AND i.status = 0 "
     "ORDER BY i.stream_id DESC LIMIT 1 OFFSET $4), $2) "
-    "AND e.stream_id <= $3 AND e.status = 0 ORDER BY e.stream_id"
+    "AND e.stream_id <= $3 AND e.status = 0"
 )
 _HAS_CHILDREN = (
     "CASE WHEN EXISTS (SELECT 1 FROM relations c WHERE c.parent_id = e.event_id) THEN 1 ELSE 0 END"
@@ -88,6 +90,8 @@ class TimelineRow(NamedTuple):
         return ((self.type, self.state_key, self.event_id, None),)
 
 
+_stream_id = operator.attrgetter("stream_id")
+
 StreamRange = tuple[int, int]
 """A range of stream IDs, `(low, high]`."""
 
@@ -114,8 +118,12 @@ async def _load(
 ) -> dict[str, list[TimelineRow]]:
     timelines: dict[str, list[TimelineRow]] = {}
     for (low, high), room_ids in rooms_by_span.items():
-        for row in await tx.fetch(windows, list(room_ids), low, high, limit):
-            timelines.setdefault(row[0], []).append(TimelineRow(*row))
+        rows = await tx.fetch(windows, list(room_ids), low, high, limit)
+        for row in starmap(TimelineRow, rows):
+            timelines.setdefault(row.room_id, []).append(row)
+    # Here, as both engines return the rows of a room in order anyway, and would sort them all.
+    for timeline in timelines.values():
+        timeline.sort(key=_stream_id)
     return timelines
 
 

@@ -1,6 +1,6 @@
 """The parts of rendered events that are the same for all clients."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import attrs
@@ -128,23 +128,32 @@ def membership_json(membership: str | None) -> bytes:
     return known if known is not None else b',"membership":' + orjson.dumps(membership)
 
 
-def message_json(row: TimelineRow, now_ms: int, extra: bytes) -> bytes:
-    """Return a message as a joined member sees it at a time, without `room_id`."""
-    raw = RAW_EVENT.decode(expand_pdu(row.pdu))
-    sent_ms = row.origin_server_ts
-    return (
-        b'{"type":%b,"sender":%b,"content":%b,"event_id":%b,"origin_server_ts":%d,'
-        b'"unsigned":{"age":%d,"membership":"join"%b}}'
-        % (
-            raw.type,
-            raw.sender,
-            raw.content,
-            orjson.dumps(row.event_id),
-            sent_ms,
-            now_ms - sent_ms,
-            extra,
+def messages_json(
+    rows: Iterable[TimelineRow], now_ms: int, extras: Mapping[EventID, bytes]
+) -> list[bytes]:
+    """Return messages as a joined member sees them at a time, without `room_id`.
+
+    `extras` are further fields of `unsigned`.
+    """
+    decode, dumps = RAW_EVENT.decode, orjson.dumps
+    rendered: list[bytes] = []
+    for row in rows:
+        raw = decode(expand_pdu(row.pdu))
+        event_id, sent_ms = row.event_id, row.origin_server_ts
+        rendered.append(
+            b'{"type":%b,"sender":%b,"content":%b,"event_id":%b,"origin_server_ts":%d,'
+            b'"unsigned":{"age":%d,"membership":"join"%b}}'
+            % (
+                raw.type,
+                raw.sender,
+                raw.content,
+                dumps(event_id),
+                sent_ms,
+                now_ms - sent_ms,
+                extras.get(event_id, b"") if extras else b"",
+            )
         )
-    )
+    return rendered
 
 
 def _content(event: Event) -> Mapping[str, Any] | orjson.Fragment:

@@ -37,7 +37,7 @@ from hs.services.rooms.read.event_prefixes import (
     MEMBERSHIPS,
     EventPrefix,
     membership_json,
-    message_json,
+    messages_json,
     prefix_of,
     prefix_of_raw,
     prefix_of_unredacted,
@@ -216,18 +216,16 @@ class EventRenderer:
         own_ids = [row.event_id for row in rows if row.sender == viewer.user_id]
         await self._prepare_transaction_ids(own_ids, viewer)
 
-    def messages(self, rows: Iterable[TimelineRow], viewer: Viewer) -> list[bytes]:
+    def messages(self, rows: Sequence[TimelineRow], viewer: Viewer) -> list[bytes]:
         """Render rows as a joined member sees them in /sync; `prepare_messages` comes first.
 
         For messages that are neither redacted nor related to. This neither parses nor caches
         events, and costs a fraction of `timeline_events`.
         """
-        user_id, now_ms = viewer.user_id, viewer.now_ms
-        rendered: list[bytes] = []
-        for row in rows:
-            extra = self._transaction(row.event_id, viewer) if row.sender == user_id else b""
-            rendered.append(message_json(row, now_ms, extra))
-        return rendered
+        user_id = viewer.user_id
+        own = {row.event_id for row in rows if row.sender == user_id}
+        transactions = {event_id: self._transaction(event_id, viewer) for event_id in own}
+        return messages_json(rows, viewer.now_ms, transactions)
 
     def state_event(
         self,
