@@ -5,8 +5,8 @@ Rules:
 - Batches are committed in the order of submission, one transaction at a time. A batch that is
   built on another batch of its room is therefore committed after it, or together with it. While
   a transaction runs, the next group gathers. If the last group had events of several requests, the
-  next one waits until `QUIET_TURNS` turns of the event loop bring no event: senders that were
-  answered at the same time send again at the same time, and would else be two groups in turns.
+  next one waits until `QUIET_TURNS` turns of the event loop bring no event, or for GATHER_S:
+  senders that were answered together send again together, and would else be two groups in turns.
 - Commits run in the committer's own task, shielded. A waiter that is cancelled does not stop them.
 - If the database is not available, the whole group fails. If the transaction breaks for another
   reason, such as a duplicate event ID, each room of the group is tried again alone, so that one
@@ -46,6 +46,7 @@ MAX_WAITING_EVENTS: Final = 20_000
 MAX_KEY_IDS: Final = 200_000
 FLUSH_S: Final = 10.0
 QUIET_TURNS: Final = 3
+GATHER_S: Final = 0.005
 
 log = logging.getLogger(__name__)
 
@@ -120,7 +121,8 @@ class Committer:
     async def _gather(self) -> None:
         """Wait for further events of simultaneous senders; see the rules above."""
         quiet = 0 if self._has_many_senders else QUIET_TURNS
-        while quiet < QUIET_TURNS and self._waiting_events < MAX_GROUP_EVENTS:
+        deadline = trio.current_time() + GATHER_S
+        while quiet < QUIET_TURNS and trio.current_time() < deadline:
             before = self._waiting_events
             await trio.lowlevel.checkpoint()
             quiet = quiet + 1 if self._waiting_events == before else 0
