@@ -16,6 +16,7 @@ from hs.storage.database import (
     DatabaseUnavailable,
     Tx,
 )
+from hs.storage.postgres import database
 from hs.storage.postgres.config import PostgresConfig
 from hs.storage.postgres.database import open_postgres
 from tests.support.servers.postgres import PostgresServer, running_postgres
@@ -248,7 +249,19 @@ async def test_read_only_server_is_unavailable_and_not_a_bug(pool: Database) -> 
 
     assert attempts == 1
     assert pool.load().connections == 0
+    assert "read-only transaction" in (pool.load().fault or "")
     assert await pool.write(execute, "INSERT INTO entries VALUES (2)") == 1
+
+
+async def test_refused_write_is_a_fault_for_a_while(
+    pool: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "REFUSED_S", 0.0)
+
+    with pytest.raises(DatabaseRefusal):
+        await pool.write(execute, "SET TRANSACTION READ ONLY; INSERT INTO entries VALUES (1)")
+
+    assert pool.load().fault is None
 
 
 async def test_missing_privilege_is_unavailable_and_not_a_bug(pool: Database) -> None:

@@ -63,7 +63,7 @@ IDLE_S = 30.0
 # More responses to one request are interim ones that nobody reads.
 UNREAD_RESPONSES = 20
 # Headers, and the sizes of chunks as far as they are longer than the chunks.
-OVERHEAD_BYTES = 1 << 20
+OVERHEAD_BYTES = 1 << 18
 RESOLVER_THREADS = 8
 CLOSE_S = 5.0
 

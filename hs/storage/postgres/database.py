@@ -15,6 +15,7 @@
 """
 
 import asyncio
+import math
 import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -46,6 +47,8 @@ T = TypeVar("T")
 # How long a unit may continue after its caller was cancelled.
 READ_GRACE_S: Final = 1.0
 WRITE_GRACE_S: Final = 30.0
+# For how long a refused write counts as a fault; leases are written more often.
+REFUSED_S: Final = 10.0
 
 CONFLICT_ATTEMPTS: Final = 15
 LOST_ATTEMPTS: Final = 5
@@ -90,6 +93,8 @@ class PostgresDatabase:
     def __init__(self, bridge: Bridge, pool: Pool) -> None:
         self._bridge = bridge
         self._pool = pool
+        # When a write was last refused, and why: the disk is full, the server is a standby.
+        self._refusal: tuple[float, str] = (-math.inf, "")
         self._units = {AUTOCOMMIT: Tally(), SNAPSHOT: Tally(), WRITE: Tally()}
 
     async def read(self, unit: Unit[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -109,9 +114,13 @@ class PostgresDatabase:
         return result
 
     async def write(self, unit: Unit[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        result: T = await self._bridge.run_with_grace(
-            WRITE_GRACE_S, self._run, WRITE, unit, args, kwargs
-        )
+        try:
+            result: T = await self._bridge.run_with_grace(
+                WRITE_GRACE_S, self._run, WRITE, unit, args, kwargs
+            )
+        except DatabaseRefusal as error:
+            self._refusal = trio.current_time(), str(error)
+            raise
         return result
 
     def load(self) -> DatabaseLoad:
@@ -121,8 +130,11 @@ class PostgresDatabase:
             "snapshot": self._units[SNAPSHOT],
             "write": self._units[WRITE],
         }
+        fault = self._pool.fault
+        if fault is None and trio.current_time() - self._refusal[0] < REFUSED_S:
+            fault = self._refusal[1]
         return DatabaseLoad(
-            idle + used, used, self._pool.max_connections, waiting, units, fault=self._pool.fault
+            idle + used, used, self._pool.max_connections, waiting, units, fault=fault
         )
 
     # The methods below run in the loop's thread.
