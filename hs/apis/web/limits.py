@@ -25,7 +25,7 @@ import trio
 from hs.core.errors import LimitExceeded
 from hs.core.ids import UserID
 from hs.core.requester import Requester
-from hs.lib.shares import ShareExceeded, Shares
+from hs.lib.shares import Share, ShareExceeded, Shares
 
 T = TypeVar("T")
 
@@ -104,11 +104,12 @@ class Gate:
         if requester is None or requester.appservice_id is not None:
             async with self:
                 return await handle()
-        try:
-            async with self._shares.hold(requester.user_id), self:
-                return await handle()
-        except ShareExceeded:
-            raise LimitExceeded("Too many requests at once", retry_after_ms=2000) from None
+        async with self.of_user(requester.user_id):
+            return await handle()
+
+    def of_user(self, user_id: UserID) -> "UserSlot":
+        """Return a context manager like the gate itself, within the share of a user."""
+        return UserSlot(self, self._shares.hold(user_id))
 
     async def __aenter__(self) -> None:
         try:
@@ -127,11 +128,41 @@ class Gate:
         self._slots.release()
 
 
+class UserSlot:
+    """A slot of a gate for one user, as an async context manager. Raises: LimitExceeded."""
+
+    __slots__ = ("_gate", "_share")
+
+    def __init__(self, gate: Gate, share: Share[UserID]) -> None:
+        self._gate = gate
+        self._share = share
+
+    async def __aenter__(self) -> None:
+        try:
+            await self._share.__aenter__()
+        except ShareExceeded:
+            raise LimitExceeded("Too many requests at once", retry_after_ms=2000) from None
+        try:
+            await self._gate.__aenter__()
+        except BaseException:
+            await self._share.__aexit__()
+            raise
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self._gate.__aexit__(kind, error, trace)
+        await self._share.__aexit__()
+
+
 DEFAULT_GATES: Mapping[WorkClass, GateSize] = {
     WorkClass.SEND: GateSize(running=100, waiting=2000, of_user=20),
     WorkClass.READ: GateSize(running=50, waiting=2000, of_user=6),
     WorkClass.KEYS: GateSize(running=20, waiting=1000, of_user=3),
-    WorkClass.SYNC: GateSize(running=50, waiting=5000),
+    WorkClass.SYNC: GateSize(running=50, waiting=5000, of_user=4),
     WorkClass.HEAVY: GateSize(running=8, waiting=500, of_user=2),
     WorkClass.FEDERATION: GateSize(running=50, waiting=1000),
 }

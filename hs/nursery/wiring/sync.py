@@ -1,6 +1,5 @@
 """/sync and sliding sync: the notifier, and responses composed of all other services."""
 
-from contextlib import nullcontext
 from functools import partial
 from typing import Final
 
@@ -40,6 +39,7 @@ from hs.services.sync.remote_user_changes import RemoteUserDuty, UserChangeWakin
 from hs.services.sync.room_readers import RoomReaders
 from hs.services.sync.sliding.assembly import make_sliding_sync
 from hs.services.sync.sliding.sliding_sync import SlidingSync
+from hs.services.sync.sync_gate import OpenGate
 from hs.services.sync.sync_service import SyncService
 from hs.storage import stream_log
 
@@ -159,7 +159,7 @@ def _options(base: ProcessBase, admission: Admission) -> SyncOptions:
         excluded=frozenset(map(RoomID, settings.rooms.exclude_rooms_from_sync)),
         without_presence=frozenset(map(RoomID, settings.rooms.exclude_rooms_from_presence)),
         kept_for_ms=settings.caches.caches.sync_response_cache_duration,
-        gate=nullcontext() if gate is None else gate,
+        gate=OpenGate() if gate is None else gate,
         stored_positions=None if base.cluster is None else stored_positions,
     )
 

@@ -1,7 +1,5 @@
 """Construction of the sync services from the room readers and the other services."""
 
-from contextlib import AbstractAsyncContextManager
-
 import attrs
 
 from hs.core.ids import RoomID
@@ -31,6 +29,7 @@ from hs.services.sync.room_summary import RoomSummaries
 from hs.services.sync.rooms_section import RoomsSection
 from hs.services.sync.sources import PushRuleDocuments, UnreadCountSource
 from hs.services.sync.state_section import StateSection
+from hs.services.sync.sync_gate import SyncGate
 from hs.services.sync.sync_service import SyncSections, SyncService
 from hs.services.sync.timeline_range import TimelineRanges
 from hs.services.sync.timeline_section import TimelineSection
@@ -63,7 +62,7 @@ class SyncOptions:
     excluded: frozenset[RoomID]
     without_presence: frozenset[RoomID]
     kept_for_ms: int
-    gate: AbstractAsyncContextManager[None]
+    gate: SyncGate
     stored_positions: StoredPositions | None = None
 
 

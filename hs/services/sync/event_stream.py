@@ -8,7 +8,7 @@ Spec: client-server API, `GET /events`, with and without `room_id`.
 """
 
 from collections.abc import Iterable, Sequence
-from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from contextlib import AbstractContextManager
 from typing import Final
 
 import attrs
@@ -39,6 +39,7 @@ from hs.services.sync.sync_context import (
     SyncContext,
     SyncRequest,
 )
+from hs.services.sync.sync_gate import SyncGate
 from hs.services.sync.sync_service import CATCH_UP_S, MAX_TIMEOUT_MS, SyncSections
 from hs.storage.rooms import timelines
 
@@ -91,7 +92,7 @@ class EventStream:
     _presence: PresenceService
     _showing: EventSerializer
     _sections: SyncSections
-    _gate: AbstractAsyncContextManager[None]
+    _gate: SyncGate
 
     async def events(self, request: EventsRequest) -> EventStreamPage:
         """Return the events after the start token; wait for some until the timeout.
@@ -132,7 +133,7 @@ class EventStream:
         while True:
             changes = watch.changes
             if self._positions.covers(since) and since != self._positions.now().token:
-                async with self._gate:
+                async with self._gate.of_user(request.requester.user_id):
                     batch = await self._events_since(request, since)
                 if batch.chunk:
                     return EventStreamPage(start, batch.token.encode(), json_array(batch.chunk))

@@ -3,7 +3,6 @@
 Spec: client-server API, `GET /initialSync` and `GET /rooms/{roomId}/initialSync`.
 """
 
-from contextlib import AbstractAsyncContextManager
 from typing import Any, Final
 
 import attrs
@@ -32,6 +31,7 @@ from hs.services.sync.sync_context import (
     SyncContext,
     SyncRequest,
 )
+from hs.services.sync.sync_gate import SyncGate
 from hs.services.sync.sync_service import SyncSections
 
 _NO_FILTER: Final = CompiledFilter(NO_FILTER, 0, DEFAULT_TIMELINE_LIMIT)
@@ -49,7 +49,7 @@ class InitialSync:
     _snapshots: RoomSnapshots
     _showing: EventSerializer
     _sections: SyncSections
-    _gate: AbstractAsyncContextManager[None]
+    _gate: SyncGate
 
     async def all_rooms(self, requester: Requester, limit: int, with_left: bool) -> dict[str, Any]:
         """Return all rooms with their latest messages, and presence, receipts and account data.
@@ -59,7 +59,7 @@ class InitialSync:
         Raises: LimitExceeded if too many requests are being computed.
         """
         user_id = requester.user_id
-        async with self._gate:
+        async with self._gate.of_user(user_id):
             ignored = await self._readers.visibility.ignored_by(user_id)
             rooms = await self._readers.memberships.rooms_of(user_id)
             position = self._positions.now()

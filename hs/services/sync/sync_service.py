@@ -27,7 +27,6 @@ Spec: client-server API, Syncing.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractAsyncContextManager
 from typing import Final
 
 import attrs
@@ -55,6 +54,7 @@ from hs.services.sync.room_ephemeral import RoomEphemeralSection
 from hs.services.sync.room_selection import RoomSelection
 from hs.services.sync.rooms_section import RoomsSection
 from hs.services.sync.sync_context import CompiledFilter, RoomSyncContext, SyncContext, SyncRequest
+from hs.services.sync.sync_gate import SyncGate
 
 CATCH_UP_S: Final = 5.0
 """How long a request waits for this process to reach the position of its token."""
@@ -102,7 +102,7 @@ class SyncService:
     _presence: PresenceService
     sections: SyncSections
     _response_cache: ResponseCache
-    _gate: AbstractAsyncContextManager[None]
+    _gate: SyncGate
     _flights: SingleFlight[tuple[SyncRequest, int]] = attrs.field(factory=SingleFlight, init=False)
 
     async def sync(self, request: SyncRequest) -> bytes:
@@ -170,7 +170,7 @@ class SyncService:
         changes = watch.changes
         sent = self._lazy.for_device(request.requester.user_id, request.requester.device_id)
         sent.resume(request.since)
-        async with self._gate:
+        async with self._gate.of_user(request.requester.user_id):
             context = await self._context(request, compiled_filter, since, sent)
             response = await self._respond(context, context.position)
         if response.may_be_cached:
@@ -189,7 +189,7 @@ class SyncService:
             position = self._positions.now()
             response: _Response | None = None
             if _has_moved(since, position):
-                async with self._gate:
+                async with self._gate.of_user(request.requester.user_id):
                     context = await self._context(request, compiled_filter, since, sent)
                     response = await self._respond(context, began)
                 if response.has_changes:

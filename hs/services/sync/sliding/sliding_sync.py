@@ -26,7 +26,6 @@ Spec: MSC4186.
 
 from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
-from contextlib import AbstractAsyncContextManager
 from typing import Any, Final
 
 import attrs
@@ -63,6 +62,7 @@ from hs.services.sync.sliding.room_plans import (
     plan_rooms,
 )
 from hs.services.sync.sliding.rooms_response import RoomResult, RoomsContext, RoomsResponse
+from hs.services.sync.sync_gate import SyncGate
 from hs.storage.database import Database
 from hs.storage.sync import room_changes
 from hs.storage.sync.sliding_sync import ConnectionKey
@@ -119,7 +119,7 @@ class SlidingSync:
     lists: RoomLists
     _results: RoomsResponse
     _extensions: SlidingExtensions
-    _gate: AbstractAsyncContextManager[None]
+    _gate: SyncGate
 
     async def sync(self, requester: Requester, request: SlidingRequest) -> bytes:
         """Return the encoded response; wait for changes until the timeout.
@@ -171,7 +171,7 @@ class SlidingSync:
         while True:
             changes = watch.changes
             if response is None or response.position is not self._positions.now():
-                async with self._gate:
+                async with self._gate.of_user(requester.user_id):
                     context = await self._make_context(requester, request, connection, since, began)
                     response = await self._respond(context)
             if response.has_changes or since is None or self._notifier.is_leaving:
