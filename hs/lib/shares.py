@@ -46,7 +46,7 @@ class Shares(Generic[K]):
             await semaphore.acquire()
 
     def release(self, key: K) -> None:
-        """Give a place of a key back."""
+        """Free a place of a key."""
         semaphore = self._semaphores[key]
         semaphore.release()
         # All places are free only if no task is waiting.
