@@ -20,10 +20,10 @@ def check_config(
 ) -> None:
     """Check a configuration and report all mistakes, with file, line and remedy.
 
-    It fails where `hs serve` would fail: it reads the signing key, sets up logging, opens the
-    addresses of listeners, and builds all services. Nothing is started, and no file is left. Run it
-    as the user of the server, with the same files as `hs serve`. Warnings and notes do not make a
-    configuration unusable.
+    It fails where `hs serve` would fail: it reads the signing key, sets up logging, checks media
+    folders and templates, opens the addresses of listeners, and builds all services. Nothing is
+    started, and no file is left. Run it as the user of the server, with the same files as
+    `hs serve`. Warnings and notes do not make a configuration unusable.
 
     \b
         hs check-config -c homeserver.yaml

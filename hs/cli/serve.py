@@ -15,7 +15,12 @@ from hs.cli.options import (
     load_command_settings,
 )
 from hs.nursery.boot import main as run_server
-from hs.settings.generate import InitialConfig, parse_new_server_name, write_initial_config
+from hs.settings.generate import (
+    InitialConfig,
+    parse_new_server_name,
+    write_initial_config,
+    write_secrets,
+)
 from hs.settings.settings import Settings
 
 _DEFAULT_NAME = "localhost"
@@ -89,6 +94,9 @@ def serve(
             _print_written(write_initial_config(first), first)
     settings = load_command_settings(configs, allow_ineffective=allow_ineffective)
     print_notices(settings.notices)
+    if new_secrets := [notice.new_secret for notice in settings.notices if notice.new_secret]:
+        write_secrets(new_secrets)
+        settings = load_command_settings(configs, allow_ineffective=allow_ineffective)
     _print_addresses(settings, configs)
     sys.exit(run_server(settings))
 

@@ -23,6 +23,7 @@ def check_accounts(settings: Settings, add_problem: AddProblem) -> None:
     _check_captcha(settings, add_problem)
     _check_jwt(settings, add_problem)
     _check_consent(settings, add_problem)
+    _check_localparts(settings, add_problem)
 
 
 def _check_mail(settings: Settings, add_problem: AddProblem) -> None:
@@ -136,3 +137,13 @@ def _check_consent(settings: Settings, add_problem: AddProblem) -> None:
             f"{page} does not exist",
             "put the terms into this file, or correct the path or user_consent.version",
         )
+
+
+def _check_localparts(settings: Settings, add_problem: AddProblem) -> None:
+    localparts = {
+        "server_notices.system_mxid_localpart": settings.server_notices.system_mxid_localpart,
+        "auto_join_mxid_localpart": settings.rooms.auto_join_mxid_localpart,
+    }
+    for key, localpart in localparts.items():
+        if localpart and (localpart.startswith("@") or ":" in localpart):
+            add_problem(key, f"{localpart!r:.80} is not a local part", "write it without @ and :")

@@ -34,7 +34,7 @@ def check_settings(settings: Settings, add_problem: AddProblem, warn: Warn) -> N
     _check_registration(settings, add_problem)
     _check_sessions(settings, add_problem)
     check_accounts(settings, add_problem)
-    _check_auto_join_rooms(settings, add_problem)
+    _check_auto_join_rooms(settings, add_problem, warn)
     _check_certificates(settings, warn)
 
 
@@ -248,7 +248,12 @@ def _check_sessions(settings: Settings, add_problem: AddProblem) -> None:
             add_problem(key, "longer than session_lifetime", "shorten it, or remove it")
 
 
-def _check_auto_join_rooms(settings: Settings, add_problem: AddProblem) -> None:
+def _check_auto_join_rooms(settings: Settings, add_problem: AddProblem, warn: Warn) -> None:
+    rooms = settings.rooms
+    is_private = rooms.autocreate_auto_join_room_preset != "public_chat"
+    if rooms.auto_join_rooms and is_private and not rooms.auto_join_mxid_localpart:
+        message = "missing, so users cannot join private rooms that the server creates"
+        warn("auto_join_mxid_localpart", message)
     for number, alias in enumerate(settings.rooms.auto_join_rooms):
         try:
             parse_room_alias(alias)

@@ -39,13 +39,17 @@ class Problem:
 
 @attrs.frozen(kw_only=True)
 class Notice:
-    """Something that the administrator should know, although the server starts."""
+    """Something that the administrator should know, although the server starts.
+
+    `new_secret` is the file of a secret that `hs serve` creates.
+    """
 
     key: str
     message: str
     is_warning: bool = True
     is_unknown_key: bool = False
     origin: Origin = Origin()
+    new_secret: Path | None = None
 
     def __str__(self) -> str:
         location = f"{self.origin}: " if self.origin.file else ""

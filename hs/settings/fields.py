@@ -1,6 +1,7 @@
 """Declares settings as fields of attrs classes, and reads YAML maps into these classes."""
 
 import difflib
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
@@ -25,7 +26,8 @@ _KEY = "hs.settings.key"
 class Key:
     """A key of the configuration file, or of a block in it.
 
-    `path_key` is the name of a second key that may name a file with this secret instead.
+    `path_key` is the name of a second key that may name a file with this secret instead, which is
+    created if `is_created`.
     """
 
     name: str
@@ -36,6 +38,7 @@ class Key:
     is_effective: bool = True
     block: type | None = None
     path_key: str | None = None
+    is_created: bool = False
 
 
 def setting(
@@ -64,8 +67,11 @@ def setting(
     return field
 
 
-def secret(doc: str, *, is_effective: bool = True) -> str | None:
-    """Declare a secret, which is given inline or, by the key `<key>_path`, in a file of its own."""
+def secret(doc: str, *, is_effective: bool = True, is_created: bool = False) -> str | None:
+    """Declare a secret, which is given inline or, by the key `<key>_path`, in a file of its own.
+
+    With `is_created`, `hs serve` creates that file if it is missing, with a random secret.
+    """
     key = Key(
         name="",
         kind=optional(SECRET),
@@ -73,6 +79,7 @@ def secret(doc: str, *, is_effective: bool = True) -> str | None:
         doc=doc,
         path_key="_path",
         is_effective=is_effective,
+        is_created=is_created,
     )
     field: str | None = attrs.field(default=None, repr=False, metadata={_KEY: key})
     return field
@@ -117,6 +124,9 @@ def read_secret(key: Key, values: Mapping[str, Any], at: ConfigLocation) -> str 
     if value is not None:
         path_at.reject(f"{key.name} is set as well", f"remove one of {key.name} and {path_key}")
     path = PATH.read(values[path_key], path_at)
+    if key.is_created and not path.exists() and os.access(path.parent, os.W_OK | os.X_OK):
+        path_at.create_secret(path)
+        return None
     try:
         text = path.read_text().strip()
     except OSError as error:
@@ -146,8 +156,11 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {normalized[close[0]]}?" if close else ""
 
 
-def block(cls: type[T]) -> Kind[T]:
-    """Return the kind of a map whose keys set the fields of an attrs class; null is the default."""
+def block(cls: type[T], *, is_rule: bool = False) -> Kind[T]:
+    """Return the kind of a map whose keys set the fields of an attrs class; null is the default.
+
+    A rule rejects unknown keys: without the misspelt one, it would match more than it should.
+    """
     keys = {key.name: key for key in keys_of(cls)}
     names = [*keys, *(key.path_key for key in keys.values() if key.path_key)]
     fields = {
@@ -165,10 +178,11 @@ def block(cls: type[T]) -> Kind[T]:
                 f"its keys may be {', '.join(names)}",
             )
         for name in value:
-            if name not in names:
-                at.child(str(name)).warn(
-                    "unknown key, ignored" + did_you_mean(str(name), names), is_unknown_key=True
-                )
+            hint = did_you_mean(str(name), names)
+            if name not in names and is_rule:
+                at.child(str(name)).reject(f"unknown key{hint}", f"use {', '.join(names)}")
+            elif name not in names:
+                at.child(str(name)).warn(f"unknown key, ignored{hint}", is_unknown_key=True)
         for key in keys.values():
             if not key.is_effective and value.get(key.name, key.default) != key.default:
                 at.child(key.name).note("has no effect in this version")

@@ -3,6 +3,7 @@
 import json
 import re
 import secrets
+from collections.abc import Iterable
 from pathlib import Path
 
 import attrs
@@ -129,15 +130,28 @@ def write_initial_config(config: InitialConfig) -> list[Path]:
         paths = {config.folder / name: text for name, text in texts.items()}
         return [path for path, text in paths.items() if _write_new(path, text)]
     except OSError as error:
-        raise SettingsError(
-            [
-                Problem(
-                    key="",
-                    message=f"cannot write to {config.folder}: {error.strerror}",
-                    remedy="choose another directory, or correct its permissions",
-                )
-            ]
-        ) from None
+        raise _unwritable(config.folder, error) from None
+
+
+def write_secrets(paths: Iterable[Path]) -> None:
+    """Write a random secret into each file that does not exist yet. Raises: SettingsError."""
+    for path in paths:
+        try:
+            _write_new(path, f"{new_secret()}\n")
+        except OSError as error:
+            raise _unwritable(path.parent, error) from None
+
+
+def _unwritable(folder: Path, error: OSError) -> SettingsError:
+    return SettingsError(
+        [
+            Problem(
+                key="",
+                message=f"cannot write to {folder}: {error.strerror}",
+                remedy="choose another directory, or correct its permissions",
+            )
+        ]
+    )
 
 
 def new_secret() -> str:

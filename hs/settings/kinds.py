@@ -1,8 +1,10 @@
 """The types of settings: how each is read from YAML, and described to people and in schemas."""
 
 import ipaddress
+import json
 import re
 from collections.abc import Callable, Mapping
+from datetime import date
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Generic, NoReturn, TypeVar
@@ -68,6 +70,15 @@ class ConfigLocation:
     def note(self, message: str) -> None:
         self.notices.append(
             Notice(key=self.key, message=message, origin=self.origin, is_warning=False)
+        )
+
+    def create_secret(self, path: Path) -> None:
+        """Let `hs serve` create the file of a secret."""
+        message = f"{path} does not exist; `hs serve` creates it with a random secret"
+        self.notices.append(
+            Notice(
+                key=self.key, message=message, origin=self.origin, is_warning=False, new_secret=path
+            )
         )
 
     def reject(self, message: str, remedy: str) -> NoReturn:
@@ -213,8 +224,24 @@ def _read_mapping(value: Any, at: ConfigLocation) -> Mapping[str, Any]:
         return MappingProxyType({})
     if isinstance(value, dict) and all(isinstance(name, str) for name in value):
         return MappingProxyType(value)
+    if isinstance(value, dict):
+        at.reject("the names in a map must be text", "put numbers and dates in quotes")
     # A map may contain secrets, and so may what was written instead.
     at.reject(f"expected a map, found {type_in_words(value)}", "write indented lines `name: value`")
+
+
+def _read_json_object(value: Any, at: ConfigLocation) -> Mapping[str, Any]:
+    try:
+        text = json.dumps(dict(_read_mapping(value, at)), default=_to_json, allow_nan=False)
+    except (TypeError, ValueError):
+        at.reject("contains what cannot be written as JSON", "use text, numbers, lists and maps")
+    return MappingProxyType(json.loads(text))
+
+
+def _to_json(value: Any) -> str:
+    if isinstance(value, date):
+        return value.isoformat()
+    raise TypeError
 
 
 def _read_anything(value: Any, _at: ConfigLocation) -> Any:
@@ -327,6 +354,7 @@ PATH = Kind("path", _read_path, {"type": "string"}, is_blank_null=True)
 SECRET = Kind("string", _read_secret, {"type": "string"}, is_blank_null=True)
 SERVER_NAME = Kind("server name", _read_server_name, {"type": "string"})
 OBJECT = Kind("object", _read_mapping, {"type": ["object", "null"]})
+JSON_OBJECT = Kind("object", _read_json_object, {"type": ["object", "null"]})
 ANYTHING = Kind("any", _read_anything, {})
 NETWORKS = Kind(
     "list of IP networks", _read_networks, {"type": "array", "items": {"type": "string"}}

@@ -338,3 +338,23 @@ def test_what_only_a_start_finds_has_file_and_line(
     for command in ("check-config", "serve"):
         assert hs(monkeypatch, command, "-c", config) == EXIT_BAD_CONFIG
         assert f"{config}:{number}: {key}: " in capsys.readouterr().err
+
+
+def test_serve_creates_the_missing_file_of_the_registration_secret(
+    config: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    path = config.parent / "secret"
+    text = config.read_text().replace("127.0.0.1", "192.0.2.1")  # so that it stops at once
+    config.write_text(f"{text}registration_shared_secret_path: secret\n")
+
+    hs(monkeypatch, "check-config", "-c", config)
+    is_created_by_check = path.exists()
+    hs(monkeypatch, "serve", "-c", config)
+    secret = path.read_text()
+    hs(monkeypatch, "serve", "-c", config)
+
+    assert not is_created_by_check
+    assert len(secret.strip()) >= 40
+    assert path.read_text() == secret
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert secret.strip() not in "".join(capsys.readouterr())

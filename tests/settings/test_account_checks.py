@@ -22,6 +22,13 @@ MAIL = 'email: {notif_from: "a <a@example.org>"}\n'
         ("enable_registration_captcha: true", "recaptcha_public_key"),
         ("allowed_local_3pids: [{medium: email, pattern: '('}]", "not a regular expression"),
         ("allowed_local_3pids: [{medium: fax}]", "write one of email, msisdn"),
+        ("allowed_local_3pids: [{medium: email}]", "needs medium and pattern"),
+        ("allowed_local_3pids: [{medium: email, patern: a}]", "did you mean pattern?"),
+        ("alias_creation_rules: [{user_id: '@a:*', actoin: deny}]", "did you mean action?"),
+        ("auto_join_mxid_localpart: '@a:example.org'", "not a local part"),
+        ("server_notices: {system_mxid_localpart: 'a:b'}", "not a local part"),
+        ("extra_well_known_client_content: {a: {b: .nan}}", "cannot be written as JSON"),
+        ("extra_well_known_client_content: {1: a}", "names in a map must be text"),
         ("jwt_config: {enabled: true}", "jwt_config.secret"),
         ("jwt_config: {enabled: true, secret: s, algorithm: none}", "'none' is not a signature"),
         ("email: {notif_from: a, template_dir: none}", "email.template_dir: "),
@@ -86,3 +93,17 @@ def test_captcha_is_a_verification_of_registrations(load: Load) -> None:
     )
 
     assert settings.registration.enable_registration
+
+
+def test_private_rooms_without_a_user_who_invites_are_reported(load: Load) -> None:
+    settings = load(
+        "auto_join_rooms: ['#a:example.org']\nautocreate_auto_join_room_preset: private_chat\n"
+    )
+
+    assert [notice.key for notice in settings.notices] == ["auto_join_mxid_localpart"]
+
+
+def test_content_for_clients_becomes_json(load: Load) -> None:
+    settings = load("extra_well_known_client_content: {a: {1: 2020-01-01}}")
+
+    assert settings.server.extra_well_known_client_content == {"a": {"1": "2020-01-01"}}

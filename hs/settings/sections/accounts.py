@@ -48,7 +48,9 @@ class RegistrationSettings:
     )
     registration_shared_secret: str | None = secret(
         "Anyone who knows it may create accounts, including administrators; `hs register-user` "
-        "uses it."
+        "uses it. If the file named by `registration_shared_secret_path` is missing, `hs serve` "
+        "creates it.",
+        is_created=True,
     )
     bcrypt_rounds: int = setting(
         integer(4, 31), 12, "Cost of hashing a password; each step doubles the time."

@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 
 from hs.settings.fields import setting
-from hs.settings.kinds import BOOLEAN, OBJECT, PATH, STRING, ConfigLocation, Kind, optional
+from hs.settings.kinds import BOOLEAN, JSON_OBJECT, PATH, STRING, ConfigLocation, Kind, optional
 
 
 def _read_version(value: Any, at: ConfigLocation) -> str:
@@ -46,7 +46,7 @@ class ConsentSettings:
         "`%(consent_uri)s` is the URL of the consent page.",
     )
     server_notice_content: Mapping[str, Any] = setting(
-        OBJECT,
+        JSON_OBJECT,
         MappingProxyType({}),
         "Content of a server notice to users who have not consented.",
         shown={},

@@ -32,10 +32,11 @@ FLAGS: Final = (
 # Numbers of the proposals that are experiments in Synapse and always enabled here.
 ALWAYS_SERVED: Final = frozenset(
     (
-        "2409", "2666", "3202", "3266", "3391", "3575", "3771", "3773", "3814", "3881", "3981",
-        "4133", "4151", "4155", "4169", "4222", "4262", "4293", "4323", "4380", "4429",
+        "2409", "2666", "3202", "3266", "3391", "3575", "3771", "3773", "3814", "3881", "3912",
+        "3981", "4133", "4151", "4155", "4169", "4222", "4262", "4293", "4323", "4380", "4429",
     )
 )  # fmt: skip
+_DELAYED_EVENTS: Final = "4140"
 _NUMBER = re.compile(r"msc(\d+)")
 
 
@@ -62,6 +63,11 @@ def _read_experiments(value: Any, at: ConfigLocation) -> Experiments:
         if flag in FLAGS:
             continue
         number = _NUMBER.match(flag)
+        if isinstance(wanted, Mapping):
+            wanted = wanted.get("enabled", True)
+        if number is not None and number[1] == _DELAYED_EVENTS:
+            at.child(flag).note("ignored: max_event_delay_duration enables delayed events")
+            continue
         is_served = number is not None and number[1] in ALWAYS_SERVED
         if wanted and not is_served:
             at.child(flag).note("ignored: this server does not have this experiment")

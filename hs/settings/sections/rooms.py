@@ -49,7 +49,7 @@ def _read_version(value: Any, at: ConfigLocation) -> str:
 
 
 ROOM_VERSION = Kind("room version", _read_version, {"type": "string"})
-RULES = optional(list_of(block(RoomRule)))
+RULES = optional(list_of(block(RoomRule, is_rule=True)))
 
 
 @attrs.frozen(kw_only=True)

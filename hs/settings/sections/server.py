@@ -14,7 +14,7 @@ from hs.settings.kinds import (
     COUNT,
     DURATION,
     INTEGER,
-    OBJECT,
+    JSON_OBJECT,
     PATH,
     SERVER_NAME,
     STRING,
@@ -46,7 +46,7 @@ class ServerSettings:
         "Serve `/.well-known/matrix/server`, which delegates to this server name on port 443.",
     )
     extra_well_known_client_content: Mapping[str, Any] = setting(
-        OBJECT,
+        JSON_OBJECT,
         MappingProxyType({}),
         "Additional content of `/.well-known/matrix/client`.",
         shown={},

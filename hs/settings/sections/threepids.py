@@ -40,6 +40,20 @@ class AllowedThreepids:
     )
 
 
+_ALLOWED = block(AllowedThreepids, is_rule=True)
+
+
+def _read_allowed(value: Any, at: ConfigLocation) -> AllowedThreepids:
+    allowed = _ALLOWED.read(value, at)
+    # Without a pattern, every identifier would be allowed.
+    if "medium" not in value or not allowed.pattern:
+        at.reject("needs medium and pattern", "write `{medium: email, pattern: '…'}`")
+    return allowed
+
+
+ALLOWED = list_of(Kind("allowed identifiers", _read_allowed, _ALLOWED.schema))
+
+
 @attrs.frozen(kw_only=True)
 class ThreepidSettings:
     """Third-party identifiers of users."""
@@ -51,7 +65,7 @@ class ThreepidSettings:
         BOOLEAN, False, "Do not offer registration with a phone number."
     )
     allowed_local_3pids: tuple[AllowedThreepids, ...] | None = setting(
-        optional(list_of(block(AllowedThreepids))),
+        optional(ALLOWED),
         None,
         "Patterns of e-mail addresses and phone numbers allowed on this server; any if null.",
     )

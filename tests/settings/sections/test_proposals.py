@@ -30,7 +30,8 @@ def test_enabled_proposals_are_read(load: Load) -> None:
 def test_experiment_is_noted_only_if_it_is_not_served_as_asked_for(load: Load) -> None:
     settings = load(
         "experimental_features: {msc3983_appservice_otk_claims: true, msc4108_enabled: true, "
-        "msc4222_enabled: true, msc3391_enabled: false, faster_joins: true}\n"
+        "msc4222_enabled: true, msc3391_enabled: false, faster_joins: true, "
+        "msc4140_enabled: true, msc3861: {enabled: false}}\n"
     )
 
     assert [(notice.key, notice.message) for notice in settings.notices] == [
@@ -45,6 +46,10 @@ def test_experiment_is_noted_only_if_it_is_not_served_as_asked_for(load: Load) -
         (
             "experimental_features.faster_joins",
             "ignored: this server does not have this experiment",
+        ),
+        (
+            "experimental_features.msc4140_enabled",
+            "ignored: max_event_delay_duration enables delayed events",
         ),
     ]
 

@@ -78,7 +78,7 @@ class Login:
             flows.insert(0, {"type": TOKEN, "get_login_token": True})
         if self._jwt is not None:
             flows.insert(0, {"type": JWT})
-        if self._settings.enabled is True:
+        if self._settings.enabled is True and self._settings.localdb_enabled:
             flows.insert(0, {"type": PASSWORD})
         return flows
 

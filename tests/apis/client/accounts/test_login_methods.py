@@ -165,11 +165,13 @@ async def test_password_login_is_disabled_without_a_local_database(database: Dat
         alice = await accounts.user("alice", password="secret")
         body = {"type": "m.login.password", "user": "alice", "password": "secret"}
 
+        flows = await accounts.client.get(LOGIN)
         login = await accounts.client.post(LOGIN, body)
         response = await accounts.client.get(
             "/_matrix/client/v3/capabilities", token=alice.access_token
         )
 
+        assert "m.login.password" not in str(flows.json)
         assert (login.status, login.errcode) == (403, "M_FORBIDDEN")
         assert response.json["capabilities"]["m.change_password"] == {"enabled": False}
 
