@@ -41,6 +41,7 @@ from hs.repl.rpc_client import RpcClients
 from hs.repl.rpc_connection import PooledSender
 from hs.repl.rpc_http import RpcEndpoint
 from hs.repl.rpc_server import RpcServer
+from hs.services.accounts.sessions.server_blocking import with_server_blocking
 from hs.settings.sections.accounts import RegistrationSettings
 from hs.settings.sections.rate_limits import (
     InviteRates,
@@ -174,7 +175,8 @@ class ComposedProcess:
         cluster = self.base.cluster
         application = Application(
             collect(*endpoints),
-            authenticator or sessions.authenticator,
+            authenticator
+            or with_server_blocking(sessions.authenticator, self.base.settings.blocking),
             rates=sessions.rates,
             freshness=None if cluster is None else cluster.freshness,
         )

@@ -169,7 +169,11 @@ class BlockingSettings:
     admin_contact: str | None = setting(
         optional(STRING), None, "Contact of the administrator, sent to blocked users."
     )
-    hs_disabled: bool = setting(BOOLEAN, False, "Reject log-ins and all events that users send.")
+    hs_disabled: bool = setting(
+        BOOLEAN,
+        False,
+        "Admit administrators only: reject log-ins, registrations and requests of all others.",
+    )
     hs_disabled_message: str = setting(
         STRING,
         "Homeserver is currently blocked",

@@ -59,6 +59,7 @@ def wire_login(
         sessions=sessions.sessions,
         appservices=sessions.appservices,
         jwt=_jwt_login(settings, registration),
+        blocking=settings.blocking,
     )
     return LoginServices(
         registration=registration,

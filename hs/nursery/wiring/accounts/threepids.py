@@ -82,6 +82,7 @@ def wire_threepids(
             sends_mail=proofs.sends_mail,
             sends_texts=proofs.sends_texts,
             captcha_key=settings.captcha.recaptcha_public_key,
+            blocking=settings.blocking,
         ),
         servers=servers,
         stages=_stages(proofs, rule, servers),

@@ -26,11 +26,13 @@ from hs.services.accounts.limits.appservice_users import Appservices
 from hs.services.accounts.limits.rate_limits import LoginLimits
 from hs.services.accounts.login.jwt_login import JwtLogin
 from hs.services.accounts.login.password_check import PasswordCheck
+from hs.services.accounts.sessions.server_blocking import check_is_open
 from hs.services.accounts.sessions.sessions import RequestedDevice, Session, Sessions
 from hs.services.accounts.sessions.token_format import hash_of, new_login_token
 from hs.services.accounts.threepids.login_identifiers import LoginIdentifiers
 from hs.settings.sections.accounts import PasswordSettings
 from hs.settings.sections.login import ExistingSessionSettings
+from hs.settings.sections.retention import BlockingSettings
 from hs.storage.accounts import tokens, users
 from hs.storage.accounts.users import UserRecord
 from hs.storage.database import Database
@@ -55,6 +57,7 @@ class Login:
     _sessions: Sessions
     _appservices: Appservices
     _jwt: JwtLogin | None
+    _blocking: BlockingSettings
 
     @property
     def issues_tokens(self) -> bool:
@@ -92,7 +95,7 @@ class Login:
         """Log in as requested by `body`; `token` is the access token of the request.
 
         Raises: Forbidden, UserDeactivated, UserLocked, LimitExceeded, Unknown, MissingParam,
-        BadJson, InvalidParam.
+        BadJson, InvalidParam, ResourceLimitExceeded.
         """
         kind = body.get("type")
         if kind is None:
@@ -109,6 +112,7 @@ class Login:
             user = await self._active_user(await self._jwt.user_for(body))
         else:
             raise Unknown("Unknown login type")
+        check_is_open(self._blocking, is_admin=user.is_admin)
         check_may_get_tokens(is_locked=user.is_locked)
         if kind != APPSERVICE:
             self._limits.log_in(user.user_id)

@@ -16,6 +16,7 @@ from hs.services.accounts.registration.registration_requirements import Registra
 from hs.services.accounts.registration.usernames import check_choosable, check_localpart
 from hs.services.accounts.sessions.interactive_auth import UiaProof
 from hs.services.accounts.sessions.passwords import Passwords
+from hs.services.accounts.sessions.server_blocking import check_is_open
 from hs.services.accounts.sessions.sessions import (
     NewSession,
     RequestedDevice,
@@ -191,8 +192,9 @@ class Registration:
     async def register_guest(self, device: RequestedDevice) -> Session:
         """Create a guest account.
 
-        Raises: Forbidden if guest access is disabled.
+        Raises: ResourceLimitExceeded; Forbidden if guest access is disabled.
         """
+        check_is_open(self.requirements.blocking, is_admin=False)
         if not self._guests_allowed:
             raise Forbidden("Guest access is disabled")
         number = await self._database.write(users.next_guest_number)

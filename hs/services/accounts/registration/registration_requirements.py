@@ -11,6 +11,7 @@ import attrs
 from hs.core.errors import Forbidden
 from hs.services.accounts.limits.consent_requirement import ConsentRequirement
 from hs.services.accounts.sessions.interactive_auth import DUMMY, REGISTRATION_TOKEN, Flows
+from hs.services.accounts.sessions.server_blocking import check_is_open
 from hs.services.accounts.threepids.validation_stages import (
     EMAIL_IDENTITY,
     MSISDN,
@@ -18,6 +19,7 @@ from hs.services.accounts.threepids.validation_stages import (
     TERMS,
 )
 from hs.settings.sections.accounts import RegistrationSettings
+from hs.settings.sections.retention import BlockingSettings
 from hs.settings.sections.threepids import ThreepidSettings
 
 
@@ -31,12 +33,14 @@ class RegistrationRequirements:
     sends_mail: bool = False
     sends_texts: bool = False
     captcha_key: str | None = None
+    blocking: BlockingSettings = BlockingSettings()
 
     def check_is_enabled(self) -> None:
         """Check that users can register.
 
-        Raises: Forbidden.
+        Raises: Forbidden, ResourceLimitExceeded.
         """
+        check_is_open(self.blocking, is_admin=False)
         if not self.registration.enable_registration:
             raise Forbidden("Registration is disabled")
         if not self._threepid_flows():

@@ -35,13 +35,20 @@ class BlockingAuthenticator:
         self._inner.note_use(requester, client_ip, user_agent)
 
     def _checked(self, requester: Requester) -> Requester:
-        if requester.is_admin:
-            return requester
-        contact = self._settings.admin_contact
-        extra = {} if contact is None else {"admin_contact": contact}
-        raise ResourceLimitExceeded(
-            self._settings.hs_disabled_message, limit_type="hs_disabled", **extra
-        )
+        check_is_open(self._settings, is_admin=requester.is_admin)
+        return requester
+
+
+def check_is_open(settings: BlockingSettings, *, is_admin: bool) -> None:
+    """Reject everyone but administrators if the server is disabled. Raises: ResourceLimitExceeded.
+
+    Spec: client-server API, Server Notices, for the contact of the administrator.
+    """
+    if is_admin or not settings.hs_disabled:
+        return
+    contact = settings.admin_contact
+    extra = {} if contact is None else {"admin_contact": contact}
+    raise ResourceLimitExceeded(settings.hs_disabled_message, limit_type="hs_disabled", **extra)
 
 
 def with_server_blocking(

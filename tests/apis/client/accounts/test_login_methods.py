@@ -8,12 +8,15 @@ import pytest
 
 from hs.settings.sections.accounts import PasswordPolicy, PasswordSettings
 from hs.settings.sections.login import ExistingSessionSettings, JwtSettings
+from hs.settings.sections.retention import BlockingSettings
 from hs.settings.settings import Settings
 from hs.storage.accounts import users as account_rows
 from hs.storage.database import Database
 from tests.support.accounts import DEFAULTS, open_accounts
 
 LOGIN = "/_matrix/client/v3/login"
+REGISTER = "/_matrix/client/v3/register"
+WHOAMI = "/_matrix/client/v3/account/whoami"
 GET_TOKEN = "/_matrix/client/v1/login/get_token"
 KEY = "a secret that is long enough for HS256"
 FAR_FUTURE = 4_000_000_000
@@ -174,6 +177,28 @@ async def test_password_login_is_disabled_without_a_local_database(database: Dat
         assert "m.login.password" not in str(flows.json)
         assert (login.status, login.errcode) == (403, "M_FORBIDDEN")
         assert response.json["capabilities"]["m.change_password"] == {"enabled": False}
+
+
+async def test_disabled_server_admits_administrators_only(database: Database) -> None:
+    async with open_accounts(database) as accounts:
+        alice = await accounts.user("alice", password="secret")
+        await accounts.user("root", password="secret", is_admin=True)
+    blocking = BlockingSettings(hs_disabled=True, admin_contact="mailto:a@b")
+    bodies = [
+        {"type": "m.login.password", "user": name, "password": "secret"}
+        for name in ("alice", "root")
+    ]
+    async with open_accounts(database, blocking=blocking) as accounts:
+        logins = [await accounts.client.post(LOGIN, body) for body in bodies]
+        whoami = await accounts.client.get(WHOAMI, token=alice.access_token)
+        registered = await accounts.client.post(REGISTER, {"username": "new", "password": "secret"})
+        guest = await accounts.client.post(f"{REGISTER}?kind=guest", {})
+
+        assert [login.status for login in logins] == [403, 200]
+        for refused in (logins[0], whoami, registered, guest):
+            assert (refused.status, refused.errcode) == (403, "M_RESOURCE_LIMIT_EXCEEDED")
+            assert refused.json["limit_type"] == "hs_disabled"
+            assert refused.json["admin_contact"] == "mailto:a@b"
 
 
 @pytest.mark.parametrize("version", ["r0", "v3", "unstable"])
