@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
@@ -20,6 +21,8 @@ from hs.settings.kinds import (
 
 T = TypeVar("T")
 _KEY = "hs.settings.key"
+# Of shells, and of templates of deployment tools.
+_PLACEHOLDER = re.compile(r"\$\{[^{}]*\}|\$[A-Z_]+|\{\{.*\}\}")
 
 
 @attrs.frozen(kw_only=True)
@@ -119,6 +122,7 @@ def read_secret(key: Key, values: Mapping[str, Any], at: ConfigLocation) -> str 
     if not values.get(path_key):
         if values.get(key.name) == "":
             at.note("is empty, so it is not set")
+        _warn_about_placeholder(value, at)
         return value
     path_at = attrs.evolve(at, path=(*at.path[:-1], path_key))
     if value is not None:
@@ -137,7 +141,13 @@ def read_secret(key: Key, values: Mapping[str, Any], at: ConfigLocation) -> str 
         path_at.reject(f"{path} is not encoded as UTF-8", "write the secret into it as text")
     if not text:
         path_at.reject(f"{path} is empty", "write the secret into it")
+    _warn_about_placeholder(text, path_at)
     return text
+
+
+def _warn_about_placeholder(value: str | None, at: ConfigLocation) -> None:
+    if value is not None and _PLACEHOLDER.fullmatch(value):
+        at.warn("is a placeholder that was not replaced, so anybody can guess it")
 
 
 def read_key(key: Key, values: Mapping[str, Any], at: ConfigLocation) -> Any:

@@ -145,3 +145,11 @@ def test_password_in_a_url_is_not_printed(refused: Refused, written: str) -> Non
 
     assert "not an http or https URL" in message
     assert str(HUSH) not in message
+
+
+@pytest.mark.parametrize("written", ["${SECRET}", "$SECRET", "{{ secret }}"])
+def test_placeholder_is_reported_and_not_printed(load: Load, written: str) -> None:
+    [notice] = load(f"registration_shared_secret: '{written}'").notices
+
+    assert (notice.key, notice.is_warning) == ("registration_shared_secret", True)
+    assert written not in str(notice)
