@@ -66,6 +66,14 @@ class VectorPosition:
         ahead = {writer: seen for writer, seen in self.ahead.items() if seen > floor}
         return VectorPosition(floor, Map(ahead))
 
+    def capped(self, most: int) -> "VectorPosition":
+        """Return the vector with every writer lowered to at most `most`."""
+        floor = min(self.floor, most)
+        ahead = {writer: min(seen, most) for writer, seen in self.ahead.items()}
+        return VectorPosition(
+            floor, Map({writer: seen for writer, seen in ahead.items() if seen > floor})
+        )
+
     def most(self) -> int:
         """Return the highest position seen of any writer."""
         return max(self.ahead.values(), default=self.floor) if self.ahead else self.floor

@@ -42,7 +42,8 @@ class EventRow:
 
     `pdu` is its canonical JSON; None if the row comes from the log of commits, and then the reader
     loads the event. `snapshot_id` is the state before the event. `membership` and
-    `prev_membership` are set for m.room.member events only. `state_changes` lists the changes to
+    `prev_membership` are set for m.room.member events only. `sticky_until` is the time (ms) until
+    which the event is sticky (MSC4354), 0 if it is not. `state_changes` lists the changes to
     the room's current state, if they are not just the event itself; None means that they are.
     """
 
@@ -69,6 +70,7 @@ class EventRow:
     redacted_by: str | None = None  # a redaction of this event was stored before it
     state_changes: tuple[StateChange, ...] | None = None
     lost_relation: tuple[str, str] | None = None  # `relates_to` of the event that was redacted
+    sticky_until: int = 0
 
     def changes(self) -> tuple[StateChange, ...]:
         """Return the changes to the current state of the room."""
@@ -430,6 +432,9 @@ class SyncToken:
     slots is derived from them. The order of the fields is that of the segments of the text form,
     so a new field comes last. Text with fewer segments was written by an earlier release: the
     missing positions are 0. Further segments were written by a later one and are ignored.
+
+    `sticky` is no stream: it is the position in `events` up to which sticky events have been
+    delivered, if there were more than fit into one response. Only its segment begins with "~".
     """
 
     events: VectorPosition = VectorPosition()
@@ -442,6 +447,7 @@ class SyncToken:
     push_rules: VectorPosition = VectorPosition()
     thread_subscriptions: VectorPosition = VectorPosition()
     profile_updates: VectorPosition = VectorPosition()
+    sticky: VectorPosition | None = attrs.field(default=None, kw_only=True)
 
     @classmethod
     def at(cls, vectors: Iterable[VectorPosition]) -> "SyncToken":
@@ -460,7 +466,8 @@ class SyncToken:
 
     def encode(self) -> str:
         """Return the text form, `s<events>_<receipts>_…`."""
-        return "s" + "_".join([slot.encode() for slot in _slots(self)])
+        text = "s" + "_".join([slot.encode() for slot in _slots(self)])
+        return text if self.sticky is None else f"{text}_~{self.sticky.encode()}"
 
     @classmethod
     def parse(cls, text: str) -> "SyncToken":
@@ -471,14 +478,21 @@ class SyncToken:
         if not text.startswith("s") or len(text) > MAX_TOKEN_LENGTH:
             raise InvalidParam("Not a sync token")
         segments = text[1:].split("_")
+        sticky = None
+        if "_~" in text:
+            marked = next(segment for segment in segments if segment[:1] == "~")
+            segments.remove(marked)
+            sticky = VectorPosition.parse(marked[1:])
         slots: list[Any] = [
             slot.parse(segment) for slot, segment in zip(_SLOT_TYPES, segments, strict=False)
         ]
-        return cls(*slots)
+        return cls(*slots, sticky=sticky)
 
 
 _BY_NAME: Final = {stream.name: stream for stream in CATALOGUE}
-_SLOT_NAMES: Final = tuple(field.name for field in attrs.fields(SyncToken))
+_SLOT_NAMES: Final = tuple(
+    field.name for field in attrs.fields(SyncToken) if field.name in _BY_NAME
+)
 _SLOT_TYPES: Final = tuple(type(getattr(SyncToken(), name)) for name in _SLOT_NAMES)
 _slots = operator.attrgetter(*_SLOT_NAMES)
 _vectors = operator.attrgetter(

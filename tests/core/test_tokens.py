@@ -63,7 +63,7 @@ def test_slots_keep_their_places() -> None:
     names = [field.name for field in attrs.fields(SyncToken)]
 
     assert tuple(names[: len(FIRST_SLOTS)]) == FIRST_SLOTS
-    assert [stream.name for stream in SYNCED_STREAMS] == names
+    assert [*(stream.name for stream in SYNCED_STREAMS), "sticky"] == names
 
 
 @given(st.lists(VECTORS, min_size=len(SYNCED_STREAMS), max_size=len(SYNCED_STREAMS)))
@@ -96,6 +96,17 @@ def test_writers_that_are_ahead_are_part_of_their_segments() -> None:
 @given(TOKENS)
 def test_segments_of_later_releases_are_ignored(token: SyncToken) -> None:
     assert SyncToken.parse(f"{token.encode()}_newstream.~12") == token
+
+
+def test_sticky_position_is_in_the_token_only_while_events_wait() -> None:
+    events = VectorPosition(9).advance("w", 12)
+    token = SyncToken(events=events, sticky=events.capped(10))
+
+    assert token.encode() == attrs.evolve(token, sticky=None).encode() + "_~9~w.10"
+    assert token.vectors() == SyncToken(events=events).vectors()
+    assert SyncToken.parse("s5_7_~3").sticky == VectorPosition(3)
+    with pytest.raises(InvalidParam):
+        SyncToken.parse("s5_7_~")
 
 
 def test_segments_that_an_earlier_release_did_not_write_are_at_the_start() -> None:

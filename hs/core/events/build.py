@@ -13,9 +13,10 @@ from hs.core.canonical_json import JsonObject, check_canonical
 from hs.core.errors import InvalidEvent, TooLarge
 from hs.core.events import types
 from hs.core.events.encoding import encode_pdu
-from hs.core.events.event import Event
+from hs.core.events.event import STICKY_KEY, Event
 from hs.core.events.format import MAX_EVENT_BYTES, parse_pdu, trusted_event
 from hs.core.events.hashes import content_hash, essential_bytes, event_id_from
+from hs.core.events.sticky import sticky_field
 from hs.core.ids import MAX_ID_BYTES, EventID, RoomID, UserID
 from hs.core.signing.keys import Signer
 from hs.core.signing.signed_json import with_signature
@@ -28,6 +29,7 @@ class EventDraft:
     """The contents of an event to be sent, before it has a position in the room's graph.
 
     `redacts` is placed in the content or at the top level, as the room version requires.
+    `sticky_ms` makes the event sticky for that time.
     """
 
     type: str
@@ -35,6 +37,7 @@ class EventDraft:
     content: Mapping[str, Any]
     state_key: str | None = None
     redacts: EventID | None = None
+    sticky_ms: int | None = None
 
 
 @attrs.frozen
@@ -82,6 +85,8 @@ def build_event(
             pdu["content"] = {**draft.content, "redacts": draft.redacts}
         else:
             pdu["redacts"] = draft.redacts
+    if draft.sticky_ms is not None:
+        pdu[STICKY_KEY] = sticky_field(draft.sticky_ms)
     if not rules.event_id_is_hash:
         assert place.event_id is not None
         pdu["event_id"] = place.event_id

@@ -11,6 +11,8 @@ from hs.core.events import event_types
 from hs.core.ids import EventID, RoomID, UserID
 from hs.core.versions import RoomVersion
 
+STICKY_KEY: Final = "msc4354_sticky"
+
 _set = object.__setattr__
 
 
@@ -29,7 +31,7 @@ class EventHead(msgspec.Struct):
     state_key: str | None = None
 
 
-class RawEvent(msgspec.Struct):
+class RawEvent(msgspec.Struct, rename={"sticky": STICKY_KEY}):
     """The fields of an event that clients receive, as JSON; empty if the event lacks them."""
 
     type: msgspec.Raw
@@ -38,6 +40,7 @@ class RawEvent(msgspec.Struct):
     origin_server_ts: int
     state_key: msgspec.Raw = msgspec.Raw()
     room_id: msgspec.Raw = msgspec.Raw()
+    sticky: msgspec.Raw = msgspec.Raw()
 
 
 _CONTENT: Final = msgspec.json.Decoder(_RawContent)

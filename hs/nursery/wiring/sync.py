@@ -174,6 +174,7 @@ def _readers(base: ProcessBase, rooms: Rooms, reading: RoomReading) -> RoomReade
         memberships=rooms.memberships,
         membership_history=reading.membership_history,
         tails=rooms.tails,
+        sticky=rooms.sticky,
         rendering=reading.rendering,
         visibility=reading.visibility,
         stripped=StrippedState(base.database, rooms.events, rooms.states, shown),

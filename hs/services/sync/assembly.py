@@ -29,6 +29,7 @@ from hs.services.sync.room_summary import RoomSummaries
 from hs.services.sync.rooms_section import RoomsSection
 from hs.services.sync.sources import PushRuleDocuments, UnreadCountSource
 from hs.services.sync.state_section import StateSection
+from hs.services.sync.sticky_section import StickySection
 from hs.services.sync.sync_gate import SyncGate
 from hs.services.sync.sync_service import SyncSections, SyncService
 from hs.services.sync.timeline_range import TimelineRanges
@@ -70,18 +71,20 @@ def make_sections(rooms: RoomReaders, sources: SyncSources, options: SyncOptions
     """Build the sections of responses, after their sources, before the feed starts."""
     feed = rooms.feed
     shared_rooms = SharedRooms(rooms.database, rooms.events, rooms.memberships, rooms.tails)
+    selection = RoomSelection(
+        database=rooms.database,
+        feed=feed,
+        tails=rooms.tails,
+        events=rooms.events,
+        states=rooms.states,
+        visibility=rooms.visibility,
+        account_data=sources.account_data,
+        excluded=options.excluded,
+    )
+    sticky = StickySection(rooms.sticky, rooms.events, rooms.visibility, rooms.rendering, selection)
     return SyncSections(
-        room_selection=RoomSelection(
-            database=rooms.database,
-            feed=feed,
-            tails=rooms.tails,
-            events=rooms.events,
-            states=rooms.states,
-            visibility=rooms.visibility,
-            account_data=sources.account_data,
-            excluded=options.excluded,
-        ),
-        rooms=_rooms_section(rooms, sources),
+        room_selection=selection,
+        rooms=_rooms_section(rooms, sources, sticky),
         ephemeral=RoomEphemeralSection(feed, sources.receipts, sources.typing),
         account_data=AccountDataSection(feed, sources.account_data, sources.push_rules),
         presence=PresenceSection(
@@ -91,6 +94,7 @@ def make_sections(rooms: RoomReaders, sources: SyncSources, options: SyncOptions
         profiles=ProfileSection(
             ProfileUpdates(rooms.database, feed, shared_rooms), rooms.memberships, shared_rooms
         ),
+        sticky=sticky,
     )
 
 
@@ -117,7 +121,7 @@ def make_sync(
     )
 
 
-def _rooms_section(rooms: RoomReaders, sources: SyncSources) -> RoomsSection:
+def _rooms_section(rooms: RoomReaders, sources: SyncSources, sticky: StickySection) -> RoomsSection:
     events, states = rooms.events, rooms.states
     return RoomsSection(
         ranges=TimelineRanges(rooms.database, rooms.tails, events),
@@ -136,6 +140,7 @@ def _rooms_section(rooms: RoomReaders, sources: SyncSources) -> RoomsSection:
         counts=sources.counts,
         events=events,
         rendering=rooms.rendering,
+        sticky=sticky,
     )
 
 

@@ -11,6 +11,7 @@ from hs.services.rooms.store.membership_history import MembershipHistory
 from hs.services.rooms.store.memberships import Memberships
 from hs.services.rooms.store.recent_events import RecentEvents
 from hs.services.rooms.store.state_store import StateStore
+from hs.services.rooms.store.sticky_events import StickyEvents
 from hs.storage.database import Database
 
 
@@ -25,6 +26,7 @@ class RoomReaders:
     memberships: Memberships
     membership_history: MembershipHistory
     tails: RecentEvents
+    sticky: StickyEvents
     rendering: EventRenderer
     visibility: Visibility
     stripped: StrippedState

@@ -18,6 +18,7 @@ Rules:
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from itertools import islice
 from typing import Final
 
@@ -32,12 +33,14 @@ from hs.core.push.unread import Count, RoomCounts
 from hs.services.rooms.read.event_prefixes import EventPrefix
 from hs.services.rooms.read.rendering import EventRenderer, content_of
 from hs.services.rooms.read.stripped_state import StrippedState
+from hs.services.rooms.read.visibility import VisibleEvent
 from hs.services.rooms.store.event_store import EventStore
 from hs.services.rooms.store.stored_event import StoredEvent
 from hs.services.sync.room_ephemeral import RoomEphemeralEvents
 from hs.services.sync.room_summary import RoomSummaries, RoomSummary
 from hs.services.sync.sources import NO_COUNTS, UnreadCountSource
 from hs.services.sync.state_section import EVENTS_AT_ONCE, StateEntries, StateSection
+from hs.services.sync.sticky_section import StickySection
 from hs.services.sync.sync_context import MembershipSection, RoomSyncContext, SyncContext
 from hs.services.sync.timeline_range import TimelineRange, TimelineRanges
 from hs.services.sync.timeline_section import RenderedTimeline, TimelineSection, apply_event_format
@@ -50,6 +53,7 @@ _STRIPPED: Final = {
     MembershipSection.KNOCK: b"knock_state",
 }
 _NO_STATE: Final[StateEntries] = {}
+_STICKY: Final = b'"msc4354_sticky"'
 _MSC3773: Final = b'"org.matrix.msc3773.unread_thread_notifications"'
 
 
@@ -61,6 +65,7 @@ class _Room:
     timeline_range: TimelineRange
     timeline: RenderedTimeline
     summary: RoomSummary | None
+    sticky: Sequence[VisibleEvent] = ()
     state: Mapping[StateKey, EventID] = _NO_STATE
 
 
@@ -76,15 +81,18 @@ class RoomsSection:
     _counts: UnreadCountSource
     _events: EventStore
     _rendering: EventRenderer
+    _sticky: StickySection
 
     async def render(
         self,
         context: SyncContext,
         room_contexts: Sequence[RoomSyncContext],
         room_events: RoomEphemeralEvents,
+        sticky: Mapping[RoomID, Sequence[VisibleEvent]],
     ) -> bytes | None:
         """Return the member `rooms` of a response with its name; None if it would be empty."""
-        without_events = _rooms_without_events(context, room_contexts, room_events)
+        changed = room_events.rooms() | sticky.keys()
+        without_events = _rooms_without_events(context, room_contexts, changed)
         if not room_contexts and not without_events:
             return None
         sections: dict[MembershipSection, list[bytes]] = {}
@@ -95,7 +103,7 @@ class RoomsSection:
         ]
         remaining = iter([*visible, *without_events])
         while room_slice := list(islice(remaining, ROOMS_AT_ONCE)):
-            await self._add_rooms(context, room_slice, room_events, sections)
+            await self._add_rooms(context, room_slice, room_events, sticky, sections)
         invites = [room for room in room_contexts if room.section in _STRIPPED]
         stripped = await self._stripped.of(
             context.user_id, {room.room_id: room.own for room in invites}
@@ -111,6 +119,7 @@ class RoomsSection:
         context: SyncContext,
         room_contexts: Sequence[RoomSyncContext],
         room_events: RoomEphemeralEvents,
+        sticky: Mapping[RoomID, Sequence[VisibleEvent]],
         sections: dict[MembershipSection, list[bytes]],
     ) -> None:
         loaded = await self._prefetch(context, room_contexts)
@@ -118,6 +127,7 @@ class RoomsSection:
         counts = await self._load_counts(context, rooms)
         state = await self._render_states(context, rooms, loaded)
         for room in rooms:
+            room.sticky = sticky.get(room.context.room_id, ())
             rendered = await self._render_room(context, room, room_events, counts, state)
             if rendered is not None:
                 sections.setdefault(room.context.section, []).append(
@@ -335,6 +345,10 @@ class RoomsSection:
         state = await self._state_json(context, room, rendered_state) if room.state else []
         ephemeral = room_events.ephemeral.get(room_context.room_id, ())
         account_data = room_events.account_data.get(room_context.room_id, ())
+        sticky: list[bytes] = []
+        if room.sticky and room_context.section is MembershipSection.JOIN:
+            shown = room.timeline.event_ids
+            sticky = await self._sticky.render(context, room.sticky, shown)
         always_included = (
             room_context.is_new or context.request.full_state or room.summary is not None
         )
@@ -345,6 +359,7 @@ class RoomsSection:
             or state
             or ephemeral
             or account_data
+            or sticky
         ):
             return None
         if context.compiled_filter.is_lazy:
@@ -361,6 +376,8 @@ class RoomsSection:
         ]
         if room_context.section is MembershipSection.JOIN:
             parts.append(b',"ephemeral":{"events":[%b]}' % b",".join(ephemeral))
+            if sticky:
+                parts.append(b',%b:{"events":[%b]}' % (_STICKY, b",".join(sticky)))
             parts.append(_counts_json(context, counts.get(room_context.room_id, NO_COUNTS)))
             if room.summary is not None:
                 parts.append(b',"summary":' + room.summary.json)
@@ -389,13 +406,13 @@ def _with_full_state(
 
 
 def _rooms_without_events(
-    context: SyncContext, room_contexts: Sequence[RoomSyncContext], room_events: RoomEphemeralEvents
+    context: SyncContext, room_contexts: Sequence[RoomSyncContext], changed: AbstractSet[RoomID]
 ) -> list[RoomSyncContext]:
     """Return the joined rooms without new events in which something else changed.
 
     With `full_state`, these are all joined rooms that are not in the response yet.
     """
-    rooms = room_events.rooms().difference([room.room_id for room in room_contexts])
+    rooms = set(changed).difference([room.room_id for room in room_contexts])
     if context.request.full_state and context.since is not None:
         rooms |= {
             room_id

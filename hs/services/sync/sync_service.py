@@ -20,6 +20,8 @@ Races that this settles:
 - To-device messages: the response may end earlier in that stream than in the others, if there are
   more messages than fit. Its token then says so. A response with such messages is not cached,
   because they must not be delivered again once they are acknowledged.
+- Sticky events: likewise, if there are more than fit. A response with such events is not cached
+  either, because it says how long they will be sticky.
 - Draining: when the process is about to stop, waiting requests get an empty response with their own
   token, so that the client repeats them at another process.
 
@@ -53,6 +55,7 @@ from hs.services.sync.response_cache import ResponseCache
 from hs.services.sync.room_ephemeral import RoomEphemeralSection
 from hs.services.sync.room_selection import RoomSelection
 from hs.services.sync.rooms_section import RoomsSection
+from hs.services.sync.sticky_section import StickyRoomEvents, StickySection
 from hs.services.sync.sync_context import CompiledFilter, RoomSyncContext, SyncContext, SyncRequest
 from hs.services.sync.sync_gate import SyncGate
 
@@ -73,6 +76,7 @@ class SyncSections:
     presence: PresenceSection
     encryption: EncryptionSection
     profiles: ProfileSection
+    sticky: StickySection
 
 
 @attrs.frozen(eq=False)
@@ -244,7 +248,8 @@ class SyncService:
             room_contexts = await sections.room_selection.initial(context)
         else:
             room_contexts = await sections.room_selection.incremental(context)
-        members = await self._rooms_member(context, room_contexts)
+        sticky = await sections.sticky.load(context, room_contexts)
+        members = await self._rooms_member(context, room_contexts, sticky)
         presence = await sections.presence.render(context, room_contexts)
         if presence:
             members.append(b'"presence":{"events":[%b]}' % b",".join(presence))
@@ -263,13 +268,17 @@ class SyncService:
         )
         members += _encryption_members(encryption)
         reached = encryption.to_device
-        next_batch = _next_batch(context.position, reached, profiles.reached)
+        next_batch = _next_batch(context.position, reached, profiles.reached, sticky.reached)
         if context.compiled_filter.is_lazy:
             context.sent_members.set_pending(context.added_members, next_batch)
-        return _Response(_encode(next_batch, members), has_changes, may_be_cached=reached is None)
+        may_be_cached = reached is None and sticky.is_empty
+        return _Response(_encode(next_batch, members), has_changes, may_be_cached)
 
     async def _rooms_member(
-        self, context: SyncContext, room_contexts: list[RoomSyncContext]
+        self,
+        context: SyncContext,
+        room_contexts: list[RoomSyncContext],
+        sticky: StickyRoomEvents,
     ) -> list[bytes]:
         sections = self.sections
         members: list[bytes] = []
@@ -278,7 +287,7 @@ class SyncService:
         if account_data:
             members.append(b'"account_data":{"events":[%b]}' % b",".join(account_data))
         room_events = await sections.ephemeral.load(context, room_contexts, entries)
-        rooms = await sections.rooms.render(context, room_contexts, room_events)
+        rooms = await sections.rooms.render(context, room_contexts, room_events, sticky.by_room)
         if rooms is not None:
             members.append(rooms)
         return members
@@ -294,7 +303,10 @@ def _has_moved(since: SyncToken, position: SyncPosition) -> bool:
 
 
 def _next_batch(
-    position: SyncPosition, to_device: VectorPosition | None, profiles: VectorPosition | None
+    position: SyncPosition,
+    to_device: VectorPosition | None,
+    profiles: VectorPosition | None,
+    sticky: VectorPosition | None,
 ) -> str:
     """Return the token of a response that ends earlier in some streams than at the position."""
     token = position.token
@@ -302,6 +314,8 @@ def _next_batch(
         token = attrs.evolve(token, to_device=to_device)
     if profiles is not None:
         token = attrs.evolve(token, profile_updates=profiles)
+    if sticky is not None:
+        token = attrs.evolve(token, sticky=sticky)
     return position.text if token is position.token else token.encode()
 
 

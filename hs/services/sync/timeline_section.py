@@ -55,15 +55,20 @@ _Key = tuple[RoomID, int, int, int, bool, int]
 
 @attrs.define(eq=False)
 class RenderedTimeline:
-    """A rendered timeline section, the number of its events, and the state events in it."""
+    """A rendered timeline section, the IDs of its events, and the state events in it."""
 
     json: bytes
-    count: int
+    event_ids: Sequence[EventID]
     state: Sequence[StoredEvent]
     senders: frozenset[UserID]
     made_ms: int
     members: dict[UserID, EventID] | None = None
     """The member events of the senders; None until they are looked up."""
+
+    @property
+    def count(self) -> int:
+        """The number of events."""
+        return len(self.event_ids)
 
 
 class TimelineSection:
@@ -228,7 +233,7 @@ class TimelineSection:
                 _prev_batch(context, first.type, first.depth, first.stream_id),
                 limited=timeline_range.limited,
             ),
-            len(rows),
+            [row.event_id for row in rows],
             [event for event in stored if event.event.state_key is not None],
             frozenset(row.sender for row in rows),
             viewer.now_ms,
@@ -376,7 +381,7 @@ class TimelineSection:
         prev_batch = _prev_batch(context, first.event.type, first.event.depth, first.stream_id)
         return RenderedTimeline(
             _encode(rendered, prev_batch, limited=timeline_range.limited),
-            len(seen),
+            [view.stored.event_id for view in seen],
             [view.stored for view in seen if view.stored.event.state_key is not None],
             frozenset(view.stored.event.sender for view in seen),
             viewer.now_ms,
@@ -432,7 +437,7 @@ def _empty(context: SyncContext, timeline_range: TimelineRange) -> RenderedTimel
     since = context.request.since
     prev_batch = context.position.text if since is None or timeline_range.limited else since
     return RenderedTimeline(
-        _encode((), prev_batch, limited=timeline_range.limited), 0, (), frozenset(), 0
+        _encode((), prev_batch, limited=timeline_range.limited), (), (), frozenset(), 0
     )
 
 

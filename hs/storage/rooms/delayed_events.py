@@ -11,11 +11,12 @@ FINISHED: Final = 2
 
 _COLUMNS = (
     "delay_id, user_id, device_id, scope, txn_id, room_id, type, state_key, content, "
-    "origin_server_ts, delay_ms, started_ms, send_ms, status, event_id, error, finished_ms"
+    "origin_server_ts, delay_ms, started_ms, send_ms, status, event_id, error, finished_ms, "
+    "sticky_ms"
 )
 INSERT = f"""
 INSERT INTO delayed_events ({_COLUMNS})
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)
 """
 OF_REQUEST = """
 SELECT delay_id FROM delayed_events
@@ -109,6 +110,7 @@ class DelayedRecord(NamedTuple):
     event_id: str | None = None
     error: bytes | None = None
     finished_ms: int | None = None
+    sticky_ms: int | None = None
 
 
 class DelayedEventLimitReached(NamedTuple):

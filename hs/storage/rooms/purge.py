@@ -45,6 +45,7 @@ DELETE_ENTRIES = sql(
 )
 DELETE_RELATIONS = sql(lambda d: f"DELETE FROM relations WHERE {d.any_of('event_id', 1, 'text')}")
 DELETE_THREADS = sql(lambda d: f"DELETE FROM threads WHERE {d.any_of('root_id', 1, 'text')}")
+DELETE_STICKY = sql(lambda d: f"DELETE FROM sticky_events WHERE {d.any_of('event_id', 1, 'text')}")
 DELETE_REDACTIONS = sql(
     lambda d: f"DELETE FROM redactions WHERE {d.any_of('redaction_id', 1, 'text')}"
 )
@@ -103,6 +104,7 @@ _ROOM_TABLES: Final = (
     "room_aliases",
     "network_rooms",
     "delayed_events",
+    "sticky_events",
     "thread_subscriptions",
     "notice_rooms",
     "forgotten_rooms",
@@ -161,6 +163,7 @@ async def delete_events(tx: Tx, events: Sequence[tuple[int, str]]) -> None:
         DELETE_RELATIONS,
         DELETE_THREADS,
         DELETE_REDACTIONS,
+        DELETE_STICKY,
     ):
         await tx.execute(statement, event_ids)
     for statement in (DELETE_EVENT_TRANSACTION_IDS, DELETE_ENTRIES, DELETE_EVENTS):

@@ -12,7 +12,7 @@ from typing import Any, Final, Literal
 import attrs
 import orjson
 
-from hs.apis.client.rooms.send import SendDelayedResponse
+from hs.apis.client.rooms.send import STICKY_DURATION, SendDelayedResponse
 from hs.apis.web.auth import OPTIONAL, USER_OR_GUEST
 from hs.apis.web.limits import WorkClass
 from hs.apis.web.render import Empty
@@ -51,6 +51,7 @@ class ScheduleDelayedEventRequest:
     event_type: str = path()
     txn_id: str = path()
     ts: int | None = query(default=None)
+    sticky_ms: int | None = query(default=None, name=STICKY_DURATION)
     delay_ms: int = body()
     state_key: str | None = body(default=None)
     content: JsonObject = body()
@@ -131,6 +132,7 @@ class DelayedEventsApi:
             state_key=request.state_key,
             txn_id=request.txn_id,
             origin_server_ts=request.ts,
+            sticky_ms=request.sticky_ms,
         )
         return SendDelayedResponse(
             await self.delayed.schedule(request.requester, request.room_id, delayed_event)

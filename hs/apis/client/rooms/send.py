@@ -20,6 +20,7 @@ from hs.services.rooms.sending.related_redactions import RelatedRedactions
 
 _ROOM = "/_matrix/client/v3/rooms/{room_id}"
 _DELAY = "org.matrix.msc4140.delay"
+STICKY_DURATION = "org.matrix.msc4354.sticky_duration_ms"
 
 
 @attrs.frozen
@@ -32,6 +33,7 @@ class SendMessageRequest:
     txn_id: str | None = path(default=None)
     ts: int | None = query(default=None)
     delay: int | None = query(default=None, name=_DELAY)
+    sticky_ms: int | None = query(default=None, name=STICKY_DURATION)
     content: JsonObject = event_content()
 
 
@@ -100,7 +102,7 @@ class SendApi:
     async def send_message(
         self, request: SendMessageRequest
     ) -> SendEventResponse | SendDelayedResponse:
-        """Spec: client-server API, Sending events to a room; MSC4140 for delayed events."""
+        """Spec: client-server API, Sending events to a room; MSC4140, MSC4354."""
         if request.delay is not None:
             delayed_event = DelayedEventRequest(
                 request.event_type,
@@ -108,6 +110,7 @@ class SendApi:
                 request.delay,
                 txn_id=request.txn_id,
                 origin_server_ts=request.ts,
+                sticky_ms=request.sticky_ms,
             )
             return await self._schedule(request.requester, request.room_id, delayed_event)
         event_id = await self.sending.message(
@@ -117,6 +120,7 @@ class SendApi:
             request.content,
             txn_id=request.txn_id,
             origin_server_ts=request.ts,
+            sticky_ms=request.sticky_ms,
         )
         return SendEventResponse(event_id)
 

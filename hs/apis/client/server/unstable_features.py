@@ -32,6 +32,7 @@ UNSTABLE_FEATURES: Final[Mapping[str, bool]] = MappingProxyType(
         "org.matrix.msc4169": True,
         "org.matrix.msc4222": True,
         "org.matrix.msc4293": True,
+        "org.matrix.msc4354": True,
         "org.matrix.msc4380": True,
         "org.matrix.msc4380.stable": True,
         "org.matrix.msc4429": True,

@@ -113,6 +113,7 @@ def _visibility(
         membership_history=history,
         ignored=accounts.account_data,
         erased=accounts.erased,
+        sticky=rooms.sticky,
         expiry=retention if base.settings.retention.enabled else None,
     )
 
@@ -126,6 +127,7 @@ def _rendering(base: ProcessBase, rooms: Rooms) -> EventRenderer:
         events=events,
         aggregates=AggregationStore(database, base.feed, events),
         states=rooms.states,
+        sticky=rooms.sticky,
         clock=base.clock,
         max_bytes=int(RENDERED_BYTES * factor),
     )

@@ -29,6 +29,7 @@ from hs.services.rooms.store.memberships import Memberships
 from hs.services.rooms.store.recent_events import MAX_BYTES as TAIL_BYTES
 from hs.services.rooms.store.recent_events import RecentEvents
 from hs.services.rooms.store.state_store import MAX_CURRENT_BYTES, MAX_SNAPSHOT_BYTES, StateStore
+from hs.services.rooms.store.sticky_events import StickyEvents
 from hs.storage.rooms.chain_cover import index_chains
 
 BYTES_PER_EVENT: Final = 4 * 1024  # an event and what Python keeps for it
@@ -51,6 +52,7 @@ class Rooms:
     states: StateStore
     memberships: Memberships
     tails: RecentEvents
+    sticky: StickyEvents
     auth_states: AuthStateReader
     appender: ShardedAppender
     remote: RemoteRooms
@@ -88,6 +90,7 @@ def wire_rooms(base: ProcessBase, remote: RemoteRooms, policies: PolicyServers) 
         states=states,
         memberships=memberships,
         tails=tails,
+        sticky=StickyEvents(base.database, base.feed, base.clock),
         auth_states=AuthStateReader(states, events),
         appender=appender,
         remote=remote,
@@ -127,6 +130,13 @@ def _part(owner: RoomOwner | None, departures: RoomDepartures, cleanup: RoomClea
             Duty(
                 "transaction ID cleanup",
                 cleanup.delete_old_transaction_ids,
+                plan_duty=BACKGROUND,
+                period_s=CLEANUP_PERIOD_S,
+                at_start=False,
+            ),
+            Duty(
+                "sticky event cleanup",
+                cleanup.delete_expired_sticky_events,
                 plan_duty=BACKGROUND,
                 period_s=CLEANUP_PERIOD_S,
                 at_start=False,

@@ -19,6 +19,7 @@ import orjson
 
 from hs.core.events import event_types
 from hs.core.events.event import Event
+from hs.core.events.sticky import sticky_until
 from hs.core.filters import has_url
 from hs.core.ids import EventID
 from hs.core.streams import EventRow
@@ -33,10 +34,11 @@ from hs.services.rooms.append.pending_events import (
 from hs.services.rooms.store.state_snapshots import Snapshot
 from hs.services.rooms.store.stored_event import EventStatus
 from hs.storage.database import Tx
-from hs.storage.rooms import events, relation_writes, rooms, state, transaction_ids
+from hs.storage.rooms import events, relation_writes, rooms, state, sticky_events, transaction_ids
 from hs.storage.rooms.events import EventRecord
 from hs.storage.rooms.relation_writes import RelationRecord
 from hs.storage.rooms.state import Key, SnapshotRecord
+from hs.storage.rooms.sticky_events import StickyRecord
 
 ChainIndexer = Callable[[Tx, Sequence[tuple[int, Event]]], Awaitable[None]]
 """Adds new state events to the index of auth chains; takes pairs of stream ID and event."""
@@ -113,13 +115,17 @@ async def commit_group(
         await events.place_outliers(tx, [_outlier_update(pending, numbers) for pending in outliers])
     await _set_heads(tx, work, numbers)
     await _set_state(tx, work, pending_events, numbers)
-    await _set_links(tx, work, pending_events, numbers)
-    result = CommitResult(stream_ids, snapshot_ids, key_ids)
     rows = [
-        (stream_id, _row(pending, numbers))
+        (stream_id, _row(pending, numbers, work.now_ms))
         for stream_id, pending in zip(stream_ids, pending_events, strict=True)
     ]
-    return result, rows
+    sticky = [
+        (_sticky_record(at, row, work), row.soft_failed) for at, row in rows if row.sticky_until
+    ]
+    if sticky:
+        await sticky_events.insert(tx, sticky)
+    await _set_links(tx, work, pending_events, numbers)
+    return CommitResult(stream_ids, snapshot_ids, key_ids), rows
 
 
 async def _look_up_stored_events(
@@ -277,6 +283,7 @@ async def _set_links(
     if redacted:
         await events.set_redacted(tx, sorted(redacted.items()))
         await relation_writes.remove(tx, sorted(redacted))
+        await sticky_events.remove(tx, sorted(redacted))
     transactions = [
         (
             *(txn.user_id, txn.device_id, txn.scope, txn.txn_id),
@@ -355,7 +362,21 @@ def _relation_row(pending: PendingEvent, numbers: _Numbers) -> RelationRecord | 
 _RELATING = frozenset((EventStatus.ACCEPTED,))
 
 
-def _row(pending: PendingEvent, numbers: _Numbers) -> EventRow:
+def _sticky_until(pending: PendingEvent, now_ms: int) -> int:
+    if pending.redacted_by is not None or pending.status not in _STICKY:
+        return 0
+    until_ms = sticky_until(pending.event, now_ms)
+    return until_ms if until_ms > now_ms else 0
+
+
+_STICKY = frozenset((EventStatus.ACCEPTED, EventStatus.SOFT_FAILED))
+
+
+def _sticky_record(stream_id: int, row: EventRow, work: CommitWork) -> StickyRecord:
+    return StickyRecord(row.event_id, row.room_id, stream_id, work.writer, row.sticky_until)
+
+
+def _row(pending: PendingEvent, numbers: _Numbers, now_ms: int) -> EventRow:
     event = pending.event
     relation, lost_relation = relation_to_store(event), pending.lost_relation
     own_change = pending.changes[0] if pending.only_own_entry and pending.changes else None
@@ -387,4 +408,5 @@ def _row(pending: PendingEvent, numbers: _Numbers) -> EventRow:
         lost_relation=None
         if lost_relation is None
         else (lost_relation.rel_type, lost_relation.parent_id),
+        sticky_until=_sticky_until(pending, now_ms),
     )

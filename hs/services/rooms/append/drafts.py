@@ -31,6 +31,7 @@ class Draft:
     - `replaces`: the event that must still be the current one for this type and state key.
     - `from_memberships`: the memberships that the user of a member event may have before it; with
       any other, the draft is refused. Empty if the auth rules alone decide.
+    - `sticky_ms`: how long the event is sticky (MSC4354); None if it is not.
     - `new_room_id`: the room ID for an m.room.create, in room versions where the server chooses it.
     """
 
@@ -45,6 +46,7 @@ class Draft:
     replaces: EventID | None = None
     new_room_id: RoomID | None = None
     from_memberships: tuple[str, ...] = ()
+    sticky_ms: int | None = None
 
 
 @attrs.frozen

@@ -126,7 +126,12 @@ class EventBuilder:
             reference_hashes=hashes,
         )
         event_draft = EventDraft(
-            draft.type, draft.sender, draft.content, draft.state_key, draft.redacts
+            draft.type,
+            draft.sender,
+            draft.content,
+            draft.state_key,
+            draft.redacts,
+            sticky_ms=draft.sticky_ms,
         )
         return build_event(event_draft, position, rules, self.signer)
 

@@ -8,8 +8,10 @@ import orjson
 
 from hs.core.canonical_json import JsonObject
 from hs.core.events import event_types
-from hs.core.events.event import RAW_EVENT, Event, RawEvent
+from hs.core.events.event import RAW_EVENT, STICKY_KEY, Event, RawEvent
+from hs.core.events.sticky import duration_in, sticky_of
 from hs.core.ids import EventID
+from hs.services.rooms.store.sticky_events import StickyEvents
 from hs.services.rooms.store.stored_event import StoredEvent
 from hs.storage.rooms.stored_pdus import expand_pdu
 from hs.storage.sync.room_changes import TimelineRow
@@ -29,7 +31,8 @@ class EventPrefix:
 
     `body` is the JSON without the closing brace, `room` the `room_id` field; `because` and
     `previous` belong in `unsigned`, and so does the age since `sent_ms`. `previous` is None until
-    it is needed.
+    it is needed. `sticky_until` is the time (ms) until which the event is sticky, by its own
+    fields; 0 if it is not.
     """
 
     sent_ms: int
@@ -37,6 +40,7 @@ class EventPrefix:
     room: bytes
     because: bytes
     previous: bytes | None
+    sticky_until: int = 0
 
     def content(self) -> Mapping[str, Any]:
         """Return the content, of a redacted event what the redaction left."""
@@ -63,12 +67,16 @@ def prefix_of(event: Event, because: bytes) -> EventPrefix:
     redacts = event.redacts
     if redacts is not None:
         fields["redacts"] = redacts
+    sticky = sticky_of(event)
+    if sticky is not None:
+        fields[STICKY_KEY] = sticky
     return EventPrefix(
         event.origin_server_ts,
         orjson.dumps(fields)[:-1],
         b',"room_id":' + orjson.dumps(event.room_id),
         because,
         None if event.state_key is not None else b"",
+        sticky_until=0 if sticky is None else event.origin_server_ts + (duration_in(sticky) or 0),
     )
 
 
@@ -83,9 +91,17 @@ def prefix_of_raw(event_id: EventID, raw: RawEvent, room_id: bytes) -> EventPref
         sent_ms,
     )
     room = b',"room_id":' + room_id
+    sticky_until = 0
+    sticky = bytes(raw.sticky)
+    if sticky:
+        duration_ms = duration_in(orjson.loads(sticky))
+        if duration_ms is not None:
+            body += b',"%b":%b' % (STICKY_KEY.encode(), sticky)
+            sticky_until = sent_ms + duration_ms
     if not state_key:
-        return EventPrefix(sent_ms, body, room, b"", b"")
-    return EventPrefix(sent_ms, b'%b,"state_key":%b' % (body, state_key), room, b"", None)
+        return EventPrefix(sent_ms, body, room, b"", b"", sticky_until=sticky_until)
+    body += b',"state_key":' + state_key
+    return EventPrefix(sent_ms, body, room, b"", None, sticky_until=sticky_until)
 
 
 def prefix_of_unredacted(event: Event) -> EventPrefix:
@@ -110,13 +126,18 @@ def previous_content(previous: StoredEvent) -> bytes:
     )
 
 
-def state_json(prefix: EventPrefix, now_ms: int, room_id: bool) -> bytes:
-    """Return a state event as JSON, without `prev_content`, at a time."""
-    return b'%b%b,"unsigned":{"age":%d%b}}' % (
+def state_json(prefix: EventPrefix, now_ms: int, room_id: bool, membership: bytes = b"") -> bytes:
+    """Return a state event as JSON, without `prev_content`, at a time.
+
+    `membership` is a member of `unsigned`, if the event has it.
+    """
+    return b'%b%b,"unsigned":{"age":%d%b%b%b}}' % (
         prefix.body,
         prefix.room if room_id else b"",
         now_ms - prefix.sent_ms,
+        membership,
         prefix.because,
+        remaining_json(prefix, now_ms) if prefix.sticky_until > now_ms else b"",
     )
 
 
@@ -129,7 +150,10 @@ def membership_json(membership: str | None) -> bytes:
 
 
 def messages_json(
-    rows: Iterable[TimelineRow], now_ms: int, extras: Mapping[EventID, bytes]
+    rows: Iterable[TimelineRow],
+    now_ms: int,
+    extras: Mapping[EventID, bytes],
+    sticky: StickyEvents,
 ) -> list[bytes]:
     """Return messages as a joined member sees them at a time, without `room_id`.
 
@@ -140,6 +164,10 @@ def messages_json(
     for row in rows:
         raw = decode(expand_pdu(row.pdu))
         event_id, sent_ms = row.event_id, row.origin_server_ts
+        extra = extras.get(event_id, b"") if extras else b""
+        if bytes(raw.sticky):
+            rendered.append(_sticky_message(row, raw, now_ms, extra, sticky))
+            continue
         rendered.append(
             b'{"type":%b,"sender":%b,"content":%b,"event_id":%b,"origin_server_ts":%d,'
             b'"unsigned":{"age":%d,"membership":"join"%b}}'
@@ -150,10 +178,25 @@ def messages_json(
                 dumps(event_id),
                 sent_ms,
                 now_ms - sent_ms,
-                extras.get(event_id, b"") if extras else b"",
+                extra,
             )
         )
     return rendered
+
+
+def _sticky_message(
+    row: TimelineRow, raw: RawEvent, now_ms: int, extra: bytes, sticky: StickyEvents
+) -> bytes:
+    prefix = prefix_of_raw(row.event_id, raw, b"")
+    until_ms = prefix.sticky_until
+    if until_ms:
+        prefix.sticky_until = sticky.until_by(row.event_id, row.origin_server_ts, until_ms)
+    return state_json(prefix, now_ms, False, MEMBERSHIPS["join"] + extra)
+
+
+def remaining_json(prefix: EventPrefix, now_ms: int) -> bytes:
+    """Return the member of `unsigned` that says how long an event will be sticky."""
+    return b',"msc4354_sticky_duration_ttl_ms":%d' % (prefix.sticky_until - now_ms)
 
 
 def _content(event: Event) -> Mapping[str, Any] | orjson.Fragment:

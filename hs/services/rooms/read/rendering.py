@@ -43,6 +43,7 @@ from hs.services.rooms.read.event_prefixes import (
     prefix_of_unredacted,
     previous_content,
     redacted_because,
+    remaining_json,
     state_json,
     weigh_prefix,
 )
@@ -54,6 +55,7 @@ from hs.services.rooms.store.aggregations import (
 )
 from hs.services.rooms.store.event_store import EventStore
 from hs.services.rooms.store.state_store import StateStore
+from hs.services.rooms.store.sticky_events import StickyEvents
 from hs.services.rooms.store.stored_event import DELAYED_EVENT_DEVICE, StoredEvent
 from hs.storage.database import Database
 from hs.storage.rooms import transaction_ids
@@ -93,6 +95,7 @@ class EventRenderer:
         events: EventStore,
         aggregates: AggregationStore,
         states: StateStore,
+        sticky: StickyEvents,
         clock: Clock,
         max_bytes: int = MAX_BYTES,
     ) -> None:
@@ -100,6 +103,7 @@ class EventRenderer:
         self._events = events
         self._aggregates = aggregates
         self._states = states
+        self._sticky = sticky
         self._clock = clock
         self._prefixes: LruCache[EventID, EventPrefix] = LruCache(
             "rendered_events", max_weight=max_bytes, weigh=weigh_prefix
@@ -195,6 +199,8 @@ class EventRenderer:
             extra = prefix.because
             if prefix.previous:
                 extra += prefix.previous
+            if prefix.sticky_until > now_ms:
+                extra += remaining_json(prefix, now_ms)
             if event.sender == user_id:
                 extra += self._transaction(event_id, viewer)
             if event_id in aggregates:
@@ -225,7 +231,7 @@ class EventRenderer:
         user_id = viewer.user_id
         own = {row.event_id for row in rows if row.sender == user_id}
         transactions = {event_id: self._transaction(event_id, viewer) for event_id in own}
-        return messages_json(rows, viewer.now_ms, transactions)
+        return messages_json(rows, viewer.now_ms, transactions, self._sticky)
 
     def state_event(
         self,
@@ -237,13 +243,7 @@ class EventRenderer:
     ) -> bytes:
         """Render a state event, without `prev_content`; `prepare_state` comes first."""
         prefix = self._prefixes.get(stored.event.event_id) or self._render(stored)
-        return b'%b%b,"unsigned":{"age":%d%b%b}}' % (
-            prefix.body,
-            prefix.room if room_id else b"",
-            viewer.now_ms - stored.event.origin_server_ts,
-            membership_json(membership),
-            prefix.because,
-        )
+        return state_json(prefix, viewer.now_ms, room_id, membership_json(membership))
 
     def state_events(
         self, events: Collection[StoredEvent], viewer: Viewer, *, room_id: bool
@@ -394,6 +394,8 @@ class EventRenderer:
         redacted_by = stored.redacted_by or self._events.latest_redaction(stored.event_id)
         if redacted_by is None:
             prefix = prefix_of_unredacted(stored.event)
+            if prefix.sticky_until:
+                prefix.sticky_until = self._sticky.until_ms(stored)
         else:
             redaction = self._events.get_nowait(redacted_by)
             because = b"" if redaction is None else redacted_because(redaction)

@@ -145,11 +145,11 @@ class RoomState:
         now_ms = self._serializer.now_ms(requester)
         time_slice = TimeSlice()
         while stream_ids := list(islice(remaining, EVENTS_AT_ONCE)):
-            part, redacted = await self._database.read(
+            part, others = await self._database.read(
                 render_members, request.room_id, stream_ids, now_ms
             )
-            if redacted:
-                part += await self._serializer.state_by_id(requester, redacted)
+            if others:
+                part += await self._serializer.state_by_id(requester, others)
             rendered.append(b",".join(part))
             await time_slice.yield_if_over()
         return rendered

@@ -14,16 +14,19 @@ from hs.storage.rooms.stored_pdus import expand_pdu
 async def render_members(
     tx: Tx, room_id: RoomID, stream_ids: Sequence[int], now_ms: int
 ) -> tuple[list[bytes], list[EventID]]:
-    """Return the JSON of member events of a room, and the IDs of those that are redacted."""
+    """Return the JSON of member events of a room, and the IDs of those that are redacted or sticky."""
     rendered: list[bytes] = []
-    redacted: list[EventID] = []
+    others: list[EventID] = []
     room = orjson.dumps(room_id)
     decode = RAW_EVENT.decode
     for event_id, redacted_by, stored_pdu in await events.find_stored_pdus(tx, stream_ids):
         if redacted_by is not None:
-            redacted.append(EventID(event_id))
+            others.append(EventID(event_id))
             continue
         raw = decode(expand_pdu(stored_pdu))
+        if bytes(raw.sticky):
+            others.append(EventID(event_id))
+            continue
         sent_ms = raw.origin_server_ts
         rendered.append(
             b'{"type":"m.room.member","sender":%b,"content":%b,"event_id":%b,'
@@ -38,4 +41,4 @@ async def render_members(
                 now_ms - sent_ms,
             )
         )
-    return rendered, redacted
+    return rendered, others

@@ -10,6 +10,8 @@ Rules:
   the room.
 - `shared` history is visible to users who joined at any later time, even if they have left since.
   The membership history says when they last left; their latest member event may be newer.
+- Events are visible to joined users while they are sticky (MSC4354), whatever the history
+  visibility is.
 - Before access is refused, the user's membership is read from the database, as another process may
   have let them in and the feed of this process not have delivered it yet.
 - Messages that retention has expired, and messages of ignored users, are hidden; state events never
@@ -48,6 +50,7 @@ from hs.services.rooms.store.event_store import EventStore
 from hs.services.rooms.store.membership_history import MembershipHistory
 from hs.services.rooms.store.memberships import LocalMembership, Memberships
 from hs.services.rooms.store.state_store import StateStore
+from hs.services.rooms.store.sticky_events import StickyEvents
 from hs.services.rooms.store.stored_event import EventStatus, StoredEvent, membership_in
 from hs.storage.database import Database
 from hs.storage.rooms import timelines
@@ -118,6 +121,7 @@ class Visibility:
         membership_history: MembershipHistory,
         ignored: AccountDataService,
         erased: ErasedUsersCache,
+        sticky: StickyEvents,
         expiry: RetentionPolicies | None = None,
     ) -> None:
         self._database = database
@@ -126,6 +130,7 @@ class Visibility:
         self._memberships = memberships
         self._ignored = ignored
         self._erased = erased
+        self._sticky = sticky
         self._expiry = expiry
         self._membership_history = membership_history
         self._user_states: LruCache[tuple[int, UserID], _UserState] = LruCache(
@@ -307,11 +312,18 @@ class Visibility:
                 membership,
                 stored.stream_id < rooms[stored.event.room_id].joined_until,
             )
-            if stored.event_id in known or may_see(stored.event, user_id, context):
+            if (
+                stored.event_id in known
+                or may_see(stored.event, user_id, context)
+                or self._is_sticky_for(stored, rooms[stored.event.room_id])
+            ):
                 visible.append(
                     VisibleEvent(stored, membership_at(stored.event, user_id, membership))
                 )
         return await self._prune_erased(user_id, visible)
+
+    def _is_sticky_for(self, stored: StoredEvent, view: "RoomView") -> bool:
+        return view.joined_until == ALWAYS and self._sticky.is_sticky(stored)
 
     async def _load_user_states(
         self, user_id: UserID, snapshot_ids: Iterable[int | None]

@@ -37,6 +37,7 @@ from hs.core.errors import (
 )
 from hs.core.event_contents import check_content
 from hs.core.events import event_types
+from hs.core.events.sticky import check_sticky_duration
 from hs.core.ids import EventID, RoomID, UserID
 from hs.core.requester import Requester
 from hs.core.streams import CacheRow
@@ -102,7 +103,10 @@ class DelayedEventFinished(MatrixError):
 
 @attrs.frozen
 class DelayedEventRequest:
-    """A request to schedule an event; `origin_server_ts` is for application services."""
+    """A request to schedule an event; `origin_server_ts` is for application services.
+
+    `sticky_ms` makes the event sticky for that time from when it is sent (MSC4354).
+    """
 
     type: str
     content: JsonObject
@@ -110,6 +114,7 @@ class DelayedEventRequest:
     state_key: str | None = None
     txn_id: str | None = None
     origin_server_ts: int | None = None
+    sticky_ms: int | None = None
 
 
 @attrs.frozen(eq=False, kw_only=True)
@@ -137,7 +142,10 @@ class DelayedEvents:
             # Consent is known here only, not when the event is sent. Redactions of the user's own
             # events do not need it; they are checked when they are sent.
             check_may_act(requester)
+        check_sticky_duration(request.sticky_ms)
         if request.state_key is not None:
+            if request.sticky_ms is not None:
+                raise InvalidParam("sticky_duration_ms must not be set for state events")
             check_may_be_state(request.type)
         check_content(requester.user_id, request.type, request.state_key, request.content)
         if request.delay_ms <= 0:
@@ -253,6 +261,7 @@ class DelayedEvents:
             delay_ms=request.delay_ms,
             started_ms=now_ms,
             send_ms=now_ms + request.delay_ms,
+            sticky_ms=request.sticky_ms,
         )
 
     async def _send(self, record: DelayedRecord) -> EventID:
@@ -268,6 +277,7 @@ class DelayedEvents:
                 content,
                 txn_id=record.delay_id,
                 origin_server_ts=record.origin_server_ts,
+                sticky_ms=record.sticky_ms,
             )
         return await self.sending.state(
             requester,

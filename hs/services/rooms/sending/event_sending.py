@@ -12,6 +12,7 @@ from hs.core.errors import BadJson, Forbidden, InvalidParam, NotFound
 from hs.core.event_contents import check_content
 from hs.core.events import event_types
 from hs.core.events.event import Event
+from hs.core.events.sticky import check_sticky_duration
 from hs.core.ids import EventID, RoomID, parse_event_id
 from hs.core.requester import Requester
 from hs.services.accounts.limits.account_restrictions import check_may_act
@@ -47,18 +48,21 @@ class EventSender:
         *,
         txn_id: str | None = None,
         origin_server_ts: int | None = None,
+        sticky_ms: int | None = None,
     ) -> EventID:
-        """Send a message event; idempotent by the transaction ID.
+        """Send a message event, which may be sticky; idempotent by the transaction ID.
 
-        Raises: Forbidden, BadJson, TooLarge, DuplicateAnnotation, Unknown.
+        Raises: Forbidden, BadJson, TooLarge, DuplicateAnnotation, InvalidParam, Unknown.
         """
+        check_sticky_duration(sticky_ms)
         check_content(requester.user_id, event_type, None, content)
         if requester.is_shadow_banned:
             return _fake_event_id()
         scope = f"/rooms/{room_id}/send/{event_type}"
         if event_type == event_types.REDACTION:
             # Redacting one's own events is allowed in spite of account restrictions.
-            return await self._redact_by_content(requester, room_id, content, scope, txn_id)
+            txn = _txn_key(requester, scope, txn_id)
+            return await self._redact_by_content(requester, room_id, content, txn, sticky_ms)
         check_may_act(requester)
         txn = _txn_key(requester, scope, txn_id)
         if "m.relates_to" in content:
@@ -70,6 +74,7 @@ class EventSender:
             content,
             txn=txn,
             origin_server_ts=_timestamp_of_appservice(requester, origin_server_ts),
+            sticky_ms=sticky_ms,
         )
         return await self._append(room_id, draft)
 
@@ -139,15 +144,15 @@ class EventSender:
         requester: Requester,
         room_id: RoomID,
         content: JsonObject,
-        scope: str,
-        txn_id: str | None,
+        txn: TransactionKey | None,
+        sticky_ms: int | None,
     ) -> EventID:
         redacts = content.get("redacts")
         if not isinstance(redacts, str) or "\0" in redacts:
             raise BadJson("redacts must be an event ID")
         own_content = {key: content[key] for key in content if key != "redacts"}
-        txn = _txn_key(requester, scope, txn_id)
-        return await self._redact(requester, room_id, parse_event_id(redacts), own_content, txn)
+        event_id = parse_event_id(redacts)
+        return await self._redact(requester, room_id, event_id, own_content, txn, sticky_ms)
 
     async def _redact(
         self,
@@ -156,13 +161,21 @@ class EventSender:
         event_id: EventID,
         content: JsonObject,
         txn: TransactionKey | None,
+        sticky_ms: int | None = None,
     ) -> EventID:
         target = await self.events.get_one(event_id)
         if target is not None:
             _check_target(target.event, room_id)
         if target is None or target.event.sender != requester.user_id:
             check_may_act(requester)
-        draft = Draft(event_types.REDACTION, requester.user_id, content, redacts=event_id, txn=txn)
+        draft = Draft(
+            event_types.REDACTION,
+            requester.user_id,
+            content,
+            redacts=event_id,
+            txn=txn,
+            sticky_ms=sticky_ms,
+        )
         return await self._append(room_id, draft)
 
     async def _append(self, room_id: RoomID, draft: Draft) -> EventID:

@@ -7,6 +7,7 @@ from urllib.parse import quote
 import pytest
 import trio
 
+from hs.apis.client.rooms.send import STICKY_DURATION
 from hs.core.ids import EventID
 from hs.core.versions import ROOM_VERSIONS
 from hs.services.rooms.append.drafts import Draft
@@ -390,3 +391,53 @@ async def test_create_and_server_acl_events_cannot_be_redacted(
     assert outcome(by_path) == (403, "M_FORBIDDEN")
     assert outcome(by_content) == (403, "M_FORBIDDEN")
     assert await actions.state(room_id, "m.room.server_acl") == {"allow": ["*"]}
+
+
+async def test_sticky_duration_becomes_a_field_of_the_event(actions: Actions) -> None:
+    room_id = await actions.world.create_room(ALICE)
+
+    for duration_ms in (0, 3_600_000):
+        query = f"?{STICKY_DURATION}={duration_ms}"
+        response = await put(actions, room_id, f"send/m.room.message/t{duration_ms}{query}", TEXT)
+        stored = await actions.world.events.get_one(EventID(response.json["event_id"]))
+        assert stored is not None
+        assert stored.event.pdu["msc4354_sticky"] == {"duration_ms": duration_ms}
+
+
+@pytest.mark.parametrize("duration", ["-1", "3600001", "1.5", "hour", ""])
+@pytest.mark.parametrize("path", ["send/m.room.message/t", "delayed_event/m.room.message/t"])
+async def test_invalid_sticky_durations_are_refused(
+    actions: Actions, path: str, duration: str
+) -> None:
+    room_id = await actions.world.create_room(ALICE)
+    content = {"delay_ms": 1000, "content": TEXT} if "delayed" in path else TEXT
+
+    response = await put(actions, room_id, f"{path}?{STICKY_DURATION}={duration}", content)
+
+    assert outcome(response) == (400, "M_INVALID_PARAM")
+
+
+async def test_state_events_cannot_be_sticky(actions: Actions) -> None:
+    room_id = await actions.world.create_room(ALICE)
+    body = {"delay_ms": 1000, "content": {}, "state_key": ""}
+
+    delayed = await put(actions, room_id, f"delayed_event/m.x/t?{STICKY_DURATION}=5", body)
+    at_once = await put(actions, room_id, f"state/m.x?{STICKY_DURATION}=5", {})
+
+    assert outcome(delayed) == (400, "M_INVALID_PARAM")
+    stored = await actions.world.events.get_one(EventID(at_once.json["event_id"]))
+    assert stored is not None
+    assert "msc4354_sticky" not in stored.event.pdu
+
+
+async def test_redactions_can_be_sticky(actions: Actions) -> None:
+    room_id = await actions.world.create_room(ALICE)
+    target = (await actions.world.send(room_id, ALICE)).event_id
+    query = f"?{STICKY_DURATION}=60000"
+
+    response = await put(actions, room_id, f"send/m.room.redaction/t{query}", {"redacts": target})
+
+    stored = await actions.world.events.get_one(EventID(response.json["event_id"]))
+    assert stored is not None
+    assert stored.event.redacts == target
+    assert stored.event.pdu["msc4354_sticky"] == {"duration_ms": 60_000}

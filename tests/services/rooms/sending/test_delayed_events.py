@@ -373,3 +373,18 @@ async def test_rate_limited_event_is_sent_later(
         await pass_time(acts, LOST_AFTER_MS)
 
         assert await bodies(acts, room_id) == ["sent", "hung up"]
+
+
+async def test_delayed_event_is_sticky_from_when_it_is_sent(acts: Actions) -> None:
+    room_id = await acts.world.create_room(ALICE)
+    request = attrs.evolve(delayed_message("later", 1000), sticky_ms=60_000)
+    await acts.delayed.schedule(ME, room_id, request)
+
+    await pass_time(acts, 1000)
+
+    event = (await acts.events_of(room_id))[-1]
+    assert event.pdu["msc4354_sticky"] == {"duration_ms": 60_000}
+    stored = await acts.world.events.get_one(event.event_id)
+    assert stored is not None
+    until_ms = acts.services.core.rooms.sticky.until_ms(stored)
+    assert until_ms == acts.world.clock.now_ms() + 60_000
