@@ -262,6 +262,7 @@ class SyncService:
         has_changes = (
             bool(members)
             or profiles.reached is not None
+            or sticky.reached is not None
             or encryption.has_changes
             or since is None
             or context.request.full_state

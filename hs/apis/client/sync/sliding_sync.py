@@ -18,17 +18,21 @@ from hs.services.sync.sliding.request import (
     SlidingExtensionsRequest,
     SlidingListRequest,
     SlidingRequest,
+    StickyExtensionRequest,
     ThreadExtensionRequest,
     ToDeviceExtensionRequest,
 )
 from hs.services.sync.sliding.sliding_sync import SlidingSync
+from hs.services.sync.sliding.sticky_extension import STICKY_EXTENSION as STICKY
 from hs.services.sync.sliding.thread_extension import THREADS_EXTENSION as THREADS
 
 MAX_BODY_BYTES: Final = 4 * 1024 * 1024
 
 
 class ExtensionsBody(
-    msgspec.Struct, frozen=True, rename={"threads": THREADS, "profiles": PROFILES}
+    msgspec.Struct,
+    frozen=True,
+    rename={"threads": THREADS, "profiles": PROFILES, "sticky": STICKY},
 ):
     """The extensions of a request, with their names in the body."""
 
@@ -39,6 +43,7 @@ class ExtensionsBody(
     e2ee: ScopedExtensionRequest = ScopedExtensionRequest()
     threads: ThreadExtensionRequest = ThreadExtensionRequest()
     profiles: ProfileExtensionRequest = ProfileExtensionRequest()
+    sticky: StickyExtensionRequest = StickyExtensionRequest()
 
     def to_service(self) -> SlidingExtensionsRequest:
         """Return the extensions as the service takes them."""
@@ -50,6 +55,7 @@ class ExtensionsBody(
             e2ee=self.e2ee,
             threads=self.threads,
             profiles=self.profiles,
+            sticky=self.sticky,
         )
 
 

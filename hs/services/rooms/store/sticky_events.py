@@ -164,6 +164,15 @@ class StickyEvents:
         """Return whether an event is sticky now."""
         return self.until_ms(stored) > self._clock.now_ms()
 
+    async def rooms_among(self, room_ids: Collection[RoomID]) -> Collection[RoomID]:
+        """Return those of the rooms that may have sticky events."""
+        index = await self._loaded()
+        if not index.is_complete:
+            return room_ids
+        if len(index.by_room) < len(room_ids):
+            return [RoomID(room_id) for room_id in index.by_room if room_id in room_ids]
+        return [room_id for room_id in room_ids if room_id in index.by_room]
+
     async def page(
         self, scope: StickyScope, since: VectorPosition | None, upto: VectorPosition, limit: int
     ) -> StickyPage:
@@ -171,14 +180,17 @@ class StickyEvents:
 
         That are those after `since`, and of new rooms all; without `since`, all of all rooms.
         """
-        now_ms = self._clock.now_ms()
+        index = await self._loaded()
+        if index.is_complete:
+            return _first(_in_memory(index, scope, since), upto, self._clock.now_ms(), limit)
+        return await self._stored(scope, since, upto, limit)
+
+    async def _loaded(self) -> "_Index":
         index = await self._follower.get(None)
-        if not index.is_complete and now_ms - index.swept_ms > SWEEP_MS:
+        if not index.is_complete and self._clock.now_ms() - index.swept_ms > SWEEP_MS:
             self._follower.invalidate(None)
             index = await self._follower.get(None)
-        if index.is_complete:
-            return _first(_in_memory(index, scope, since), upto, now_ms, limit)
-        return await self._stored(scope, since, upto, limit)
+        return index
 
     async def _stored(
         self, scope: StickyScope, since: VectorPosition | None, upto: VectorPosition, limit: int

@@ -18,6 +18,7 @@ from hs.services.sync.sliding.room_activity import RoomActivity
 from hs.services.sync.sliding.room_lists import RoomLists
 from hs.services.sync.sliding.rooms_response import RoomsResponse
 from hs.services.sync.sliding.sliding_sync import SlidingSync
+from hs.services.sync.sliding.sticky_extension import StickyExtension
 from hs.services.sync.sliding.thread_extension import ThreadExtension
 from hs.services.sync.sliding.timeline_slice import TimelineSlices
 
@@ -91,5 +92,8 @@ def _extensions(
             profiles,
             rooms.memberships,
             SharedRooms(rooms.database, rooms.events, rooms.memberships, rooms.tails),
+        ),
+        sticky=StickyExtension(
+            rooms.sticky, rooms.events, rooms.states, rooms.visibility, rooms.rendering
         ),
     )

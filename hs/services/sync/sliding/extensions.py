@@ -47,6 +47,11 @@ from hs.services.sync.sliding.request import (
     ScopedExtensionRequest,
 )
 from hs.services.sync.sliding.room_lists import RequestedRooms, SlidingSyncContext
+from hs.services.sync.sliding.sticky_extension import (
+    STICKY_EXTENSION,
+    StickyExtension,
+    StickyExtensionContext,
+)
 from hs.services.sync.sliding.thread_extension import THREADS_EXTENSION as THREADS
 from hs.services.sync.sliding.thread_extension import ThreadExtension
 from hs.services.sync.sources import PushRuleDocuments
@@ -70,6 +75,8 @@ class ExtensionContext:
     """The position at which the response ends."""
     new_rooms: TimelineEventIds
     """The rooms that are new to the client, and the events of their timelines."""
+    shown: AbstractSet[EventID]
+    """The events of all timelines."""
     resumed: Mapping[RoomID, SyncToken]
     """The rooms that are requested again, and the tokens up to which they were sent."""
     ignored: AbstractSet[UserID]
@@ -103,6 +110,7 @@ class SlidingExtensions:
         encryption: EncryptionExtensions,
         threads: ThreadExtension,
         profiles: ProfileExtension,
+        sticky: StickyExtension,
     ) -> None:
         self._account_data = account_data
         self._push_rules = push_rules
@@ -111,6 +119,7 @@ class SlidingExtensions:
         self._encryption = encryption
         self._threads = threads
         self._profiles = profiles
+        self._sticky = sticky
         self._recent_account_data: RecentKeys[UserID, AccountDataRow] = RecentKeys(
             feed, ACCOUNT_DATA, lambda row: (UserID(row.user_id),)
         )
@@ -188,8 +197,9 @@ class SlidingExtensions:
             context.position.token,
             context.began.token,
         )
-        has_changes = has_changes or bool(members) or reached is not None
-        return RenderedExtensions({**members, **encryption}, has_changes, reached)
+        sticky, has_sticky = await self._sticky_extension(context)
+        has_changes = has_changes or has_sticky or bool(members) or reached is not None
+        return RenderedExtensions({**members, **encryption, **sticky}, has_changes, reached)
 
     async def _profile_extension(
         self, context: ExtensionContext, request: ProfileExtensionRequest
@@ -219,6 +229,18 @@ class SlidingExtensions:
             context.since,
             context.position.token,
         )
+
+    async def _sticky_extension(self, context: ExtensionContext) -> tuple[JsonMembers, bool]:
+        request = context.request_context.request.extensions.sticky
+        sticky_context = StickyExtensionContext(
+            request_context=context.request_context,
+            requested=context.requested,
+            upto=context.position.token.events,
+            new_rooms=context.new_rooms.keys(),
+            shown=context.shown,
+        )
+        member, has_changes = await self._sticky.make(sticky_context, request)
+        return {STICKY_EXTENSION: member} if member else {}, has_changes
 
     async def _account_data_extension(
         self, context: ExtensionContext, request: ScopedExtensionRequest

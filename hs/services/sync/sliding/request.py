@@ -121,6 +121,15 @@ class ThreadExtensionRequest:
 
 
 @attrs.frozen
+class StickyExtensionRequest:
+    """Whether sticky events are enabled, after which token, and how many."""
+
+    enabled: bool | None = None
+    since: str | None = None
+    limit: int | None = None
+
+
+@attrs.frozen
 class SlidingExtensionsRequest:
     """The requested extensions."""
 
@@ -131,6 +140,7 @@ class SlidingExtensionsRequest:
     e2ee: ScopedExtensionRequest = ScopedExtensionRequest()
     threads: ThreadExtensionRequest = ThreadExtensionRequest()
     profiles: ProfileExtensionRequest = ProfileExtensionRequest()
+    sticky: StickyExtensionRequest = StickyExtensionRequest()
 
 
 @attrs.frozen

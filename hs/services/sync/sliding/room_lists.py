@@ -24,6 +24,7 @@ Spec: MSC4186, Lists and subscriptions.
 
 from bisect import bisect_left, insort
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any, Final
 
 import attrs
@@ -78,6 +79,8 @@ class RequestedRooms:
     """Whether new events can change which rooms are in the ranges."""
     reports_leaving: bool
     """Whether a room is included only to report that the user left it."""
+    matching: Callable[[], AbstractSet[RoomID]]
+    """Returns the rooms that pass the filters of a list, whether in a range or not."""
     sent_at: int = -1
     """The number of the connection state that records these rooms as sent."""
     _lists_of: dict[RoomID, list[str]] | None = None
@@ -109,6 +112,13 @@ class RoomOrder:
 
     keys: dict[RoomID, int]
     by_list: dict[str, list[RoomID]]
+    _matching: set[RoomID] = attrs.field(factory=set, init=False)
+
+    def matching(self) -> AbstractSet[RoomID]:
+        """Return the rooms of all lists; computed once, as a move changes only their order."""
+        if not self._matching:
+            self._matching.update(*self.by_list.values())
+        return self._matching
 
     def move(self, room_id: RoomID, key: int) -> None:
         """Change the sort key of a room, in time that hardly grows with the lists."""
@@ -351,7 +361,14 @@ def _select(
 ) -> RequestedRooms:
     """Return the rooms in the ranges of the lists, and the subscribed rooms."""
     requested = RequestedRooms(
-        {}, {}, subscribed, {}, facts, depends_on_order=False, reports_leaving=False
+        counts={},
+        by_list={},
+        subscribed=subscribed,
+        rooms={},
+        facts=facts,
+        depends_on_order=False,
+        reports_leaving=False,
+        matching=order.matching,
     )
     unions = _Unions({})
     for name, parameters in context.request.lists.items():

@@ -301,6 +301,7 @@ class SlidingSync:
             began=context.began,
             position=context.position,
             new_rooms=new_rooms,
+            shown={event_id for result in results.values() for event_id in result.shown},
             resumed=resumed,
             ignored=context.ignored,
             lazy_members=(
