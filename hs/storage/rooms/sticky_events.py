@@ -23,6 +23,10 @@ PRUNE = "DELETE FROM sticky_events WHERE expires_ms <= $1"
 UNEXPIRED = f"""
 SELECT {_COLUMNS} FROM sticky_events s WHERE s.expires_ms > $1 AND s.soft_failed = 0 LIMIT $2
 """
+UNEXPIRED_ROOMS = """
+SELECT s.room_id, MAX(s.expires_ms), MAX(s.stream_id) FROM sticky_events s
+WHERE s.expires_ms > $1 AND s.soft_failed = 0 GROUP BY s.room_id LIMIT $2
+"""
 _UNEXPIRED = "s.stream_id <= $5 AND s.expires_ms > $6 AND s.soft_failed = 0"
 IN_ROOMS = sql(
     lambda d: (
@@ -64,6 +68,11 @@ async def prune(tx: Tx, now_ms: int) -> int:
 async def list_unexpired(tx: Tx, now_ms: int, limit: int) -> list[StickyRecord]:
     """List the events of all rooms that are still sticky, in any order."""
     return [StickyRecord(*row) for row in await tx.fetch(UNEXPIRED, now_ms, limit)]
+
+
+async def list_rooms(tx: Tx, now_ms: int, limit: int) -> list[tuple[str, int, int]]:
+    """List rooms with events that are still sticky, with the last expiry and position."""
+    return [(row[0], row[1], row[2]) for row in await tx.fetch(UNEXPIRED_ROOMS, now_ms, limit)]
 
 
 class StickyRange(NamedTuple):

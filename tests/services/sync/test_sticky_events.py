@@ -6,13 +6,13 @@ import pytest
 
 from hs.core.ids import EventID, RoomID, UserID
 from hs.core.streams import EVENTS
-from hs.core.tokens import SyncToken
 from hs.services.rooms.append.drafts import Draft
 from hs.services.rooms.store.sticky_events import StickyEvents, StickyScope
 from hs.services.sync.sticky_section import MAX_EVENTS
 from hs.storage.database import Database
 from tests.support.composition import Neighbourhood
 from tests.support.rooms import ALICE, BOB, CAROL, World
+from tests.support.sql.counting import CountingDatabase, QueryCount, wait_until_quiet
 from tests.support.syncing import bodies, main_and_reader, open_syncing
 
 MINUTE_MS: Final = 60_000
@@ -195,6 +195,28 @@ async def test_joining_brings_all_sticky_events_of_the_room(database: Database) 
         assert section(response, known) == []
 
 
+async def test_joined_room_with_more_than_fit_is_delivered_completely(database: Database) -> None:
+    async with open_syncing(database) as s:
+        room_id = await s.world.create_room(ALICE, join=[BOB])
+        known = await s.world.create_room(ALICE, join=[CAROL])
+        texts = [f"{n}" for n in range(120)]
+        await stick(s.world, room_id, BOB, *texts)
+        await stick(s.world, known, ALICE, "known")
+        token = (await s.sync(CAROL))["next_batch"]
+        await s.world.join(room_id, CAROL)
+
+        received: list[str] = []
+        response = {"next_batch": token}
+        for _ in range(2):
+            response = await s.sync(CAROL, response["next_batch"], filter=ONE)
+            received += section(response, room_id)
+
+        assert received == texts
+        # What follows the last one that fit is sent once more.
+        assert section(response, known) == ["known"]
+        assert "rooms" not in await s.sync(CAROL, response["next_batch"], filter=ONE)
+
+
 @pytest.mark.parametrize("visibility", ["joined", "invited"])
 async def test_history_visibility_does_not_hide_sticky_events(
     database: Database, visibility: str
@@ -329,28 +351,82 @@ async def test_cleanup_deletes_expired_rows_and_purging_deletes_the_others(
         assert await sticky_rows(database) == 1
 
 
-async def test_table_is_read_while_there_are_too_many_for_memory(database: Database) -> None:
+@pytest.mark.parametrize("most", [200, 20, 5])
+async def test_pages_are_the_same_whatever_is_in_memory(database: Database, most: int) -> None:
     async with open_syncing(database) as s:
-        room_id = await s.world.create_room(ALICE, join=[BOB])
-        await stick(s.world, room_id, BOB, "0")
-        token = (await s.sync(ALICE))["next_batch"]
-        await stick(s.world, room_id, BOB, *(f"{n}" for n in range(1, 151)))
-        other_id = await s.world.create_room(BOB)
-        await stick(s.world, other_id, BOB, *(f"{n}" for n in range(151, 161)))
-        await s.world.join(other_id, ALICE)
-        rooms = s.services.core.rooms
-        few = StickyEvents(database, s.world.feed, s.world.clock, max_in_memory=5)
-        scope = StickyScope(lambda room: room == room_id, lambda: [room_id], [other_id])
-        since, upto = SyncToken.parse(token).events, s.world.feed.position(EVENTS)
+        large = await s.world.create_room(ALICE, join=[BOB])
+        small = await s.world.create_room(ALICE, join=[BOB])
+        new = await s.world.create_room(BOB)
+        await stick(s.world, new, BOB, *(f"new {n}" for n in range(12)))
+        await stick(s.world, large, BOB, "received")
+        since = s.world.feed.position(EVENTS)
+        await stick(s.world, large, BOB, *(f"{n}" for n in range(70)))
+        await stick(s.world, small, BOB, "small")
+        await stick(s.world, large, BOB, *(f"{n}" for n in range(70, 120)))
+        upto = s.world.feed.position(EVENTS)
+        grown = StickyEvents(database, s.world.feed, s.world.clock, max_in_memory=most)
+        scope = StickyScope((large, small).__contains__, lambda: [large, small], [new])
 
-        for source in (rooms.sticky, few):
-            page = await source.page(scope, since, upto, 100)
-            assert page.reached is not None
-            rest = await source.page(scope, page.reached, upto, 100)
-            both = [
-                *page.records,
-                *(record for record in rest.records if record not in page.records),
-            ]
-            assert len(page.records) == 100
-            assert len({record.event_id for record in both}) == 160
-            assert rest.reached is None
+        for _ in range(2):
+            first = await grown.page(scope, since, upto, 100)
+            assert first.reached is not None
+            old = StickyScope(scope.includes, scope.rooms)
+            second = await grown.page(old, first.reached, upto, 100)
+            records = [*first.records, *second.records]
+            assert len(first.records) == 100
+            assert second.reached is None
+            assert [record.stream_id for record in records] == sorted(
+                {record.stream_id for record in records}
+            )
+            assert len(records) == 12 + 121
+            await stick(s.world, large, ALICE, "later")
+
+
+async def test_sync_without_sticky_events_reads_nothing(database: Database) -> None:
+    count = QueryCount()
+    counting: Any = CountingDatabase(database, count)
+    async with open_syncing(counting) as s:
+        room_id = await s.world.create_room(ALICE, join=[BOB])
+        await stick(s.world, room_id, BOB, "sticky")
+        quiet = await s.world.create_room(CAROL, join=[BOB])
+        token = (await s.sync(CAROL))["next_batch"]
+        await s.world.send(quiet, BOB, "plain")
+        await wait_until_quiet(s.process)
+        count.units.clear()
+
+        await s.sync(CAROL, token)
+        await s.sync(CAROL)
+        await s.sync(ALICE)
+
+        assert not {"list_unexpired", "list_rooms", "list_in_rooms"} & set(count.units)
+
+
+async def test_flood_in_one_room_costs_nothing_in_others(database: Database) -> None:
+    count = QueryCount()
+    counting: Any = CountingDatabase(database, count)
+    async with open_syncing(counting) as s:
+        flooded = await s.world.create_room(ALICE, join=[BOB])
+        other = await s.world.create_room(CAROL, join=[BOB])
+        await stick(s.world, other, BOB, "0", "1")
+        sticky_events = StickyEvents(counting, s.world.feed, s.world.clock, max_in_memory=50)
+        everything = StickyScope(lambda room_id: True, lambda: [flooded, other])
+        only_other = StickyScope(other.__eq__, lambda: [other])
+        upto = s.world.feed.position(EVENTS)
+        await sticky_events.page(everything, None, upto, 100)
+
+        await stick(s.world, flooded, BOB, *(f"{n}" for n in range(60)))
+        upto = s.world.feed.position(EVENTS)
+        count.units.clear()
+        assert len((await sticky_events.page(only_other, None, upto, 100)).records) == 2
+        assert "list_in_rooms" not in count.units
+        assert len((await sticky_events.page(everything, upto, upto, 100)).records) == 0
+        assert "list_in_rooms" not in count.units
+        assert len((await sticky_events.page(everything, None, upto, 100)).records) == 62
+        assert count.units.count("list_in_rooms") == 1
+
+        s.world.clock.advance(HOUR_MS)
+        await stick(s.world, flooded, BOB, "after")
+        upto = s.world.feed.position(EVENTS)
+        count.units.clear()
+        assert len((await sticky_events.page(everything, None, upto, 100)).records) == 1
+        assert "list_in_rooms" not in count.units

@@ -17,16 +17,13 @@ Invariants:
 - Of a room that the reader joins, all events that are still sticky are new. If they do not fit into
   the page, the position to continue from is before other events that the reader has received, and
   it receives these once more: rather twice than never.
-- The memory is complete as of the feed, or it is known not to be, because there are too many sticky
-  events. Then the table is read, by one statement for all rooms, and after a while the memory is
-  filled again.
+- Of each room, memory has all events as of the feed, or it is known that the table must be read,
+  because the room has very many. One statement reads it for all such rooms.
 
 Spec: MSC4354, MSC4480.
 """
 
-import operator
-from bisect import insort
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Final, NamedTuple
 
 import attrs
@@ -39,6 +36,12 @@ from hs.lib.caching.lru_cache import LruCache
 from hs.lib.clock import Clock
 from hs.repl.feed import Batch, Feed
 from hs.repl.followers import KeyFollower
+from hs.services.rooms.store.sticky_index import (
+    MAX_ROOMS,
+    RoomInTable,
+    StickyIndex,
+    by_stream_id,
+)
 from hs.services.rooms.store.stored_event import StoredEvent
 from hs.storage.database import Database
 from hs.storage.rooms import sticky_events as storage
@@ -46,12 +49,11 @@ from hs.storage.rooms.sticky_events import StickyRange, StickyRecord
 
 MAX_IN_MEMORY: Final = 20_000
 SWEEP_MS: Final = 60_000
-"""How often expired events are dropped from memory, and how long it stays incomplete."""
+"""How often expired events are dropped from memory, and how long it may stay incomplete."""
 
 CHUNK: Final = 1000
 MAX_CHUNKS: Final = 20
 _LOWEST: Final = -(2**62)
-_stream_id = operator.attrgetter("stream_id")
 
 
 @attrs.frozen(eq=False)
@@ -83,52 +85,15 @@ class _Arrival(NamedTuple):
     row: EventRow
 
 
-@attrs.define(eq=False)
-class _Index:
-    """The sticky events of all rooms; empty if there are too many (`is_complete` is false)."""
+@attrs.frozen(eq=False)
+class _Reading:
+    """A page of the events of rooms that are only in the table."""
 
-    max_events: int
-    swept_ms: int
-    is_complete: bool = True
-    by_id: dict[str, StickyRecord] = attrs.Factory(dict)
-    by_room: dict[str, dict[str, StickyRecord]] = attrs.Factory(dict)
-    # In stream order. Removed events stay until the next sweep.
-    by_writer: dict[str, list[StickyRecord]] = attrs.Factory(dict)
-
-    def fill(self, records: Iterable[StickyRecord], now_ms: int) -> None:
-        """Replace all events; drop all if there are too many."""
-        kept = {record.event_id: record for record in records if record.expires_ms > now_ms}
-        self.is_complete = len(kept) <= self.max_events
-        self.swept_ms = now_ms
-        self.by_id, self.by_room, self.by_writer = {}, {}, {}
-        if self.is_complete:
-            for record in sorted(kept.values(), key=_stream_id):
-                self.add(record)
-
-    def add(self, record: StickyRecord) -> None:
-        """Add an event; almost always it is the last one of its writer."""
-        self.by_id[record.event_id] = record
-        self.by_room.setdefault(record.room_id, {})[record.event_id] = record
-        insort(self.by_writer.setdefault(record.writer, []), record, key=_stream_id)
-
-    def remove(self, event_id: str) -> None:
-        """Remove an event if it is there."""
-        record = self.by_id.pop(event_id, None)
-        if record is not None:
-            in_room = self.by_room[record.room_id]
-            del in_room[event_id]
-            if not in_room:
-                del self.by_room[record.room_id]
-
-    def after(self, since: VectorPosition) -> Iterator[StickyRecord]:
-        """Yield the events that a position does not cover."""
-        for writer, records in self.by_writer.items():
-            seen = since.get(writer)
-            for record in reversed(records):
-                if record.stream_id <= seen:
-                    break
-                if self.by_id.get(record.event_id) is record:
-                    yield record
+    rooms: list[RoomID]
+    new_rooms: list[RoomID]
+    since: VectorPosition | None
+    upto: VectorPosition
+    limit: int
 
 
 class StickyEvents:
@@ -140,7 +105,7 @@ class StickyEvents:
         self._database = database
         self._clock = clock
         self._max_in_memory = max_in_memory
-        self._cache: LruCache[None, _Index] = LruCache("sticky_events", max_entries=1)
+        self._cache: LruCache[None, StickyIndex] = LruCache("sticky_events", max_entries=1)
         self._follower = KeyFollower(self._cache, self._read, self._apply)
         feed.subscribe(EVENTS, self._on_rows)
 
@@ -169,9 +134,11 @@ class StickyEvents:
         index = await self._loaded()
         if not index.is_complete:
             return room_ids
-        if len(index.by_room) < len(room_ids):
-            return [RoomID(room_id) for room_id in index.by_room if room_id in room_ids]
-        return [room_id for room_id in room_ids if room_id in index.by_room]
+        return [
+            RoomID(room_id)
+            for known in (index.by_room, index.in_table)
+            for room_id in _both(known, room_ids)
+        ]
 
     async def page(
         self, scope: StickyScope, since: VectorPosition | None, upto: VectorPosition, limit: int
@@ -181,27 +148,59 @@ class StickyEvents:
         That are those after `since`, and of new rooms all; without `since`, all of all rooms.
         """
         index = await self._loaded()
+        found: list[StickyRecord] = []
         if index.is_complete:
-            return _first(_in_memory(index, scope, since), upto, self._clock.now_ms(), limit)
-        return await self._stored(scope, since, upto, limit)
+            found = _in_memory(index, scope, since)
+            rooms, new_rooms = self._rooms_in_table(index, scope, since)
+        else:
+            new_rooms = list(scope.new_rooms)
+            rooms = list(set(scope.rooms()).difference(new_rooms))
+        last = None
+        if rooms or new_rooms:
+            where = _Reading(rooms, new_rooms, since, upto, limit)
+            records, last = await self._read_table(where)
+            found += records
+        return _first(found, upto, self._clock.now_ms(), limit, last)
 
-    async def _loaded(self) -> "_Index":
+    def _rooms_in_table(
+        self, index: StickyIndex, scope: StickyScope, since: VectorPosition | None
+    ) -> tuple[list[RoomID], list[RoomID]]:
+        """Return the rooms, and the new rooms, whose events must be read from the table."""
+        if not index.in_table:
+            return [], []
+        now_ms = self._clock.now_ms()
+        in_table = {
+            RoomID(room_id): room
+            for room_id, room in index.in_table.items()
+            if room.expires_ms > now_ms
+        }
+        new_rooms = [room_id for room_id in scope.new_rooms if room_id in in_table]
+        floor = _LOWEST if since is None else since.floor
+        rooms = [
+            room_id
+            for room_id, room in in_table.items()
+            if room.stream_id > floor and room_id not in new_rooms and scope.includes(room_id)
+        ]
+        return rooms, new_rooms
+
+    async def _loaded(self) -> StickyIndex:
         index = await self._follower.get(None)
         if not index.is_complete and self._clock.now_ms() - index.swept_ms > SWEEP_MS:
             self._follower.invalidate(None)
             index = await self._follower.get(None)
         return index
 
-    async def _stored(
-        self, scope: StickyScope, since: VectorPosition | None, upto: VectorPosition, limit: int
-    ) -> StickyPage:
-        now_ms, low = self._clock.now_ms(), _LOWEST
+    async def _read_table(self, reading: _Reading) -> tuple[list[StickyRecord], int | None]:
+        """Return the events of rooms, and the stream ID of the last one if there are more."""
+        since, low = reading.since, _LOWEST
         floor = _LOWEST if since is None else since.floor
-        new_rooms = set(scope.new_rooms)
-        rooms = [room_id for room_id in scope.rooms() if room_id not in new_rooms]
+        new_rooms = set(reading.new_rooms)
         found: list[StickyRecord] = []
         for _ in range(MAX_CHUNKS):
-            where = StickyRange(rooms, max(low, floor), list(new_rooms), low, upto.most())
+            where = StickyRange(
+                reading.rooms, max(low, floor), reading.new_rooms, low, reading.upto.most()
+            )
+            now_ms = self._clock.now_ms()
             records = await self._database.read(storage.list_in_rooms, where, now_ms, CHUNK)
             # Of writers that are ahead of the others, the reader has later events than the floor.
             found += [
@@ -212,19 +211,22 @@ class StickyEvents:
                 or not since.covers(record.writer, record.stream_id)
             ]
             if len(records) < CHUNK:
-                return _first(found, upto, now_ms, limit)
+                return found, None
             low = records[-1].stream_id
-            if len(found) > limit:
+            if len(found) > reading.limit:
                 break
-        page = _first(found, upto, now_ms, limit)
-        return page if page.reached is not None else StickyPage(page.records, upto.capped(low))
+        return found, low
 
-    async def _read(self, keys: list[None]) -> Mapping[None, _Index]:
-        now_ms = self._clock.now_ms()
-        limit = self._max_in_memory + 1
-        records = await self._database.read(storage.list_unexpired, now_ms, limit)
-        index = _Index(self._max_in_memory, now_ms)
-        index.fill(records, now_ms)
+    async def _read(self, keys: list[None]) -> Mapping[None, StickyIndex]:
+        now_ms, most = self._clock.now_ms(), self._max_in_memory
+        index = StickyIndex(most, now_ms)
+        records = await self._database.read(storage.list_unexpired, now_ms, most + 1)
+        if len(records) <= most:
+            index.by_id = {record.event_id: record for record in records}
+        else:
+            rooms = await self._database.read(storage.list_rooms, now_ms, MAX_ROOMS + 1)
+            index.in_table = {room_id: RoomInTable(*last) for room_id, *last in rooms}
+        index.sweep(now_ms)
         return {None: index}
 
     def _on_rows(self, batch: Batch[EventRow]) -> None:
@@ -232,28 +234,25 @@ class StickyEvents:
             if row.sticky_until or row.redaction_applies:
                 self._follower.update(None, _Arrival(stream_id, batch.writer, row))
 
-    def _apply(self, index: _Index, arrival: _Arrival) -> _Index:
+    def _apply(self, index: StickyIndex, arrival: _Arrival) -> StickyIndex:
         stream_id, writer, row = arrival
         if not index.is_complete:
             return index
         if row.redaction_applies and row.redacts is not None:
             index.remove(row.redacts)
-        before = index.by_id.get(row.event_id)
         if row.sticky_until and not row.soft_failed:
-            if before is None or before.stream_id < stream_id:
-                index.remove(row.event_id)
-                index.add(
-                    StickyRecord(row.event_id, row.room_id, stream_id, writer, row.sticky_until)
-                )
+            record = StickyRecord(row.event_id, row.room_id, stream_id, writer, row.sticky_until)
             now_ms = self._clock.now_ms()
-            is_full = len(index.by_id) > index.max_events
-            if is_full or now_ms - index.swept_ms > SWEEP_MS:
-                index.fill(index.by_id.values(), now_ms)
+            # A row that the read from the table has seen may arrive once more.
+            if index.by_id.get(row.event_id) != record:
+                index.add(record, now_ms)
+            if now_ms - index.swept_ms > SWEEP_MS:
+                index.sweep(now_ms)
         return index
 
 
 def _in_memory(
-    index: _Index, scope: StickyScope, since: VectorPosition | None
+    index: StickyIndex, scope: StickyScope, since: VectorPosition | None
 ) -> list[StickyRecord]:
     found: list[StickyRecord] = []
     if since is not None:
@@ -268,14 +267,29 @@ def _in_memory(
 
 
 def _first(
-    found: Iterable[StickyRecord], upto: VectorPosition, now_ms: int, limit: int
+    found: Iterable[StickyRecord],
+    upto: VectorPosition,
+    now_ms: int,
+    limit: int,
+    last: int | None,
 ) -> StickyPage:
+    """Return the page of what was found; nothing after `last` was read, unless it is None."""
     unique = {
         record.event_id: record
         for record in found
-        if record.expires_ms > now_ms and upto.covers(record.writer, record.stream_id)
+        if record.expires_ms > now_ms
+        and upto.covers(record.writer, record.stream_id)
+        and (last is None or record.stream_id <= last)
     }
-    records = sorted(unique.values(), key=_stream_id)
-    if len(records) <= limit:
-        return StickyPage(records, None)
-    return StickyPage(records[:limit], upto.capped(records[limit - 1].stream_id))
+    records = sorted(unique.values(), key=by_stream_id)
+    if len(records) > limit:
+        records = records[:limit]
+        last = records[-1].stream_id
+    return StickyPage(records, None if last is None else upto.capped(last))
+
+
+def _both(known: Collection[str], room_ids: Collection[RoomID]) -> list[str]:
+    """Return what two collections have in common, in time that depends on the smaller one."""
+    if len(known) < len(room_ids):
+        return [room_id for room_id in known if room_id in room_ids]
+    return [room_id for room_id in room_ids if room_id in known]
