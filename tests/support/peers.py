@@ -96,12 +96,21 @@ class History:
         *,
         after: Sequence[EventID] | None = None,
         redacts: EventID | None = None,
+        sticky_ms: int | None = None,
     ) -> Event:
         """Add an event after others, by default after all forward extremities.
 
         Raises: Forbidden.
         """
-        event = self.draft(sender, event_type, content, state_key, after=after, redacts=redacts)
+        event = self.draft(
+            sender,
+            event_type,
+            content,
+            state_key,
+            after=after,
+            redacts=redacts,
+            sticky_ms=sticky_ms,
+        )
         before = self.before(event.prev_events)
         check_auth(event, {key: self.events[event_id] for key, event_id in before.items()})
         self.keep(event)
@@ -117,6 +126,7 @@ class History:
         after: Sequence[EventID] | None = None,
         redacts: EventID | None = None,
         auth_events: Sequence[EventID] | None = None,
+        sticky_ms: int | None = None,
     ) -> Event:
         """Build an event without checking or adding it."""
         rules = ROOM_VERSIONS[self.version]
@@ -143,7 +153,7 @@ class History:
             event_id=event_id,
             reference_hashes=hashes,
         )
-        draft = EventDraft(event_type, sender, content, state_key, redacts)
+        draft = EventDraft(event_type, sender, content, state_key, redacts, sticky_ms=sticky_ms)
         return build_event(draft, place, rules, signer_of(server_of(sender)))
 
     def keep(self, event: Event, *, rejected: bool = False) -> None:

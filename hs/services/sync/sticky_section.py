@@ -45,6 +45,9 @@ class StickyRoomEvents:
     is_empty: bool
 
 
+NO_STICKY_EVENTS: Final = StickyRoomEvents({}, None, is_empty=True)
+
+
 @attrs.frozen(eq=False)
 class StickySection:
     """The reader and renderer of sticky events for `/sync`."""
@@ -60,6 +63,8 @@ class StickySection:
     ) -> StickyRoomEvents:
         """Return the sticky events that the client has not received yet."""
         since = None if context.since is None else context.since.sticky or context.since.events
+        if since is context.events_position:
+            return NO_STICKY_EVENTS
         scope = self._scope(context, room_contexts)
         page = await self._sticky.page(scope, since, context.events_position, MAX_EVENTS)
         visible = await visible_sticky_events(
@@ -71,20 +76,19 @@ class StickySection:
         joined = {
             room.room_id: room for room in room_contexts if room.section is MembershipSection.JOIN
         }
-        floor = None if context.since is None else context.since.events.floor
+        is_initial = context.since is None
         rooms, selection = context.rooms, self._selection
 
         def includes(room_id: RoomID) -> bool:
             if room_id in joined:
                 return True
-            # A membership after the start of the interval may be after its end as well; then only
-            # the selection knows whether the user was joined in between.
+            # Rooms without new events are not in the selection. If the memberships are ahead of
+            # the response, the user may join such a room after its end: the events come early.
             own = rooms.get(room_id)
             return (
-                own is not None
+                not is_initial
+                and own is not None
                 and own.membership == event_types.JOIN
-                and floor is not None
-                and own.stream_id <= floor
                 and selection.allows_room(context, room_id)
             )
 

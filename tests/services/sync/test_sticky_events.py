@@ -10,6 +10,7 @@ from hs.services.rooms.append.drafts import Draft
 from hs.services.rooms.store.sticky_events import StickyEvents, StickyScope
 from hs.services.sync.sticky_section import MAX_EVENTS
 from hs.storage.database import Database
+from hs.storage.rooms import purge
 from tests.support.composition import Neighbourhood
 from tests.support.rooms import ALICE, BOB, CAROL, World
 from tests.support.sql.counting import CountingDatabase, QueryCount, wait_until_quiet
@@ -338,17 +339,26 @@ async def sticky_rows(database: Database) -> int:
     return int(await database.read(count))
 
 
-async def test_cleanup_deletes_expired_rows_and_purging_deletes_the_others(
+async def test_cleanup_deletes_expired_rows_and_a_purge_those_of_its_events(
     database: Database,
 ) -> None:
     async with open_syncing(database) as s:
         room_id = await s.world.create_room(ALICE, join=[BOB])
-        await s.world.append(room_id, sticky(BOB, "short", MINUTE_MS), sticky(BOB, "long"))
+        _, long = await s.world.append(
+            room_id, sticky(BOB, "short", MINUTE_MS), sticky(BOB, "long")
+        )
+        token = (await s.sync(ALICE))["next_batch"]
+        await s.world.send(room_id, BOB, "plain")
         s.world.clock.advance(MINUTE_MS)
 
-        await s.process.services.core.rooms.cleanup.delete_expired_sticky_events()
+        deleted = await s.services.core.rooms.cleanup.delete_expired_sticky_events()
+        remaining = await sticky_rows(database)
+        await database.write(purge.delete_events, [(long.stream_id, long.event_id)])
+        s.world.events.forget(long.event_id)
 
-        assert await sticky_rows(database) == 1
+        assert (deleted, remaining, await sticky_rows(database)) == (1, 1, 0)
+        assert section(await s.sync(ALICE, filter=ONE), room_id) == []
+        assert section(await s.sync(ALICE, token, filter=ONE), room_id) == []
 
 
 @pytest.mark.parametrize("most", [200, 20, 5])

@@ -93,7 +93,16 @@ def _extensions(
             rooms.memberships,
             SharedRooms(rooms.database, rooms.events, rooms.memberships, rooms.tails),
         ),
-        sticky=StickyExtension(
-            rooms.sticky, rooms.events, rooms.states, rooms.visibility, rooms.rendering
-        ),
+        sticky=_sticky_extension(rooms),
+    )
+
+
+def _sticky_extension(rooms: RoomReaders) -> StickyExtension:
+    return StickyExtension(
+        sticky=rooms.sticky,
+        events=rooms.events,
+        states=rooms.states,
+        tails=rooms.tails,
+        visibility=rooms.visibility,
+        rendering=rooms.rendering,
     )

@@ -2,13 +2,14 @@
 
 Rules:
 
-- The token is a position in the stream of events. The client returns it as `since`, and so
-  acknowledges what it has received; without it, all events that are still sticky are sent. So are
-  they if the token is ahead of this process, as after the restore of a backup: rather twice than
-  never.
+- The token has two positions in the stream of events: up to where the sticky events were sent, and
+  that of the response, which is later if there were more than fit. The client returns it as
+  `since`, and so acknowledges what it has received; without it, all events that are still sticky
+  are sent. So are they if the token is ahead of this process, as after the restore of a backup:
+  rather twice than never.
 - The rooms are those that the user is joined to and that a list or subscription matches, whether
   in a range or not. All events that are still sticky are sent of rooms that the user has joined
-  since the token, and of rooms that are new to the connection.
+  since the response of the token, and of rooms that are new to the connection.
 - Events that the response has in a timeline are left out.
 - `next_batch` moves with every response, so that what follows it is little. Only events, or that
   more are to come, end the waiting.
@@ -16,7 +17,7 @@ Rules:
 Spec: MSC4480.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from collections.abc import Set as AbstractSet
 from typing import Any, Final
 
@@ -31,7 +32,8 @@ from hs.core.requester import Requester
 from hs.services.rooms.read.rendering import EventRenderer
 from hs.services.rooms.read.visibility import Visibility, VisibleEvent
 from hs.services.rooms.store.event_store import EventStore
-from hs.services.rooms.store.memberships import LocalMembership
+from hs.services.rooms.store.memberships import LocalMembership, RoomsOf
+from hs.services.rooms.store.recent_events import RecentEvents
 from hs.services.rooms.store.state_store import StateStore
 from hs.services.rooms.store.sticky_events import StickyEvents, StickyScope
 from hs.services.rooms.store.stored_event import membership_in
@@ -58,6 +60,27 @@ class StickyExtensionContext:
     shown: AbstractSet[EventID]
 
 
+@attrs.frozen
+class StickyToken:
+    """The position of a response, and up to where the sticky events were sent by then."""
+
+    response: VectorPosition
+    reached: VectorPosition
+
+    def encode(self) -> str:
+        """Return the text form, `k<response>` or `k<response>_<reached>`."""
+        text = _PREFIX + self.response.encode()
+        return text if self.reached == self.response else f"{text}_{self.reached.encode()}"
+
+    @classmethod
+    def parse(cls, text: str) -> "StickyToken":
+        """Parse the text form. Raises: InvalidParam."""
+        if not text.startswith(_PREFIX):
+            raise InvalidParam("since of sticky events must be a next_batch of this extension")
+        response, _, reached = text[len(_PREFIX) :].partition("_")
+        return cls(VectorPosition.parse(response), VectorPosition.parse(reached or response))
+
+
 @attrs.frozen(eq=False)
 class StickyExtension:
     """The renderer of the extension."""
@@ -65,6 +88,7 @@ class StickyExtension:
     _sticky: StickyEvents
     _events: EventStore
     _states: StateStore
+    _tails: RecentEvents
     _visibility: Visibility
     _rendering: EventRenderer
 
@@ -74,21 +98,22 @@ class StickyExtension:
         """Return the extension, and whether it has changes. Raises: InvalidParam."""
         if not request.enabled:
             return {}, False
-        since = None if request.since is None else _parse(request.since)
-        if since is not None and not context.upto.covers_all(since):
+        since = None if request.since is None else StickyToken.parse(request.since)
+        if since is not None and not context.upto.covers_all(since.response):
             since = None
         limit = max(1, min(request.limit or MAX_EVENTS, MAX_EVENTS))
         scope = await self._scope(context, since)
-        page = await self._sticky.page(scope, since, context.upto, limit)
+        after = None if since is None else since.reached
+        page = await self._sticky.page(scope, after, context.upto, limit)
         user_id = context.request_context.user_id
         visible = await visible_sticky_events(user_id, page.records, self._events, self._visibility)
         members: dict[str, Any] = {}
         rooms = await self._render(context, visible)
         if rooms:
             members["rooms"] = rooms
-        reached = page.reached or context.upto
-        if reached != since:
-            members["next_batch"] = _PREFIX + reached.encode()
+        token = StickyToken(context.upto, page.reached or context.upto)
+        if token != since:
+            members["next_batch"] = token.encode()
         return members, bool(rooms) or page.reached is not None
 
     async def _render(
@@ -115,7 +140,7 @@ class StickyExtension:
         return rooms
 
     async def _scope(
-        self, context: StickyExtensionContext, since: VectorPosition | None
+        self, context: StickyExtensionContext, since: StickyToken | None
     ) -> StickyScope:
         rooms, requested = context.request_context.rooms, context.requested
 
@@ -132,12 +157,22 @@ class StickyExtension:
             # A client that begins a connection with a token has received what is before it.
             number = context.request_context.connection.number
             new_rooms += [] if not number else filter(includes, context.new_rooms)
-            for room_id in await self._sticky.rooms_among(rooms):
-                own = rooms[room_id]
-                may_be_new = own.stream_id > since.floor and includes(room_id)
-                if may_be_new and await self._joined_after(own, since):
-                    new_rooms.append(room_id)
+            new_rooms += await self._joined_since(rooms, since.response, includes)
         return StickyScope(includes, lambda: filter(includes, rooms), new_rooms)
+
+    async def _joined_since(
+        self, rooms: RoomsOf, since: VectorPosition, includes: Callable[[RoomID], bool]
+    ) -> list[RoomID]:
+        """Return the rooms with sticky events that the user has joined since a position."""
+        if self._tails.memberships_unchanged_since(since):
+            return []
+        return [
+            room_id
+            for room_id in await self._sticky.rooms_among(rooms)
+            if rooms[room_id].stream_id > since.floor
+            and includes(room_id)
+            and await self._joined_after(rooms[room_id], since)
+        ]
 
     async def _joined_after(self, own: LocalMembership, since: VectorPosition) -> bool:
         """Return whether the user was not joined at a position, walking back by member events."""
@@ -149,9 +184,3 @@ class StickyExtension:
                 return False
             stored = await self._states.replaced_event(stored)
         return True
-
-
-def _parse(text: str) -> VectorPosition:
-    if not text.startswith(_PREFIX):
-        raise InvalidParam("since of sticky events must be a next_batch of this extension")
-    return VectorPosition.parse(text[len(_PREFIX) :])

@@ -9,14 +9,16 @@ from hs.core.events import event_types
 from hs.core.events.event import Event
 from hs.core.ids import EventID, RoomID
 from hs.core.stateres.auth_graph import auth_chain
+from hs.core.streams import EVENTS
 from hs.services.rooms.receive.event_receiver import (
     MissingEvents,
     PduOutcome,
     PduVerdict,
     ReceiveResult,
 )
+from hs.services.rooms.store.sticky_events import StickyScope
 from hs.services.rooms.store.stored_event import EventStatus, StoredEvent
-from hs.storage.database import Database
+from hs.storage.database import Database, Tx
 from hs.storage.rooms import events as event_rows
 from hs.storage.rooms import rooms as room_rows
 from hs.storage.rooms import timelines
@@ -465,3 +467,31 @@ async def test_rejected_and_soft_failed_events_are_in_no_timeline(world: Receivi
     assert last_events is not None
     assert [entry.event_id for entry in last_events] == shown
     assert [event.event_id for event in arrived] == [history.first, *shown]
+
+
+async def test_only_accepted_events_of_other_servers_are_sticky(world: ReceivingWorld) -> None:
+    room_id, history = await import_joined_room(world)
+    world.clock.advance(1000)
+    start = history.ends[:]
+    rejected = history.draft(CORA, "m.room.topic", {}, "", sticky_ms=60_000)
+    accepted = history.add(CORA, "m.x", {"n": 1}, sticky_ms=60_000)
+    state = history.add(BERT, "m.room.topic", {"topic": "x"}, "", sticky_ms=60_000)
+    ban = history.add(ADMIN, "m.room.member", BAN, CORA)
+    evading = history.draft(CORA, "m.x", {"n": 2}, after=start, sticky_ms=60_000)
+
+    for event in (rejected, accepted, state, ban, evading):
+        await receive(world, event)
+    sticky = world.process.services.core.rooms.sticky
+    everywhere = StickyScope(lambda _: True, lambda: [room_id])
+    page = await sticky.page(everywhere, None, world.feed.position(EVENTS), 100)
+    stored = await world.database.read(list_sticky)
+
+    assert [record.event_id for record in page.records] == [accepted.event_id, state.event_id]
+    expires_ms = accepted.origin_server_ts + 60_000
+    assert page.records[0].expires_ms == expires_ms
+    assert stored == {accepted.event_id: 0, state.event_id: 0, evading.event_id: 1}
+
+
+async def list_sticky(tx: Tx) -> dict[str, int]:
+    rows = await tx.fetch("SELECT event_id, soft_failed FROM sticky_events")
+    return {row[0]: row[1] for row in rows}

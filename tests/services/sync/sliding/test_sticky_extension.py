@@ -180,3 +180,36 @@ async def test_other_process_continues_and_foreign_tokens_start_again(database: 
         assert texts(of_future, room_id) == ["1", "2", "3"]
         with pytest.raises(InvalidParam):
             await sync(second, ALICE, at_first, since="99")
+
+
+async def test_joined_room_with_more_than_fit_is_delivered_completely(database: Database) -> None:
+    async with open_sliding(database) as s:
+        room_id = await s.world.create_room(ALICE, join=[BOB])
+        sent = [f"{n}" for n in range(7)]
+        await stick(s.world, room_id, *sent)
+        response = await sync(s, CAROL)
+        await s.world.join(room_id, CAROL)
+
+        received: list[str] = []
+        for _ in range(4):
+            response = await sync(s, CAROL, response, limit=2)
+            received += texts(response, room_id)
+
+        assert received == sent
+        assert texts(await sync(s, CAROL, response, limit=2), room_id) == []
+
+
+async def test_new_token_does_not_end_the_waiting(
+    database: Database, autojump_clock: trio.abc.Clock
+) -> None:
+    async with open_sliding(database) as s:
+        await s.world.create_room(ALICE, join=[BOB])
+        first = await sync(s, ALICE)
+        other_id = await s.world.create_room(BOB)
+        await stick(s.world, other_id, "sticky")
+        began = trio.current_time()
+
+        second = await sync(s, ALICE, first, timeout_ms=5000)
+
+        assert trio.current_time() - began >= 5
+        assert "rooms" not in second["extensions"][STICKY_EXTENSION]
