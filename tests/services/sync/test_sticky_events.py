@@ -440,3 +440,25 @@ async def test_flood_in_one_room_costs_nothing_in_others(database: Database) -> 
         count.units.clear()
         assert len((await sticky_events.page(everything, None, upto, 100)).records) == 1
         assert "list_in_rooms" not in count.units
+
+
+async def test_first_sync_after_a_restart_says_what_is_sticky(database: Database) -> None:
+    async with open_syncing(database) as s:
+        room_id = await s.world.create_room(ALICE, join=[BOB])
+        later_ms = s.world.clock.now_ms() + 24 * HOUR_MS
+        content = {"msgtype": "m.text", "body": "future"}
+        future = Draft(
+            "m.room.message", BOB, content, origin_server_ts=later_ms, sticky_ms=10 * MINUTE_MS
+        )
+        await s.world.append(room_id, future, sticky(BOB, "sticky"))
+        await s.world.send(room_id, BOB, "plain")
+        clock = s.world.clock
+
+    clock.advance(MINUTE_MS)
+    async with open_syncing(database, clock=clock) as s:
+        room = joined(await s.sync(ALICE), room_id)
+
+        remaining = [event["unsigned"].get(TTL) for event in room["timeline"]["events"][-3:]]
+        assert bodies(room) == ["future", "sticky", "plain"]
+        assert remaining == [9 * MINUTE_MS, 59 * MINUTE_MS, None]
+        assert "msc4354_sticky" not in room
