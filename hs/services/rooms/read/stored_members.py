@@ -14,7 +14,7 @@ from hs.storage.rooms.stored_pdus import expand_pdu
 async def render_members(
     tx: Tx, room_id: RoomID, stream_ids: Sequence[int], now_ms: int
 ) -> tuple[list[bytes], list[EventID]]:
-    """Return the JSON of member events of a room, and the IDs of those that are redacted or sticky."""
+    """Return the JSON of member events of a room, and the IDs of redacted and sticky ones."""
     rendered: list[bytes] = []
     others: list[EventID] = []
     room = orjson.dumps(room_id)
