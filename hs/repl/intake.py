@@ -165,7 +165,8 @@ class Intake:
         if known is None:
             if stream.kind is StreamKind.MEMORY:
                 return False
-            log.warning("%s writes stream %s but is not configured to", writer, stream.name)
+            if stream.writers is not StreamWriters.ANY:
+                log.warning("%s writes stream %s but is not configured to", writer, stream.name)
             known = message.prev
         if message.epoch > self._feed.epoch(stream, writer):
             return False
