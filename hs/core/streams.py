@@ -4,16 +4,11 @@ This is the only list of streams. Whatever treats all of them alike is derived f
 of the sync token and the positions in it (hs.services.sync.positions), the subscriptions of the
 notifier (hs.services.sync.notifier), the names in `stream_writers`
 (hs.settings.sections.workers), the streams that a process writes (hs.nursery.plan) and follows
-(hs.repl.ownership). It is in core because the settings need it as much as replication does, and a
-declaration that is split between the two layers would be two lists again.
+(hs.repl.ownership). It is in core because the settings and replication need it.
 
-A new stream is a row class, a StreamDef and, if /sync follows it, a field of SyncToken; nothing
-else is needed for it to be replicated, to be in sync tokens, to wake long polls and to be
-assigned to a worker.
-
-A row says what changed, in enough detail that readers in other processes need not query the
-database. Rows are sent and logged as MessagePack maps with the names of the fields, between
-processes of two releases as well: new fields come last and have a default.
+A row says what changed, in so much detail that readers need not query the database. Rows are sent
+and logged as MessagePack maps with the names of the fields, between processes of two releases as
+well: new fields come last and have a default.
 """
 
 import operator
@@ -171,7 +166,7 @@ PRESENCE = StreamDef(
     recent=10_000,
 )
 
-# Profiles
+# Profiles, account data and push
 
 
 @attrs.frozen
@@ -189,8 +184,6 @@ PROFILE_UPDATES = StreamDef(
     StreamWriters.ANY,
     wake_rule=WakeRule.PROFILE_FOLLOWERS,
 )
-
-# Account data and push
 
 
 @attrs.frozen
