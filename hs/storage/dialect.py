@@ -45,7 +45,7 @@ class Dialect(Protocol):
         """Lock the rows of a SELECT until the transaction ends (empty on SQLite)."""
 
     def search_table(self) -> str:
-        """Name the full-text search table, with alias `e`, and the joins that it needs."""
+        """Name the full-text search table and its joins; `e` has the columns of the events."""
 
     def search_match(self, number: int) -> str:
         """Match rows of `e` against the full-text query in parameter `$number`."""
@@ -55,9 +55,6 @@ class Dialect(Protocol):
 
     def search_rank(self, number: int) -> str:
         """Rank rows of `e` for the query in parameter `$number`; higher is better."""
-
-    def search_document(self, text: str) -> str:
-        """Convert a column of text to what the words column stores."""
 
 
 class PostgresDialect:
@@ -104,9 +101,6 @@ class PostgresDialect:
     def search_rank(self, number: int) -> str:
         return f"ts_rank(e.words, ${number}::text::tsquery, 1)::float8"
 
-    def search_document(self, text: str) -> str:
-        return f"{text}::tsvector"
-
 
 class SqliteDialect:
     """The SQL of SQLite."""
@@ -151,7 +145,7 @@ class SqliteDialect:
         return ""
 
     def search_table(self) -> str:
-        return "search_words JOIN search_entries e ON e.stream_id = search_words.rowid"
+        return "search_words JOIN events e ON e.stream_id = search_words.rowid"
 
     def search_match(self, number: int) -> str:
         return f"search_words MATCH ${number}"
@@ -161,9 +155,6 @@ class SqliteDialect:
 
     def search_rank(self, number: int) -> str:
         return "-bm25(search_words)"
-
-    def search_document(self, text: str) -> str:
-        return text
 
 
 POSTGRES: Final = PostgresDialect()

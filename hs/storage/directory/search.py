@@ -1,5 +1,8 @@
 """The full-text index of messages, names and topics, and the position up to which it is filled.
 
+On PostgreSQL an entry repeats the room, type, sender and time of its event. On SQLite it has its
+words only, and hits are joined with their events.
+
 Encoding: the PostgreSQL column is a tsvector, SQLite uses an FTS5 table. Words consist of letters
 and digits only, so nothing in them needs escaping. A tsvector keeps at most 255 positions of a
 word; further occurrences are stored under the word with "#1", "#2", … appended. Phrase queries
@@ -19,15 +22,21 @@ from hs.storage.rooms.stored_pdus import expand_pdu
 _ENTRY: Final = (
     "stream_id bigint, room_id text, type text, sender text, origin_server_ts bigint, words text"
 )
-# One statement for all entries: at the end of each, FTS5 writes its index.
-INSERT = sql(
-    lambda d: (
-        "INSERT INTO search_entries (stream_id, room_id, type, sender, origin_server_ts, words) "
-        "SELECT n.stream_id, n.room_id, n.type, n.sender, n.origin_server_ts, "
-        f"{d.search_document('n.words')} FROM {d.json_rows('n', _ENTRY, 1)} WHERE true "
-        "ON CONFLICT (stream_id) DO NOTHING"
+
+
+def _insert(d: Dialect) -> str:
+    columns, values = "stream_id, words", "n.stream_id, n.words"
+    if d.engine == "postgres":
+        columns = "stream_id, room_id, type, sender, origin_server_ts, words"
+        values = "n.stream_id, n.room_id, n.type, n.sender, n.origin_server_ts, n.words::tsvector"
+    return (
+        f"INSERT INTO search_entries ({columns}) SELECT {values} "
+        f"FROM {d.json_rows('n', _ENTRY, 1)} WHERE true ON CONFLICT (stream_id) DO NOTHING"
     )
-)
+
+
+# One statement for all entries: at the end of each, FTS5 writes its index.
+INSERT = sql(_insert)
 DELETE = sql(lambda d: f"DELETE FROM search_entries WHERE {d.any_of('stream_id', 1, 'bigint')}")
 DELETE_ROOMS = sql(
     lambda d: (
@@ -137,13 +146,12 @@ _WALK_ROOMS: Final = """
     ORDER BY t.stream_id DESC LIMIT $8
 ) s WHERE s.stream_id > $9)
 """
-WALK_FLOOR = sql(
-    lambda d: (
-        "SELECT max(place) FROM (SELECT (SELECT t.stream_id FROM search_entries t "
-        "WHERE t.room_id = w.room_id AND t.stream_id < $2 "
-        "ORDER BY t.stream_id DESC LIMIT 1 OFFSET $3) AS place "
-        f"FROM {d.unnest('w', 'room_id text')}) places"
-    )
+WALK_FLOOR = Statement(
+    "SELECT max(place) FROM (SELECT (SELECT t.stream_id FROM search_entries t "
+    "WHERE t.room_id = w.room_id AND t.stream_id < $2 "
+    "ORDER BY t.stream_id DESC LIMIT 1 OFFSET $3) AS place "
+    f"FROM {POSTGRES.unnest('w', 'room_id text')}) places",
+    "SELECT ?1, ?2, ?3",
 )
 
 

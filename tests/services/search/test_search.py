@@ -133,7 +133,10 @@ async def test_encrypted_rooms_are_not_searched(database: Database) -> None:
 
 
 async def _indexed_rooms(tx: Tx) -> list[str]:
-    return [row[0] for row in await tx.fetch("SELECT room_id FROM search_entries")]
+    rows = await tx.fetch(
+        "SELECT e.room_id FROM search_entries s JOIN events e ON e.stream_id = s.stream_id"
+    )
+    return [row[0] for row in rows]
 
 
 async def test_only_current_and_former_rooms_are_searched(database: Database) -> None:

@@ -276,4 +276,6 @@ async def test_room_that_is_joined_again_is_not_purged(database: Database) -> No
 async def test_purging_a_room_covers_every_table(database: Database) -> None:
     tables = await database.read(tables_of_rooms)
 
+    # On SQLite, entries of the search index are found by their events.
+    tables |= {"search_entries"}
     assert tables - KEPT_OF_ROOMS == {statement.split()[2] for statement in storage.DELETE_ROOM}

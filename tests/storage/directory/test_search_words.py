@@ -1,0 +1,48 @@
+"""Migration 0037: messages that were indexed before are found, and removed from the index."""
+
+from hs.core.search_words import parse_query
+from hs.storage.database import Tx
+from hs.storage.directory import search
+from hs.storage.directory.search import IndexEntry, IndexRemovals, MessageSearchQuery
+from hs.storage.inline import open_inline
+from hs.storage.migrate import bundled_migrations, migrate
+
+NUMBER = 37
+EVENT = """
+INSERT INTO events
+    (stream_id, writer, event_id, room_id, type, sender, depth, origin_server_ts, pdu)
+VALUES ($1, 'main', $2, '!room', 'm.room.message', '@a:hs.test', 1, 5, x'7b7d')
+"""
+ENTRY = """
+INSERT INTO search_entries (stream_id, room_id, type, sender, origin_server_ts, words)
+VALUES ($1, '!room', 'm.room.message', '@a:hs.test', 5, 'green tea')
+"""
+TEA = MessageSearchQuery(parse_query("tea"), ["!room"], ["m.room.message"], None)
+
+
+async def fill(tx: Tx) -> None:
+    for stream_id in (1, 2, 3):
+        await tx.execute(EVENT, stream_id, f"${stream_id}")
+    for stream_id in (1, 2):
+        await tx.execute(ENTRY, stream_id)
+
+
+async def found(tx: Tx) -> list[tuple[int, str, int]]:
+    hits = await search.list_latest(tx, TEA, 10, 10)
+    return [(hit.stream_id, hit.room_id, hit.origin_server_ts) for hit in hits]
+
+
+async def test_indexed_messages_are_found_after_the_migration() -> None:
+    migrations = bundled_migrations()
+    async with open_inline() as database:
+        earlier = [migration for migration in migrations if migration.number < NUMBER]
+        await migrate(database, earlier, ["pre", "post"])
+        await database.write(fill)
+
+        await migrate(database, migrations, ["pre", "post"])
+        later = IndexEntry(3, "!room", "m.room.message", "@a:hs.test", 5, ["black", "tea"])
+        await database.write(search.update_index, [later], IndexRemovals([], []), "main", "3")
+        await database.write(search.remove, [1])
+
+        assert await database.read(found) == [(3, "!room", 5), (2, "!room", 5)]
+        assert await database.read(search.count_hits, TEA) == 2
