@@ -36,6 +36,7 @@ from hs.apis.web.value_conversion import (
     allows_none,
     json_converter,
     reject_deep_nesting,
+    reject_many_values,
     reject_nul,
     text_converter,
     unwrapped_type,
@@ -219,6 +220,7 @@ class RequestParser:
     def _decode(self, raw: bytes) -> Any:
         if not raw and self.body_may_be_empty:
             return {}
+        reject_many_values(raw)
         value = parse_json(raw)
         reject_deep_nesting(raw, value)
         return value

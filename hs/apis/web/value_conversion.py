@@ -5,15 +5,20 @@ M_BAD_JSON. Integers are limited to what JSON can represent exactly. No text may
 which PostgreSQL cannot store.
 """
 
+import re
 import types
 from collections.abc import Callable
-from typing import Any, NewType, Union, get_args, get_origin
+from typing import Any, Final, NewType, Union, get_args, get_origin
 
 import msgspec
 import orjson
 
 from hs.core.canonical_json import MAX_DEPTH, MAX_INTEGER, WRITABLE_DEPTH
-from hs.core.errors import BadJson, InvalidParam
+from hs.core.errors import BadJson, InvalidParam, TooLarge
+
+MAX_BRACKETS: Final = 200_000
+# An escaped backslash may precede the letters "u0000".
+_ESCAPED_NUL: Final = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 
 TextConverter = Callable[[str], Any]
 JsonConverter = Callable[[Any], Any]
@@ -121,17 +126,15 @@ _JSON_NAMES = {str: "a string", bool: "true or false", dict: "an object", list: 
 
 def reject_nul(name: str, value: Any) -> None:
     """Raise BadJson if a string or key anywhere in a JSON value contains NUL."""
-    pending = [value]
-    while pending:
-        member = pending.pop()
-        if type(member) is str:
-            if "\0" in member:
-                raise BadJson(f"{name} must not contain NUL characters")
-        elif type(member) is dict:
-            pending.extend(member)
-            pending.extend(member.values())
-        elif type(member) is list:
-            pending.extend(member)
+    if _ESCAPED_NUL.search(orjson.dumps(value)):
+        raise BadJson(f"{name} must not contain NUL characters")
+
+
+def reject_many_values(raw: bytes) -> None:
+    """Raise TooLarge if JSON has so many objects and lists that reading them would take long."""
+    # Brackets in strings count as well.
+    if len(raw) > MAX_BRACKETS and raw.count(b"{") + raw.count(b"[") > MAX_BRACKETS:
+        raise TooLarge(f"The body must not contain more than {MAX_BRACKETS} objects and lists")
 
 
 def reject_deep_nesting(raw: bytes, value: Any) -> None:

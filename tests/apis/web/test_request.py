@@ -23,7 +23,7 @@ from hs.apis.web.request import (
     whole_body,
 )
 from hs.apis.web.route import route
-from hs.apis.web.value_conversion import reject_deep_nesting
+from hs.apis.web.value_conversion import reject_deep_nesting, reject_many_values, reject_nul
 from hs.core.canonical_json import MAX_DEPTH, JsonObject, parse_json
 from hs.core.errors import BadJson, InvalidParam
 from hs.core.ids import EventID, UserID, parse_event_id
@@ -275,6 +275,40 @@ def test_nesting_of_bodies_is_limited(opening: bytes) -> None:
     check(MAX_DEPTH)
     with pytest.raises(BadJson, match="deeper than 200"):
         check(MAX_DEPTH + 1)
+
+
+JSON_TEXT = st.text(st.sampled_from('\0\\"u0a'), max_size=12)
+
+
+@given(st.recursive(JSON_TEXT, lambda inner: st.lists(inner) | st.dictionaries(JSON_TEXT, inner)))
+def test_only_values_with_nul_characters_are_rejected(value: Any) -> None:
+    texts: list[str] = []
+    pending = [value]
+    while pending:
+        member = pending.pop()
+        if isinstance(member, str):
+            texts.append(member)
+        else:
+            pending.extend(member)
+            pending.extend(member.values() if isinstance(member, dict) else ())
+
+    try:
+        reject_nul("value", value)
+    except BadJson:
+        assert any("\0" in text for text in texts)
+    else:
+        assert not any("\0" in text for text in texts)
+
+
+async def test_body_with_very_many_objects_is_rejected() -> None:
+    def raw(count: int) -> bytes:
+        return b'{"a":[' + b",".join([b"{}"] * (count - 2)) + b"]}"
+
+    reject_many_values(raw(200_000))
+    response = await client_for(KindsApi()).put("/content", body=raw(200_001))
+
+    assert (response.status, response.errcode) == (413, "M_TOO_LARGE")
+    assert "objects and lists" in response.json["error"]
 
 
 async def test_typed_body_is_checked_completely() -> None:

@@ -26,7 +26,7 @@ from hs.services.sync.sliding.sliding_sync import SlidingSync
 from hs.services.sync.sliding.sticky_extension import STICKY_EXTENSION as STICKY
 from hs.services.sync.sliding.thread_extension import THREADS_EXTENSION as THREADS
 
-MAX_BODY_BYTES: Final = 4 * 1024 * 1024
+MAX_BODY_BYTES: Final = 2 * 1024 * 1024
 
 
 class ExtensionsBody(
