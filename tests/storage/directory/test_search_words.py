@@ -40,7 +40,14 @@ async def test_indexed_messages_are_found_after_the_migration() -> None:
         await database.write(fill)
 
         await migrate(database, migrations, ["pre", "post"])
-        later = IndexEntry(3, "!room", "m.room.message", "@a:hs.test", 5, ["black", "tea"])
+        later = IndexEntry(
+            stream_id=3,
+            room_id="!room",
+            type="m.room.message",
+            sender="@a:hs.test",
+            origin_server_ts=5,
+            words=["black", "tea"],
+        )
         await database.write(search.update_index, [later], IndexRemovals([], []), "main", "3")
         await database.write(search.remove, [1])
 
