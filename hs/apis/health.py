@@ -85,4 +85,4 @@ class MetricsApi:
     @route("GET", "/_synapse/metrics", auth=NONE, extra_paths=["/metrics"])
     async def get_metrics(self) -> Response:
         """Return all metrics in the text format of Prometheus."""
-        return Response(200, {"content-type": CONTENT_TYPE}, self.metrics.render())
+        return Response(200, {"content-type": CONTENT_TYPE}, await self.metrics.render_in_thread())

@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Literal
 
 import attrs
+import trio
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
@@ -47,6 +48,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry(auto_describe=True)
+        self._render_limiter = trio.CapacityLimiter(1)
         self.families: list[MetricFamily] = []
         self._made: dict[str, Counter | Gauge | Histogram] = {}
 
@@ -105,6 +107,28 @@ class Metrics:
     def render(self) -> bytes:
         """Return all metrics in Prometheus' text format."""
         return generate_latest(self.registry)
+
+    async def render_in_thread(self) -> bytes:
+        """Return all metrics in Prometheus' text format, without delaying other tasks for long.
+
+        They are collected here, where nothing changes meanwhile, and written in a thread.
+        """
+        collected = CollectorRegistry()
+        collected.register(_Collected(list(self.registry.collect())))
+        return await trio.to_thread.run_sync(
+            generate_latest, collected, limiter=self._render_limiter
+        )
+
+
+@attrs.frozen(eq=False)
+class _Collected:
+    """A collector of the Prometheus library with samples that were read before."""
+
+    families: list[Metric]
+
+    def collect(self) -> list[Metric]:
+        """Return the families with their samples."""
+        return self.families
 
 
 @attrs.frozen(eq=False)

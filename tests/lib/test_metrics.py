@@ -35,3 +35,12 @@ def test_instances_do_not_share_metrics() -> None:
     Metrics().counter("cats", "Cats").inc()
 
     assert b"cats" not in Metrics().render()
+
+
+async def test_metrics_written_in_a_thread_are_the_same() -> None:
+    metrics = Metrics()
+    metrics.counter("cats", "Cats", ["colour"]).labels("black").inc()
+    metrics.histogram("purrs", "Purrs", []).observe(0.2)
+    metrics.function_gauge("mice", "Mice", lambda: 3)
+
+    assert await metrics.render_in_thread() == metrics.render()
