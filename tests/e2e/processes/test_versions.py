@@ -62,6 +62,7 @@ FLAGS_WITHOUT_ENDPOINT = {
     "org.matrix.msc4222",
     "org.matrix.msc3912",
     "org.matrix.msc4293",
+    "org.matrix.msc4354",
     "org.matrix.msc4380",
     "org.matrix.msc4380.stable",
     "org.matrix.msc4429",
