@@ -2,8 +2,7 @@
 
 from hs.storage.database import Tx
 from hs.storage.devices import key_backup
-from hs.storage.inline import open_inline
-from hs.storage.migrate import bundled_migrations, migrate
+from tests.support.sql.migrated import filled_before
 
 NUMBER = 34
 ALICE = "@a:hs.test"
@@ -24,14 +23,7 @@ async def fill(tx: Tx) -> None:
 
 
 async def test_existing_keys_are_counted() -> None:
-    migrations = bundled_migrations()
-    async with open_inline() as database:
-        earlier = [migration for migration in migrations if migration.number < NUMBER]
-        await migrate(database, earlier, ["pre", "post"])
-        await database.write(fill)
-
-        await migrate(database, migrations, ["pre", "post"])
-
+    async with filled_before(NUMBER, fill) as database:
         stored = await database.read(key_backup.find, ALICE, 1)
         deleted = await database.read(key_backup.find, ALICE, 2)
         assert stored is not None

@@ -4,8 +4,7 @@ from hs.core.search_words import parse_query
 from hs.storage.database import Tx
 from hs.storage.directory import search
 from hs.storage.directory.search import IndexEntry, IndexRemovals, MessageSearchQuery
-from hs.storage.inline import open_inline
-from hs.storage.migrate import bundled_migrations, migrate
+from tests.support.sql.migrated import filled_before
 
 NUMBER = 37
 EVENT = """
@@ -33,13 +32,7 @@ async def found(tx: Tx) -> list[tuple[int, str, int]]:
 
 
 async def test_indexed_messages_are_found_after_the_migration() -> None:
-    migrations = bundled_migrations()
-    async with open_inline() as database:
-        earlier = [migration for migration in migrations if migration.number < NUMBER]
-        await migrate(database, earlier, ["pre", "post"])
-        await database.write(fill)
-
-        await migrate(database, migrations, ["pre", "post"])
+    async with filled_before(NUMBER, fill) as database:
         later = IndexEntry(
             stream_id=3,
             room_id="!room",

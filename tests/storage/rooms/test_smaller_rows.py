@@ -1,10 +1,9 @@
 """Migration 0033: transaction IDs survive it, with the numbers of their events."""
 
 from hs.storage.database import Tx
-from hs.storage.inline import open_inline
-from hs.storage.migrate import bundled_migrations, migrate
 from hs.storage.rooms import transaction_ids
 from hs.storage.rooms.transaction_ids import TransactionRecord
+from tests.support.sql.migrated import filled_before
 
 NUMBER = 33
 EVENT = """
@@ -33,14 +32,7 @@ async def outcomes(tx: Tx) -> list[int]:
 
 
 async def test_rows_are_kept_when_they_lose_their_event_ids() -> None:
-    migrations = bundled_migrations()
-    async with open_inline() as database:
-        earlier = [migration for migration in migrations if migration.number < NUMBER]
-        await migrate(database, earlier, ["pre", "post"])
-        await database.write(fill)
-
-        await migrate(database, migrations, ["pre", "post"])
-
+    async with filled_before(NUMBER, fill) as database:
         sent = await database.read(transaction_ids.find, "@a:hs.test", "PHONE", "/send", "txn")
         recent = await database.read(transaction_ids.list_recent, "@a:hs.test", "PHONE", 10)
         by_event = await database.read(transaction_ids.find_by_events, "@a:hs.test", ["$sent"])
