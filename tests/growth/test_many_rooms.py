@@ -13,7 +13,7 @@ from hs.core.requester import Requester
 from hs.services.rooms.append.drafts import Draft
 from hs.services.sync.sliding.request import SlidingRequest
 from hs.storage.database import Database
-from tests.growth.shapes import users
+from tests.growth.shapes import collect_statistics, users
 from tests.growth.table import Growth
 from tests.support.rooms import ALICE, World, member, message
 from tests.support.sliding import window
@@ -34,6 +34,7 @@ async def add_rooms(world: World, size: int) -> list[RoomID]:
         texts = [message(first, f"message {text}") for text in range(MESSAGES)]
         await world.append(room_id, member(ALICE, "join"), member(second, "join"), *texts)
         rooms.append(room_id)
+    await collect_statistics(world.database)
     return rooms
 
 
