@@ -364,7 +364,24 @@ _CLASSES = {(error.ERRCODE, error.STATUS): error for error in _FixedMatrixError.
 
 
 class Unavailable(Exception):
-    """Something that this server needs is temporarily unavailable; clients may retry."""
+    """Something that this server needs is temporarily unavailable; clients may retry.
+
+    `ANSWER` is what they are told.
+    """
+
+    ANSWER: ClassVar[str] = "The server is temporarily unavailable; try again"
+
+
+class OutcomeUnknown(Unavailable):
+    """A change was under way when the database became unavailable: nobody knows yet if it happened.
+
+    When the database is back, the outcome is found out before anything else is written.
+    """
+
+    ANSWER = (
+        "The database is not available, and it is not known whether the request was carried out. "
+        "A request with a transaction ID may safely be repeated with the same one"
+    )
 
 
 class RemoteFault(Exception):

@@ -1,6 +1,7 @@
 """A grace period for work that a cancellation must not interrupt at once."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import TypeVar
 
 import outcome
@@ -36,3 +37,22 @@ async def _limit_when_cancelled(shield: trio.CancelScope, grace_s: float) -> Non
         await trio.sleep_forever()
     finally:
         shield.deadline = trio.current_time() + grace_s
+
+
+@asynccontextmanager
+async def calling_when_cancelled(call: Callable[[], object]) -> AsyncIterator[None]:
+    """Make `call` as soon as the context is cancelled, though its code may be shielded.
+
+    It is called at the end of the context as well. Exceptions of the context come in a group.
+    """
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_call_when_cancelled, call)
+        yield
+        nursery.cancel_scope.cancel()
+
+
+async def _call_when_cancelled(call: Callable[[], object]) -> None:
+    try:
+        await trio.sleep_forever()
+    finally:
+        call()

@@ -149,9 +149,7 @@ class RpcServer:
             log.warning(
                 "call of %s.%s failed, the caller may retry: %s", call.protocol, call.method, cause
             )
-            unavailable = MatrixError(
-                "M_UNKNOWN", 503, "The server is temporarily unavailable; try again later"
-            )
+            unavailable = MatrixError("M_UNKNOWN", 503, cause.ANSWER)
             return RpcOutcome.MATRIX_ERROR, matrix_error_payload(unavailable)
         except RemoteFault as fault:
             return RpcOutcome.REMOTE_FAULT, remote_fault_payload(fault)

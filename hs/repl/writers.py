@@ -13,8 +13,15 @@ Rules:
 - If the connection breaks during a commit, the outcome is unknown. The writer then changes its
   generation in the database, which waits for a commit that is still running and prevents one
   that arrives later, and reads the position: the batch was committed if it ends there. If not, it
-  is written again. If this cannot be settled, `run` fails and the process must end, because
+  is written again. If the database refuses to tell, `run` fails and the process must end, because
   nobody knows what was written.
+- While the database is unavailable, the writer asks on without end. After ANSWER_S, the *answered*
+  jobs get CommitUnknown, and the jobs that wait are refused, as new ones are from then on. For an
+  answered caller that is as if it had been cancelled: if its batch turns out to be committed, it is
+  published then, once; if not, it is not written any more. No transaction begins before the
+  outcome is known, so each one sees a database in which that commit has happened or never will.
+- When the process stops, the outcome is asked for at most SETTLE_STOP_S more. Then `run` fails; the
+  next life of the writer waits for the commit and begins at its position.
 - If a job raises, its batch is split in halves, each of which is written, until only that job
   fails.
 - Numbers come from one sequence per stream. With no transaction in flight, all numbers that this
@@ -23,6 +30,7 @@ Rules:
 """
 
 import logging
+import math
 import secrets
 from collections.abc import Callable, Coroutine
 from time import perf_counter
@@ -34,6 +42,7 @@ import trio
 
 from hs.core.errors import Unavailable
 from hs.core.stream_def import StreamDef
+from hs.lib.grace import calling_when_cancelled
 from hs.repl.commit_log import CommitLog
 from hs.repl.feed import Batch
 from hs.repl.transport import Transport
@@ -41,7 +50,6 @@ from hs.storage import stream_log
 from hs.storage.database import (
     CommitUnknown,
     Database,
-    DatabaseConflict,
     DatabaseUnavailable,
     RowMissing,
     Tx,
@@ -55,7 +63,8 @@ Unit = Callable[..., Coroutine[Any, Any, tuple[T, list[tuple[int, R]]]]]  # unit
 MAX_WAITING = 5000  # jobs; beyond that callers wait before they may add one
 MAX_BATCH = 500
 FLUSH_S = 10.0  # to write the waiting jobs when the process stops
-SETTLE_S = 60.0  # to find out whether a batch was committed
+ANSWER_S = 5.0  # to find out whether a batch was committed, before its callers are answered
+SETTLE_STOP_S = 5.0  # to find that out when the process stops
 SETTLE_PAUSE_S = 0.5
 SETTLED_ATTEMPTS = 3
 
@@ -110,14 +119,26 @@ class StreamIds:
 
 @attrs.define(eq=False)
 class _Job:
+    """A unit to write. `on_late` is called instead of answering before the outcome is known."""
+
     unit: Unit[Any, Any]
     args: tuple[Any, ...]
+    on_late: Callable[[Exception], None] | None = None
     done: trio.Event = attrs.Factory(trio.Event)
     result: outcome.Outcome[Any] | None = None
 
     def finish(self, result: outcome.Outcome[Any]) -> None:
-        self.result = result
-        self.done.set()
+        """Answer the caller, unless it has an answer."""
+        if not self.done.is_set():
+            self.result = result
+            self.done.set()
+
+    def answer_late(self, error: Exception) -> None:
+        """Answer the caller, as the outcome is not known in time."""
+        if self.on_late is None:
+            self.finish(outcome.Error(error))
+        else:
+            self.on_late(error)
 
 
 @attrs.define(eq=False)
@@ -159,6 +180,9 @@ class TableWriter(Generic[R]):
     _busy: bool = False
     _stopped: bool = False
     _fault: Exception | None = None
+    _late: Exception | None = None  # set while the callers of an unsettled batch are answered
+    _settling: trio.CancelScope | None = None
+    _settle_until: float = math.inf
     _generation: str = attrs.field(factory=_new_generation)
     _log: CommitLog[R] = attrs.field(init=False)
 
@@ -176,12 +200,15 @@ class TableWriter(Generic[R]):
         The unit returns a result and rows with ascending IDs, and may run more than once. This
         returns the result after the rows were committed and delivered to this process's feed.
 
-        Raises: what the unit raised; WriterStopped; WriterReplaced; DatabaseUnavailable.
+        Raises: what the unit raised; WriterStopped; WriterReplaced; DatabaseUnavailable, as
+        CommitUnknown if the unit may have been written.
         """
-        while len(self._waiting) >= MAX_WAITING and not self._stopped:
+        while len(self._waiting) >= MAX_WAITING and not self._stopped and self._late is None:
             await self._has_room.wait()
         if self._stopped:
             raise WriterStopped(self.stream.name)
+        if self._late is not None:
+            raise self._refusal()
         job = _Job(unit, args)
         self._waiting.append(job)
         self._wake.set()
@@ -190,21 +217,25 @@ class TableWriter(Generic[R]):
         result: T = job.result.unwrap()
         return result
 
-    async def write_now(self, unit: Unit[T, R], *args: Any) -> T:
+    async def write_now(
+        self, unit: Unit[T, R], *args: Any, on_late: Callable[[Exception], None]
+    ) -> T:
         """Do the same as `write`, but at once and in the caller's task.
 
         For a caller that collects batches itself and is the only one that writes to the stream:
-        it saves two task switches. The caller must shield itself from cancellation.
+        it saves two task switches. The caller must shield itself from cancellation, and call
+        `stop_settling` when it is cancelled. This returns when the outcome is known; `on_late` is
+        called with CommitUnknown if that takes long.
         """
         if self._stopped:
             raise WriterStopped(self.stream.name)
         assert not self._busy
-        job = _Job(unit, args)
+        job = _Job(unit, args, on_late)
         self._busy = True
         try:
             await self._write_batch([job])
         finally:
-            self._busy = False
+            self._busy, self._late = False, None
             self._follow_others()
         assert job.result is not None
         result: T = job.result.unwrap()
@@ -225,18 +256,25 @@ class TableWriter(Generic[R]):
         self._transport.feed.subscribe(self.stream, self._on_batch)
         task_status.started()
         try:
-            while True:
-                await self._wake.wait()
-                with trio.CancelScope(shield=True):
-                    await self._write_waiting()
-                if self._fault is not None:
-                    raise self._fault
+            async with calling_when_cancelled(self.stop_settling):
+                while self._fault is None:
+                    await self._wake.wait()
+                    with trio.CancelScope(shield=True):
+                        await self._write_waiting()
         finally:
             self._stopped = True
             self._has_room.set()
             with trio.move_on_after(FLUSH_S, shield=True):
                 await self._write_waiting()
             _fail(self._waiting, WriterStopped(self.stream.name))
+            if self._fault is not None:
+                raise self._fault
+
+    def stop_settling(self) -> None:
+        """Limit how long the outcome of a commit is asked for, because the process stops."""
+        self._settle_until = trio.current_time() + SETTLE_STOP_S
+        if self._settling is not None:
+            self._settling.deadline = self._settle_until
 
     def since(self, after: int) -> Batch[R] | None:
         """Return None: the rows are in the tables."""
@@ -252,17 +290,28 @@ class TableWriter(Generic[R]):
             try:
                 await self._write_batch(jobs)
             finally:
-                self._busy = False
+                self._busy, self._late = False, None
+                # Only those of a batch that was cancelled have no answer.
+                _fail(jobs, CommitUnknown("the process stopped during a commit"))
         self._wake = trio.Event()
         self._follow_others()
 
     async def _write_batch(self, jobs: list[_Job], number: int = 1) -> None:
+        if self._late is not None:
+            _fail(jobs, self._late)
+            return
         attempt: _Attempt[R] = _Attempt(jobs, number)
         began = perf_counter()
         try:
             await self._database.write(self._transaction, attempt)
         except CommitUnknown as error:
-            await self._settle(attempt, error)
+            if number > 1:
+                await self._settle(attempt, error)
+                return
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._answer_in_time, jobs, error)
+                await self._settle(attempt, error)
+                nursery.cancel_scope.cancel()
         except RowMissing:
             self._give_up(jobs, WriterReplaced(self.stream.name, self.writer))
         except DatabaseUnavailable as error:
@@ -301,11 +350,15 @@ class TableWriter(Generic[R]):
         if not attempt.rows:
             _fail(attempt.jobs, error)
             return
+        position = None
         try:
-            with trio.fail_after(SETTLE_S):
+            with trio.CancelScope(deadline=self._settle_until) as self._settling:
                 position = await self._settled_position()
-        except (WriterReplaced, trio.TooSlowError) as unsettled:
-            error.__cause__ = unsettled
+        except Exception as refusal:  # noqa: BLE001 - whatever the reason, it is not settled
+            error.__cause__ = refusal
+        finally:
+            self._settling = None
+        if position is None:
             self._give_up(attempt.jobs, error)
             return
         if position == attempt.rows[-1][0]:
@@ -314,6 +367,25 @@ class TableWriter(Generic[R]):
             await self._write_batch(attempt.jobs, attempt.number + 1)
         else:
             _fail(attempt.jobs, error)
+
+    async def _answer_in_time(self, jobs: list[_Job], error: CommitUnknown) -> None:
+        """Answer the callers of a batch, and those that wait behind it; see the rules above."""
+        await trio.sleep(ANSWER_S)
+        self._late = error
+        log.critical(
+            "stream %s: it is not known whether a commit was written (%s); refusing writes until "
+            "the database tells",
+            self.stream.name,
+            error,
+        )
+        for job in jobs:
+            job.answer_late(error)
+        _fail(self._waiting, self._refusal())
+        self._waiting.clear()
+        self._has_room.set()
+
+    def _refusal(self) -> DatabaseUnavailable:
+        return DatabaseUnavailable(f"the last commit to stream {self.stream.name} is not settled")
 
     async def _settled_position(self) -> int:
         name, next_generation = self.stream.name, _new_generation()
@@ -326,7 +398,7 @@ class TableWriter(Generic[R]):
                     self._generation,
                     next_generation,
                 )
-            except (DatabaseUnavailable, DatabaseConflict):
+            except Unavailable:
                 await trio.sleep(SETTLE_PAUSE_S)
                 continue
             if position is None:

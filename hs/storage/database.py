@@ -27,7 +27,7 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 import attrs
 
-from hs.core.errors import Unavailable
+from hs.core.errors import OutcomeUnknown, Unavailable
 from hs.lib.tally import Tally
 from hs.storage.dialect import Dialect, Engine, Query
 from hs.storage.rows import ChangeReturning, InsertRows, RowValues, UpdateRows
@@ -211,7 +211,7 @@ class DatabaseRefusal(DatabaseUnavailable):
     """The database answers, but refuses to work until an administrator intervenes."""
 
 
-class CommitUnknown(DatabaseUnavailable):
+class CommitUnknown(DatabaseUnavailable, OutcomeUnknown):
     """The connection was lost during the commit: the unit may have been written, or not."""
 
 

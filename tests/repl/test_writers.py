@@ -10,29 +10,23 @@ from hs.lib.aio import Bridge
 from hs.repl.feed import Batch, Feed
 from hs.repl.inproc import InProcHub, local_transport
 from hs.repl.memory_writer import MemoryWriter, epoch_at
-from hs.repl.transport import Transport
-from hs.repl.writers import Rows, StreamIds, TableWriter, WriterReplaced, WriterStopped
+from hs.repl.writers import Rows, StreamIds, WriterReplaced, WriterStopped
 from hs.storage import stream_log
 from hs.storage.database import (
     CommitUnknown,
     Database,
-    DatabaseLoad,
-    DatabaseUnavailable,
     RowMissing,
     Tx,
     Unit,
 )
-from hs.storage.dialect import Dialect, Engine
 from tests.repl.conftest import HINTS, NOTES, Note, add_note
+from tests.repl.failing_writers import FailingWriter, ignore, table_writer
 from tests.support.servers.postgres import PostgresServer
 from tests.support.sql.databases import fresh_postgres
+from tests.support.sql.forgetful import ForgetfulDatabase
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-
-def table_writer(db: Database, transport: Transport, name: str = "w1") -> TableWriter[Note]:
-    return TableWriter(NOTES, name, db, transport, lambda: 1_000_000)
 
 
 async def test_write_returns_after_its_rows_were_delivered(
@@ -252,57 +246,6 @@ def test_memory_writer_returns_missed_rows_or_a_reset() -> None:
     assert writer.since(epoch_at(999)).reset
 
 
-@attrs.define
-class ForgetfulDatabase:
-    """A database that loses connections during commits.
-
-    With `lose_done` the next commit is done and its reply lost; the next `lose_undone` commits are
-    rolled back. With `is_gone` nothing can be written after that.
-    """
-
-    real: Database
-    lose_done: bool = False
-    lose_undone: int = 0
-    is_gone: bool = False
-
-    @property
-    def engine(self) -> Engine:
-        return self.real.engine
-
-    @property
-    def dialect(self) -> Dialect:
-        return self.real.dialect
-
-    async def read(self, unit: Unit[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        return await self.real.read(unit, *args, **kwargs)
-
-    async def read_snapshot(self, unit: Unit[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        return await self.real.read_snapshot(unit, *args, **kwargs)
-
-    def load(self) -> DatabaseLoad:
-        return self.real.load()
-
-    async def read_long(self, unit: Unit[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        return await self.real.read_long(unit, *args, **kwargs)
-
-    async def write(self, unit: Unit[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        if self.lose_undone and unit is not stream_log.renew_generation:
-            self.lose_undone -= 1
-
-            async def undo(tx: Tx) -> None:
-                await unit(tx, *args, **kwargs)
-                raise CommitUnknown("lost")
-
-            await self.real.write(undo)
-        if self.is_gone and not self.lose_done:
-            raise DatabaseUnavailable("gone")
-        result = await self.real.write(unit, *args, **kwargs)
-        if self.lose_done:
-            self.lose_done = False
-            raise CommitUnknown("lost")
-        return result
-
-
 async def test_commit_with_a_lost_reply_is_published_once_if_it_was_done(
     db: Database, nursery: trio.Nursery
 ) -> None:
@@ -346,21 +289,6 @@ async def test_commit_found_undone_cannot_be_done_later(
     nursery.cancel_scope.cancel()
 
 
-@attrs.define
-class FailingWriter:
-    """A writer whose `run` must fail with `cause`, which ends its process."""
-
-    writer: TableWriter[Note]
-    cause: type[Exception]
-    ended: trio.Event = attrs.Factory(trio.Event)
-
-    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Run until it fails."""
-        with pytest.raises(self.cause):
-            await self.writer.run(task_status)
-        self.ended.set()
-
-
 async def test_of_two_processes_with_one_name_only_the_later_one_writes(
     database: Database, nursery: trio.Nursery
 ) -> None:
@@ -387,27 +315,9 @@ async def test_write_now_of_a_replaced_writer_fails(db: Database, nursery: trio.
     await db.write(stream_log.take_over, "receipts", "w1", "another life")
 
     with pytest.raises(WriterReplaced):
-        await replaced.writer.write_now(add_note, "too late")
+        await replaced.writer.write_now(add_note, "too late", on_late=ignore)
 
     await replaced.ended.wait()
-
-
-@pytest.mark.parametrize("name", ["write", "write_now"])
-async def test_writer_that_cannot_settle_a_commit_fails(
-    db: Database, nursery: trio.Nursery, autojump_clock: trio.testing.MockClock, name: str
-) -> None:
-    forgetful = ForgetfulDatabase(db)
-    failing = FailingWriter(table_writer(forgetful, local_transport(Feed())), CommitUnknown)
-    await nursery.start(failing.run)
-    forgetful.lose_done = forgetful.is_gone = True
-
-    with pytest.raises(CommitUnknown):
-        await getattr(failing.writer, name)(add_note, "uncertain")
-    forgetful.is_gone = False
-
-    await failing.ended.wait()
-    with pytest.raises(WriterStopped):
-        await failing.writer.write(add_note, "after")
 
 
 async def commit_slowly(tx: Tx) -> None:

@@ -11,10 +11,12 @@ import trio
 from hs.core.streams import ACCOUNT_DATA, AccountDataRow
 from hs.lib.aio import Bridge
 from hs.lib.clock import FixedClock
+from hs.repl import writers
 from hs.repl.feed import Feed
 from hs.repl.inproc import local_transport
 from hs.repl.writers import StreamIds, TableWriter
 from hs.storage.database import (
+    CommitUnknown,
     Database,
     DatabaseHung,
     DatabaseUnavailable,
@@ -146,9 +148,11 @@ async def test_connection_that_was_lost_without_a_sign_is_replaced(
             assert await database.read(read_number) == 1
 
 
+@pytest.mark.parametrize("answer_s", [DEADLINE_S, 0.1])
 async def test_batch_whose_commit_hangs_is_neither_lost_nor_doubled(
-    own_server: PostgresServer, bridge: Bridge
+    own_server: PostgresServer, bridge: Bridge, monkeypatch: pytest.MonkeyPatch, answer_s: float
 ) -> None:
+    monkeypatch.setattr(writers, "ANSWER_S", answer_s)
     own_server.psql(
         "CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS"
         " $$ BEGIN PERFORM pg_sleep(0.7); RETURN NULL; END $$;"
@@ -157,19 +161,26 @@ async def test_batch_whose_commit_hangs_is_neither_lost_nor_doubled(
         database="hang",
     )
     written: list[int] = []
+    errors: dict[int, Exception] = {}
+    published: list[AccountDataRow] = []
 
     async def unit(
         tx: Tx, ids: StreamIds, number: int
     ) -> tuple[int, list[tuple[int, AccountDataRow]]]:
         stream_id = await ids.next_id()
         await add(tx, number)
-        return number, [(stream_id, AccountDataRow("@alice:test", None, "m.type"))]
+        return number, [(stream_id, AccountDataRow("@alice:test", None, f"m.type{number}"))]
 
     async def write(number: int) -> None:
-        written.append(await writer.write(unit, number))
+        try:
+            written.append(await writer.write(unit, number))
+        except DatabaseUnavailable as error:
+            errors[number] = error
 
     async with open_watched(own_server, bridge) as database, trio.open_nursery() as nursery:
-        transport = local_transport(Feed())
+        feed = Feed()
+        feed.subscribe(ACCOUNT_DATA, lambda batch: published.extend(row for _, row in batch.rows))
+        transport = local_transport(feed)
         writer: TableWriter[AccountDataRow] = TableWriter(
             ACCOUNT_DATA, "main", database, transport, FixedClock().now_ms
         )
@@ -183,12 +194,18 @@ async def test_batch_whose_commit_hangs_is_neither_lost_nor_doubled(
         with stopped(own_server):
             nursery.start_soon(write, 2)
             await wait_until(lambda: database.load().fault is not None)
-        await wait_until(lambda: len(written) == 2)
+            if answer_s < DEADLINE_S:
+                await wait_until(lambda: len(errors) == 2)
+        await wait_until(lambda: writer.committed > 0 and not writer._busy)
+        if errors:
+            assert (type(errors[1]), type(errors[2])) == (CommitUnknown, DatabaseUnavailable)
+            await write(2)
+        await wait_until(lambda: len(written) == 2 - len(errors) // 2)
         nursery.cancel_scope.cancel()
 
     numbers = own_server.psql("SELECT number FROM entries ORDER BY number", database="hang")
     assert numbers.split() == ["1", "2"]
-    assert writer.committed > 0
+    assert [row.type for row in published] == ["m.type1", "m.type2"]
 
 
 class _Firewall:

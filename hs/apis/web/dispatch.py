@@ -163,9 +163,7 @@ def response_to_error(error: Exception) -> Response:
         return error_response(cause)
     if isinstance(cause, Unavailable):
         logger.warning("responding 503: %s: %s", type(cause).__name__, cause)
-        return error_response(
-            MatrixError("M_UNKNOWN", 503, "The server is temporarily unavailable; try again")
-        )
+        return error_response(MatrixError("M_UNKNOWN", 503, cause.ANSWER))
     if isinstance(cause, RemoteFault):
         logger.info("responding 502 because another server failed: %s", cause)
         return error_response(

@@ -11,6 +11,11 @@ Rules:
 - If the database is not available, the whole group fails. If the transaction breaks for another
   reason, such as a duplicate event ID, each room of the group is tried again alone, so that one
   room cannot fail the others.
+- If it is not known in time whether a transaction was committed, the waiters of its group and of
+  the queue get NotCommitted, and `check_open` rejects new batches. The batches stay pending, with
+  their rooms pinned and their transaction IDs taken, until the writer has found out: so no room or
+  transaction ID is read from the database before it can show the outcome. Then the group finishes
+  or fails, and all others fail, because their waiters have been told so.
 - Together with a batch fail all queued batches of its room, as they are built on events that were
   not stored. `hot_rooms` drops the room in the same step, so nothing more can be built on them.
 - On shutdown, what is queued is still written, for at most FLUSH_S; what is left fails, and
@@ -25,9 +30,10 @@ from typing import Final
 import attrs
 import trio
 
-from hs.core.errors import MatrixError
+from hs.core.errors import MatrixError, OutcomeUnknown, Unavailable
 from hs.core.streams import EventRow
 from hs.lib.clock import Clock
+from hs.lib.grace import calling_when_cancelled
 from hs.repl.writers import TableWriter, WriterReplaced, WriterStopped
 from hs.services.rooms.append.commit_transaction import (
     ChainIndexer,
@@ -52,7 +58,7 @@ log = logging.getLogger(__name__)
 
 
 class NotCommitted(MatrixError):
-    """The events could not be stored; the request may be repeated."""
+    """The events were not stored, or nobody knows yet; the request may be repeated."""
 
     def __init__(self, message: str) -> None:
         super().__init__("M_UNKNOWN", 503, message)
@@ -75,6 +81,9 @@ class Committer:
     _wake: trio.Event = attrs.Factory(trio.Event)
     _stopped: bool = False
     _has_many_senders: bool = False
+    _taken: Sequence[EventBatch] = ()
+    _in_flight: Sequence[EventBatch] = ()
+    _late: Exception | None = None
     _key_ids: dict[Key, int] = attrs.Factory(dict)
 
     @property
@@ -83,9 +92,11 @@ class Committer:
         return self._waiting_events
 
     def check_open(self) -> None:
-        """Raise NotCommitted if the server is stopping or too many events are waiting."""
+        """Raise NotCommitted if no further event can be queued."""
         if self._stopped:
             raise NotCommitted("The server is shutting down")
+        if self._late is not None:
+            raise NotCommitted(Unavailable.ANSWER)
         if self._waiting_events > MAX_WAITING_EVENTS:
             raise NotCommitted("Too many events are waiting to be stored; try again later")
 
@@ -102,10 +113,11 @@ class Committer:
         """
         task_status.started()
         try:
-            while True:
-                await self._wake.wait()
-                with trio.CancelScope(shield=True):
-                    await self._commit_waiting()
+            async with calling_when_cancelled(self._writer.stop_settling):
+                while True:
+                    await self._wake.wait()
+                    with trio.CancelScope(shield=True):
+                        await self._commit_waiting()
         finally:
             self._stopped = True
             with trio.move_on_after(FLUSH_S, shield=True):
@@ -115,7 +127,11 @@ class Committer:
     async def _commit_waiting(self) -> None:
         while self._queue:
             await self._gather()
-            await self._commit(self._take_group())
+            self._taken = self._take_group()
+            await self._commit(self._taken)
+            if self._late is not None:
+                self._fail(self._queue, self._late)
+            self._taken, self._late = (), None
         self._wake = trio.Event()
 
     async def _gather(self) -> None:
@@ -142,15 +158,25 @@ class Committer:
         return group
 
     async def _commit(self, group: Sequence[EventBatch]) -> None:
+        if self._late is not None:
+            self._fail(group, self._late)
+            return
         work = self._commit_work(group)
+        self._in_flight = group
         try:
-            result = await self._writer.write_now(commit_group, work)
+            result = await self._writer.write_now(commit_group, work, on_late=self._answer_late)
         except (DatabaseUnavailable, WriterStopped, WriterReplaced) as error:
             self._fail(group, error)
         except Exception as error:  # noqa: BLE001 - whatever the reason, nothing was written
             await self._isolate(group, error)
         else:
             self._finish(work, result)
+
+    def _answer_late(self, error: Exception) -> None:
+        self._late = error
+        for batch in (*self._taken, *self._queue):
+            if not batch.is_finished:
+                batch.answer_late(_error_of(batch, self._in_flight, error))
 
     async def _isolate(self, group: Sequence[EventBatch], error: Exception) -> None:
         # The events of one room broke the transaction for all rooms: try each room alone.
@@ -208,8 +234,14 @@ class Committer:
         self._queue = [batch for batch in self._queue if batch.room_id not in failed_rooms]
         self._waiting_events = sum(len(batch.events) for batch in self._queue)
         for batch in (*group, *dependents):
-            if batch.done.is_set():
-                continue
-            error = NotCommitted("The events could not be stored; try again")
-            error.__cause__ = cause
-            batch.finish(error)
+            if not batch.is_finished:
+                batch.finish(batch.error or _error_of(batch, group, cause))
+
+
+def _error_of(batch: EventBatch, in_flight: Sequence[EventBatch], cause: Exception) -> NotCommitted:
+    is_unknown = isinstance(cause, OutcomeUnknown) and batch in in_flight
+    error = NotCommitted(
+        OutcomeUnknown.ANSWER if is_unknown else "The events could not be stored; try again"
+    )
+    error.__cause__ = cause
+    return error

@@ -3,6 +3,8 @@
 Rules:
 
 - A batch is committed whole or not at all, and finishes exactly once.
+- If the outcome of its commit is not known in time, the waiters are answered before it finishes.
+  It stays pending: a repeated request finds it and gets the same answer until it is finished.
 - `on_finished` runs before the waiters wake up, so a waiter finds the room, the transaction IDs
   and the stream IDs already updated.
 - Waiters only wait: if one is cancelled, the commit continues.
@@ -96,7 +98,7 @@ class EventBatch:
     """The events of one call, committed together or not at all.
 
     `head` is None if the end of the room stays the same. `on_finished` is called once, before the
-    waiters wake up; `error` is set if the commit failed.
+    waiters wake up; `error` is set if the commit failed, or while its outcome is unknown.
     """
 
     room_id: RoomID
@@ -105,7 +107,8 @@ class EventBatch:
     new_room: NewRoomRow | None = None
     on_finished: "Callable[[EventBatch], None]" = _ignore
     error: Exception | None = None
-    done: trio.Event = attrs.Factory(trio.Event)
+    is_finished: bool = False
+    _answered: trio.Event = attrs.Factory(trio.Event)
 
     def __attrs_post_init__(self) -> None:
         for pending in self.events:
@@ -114,18 +117,24 @@ class EventBatch:
     def finish(self, error: Exception | None = None) -> None:
         """Record the outcome and wake the waiters; called once."""
         self.error = error
+        self.is_finished = True
         self.on_finished(self)
-        self.done.set()
+        self._answered.set()
         # Events refer to their batch: break the cycle, so that memory is freed at once.
         self.events = []
         self.on_finished = _ignore
 
+    def answer_late(self, error: Exception) -> None:
+        """Wake the waiters with an error, as the outcome is not known in time."""
+        self.error = error
+        self._answered.set()
+
     async def wait(self) -> None:
         """Wait until the batch is committed and delivered by the feed.
 
-        Raises: the reason of a failed commit.
+        Raises: the reason of a failed commit; NotCommitted, if the outcome is not known in time.
         """
-        await self.done.wait()
+        await self._answered.wait()
         if self.error is not None:
             raise self.error.with_traceback(None)
 
