@@ -175,6 +175,7 @@ class TableWriter(Generic[R]):
     rows_committed: int = 0
     commit_s: float = 0.0
     _waiting: list[_Job] = attrs.Factory(list)
+    _taken: list[_Job] = attrs.Factory(list)
     _wake: trio.Event = attrs.Factory(trio.Event)
     _has_room: trio.Event = attrs.Factory(trio.Event)
     _busy: bool = False
@@ -286,11 +287,11 @@ class TableWriter(Generic[R]):
             del self._waiting[:MAX_BATCH]
             self._has_room.set()
             self._has_room = trio.Event()
-            self._busy = True
+            self._busy, self._taken = True, jobs
             try:
                 await self._write_batch(jobs)
             finally:
-                self._busy, self._late = False, None
+                self._busy, self._taken, self._late = False, [], None
                 # Only those of a batch that was cancelled have no answer.
                 _fail(jobs, CommitUnknown("the process stopped during a commit"))
         self._wake = trio.Event()
@@ -369,7 +370,7 @@ class TableWriter(Generic[R]):
             _fail(attempt.jobs, error)
 
     async def _answer_in_time(self, jobs: list[_Job], error: CommitUnknown) -> None:
-        """Answer the callers of a batch, and those that wait behind it; see the rules above."""
+        """Answer the callers of an attempt, and all that wait behind it; see the rules above."""
         await trio.sleep(ANSWER_S)
         self._late = error
         log.critical(
@@ -380,9 +381,11 @@ class TableWriter(Generic[R]):
         )
         for job in jobs:
             job.answer_late(error)
-        _fail(self._waiting, self._refusal())
+        # Of a batch that was split, the other parts are not being written.
+        _fail([*self._taken, *self._waiting], self._refusal())
         self._waiting.clear()
         self._has_room.set()
+        self._has_room = trio.Event()
 
     def _refusal(self) -> DatabaseUnavailable:
         return DatabaseUnavailable(f"the last commit to stream {self.stream.name} is not settled")

@@ -9,9 +9,17 @@ import trio.testing
 
 from hs.repl.feed import Batch, Feed
 from hs.repl.inproc import local_transport
-from hs.repl.writers import ANSWER_S, SETTLE_PAUSE_S, SETTLE_STOP_S, TableWriter, WriterStopped
+from hs.repl.writers import (
+    ANSWER_S,
+    SETTLE_PAUSE_S,
+    SETTLE_STOP_S,
+    Rows,
+    StreamIds,
+    TableWriter,
+    WriterStopped,
+)
 from hs.storage import stream_log
-from hs.storage.database import CommitUnknown, Database, DatabaseError, DatabaseUnavailable
+from hs.storage.database import CommitUnknown, Database, DatabaseError, DatabaseUnavailable, Tx
 from tests.repl.conftest import NOTES, Note, add_note
 from tests.repl.failing_writers import FailingWriter, ignore, table_writer
 from tests.support.sql.forgetful import ForgetfulDatabase
@@ -19,9 +27,10 @@ from tests.support.sql.forgetful import ForgetfulDatabase
 GONE = DatabaseUnavailable("gone")
 
 
-async def wait_until(condition: Callable[[], bool]) -> None:
-    while not condition():
-        await trio.lowlevel.checkpoint()
+async def pass_time(clock: trio.testing.MockClock, seconds: float) -> None:
+    await trio.testing.wait_all_tasks_blocked()
+    clock.jump(seconds)
+    await trio.testing.wait_all_tasks_blocked()
 
 
 @attrs.define
@@ -58,13 +67,12 @@ async def unsettled_writes(
     forgetful.fault = GONE
     forgetful.lose_done, forgetful.lose_undone = is_committed, int(not is_committed)
     nursery.start_soon(writes.write, "first")
-    await wait_until(lambda: forgetful.refused > 0)
+    await trio.testing.wait_all_tasks_blocked()
     nursery.start_soon(writes.write, "waiting")
-    await wait_until(lambda: writes.writer.waiting == 1)
+    await trio.testing.wait_all_tasks_blocked()
     assert writes.errors == {}
 
-    clock.jump(ANSWER_S)
-    await wait_until(lambda: len(writes.errors) == 2)
+    await pass_time(clock, ANSWER_S)
     return writes
 
 
@@ -76,11 +84,9 @@ async def test_callers_are_answered_and_the_commit_is_settled_later(
     writes = await unsettled_writes(forgetful, nursery, mock_clock, is_committed)
 
     await writes.write("refused")
-    mock_clock.jump(3600)
-    await wait_until(lambda: forgetful.refused > 2)
+    await pass_time(mock_clock, 3600)
     forgetful.fault = None
-    mock_clock.jump(SETTLE_PAUSE_S)
-    await wait_until(lambda: not writes.writer._busy)
+    await pass_time(mock_clock, SETTLE_PAUSE_S)
     await writes.write("after")
 
     assert [type(writes.errors[text]) for text in ("first", "waiting", "refused")] == [
@@ -90,6 +96,37 @@ async def test_callers_are_answered_and_the_commit_is_settled_later(
     ]
     assert len(writes.errors) == 3
     assert writes.published == (["first", "after"] if is_committed else ["after"])
+    nursery.cancel_scope.cancel()
+
+
+async def test_all_parts_of_a_split_batch_are_answered(
+    db: Database, nursery: trio.Nursery, mock_clock: trio.testing.MockClock
+) -> None:
+    async def fail(tx: Tx, ids: StreamIds) -> tuple[None, Rows[Note]]:
+        raise ValueError
+
+    async def write_failing() -> None:
+        with pytest.raises(DatabaseUnavailable):
+            await writes.writer.write(fail)
+        failed.set()
+
+    failed = trio.Event()
+    forgetful = ForgetfulDatabase(db, lose_done=True, fault=GONE, stream="receipts")
+    writes = Writes(table_writer(forgetful, local_transport(Feed())))
+    nursery.start_soon(writes.write, "first")
+    await trio.testing.wait_all_tasks_blocked()
+    nursery.start_soon(write_failing)
+    await trio.testing.wait_all_tasks_blocked()
+    await nursery.start(writes.writer.run)
+    await trio.testing.wait_all_tasks_blocked()
+    assert writes.writer.waiting == 0
+
+    await pass_time(mock_clock, ANSWER_S)
+    await failed.wait()
+
+    forgetful.fault = None
+    await pass_time(mock_clock, SETTLE_PAUSE_S)
+    assert writes.writer.committed > 0
     nursery.cancel_scope.cancel()
 
 
@@ -108,10 +145,10 @@ async def test_commit_is_not_settled_for_long_when_the_process_stops(
     await nursery.start(run)
     forgetful.lose_done, forgetful.fault = True, GONE
     nursery.start_soon(writes.write, "first")
-    await wait_until(lambda: forgetful.refused > 0)
+    await trio.testing.wait_all_tasks_blocked()
     scope.cancel()
     await trio.testing.wait_all_tasks_blocked()
-    mock_clock.jump(SETTLE_STOP_S)
+    await pass_time(mock_clock, SETTLE_STOP_S)
     await failing.ended.wait()
 
     assert isinstance(writes.errors["first"], CommitUnknown)
@@ -132,7 +169,7 @@ async def test_answered_writer_that_was_replaced_publishes_nothing(
             writes = await unsettled_writes(forgetful, writing, mock_clock)
             await db.write(stream_log.take_over, "receipts", "w1", "another life")
             forgetful.fault = None
-            mock_clock.jump(SETTLE_PAUSE_S)
+            await pass_time(mock_clock, SETTLE_PAUSE_S)
 
     assert writes.published == []
     with pytest.raises(WriterStopped):

@@ -44,7 +44,7 @@ from hs.services.rooms.append.commit_transaction import (
 from hs.services.rooms.append.pending_events import EventBatch
 from hs.services.rooms.store.state_snapshots import Snapshot, unstored
 from hs.services.rooms.store.state_store import StateStore
-from hs.storage.database import DatabaseUnavailable
+from hs.storage.database import CommitUnknown, DatabaseUnavailable
 from hs.storage.rooms.state import Key
 
 MAX_GROUP_EVENTS: Final = 500
@@ -122,6 +122,8 @@ class Committer:
             self._stopped = True
             with trio.move_on_after(FLUSH_S, shield=True):
                 await self._commit_waiting()
+            # Those taken are left only if the time was over during their commit.
+            self._fail(self._taken, CommitUnknown("the process stopped during the commit"))
             self._fail(self._queue, WriterStopped("events"))
 
     async def _commit_waiting(self) -> None:
@@ -131,7 +133,7 @@ class Committer:
             await self._commit(self._taken)
             if self._late is not None:
                 self._fail(self._queue, self._late)
-            self._taken, self._late = (), None
+            self._taken, self._in_flight, self._late = (), (), None
         self._wake = trio.Event()
 
     async def _gather(self) -> None:
