@@ -1,7 +1,8 @@
 """A database whose rows were written before a migration."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from typing import Any
 
 from hs.storage.database import Database, Tx
 from hs.storage.inline import open_inline
@@ -10,7 +11,7 @@ from hs.storage.migrate import bundled_migrations, migrate
 
 @asynccontextmanager
 async def filled_before(
-    number: int, fill: Callable[[Tx], Awaitable[None]]
+    number: int, fill: Callable[[Tx], Coroutine[Any, Any, None]]
 ) -> AsyncIterator[Database]:
     """Open a database with all migrations; `fill` has written to it before the migration."""
     migrations = bundled_migrations()
