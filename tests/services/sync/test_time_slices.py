@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from itertools import count
 
 import attrs
+import msgspec
 import pytest
 import trio
 
@@ -15,8 +16,11 @@ from hs.services.rooms.creation.initial_events import InitialState, NewRoomReque
 from hs.services.rooms.read import room_state
 from hs.services.rooms.read.room_state import MembersRequest
 from hs.services.sync import rooms_section
+from hs.services.sync.sliding import rooms_response
+from hs.services.sync.sliding.request import SlidingRequest
 from hs.storage.database import Database
 from tests.support.rooms import ALICE, member
+from tests.support.sliding import window
 from tests.support.syncing import Syncing, open_syncing
 
 PART = 10
@@ -61,6 +65,7 @@ def yields(monkeypatch: pytest.MonkeyPatch) -> Yields:
     monkeypatch.setattr(room_state, "EVENTS_AT_ONCE", PART)
     monkeypatch.setattr(rooms_section, "EVENTS_AT_ONCE", PART)
     monkeypatch.setattr(rooms_section, "ROOMS_AT_ONCE", PART)
+    monkeypatch.setattr(rooms_response, "ROOMS_AT_ONCE", PART)
     return Yields(monkeypatch)
 
 
@@ -109,6 +114,23 @@ async def test_first_sync_of_many_rooms_yields_after_each(
         count_of_yields = await yields.of(lambda: s.sync(ALICE, device_id=next(DEVICES)))
 
         assert count_of_yields >= rooms
+
+
+async def test_sliding_sync_of_many_rooms_yields_after_each_part(
+    database: Database, yields: Yields
+) -> None:
+    async with open_syncing(database) as s:
+        rooms = 40
+        for _ in range(rooms):
+            await s.world.create_room(ALICE)
+        numbers = count()
+
+        async def first_request() -> None:
+            fields = {"conn_id": str(next(numbers)), "lists": window([0, rooms - 1], limit=1)}
+            request = msgspec.convert(fields, SlidingRequest)
+            await s.services.sync.sliding.sync(Requester(ALICE, "DEVICE"), request)
+
+        assert await yields.of(first_request) >= rooms // PART
 
 
 async def test_new_room_with_many_first_events_is_built_in_parts(

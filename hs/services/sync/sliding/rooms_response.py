@@ -1,6 +1,6 @@
-"""The `rooms` member of a sliding sync response, computed for all rooms together.
+"""The `rooms` member of a sliding sync response, computed for some rooms at a time.
 
-The order of the steps matters:
+Between these parts other tasks run. Within a part, the order of the steps matters:
 
 1. Timelines, and which of their events the user may see.
 2. The changes of the state, including members where memory does not reach back far enough.
@@ -20,6 +20,7 @@ Spec: MSC4186, Room results, with the field names of the client's variant.
 
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from itertools import islice
 from typing import Any, Final, NamedTuple
 
 import attrs
@@ -29,6 +30,7 @@ from hs.core.ids import EventID, RoomID, UserID
 from hs.core.push.unread import RoomCounts
 from hs.core.requester import Requester
 from hs.core.tokens import SyncToken, TopologicalToken
+from hs.lib.time_slice import TimeSlice
 from hs.services.rooms.read.rendering import EventRenderer, Viewer, content_of
 from hs.services.rooms.read.stripped_state import StrippedState
 from hs.services.rooms.read.visibility import Visibility, VisibleEvent
@@ -49,6 +51,7 @@ from hs.services.sync.sliding.timeline_slice import TimelineSlices
 from hs.services.sync.sources import NO_COUNTS, UnreadCountSource
 
 RoomFields = dict[str, Any]
+ROOMS_AT_ONCE: Final = 25
 _CHANGE_FIELDS: Final = (
     "initial",
     "required_state",
@@ -138,11 +141,11 @@ class RoomsResponse:
         stripped_plans = [plan for plan in plans if await self._is_stripped(context, plan)]
         stripped_ids = {plan.room_id for plan in stripped_plans}
         results = await self._make_stripped(context, stripped_plans)
-        results.update(
-            await self._make_visible(
-                context, [plan for plan in plans if plan.room_id not in stripped_ids]
-            )
-        )
+        remaining = iter([plan for plan in plans if plan.room_id not in stripped_ids])
+        time_slice = TimeSlice()
+        while part := list(islice(remaining, ROOMS_AT_ONCE)):
+            results.update(await self._make_visible(context, part))
+            await time_slice.yield_if_over()
         return {plan.room_id: results[plan.room_id] for plan in plans}
 
     async def _is_stripped(self, context: RoomsContext, plan: RoomPlan) -> bool:
@@ -175,8 +178,6 @@ class RoomsResponse:
     async def _make_visible(
         self, context: RoomsContext, plans: Sequence[RoomPlan]
     ) -> dict[RoomID, RoomResult]:
-        if not plans:
-            return {}
         user_id = context.requester.user_id
         upto = context.position.token.events
         slices = await self._stretches.load(plans, upto)

@@ -174,9 +174,9 @@ class SlidingSync:
                 async with self._gate.of_user(requester.user_id):
                     context = await self._make_context(requester, request, connection, since, began)
                     response = await self._respond(context)
-            if response.has_changes or since is None or self._notifier.is_leaving:
-                break
-            if trio.current_time() >= deadline:
+                    if response.has_changes or since is None:
+                        return await self._send(connection, response)
+            if self._notifier.is_leaving or trio.current_time() >= deadline:
                 break
             await self._notifier.wait(watch, changes, deadline)
         return await self._send(connection, response)
