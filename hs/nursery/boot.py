@@ -84,7 +84,6 @@ async def run_process(settings: Settings, plan: Plan) -> None:
 
     def ready(public: list[BoundListener], internal: list[BoundListener]) -> None:
         listening.extend([*public, *internal])
-        tune_garbage_collector()
         _announce_ready(plan, public)
 
     async with trio.open_nursery() as signals:
@@ -100,6 +99,7 @@ async def run_process(settings: Settings, plan: Plan) -> None:
                 except ForeignDatabase as error:
                     raise _with_name(error, settings.database.description) from error
                 process = compose(settings, plan, SystemClock(), bridge, database)
+                tune_garbage_collector()
                 async with process.base.leases.hold_fenced(
                     instance_lease(plan.instance), NAME_WAIT_S, _name_wait_s(settings)
                 ):
