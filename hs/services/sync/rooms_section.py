@@ -157,9 +157,10 @@ class RoomsSection:
         )
         timelines = await self._timelines.render(context, room_contexts, ranges)
         await self._extend_timelines(context, room_contexts, ranges, timelines)
-        if context.request.state_after is None:
+        with_full_state = _with_full_state(context, room_contexts)
+        if with_full_state and context.request.state_after is None:
             await self._states.prefetch_replaced(
-                timelines[room.room_id].state for room in _with_full_state(context, room_contexts)
+                timelines[room.room_id].state for room in with_full_state
             )
         summaries = await self._summaries.of(context, room_contexts, ranges, loaded)
         rooms = [
