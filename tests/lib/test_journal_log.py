@@ -2,12 +2,23 @@
 
 import logging
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from hs.lib import journal_log
 from hs.lib.journal_log import JournalHandler
+
+
+@contextmanager
+def listening(path: Path) -> Iterator[socket.socket]:
+    """Listen as systemd's journal does."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journal:
+        journal.settimeout(10)
+        journal.bind(str(path))
+        yield journal
 
 
 def record_of(message: str) -> logging.LogRecord:
@@ -20,9 +31,7 @@ def test_record_is_sent_with_the_configured_fields(
 ) -> None:
     path = tmp_path / "journal"
     monkeypatch.setattr(journal_log, "SOCKET", str(path))
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journal:
-        journal.settimeout(10)
-        journal.bind(str(path))
+    with listening(path) as journal:
         handler = JournalHandler(SYSLOG_IDENTIFIER="hs")
 
         handler.emit(record_of("two\nlines"))
@@ -39,16 +48,11 @@ def test_restarted_journal_is_connected_again(
 ) -> None:
     path = tmp_path / "journal"
     monkeypatch.setattr(journal_log, "SOCKET", str(path))
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journal:
-        journal.settimeout(10)
-        journal.bind(str(path))
+    with listening(path):
         handler = JournalHandler()
     path.unlink()
     handler.emit(record_of("lost"))
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journal:
-        journal.settimeout(10)
-        journal.bind(str(path))
-
+    with listening(path) as journal:
         handler.emit(record_of("kept"))
 
         assert b"kept" in journal.recv(4096)
