@@ -66,6 +66,7 @@ class EventRow:
     state_changes: tuple[StateChange, ...] | None = None
     lost_relation: tuple[str, str] | None = None  # `relates_to` of the event that was redacted
     sticky_until: int = 0
+    relay: bool = False  # an event of another server that this one sends to the others
 
     def changes(self) -> tuple[StateChange, ...]:
         """Return the changes to the current state of the room."""

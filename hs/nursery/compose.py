@@ -14,7 +14,7 @@ from hs.nursery import process_metrics
 from hs.nursery.plan import Plan
 from hs.nursery.process import Process
 from hs.nursery.process_base import build_process_base
-from hs.nursery.services import RemoteServers, build_services
+from hs.nursery.services import build_services
 from hs.services.accounts.sessions.server_blocking import with_server_blocking
 from hs.settings.settings import Settings
 from hs.storage.database import Database
@@ -27,7 +27,7 @@ def compose(
     base = build_process_base(settings, plan, clock, bridge, database)
     drain, admission, metrics = Drain(), Admission(), Metrics()
     with collect_caches() as caches:
-        services = build_services(base, admission, drain, RemoteServers())
+        services = build_services(base, admission, drain)
     sessions, parts = services.core.sessions, services.parts
     process = Process(
         base=base,
@@ -40,6 +40,7 @@ def compose(
         ],
         endpoints=collect(*(endpoint for part in parts for endpoint in part.endpoints)),
         authenticator=with_server_blocking(sessions.authenticator, settings.blocking),
+        origins=services.core.federation.origins,
         rates=sessions.rates,
         admission=admission,
         drain=drain,

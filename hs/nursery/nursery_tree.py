@@ -209,6 +209,7 @@ def _public_app(process: Process) -> Application:
     return Application(
         [*process.endpoints, *_own_endpoints(process)],
         process.authenticator,
+        origins=process.origins,
         rates=process.rates,
         admission=process.admission,
         drain=process.drain,

@@ -6,7 +6,7 @@ from typing import Any
 import attrs
 import trio
 
-from hs.apis.web.auth import Authenticator
+from hs.apis.web.auth import Authenticator, OriginAuthenticator
 from hs.apis.web.drain import Drain
 from hs.apis.web.limits import Admission, RateLimits
 from hs.apis.web.route import Endpoint
@@ -33,6 +33,7 @@ class Process:
     duties: Sequence[Duty] = ()
     endpoints: Sequence[Endpoint] = ()
     authenticator: Authenticator
+    origins: OriginAuthenticator
     rates: RateLimits
     admission: Admission
     drain: Drain

@@ -32,7 +32,14 @@ from hs.nursery.wiring.devices import (
 )
 from hs.nursery.wiring.directory import DirectoryServices, wire_user_directory
 from hs.nursery.wiring.ephemeral import EphemeralServices, wire_ephemeral
-from hs.nursery.wiring.federation_api import wire_federation_api
+from hs.nursery.wiring.federation.client import FederationClientServices, wire_federation_client
+from hs.nursery.wiring.federation.federation import FederatedSubjects, wire_federation
+from hs.nursery.wiring.federation.remote_servers import (
+    RemoteQueries,
+    RemoteServers,
+    wire_remote_queries,
+    wire_remote_rooms,
+)
 from hs.nursery.wiring.http_clients import HttpClients, wire_http_clients
 from hs.nursery.wiring.media import MediaServices, wire_media
 from hs.nursery.wiring.previews import PreviewServices, wire_previews
@@ -55,26 +62,25 @@ from hs.nursery.wiring.rooms.threads import ThreadServices, wire_threads
 from hs.nursery.wiring.search import SearchServices, wire_search
 from hs.nursery.wiring.server_info import wire_server_info
 from hs.nursery.wiring.sync import SyncServices, sync_sources, wire_sync
-from hs.services.accounts.profiles.profiles import NoRemoteProfiles, RemoteProfiles
 from hs.services.accounts.sessions.device_watchers import DeviceWatchers
-from hs.services.devices.remote_devices import NoRemoteDevices, RemoteDevices
-from hs.services.media.remote_media import NoRemoteMedia, RemoteMedia
+from hs.services.federation_client.peer_transport import PeerTransport, UnreachablePeers
 from hs.services.push.pushers.pusher_cleanup import DevicePusherRemoval
 from hs.services.push.pushers.pusher_table import PusherWriter
 from hs.services.push.rules.push_rules import RulesWriter
-from hs.services.rooms.append.policy_servers import NoPolicyServers, PolicyServers
-from hs.services.rooms.membership.remote_rooms import NoRemoteRooms, RemoteRooms
+from hs.services.rooms.membership.remote_rooms import RemoteRooms
 
 
 @attrs.frozen(eq=False, kw_only=True)
-class RemoteServers:
-    """How the services ask other servers. Without federation, nobody answers."""
+class Network:
+    """What tests put in place of the network.
 
-    rooms: RemoteRooms = attrs.Factory(NoRemoteRooms)
-    profiles: RemoteProfiles = attrs.Factory(NoRemoteProfiles)
-    devices: RemoteDevices = attrs.Factory(NoRemoteDevices)
-    media: RemoteMedia = attrs.Factory(NoRemoteMedia)
-    policies: PolicyServers = attrs.Factory(NoPolicyServers)
+    `http` replaces the HTTP clients, `peers` the way to other servers, `remote` all that is asked
+    of other servers.
+    """
+
+    http: HttpClients | None = None
+    peers: PeerTransport | None = None
+    remote: RemoteServers | None = None
 
 
 @attrs.frozen(eq=False, kw_only=True)
@@ -82,6 +88,9 @@ class CoreServices:
     """What most subjects are built on: HTTP clients, sessions, rooms, accounts, shared writers."""
 
     http: HttpClients
+    federation: FederationClientServices
+    queries: RemoteQueries
+    remote_rooms: RemoteRooms
     appservices: AppserviceClients
     servers: ThreepidServers
     device_writers: DeviceWriters
@@ -117,17 +126,19 @@ class Services:
     threads: ThreadServices
     sync: SyncServices
     others: Sequence[Part]
+    federation: Sequence[Part] = ()
 
     @property
     def parts(self) -> list[Part]:
         """All parts, in the order of starting."""
         core = self.core
-        accounts = (core.http, core.rooms, core.accounts, self.login, self.profiles)
+        doors = (core.http, core.federation)
+        accounts = (core.rooms, core.accounts, self.login, self.profiles)
         rooms = (self.aliases, self.members, self.creation, self.sending, self.reading)
         users = (self.ephemeral, self.push, self.pushers, self.devices, self.media, self.previews)
         rest = (self.directory, self.search, self.retention, self.admin, self.threads, self.sync)
-        subjects: tuple[_Subject, ...] = (*accounts, *rooms, *users, *rest)
-        return [*self.others, *(subject.part for subject in subjects)]
+        subjects: tuple[_Subject, ...] = (*doors, *accounts, *rooms, *users, *rest)
+        return [*self.others, *(subject.part for subject in subjects), *self.federation]
 
 
 class _Subject(Protocol):
@@ -139,29 +150,29 @@ def build_services(
     base: ProcessBase,
     admission: Admission,
     drain: Drain,
-    remote: RemoteServers,
-    http: HttpClients | None = None,
+    network: Network | None = None,
 ) -> Services:
     """Build all services. Nothing starts, waits or connects here. Raises: SettingsError."""
-    core = _build_core(base, remote, http or wire_http_clients(base))
+    core = _build_core(base, network or Network())
     sessions, rooms, accounts = core.sessions, core.rooms, core.accounts
-    aliases = wire_room_aliases(base, rooms, core.appservices.aliases)
+    remote_rooms = core.remote_rooms
+    aliases = wire_room_aliases(base, rooms, remote_rooms, core.appservices.aliases)
     profiles = wire_profiles(base, rooms, accounts)
     members = wire_membership(
-        base, rooms, accounts, profiles, aliases, core.rules_writer, core.servers
+        base, rooms, remote_rooms, accounts, profiles, aliases, core.rules_writer, core.servers
     )
-    creation = wire_room_creation(base, rooms, accounts, aliases, members)
+    creation = wire_room_creation(base, rooms, remote_rooms, accounts, aliases, members)
     newcomers = (creation.auto_join, *newcomers_mail(base, core.pusher_writer))
     login = wire_login(base, sessions, accounts, newcomers)
     reading = wire_reading(base, rooms, core.appservices.identities, accounts)
     ephemeral = wire_ephemeral(base, accounts, rooms)
     push = wire_push(base, rooms, reading, ephemeral, core.rules_writer)
     writers, keys = core.device_writers, core.appservices.keys
-    devices = wire_devices(base, writers, rooms, sessions, accounts, remote.devices, keys)
-    media = wire_media(base, remote.media, drain)
+    devices = wire_devices(base, writers, rooms, sessions, accounts, core.queries.devices, keys)
+    media = wire_media(base, core.queries.media, drain)
     threads = wire_threads(base, reading)
     sources = sync_sources(accounts, push, ephemeral, devices)
-    return Services(
+    services = Services(
         core=core,
         login=login,
         profiles=profiles,
@@ -186,24 +197,48 @@ def build_services(
             wire_appservices(base, core.appservices, rooms, reading, aliases.public_rooms),
             wire_server_info(base, sessions, accounts, login.login),
             wire_admin_api(base, accounts, login),
-            wire_federation_api(accounts, members),
         ],
         # Last, so that its notifier wakes clients once all other subscribers are up to date.
         sync=wire_sync(base, rooms, reading, sources, threads, admission=admission, drain=drain),
     )
+    return attrs.evolve(services, federation=_build_federation(base, services))
 
 
-def _build_core(base: ProcessBase, remote: RemoteServers, http: HttpClients) -> CoreServices:
+def _build_federation(base: ProcessBase, services: Services) -> list[Part]:
+    core = services.core
+    subjects = FederatedSubjects(
+        client=core.federation,
+        rooms=core.rooms,
+        reading=services.reading,
+        aliases=services.aliases,
+        members=services.members,
+        accounts=core.accounts,
+        devices=services.devices,
+        ephemeral=services.ephemeral,
+        media=services.media,
+    )
+    return wire_federation(base, subjects)
+
+
+def _build_core(base: ProcessBase, network: Network) -> CoreServices:
+    http, remote = network.http or wire_http_clients(base), network.remote
+    federation = wire_federation_client(base, network.peers or UnreachablePeers())
+    queries = remote or wire_remote_queries(base, federation)
     device_writers = wire_device_writers(base)
     appservices = wire_appservice_clients(base, http)
     pusher_writer = wire_pusher_writer(base)
     watchers = DeviceWatchers((device_writers.updates, DevicePusherRemoval(pusher_writer)))
     servers = wire_threepid_servers(base, http)
     sessions = wire_sessions(base, watchers, appservices.identities, servers)
-    rooms = wire_rooms(base, remote.rooms, remote.policies)
-    accounts = wire_accounts(base, sessions, rooms.departures, appservices.queries, remote.profiles)
+    rooms = wire_rooms(base, federation.keys, queries.policies)
+    accounts = wire_accounts(
+        base, sessions, rooms.departures, appservices.queries, queries.profiles
+    )
     return CoreServices(
         http=http,
+        federation=federation,
+        queries=queries,
+        remote_rooms=remote.rooms if remote else wire_remote_rooms(base, federation, rooms),
         appservices=appservices,
         servers=servers,
         device_writers=device_writers,

@@ -26,7 +26,8 @@ from hs.lib.clock import FixedClock
 from hs.lib.http_client import HttpClient
 from hs.nursery.plan import plan_of
 from hs.nursery.process_base import ProcessBase, build_process_base
-from hs.nursery.services import RemoteServers, Services, build_services
+from hs.nursery.services import Network, Services, build_services
+from hs.nursery.wiring.federation.remote_servers import RemoteServers
 from hs.nursery.wiring.http_clients import HttpClients
 from hs.repl.cluster import Cluster, Connect
 from hs.repl.feed import Feed
@@ -42,6 +43,7 @@ from hs.repl.rpc_connection import PooledSender
 from hs.repl.rpc_http import RpcEndpoint
 from hs.repl.rpc_server import RpcServer
 from hs.services.accounts.sessions.server_blocking import with_server_blocking
+from hs.services.federation_client.peer_transport import PeerTransport
 from hs.settings.sections.accounts import RegistrationSettings
 from hs.settings.sections.rate_limits import (
     InviteRates,
@@ -177,6 +179,7 @@ class ComposedProcess:
             collect(*endpoints),
             authenticator
             or with_server_blocking(sessions.authenticator, self.base.settings.blocking),
+            origins=self.services.core.federation.origins,
             rates=sessions.rates,
             freshness=None if cluster is None else cluster.freshness,
         )
@@ -205,6 +208,7 @@ async def open_process(
     neighbours: Neighbourhood | None = None,
     remote: RemoteServers | None = None,
     http: HttpClient | None = None,
+    peers: PeerTransport | None = None,
     bridge: Bridge | None = None,
 ) -> AsyncIterator[ComposedProcess]:
     """Compose a process and run its writers and runners until the block ends.
@@ -227,7 +231,9 @@ async def open_process(
     if http is not None:
         clients = HttpClients(public=http, direct=http, trusted=http, previews=http)
     drain = Drain()
-    services = build_services(base, Admission(), drain, remote or RemoteServers(), clients)
+    services = build_services(
+        base, Admission(), drain, Network(http=clients, peers=peers, remote=remote)
+    )
     if isinstance(base.transport, InProcTransport) and base.cluster is not None:
         # As in production, rows of other processes arrive once all subscribers are there.
         neighbours.hub.enter(base.transport)

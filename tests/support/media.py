@@ -14,7 +14,7 @@ from hs.core.ids import ServerName
 from hs.core.requester import Requester
 from hs.lib.clock import FixedClock
 from hs.nursery.plan import MEDIA_JOBS
-from hs.nursery.services import RemoteServers
+from hs.nursery.wiring.federation.remote_servers import RemoteServers
 from hs.services.media.content_stores import MediaStorage
 from hs.services.media.media_folder import OWNER
 from hs.services.media.remote_media import NoRemoteMedia, RemoteMedia

@@ -22,8 +22,8 @@ from hs.core.ids import EventID, RoomID, ServerName, UserID, server_of
 from hs.core.signing.keys import Signer, SigningKey, VerifyKey
 from hs.core.stateres.resolve import resolve
 from hs.core.versions import ROOM_VERSIONS
+from hs.services.federation_client.key_ring import VerifyKeyRequest
 from hs.services.rooms.append.hot_room import encoded_reference_hash
-from hs.services.rooms.receive.pdu_checks import VerifyKeyRequest
 
 ADMIN = UserID("@admin:one.example")
 BERT = UserID("@bert:two.example")

@@ -15,7 +15,7 @@ from hs.core.events import event_types
 from hs.core.ids import EventID, RoomID, UserID
 from hs.core.streams import EVENTS, EventRow
 from hs.lib.clock import FixedClock
-from hs.nursery.services import RemoteServers
+from hs.nursery.wiring.federation.remote_servers import RemoteServers
 from hs.nursery.wiring.rooms.rooms import RoomOwner
 from hs.repl.feed import Feed
 from hs.services.rooms.append.committer import Committer

@@ -3,12 +3,11 @@
 import enum
 from typing import Any, Protocol
 
-import attrs
-
 from hs.apis.web.http_request import HttpRequest, access_token_of
 from hs.core.errors import Forbidden, GuestForbidden, MissingToken, Unauthorized, UserLocked
 from hs.core.ids import ServerName
 from hs.core.requester import Requester
+from hs.core.signing.requests import SignedRequest
 
 
 class Auth(enum.Enum):
@@ -53,19 +52,6 @@ class Authenticator(Protocol):
     def note_use(self, requester: Requester, client_ip: str, user_agent: str) -> None:
         """Record that an application service uses a device, if this is configured."""
         ...
-
-
-@attrs.frozen
-class SignedRequest:
-    """The parts of a request that another server signs; `authorization` has the signatures.
-
-    Spec: server-server API, Request Authentication.
-    """
-
-    method: str
-    uri: str
-    authorization: tuple[str, ...]
-    content: Any | None
 
 
 class OriginAuthenticator(Protocol):

@@ -1,36 +1,106 @@
-"""The X-Matrix signatures that authenticate requests to other servers.
+"""The X-Matrix signatures that authenticate requests between servers.
 
 Spec: server-server API, Request Authentication.
 """
 
-from typing import Any
+import re
+from collections.abc import Iterable
+from typing import Any, Final
 
-from hs.core.canonical_json import JsonObject
+import attrs
+
+from hs.core.canonical_json import canonical_json
+from hs.core.errors import Unauthorized
+from hs.core.ids import ServerName
 from hs.core.signing.keys import Signer
-from hs.core.signing.signed_json import sign_json
+
+SCHEME: Final = "x-matrix"
+MAX_HEADERS: Final = 5
+"""More Authorization headers than a server has keys would only cost signature checks."""
+
+_TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z:/=-]+"  # with characters that older servers do not quote
+_PARAMETER = re.compile(rf'[ \t]*([A-Za-z_]+)=(?:"((?:[^"\\]|\\.)*)"|({_TOKEN}))[ \t]*(?:,|$)')
+_ESCAPED = re.compile(r"\\(.)")
+
+
+@attrs.frozen
+class SignedRequest:
+    """The parts of a request that another server signs; `authorization` has the signatures.
+
+    `uri` is the path with its query string, as it was sent.
+    """
+
+    method: str
+    uri: str
+    authorization: tuple[str, ...]
+    content: Any | None
+
+
+@attrs.frozen
+class RequestSignature:
+    """The parameters of one Authorization header; older servers do not send a `destination`."""
+
+    origin: ServerName
+    destination: str | None
+    key_id: str
+    signature: str
 
 
 def authorization_header(
-    signer: Signer, destination: str, method: str, uri: str, content: JsonObject | None
+    signer: Signer, destination: str, method: str, uri: str, body: bytes | None
 ) -> str:
-    """Return the Authorization header of a request; `uri` is the path with its query string.
+    """Return the Authorization header of a request.
 
-    Raises: BadJson, if the content is not canonical JSON.
+    `uri` is the path with its query string, `body` is canonical JSON.
     """
-    signed: dict[str, Any] = {
-        "method": method,
-        "uri": uri,
-        "origin": signer.server_name,
-        "destination": destination,
-    }
-    if content is not None:
-        signed["content"] = content
-    key_id = signer.key.key_id
-    signature = sign_json(signed, signer)["signatures"][signer.server_name][key_id]
+    message = signed_bytes(method, uri, signer.server_name, destination, body)
     fields = {
         "origin": signer.server_name,
         "destination": destination,
-        "key": key_id,
-        "sig": signature,
+        "key": signer.key.key_id,
+        "sig": signer.key.sign(message),
     }
     return "X-Matrix " + ",".join(f'{name}="{value}"' for name, value in fields.items())
+
+
+def signed_bytes(method: str, uri: str, origin: str, destination: str, body: bytes | None) -> bytes:
+    """Return the canonical JSON whose signature authenticates a request.
+
+    `body` is canonical JSON. It comes first in the sorted keys, so it need not be encoded again.
+    """
+    rest = canonical_json(
+        {"method": method, "uri": uri, "origin": origin, "destination": destination}
+    )
+    return rest if body is None else b'{"content":' + body + b"," + rest[1:]
+
+
+def parse_authorization(headers: Iterable[str]) -> list[RequestSignature]:
+    """Parse the Authorization headers of a request; all must be of the same origin.
+
+    Raises: Unauthorized.
+    """
+    signatures = [_parse_header(header) for header in list(headers)[:MAX_HEADERS]]
+    if not signatures:
+        raise Unauthorized("Missing Authorization headers")
+    if len({signature.origin for signature in signatures}) > 1:
+        raise Unauthorized("The Authorization headers name different origins")
+    return signatures
+
+
+def _parse_header(header: str) -> RequestSignature:
+    scheme, _, text = header.strip().partition(" ")
+    if scheme.lower() != SCHEME:
+        raise Unauthorized("The Authorization header must have the scheme X-Matrix")
+    parameters: dict[str, str] = {}
+    position = 0
+    while position < len(text):
+        match = _PARAMETER.match(text, position)
+        if match is None:
+            raise Unauthorized("Malformed Authorization header")
+        name, quoted, token = match.groups()
+        parameters[name.lower()] = token if quoted is None else _ESCAPED.sub(r"\1", quoted)
+        position = match.end()
+    origin, key_id, signature = (parameters.get(name, "") for name in ("origin", "key", "sig"))
+    if not (origin and key_id and signature):
+        raise Unauthorized("The Authorization header must have the parameters origin, key and sig")
+    return RequestSignature(ServerName(origin), parameters.get("destination"), key_id, signature)

@@ -17,7 +17,6 @@ from hs.apis.web.auth import (
     OPTIONAL,
     USER,
     USER_OR_GUEST,
-    SignedRequest,
 )
 from hs.apis.web.limits import Admission, GateSize, WorkClass
 from hs.apis.web.listener_view import STATE_KEY
@@ -34,6 +33,7 @@ from hs.core.errors import (
 )
 from hs.core.ids import ServerName
 from hs.core.requester import Requester
+from hs.core.signing.requests import SignedRequest
 from hs.lib.metrics import Metrics
 from tests.support.web import Tokens, WebClient, client_for
 

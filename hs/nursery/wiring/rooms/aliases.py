@@ -11,6 +11,7 @@ from hs.services.directory.aliases import AliasNamespaces, LocalAliases
 from hs.services.directory.public_rooms import PublicRooms
 from hs.services.rooms.aliases.canonical_aliases import AliasResolver
 from hs.services.rooms.aliases.room_aliases import RoomAliases
+from hs.services.rooms.membership.remote_rooms import RemoteRooms
 
 
 @attrs.frozen(eq=False, kw_only=True)
@@ -25,14 +26,14 @@ class AliasServices:
 
 
 def wire_room_aliases(
-    base: ProcessBase, rooms: Rooms, namespaces: AliasNamespaces
+    base: ProcessBase, rooms: Rooms, remote: RemoteRooms, namespaces: AliasNamespaces
 ) -> AliasServices:
     """Build aliases; `namespaces` are those that application services reserve."""
     settings, database = base.settings, base.database
     server_name = settings.server.server_name
     aliases = LocalAliases(database, server_name, settings.rooms, base.clock, namespaces)
     public_rooms = PublicRooms(database, settings.rooms)
-    resolver = AliasResolver(aliases, rooms.remote)
+    resolver = AliasResolver(aliases, remote)
     naming = RoomAliases(
         aliases=aliases,
         public_rooms=public_rooms,

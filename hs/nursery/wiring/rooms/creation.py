@@ -15,6 +15,7 @@ from hs.services.rooms.creation.create_with_third_party_invites import RoomCreat
 from hs.services.rooms.creation.room_creation import RoomCreation
 from hs.services.rooms.creation.room_upgrade import RoomUpgrade
 from hs.services.rooms.creation.upgrade_lock import UpgradeLock
+from hs.services.rooms.membership.remote_rooms import RemoteRooms
 
 
 @attrs.frozen(eq=False, kw_only=True)
@@ -30,6 +31,7 @@ class CreationServices:
 def wire_room_creation(
     base: ProcessBase,
     rooms: Rooms,
+    remote: RemoteRooms,
     accounts: AccountServices,
     aliases: AliasServices,
     members: MembershipServices,
@@ -41,7 +43,7 @@ def wire_room_creation(
         aliases=aliases.aliases,
         public_rooms=aliases.public_rooms,
         profiles=accounts.profiles,
-        remote=rooms.remote,
+        remote=remote,
         limits=members.limits,
         invites=members.invites,
         policy=members.policy,

@@ -24,6 +24,7 @@ from hs.services.rooms.membership.invite_permissions import InvitePermissions
 from hs.services.rooms.membership.member_policy import MemberPolicy
 from hs.services.rooms.membership.membership import RoomMembership
 from hs.services.rooms.membership.membership_limits import MembershipLimits
+from hs.services.rooms.membership.remote_rooms import RemoteRooms
 from hs.services.rooms.membership.removal_with_redaction import RemovalWithRedaction
 from hs.services.rooms.membership.restricted_joins import RestrictedJoins
 from hs.services.rooms.membership.room_succession import RoomPushRules, RoomSuccession
@@ -58,6 +59,7 @@ class MembershipServices:
 def wire_membership(
     base: ProcessBase,
     rooms: Rooms,
+    remote: RemoteRooms,
     accounts: AccountServices,
     profiles: ProfileServices,
     aliases: AliasServices,
@@ -76,7 +78,7 @@ def wire_membership(
         memberships=rooms.memberships,
         restricted=RestrictedJoins(rooms.memberships),
         profiles=accounts.profiles,
-        remote=rooms.remote,
+        remote=remote,
         succession=succession,
         limits=limits,
         invites=invites,

@@ -11,6 +11,7 @@ from hs.nursery.part import Part
 from hs.nursery.plan import BACKGROUND
 from hs.nursery.process_base import ProcessBase
 from hs.nursery.process_metrics import watch_committer
+from hs.services.federation_client.key_ring import KeyRing
 from hs.services.rooms.append.appender import RoomAppender
 from hs.services.rooms.append.committer import Committer
 from hs.services.rooms.append.event_builder import EventBuilder
@@ -21,13 +22,18 @@ from hs.services.rooms.append.room_writer import RoomWriter
 from hs.services.rooms.append.sharded_appender import ShardedAppender
 from hs.services.rooms.append.transaction_ids import TransactionIds
 from hs.services.rooms.membership.deactivated_users import FINISH_PERIOD_S, RoomDepartures
-from hs.services.rooms.membership.remote_rooms import RemoteRooms
+from hs.services.rooms.receive.event_intake import OwnedRoomReceiver
+from hs.services.rooms.receive.event_receiver import RoomReceiver, ShardedReceiver
+from hs.services.rooms.receive.pdu_checks import PduChecker
+from hs.services.rooms.receive.received_room import RoomStores
 from hs.services.rooms.retention.request_cleanup import CLEANUP_PERIOD_S, RoomCleanup
+from hs.services.rooms.store.auth_chains import AuthGraph
 from hs.services.rooms.store.auth_state import AuthStateReader
 from hs.services.rooms.store.event_store import EventStore
 from hs.services.rooms.store.memberships import Memberships
 from hs.services.rooms.store.recent_events import MAX_BYTES as TAIL_BYTES
 from hs.services.rooms.store.recent_events import RecentEvents
+from hs.services.rooms.store.state_resolution import StateResolver
 from hs.services.rooms.store.state_store import MAX_CURRENT_BYTES, MAX_SNAPSHOT_BYTES, StateStore
 from hs.services.rooms.store.sticky_events import StickyEvents
 from hs.storage.rooms.chain_cover import index_chains
@@ -42,6 +48,7 @@ class RoomOwner:
     committer: Committer
     hot: HotRooms
     writer: RoomWriter
+    receiver: OwnedRoomReceiver
 
 
 @attrs.frozen(eq=False, kw_only=True)
@@ -55,15 +62,18 @@ class Rooms:
     sticky: StickyEvents
     auth_states: AuthStateReader
     appender: ShardedAppender
-    remote: RemoteRooms
+    receiver: RoomReceiver
     owner: RoomOwner | None
     departures: RoomDepartures
     cleanup: RoomCleanup
     part: Part
 
 
-def wire_rooms(base: ProcessBase, remote: RemoteRooms, policies: PolicyServers) -> Rooms:
-    """Build the stores of rooms. They subscribe to the feed in the order of their dependencies."""
+def wire_rooms(base: ProcessBase, keys: KeyRing, policies: PolicyServers) -> Rooms:
+    """Build the stores of rooms; `keys` verify events of other servers.
+
+    The stores subscribe to the feed in the order of their dependencies.
+    """
     caches = base.settings.caches.caches
     event_bytes = base.settings.caches.event_cache_size * BYTES_PER_EVENT
     events = EventStore(base.database, base.feed, int(event_bytes * caches.factor("events")))
@@ -76,13 +86,18 @@ def wire_rooms(base: ProcessBase, remote: RemoteRooms, policies: PolicyServers) 
     )
     memberships = Memberships(base.database, base.feed, base.settings.server.server_name)
     tails = RecentEvents(base.feed, int(TAIL_BYTES * caches.factor("tails")))
-    owner = _owner(base, events, states, PolicyServerCheck(memberships, policies))
+    owner = _owner(base, events, states, PolicyServerCheck(memberships, policies), keys)
 
     def writer() -> RoomWriter:
         assert owner is not None
         return owner.writer
 
+    def room_receiver() -> OwnedRoomReceiver:
+        assert owner is not None
+        return owner.receiver
+
     appender = ShardedAppender(base.ownership, base.sharded(RoomAppender, EVENTS, writer))
+    receivers = base.sharded(RoomReceiver, EVENTS, room_receiver)
     departures = RoomDepartures(base.database, appender, memberships)
     cleanup = RoomCleanup(base.database, base.clock)
     return Rooms(
@@ -93,7 +108,7 @@ def wire_rooms(base: ProcessBase, remote: RemoteRooms, policies: PolicyServers) 
         sticky=StickyEvents(base.database, base.feed, base.clock),
         auth_states=AuthStateReader(states, events),
         appender=appender,
-        remote=remote,
+        receiver=ShardedReceiver(base.ownership, receivers),
         owner=owner,
         departures=departures,
         cleanup=cleanup,
@@ -102,7 +117,11 @@ def wire_rooms(base: ProcessBase, remote: RemoteRooms, policies: PolicyServers) 
 
 
 def _owner(
-    base: ProcessBase, events: EventStore, states: StateStore, policies: PolicyServerCheck
+    base: ProcessBase,
+    events: EventStore,
+    states: StateStore,
+    policies: PolicyServerCheck,
+    keys: KeyRing,
 ) -> RoomOwner | None:
     if not base.ownership.writes(EVENTS):
         return None
@@ -119,7 +138,10 @@ def _owner(
         lambda room_id: base.ownership.is_mine(EVENTS, room_id),
         policies=policies,
     )
-    return RoomOwner(committer=committer, hot=hot, writer=writer)
+    resolver = StateResolver(events, AuthGraph(base.database))
+    stores = RoomStores(base.database, hot, events, states, resolver)
+    receiver = OwnedRoomReceiver(PduChecker(keys), stores)
+    return RoomOwner(committer=committer, hot=hot, writer=writer, receiver=receiver)
 
 
 def _part(owner: RoomOwner | None, departures: RoomDepartures, cleanup: RoomCleanup) -> Part:

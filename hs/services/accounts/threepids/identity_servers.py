@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import attrs
 
-from hs.core.canonical_json import JsonObject
+from hs.core.canonical_json import JsonObject, canonical_json
 from hs.core.errors import InvalidParam, MatrixError, RemoteFault, ServerNotTrusted, TooLarge
 from hs.core.ids import ServerName, UserID, parse_server_name, parse_user_id
 from hs.core.signing.keys import Signer
@@ -159,7 +159,8 @@ class IdentityServers:
     async def _unbind(self, user_id: UserID, medium: str, address: str, server: str) -> bool:
         path = V2 + "/3pid/unbind"
         content = {"mxid": user_id, "threepid": {"medium": medium, "address": address}}
-        authorization = authorization_header(self._signer, server, "POST", path, content)
+        body = canonical_json(content)
+        authorization = authorization_header(self._signer, server, "POST", path, body)
         try:
             await IdentityServerClient(self._http).post(
                 f"https://{server}", path, content, authorization

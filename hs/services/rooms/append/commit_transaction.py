@@ -409,4 +409,5 @@ def _row(pending: PendingEvent, numbers: _Numbers, now_ms: int) -> EventRow:
         if lost_relation is None
         else (lost_relation.rel_type, lost_relation.parent_id),
         sticky_until=_sticky_until(pending, now_ms),
+        relay=pending.relay,
     )

@@ -49,6 +49,7 @@ class PendingEvent:
     - `missing_prev_events`: prev_events that this server lacks. They become backward extremities.
     - `fills_gap`: this event was such a backward extremity.
     - `outlier_id`: the stream ID of a stored outlier that now gets the state before it.
+    - `relay`: this server sends the event of another server to all servers in the room.
     - `stream_id`: set by the commit.
     """
 
@@ -64,6 +65,7 @@ class PendingEvent:
     missing_prev_events: tuple[EventID, ...] = ()
     fills_gap: bool = False
     outlier_id: int | None = None
+    relay: bool = False
     stream_id: int = 0
     batch: "EventBatch | None" = None
 

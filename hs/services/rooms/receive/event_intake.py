@@ -15,7 +15,7 @@ Rules:
 Spec: server-server API, Checks performed on receipt of a PDU; Rejection; Soft failure.
 """
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -58,6 +58,7 @@ class OwnedRoomReceiver:
         pdus: list[bytes],
         outliers: list[bytes],
         states: dict[EventID, list[EventID]],
+        relay: bool = False,
     ) -> ReceiveResult:
         """Receive PDUs of a room; see RoomReceiver."""
         async with self._stores.rooms.hold(room_id) as room:
@@ -66,7 +67,8 @@ class OwnedRoomReceiver:
         checked_outliers = await self._checker.check(room_id, rules, outliers)
 
         async def process(received_room: ReceivedRoom) -> ReceiveResult:
-            return await _receive(received_room, checked, checked_outliers, states)
+            processor = PduProcessor(received_room, states, relay)
+            return await _receive(processor, checked, checked_outliers)
 
         return await self._in_room(room_id, None, process)
 
@@ -116,12 +118,8 @@ class OwnedRoomReceiver:
 
 
 async def _receive(
-    received_room: ReceivedRoom,
-    checked: Sequence[CheckedPdu],
-    checked_outliers: Sequence[CheckedPdu],
-    states: Mapping[EventID, Sequence[EventID]],
+    processor: PduProcessor, checked: Sequence[CheckedPdu], checked_outliers: Sequence[CheckedPdu]
 ) -> ReceiveResult:
-    processor = PduProcessor(received_room, states)
     for event in auth_order(_events(checked_outliers)):
         await processor.store_outlier(event)
     events = _events(checked)

@@ -65,12 +65,14 @@ class RoomReceiver(Protocol):
         pdus: list[bytes],
         outliers: list[bytes],
         states: dict[EventID, list[EventID]],
+        relay: bool = False,
     ) -> ReceiveResult:
         """Receive PDUs of a room, in any order; each has its own outcome.
 
         `outliers` are stored first, without the state before them: auth events, and the state at a
         gap. `states` maps some of the PDUs to the IDs of the state events before them, which are
-        stored or among the outliers; the prev_events of those PDUs may be missing. Idempotent.
+        stored or among the outliers; the prev_events of those PDUs may be missing. With `relay`,
+        this server sends the accepted PDUs to all servers in the room. Idempotent.
         Raises: NotFound, if this server has no state of the room; MatrixError 503, may be retried.
         """
 
@@ -108,9 +110,10 @@ class ShardedReceiver:
         pdus: list[bytes],
         outliers: list[bytes],
         states: dict[EventID, list[EventID]],
+        relay: bool = False,
     ) -> ReceiveResult:
         """Receive PDUs of a room; see RoomReceiver."""
-        return await self._owner(room_id).receive(room_id, pdus, outliers, states)
+        return await self._owner(room_id).receive(room_id, pdus, outliers, states, relay)
 
     async def seed_room(
         self,

@@ -3,8 +3,8 @@
 Spec: server-server API, Checks performed on receipt of a PDU, steps 1 to 3.
 """
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import Final, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Final
 
 import attrs
 import orjson
@@ -15,31 +15,13 @@ from hs.core.events.event import Event
 from hs.core.events.format import parse_pdu
 from hs.core.events.hashes import redacted_unless_hash_matches
 from hs.core.events.signatures import check_event_signature, required_signers
-from hs.core.ids import EventID, RoomID, ServerName
+from hs.core.ids import EventID, RoomID
 from hs.core.signing.keys import VerifyKey
 from hs.core.signing.signed_json import key_ids_of
 from hs.core.versions import RoomVersion
+from hs.services.federation_client.key_ring import KeyRing, VerifyKeyRequest
 
 MIN_PDUS_FOR_THREAD: Final = 8  # verifying a PDU takes 0.1 ms
-
-
-@attrs.frozen
-class VerifyKeyRequest:
-    """Keys required of a server; `valid_at_ms` None: expired keys are accepted as well."""
-
-    server: ServerName
-    key_ids: frozenset[str]
-    valid_at_ms: int | None
-
-
-class KeyRing(Protocol):
-    """Looks up the verify keys of servers, this one included."""
-
-    async def keys_for(
-        self, needs: Collection[VerifyKeyRequest]
-    ) -> Mapping[VerifyKeyRequest, Mapping[str, VerifyKey]]:
-        """Return the required keys that could be obtained, by key ID."""
-        ...
 
 
 @attrs.frozen

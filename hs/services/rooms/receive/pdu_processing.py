@@ -57,6 +57,7 @@ class PduProcessor:
 
     _room: ReceivedRoom
     _states: Mapping[EventID, Sequence[EventID]]
+    _relay: bool = False
     missing_prev_events: set[EventID] = attrs.Factory(set)
     missing_auth_events: set[EventID] = attrs.Factory(set)
     _gaps: frozenset[EventID] = frozenset()  # backward extremities among the events
@@ -135,6 +136,7 @@ class PduProcessor:
             status=status,
             fills_gap=fills_gap,
             outlier_id=None if known is None else known.stream_id,
+            relay=self._relay and status == EventStatus.ACCEPTED,
         )
         head = room.head
         if status == EventStatus.ACCEPTED:

@@ -16,7 +16,7 @@ from hs.core.ids import RoomID, ServerName
 from hs.core.signing.keys import SigningKey
 from hs.core.signing.signed_json import check_signatures
 from hs.core.versions import room_version
-from hs.nursery.services import RemoteServers
+from hs.nursery.wiring.federation.remote_servers import RemoteServers
 from hs.services.rooms.append import policy_servers
 from hs.storage.database import Database
 from tests.support.composition import SERVER

@@ -1,0 +1,50 @@
+"""What other servers ask for, send and are sent."""
+
+import attrs
+
+from hs.apis.federation.directory import DirectoryQueryApi
+from hs.apis.federation.openid_userinfo import OpenIdUserInfoApi
+from hs.apis.federation.third_party_binds import ThirdPartyBindsApi
+from hs.apis.federation.version import ServerVersionApi
+from hs.nursery.part import Part
+from hs.nursery.process_base import ProcessBase
+from hs.nursery.wiring.accounts.accounts import AccountServices
+from hs.nursery.wiring.devices import DeviceServices
+from hs.nursery.wiring.ephemeral import EphemeralServices
+from hs.nursery.wiring.federation.client import FederationClientServices
+from hs.nursery.wiring.media import MediaServices
+from hs.nursery.wiring.rooms.aliases import AliasServices
+from hs.nursery.wiring.rooms.membership import MembershipServices
+from hs.nursery.wiring.rooms.reading import RoomReading
+from hs.nursery.wiring.rooms.rooms import Rooms
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class FederatedSubjects:
+    """What other servers may ask about or change."""
+
+    client: FederationClientServices
+    rooms: Rooms
+    reading: RoomReading
+    aliases: AliasServices
+    members: MembershipServices
+    accounts: AccountServices
+    devices: DeviceServices
+    ephemeral: EphemeralServices
+    media: MediaServices
+
+
+def wire_federation(base: ProcessBase, subjects: FederatedSubjects) -> list[Part]:
+    """Build federation, a part for each of its subjects."""
+    return [_wire_server_api(subjects)]
+
+
+def _wire_server_api(subjects: FederatedSubjects) -> Part:
+    return Part(
+        endpoints=[
+            OpenIdUserInfoApi(subjects.accounts.openid),
+            ThirdPartyBindsApi(subjects.members.third_party_invites),
+            ServerVersionApi(),
+            DirectoryQueryApi(subjects.aliases.naming),
+        ]
+    )

@@ -1,0 +1,1 @@
+"""What other servers ask for and send, and what this server sends to them."""

@@ -1,0 +1,1 @@
+"""Events and other data that other servers send."""

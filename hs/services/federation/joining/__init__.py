@@ -1,0 +1,1 @@
+"""Rooms of other servers: finding, joining, knocking, leaving, inviting."""

@@ -1,0 +1,1 @@
+"""What this server sends to other servers."""

@@ -1,0 +1,1 @@
+"""The requests of the server-server API, a module per subject."""

@@ -1,0 +1,1 @@
+"""Profiles, devices and media of users of other servers."""

@@ -1,0 +1,1 @@
+"""Requests to other servers: addresses, keys, signatures, backoff."""
