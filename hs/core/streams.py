@@ -67,6 +67,7 @@ class EventRow:
     lost_relation: tuple[str, str] | None = None  # `relates_to` of the event that was redacted
     sticky_until: int = 0
     relay: bool = False  # an event of another server that this one sends to the others
+    left_servers: tuple[str, ...] = ()  # other servers whose last joined member left with it
 
     def changes(self) -> tuple[StateChange, ...]:
         """Return the changes to the current state of the room."""
@@ -385,7 +386,6 @@ class FederationRow:
 
     destinations: tuple[str, ...]
     kind: str
-    payload: bytes | None = None
 
 
 FEDERATION = StreamDef("federation", FederationRow, StreamKind.MEMORY, StreamWriters.EVERY)

@@ -25,6 +25,7 @@ from hs.services.rooms.append.room_writer import RoomWriter
 from hs.services.rooms.append.sharded_appender import ShardedAppender
 from hs.services.rooms.store.event_store import EventStore
 from hs.services.rooms.store.memberships import Memberships
+from hs.services.rooms.store.room_servers import RoomServers
 from hs.services.rooms.store.state_store import StateStore
 from hs.settings.settings import Settings
 from hs.storage.database import Database
@@ -83,6 +84,11 @@ class World:
     def memberships(self) -> Memberships:
         """The memberships."""
         return self.process.services.core.rooms.memberships
+
+    @property
+    def servers(self) -> RoomServers:
+        """The servers in rooms."""
+        return self.process.services.core.rooms.servers
 
     @property
     def appender(self) -> ShardedAppender:

@@ -109,6 +109,7 @@ _ROOM_TABLES: Final = (
     "notice_rooms",
     "forgotten_rooms",
     "local_memberships",
+    "room_servers",
     "room_summaries",
     "current_state",
     "state_snapshots",

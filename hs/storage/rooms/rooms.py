@@ -18,11 +18,13 @@ VERSIONS = sql(
 HEAD = "SELECT extremities, snapshot_id, depth, stream_id FROM room_heads WHERE room_id = $1"
 SET_HEADS = InsertRows(
     "room_heads",
-    "room_id text, extremities text, snapshot_id bigint, depth bigint, stream_id bigint",
+    "room_id text, extremities text, snapshot_id bigint, depth bigint, stream_id bigint, "
+    "sent_id bigint",
     conflict=(
         "ON CONFLICT (room_id) DO UPDATE SET extremities = excluded.extremities, "
         "snapshot_id = excluded.snapshot_id, depth = excluded.depth, "
-        "stream_id = excluded.stream_id"
+        "stream_id = excluded.stream_id, "
+        "sent_id = coalesce(excluded.sent_id, room_heads.sent_id)"
     ),
 )
 _SUMMARY = (
@@ -104,8 +106,11 @@ async def head(tx: Tx, room_id: str) -> HeadRecord | None:
     return None if row is None else HeadRecord(*row)
 
 
-async def set_heads(tx: Tx, rows: Sequence[tuple[str, str, int, int, int]]) -> None:
-    """Insert or replace room heads (room_id, *HeadRecord); each room at most once."""
+async def set_heads(tx: Tx, rows: Sequence[tuple[str, str, int, int, int, int | None]]) -> None:
+    """Insert or replace room heads (room_id, *HeadRecord, sent_id); each room at most once.
+
+    `sent_id` is the last event among the new ones that this server sends to others, if any.
+    """
     await tx.insert_rows(SET_HEADS, rows)
 
 

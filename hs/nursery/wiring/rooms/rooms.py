@@ -33,6 +33,7 @@ from hs.services.rooms.store.event_store import EventStore
 from hs.services.rooms.store.memberships import Memberships
 from hs.services.rooms.store.recent_events import MAX_BYTES as TAIL_BYTES
 from hs.services.rooms.store.recent_events import RecentEvents
+from hs.services.rooms.store.room_servers import RoomServers
 from hs.services.rooms.store.state_resolution import StateResolver
 from hs.services.rooms.store.state_store import MAX_CURRENT_BYTES, MAX_SNAPSHOT_BYTES, StateStore
 from hs.services.rooms.store.sticky_events import StickyEvents
@@ -58,6 +59,7 @@ class Rooms:
     events: EventStore
     states: StateStore
     memberships: Memberships
+    servers: RoomServers
     tails: RecentEvents
     sticky: StickyEvents
     auth_states: AuthStateReader
@@ -104,6 +106,7 @@ def wire_rooms(base: ProcessBase, keys: KeyRing, policies: PolicyServers) -> Roo
         events=events,
         states=states,
         memberships=memberships,
+        servers=RoomServers(base.database, base.feed, base.settings.server.server_name),
         tails=tails,
         sticky=StickyEvents(base.database, base.feed, base.clock),
         auth_states=AuthStateReader(states, events),

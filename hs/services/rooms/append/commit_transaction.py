@@ -31,10 +31,19 @@ from hs.services.rooms.append.pending_events import (
     membership_of,
     relation_to_store,
 )
+from hs.services.rooms.append.server_counts import CountRow, count_servers
 from hs.services.rooms.store.state_snapshots import Snapshot
 from hs.services.rooms.store.stored_event import EventStatus
 from hs.storage.database import Tx
-from hs.storage.rooms import events, relation_writes, rooms, state, sticky_events, transaction_ids
+from hs.storage.rooms import (
+    events,
+    relation_writes,
+    room_servers,
+    rooms,
+    state,
+    sticky_events,
+    transaction_ids,
+)
 from hs.storage.rooms.events import EventRecord
 from hs.storage.rooms.relation_writes import RelationRecord
 from hs.storage.rooms.state import Key, SnapshotRecord
@@ -68,11 +77,15 @@ class CommitResult:
 
 @attrs.define(eq=False)
 class _Numbers:
-    """Stream IDs and snapshot IDs in this run, and the senders of events that were looked up."""
+    """Stream IDs and snapshot IDs in this run, and what was looked up.
+
+    `senders` are those of events, `left_servers` the servers that left with an event.
+    """
 
     events: dict[str, int]
     snapshots: dict[int, int]
     senders: dict[str, str] = attrs.Factory(dict)
+    left_servers: Mapping[EventID, tuple[str, ...]] = attrs.Factory(dict)
 
     def snapshot_id(self, snapshot: Snapshot | None) -> int | None:
         if snapshot is None:
@@ -109,6 +122,7 @@ async def commit_group(
     # The index reads, so it comes first: what follows only writes and may be pipelined.
     if state_events:
         await work.index_chains(tx, state_events)
+    servers = await _count_servers(tx, work, pending_events, numbers)
     await events.insert(tx, [_record(pending, work, numbers) for pending in new])
     outliers = [pending for pending in pending_events if pending.outlier_id]
     if outliers:
@@ -119,6 +133,11 @@ async def commit_group(
         (stream_id, _row(pending, numbers, work.now_ms))
         for stream_id, pending in zip(stream_ids, pending_events, strict=True)
     ]
+    if servers:
+        await room_servers.add(tx, servers)
+    relayed = [(stream_id, row.event_id) for stream_id, row in rows if row.relay]
+    if relayed:
+        await room_servers.add_relayed(tx, relayed)
     sticky = [
         (_sticky_record(at, row, work), row.soft_failed) for at, row in rows if row.sticky_until
     ]
@@ -144,6 +163,17 @@ async def _look_up_stored_events(
         for event_id, stream_id, sender in await events.stream_ids_and_senders(tx, stored):
             numbers.events[event_id] = stream_id
             numbers.senders[event_id] = sender
+
+
+async def _count_servers(
+    tx: Tx, work: CommitWork, pending_events: Sequence[PendingEvent], numbers: _Numbers
+) -> Sequence[CountRow]:
+    changing = [pending for pending in pending_events if pending.changes]
+    if not changing:
+        return ()
+    counts = await count_servers(tx, changing, numbers.events, work.server_name)
+    numbers.left_servers = counts.left
+    return counts.rows
 
 
 async def _store_snapshots(
@@ -191,12 +221,17 @@ async def _entries_with(
 
 async def _set_heads(tx: Tx, work: CommitWork, numbers: _Numbers) -> None:
     heads: dict[str, tuple[HeadChange, int]] = {}
+    sent: dict[str, int] = {}
     summaries: dict[str, tuple[object, ...]] = {}
+    suffix = f":{work.server_name}"
     for batch in work.batches:
         head = batch.head
         if head is None:
             continue
         last = max((numbers.events[pending.event.event_id] for pending in batch.events), default=0)
+        for pending in batch.events:
+            if pending.relay or pending.event.sender.endswith(suffix):
+                sent[batch.room_id] = numbers.events[pending.event.event_id]
         heads[batch.room_id] = (
             head,
             max(last, heads[batch.room_id][1] if batch.room_id in heads else 0),
@@ -212,6 +247,7 @@ async def _set_heads(tx: Tx, work: CommitWork, numbers: _Numbers) -> None:
                 numbers.snapshot_id(head.snapshot) or 0,
                 head.depth,
                 last,
+                sent.get(room_id),
             )
             for room_id, (head, last) in sorted(heads.items())
         ],
@@ -410,4 +446,5 @@ def _row(pending: PendingEvent, numbers: _Numbers, now_ms: int) -> EventRow:
         else (lost_relation.rel_type, lost_relation.parent_id),
         sticky_until=_sticky_until(pending, now_ms),
         relay=pending.relay,
+        left_servers=numbers.left_servers.get(event.event_id, ()),
     )

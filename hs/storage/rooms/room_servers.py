@@ -1,0 +1,75 @@
+"""The servers that have users joined to rooms, and the events that are sent to them.
+
+A row of `room_servers` counts the joined members of one server. Its count is 0 after the last of
+them left: then `left_id` is the event by which that happened.
+"""
+
+from collections.abc import Sequence
+
+from hs.storage.database import Tx
+from hs.storage.dialect import sql
+from hs.storage.rows import InsertRows
+
+OF_ROOMS = sql(
+    lambda d: (
+        "SELECT room_id, server FROM room_servers "
+        f"WHERE joined_members > 0 AND {d.any_of('room_id', 1, 'text')}"
+    )
+)
+COUNTS = sql(
+    lambda d: (
+        "SELECT s.room_id, s.server, s.joined_members FROM room_servers s "
+        f"JOIN {d.unnest('requested', 'room_id text, server text')} "
+        "ON s.room_id = requested.room_id AND s.server = requested.server"
+    )
+)
+ADD = InsertRows(
+    "room_servers",
+    "room_id text, server text, joined_members bigint, left_id bigint",
+    conflict=(
+        "ON CONFLICT (room_id, server) DO UPDATE SET "
+        "joined_members = room_servers.joined_members + excluded.joined_members, "
+        "left_id = coalesce(excluded.left_id, room_servers.left_id)"
+    ),
+)
+IS_IN_ROOM = """
+SELECT 1 FROM room_servers WHERE room_id = $1 AND server = $2 AND joined_members > 0
+"""
+SHARED = """
+SELECT theirs.room_id FROM room_servers theirs
+JOIN room_servers ours ON ours.room_id = theirs.room_id AND ours.server = $2
+WHERE theirs.server = $1 AND theirs.joined_members > 0 AND ours.joined_members > 0
+ORDER BY theirs.room_id
+"""
+ADD_RELAYED = InsertRows("relayed_events", "stream_id bigint, event_id text")
+
+
+async def servers_of(tx: Tx, room_ids: Sequence[str]) -> list[tuple[str, str]]:
+    """List (room_id, server) for all servers in rooms."""
+    return [(row[0], row[1]) for row in await tx.fetch(OF_ROOMS, list(room_ids))]
+
+
+async def counts(tx: Tx, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], int]:
+    """Return the numbers of joined members by (room_id, server); of some there is no row."""
+    rows = await tx.fetch(COUNTS, [key[0] for key in keys], [key[1] for key in keys])
+    return {(row[0], row[1]): row[2] for row in rows}
+
+
+async def add(tx: Tx, rows: Sequence[tuple[str, str, int, int | None]]) -> None:
+    """Add to the counts: (room_id, server, difference, left_id), each key at most once."""
+    await tx.insert_rows(ADD, rows)
+
+
+async def is_in_room(tx: Tx, room_id: str, server: str) -> bool:
+    """Return whether a server has a user who is joined to a room."""
+    return await tx.fetchval(IS_IN_ROOM, room_id, server) is not None
+
+
+async def shared_rooms(tx: Tx, server: str, own_server: str) -> list[str]:
+    """List the rooms in which both a server and this one have joined users."""
+    return [row[0] for row in await tx.fetch(SHARED, server, own_server)]
+
+
+async def add_relayed(tx: Tx, rows: Sequence[tuple[int, str]]) -> None:
+    """Store which events are relayed: (stream_id of the row, event_id)."""
+    await tx.insert_rows(ADD_RELAYED, rows)
