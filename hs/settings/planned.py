@@ -4,18 +4,15 @@ from typing import Any
 
 from hs.settings.fields import Key
 from hs.settings.kinds import (
-    ANYTHING,
     BOOLEAN,
     COUNT,
     DURATION,
     INTEGER,
-    NUMBER,
     OBJECT,
     SIZE,
     STRING,
     STRINGS,
     Kind,
-    any_of,
     list_of,
     map_of,
     optional,
@@ -31,12 +28,6 @@ _SERVER: tuple[Row, ...] = (
     ("print_pidfile", BOOLEAN, False, "Print the path of the PID file."),
     ("use_frozen_dicts", BOOLEAN, False, "Debugging aid, not needed here."),
     ("web_client_location", TEXT, None, "URL to which `/` redirects."),
-    (
-        "allow_public_rooms_over_federation",
-        BOOLEAN,
-        False,
-        "Allow other servers to read the room directory.",
-    ),
     (
         "gc_thresholds",
         optional(list_of(INTEGER)),
@@ -86,54 +77,6 @@ _BLOCKING: tuple[Row, ...] = (
     ("server_context", TEXT, None, "Label for statistics."),
     ("limit_remote_rooms", OBJECT, {}, "Reject joins of remote rooms that are too complex."),
 )
-_FEDERATION: tuple[Row, ...] = (
-    ("federation_verify_certificates", BOOLEAN, True, "Verify TLS certificates of other servers."),
-    (
-        "federation_client_minimum_tls_version",
-        any_of(STRING, NUMBER),
-        "1",
-        "Minimum TLS version for connections to other servers.",
-    ),
-    (
-        "federation_certificate_verification_whitelist",
-        STRINGS,
-        [],
-        "Servers whose certificates are not verified.",
-    ),
-    ("federation_custom_ca_list", STRINGS, [], "Custom certificate authorities."),
-    (
-        "federation_domain_whitelist",
-        optional(STRINGS),
-        None,
-        "The only servers with which this server federates.",
-    ),
-    (
-        "federation_whitelist_endpoint_enabled",
-        BOOLEAN,
-        False,
-        "Serve `federation_domain_whitelist` to clients.",
-    ),
-    ("federation_metrics_domains", STRINGS, [], "Servers with separate metrics."),
-    (
-        "allow_profile_lookup_over_federation",
-        BOOLEAN,
-        True,
-        "Allow profile lookups by other servers.",
-    ),
-    (
-        "allow_device_name_lookup_over_federation",
-        BOOLEAN,
-        False,
-        "Reveal device names to other servers.",
-    ),
-    ("federation", OBJECT, {}, "Timeouts and retries of requests to other servers."),
-    (
-        "federation_rr_transactions_per_room_per_second",
-        COUNT,
-        50,
-        "Maximum number of transactions per room and second for read receipts.",
-    ),
-)
 _MEDIA: tuple[Row, ...] = (
     ("enable_local_media_storage", BOOLEAN, True, "Store media on the local disk."),
     (
@@ -157,15 +100,6 @@ _APIS: tuple[Row, ...] = (
         False,
         "Record IP addresses of administrators who act as other users.",
     ),
-    ("key_refresh_interval", DURATION, "1d", "Validity of published signing keys."),
-    ("trusted_key_servers", list_of(ANYTHING), [{"server_name": "matrix.org"}], "Notary servers."),
-    (
-        "suppress_key_server_warning",
-        BOOLEAN,
-        False,
-        "Suppress the warning about matrix.org as the only notary.",
-    ),
-    ("key_server_signing_keys_path", TEXT, None, "Signing keys used as a notary."),
 )
 _SSO: tuple[Row, ...] = (
     ("saml2_config", OBJECT, {}, "Log-in with SAML 2.0."),
@@ -197,7 +131,6 @@ _OPERATION: tuple[Row, ...] = (
 _SECTIONS = (
     ("Server", _SERVER),
     ("Homeserver blocking", _BLOCKING),
-    ("Federation", _FEDERATION),
     ("Media store", _MEDIA),
     ("Registration", _REGISTRATION),
     ("API configuration", _APIS),

@@ -26,6 +26,11 @@ from hs.settings.sections.features import (
     TurnSettings,
     UserDirectorySettings,
 )
+from hs.settings.sections.federation import (
+    FederationSettings,
+    KeyExchangeSettings,
+    PeerRequestSettings,
+)
 from hs.settings.sections.identity import CaptchaSettings, DelegateSettings, LookupSettings
 from hs.settings.sections.listeners import DEFAULT_LISTENERS, LISTENERS, Listener
 from hs.settings.sections.login import ExistingSessionSettings, JwtSettings
@@ -130,6 +135,11 @@ class BlockSettings:
         PrejoinSettings, "Room state that invited and knocking users receive."
     )
     stats: StatsSettings = sub_block(StatsSettings, "Statistics of rooms.")
+    federation: PeerRequestSettings = sub_block(
+        PeerRequestSettings,
+        "Timeouts, retries and backoff of requests to other servers.",
+        is_effective=False,
+    )
 
 
 @attrs.frozen(kw_only=True)
@@ -166,6 +176,9 @@ class Settings:
     metrics: MetricsSettings = MetricsSettings()
     appservices: AppserviceSettings = AppserviceSettings()
     outgoing: OutgoingSettings = OutgoingSettings()
+    federation: FederationSettings = FederationSettings()
+    peer_requests: PeerRequestSettings = PeerRequestSettings()
+    key_exchange: KeyExchangeSettings = KeyExchangeSettings()
     delegates: DelegateSettings = DelegateSettings()
     captcha: CaptchaSettings = CaptchaSettings()
     lookups: LookupSettings = LookupSettings()
@@ -206,7 +219,9 @@ GROUPS: tuple[tuple[str, type, str], ...] = (
     ("threepids", ThreepidSettings, "Registration"),
     ("sessions", SessionSettings, "User session management"),
     ("turn", TurnSettings, "TURN"),
+    ("federation", FederationSettings, "Federation"),
     ("signing_keys", SigningKeySettings, "Signing keys"),
+    ("key_exchange", KeyExchangeSettings, "Signing keys"),
     ("secrets", SecretSettings, "API configuration"),
     ("rooms", RoomSettings, "Rooms"),
     ("appservices", AppserviceKeys, "API configuration"),
@@ -241,6 +256,7 @@ _BLOCK_SECTIONS = {
     "auto_accept_invites": "Rooms",
     "room_prejoin_state": "API configuration",
     "stats": "Rooms",
+    "federation": "Federation",
 }
 
 

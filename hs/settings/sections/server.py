@@ -121,7 +121,6 @@ class SigningKeySettings:
         MappingProxyType({}),
         "Former signing keys, by key ID.",
         shown={},
-        is_effective=False,
     )
 
 

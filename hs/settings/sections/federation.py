@@ -1,0 +1,231 @@
+"""Settings of the exchange with other servers, and of the keys by which servers know each other."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import attrs
+
+from hs.core.errors import InvalidSigningKey
+from hs.core.ids import ServerName
+from hs.core.signing.keys import VerifyKey
+from hs.settings.fields import block, setting
+from hs.settings.kinds import (
+    BOOLEAN,
+    COUNT,
+    DURATION,
+    FACTOR,
+    PATH,
+    SERVER_NAME,
+    STRING,
+    STRINGS,
+    ConfigLocation,
+    Kind,
+    list_of,
+    map_of,
+    optional,
+)
+
+_TLS_VERSIONS = {"1": "1", "1.0": "1", "1.1": "1.1", "1.2": "1.2", "1.3": "1.3"}
+
+
+def _read_tls_version(value: Any, at: ConfigLocation) -> str:
+    version = _TLS_VERSIONS.get(str(value))
+    if version is None or isinstance(value, bool):
+        at.reject(f"{value!r:.60} is not a TLS version", 'write "1.2" or "1.3"')
+    return version
+
+
+def _read_verify_keys(value: Any, at: ConfigLocation) -> Mapping[str, VerifyKey]:
+    texts = map_of(STRING).read(value, at)
+    try:
+        return MappingProxyType(
+            {key_id: VerifyKey.parse(key_id, text) for key_id, text in texts.items()}
+        )
+    except InvalidSigningKey as fault:
+        at.reject(str(fault), "write key IDs and public keys, like `ed25519:auto: …`")
+
+
+TLS_VERSION = Kind(
+    "one of 1, 1.1, 1.2, 1.3", _read_tls_version, {"enum": [*_TLS_VERSIONS, 1, 1.1, 1.2, 1.3]}
+)
+VERIFY_KEYS = Kind(
+    "map of string",
+    _read_verify_keys,
+    {"type": ["object", "null"], "additionalProperties": {"type": "string"}},
+)
+
+
+@attrs.frozen(kw_only=True)
+class PeerRequestSettings:
+    """Timeouts, retries and backoff of requests to other servers; times in milliseconds."""
+
+    client_timeout: int = setting(
+        DURATION, 60_000, "Time for a response.", shown="60s", is_effective=False
+    )
+    max_short_retry_delay: int = setting(
+        DURATION,
+        2000,
+        "Maximum delay between the attempts of a request that a client waits for.",
+        shown="2s",
+        is_effective=False,
+    )
+    max_short_retries: int = setting(
+        COUNT, 3, "Number of further attempts of such a request.", is_effective=False
+    )
+    max_long_retry_delay: int = setting(
+        DURATION,
+        60_000,
+        "Maximum delay between the attempts of a request that nobody waits for.",
+        shown="60s",
+        is_effective=False,
+    )
+    max_long_retries: int = setting(
+        COUNT, 10, "Number of further attempts of such a request.", is_effective=False
+    )
+    destination_min_retry_interval: int = setting(
+        DURATION,
+        600_000,
+        "Time without requests to a server after its first failure.",
+        shown="10m",
+        is_effective=False,
+    )
+    destination_retry_multiplier: float = setting(
+        FACTOR,
+        2.0,
+        "Factor by which that time grows with each further failure.",
+        shown=2,
+        is_effective=False,
+    )
+    destination_max_retry_interval: int = setting(
+        DURATION,
+        7 * 86_400_000,
+        "Maximum of that time.",
+        shown="1w",
+        is_effective=False,
+    )
+
+
+@attrs.frozen(kw_only=True)
+class FederationSettings:
+    """What is exchanged with which servers, and how they are reached."""
+
+    federation_domain_whitelist: tuple[ServerName, ...] | None = setting(
+        optional(list_of(SERVER_NAME)),
+        None,
+        "The only servers with which this server federates; all servers if missing.",
+        is_effective=False,
+    )
+    federation_whitelist_endpoint_enabled: bool = setting(
+        BOOLEAN,
+        False,
+        "Serve `federation_domain_whitelist` to users, at "
+        "`/_synapse/client/v1/config/federation_whitelist`.",
+        is_effective=False,
+    )
+    federation_verify_certificates: bool = setting(
+        BOOLEAN, True, "Verify TLS certificates of other servers.", is_effective=False
+    )
+    federation_client_minimum_tls_version: str = setting(
+        TLS_VERSION,
+        "1",
+        "Minimum TLS version for connections to other servers. Versions before 1.2 are never used.",
+        is_effective=False,
+    )
+    federation_certificate_verification_whitelist: tuple[str, ...] = setting(
+        STRINGS,
+        (),
+        "Servers whose certificates are not verified; `*` and `?` match any characters.",
+        shown=[],
+        is_effective=False,
+    )
+    federation_custom_ca_list: tuple[Path, ...] = setting(
+        list_of(PATH),
+        (),
+        "PEM files of certificate authorities for other servers, instead of those of the system.",
+        shown=[],
+        is_effective=False,
+    )
+    federation_metrics_domains: tuple[ServerName, ...] = setting(
+        list_of(SERVER_NAME), (), "Servers with separate metrics.", shown=[], is_effective=False
+    )
+    allow_profile_lookup_over_federation: bool = setting(
+        BOOLEAN, True, "Allow profile lookups by other servers.", is_effective=False
+    )
+    allow_device_name_lookup_over_federation: bool = setting(
+        BOOLEAN, False, "Reveal device names to other servers.", is_effective=False
+    )
+    allow_public_rooms_over_federation: bool = setting(
+        BOOLEAN, False, "Allow other servers to read the room directory.", is_effective=False
+    )
+    federation_rr_transactions_per_room_per_second: int = setting(
+        COUNT,
+        50,
+        "Maximum number of transactions per room and second for read receipts.",
+        is_effective=False,
+    )
+
+
+@attrs.frozen(kw_only=True)
+class KeyServerSettings:
+    """A notary: a server that is asked for the keys of servers that cannot be reached."""
+
+    server_name: ServerName = setting(SERVER_NAME, ServerName("matrix.org"), "Name of the server.")
+    verify_keys: Mapping[str, VerifyKey] = setting(
+        VERIFY_KEYS,
+        MappingProxyType({}),
+        "Its keys by key ID; by default they are fetched from it.",
+        shown={},
+    )
+    accept_keys_insecurely: bool = setting(
+        BOOLEAN,
+        False,
+        "Accept it without `verify_keys` even with `federation_verify_certificates: false`.",
+    )
+
+
+def _read_key_servers(value: Any, at: ConfigLocation) -> tuple[KeyServerSettings, ...]:
+    servers = list_of(block(KeyServerSettings, is_rule=True)).read(value, at)
+    for number, entry in enumerate(value or ()):
+        if not entry or "server_name" not in entry:
+            at.child(str(number)).reject("server_name is missing", "write `server_name: …`")
+    return servers
+
+
+KEY_SERVERS = Kind("list of object", _read_key_servers, list_of(block(KeyServerSettings)).schema)
+
+
+@attrs.frozen(kw_only=True)
+class KeyExchangeSettings:
+    """How long this server's keys are valid, and who is asked for the keys of other servers."""
+
+    key_refresh_interval: int = setting(
+        DURATION,
+        86_400_000,
+        "Validity of the published signing keys.",
+        shown="1d",
+        is_effective=False,
+    )
+    trusted_key_servers: tuple[KeyServerSettings, ...] = setting(
+        KEY_SERVERS,
+        (KeyServerSettings(),),
+        "Notaries: servers that are asked for the keys of servers that cannot be reached. Each "
+        "has `server_name`, and optionally `verify_keys` (its keys by key ID) and "
+        "`accept_keys_insecurely`.",
+        shown=[{"server_name": "matrix.org"}],
+        is_effective=False,
+    )
+    suppress_key_server_warning: bool = setting(
+        BOOLEAN,
+        False,
+        "Do not log at startup that matrix.org is a notary.",
+        is_effective=False,
+    )
+    key_server_signing_keys_path: Path | None = setting(
+        optional(PATH),
+        None,
+        "File of the signing keys with which this server, as a notary, signs the keys of others; "
+        "by default its own signing key.",
+        is_effective=False,
+    )
