@@ -3,9 +3,12 @@
 import math
 import time
 from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 import attrs
 import trio
+
+T = TypeVar("T")
 
 
 @attrs.frozen(kw_only=True)
@@ -57,19 +60,22 @@ class Growth:
         row: str,
         engine: str,
         size: int,
-        operation: Callable[[], Awaitable[object]],
+        operation: Callable[[], Awaitable[T]],
         *,
         repeat: int = 5,
-    ) -> None:
-        """Record the least cost of an operation; it is awaited once before, to fill caches."""
-        await operation()
+    ) -> T:
+        """Record the least cost of an operation; it is awaited once before, to fill caches.
+
+        What a client does with the answer is no cost of the server: this returns the last answer.
+        """
+        answer = await operation()
         wall_s = cpu_s = step_s = math.inf
         for _ in range(repeat):
             step = LongestStep()
             trio.lowlevel.add_instrument(step)
             await trio.lowlevel.checkpoint()
             wall, cpu = time.perf_counter(), time.process_time()
-            await operation()
+            answer = await operation()
             wall_s = min(wall_s, time.perf_counter() - wall)
             cpu_s = min(cpu_s, time.process_time() - cpu)
             await trio.lowlevel.checkpoint()
@@ -83,6 +89,7 @@ class Growth:
             cpu_ms=cpu_s * 1000,
             step_ms=step_s * 1000,
         )
+        return answer
 
     def add(
         self,

@@ -135,6 +135,11 @@ class Syncing(SyncScene):
         response: dict[str, Any] = orjson.loads(await self.services.sync.sync.sync(request))
         return response
 
+    async def first_sync(self, user_id: UserID, device_id: str, filter: str | None = None) -> bytes:
+        """Send the first request of a device and return the response."""
+        request = SyncRequest(Requester(user_id, device_id), filter=filter)
+        return await self.services.sync.sync.sync(request)
+
 
 @asynccontextmanager
 async def open_syncing(

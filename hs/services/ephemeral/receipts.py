@@ -22,6 +22,7 @@ from hs.storage.ephemeral.receipts import ReceiptRecord
 
 MAX_CACHE_BYTES: Final = 64 * 1024 * 1024
 MAX_ROOMS: Final = 100_000
+ROOMS_AT_ONCE: Final = 500
 _ROOM_BYTES: Final = 500
 _RECEIPT_BYTES: Final = 700
 
@@ -88,8 +89,8 @@ class Receipts:
         return await self._follower.get(room_id)
 
     async def of_rooms(self, room_ids: Collection[RoomID]) -> dict[RoomID, RoomReceipts]:
-        """Return the receipts of many rooms, reading those not in memory by one statement."""
-        return await self._follower.get_many(room_ids)
+        """Return the receipts of many rooms, reading those not in memory together."""
+        return await self._follower.get_many(room_ids, at_once=ROOMS_AT_ONCE)
 
     async def in_rooms(
         self, user_id: UserID, room_ids: Collection[RoomID], after: int, upto: int

@@ -35,6 +35,9 @@ class ProfileMember(NamedTuple):
     reached: VectorPosition | None = None
 
 
+NO_PROFILES: Final = ProfileMember()
+
+
 @attrs.frozen(eq=False)
 class ProfileSection:
     """The renderer of the section. It does nothing for clients that do not ask for it."""
@@ -54,7 +57,7 @@ class ProfileSection:
         """
         fields = context.compiled_filter.filter.profile_fields
         if not fields:
-            return ProfileMember()
+            return NO_PROFILES
         viewer = ProfileViewer(context.user_id, context.ignored)
         reached: VectorPosition | None = None
         users: ProfileFields = {}

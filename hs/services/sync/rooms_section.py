@@ -53,6 +53,7 @@ _STRIPPED: Final = {
     MembershipSection.KNOCK: b"knock_state",
 }
 _NO_STATE: Final[StateEntries] = {}
+_NOT_LOADED: Final[Mapping[EventID, EventPrefix]] = {}
 _STICKY: Final = b'"msc4354_sticky"'
 _MSC3773: Final = b'"org.matrix.msc3773.unread_thread_notifications"'
 
@@ -89,12 +90,12 @@ class RoomsSection:
         room_contexts: Sequence[RoomSyncContext],
         room_events: RoomEphemeralEvents,
         sticky: Mapping[RoomID, Sequence[VisibleEvent]],
-    ) -> bytes | None:
-        """Return the member `rooms` of a response with its name; None if it would be empty."""
+    ) -> Sequence[bytes]:
+        """Return the member `rooms` of a response with its name, in parts; none if it is empty."""
         changed = room_events.rooms() | sticky.keys()
         without_events = _rooms_without_events(context, room_contexts, changed)
         if not room_contexts and not without_events:
-            return None
+            return ()
         sections: dict[MembershipSection, list[bytes]] = {}
         visible = [
             room
@@ -109,10 +110,12 @@ class RoomsSection:
             context.user_id, {room.room_id: room.own for room in invites}
         )
         for invite in invites:
-            name, events = _STRIPPED[invite.section], stripped[invite.room_id]
-            rendered = b'{"%b":{"events":%b}}' % (name, orjson.dumps(events))
-            sections.setdefault(invite.section, []).append(_keyed(invite.room_id, rendered))
-        return _rooms_member(sections) if sections else None
+            room_id, name = orjson.dumps(invite.room_id), _STRIPPED[invite.section]
+            events = orjson.dumps(stripped[invite.room_id])
+            sections.setdefault(invite.section, []).append(
+                b'%b:{"%b":{"events":%b}},' % (room_id, name, events)
+            )
+        return _rooms_member(sections) if sections else ()
 
     async def _add_rooms(
         self,
@@ -122,34 +125,31 @@ class RoomsSection:
         sticky: Mapping[RoomID, Sequence[VisibleEvent]],
         sections: dict[MembershipSection, list[bytes]],
     ) -> None:
-        loaded = await self._prefetch(context, room_contexts)
-        rooms = await self._rooms(context, room_contexts, loaded)
+        full = [room for room in room_contexts if _needs_full_state(context, room)]
+        loaded = await self._prefetch(context, full) if full else _NOT_LOADED
+        rooms = await self._rooms(context, room_contexts, full, loaded)
         counts = await self._load_counts(context, rooms)
         state = await self._render_states(context, rooms, loaded)
         for room in rooms:
             room.sticky = sticky.get(room.context.room_id, ())
-            rendered = await self._render_room(context, room, room_events, counts, state)
-            if rendered is not None:
-                sections.setdefault(room.context.section, []).append(
-                    _keyed(room.context.room_id, rendered)
-                )
-            await context.time_slice.yield_if_over()
+            parts = await self._render_room(context, room, room_events, counts, state)
+            if parts:
+                sections.setdefault(room.context.section, []).extend(parts)
+            if len(rooms) > 1:
+                await context.time_slice.yield_if_over()
 
     async def _prefetch(
         self, context: SyncContext, room_contexts: Sequence[RoomSyncContext]
     ) -> Mapping[EventID, EventPrefix]:
         """Read the current state of many rooms together; return the state events among them."""
-        joined = [
-            room.room_id
-            for room in _with_full_state(context, room_contexts)
-            if room.section is MembershipSection.JOIN
-        ]
-        return await self._states.prefetch_current(context, joined) if joined else {}
+        joined = [room.room_id for room in room_contexts if room.section is MembershipSection.JOIN]
+        return await self._states.prefetch_current(context, joined) if joined else _NOT_LOADED
 
     async def _rooms(
         self,
         context: SyncContext,
         room_contexts: Sequence[RoomSyncContext],
+        with_full_state: Sequence[RoomSyncContext],
         loaded: Mapping[EventID, EventPrefix],
     ) -> list[_Room]:
         ranges = await self._ranges.load(
@@ -157,7 +157,6 @@ class RoomsSection:
         )
         timelines = await self._timelines.render(context, room_contexts, ranges)
         await self._extend_timelines(context, room_contexts, ranges, timelines)
-        with_full_state = _with_full_state(context, room_contexts)
         if with_full_state and context.request.state_after is None:
             await self._states.prefetch_replaced(
                 timelines[room.room_id].state for room in with_full_state
@@ -174,7 +173,8 @@ class RoomsSection:
         ]
         for room in rooms:
             room.state = await self._state(context, room)
-            await context.time_slice.yield_if_over()
+            if len(rooms) > 1:
+                await context.time_slice.yield_if_over()
         return rooms
 
     async def _extend_timelines(
@@ -208,7 +208,7 @@ class RoomsSection:
         if compiled_filter.filter.room.state.allows_nothing:
             return _NO_STATE
         heroes = room.summary.heroes if room.summary is not None else ()
-        if room_context.needs_full_state or context.request.full_state:
+        if _needs_full_state(context, room_context):
             if not compiled_filter.is_lazy:
                 return await self._states.full(context, room_context, shown)
             user_ids = {*room.timeline.senders, *heroes, context.user_id}
@@ -270,7 +270,9 @@ class RoomsSection:
         loaded: Mapping[EventID, EventPrefix],
     ) -> dict[EventID, bytes]:
         """Render the state events of all rooms but those with a large state."""
-        small = [room for room in rooms if len(room.state) <= EVENTS_AT_ONCE]
+        small = [room for room in rooms if 0 < len(room.state) <= EVENTS_AT_ONCE]
+        if not small:
+            return {}
         state_filter = context.compiled_filter.filter.room.state
         ids = [
             event_id
@@ -305,8 +307,10 @@ class RoomsSection:
     async def _state_json(
         self, context: SyncContext, room: _Room, rendered: Mapping[EventID, bytes]
     ) -> list[bytes]:
+        """Return the state events of a room, in parts that are joined without a separator."""
         if len(room.state) <= EVENTS_AT_ONCE:
-            return _shown_state(context, room, room.state.items(), rendered)
+            shown = _shown_state(context, room, room.state.items(), rendered)
+            return [b",".join(shown)] if shown else []
         room_id = room.context.room_id
         if not context.compiled_filter.filter.room.state.allows_room(room_id):
             return []
@@ -316,9 +320,9 @@ class RoomsSection:
             events = await self._render_events(context, [event_id for _, event_id in entries], {})
             part = _shown_state(context, room, entries, events)
             if part:
-                parts.append(b",".join(part))
+                parts += (b",", b",".join(part))
             await context.time_slice.yield_if_over()
-        return parts
+        return parts[1:]
 
     # Counts
 
@@ -341,7 +345,8 @@ class RoomsSection:
         room_events: RoomEphemeralEvents,
         counts: Mapping[RoomID, RoomCounts],
         rendered_state: Mapping[EventID, bytes],
-    ) -> bytes | None:
+    ) -> list[bytes]:
+        """Return the parts of a room in the response, with a comma; none if it is left out."""
         room_context = room.context
         state = await self._state_json(context, room, rendered_state) if room.state else []
         ephemeral = room_events.ephemeral.get(room_context.room_id, ())
@@ -362,48 +367,39 @@ class RoomsSection:
             or account_data
             or sticky
         ):
-            return None
+            return []
         if context.compiled_filter.is_lazy:
             _record_members(context, room.timeline.state)
-        state_name = context.request.state_after or "state"
-        parts = [
-            b'"timeline":%b,"%b":{"events":[%b]},"account_data":{"events":[%b]}'
-            % (
-                room.timeline.json,
-                state_name.encode(),
-                b",".join(state),
-                b",".join(account_data),
-            )
-        ]
+        head = b'%b:{"timeline":%b,"%b":{"events":[' % (
+            orjson.dumps(room_context.room_id),
+            room.timeline.json,
+            (context.request.state_after or "state").encode(),
+        )
+        parts = [head, *state, b']},"account_data":{"events":[%b]}' % b",".join(account_data)]
         if room_context.section is MembershipSection.JOIN:
             parts.append(b',"ephemeral":{"events":[%b]}' % b",".join(ephemeral))
             if sticky:
                 parts.append(b',%b:{"events":[%b]}' % (_STICKY, b",".join(sticky)))
             parts.append(_counts_json(context, counts.get(room_context.room_id, NO_COUNTS)))
             if room.summary is not None:
-                parts.append(b',"summary":' + room.summary.json)
-        return b"{%b}" % b"".join(parts)
+                parts += (b',"summary":', room.summary.json)
+        parts.append(b"},")
+        return parts
 
 
-def _rooms_member(sections: Mapping[MembershipSection, Sequence[bytes]]) -> bytes:
-    # Joined once, because there may be many megabytes.
+def _rooms_member(sections: Mapping[MembershipSection, Sequence[bytes]]) -> list[bytes]:
+    """Return the member `rooms` of sections whose rooms each end with a comma."""
     parts: list[bytes] = []
     for section, entries in sections.items():
-        parts += (b"},", b'"%b":{' % section.value.encode())
-        for entry in entries:
-            parts += (entry, b",")
-        parts.pop()
+        parts += (b"},", b'"%b":{' % section.value.encode(), *entries)
+        parts[-1] = parts[-1][:-1]
     parts[0] = b'"rooms":{'
     parts.append(b"}}")
-    return b"".join(parts)
+    return parts
 
 
-def _with_full_state(
-    context: SyncContext, room_contexts: Iterable[RoomSyncContext]
-) -> list[RoomSyncContext]:
-    if context.request.full_state:
-        return list(room_contexts)
-    return [room for room in room_contexts if room.needs_full_state]
+def _needs_full_state(context: SyncContext, room: RoomSyncContext) -> bool:
+    return room.needs_full_state or context.request.full_state
 
 
 def _rooms_without_events(
@@ -458,10 +454,6 @@ def _record_members(context: SyncContext, shown: Iterable[StoredEvent]) -> None:
         event = stored.event
         if event.state_key is not None and event.type == event_types.MEMBER:
             context.added_members.append((event.room_id, UserID(event.state_key), event.event_id))
-
-
-def _keyed(room_id: RoomID, rendered: bytes) -> bytes:
-    return b"%b:%b" % (orjson.dumps(room_id), rendered)
 
 
 def _counts_json(context: SyncContext, counts: RoomCounts) -> bytes:

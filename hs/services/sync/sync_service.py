@@ -50,7 +50,7 @@ from hs.services.sync.encryption_section import EncryptionMembers, EncryptionSec
 from hs.services.sync.lazy_members import LazyMembers, SentMembers
 from hs.services.sync.notifier import Notifier, Watch
 from hs.services.sync.positions import PositionsLate, SyncPosition, SyncPositions
-from hs.services.sync.profile_section import ProfileSection
+from hs.services.sync.profile_section import NO_PROFILES, ProfileSection
 from hs.services.sync.response_cache import ResponseCache
 from hs.services.sync.room_ephemeral import RoomEphemeralSection
 from hs.services.sync.room_selection import RoomSelection
@@ -240,7 +240,7 @@ class SyncService:
         """Return a response without changes: the key counts, which are always sent."""
         now = position.token
         encryption = await self.sections.encryption.render(request.requester, now, now, now)
-        return _encode(position.text, _encryption_members(encryption))
+        return b"".join(_encode(position.text, _encryption_parts(encryption)))
 
     async def _respond(self, context: SyncContext, began: SyncPosition) -> _Response:
         sections = self.sections
@@ -249,49 +249,58 @@ class SyncService:
         else:
             room_contexts = await sections.room_selection.incremental(context)
         sticky = await sections.sticky.load(context, room_contexts)
-        members = await self._rooms_member(context, room_contexts, sticky)
+        parts = await self._rooms_parts(context, room_contexts, sticky)
         presence = await sections.presence.render(context, room_contexts)
         if presence:
-            members.append(b'"presence":{"events":[%b]}' % b",".join(presence))
-        profiles = await sections.profiles.render(context, room_contexts)
+            parts.append(b',"presence":{"events":[%b]}' % b",".join(presence))
+        profiles = NO_PROFILES
+        if context.compiled_filter.filter.profile_fields:
+            profiles = await sections.profiles.render(context, room_contexts)
         if profiles.text:
-            members.append(profiles.text)
+            parts += (b",", profiles.text)
         since, now = context.since, context.position.token
         requester = context.request.requester
         encryption = await sections.encryption.render(requester, since, now, began.token)
         has_changes = (
-            bool(members)
+            bool(parts)
             or profiles.reached is not None
             or sticky.reached is not None
             or encryption.has_changes
             or since is None
             or context.request.full_state
         )
-        members += _encryption_members(encryption)
+        parts += _encryption_parts(encryption)
         reached = encryption.to_device
         next_batch = _next_batch(context.position, reached, profiles.reached, sticky.reached)
         if context.compiled_filter.is_lazy:
             context.sent_members.set_pending(context.added_members, next_batch)
         may_be_cached = reached is None and sticky.is_empty
-        return _Response(_encode(next_batch, members), has_changes, may_be_cached)
+        text = await context.time_slice.join(_encode(next_batch, parts))
+        return _Response(text, has_changes, may_be_cached)
 
-    async def _rooms_member(
+    async def _rooms_parts(
         self,
         context: SyncContext,
         room_contexts: list[RoomSyncContext],
         sticky: StickyRoomEvents,
     ) -> list[bytes]:
-        sections = self.sections
-        members: list[bytes] = []
+        """Return the parts of the members that tell of rooms and account data."""
+        sections, time_slice = self.sections, context.time_slice
+        is_initial = context.since is None
+        if is_initial:
+            await time_slice.yield_if_over()
+        parts: list[bytes] = []
         entries = await sections.account_data.load(context, room_contexts)
         account_data = await sections.account_data.render(context, entries)
         if account_data:
-            members.append(b'"account_data":{"events":[%b]}' % b",".join(account_data))
+            parts.append(b',"account_data":{"events":[%b]}' % b",".join(account_data))
         room_events = await sections.ephemeral.load(context, room_contexts, entries)
+        if is_initial:
+            await time_slice.yield_if_over()
         rooms = await sections.rooms.render(context, room_contexts, room_events, sticky.by_room)
-        if rooms is not None:
-            members.append(rooms)
-        return members
+        if rooms:
+            parts += (b",", *rooms)
+        return parts
 
 
 def _joined(rooms: RoomsOf) -> Iterator[RoomID]:
@@ -324,14 +333,10 @@ def _empty_response(next_batch: str) -> bytes:
     return b'{"next_batch":"%b"}' % next_batch.encode()
 
 
-def _encryption_members(encryption: EncryptionMembers) -> list[bytes]:
-    return [b"%b:%b" % (orjson.dumps(name), value) for name, value in encryption.members.items()]
+def _encryption_parts(encryption: EncryptionMembers) -> list[bytes]:
+    return [b",%b:%b" % (orjson.dumps(name), value) for name, value in encryption.members.items()]
 
 
-def _encode(next_batch: str, members: Sequence[bytes]) -> bytes:
-    # Joined once, because there may be many megabytes.
-    parts = [b'{"next_batch":"%b"' % next_batch.encode()]
-    for member in members:
-        parts += (b",", member)
-    parts.append(b"}")
-    return b"".join(parts)
+def _encode(next_batch: str, parts: Sequence[bytes]) -> list[bytes]:
+    """Return the parts of a response; those given begin with a comma."""
+    return [b'{"next_batch":"%b"' % next_batch.encode(), *parts, b"}"]

@@ -66,6 +66,7 @@ def yields(monkeypatch: pytest.MonkeyPatch) -> Yields:
     monkeypatch.setattr(rooms_section, "EVENTS_AT_ONCE", PART)
     monkeypatch.setattr(rooms_section, "ROOMS_AT_ONCE", PART)
     monkeypatch.setattr(rooms_response, "ROOMS_AT_ONCE", PART)
+    monkeypatch.setattr(time_slice, "PARTS_AT_ONCE", PART)
     return Yields(monkeypatch)
 
 
@@ -114,6 +115,21 @@ async def test_first_sync_of_many_rooms_yields_after_each(
         count_of_yields = await yields.of(lambda: s.sync(ALICE, device_id=next(DEVICES)))
 
         assert count_of_yields >= rooms
+
+
+async def test_first_sync_of_many_rooms_yields_between_sections_and_while_it_is_joined(
+    database: Database, yields: Yields
+) -> None:
+    async with open_syncing(database) as s:
+        rooms, sections = 40, 2
+        for _ in range(rooms):
+            await s.world.create_room(ALICE)
+        selected_stated_rendered = 3 * rooms
+        parts_of_rooms = 4 * rooms
+
+        count_of_yields = await yields.of(lambda: s.sync(ALICE, device_id=next(DEVICES)))
+
+        assert count_of_yields >= selected_stated_rendered + sections + parts_of_rooms // PART
 
 
 async def test_sliding_sync_of_many_rooms_yields_after_each_part(

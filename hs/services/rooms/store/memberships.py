@@ -6,6 +6,7 @@ the later event counts, so a row that was already read changes nothing.
 
 from collections.abc import Collection, Mapping
 from collections.abc import Set as AbstractSet
+from itertools import islice
 from typing import Final
 
 import attrs
@@ -15,6 +16,7 @@ from hs.core.events import event_types
 from hs.core.ids import EventID, RoomID, ServerName, UserID
 from hs.core.streams import CACHES, EVENTS, CacheRow, EventRow
 from hs.lib.caching.lru_cache import LruCache
+from hs.lib.time_slice import TimeSlice
 from hs.repl.feed import Batch, Feed
 from hs.repl.followers import KeyFollower
 from hs.services.rooms.store.room_members import PresentMembers, weigh_members
@@ -27,6 +29,7 @@ CACHE_NAME: Final = "memberships"
 MAX_USERS: Final = 50_000
 MAX_ROOM_BYTES: Final = 64 * 1024 * 1024
 HEROES: Final = 5
+MEMBERS_AT_ONCE: Final = 1_000
 
 
 @attrs.frozen
@@ -187,9 +190,12 @@ class Memberships:
     async def _read_rooms(self, room_ids: list[RoomID]) -> dict[RoomID, PresentMembers]:
         records = await self._database.read(memberships.list_present_members, room_ids)
         rooms = {room_id: PresentMembers(self._suffix) for room_id in room_ids}
-        for record in records:
-            present = rooms[RoomID(record.room_id)]
-            present.change(UserID(record.user_id), record.membership, record.stream_id)
+        remaining, time_slice = iter(records), TimeSlice()
+        while part := list(islice(remaining, MEMBERS_AT_ONCE)):
+            for record in part:
+                present = rooms[RoomID(record.room_id)]
+                present.add(UserID(record.user_id), record.membership, record.stream_id)
+            await time_slice.yield_if_over()
         return rooms
 
     def _keep_room(self, room_id: RoomID, present: PresentMembers) -> None:

@@ -64,6 +64,10 @@ class PresentMembers:
         self.joined.pop(user_id, None)
         self.invited.pop(user_id, None)
         self.local.discard(user_id)
+        self.add(user_id, membership, stream_id)
+
+    def add(self, user_id: UserID, membership: str | None, stream_id: int) -> None:
+        """Add a user who is not among the members, later than all of them."""
         if membership == event_types.JOIN:
             self.joined[user_id] = stream_id
             if user_id.endswith(self._suffix):
