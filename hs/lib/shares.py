@@ -21,10 +21,20 @@ class Shares(Generic[K]):
     def __init__(self, *, running: int, waiting: int) -> None:
         self._running = running
         self._waiting = waiting
-        self._semaphores: dict[K, trio.Semaphore] = {}
+        self._taken: dict[K, int] = {}
+        # The waiting tasks of keys without a free place. A freed place is handed to the first.
+        self._lots: dict[K, trio.lowlevel.ParkingLot] = {}
 
     def __len__(self) -> int:
-        return len(self._semaphores)
+        return len(self._taken)
+
+    def taken(self, key: K) -> int:
+        """Return the number of places of a key that are taken."""
+        return self._taken.get(key, 0)
+
+    def waiting(self, key: K) -> int:
+        """Return the number of tasks that wait for a place of a key."""
+        return len(self._lots.get(key, ()))
 
     def hold(self, key: K) -> "Share[K]":
         """Return a context manager for `async with` that takes one place of a key.
@@ -35,23 +45,28 @@ class Shares(Generic[K]):
 
     async def acquire(self, key: K) -> None:
         """Wait for a place of a key. Raises: ShareExceeded."""
-        semaphore = self._semaphores.get(key)
-        if semaphore is None:
-            semaphore = self._semaphores[key] = trio.Semaphore(self._running)
+        taken = self._taken.get(key, 0)
+        if taken < self._running:
+            self._taken[key] = taken + 1
+            return
+        if self.waiting(key) >= self._waiting:
+            raise ShareExceeded
+        lot = self._lots.setdefault(key, trio.lowlevel.ParkingLot())
         try:
-            semaphore.acquire_nowait()
-        except trio.WouldBlock:
-            if semaphore.statistics().tasks_waiting >= self._waiting:
-                raise ShareExceeded from None
-            await semaphore.acquire()
+            await lot.park()
+        finally:
+            if not lot and self._lots.get(key) is lot:
+                del self._lots[key]
 
     def release(self, key: K) -> None:
         """Free a place of a key."""
-        semaphore = self._semaphores[key]
-        semaphore.release()
-        # All places are free only if no task is waiting.
-        if semaphore.value == self._running:
-            del self._semaphores[key]
+        lot = self._lots.get(key)
+        if lot:
+            lot.unpark()
+        elif self._taken[key] == 1:
+            del self._taken[key]
+        else:
+            self._taken[key] -= 1
 
 
 class Share(Generic[K]):

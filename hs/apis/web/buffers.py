@@ -152,8 +152,9 @@ class BufferHold:
 
     def release(self) -> None:
         """Count nothing any longer."""
-        size, self._received, self._sending = self.size, 0, 0
+        size = self._received + self._sending
         if size:
+            self._received = self._sending = 0
             self._remove(size)
 
     def end(self) -> None:

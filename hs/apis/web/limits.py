@@ -16,16 +16,14 @@ Rules of admission:
 
 import enum
 from collections.abc import Awaitable, Callable, Mapping
-from types import TracebackType
 from typing import Protocol, TypeVar
 
 import attrs
-import trio
 
 from hs.core.errors import LimitExceeded
 from hs.core.ids import UserID
 from hs.core.requester import Requester
-from hs.lib.shares import Share, ShareExceeded, Shares
+from hs.lib.shares import ShareExceeded, Shares
 
 T = TypeVar("T")
 
@@ -78,25 +76,24 @@ class GateSize:
 
 
 class Gate:
-    """A semaphore with a bounded queue, as an async context manager.
+    """Slots with a bounded queue, as an async context manager.
 
     Raises: LimitExceeded on entry if the queue is full.
     """
 
     def __init__(self, size: GateSize) -> None:
-        self._size = size
         self._shares: Shares[UserID] = Shares(running=size.of_user, waiting=size.waiting // 2)
-        self._slots = trio.Semaphore(size.running)
+        self._slots: Shares[None] = Shares(running=size.running, waiting=size.waiting)
 
     @property
     def running(self) -> int:
         """Number of occupied slots."""
-        return self._size.running - self._slots.value
+        return self._slots.taken(None)
 
     @property
     def waiting(self) -> int:
         """Number of waiting requests."""
-        return self._slots.statistics().tasks_waiting
+        return self._slots.waiting(None)
 
     async def run(self, requester: Requester | None, handle: Callable[[], Awaitable[T]]) -> T:
         """Run a function in a slot, within the share of the user. Raises: LimitExceeded."""
@@ -109,53 +106,46 @@ class Gate:
 
     def of_user(self, user_id: UserID) -> "UserSlot":
         """Return a context manager like the gate itself, within the share of a user."""
-        return UserSlot(self, self._shares.hold(user_id))
+        return UserSlot(self._slots, self._shares, user_id)
 
     async def __aenter__(self) -> None:
-        try:
-            self._slots.acquire_nowait()
-        except trio.WouldBlock:
-            if self.waiting >= self._size.waiting:
-                raise LimitExceeded("The server is overloaded", retry_after_ms=2000) from None
-            await self._slots.acquire()
+        await _enter(self._slots)
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._slots.release()
+    async def __aexit__(self, *_: object) -> None:
+        self._slots.release(None)
 
 
 class UserSlot:
     """A slot of a gate for one user, as an async context manager. Raises: LimitExceeded."""
 
-    __slots__ = ("_gate", "_share")
+    __slots__ = ("_shares", "_slots", "_user_id")
 
-    def __init__(self, gate: Gate, share: Share[UserID]) -> None:
-        self._gate = gate
-        self._share = share
+    def __init__(self, slots: Shares[None], shares: Shares[UserID], user_id: UserID) -> None:
+        self._slots = slots
+        self._shares = shares
+        self._user_id = user_id
 
     async def __aenter__(self) -> None:
         try:
-            await self._share.__aenter__()
+            await self._shares.acquire(self._user_id)
         except ShareExceeded:
             raise LimitExceeded("Too many requests at once", retry_after_ms=2000) from None
         try:
-            await self._gate.__aenter__()
+            await _enter(self._slots)
         except BaseException:
-            await self._share.__aexit__()
+            self._shares.release(self._user_id)
             raise
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self._gate.__aexit__(kind, error, trace)
-        await self._share.__aexit__()
+    async def __aexit__(self, *_: object) -> None:
+        self._slots.release(None)
+        self._shares.release(self._user_id)
+
+
+async def _enter(slots: Shares[None]) -> None:
+    try:
+        await slots.acquire(None)
+    except ShareExceeded:
+        raise LimitExceeded("The server is overloaded", retry_after_ms=2000) from None
 
 
 DEFAULT_GATES: Mapping[WorkClass, GateSize] = {

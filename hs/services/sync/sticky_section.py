@@ -65,6 +65,12 @@ class StickySection:
         since = None if context.since is None else context.since.sticky or context.since.events
         if since is context.events_position:
             return NO_STICKY_EVENTS
+        if (
+            since is not None
+            and self._sticky.has_none_after(since)
+            and not any(room.is_new for room in room_contexts)
+        ):
+            return NO_STICKY_EVENTS
         scope = self._scope(context, room_contexts)
         page = await self._sticky.page(scope, since, context.events_position, MAX_EVENTS)
         visible = await visible_sticky_events(

@@ -112,6 +112,8 @@ class TimelineSection:
                 personal.append(room)
             else:
                 timelines[room.room_id] = shared
+        if not personal:
+            return timelines
         timelines.update(await self._render_rows(context, personal, ranges))
         personal = [room for room in personal if room.room_id not in timelines]
         if personal:
@@ -195,6 +197,8 @@ class TimelineSection:
                     visible = visible[surplus:]
                     ranges[room.room_id].limited = True
                 rows[room.room_id] = visible
+        if not rows:
+            return {}
         await self._rendering.prepare_messages(chain.from_iterable(rows.values()), context.viewer)
         events = self._events.add_timeline_rows(
             row for visible in rows.values() for row in visible if not _is_message(row)

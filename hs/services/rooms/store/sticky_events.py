@@ -140,6 +140,13 @@ class StickyEvents:
             for room_id in _both(known, room_ids)
         ]
 
+    def has_none_after(self, since: VectorPosition) -> bool:
+        """Return whether it is known, without a read, that no event after a position is sticky."""
+        index = self._cache.get(None)
+        if index is None or not index.is_complete or index.in_table:
+            return False
+        return next(index.after(since), None) is None
+
     async def page(
         self, scope: StickyScope, since: VectorPosition | None, upto: VectorPosition, limit: int
     ) -> StickyPage:
