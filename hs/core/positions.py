@@ -40,9 +40,12 @@ class VectorPosition:
             return True
         if other.floor > self.floor:
             return False
-        if not other.ahead:
-            return True
-        return all(self.covers(writer, position) for writer, position in other.ahead.items())
+        if other.ahead:
+            floor, ahead = self.floor, self.ahead
+            for writer, position in other.ahead.items():
+                if position > floor and position > ahead.get(writer, 0):
+                    return False
+        return True
 
     def advance(self, writer: str, position: int) -> "VectorPosition":
         """Return the vector with a writer raised to a position; never lower than it was."""

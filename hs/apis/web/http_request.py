@@ -106,7 +106,8 @@ class HttpRequest:
         """Return the first query parameter with this name. Raises: InvalidParam."""
         if not self.query_string:
             return None
-        values = self.query.get(name)
+        query = self.query if self._query is None else self._query
+        values = query.get(name)
         return values[0] if values else None
 
     @property

@@ -31,7 +31,6 @@ MAX_PRESENCE_USERS: Final = 500
 """Maximum number of users whose presence one response adds because they share a new room."""
 
 _PUSH_RULES: Final = "m.push_rules"
-_PRESENCE: Final = "m.presence"
 
 
 class AccountDataSection:
@@ -133,7 +132,7 @@ class PresenceSection:
     ) -> list[bytes]:
         """Return the presence events since the token, or those of all visible users."""
         event_filter = context.compiled_filter.filter.presence
-        if event_filter.allows_nothing or not event_filter.allows_type(_PRESENCE):
+        if not context.compiled_filter.shows_presence:
             return []
         if context.since is None:
             return _filter_events(
@@ -196,6 +195,8 @@ class PresenceSection:
 def _filter_events(
     context: SyncContext, event_filter: EventFilter, events: Mapping[UserID, bytes]
 ) -> list[bytes]:
+    if not events:
+        return []
     allowed = [
         event
         for user_id, event in events.items()

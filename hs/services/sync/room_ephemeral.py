@@ -20,9 +20,6 @@ from hs.services.sync.sync_context import MembershipSection, RoomSyncContext, Sy
 
 EventsByRoom = dict[RoomID, list[bytes]]
 
-_RECEIPT = "m.receipt"
-_TYPING = "m.typing"
-
 
 @attrs.frozen(eq=False)
 class RoomEphemeralEvents:
@@ -71,24 +68,19 @@ class RoomEphemeralSection:
     async def _add_receipts(
         self, context: SyncContext, new_rooms: set[RoomID], parts: EventsByRoom
     ) -> None:
-        if not context.compiled_filter.filter.room.ephemeral.allows_type(_RECEIPT):
+        if not context.compiled_filter.shows_receipts:
             return
-        upto = context.position.token.receipts.most()
+        user_id, now = context.user_id, context.position.token.receipts
         contents: dict[RoomID, bytes] = {}
-        if context.since is not None:
+        if context.since is not None and not context.since.receipts.covers_all(now):
             since = context.since.receipts
-            is_unchanged = since.covers_all(context.position.token.receipts)
-            rooms = (
-                set()
-                if is_unchanged
-                else _joined(context, self._recent_receipts.since(since)) - new_rooms
-            )
+            rooms = _joined(context, self._recent_receipts.since(since)) - new_rooms
             if rooms:
                 contents.update(
-                    await self._receipts.in_rooms(context.user_id, rooms, since.floor, upto)
+                    await self._receipts.in_rooms(user_id, rooms, since.floor, now.most())
                 )
         if new_rooms:
-            contents.update(await self._receipts.in_rooms(context.user_id, new_rooms, 0, upto))
+            contents.update(await self._receipts.in_rooms(user_id, new_rooms, 0, now.most()))
         for room_id, content in contents.items():
             if context.compiled_filter.filter.room.ephemeral.allows_room(room_id):
                 parts.setdefault(room_id, []).append(receipts_event(content))
@@ -97,16 +89,20 @@ class RoomEphemeralSection:
         self, context: SyncContext, new_rooms: set[RoomID], parts: EventsByRoom
     ) -> None:
         ephemeral = context.compiled_filter.filter.room.ephemeral
-        if not ephemeral.allows_type(_TYPING):
+        if not context.compiled_filter.shows_typing:
             return
         changed_rooms: set[RoomID] | None = set()
         # An empty list is sent only if the recent changes say that typing stopped. If they do
         # not reach back to the token, sending one for every room would be wasteful.
         known_changed: set[RoomID] = set()
-        if context.since is not None and context.since.typing is not context.position.token.typing:
+        # The vector of a stream that has not moved is the same object in both tokens.
+        now = context.position.token.typing.vector
+        if context.since is not None and context.since.typing.vector is not now:
             changed_rooms = self._recent_typing.since(context.since.typing.vector)
             known_changed = self._recent_typing.known_since(context.since.typing.vector)
-        for room_id in _joined(context, changed_rooms) | new_rooms:
+        if changed_rooms is None or changed_rooms:
+            changed_rooms = _joined(context, changed_rooms)
+        for room_id in changed_rooms | new_rooms:
             user_ids = [
                 user_id
                 for user_id in self._typing.typing_users(room_id)

@@ -133,6 +133,8 @@ class RoomSelection:
             and context.rooms[room_id].membership == event_types.JOIN
             and self.allows_room(context, room_id)
         ]
+        if not membership_changes:
+            return room_contexts
         for room_id, own in membership_changes.items():
             if not self.allows_room(context, room_id):
                 continue

@@ -92,20 +92,27 @@ class RoomsSection:
         sticky: Mapping[RoomID, Sequence[VisibleEvent]],
     ) -> Sequence[bytes]:
         """Return the member `rooms` of a response with its name, in parts; none if it is empty."""
+        visible: list[RoomSyncContext] = []
+        invites: list[RoomSyncContext] = []
+        for room in room_contexts:
+            (invites if room.section in _STRIPPED else visible).append(room)
         changed = room_events.rooms() | sticky.keys()
-        without_events = _rooms_without_events(context, room_contexts, changed)
-        if not room_contexts and not without_events:
-            return ()
+        if changed or context.request.full_state:
+            visible += _rooms_without_events(context, room_contexts, changed)
         sections: dict[MembershipSection, list[bytes]] = {}
-        visible = [
-            room
-            for room in room_contexts
-            if room.section in (MembershipSection.JOIN, MembershipSection.LEAVE)
-        ]
-        remaining = iter([*visible, *without_events])
-        while room_slice := list(islice(remaining, ROOMS_AT_ONCE)):
+        for begin in range(0, len(visible), ROOMS_AT_ONCE):
+            room_slice = visible[begin : begin + ROOMS_AT_ONCE]
             await self._add_rooms(context, room_slice, room_events, sticky, sections)
-        invites = [room for room in room_contexts if room.section in _STRIPPED]
+        if invites:
+            await self._add_invites(context, invites, sections)
+        return _rooms_member(sections) if sections else ()
+
+    async def _add_invites(
+        self,
+        context: SyncContext,
+        invites: Sequence[RoomSyncContext],
+        sections: dict[MembershipSection, list[bytes]],
+    ) -> None:
         stripped = await self._stripped.of(
             context.user_id, {room.room_id: room.own for room in invites}
         )
@@ -115,7 +122,6 @@ class RoomsSection:
             sections.setdefault(invite.section, []).append(
                 b'%b:{"%b":{"events":%b}},' % (room_id, name, events)
             )
-        return _rooms_member(sections) if sections else ()
 
     async def _add_rooms(
         self,
@@ -125,7 +131,9 @@ class RoomsSection:
         sticky: Mapping[RoomID, Sequence[VisibleEvent]],
         sections: dict[MembershipSection, list[bytes]],
     ) -> None:
-        full = [room for room in room_contexts if _needs_full_state(context, room)]
+        full = room_contexts
+        if not context.request.full_state:
+            full = [room for room in room_contexts if room.needs_full_state]
         loaded = await self._prefetch(context, full) if full else _NOT_LOADED
         rooms = await self._rooms(context, room_contexts, full, loaded)
         counts = await self._load_counts(context, rooms)
@@ -187,6 +195,8 @@ class RoomsSection:
         """Extend timelines backwards in which visibility rules hide recent events."""
         limit = context.compiled_filter.timeline_limit
         short = [room for room in room_contexts if not (room.always_joined or room.never_joined)]
+        if not short:
+            return
         for _ in range(MAX_EXTENSIONS):
             short = [
                 room
@@ -205,10 +215,10 @@ class RoomsSection:
     async def _state(self, context: SyncContext, room: _Room) -> Mapping[StateKey, EventID]:
         room_context, shown = room.context, room.timeline.state
         compiled_filter = context.compiled_filter
-        if compiled_filter.filter.room.state.allows_nothing:
+        if compiled_filter.shows_no_state:
             return _NO_STATE
         heroes = room.summary.heroes if room.summary is not None else ()
-        if _needs_full_state(context, room_context):
+        if room_context.needs_full_state or context.request.full_state:
             if not compiled_filter.is_lazy:
                 return await self._states.full(context, room_context, shown)
             user_ids = {*room.timeline.senders, *heroes, context.user_id}
@@ -396,10 +406,6 @@ def _rooms_member(sections: Mapping[MembershipSection, Sequence[bytes]]) -> list
     parts[0] = b'"rooms":{'
     parts.append(b"}}")
     return parts
-
-
-def _needs_full_state(context: SyncContext, room: RoomSyncContext) -> bool:
-    return room.needs_full_state or context.request.full_state
 
 
 def _rooms_without_events(

@@ -19,6 +19,10 @@ from hs.services.sync.positions import SyncPosition
 
 DEFAULT_TIMELINE_LIMIT: Final = 10
 
+_RECEIPT: Final = "m.receipt"
+_TYPING: Final = "m.typing"
+_PRESENCE: Final = "m.presence"
+
 
 @attrs.frozen
 class SyncRequest:
@@ -48,7 +52,14 @@ class CompiledFilter:
     """The timeline limit, after the limit of the configuration."""
     shows_every_event: bool = attrs.field(init=False)
     shows_all_state: bool = attrs.field(init=False)
+    shows_no_state: bool = attrs.field(init=False)
+    shows_receipts: bool = attrs.field(init=False)
+    shows_typing: bool = attrs.field(init=False)
+    shows_presence: bool = attrs.field(init=False)
+    needs_children: bool = attrs.field(init=False)
     shapes_events: bool = attrs.field(init=False)
+    is_lazy: bool = attrs.field(init=False)
+    """Whether member events are loaded lazily."""
 
     @shows_every_event.default
     def _shows_every_event(self) -> bool:
@@ -58,13 +69,33 @@ class CompiledFilter:
     def _shows_all_state(self) -> bool:
         return self.filter.room.state.allows_everything
 
+    @shows_no_state.default
+    def _shows_no_state(self) -> bool:
+        return self.filter.room.state.allows_nothing
+
+    @shows_receipts.default
+    def _shows_receipts(self) -> bool:
+        return self.filter.room.ephemeral.allows_type(_RECEIPT)
+
+    @shows_typing.default
+    def _shows_typing(self) -> bool:
+        return self.filter.room.ephemeral.allows_type(_TYPING)
+
+    @shows_presence.default
+    def _shows_presence(self) -> bool:
+        presence = self.filter.presence
+        return not presence.allows_nothing and presence.allows_type(_PRESENCE)
+
+    @needs_children.default
+    def _needs_children(self) -> bool:
+        return self.filter.room.timeline.needs_children
+
     @shapes_events.default
     def _shapes_events(self) -> bool:
         return self.filter.federation_format or self.filter.event_fields is not None
 
-    @property
-    def is_lazy(self) -> bool:
-        """Whether member events are loaded lazily."""
+    @is_lazy.default
+    def _is_lazy(self) -> bool:
         return self.filter.room.state.lazy_load_members
 
 
@@ -87,15 +118,16 @@ class SyncContext:
     """The member events that the response contains, collected while it is rendered."""
     time_slice: TimeSlice = attrs.Factory(TimeSlice)
     """The time since other tasks could last run while the response is computed."""
+    user_id: UserID = attrs.field(init=False)
+    events_position: VectorPosition = attrs.field(init=False)
+    """The position in the events stream at which the response ends."""
 
-    @property
-    def user_id(self) -> UserID:
-        """The requester's user ID."""
+    @user_id.default
+    def _user_id(self) -> UserID:
         return self.request.requester.user_id
 
-    @property
-    def events_position(self) -> VectorPosition:
-        """The position in the events stream at which the response ends."""
+    @events_position.default
+    def _events_position(self) -> VectorPosition:
         return self.position.token.events
 
 
@@ -106,6 +138,9 @@ class MembershipSection(enum.Enum):
     INVITE = "invite"
     KNOCK = "knock"
     LEAVE = "leave"
+
+    # The hash of enum.Enum is that of the name, and costs a call.
+    __hash__ = object.__hash__
 
 
 @attrs.frozen(eq=False)

@@ -184,13 +184,13 @@ class SyncService:
     async def _sync_changes(
         self, request: SyncRequest, compiled_filter: CompiledFilter, since: SyncToken, watch: Watch
     ) -> bytes:
+        is_over = request.timeout_ms <= 0
         deadline = trio.current_time() + min(request.timeout_ms, MAX_TIMEOUT_MS) / 1000
         sent = self._lazy.for_device(request.requester.user_id, request.requester.device_id)
         sent.resume(request.since)
-        began = self._positions.now()
+        changes = watch.changes
+        began = position = self._positions.now()
         while True:
-            changes = watch.changes
-            position = self._positions.now()
             response: _Response | None = None
             if _has_moved(since, position):
                 async with self._gate.of_user(request.requester.user_id):
@@ -201,13 +201,15 @@ class SyncService:
             if self._notifier.is_leaving:
                 assert request.since is not None
                 return _empty_response(request.since)
-            if trio.current_time() >= deadline:
+            if is_over:
                 return (
                     await self._without_changes(request, position)
                     if response is None
                     else response.text
                 )
             await self._notifier.wait(watch, changes, deadline)
+            is_over = trio.current_time() >= deadline
+            changes, position = watch.changes, self._positions.now()
 
     async def _context(
         self,
@@ -218,10 +220,12 @@ class SyncService:
     ) -> SyncContext:
         user_id = request.requester.user_id
         ignored = await self._visibility.ignored_by(user_id)
-        await self._rooms_of(request)
         # No checkpoint between these two: the rooms must belong to the position.
-        position = self._positions.now()
-        rooms = self._memberships.rooms_of_nowait(user_id)
+        rooms, position = self._memberships.rooms_of_nowait(user_id), self._positions.now()
+        if rooms is None:
+            await self._memberships.rooms_of(user_id)
+            position = self._positions.now()
+            rooms = self._memberships.rooms_of_nowait(user_id)
         if rooms is None:
             rooms = await self._memberships.rooms_of(user_id)
         viewer = self._rendering.viewer(request.requester, ignored)

@@ -96,7 +96,7 @@ class TimelineRanges:
                 ranges[room.room_id] = timeline_range
         if missing:
             ranges.update(await self._from_database(context, missing, limit))
-        if context.compiled_filter.filter.room.timeline.needs_children:
+        if context.compiled_filter.needs_children:
             await self._filter_by_relations(context, ranges)
         for room in room_contexts:
             if context.since is not None and room.may_lack_history:

@@ -50,6 +50,7 @@ async def test_first_sync_reads_timelines_with_their_events(database: Database) 
 async def test_first_sync_parses_no_messages(database: Database) -> None:
     async with open_syncing(database) as scene:
         await add_rooms(scene, 3)
+        await wait_until_quiet(scene.process)
 
     async with open_syncing(database) as scene:
         answer = await scene.sync(ALICE)

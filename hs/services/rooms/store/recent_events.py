@@ -115,9 +115,10 @@ class RecentEvents:
         """Return True if certainly no membership of any room changed after a position."""
         if not position.covers_all(self._complete_since()):
             return False
-        return all(
-            position.covers(writer, at) for writer, at in self._last_membership_change.items()
-        )
+        for writer, stream_id in self._last_membership_change.items():
+            if not position.covers(writer, stream_id):
+                return False
+        return True
 
     def _complete_since(self) -> VectorPosition:
         return self._feed.position(EVENTS) if self._floor is None else self._floor
