@@ -53,9 +53,9 @@ class EventSerializer:
         """Return whether `state_by_id` has all of the events in memory."""
         return self._rendering.has_rendered(event_ids)
 
-    def now_ms(self, requester: Requester) -> int:
+    def now_ms(self) -> int:
         """Return the time from which the age of events is told."""
-        return self._rendering.viewer(requester).now_ms
+        return self._rendering.now_ms()
 
     async def _viewer(self, requester: Requester) -> Viewer:
         ignored = await self._visibility.ignored_by(requester.user_id)

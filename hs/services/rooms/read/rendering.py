@@ -104,7 +104,7 @@ class EventRenderer:
         self._aggregates = aggregates
         self._states = states
         self._sticky = sticky
-        self._clock = clock
+        self.now_ms = clock.now_ms  # the time from which the age of events is told
         self._prefixes: LruCache[EventID, EventPrefix] = LruCache(
             "rendered_events", max_weight=max_bytes, weigh=weigh_prefix
         )
@@ -125,7 +125,7 @@ class EventRenderer:
 
     def viewer(self, requester: Requester, ignored: AbstractSet[UserID] = frozenset()) -> Viewer:
         """Return the viewer for a requester, as of now."""
-        return Viewer(requester.user_id, requester.device_id, self._clock.now_ms(), ignored)
+        return Viewer(requester.user_id, requester.device_id, self.now_ms(), ignored)
 
     async def prepare(self, events: Sequence[StoredEvent], viewer: Viewer) -> None:
         """Load what `timeline_event` needs for these events."""

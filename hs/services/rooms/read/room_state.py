@@ -142,7 +142,7 @@ class RoomState:
             )
         )
         rendered: list[bytes] = []
-        now_ms = self._serializer.now_ms(requester)
+        now_ms = self._serializer.now_ms()
         time_slice = TimeSlice()
         while stream_ids := list(islice(remaining, EVENTS_AT_ONCE)):
             part, others = await self._database.read(
