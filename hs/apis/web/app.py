@@ -106,6 +106,8 @@ class Application(QuartTrio):
             match, response = None, _too_many(view, http_request)
             if response is None:
                 match, response = _match(view, http_request)
+            if match is None:
+                await self.dispatcher.take_turn(http_request)
             if match is not None:
                 endpoint, http_request.path_params = match
                 response = await self.dispatcher.respond(endpoint, http_request)

@@ -8,6 +8,8 @@ from hs.core.errors import Forbidden, GuestForbidden, MissingToken, Unauthorized
 from hs.core.ids import ServerName
 from hs.core.requester import Requester
 from hs.core.signing.requests import SignedRequest
+from hs.lib.client_sources import source_of
+from hs.lib.turns import Turns
 
 
 class Auth(enum.Enum):
@@ -71,19 +73,32 @@ class NoFederation:
 
 
 async def authenticate(
-    authenticator: Authenticator, http_request: HttpRequest, auth: Auth, allow_locked: bool
+    authenticator: Authenticator,
+    turns: Turns[str],
+    http_request: HttpRequest,
+    auth: Auth,
+    allow_locked: bool,
 ) -> None:
     """Set the requester of a client's request, and check it against the endpoint's requirements.
+
+    The request takes a turn of its user, or of its address if the token is not cached.
 
     Raises: MissingToken, UnknownToken, GuestForbidden, UserLocked, Forbidden.
     """
     token = access_token_of(http_request)
+    client_ip, user_agent = http_request.client_ip, http_request.header(b"user-agent") or ""
+    requester = None
+    if token is not None:
+        requester = authenticator.authenticate_nowait(token, client_ip, user_agent)
+    key = source_of(client_ip) if requester is None else requester.user_id
+    if not turns.take_nowait(key):
+        await turns.wait(key)
+        if token is not None:  # It may have been revoked meanwhile.
+            requester = authenticator.authenticate_nowait(token, client_ip, user_agent)
     if token is None:
         if auth is Auth.OPTIONAL:
             return
         raise MissingToken("Missing access token")
-    client_ip, user_agent = http_request.client_ip, http_request.header(b"user-agent") or ""
-    requester = authenticator.authenticate_nowait(token, client_ip, user_agent)
     if requester is None:
         requester = await authenticator.requester_for(token, client_ip, user_agent)
     if requester.appservice_id is not None and http_request.query_string:

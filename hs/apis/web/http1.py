@@ -308,6 +308,7 @@ class Http1Connection:
             client_ip=self._client_ip,
         )
         http_request.buffers = self.buffers
+        http_request.has_arrived = request.complete
         if self._server.disconnect_watcher is not None and self._transport.fd is not None:
             http_request.disconnect_signal = self
         self._view.set_forwarded_client(http_request, self._peer)

@@ -36,7 +36,8 @@ class HttpRequest:
     Routing adds `path_params`, authentication adds `requester` or `origin`, and reading the
     body adds `body` and `json`. `raw_path` is not percent-decoded. `source` is set if the
     request counts for a client behind a proxy (connection_counts.py), `buffers` if the connection
-    counts the bytes that it makes the process keep.
+    counts the bytes that it makes the process keep. `has_arrived` is set if the request was
+    complete when it began.
     """
 
     __slots__ = (
@@ -47,6 +48,7 @@ class HttpRequest:
         "buffers",
         "client_ip",
         "disconnect_signal",
+        "has_arrived",
         "headers",
         "json",
         "method",
@@ -80,6 +82,7 @@ class HttpRequest:
         self.disconnect_signal: DisconnectSignal | None = None
         self.source: str | None = None
         self.buffers: BufferHold | None = None
+        self.has_arrived = False
         self._query: dict[str, list[str]] | None = None
         self._receive = receive
         self._received_all = False
