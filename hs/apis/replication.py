@@ -10,9 +10,12 @@ from hs.apis.web.render import Response
 from hs.apis.web.request import body_stream, header, path
 from hs.apis.web.route import route
 from hs.core.errors import TooLarge
+from hs.lib.turns import Turns
 
 # Large enough for a batch of events of a large room, and for the rows that fill a gap.
 MAX_CALL_BYTES = 64 * 1024 * 1024
+# Callers without the secret must not delay those that have it.
+REFUSALS_OF_PASS = 8
 
 
 class RpcHandler(Protocol):
@@ -45,11 +48,13 @@ class ReplicationApi:
     """The endpoint of RPC calls between the processes of this server."""
 
     rpc_handler: RpcHandler
+    _refusals: Turns[None] = attrs.field(factory=lambda: Turns(REFUSALS_OF_PASS), init=False)
 
     @route("POST", "/_synapse/replication/rpc/{protocol}/{method}", auth=NONE)
     async def call(self, request: RpcRequest) -> Response:
         """Handle one call; its body, which may be large, is read only from other processes."""
         if not self.rpc_handler.admits(request.authorization):
+            await self._refusals.take(None)
             return Response(401)
         status, body = await self.rpc_handler.handle(
             f"/_synapse/replication/rpc/{request.protocol}/{request.method}",

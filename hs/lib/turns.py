@@ -43,6 +43,11 @@ class Turns(Generic[K]):
         self._taken[key] = taken + 1
         return True
 
+    async def take(self, key: K) -> None:
+        """Take a turn, of a later pass if the key has taken all turns of this one."""
+        if not self.take_nowait(key):
+            await self.wait(key)
+
     def _forget(self) -> None:
         """Forget the turns that were taken, except of keys for which tasks are waiting."""
         self._taken = dict.fromkeys(self._queues, self._of_pass)

@@ -78,8 +78,7 @@ class Dispatcher:
         """Take a turn of the user of a request, or of the client's address if there is none."""
         requester = http_request.requester
         key = source_of(http_request.client_ip) if requester is None else requester.user_id
-        if not self.turns.take_nowait(key):
-            await self.turns.wait(key)
+        await self.turns.take(key)
 
     async def respond(self, endpoint: Endpoint, http_request: HttpRequest) -> RenderedResponse:
         """Return the response to a request; errors are rendered too.

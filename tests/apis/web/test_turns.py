@@ -6,9 +6,12 @@ import pytest
 import trio
 import trio.testing
 
+from hs.apis.replication import ReplicationApi
 from hs.apis.web.app import Application
 from hs.apis.web.dispatch import REQUESTS_OF_PASS
 from hs.apis.web.route import collect
+from hs.repl.rpc_http import RpcEndpoint
+from hs.repl.rpc_server import RpcServer
 from tests.apis.web.conversation import EchoApi, MemoryServer, memory_server
 from tests.support.web import Tokens
 
@@ -29,7 +32,8 @@ def application() -> Application:
     tokens = Tokens()
     tokens.user("alice")
     tokens.user("bob")
-    return Application(collect(EchoApi()), tokens)
+    replication = ReplicationApi(RpcEndpoint(RpcServer(list), "secret"))
+    return Application(collect(EchoApi(), replication), tokens)
 
 
 async def answered_before_bob(server: MemoryServer, *flood: bytes) -> int:
@@ -75,8 +79,19 @@ async def answered_before_bob(server: MemoryServer, *flood: bytes) -> int:
         [request("/hello").replace(b"GET", b"OPTIONS")],
         [request("/hello").replace(b"GET", b"DELETE")],
         [request("/echo/a", body=b"x")[:-1], b"x"],
+        [request("/_synapse/replication/rpc/Shop/count", "wrong", b"x")],
     ],
-    ids=["user", "unknown-token", "no-token", "address", "path", "preflight", "method", "body"],
+    ids=[
+        "user",
+        "unknown-token",
+        "no-token",
+        "address",
+        "path",
+        "preflight",
+        "method",
+        "body",
+        "rpc",
+    ],
 )
 async def test_requests_of_others_are_answered_amid_a_flood(
     application: Application, flood: list[bytes]
