@@ -14,6 +14,8 @@ from hs.lib.metrics import Metrics
 from hs.lib.tasks import Duty, Supervision
 from hs.nursery.part import Runner
 from hs.nursery.process_base import ProcessBase
+from hs.repl.rpc_client import SECRET_MISMATCH
+from hs.settings.sections.workers import MAIN
 from hs.storage.database import DatabaseError, Tx
 
 _DATABASE_S = 2.0
@@ -68,6 +70,10 @@ class ProcessReadiness:
     def _replication(self) -> str | None:
         if not self._base.is_connected():
             return "Redis cannot be reached; changes of other processes come late"
+        cluster = self._base.cluster
+        # A process that was admitted before stays ready: the secret of the main process changed.
+        if cluster is not None and cluster.clients.never_admitted_by(MAIN):
+            return f"the main process rejects our calls: {SECRET_MISMATCH}"
         return None
 
 

@@ -70,6 +70,7 @@ class RpcClients:
     _look: Callable[[], Awaitable[None]] = _look_nowhere
     _proxies: dict[tuple[type[Any], str], Any] = attrs.Factory(dict)
     _rejecting: set[str] = attrs.field(factory=set, init=False)
+    _admitting: set[str] = attrs.field(factory=set, init=False)
     calls: dict[tuple[str, str], Tally] = attrs.field(factory=dict, init=False)
 
     def proxy(self, protocol: type[P], instance: str) -> P:
@@ -87,6 +88,10 @@ class RpcClients:
         proxy: P = type(f"Remote{protocol.__name__}", (), methods)()
         self._proxies[protocol, instance] = proxy
         return proxy
+
+    def never_admitted_by(self, instance: str) -> bool:
+        """Return whether an instance has rejected calls of this process, and never admitted one."""
+        return instance in self._rejecting and instance not in self._admitting
 
     def _remote(self, method: RpcMethod, instance: str) -> Callable[..., Any]:
         tally = self.calls[f"{method.protocol}.{method.name}", instance] = Tally()
@@ -134,6 +139,7 @@ class RpcClients:
         if status != 200:
             raise RpcFailed(f"{name} at {instance}: HTTP status {status}")
         self._rejecting.discard(instance)
+        self._admitting.add(instance)
         reply = msgspec.msgpack.decode(body, type=RpcReply)
         if method.catch_up:
             await self._catch_up(reply.positions, instance)
