@@ -24,6 +24,9 @@ CLIENT = "/_matrix/client/v3"
 ANSWER_S = 45.0
 CHANGE_S = 120.0
 SENDERS = 12
+HANG_S = 90.0
+DELAY_S = 30
+DELAYED = "delayed"
 
 
 @attrs.define
@@ -144,6 +147,50 @@ async def test_hung_postgres_is_answered_503_and_service_resumes(
             stop.set()
 
         assert await member.read_texts(ports[0]) == member.acknowledged
+
+
+@pytest.mark.long
+async def test_postgres_that_hangs_for_long_ends_no_process_and_loses_nothing(
+    own_postgres: PostgresServer, own_redis: RedisServer
+) -> None:
+    with running_cluster("T2", own_postgres, own_redis, max_event_delay_duration="10m") as cluster:
+        ports = [process.port for process in cluster.processes.values()]
+        member, stop = Member(ports), trio.Event()
+        await member.begin()
+        delayed = await member.request(
+            ports[0],
+            "PUT",
+            f"{member.room}/send/m.room.message/delayed?org.matrix.msc4140.delay={DELAY_S * 1000}",
+            {"msgtype": "m.text", "body": DELAYED},
+        )
+        assert delayed.status == 200, delayed.body
+        async with trio.open_nursery() as nursery:
+            for number in range(SENDERS):
+                nursery.start_soon(member.send_until, stop, f"s{number}")
+            await wait_until(lambda: len(member.acknowledged) > SENDERS)
+
+            with stopped(own_postgres):
+                # Longer than leases last, and than any wait for the database.
+                await trio.sleep(HANG_S)
+                await wait_for_readiness(ports, 503)
+
+            await wait_for_readiness(ports, 200)
+            for _ in ports:
+                resumed_at = len(member.acknowledged)
+                await wait_until(lambda at=resumed_at: len(member.acknowledged) > at + SENDERS)
+            stop.set()
+
+        with trio.fail_after(CHANGE_S):
+            # A leased duty, which some process resumed, sends what was due meanwhile.
+            while DELAYED not in await member.read_texts(ports[0]):  # noqa: ASYNC110
+                await trio.sleep(0.5)
+        for port in ports:
+            texts = await member.read_texts(port)
+            assert texts.pop(DELAYED)
+            assert texts == member.acknowledged
+        for process in cluster.processes.values():
+            assert process.process is not None
+            assert process.process.poll() is None, process.tail()
 
 
 async def test_hung_redis_makes_processes_unready_and_loses_nothing(
