@@ -39,7 +39,7 @@ def check_config(
     print_notices([*settings.notices, *notices])
     workers = settings.workers
     process = "the main process" if workers.is_main else f"the worker {workers.name}"
-    listeners = ", ".join(listener.label for listener in settings.listeners) or "nothing"
+    listeners = ", ".join(listener.label for listener in settings.opened_listeners) or "nothing"
     click.echo(
         f"The configuration of {settings.server.server_name} is usable: {process}, "
         f"{settings.database.engine}, listening on {listeners}."

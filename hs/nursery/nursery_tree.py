@@ -182,7 +182,7 @@ def _internal_limits(settings: ConnectionSettings) -> HttpLimits:
 
 def listener_specs(settings: Settings) -> list[ListenerSpec]:
     """Return the addresses that a process with these settings opens."""
-    return _specs_of(settings.listeners, settings)
+    return _specs_of(settings.opened_listeners, settings)
 
 
 def _specs_of(listeners: Iterable[Listener], settings: Settings) -> list[ListenerSpec]:

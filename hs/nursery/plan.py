@@ -53,7 +53,7 @@ def plan_of(settings: Settings) -> Plan:
     return Plan(
         instance=name,
         app=workers.app,
-        listeners=settings.listeners,
+        listeners=settings.opened_listeners,
         writes=tuple(sorted(named | written)),
         duties=tuple(duty for duty, holders in holders_of.items() if name in holders),
         shared=settings.redis.enabled or bool(workers.others),

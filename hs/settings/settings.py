@@ -201,6 +201,11 @@ class Settings:
     origins: Mapping[str, Origin] = attrs.field(default=MappingProxyType({}), repr=False)
     notices: tuple[Notice, ...] = ()
 
+    @property
+    def opened_listeners(self) -> tuple[Listener, ...]:
+        """The listeners that this process opens; it has no manhole."""
+        return tuple(listener for listener in self.listeners if listener.type != "manhole")
+
     def locate(self, error: SettingsError) -> SettingsError:
         """Return an error that was found after loading, with the file and line of each key."""
         return error.located(self.origins, Origin(file=self.files[0]) if self.files else Origin())

@@ -4,6 +4,7 @@ import pytest
 from click.testing import CliRunner
 
 from hs.cli.main import cli
+from hs.nursery.nursery_tree import listener_specs
 from hs.nursery.plan import (
     APPSERVICES,
     BACKGROUND,
@@ -48,6 +49,18 @@ def test_only_process_has_all_streams_and_duties(load: Load) -> None:
     assert plan.migrates
     assert not plan.shared
     assert [listener.port for listener in plan.listeners] == [8008]
+
+
+def test_manhole_is_not_opened_and_is_reported(load: Load) -> None:
+    settings = load(
+        "server_name: example.org\n"
+        "listeners: [{port: 9000, type: manhole}, {port: 8008, resources: [{names: [client]}]}]"
+    )
+
+    assert [listener.port for listener in plan_of(settings).listeners] == [8008]
+    assert {spec.port for spec in listener_specs(settings)} == {8008}
+    notices = [notice.message for notice in settings.notices if notice.key == "listeners.0"]
+    assert notices == ["is not opened: this server has no manhole, an interactive Python shell"]
 
 
 def test_generic_worker_has_no_streams_and_duties(load: Load) -> None:

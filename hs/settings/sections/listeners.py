@@ -160,7 +160,7 @@ def _check_type(listener: _ListenerBlock, at: ConfigLocation) -> None:
             f"{listener.type!r} is not a type of listener", f"write one of {', '.join(_TYPES)}"
         )
     if listener.type == "manhole":
-        at.note("has no effect: this server has no manhole")
+        at.note("is not opened: this server has no manhole, an interactive Python shell")
 
 
 def _check_resources(listener: _ListenerBlock, at: ConfigLocation) -> None:
