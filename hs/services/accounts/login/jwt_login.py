@@ -10,6 +10,7 @@ from hs.core.ids import ServerName, UserID
 from hs.lib.json_web_tokens import InvalidJwt, JwtVerifier
 from hs.services.accounts.registration.registration import NewAccount, Registration
 from hs.services.accounts.registration.usernames import check_localpart
+from hs.services.accounts.sessions.server_blocking import check_is_open
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +28,7 @@ class JwtLogin:
     async def user_for(self, body: JsonObject) -> UserID:
         """Return the user that the token in a request names; create the account if needed.
 
-        Raises: Forbidden, MissingParam, BadJson.
+        Raises: Forbidden, MissingParam, BadJson, ResourceLimitExceeded.
         """
         token = body.get("token")
         if token is None:
@@ -46,6 +47,7 @@ class JwtLogin:
         except InvalidUsername as error:
             raise Forbidden("The localpart in the token is not a valid username") from error
         if not await self._registration.is_taken(user_id):
+            check_is_open(self._registration.requirements.blocking, is_admin=False)
             name = claims.get(self._display_name_claim) if self._display_name_claim else None
             account = NewAccount(
                 user_id=user_id, display_name=name if isinstance(name, str) else None

@@ -104,8 +104,9 @@ class Registration:
     def check_appservice_name(self, localpart: str, appservice_id: str) -> UserID:
         """Return the user ID for a localpart in the namespaces of the application service.
 
-        Raises: InvalidUsername, Exclusive.
+        Raises: InvalidUsername, Exclusive, ResourceLimitExceeded.
         """
+        check_is_open(self.requirements.blocking, is_admin=False)
         user_id = check_localpart(localpart, self._server_name)
         if not self._appservices.owns(appservice_id, user_id):
             raise Exclusive("The user ID is not in the application service's namespaces")

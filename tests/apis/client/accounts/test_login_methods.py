@@ -7,12 +7,14 @@ import jwt
 import pytest
 
 from hs.settings.sections.accounts import PasswordPolicy, PasswordSettings
+from hs.settings.sections.appservices import AppserviceSettings
 from hs.settings.sections.login import ExistingSessionSettings, JwtSettings
 from hs.settings.sections.retention import BlockingSettings
 from hs.settings.settings import Settings
 from hs.storage.accounts import users as account_rows
 from hs.storage.database import Database
 from tests.support.accounts import DEFAULTS, open_accounts
+from tests.support.appservices import registration
 
 LOGIN = "/_matrix/client/v3/login"
 REGISTER = "/_matrix/client/v3/register"
@@ -199,6 +201,24 @@ async def test_disabled_server_admits_administrators_only(database: Database) ->
             assert (refused.status, refused.errcode) == (403, "M_RESOURCE_LIMIT_EXCEEDED")
             assert refused.json["limit_type"] == "hs_disabled"
             assert refused.json["admin_contact"] == "mailto:a@b"
+
+
+async def test_disabled_server_creates_no_account_by_jwt_or_for_application_services(
+    database: Database,
+) -> None:
+    blocking = BlockingSettings(hs_disabled=True)
+    services = AppserviceSettings(registrations=(registration(),))
+    ghost = {"type": "m.login.application_service", "username": "_irc_ghost"}
+    async with open_accounts(
+        database, JWT_SETTINGS, blocking=blocking, appservices=services
+    ) as accounts:
+        login = await accounts.client.post(LOGIN, login_body(VALID_CLAIMS))
+        registered = await accounts.client.post(REGISTER, ghost, token="as-irc")
+
+    assert [login.errcode, registered.errcode] == ["M_RESOURCE_LIMIT_EXCEEDED"] * 2
+    async with open_accounts(database) as accounts:
+        for name in ("alice", "_irc_ghost"):
+            await accounts.user(name)
 
 
 @pytest.mark.parametrize("version", ["r0", "v3", "unstable"])
