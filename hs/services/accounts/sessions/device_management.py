@@ -93,7 +93,7 @@ class DeviceManagement:
             ensure_device, user_id, device_id, name, self._clock.now_ms()
         )
         if is_new:
-            await self._watcher.devices_changed(user_id, [device_id])
+            await self._sessions.announce_device(user_id, device_id)
         else:
             await self.rename(user_id, device_id, name)
         return is_new

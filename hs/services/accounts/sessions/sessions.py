@@ -147,17 +147,20 @@ class Sessions:
     async def announce_opened(
         self, session: Session, is_new: bool, ended_hashes: list[str]
     ) -> None:
-        """Announce a stored session to other processes and device watchers.
-
-        If the user has too many devices now, those that were not used for longest are deleted.
-        """
+        """Announce a stored session to other processes, and its device if that is new."""
         self._revocations.announce_tokens(ended_hashes)
         if not is_new:
             return
-        user_id = session.user_id
-        await self._watcher.devices_changed(user_id, [session.device_id])
+        await self.announce_device(session.user_id, session.device_id)
+
+    async def announce_device(self, user_id: UserID, device_id: str) -> None:
+        """Announce a new device to device watchers.
+
+        If the user has too many devices now, those that were not used for longest are deleted.
+        """
+        await self._watcher.devices_changed(user_id, [device_id])
         excess = await self._database.read(
-            devices.list_least_recent, user_id, session.device_id, MAX_DEVICES
+            devices.list_least_recent, user_id, device_id, MAX_DEVICES
         )
         if excess:
             await self.remove_devices(user_id, excess)

@@ -7,8 +7,11 @@ import pytest
 
 from hs.core.streams import DeviceListRow
 from hs.services.accounts.sessions import sessions
+from hs.settings.sections.appservices import AppserviceSettings
+from hs.storage.database import Database
 from hs.storage.devices import device_keys
-from tests.support.accounts import Accounts
+from tests.support.accounts import Accounts, open_accounts
+from tests.support.appservices import registration
 
 DEVICES = "/_matrix/client/v3/devices"
 PROOF = {"type": "m.login.password", "user": "alice", "password": "secret"}
@@ -193,3 +196,23 @@ async def test_too_many_devices_log_out_those_that_were_not_used_for_longest(
 
     assert (first.status, first.errcode) == (401, "M_UNKNOWN_TOKEN")
     assert [device["device_id"] for device in listed.json["devices"]] == ["A", "B", "C"]
+
+
+async def test_devices_that_an_application_service_creates_are_limited_too(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sessions, "MAX_DEVICES", 3)
+    services = AppserviceSettings(registrations=(registration(),))
+    async with open_accounts(database, appservices=services) as accounts:
+        await accounts.user("_irc_ghost", appservice_id="irc")
+        ghost = "?user_id=@_irc_ghost:test"
+
+        for name in "ABCD":
+            accounts.clock.advance(1)
+            created = await accounts.client.put(
+                f"{DEVICES}/{name}{ghost}", {"display_name": name}, token="as-irc"
+            )
+            assert created.status == 201
+        listed = await accounts.client.get(f"{DEVICES}{ghost}", token="as-irc")
+
+    assert [device["device_id"] for device in listed.json["devices"]] == ["B", "C", "D"]
