@@ -16,9 +16,9 @@ class BlockingAuthenticator:
     _settings: BlockingSettings
 
     def authenticate_nowait(self, token: str, client_ip: str, user_agent: str) -> Requester | None:
-        """Return the requester if the token is cached. Raises: ResourceLimitExceeded."""
+        """Return the requester if the token is cached and that of an administrator."""
         requester = self._inner.authenticate_nowait(token, client_ip, user_agent)
-        return None if requester is None else self._checked(requester)
+        return requester if requester is not None and requester.is_admin else None
 
     async def requester_for(self, token: str, client_ip: str, user_agent: str) -> Requester:
         """Return the requester of a token. Raises: ResourceLimitExceeded, UnknownToken."""
