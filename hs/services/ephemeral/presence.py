@@ -112,12 +112,14 @@ class PresenceService:
         """
         if not self.is_enabled:
             return {}
-        rows = await self._initial_rows() if after is None else self.states.changed(after)
-        by_id = {UserID(row.user_id): row for row in rows}
-        if not by_id:
-            return {}
-        visible = await self._visible_to(user_id, by_id.keys())
-        return self._events(row for other_id, row in by_id.items() if other_id in visible)
+        if after is not None:
+            return self._events(await self._changed(user_id, after))
+        rows, room_ids = await self._initial_rows(), await self._visible_rooms(user_id)
+        return self._events(await self._visible_rows(user_id, room_ids, rows))
+
+    async def has_changes(self, user_id: UserID, after: VectorPosition) -> bool:
+        """Return whether the presence of a visible user changed after a position."""
+        return self.is_enabled and bool(await self._changed(user_id, after))
 
     async def of(self, user_ids: Collection[UserID]) -> Mapping[UserID, bytes]:
         """Return m.presence events of users; unknown users are offline."""
@@ -129,7 +131,8 @@ class PresenceService:
     async def _share_room(self, user_id: UserID, other_id: UserID) -> bool:
         if not self.excluded_rooms:
             return await self.memberships.share_room(user_id, other_id)
-        return other_id in await self._visible_to(user_id, {other_id})
+        rooms = await self._visible_rooms(user_id)
+        return other_id in await self._visible_in(user_id, rooms, {other_id})
 
     async def _initial_rows(self) -> list[PresenceRow]:
         await self.states.load()
@@ -138,19 +141,49 @@ class PresenceService:
             rows.extend(self.states.offline())
         return rows
 
-    async def _visible_to(self, user_id: UserID, candidates: AbstractSet[UserID]) -> set[UserID]:
+    async def _changed(self, user_id: UserID, after: VectorPosition) -> list[PresenceRow]:
+        """List the changed presence of visible users.
+
+        A poll looks at those who share a room with the user or at those who changed, whichever are
+        fewer.
+        """
+        at_most = self.states.most_changed(after)
+        if not at_most:
+            return []
+        room_ids = await self._visible_rooms(user_id)
+        visible = {user_id}
+        for room_id in room_ids:
+            members = await self.memberships.joined(room_id)
+            if len(visible) + len(members) > at_most:
+                return await self._visible_rows(user_id, room_ids, self.states.changed(after))
+            visible |= members
+        return self.states.changed_of(visible, after)
+
+    async def _visible_rows(
+        self, user_id: UserID, room_ids: Sequence[RoomID], rows: Iterable[PresenceRow]
+    ) -> list[PresenceRow]:
+        by_id = {UserID(row.user_id): row for row in rows}
+        visible = await self._visible_in(user_id, room_ids, by_id.keys())
+        return [row for other_id, row in by_id.items() if other_id in visible]
+
+    async def _visible_rooms(self, user_id: UserID) -> Sequence[RoomID]:
+        """List the rooms that make the presence of their members visible to a user."""
+        room_ids, excluded = await self.memberships.joined_rooms(user_id), self.excluded_rooms
+        if not excluded:
+            return room_ids
+        return [room_id for room_id in room_ids if room_id not in excluded]
+
+    async def _visible_in(
+        self, user_id: UserID, room_ids: Sequence[RoomID], candidates: AbstractSet[UserID]
+    ) -> set[UserID]:
         visible = set(candidates & {user_id})
         remaining = set(candidates - visible)
-        if not remaining:
-            return visible
-        for room_id in await self.memberships.joined_rooms(user_id):
-            if room_id in self.excluded_rooms:
-                continue
+        for room_id in room_ids:
+            if not remaining:
+                break
             members = remaining & (await self.memberships.joined(room_id))
             visible |= members
             remaining -= members
-            if not remaining:
-                break
         return visible
 
     def _events(self, rows: Iterable[PresenceRow]) -> dict[UserID, bytes]:

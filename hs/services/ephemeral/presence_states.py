@@ -1,6 +1,6 @@
 """The last known presence of users, kept in each process by the feed."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Final
 
 import attrs
@@ -31,6 +31,7 @@ class PresenceStates:
         self._database = database
         # In the order of their last change.
         self._users: dict[UserID, _Known] = {}
+        self._last_position = 0
         self._loaded = False
         self._flights: SingleFlight[str] = SingleFlight()
         feed.subscribe(PRESENCE, self._on_rows)
@@ -65,6 +66,19 @@ class PresenceStates:
                 found[user_id] = held.row
         return found
 
+    def most_changed(self, after: VectorPosition) -> int:
+        """Return how many users at most have changed presence after a position."""
+        return min(max(0, self._last_position - after.most()), len(self._users))
+
+    def changed_of(self, user_ids: Iterable[UserID], after: VectorPosition) -> list[PresenceRow]:
+        """List the presence of those of some users that changed after a position."""
+        position, users = after.most(), self._users
+        return [
+            held.row
+            for user_id in user_ids
+            if (held := users.get(user_id)) is not None and held.position > position
+        ]
+
     def changed(self, after: VectorPosition) -> list[PresenceRow]:
         """List the presence of users that changed after a position, the latest first."""
         position = after.most()
@@ -88,6 +102,7 @@ class PresenceStates:
             user_id = UserID(row.user_id)
             self._users.pop(user_id, None)
             self._users[user_id] = _Known(position, row)
+        self._last_position = max(self._last_position, batch.position)
         while len(self._users) > MAX_USERS:
             del self._users[next(iter(self._users))]
 

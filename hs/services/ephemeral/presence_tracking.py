@@ -3,7 +3,9 @@
 Rules:
 
 - A device counts as syncing while a request is open and for `sync_online_timeout` after it, so that
-  consecutive requests are not reported. Such a request costs a few dictionary lookups.
+  consecutive requests are not reported. Such a request costs a few dictionary lookups: there are no
+  timers of devices. Those without a request are in the order in which their requests ended, so that
+  only those that have expired are looked at.
 - Only the latest unreported change of each device is kept. If a report fails, its changes are put
   back unless newer ones exist, and `run` retries after RETRY_S.
 - A device that syncs while its user is known as offline is reported again, because the user may
@@ -15,8 +17,10 @@ Rules:
 """
 
 import logging
+from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
+from itertools import islice
 from types import TracebackType
 from typing import Final
 
@@ -58,6 +62,7 @@ def watch_senders(
 
 @attrs.define(eq=False)
 class _Device:
+    key: _Key
     state: str
     open: int = 0
     until_ms: int = 0
@@ -72,6 +77,7 @@ class _Syncing:
 
     def __enter__(self) -> None:
         self._device.open += 1
+        self._devices.pause_expiry(self._device)
 
     def __exit__(
         self,
@@ -80,7 +86,8 @@ class _Syncing:
         trace: TracebackType | None,
     ) -> None:
         self._device.open -= 1
-        self._devices.extend(self._device)
+        if not self._device.open:
+            self._devices.expire_later(self._device)
 
 
 @attrs.define(eq=False)
@@ -94,6 +101,7 @@ class SyncingDevices:
     _settings: PresenceSettings
     _clock: Clock
     _devices: dict[_Key, _Device] = attrs.Factory(dict)
+    _expiring: OrderedDict[_Key, _Device] = attrs.Factory(OrderedDict)
     _edges: dict[_Key, str | None] = attrs.Factory(dict)
     _active: dict[UserID, int] = attrs.Factory(dict)
     _newly_active: set[UserID] = attrs.Factory(set)
@@ -109,7 +117,7 @@ class SyncingDevices:
         key = (user_id, device_id or "")
         device = self._devices.get(key)
         if device is None:
-            device = self._devices[key] = _Device(state)
+            device = self._devices[key] = _Device(key, state)
             self._report(key, state)
         elif device.state != state or self._was_set_offline(user_id):
             device.state = state
@@ -130,9 +138,14 @@ class SyncingDevices:
             while not self._is_present(user_id):  # noqa: ASYNC110  # a short wait for a row
                 await trio.sleep(PRESENT_POLL_S)
 
-    def extend(self, device: _Device) -> None:
+    def pause_expiry(self, device: _Device) -> None:
+        """Count a device as syncing until `expire_later` is called."""
+        self._expiring.pop(device.key, None)
+
+    def expire_later(self, device: _Device) -> None:
         """Count a device as syncing for `sync_online_timeout` from now."""
-        device.until_ms = self._clock.now_ms() + self._settings.sync_online_timeout
+        device.until_ms = self._clock.steady_ms() + self._settings.sync_online_timeout
+        self._expiring[device.key] = device
 
     def note_active(self, user_id: UserID) -> None:
         """Record that a user is active, if the user is not offline.
@@ -141,15 +154,17 @@ class SyncingDevices:
         """
         if self._settings.enabled is not True or not self._is_present(user_id):
             return
-        now_ms = self._clock.now_ms()
-        if now_ms - self._active.get(user_id, 0) >= self._settings.last_active_granularity // 2:
+        now_ms = self._clock.steady_ms()
+        active_ms = self._active.get(user_id)
+        interval_ms = self._settings.last_active_granularity // 2
+        if active_ms is None or now_ms - active_ms >= interval_ms:
             self._active[user_id] = now_ms
             self._newly_active.add(user_id)
             self._wake.set()
 
     async def run(self) -> None:
         """Report changes as they occur, and send keepalives, until cancelled."""
-        self._keepalive_ms = self._clock.now_ms()
+        self._keepalive_ms = self._clock.steady_ms()
         while True:
             with trio.move_on_after(
                 min(KEEPALIVE_EVERY_MS, self._settings.sync_online_timeout) / 1000
@@ -167,7 +182,7 @@ class SyncingDevices:
         """Report the changes since the last time."""
         self._end_expired()
         while self._edges:
-            keys = list(self._edges)[:MAX_EDGES]
+            keys = list(islice(self._edges, MAX_EDGES))
             edges = [DeviceEdge(*key, self._edges.pop(key)) for key in keys]
             try:
                 await self._writer.note_edges(self._instance, self._epoch, edges)
@@ -193,16 +208,18 @@ class SyncingDevices:
         self._wake.set()
 
     def _end_expired(self) -> None:
-        now_ms = self._clock.now_ms()
-        for key, device in list(self._devices.items()):
-            if not device.open and device.until_ms <= now_ms:
-                del self._devices[key]
-                self._edges[key] = None
+        now_ms = self._clock.steady_ms()
+        while self._expiring:
+            key, device = next(iter(self._expiring.items()))
+            if device.until_ms > now_ms:
+                break
+            del self._expiring[key], self._devices[key]
+            self._edges[key] = None
         if len(self._active) > len(self._devices) + MAX_EDGES:
             self._active.clear()
 
     async def _send_keepalive(self) -> None:
-        now_ms = self._clock.now_ms()
+        now_ms = self._clock.steady_ms()
         if not self._devices or now_ms - self._keepalive_ms < KEEPALIVE_EVERY_MS:
             return
         self._keepalive_ms = now_ms

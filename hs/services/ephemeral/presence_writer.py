@@ -16,6 +16,8 @@ Rules:
   `sync_online_timeout`, in a placeholder device, until the processes have reported again. The first
   report of a real device removes the placeholder.
 - Timers are a heap of (time, user). A user has one valid entry, at `due_ms`; others are ignored.
+- Times are those of the steady clock, so nobody goes or stays when the date is set. Only the last
+  activity is also kept as a date, which is stored and shown.
 - Changes are stored every SAVE_EVERY_S. If that fails they are kept; newer ones take precedence.
 
 Spec: client-server API, Presence.
@@ -105,6 +107,8 @@ class _User:
     published: PresenceRow | None = None
     status_msg: str | None = None
     last_active_ms: int = 0
+    """The date of the last activity; `active_ms` is the same by the steady clock."""
+    active_ms: int | None = None
     devices: dict[str, _Device] = attrs.Factory(dict)
     due_ms: int | None = None
 
@@ -150,9 +154,9 @@ class LocalPresenceWriter:
 
     async def load(self) -> None:
         """Load users who were not offline before a restart, and give their devices time to sync."""
-        grace_ms = self._clock.now_ms() + self._settings.sync_online_timeout
+        grace_ms = self._clock.steady_ms() + self._settings.sync_online_timeout
         for record in await self._database.read(storage.list_not_offline):
-            user = self._users.setdefault(UserID(record.user_id), _user_from_record(record))
+            user = self._users.setdefault(UserID(record.user_id), self._user_from_record(record))
             user.devices.setdefault(_PLACEHOLDER, _Device(record.state, until_ms=grace_ms))
             self._schedule(UserID(record.user_id), user)
 
@@ -161,16 +165,15 @@ class LocalPresenceWriter:
     ) -> None:
         """Set a user's state and status message, on behalf of a device."""
         user = await self._user(user_id)
-        now_ms = self._clock.now_ms()
         user.status_msg = None if state == OFFLINE else status_msg
-        user.last_active_ms = now_ms
+        self._note_activity(user)
         if state == OFFLINE:
             user.devices.pop(device_id, None)
             user.devices.pop(_PLACEHOLDER, None)
         else:
             device = user.devices.setdefault(device_id, _Device(state))
             device.state = state
-            device.until_ms = now_ms + self._settings.sync_online_timeout
+            device.until_ms = self._clock.steady_ms() + self._settings.sync_online_timeout
         self._update(user_id, user)
 
     async def current(self, user_id: UserID) -> PresenceRow | None:
@@ -179,7 +182,7 @@ class LocalPresenceWriter:
         if user is not None:
             return user.published
         records = await self._database.read(storage.list_of_users, [user_id])
-        return _user_from_record(records[0]).published if records else None
+        return _row_of(records[0]) if records else None
 
     async def note_edges(self, instance: str, epoch: int, edges: list[DeviceEdge]) -> None:
         """Handle devices that began or stopped syncing with a process."""
@@ -198,7 +201,7 @@ class LocalPresenceWriter:
         """Record that users are active now."""
         for user_id in user_ids:
             user = await self._user(user_id)
-            user.last_active_ms = self._clock.now_ms()
+            self._note_activity(user)
             for device in user.devices.values():
                 if device.state == UNAVAILABLE:
                     device.state = ONLINE
@@ -219,7 +222,7 @@ class LocalPresenceWriter:
 
     def expire(self) -> int | None:
         """Update users whose timers have expired; return the ms until the next timer."""
-        now_ms = self._clock.now_ms()
+        now_ms = self._clock.steady_ms()
         for name, instance in list(self._instances.items()):
             if now_ms - instance.heard_ms > INSTANCE_TIMEOUT_MS:
                 self._drop(name)
@@ -265,8 +268,14 @@ class LocalPresenceWriter:
             return user
         records = await self._database.read(storage.list_of_users, [user_id])
         return self._users.setdefault(
-            user_id, _user_from_record(records[0]) if records else _User()
+            user_id, self._user_from_record(records[0]) if records else _User()
         )
+
+    def _user_from_record(self, record: PresenceRecord) -> _User:
+        # The date may have been set back since.
+        ago_ms = max(0, self._clock.now_ms() - record.last_active_ms)
+        active_ms = self._clock.steady_ms() - ago_ms
+        return _User(_row_of(record), record.status_msg, record.last_active_ms, active_ms)
 
     def _start_syncing(self, user: _User, instance: str, device_id: str, state: str) -> None:
         was_online = any(device.state == ONLINE for device in user.devices.values())
@@ -277,13 +286,16 @@ class LocalPresenceWriter:
         if device_id != _PLACEHOLDER:
             user.devices.pop(_PLACEHOLDER, None)
         if state == ONLINE and not was_online:
-            user.last_active_ms = self._clock.now_ms()
+            self._note_activity(user)
+
+    def _note_activity(self, user: _User) -> None:
+        user.last_active_ms, user.active_ms = self._clock.now_ms(), self._clock.steady_ms()
 
     def _record_contact(self, instance: str, epoch: int) -> None:
         instance_record = self._instances.get(instance)
         if instance_record is not None and instance_record.epoch != epoch:
             self._drop(instance)
-        self._instances[instance] = _Instance(epoch, self._clock.now_ms())
+        self._instances[instance] = _Instance(epoch, self._clock.steady_ms())
 
     def _drop(self, instance: str) -> None:
         self._instances.pop(instance, None)
@@ -296,18 +308,18 @@ class LocalPresenceWriter:
 
     def _update(self, user_id: UserID, user: _User) -> None:
         """Compute a user's presence, and publish it if it has changed."""
-        now_ms = self._clock.now_ms()
+        now_ms = self._clock.steady_ms()
         for device_id, device in list(user.devices.items()):
             if not device.instances and device.until_ms <= now_ms:
                 del user.devices[device_id]
         state = self._state(user, now_ms)
-        active_ms = now_ms - user.last_active_ms
         row = PresenceRow(
             user_id=user_id,
             state=state,
             last_active_ts=user.last_active_ms,
             status_msg=user.status_msg,
-            currently_active=state == ONLINE and active_ms < self._settings.last_active_granularity,
+            currently_active=state == ONLINE
+            and _was_active(user, now_ms, self._settings.last_active_granularity),
         )
         if user.published is None or _published_fields(row) != _published_fields(user.published):
             row = attrs.evolve(row, is_quiet=_is_quiet(user.published, row))
@@ -330,15 +342,16 @@ class LocalPresenceWriter:
     def _state(self, user: _User, now_ms: int) -> str:
         states = [device.state for device in user.devices.values()]
         best = max(states, key=_RANK.__getitem__, default=OFFLINE)
-        is_idle = now_ms - user.last_active_ms >= self._settings.idle_timeout
+        is_idle = not _was_active(user, now_ms, self._settings.idle_timeout)
         return UNAVAILABLE if best == ONLINE and is_idle else best
 
     def _schedule(self, user_id: UserID, user: _User) -> None:
-        now_ms = self._clock.now_ms()
+        now_ms = self._clock.steady_ms()
         times = [device.until_ms for device in user.devices.values() if not device.instances]
-        if user.published is not None and user.published.state == ONLINE:
-            times.append(user.last_active_ms + self._settings.idle_timeout)
-            times.append(user.last_active_ms + self._settings.last_active_granularity)
+        is_online = user.published is not None and user.published.state == ONLINE
+        if is_online and user.active_ms is not None:
+            times.append(user.active_ms + self._settings.idle_timeout)
+            times.append(user.active_ms + self._settings.last_active_granularity)
         due_ms = min((time for time in times if time > now_ms), default=None)
         if due_ms is None or (user.due_ms is not None and user.due_ms <= due_ms):
             return
@@ -361,12 +374,15 @@ def _published_fields(row: PresenceRow) -> tuple[str, str | None, bool]:
     return row.state, row.status_msg, row.currently_active
 
 
-def _user_from_record(record: PresenceRecord) -> _User:
-    published = PresenceRow(
+def _was_active(user: _User, now_ms: int, within_ms: int) -> bool:
+    return user.active_ms is not None and now_ms - user.active_ms < within_ms
+
+
+def _row_of(record: PresenceRecord) -> PresenceRow:
+    return PresenceRow(
         record.user_id,
         record.state,
         record.last_active_ms,
         record.status_msg,
         record.currently_active,
     )
-    return _User(published, record.status_msg, record.last_active_ms)

@@ -16,6 +16,7 @@ from hs.core.streams import (
     AccountDataRow,
     PresenceRow,
     PushRulesRow,
+    SyncToken,
 )
 from hs.repl.feed import Feed
 from hs.services.accounts.account_data.account_data import AccountDataEntry, AccountDataService
@@ -25,7 +26,12 @@ from hs.services.rooms.store.recent_events import RecentEvents
 from hs.services.sync.recent_changes import RecentKeys
 from hs.services.sync.room_ephemeral import account_data_event
 from hs.services.sync.sources import PushRuleDocuments
-from hs.services.sync.sync_context import MembershipSection, RoomSyncContext, SyncContext
+from hs.services.sync.sync_context import (
+    CompiledFilter,
+    MembershipSection,
+    RoomSyncContext,
+    SyncContext,
+)
 
 MAX_PRESENCE_USERS: Final = 500
 """Maximum number of users whose presence one response adds because they share a new room."""
@@ -131,9 +137,9 @@ class PresenceSection:
         self, context: SyncContext, room_contexts: Sequence[RoomSyncContext]
     ) -> list[bytes]:
         """Return the presence events since the token, or those of all visible users."""
-        event_filter = context.compiled_filter.filter.presence
         if not context.compiled_filter.shows_presence:
             return []
+        event_filter = context.compiled_filter.filter.presence
         if context.since is None:
             return _filter_events(
                 context, event_filter, await self._presence.changes(context.user_id, None)
@@ -141,13 +147,19 @@ class PresenceSection:
         events: dict[UserID, bytes] = {}
         since = context.since.presence.vector
         if not since.covers_all(context.position.token.presence.vector):
-            changed_users = self._recent.since(since)
-            if changed_users is None or changed_users:
-                events.update(await self._presence.changes(context.user_id, since))
+            events.update(await self._presence.changes(context.user_id, since))
         contacts = await self._new_contacts(context, room_contexts)
         if contacts:
             events.update(await self._presence.of(contacts))
         return _filter_events(context, event_filter, events)
+
+    async def has_changes(
+        self, user_id: UserID, compiled_filter: CompiledFilter, since: SyncToken
+    ) -> bool:
+        """Return whether presence that the user receives may have changed since the token."""
+        return compiled_filter.shows_presence and await self._presence.has_changes(
+            user_id, since.presence.vector
+        )
 
     async def render_room(self, context: SyncContext, room_id: RoomID) -> list[bytes]:
         """Return the presence events of the members of one room whose presence changed."""

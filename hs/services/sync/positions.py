@@ -21,11 +21,12 @@ import trio
 from hs.core.errors import Unavailable
 from hs.core.positions import EpochPosition, VectorPosition
 from hs.core.stream_def import StreamKind
-from hs.core.streams import SYNCED_STREAMS, SyncToken
+from hs.core.streams import PRESENCE, SYNCED_STREAMS, SyncToken
 from hs.lib.caching.lru_cache import LruCache
 from hs.repl.feed import Feed
 
 MAX_TOKENS: Final = 5_000
+_PRESENCE_SLOT: Final = SYNCED_STREAMS.index(PRESENCE)
 
 StoredPositions = Callable[[], Awaitable[Sequence[tuple[str, str, int]]]]
 """Reads (stream, writer, position) of all commits from the database."""
@@ -93,7 +94,7 @@ class SyncPositions:
         if moment.token is token:
             return True
         for position, seen in zip(token.vectors(), moment.vectors, strict=True):
-            if (position.ahead or position.floor > seen.floor) and not seen.covers_all(position):
+            if position is not seen and not seen.covers_all(position):
                 return False
         return True
 
@@ -135,6 +136,16 @@ class SyncPositions:
             if not await self._feed.wait_for_position(stream, position, left_s):
                 return False
         return True
+
+
+def only_presence_moved(since: SyncToken, position: SyncPosition) -> bool:
+    """Return whether nothing but presence has changed since a token."""
+    before, now, slot = since.vectors(), position.vectors, _PRESENCE_SLOT
+    return (
+        since.sticky is None
+        and before[:slot] == now[:slot]
+        and before[slot + 1 :] == now[slot + 1 :]
+    )
 
 
 def _is_ahead(token: SyncToken, stored: Sequence[tuple[str, str, int]]) -> bool:

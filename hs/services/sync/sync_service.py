@@ -49,7 +49,12 @@ from hs.services.sync.compiled_filters import CompiledFilters
 from hs.services.sync.encryption_section import EncryptionMembers, EncryptionSection
 from hs.services.sync.lazy_members import LazyMembers, SentMembers
 from hs.services.sync.notifier import Notifier, Watch
-from hs.services.sync.positions import PositionsLate, SyncPosition, SyncPositions
+from hs.services.sync.positions import (
+    PositionsLate,
+    SyncPosition,
+    SyncPositions,
+    only_presence_moved,
+)
 from hs.services.sync.profile_section import NO_PROFILES, ProfileSection
 from hs.services.sync.response_cache import ResponseCache
 from hs.services.sync.room_ephemeral import RoomEphemeralSection
@@ -190,9 +195,14 @@ class SyncService:
         sent.resume(request.since)
         changes = watch.changes
         began = position = self._positions.now()
+        unseen: SyncPosition | None = None
         while True:
             response: _Response | None = None
-            if _has_moved(since, position):
+            if position is unseen or not _has_moved(since, position):
+                pass
+            elif await self._has_unseen_presence_only(request, compiled_filter, since, position):
+                unseen = position
+            else:
                 async with self._gate.of_user(request.requester.user_id):
                     context = await self._context(request, compiled_filter, since, sent)
                     response = await self._respond(context, began)
@@ -210,6 +220,23 @@ class SyncService:
             await self._notifier.wait(watch, changes, deadline)
             is_over = trio.current_time() >= deadline
             changes, position = watch.changes, self._positions.now()
+
+    async def _has_unseen_presence_only(
+        self,
+        request: SyncRequest,
+        compiled_filter: CompiledFilter,
+        since: SyncToken,
+        position: SyncPosition,
+    ) -> bool:
+        """Return whether nothing has changed but the presence of users whom the user never sees.
+
+        On a large server someone's presence changes during every poll.
+        """
+        return only_presence_moved(
+            since, position
+        ) and not await self.sections.presence.has_changes(
+            request.requester.user_id, compiled_filter, since
+        )
 
     async def _context(
         self,

@@ -1,7 +1,7 @@
 """Presence: syncing devices, activity, timeouts and visibility."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import attrs
@@ -20,9 +20,12 @@ from hs.services.ephemeral.presence_writer import LocalPresenceWriter
 from hs.settings.sections.features import PresenceSettings
 from hs.storage.database import Database
 from tests.support.composition import SETTINGS as SERVER_SETTINGS
+from tests.support.counting import counting_steps
 from tests.support.rooms import ALICE, BOB, CAROL, World, open_world
 
 SETTINGS = PresenceSettings()
+HOUR_MS = 3_600_000
+TO_2050_MS = 26 * 365 * 24 * HOUR_MS
 
 
 @attrs.frozen(eq=False)
@@ -280,3 +283,47 @@ async def test_suspended_user_sets_no_status_message(database: Database) -> None
 
         assert scene.published() == [(ALICE, "unavailable")]
         assert scene.rows[0].status_msg is None
+
+
+@pytest.mark.parametrize("jump_ms", [HOUR_MS, -HOUR_MS, TO_2050_MS])
+async def test_presence_does_not_depend_on_the_date(database: Database, jump_ms: int) -> None:
+    async with open_scene(database) as scene:
+        with scene.service.syncing(ALICE, "A", "online"):
+            await scene.advance_ms(1)
+            scene.clock.jump(jump_ms)
+            await scene.advance_ms(1)
+        scene.clock.jump(-jump_ms)
+        await scene.advance_ms(SETTINGS.sync_online_timeout - 1)
+        scene.clock.jump(jump_ms)
+        await scene.advance_ms(SETTINGS.sync_online_timeout // 2)
+        with scene.service.syncing(ALICE, "A", "online"):
+            await scene.advance_ms(1)
+            scene.clock.jump(-jump_ms)
+            scene.devices.note_active(ALICE)
+            await scene.advance_ms(1)
+            await scene.advance_ms(SETTINGS.last_active_granularity)
+            scene.clock.jump(jump_ms)
+            await scene.advance_ms(SETTINGS.idle_timeout - SETTINGS.last_active_granularity)
+
+    assert scene.published() == [
+        (ALICE, "online"),
+        (ALICE, "offline"),
+        (ALICE, "online"),
+        (ALICE, "online"),  # no longer currently active
+        (ALICE, "unavailable"),
+    ]
+
+
+async def test_flush_looks_only_at_devices_that_have_expired(database: Database) -> None:
+    async with open_scene(database) as scene, AsyncExitStack() as requests:
+        with counting_steps() as without_devices:
+            await scene.devices.flush()
+        for number in range(500):
+            with scene.service.syncing(ALICE, f"gone {number}", "online"):
+                requests.enter_context(scene.service.syncing(ALICE, f"open {number}", "online"))
+        await scene.devices.flush()
+
+        with counting_steps() as with_devices:
+            await scene.devices.flush()
+
+        assert with_devices.count < without_devices.count + 100

@@ -45,7 +45,7 @@ class MembershipLimits:
         return self._make(name, bucket_of(rate), self._now_s)
 
     def _now_s(self) -> float:
-        return self._clock.now_ms() / 1000
+        return self._clock.steady_ms() / 1000
 
     def check_join(self, requester: Requester, room_id: RoomID) -> None:
         """Count a join to a room that this server is in. Raises: LimitExceeded."""

@@ -42,7 +42,12 @@ from hs.services.rooms.read.visibility import Visibility
 from hs.services.rooms.store.memberships import Memberships, RoomsOf
 from hs.services.rooms.store.recent_events import RecentEvents
 from hs.services.sync.notifier import Notifier, Watch
-from hs.services.sync.positions import PositionsLate, SyncPosition, SyncPositions
+from hs.services.sync.positions import (
+    PositionsLate,
+    SyncPosition,
+    SyncPositions,
+    only_presence_moved,
+)
 from hs.services.sync.sliding.account_data_view import AccountDataViews
 from hs.services.sync.sliding.connection_state import SentRoom
 from hs.services.sync.sliding.connections import (
@@ -170,7 +175,12 @@ class SlidingSync:
         began = self._positions.now()
         while True:
             changes = watch.changes
-            if response is None or response.position is not self._positions.now():
+            position = self._positions.now()
+            # Responses have no presence, so they are not computed again when others come and go.
+            if response is None or not (
+                response.position is position
+                or only_presence_moved(response.position.token, position)
+            ):
                 async with self._gate.of_user(requester.user_id):
                     context = await self._make_context(requester, request, connection, since, began)
                     response = await self._respond(context)
