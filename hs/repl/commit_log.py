@@ -35,7 +35,8 @@ class CommitLog(Generic[R]):
         encoded = encode_rows([(number, slim(row)) for number, row in rows])
         commit = LoggedCommit(rows[-1][0], previous, encoded)
         now_ms = self._now_ms()
-        if now_ms - self._pruned_ms > PRUNE_EVERY_MS:
+        # The clock may have been set back since the last time.
+        if abs(now_ms - self._pruned_ms) > PRUNE_EVERY_MS:
             self._pruned_ms = now_ms
             await stream_log.prune(tx, now_ms - LOG_KEPT_MS)
         await stream_log.append(tx, self._stream.name, self._writer, commit, now_ms)

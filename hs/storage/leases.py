@@ -5,21 +5,27 @@
 - `fence` increases whenever the lease passes to another holder and never decreases; a released
   lease keeps its row for that reason. A renewal must state the fence it was granted: a holder
   that lost the lease and does not know it yet cannot renew it.
-- Times are wall-clock milliseconds passed by the caller, never the database's clock.
+- Times are wall-clock milliseconds passed by the caller, never the database's clock. A lease that
+  ends much later than one taken now was taken before the clock was set back: it has expired too,
+  or its holder's death would stop the others until that date.
 """
+
+from typing import Final
 
 import attrs
 
 from hs.storage.database import Tx
 
 # The fence increases when the lease changes hands, not when the same holder takes it again.
-TAKE = """
+FUTURE_MS: Final = 600_000
+TAKE = f"""
 INSERT INTO leases (name, holder, fence, expires_ms) VALUES ($1, $2, 1, $3)
 ON CONFLICT (name) DO UPDATE SET
     fence = CASE WHEN leases.holder = excluded.holder THEN leases.fence ELSE leases.fence + 1 END,
     holder = excluded.holder,
     expires_ms = excluded.expires_ms
 WHERE leases.expires_ms <= $4 OR leases.holder = excluded.holder
+    OR leases.expires_ms > excluded.expires_ms + {FUTURE_MS}
 RETURNING fence
 """
 HOLDER = "SELECT holder, fence, expires_ms FROM leases WHERE name = $1"

@@ -122,6 +122,18 @@ async def test_lease_of_a_dead_process_is_free_after_its_expiry(
     assert TTL_MS <= waited_ms <= TTL_MS + 2000
 
 
+async def test_lease_taken_before_the_clock_was_set_back_is_free(
+    db: Database, autojump_clock: trio.testing.MockClock
+) -> None:
+    an_hour_ahead = Leases(db, "dead", lambda: VirtualTime().now_ms() + 3_600_000)
+    await an_hour_ahead.try_take("duty")
+
+    lease = await process(db, "alive").try_take("duty")
+
+    assert lease is not None
+    assert lease.fence == 2
+
+
 async def test_holder_renews_as_long_as_it_holds(
     db: Database, autojump_clock: trio.testing.MockClock
 ) -> None:

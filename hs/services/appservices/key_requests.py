@@ -129,7 +129,7 @@ class AppserviceKeyRequests:
         try:
             answer = await self._calls.post(service, path, orjson.dumps(body), ANSWER_S)
             if answer is None:
-                until_ms = self._clock.now_ms() + UNKNOWN_ROUTE_MS
+                until_ms = self._clock.steady_ms() + UNKNOWN_ROUTE_MS
                 self._unknown_until_ms[service.id, path] = until_ms
                 return {}
             if answer.status == 200:
@@ -147,7 +147,7 @@ class AppserviceKeyRequests:
         if service is None or service.registration.url is None:
             return None
         unknown_until_ms = self._unknown_until_ms.get((service.id, path), 0)
-        return None if self._clock.now_ms() < unknown_until_ms else service
+        return None if self._clock.steady_ms() < unknown_until_ms else service
 
 
 def _object(value: object) -> JsonObject:

@@ -54,12 +54,14 @@ WHERE status = 0 AND state_key IS NOT NULL AND EXISTS (
 ROOMS_OF_STATE = """
 SELECT DISTINCT room_id FROM delayed_events WHERE status < 2 AND state_key IS NOT NULL
 """
-# $1 is now; an event taken before $2 is considered lost and taken again.
+# $1 is now; an event taken before $2 is considered lost and taken again. So is one that was taken
+# in the future, before the clock was set back.
 DUE = sql(
     lambda d: (
         f"SELECT {_COLUMNS} FROM delayed_events "
         "WHERE status < 2 "
-        "AND ((status = 0 AND send_ms <= $1) OR (status = 1 AND taken_ms <= $2)) "
+        "AND ((status = 0 AND send_ms <= $1) "
+        "OR (status = 1 AND (taken_ms <= $2 OR taken_ms > $1 + 60000))) "
         f"ORDER BY send_ms, delay_id LIMIT $3 {d.row_lock()}"
     )
 )

@@ -174,6 +174,18 @@ async def test_process_killed_after_sending_sends_no_second_event(
     assert (await acts.delayed.get(ME, delay_id)).status == storage.FINISHED
 
 
+async def test_event_taken_before_the_clock_was_set_back_is_sent(
+    acts: Actions, database: Database
+) -> None:
+    room_id = await acts.world.create_room(ALICE)
+    await acts.delayed.schedule(ME, room_id, delayed_message("once", 1000))
+    await database.write(storage.take_due, acts.world.clock.now_ms() + 3_600_000, 0, 10)
+
+    await pass_time(acts, 1)
+
+    assert await bodies(acts, room_id) == ["once"]
+
+
 async def test_events_due_during_downtime_are_sent_at_startup(database: Database) -> None:
     await database.write(users.insert_user, UserRecord(ALICE, None, 0))
     async with open_actions(database, DELAYED_EVENTS) as acts:
