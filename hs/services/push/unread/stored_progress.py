@@ -18,7 +18,7 @@ from hs.lib.state_machine import StateMachine
 from hs.repl.rpc_reply import RpcFailed, RpcUnavailable
 from hs.services.push.evaluation.evaluation_duty import EvaluationStore
 from hs.services.push.unread.progress_states import TRANSITIONS, ProgressEvent, ProgressState
-from hs.storage.database import Database
+from hs.storage.database import Database, DatabaseUnavailable
 from hs.storage.push import push_rules as storage
 
 GUESS_S: Final = 5.0
@@ -58,7 +58,7 @@ class StoredProgress:
             self._states.handle(ProgressEvent.EXPIRED)
         try:
             progress = await self._store.flush()
-        except (RpcUnavailable, RpcFailed):
+        except (RpcUnavailable, RpcFailed, DatabaseUnavailable):
             await self._guess()
             return False
         was_guess = self._states.state in _GUESSES
@@ -68,7 +68,7 @@ class StoredProgress:
         return was_guess
 
     async def _guess(self) -> None:
-        """While no process evaluates, the stored position is all that there is to know."""
+        """While no process evaluates, or none can store, use the stored position."""
         stored = await self._database.read(storage.load_position)
         self._states.handle(ProgressEvent.UNREACHABLE)
         self._guessed_until_s = trio.current_time() + GUESS_S
