@@ -4,8 +4,9 @@ The order of the steps is fixed:
 
 1. A turn of the user, or else of the client's address: of each, only a few requests begin in one
    pass of the scheduler (hs/lib/turns.py), so cheap requests, of which no gate limits the number,
-   cannot delay those of others. A request whose body arrives later takes another turn then. RPC
-   calls of our own processes take none.
+   cannot delay those of others. A request whose body arrives later takes a turn then, so those that
+   never arrive delay nobody; one with an access token takes two. RPC calls of our own processes
+   take none.
 2. Authentication and rate limiting, before the body of a client's request is read. A federation
    request is authenticated after its body is read, since the signature covers the body; the
    endpoint's `max_body_bytes` limits what an unauthenticated server can send.
@@ -54,9 +55,10 @@ from hs.lib.turns import Turns
 logger = logging.getLogger(__name__)
 
 JSON_TYPE = (b"content-type", b"application/json")
+OK_HEADERS: Headers = [JSON_TYPE, (b"cache-control", b"no-cache, no-store, must-revalidate")]
+
 # At about 0.2 ms each, one user delays the requests of others by 2 ms for each pass.
 REQUESTS_OF_PASS = 8
-OK_HEADERS: Headers = [JSON_TYPE, (b"cache-control", b"no-cache, no-store, must-revalidate")]
 
 # Status, headers and body; the body is bytes or an async iterator of bytes.
 RenderedResponse = tuple[int, Headers, Any]
@@ -103,7 +105,7 @@ class Dispatcher:
                 endpoint.auth,
                 endpoint.allow_locked,
             )
-        elif "replication" not in endpoint.resources:
+        elif http_request.has_arrived and "replication" not in endpoint.resources:
             await self.take_turn(http_request)
         if endpoint.rate is not None:
             self.rates.check(endpoint.rate, http_request.requester, http_request.client_ip)

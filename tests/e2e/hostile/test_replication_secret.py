@@ -82,7 +82,9 @@ def errors_since(process: ServerProcess, offset: int) -> list[str]:
     return re.findall(r" ERROR +hs\.repl\.\S+ \[\S+\] (.*)", text)
 
 
-@pytest.mark.parametrize("wrong", ["sync1", "persister1", "main"])
+@pytest.mark.parametrize(
+    "wrong", ["sync1", "main", pytest.param("persister1", marks=pytest.mark.long)]
+)
 async def test_process_with_another_secret_is_refused_by_all_and_each_logs_it_once(
     cluster: Cluster, session: dict[str, str], wrong: str
 ) -> None:
