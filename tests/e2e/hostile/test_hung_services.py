@@ -181,7 +181,7 @@ async def test_postgres_that_hangs_for_long_ends_no_process_and_loses_nothing(
 
         with trio.fail_after(CHANGE_S):
             # A leased duty, which some process resumed, sends what was due meanwhile.
-            while DELAYED not in await member.read_texts(ports[0]):  # noqa: ASYNC110
+            while DELAYED not in await member.read_texts(ports[0]):  # noqa: ASYNC110 - a server
                 await trio.sleep(0.5)
         for port in ports:
             texts = await member.read_texts(port)

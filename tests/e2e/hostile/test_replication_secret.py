@@ -70,7 +70,7 @@ async def wait_for_readiness(process: ServerProcess, status: int) -> str:
     """Wait until the process is ready, or not ready, and return the check of replication."""
     async with HttpClient(process.port) as client:
         with trio.fail_after(LIMIT_S):
-            while (answer := await client.get("/health/ready")).status != status:  # noqa: ASYNC110
+            while (answer := await client.get("/health/ready")).status != status:  # noqa: ASYNC110 - a server
                 await trio.sleep(0.1)
     check: str = answer.json["checks"]["replication"]
     return check
