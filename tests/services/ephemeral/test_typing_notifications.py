@@ -68,7 +68,7 @@ async def open_typing(database: Database) -> AsyncIterator[Typing]:
 async def inline_database() -> AsyncIterator[Database]:
     """An in-memory database that runs inline, so that it works with a virtual clock."""
     async with open_inline() as database:
-        await migrate(database, bundled_migrations(), ["pre"])
+        await migrate(database, bundled_migrations(), ["pre", "post"])
         yield database
 
 
