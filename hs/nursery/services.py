@@ -34,6 +34,7 @@ from hs.nursery.wiring.directory import DirectoryServices, wire_user_directory
 from hs.nursery.wiring.ephemeral import EphemeralServices, wire_ephemeral
 from hs.nursery.wiring.federation.client import FederationClientServices, wire_federation_client
 from hs.nursery.wiring.federation.federation import FederatedSubjects, wire_federation
+from hs.nursery.wiring.federation.peers import PeerNetwork, wire_peer_network
 from hs.nursery.wiring.federation.remote_servers import (
     RemoteQueries,
     RemoteServers,
@@ -63,7 +64,7 @@ from hs.nursery.wiring.search import SearchServices, wire_search
 from hs.nursery.wiring.server_info import wire_server_info
 from hs.nursery.wiring.sync import SyncServices, sync_sources, wire_sync
 from hs.services.accounts.sessions.device_watchers import DeviceWatchers
-from hs.services.federation_client.peer_transport import PeerTransport, UnreachablePeers
+from hs.services.federation_client.peer_transport import PeerTransport
 from hs.services.push.pushers.pusher_cleanup import DevicePusherRemoval
 from hs.services.push.pushers.pusher_table import PusherWriter
 from hs.services.push.rules.push_rules import RulesWriter
@@ -88,6 +89,7 @@ class CoreServices:
     """What most subjects are built on: HTTP clients, sessions, rooms, accounts, shared writers."""
 
     http: HttpClients
+    peers: PeerNetwork
     federation: FederationClientServices
     queries: RemoteQueries
     remote_rooms: RemoteRooms
@@ -132,7 +134,7 @@ class Services:
     def parts(self) -> list[Part]:
         """All parts, in the order of starting."""
         core = self.core
-        doors = (core.http, core.federation)
+        doors = (core.http, core.peers, core.federation)
         accounts = (core.rooms, core.accounts, self.login, self.profiles)
         rooms = (self.aliases, self.members, self.creation, self.sending, self.reading)
         users = (self.ephemeral, self.push, self.pushers, self.devices, self.media, self.previews)
@@ -222,7 +224,10 @@ def _build_federation(base: ProcessBase, services: Services) -> list[Part]:
 
 def _build_core(base: ProcessBase, network: Network) -> CoreServices:
     http, remote = network.http or wire_http_clients(base), network.remote
-    federation = wire_federation_client(base, network.peers or UnreachablePeers())
+    peers = (
+        wire_peer_network(base) if network.peers is None else PeerNetwork(transport=network.peers)
+    )
+    federation = wire_federation_client(base, peers.transport)
     queries = remote or wire_remote_queries(base, federation)
     device_writers = wire_device_writers(base)
     appservices = wire_appservice_clients(base, http)
@@ -236,6 +241,7 @@ def _build_core(base: ProcessBase, network: Network) -> CoreServices:
     )
     return CoreServices(
         http=http,
+        peers=peers,
         federation=federation,
         queries=queries,
         remote_rooms=remote.rooms if remote else wire_remote_rooms(base, federation, rooms),

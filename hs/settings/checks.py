@@ -36,6 +36,7 @@ def check_settings(settings: Settings, add_problem: AddProblem, warn: Warn) -> N
     check_accounts(settings, add_problem)
     _check_auto_join_rooms(settings, add_problem, warn)
     _check_certificates(settings, warn)
+    _check_authorities(settings, add_problem)
 
 
 def _check_name(settings: Settings, add_problem: AddProblem) -> None:
@@ -271,6 +272,19 @@ def _check_certificates(settings: Settings, warn: Warn) -> None:
             "use_insecure_ssl_client_just_for_testing_do_not_use",
             "true, so TLS certificates are not checked; remove it outside of tests",
         )
+
+
+def _check_authorities(settings: Settings, add_problem: AddProblem) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    for number, path in enumerate(settings.federation.federation_custom_ca_list):
+        try:
+            context.load_verify_locations(path)
+        except OSError as error:
+            add_problem(
+                f"federation_custom_ca_list.{number}",
+                f"cannot read certificates from {path}: {error.strerror or error}",
+                "write the path of a PEM file with certificates of authorities",
+            )
 
 
 def protect_replication(

@@ -58,11 +58,6 @@ def _allows_any_number_of_users(values: Mapping[str, Any]) -> bool:
     return isinstance(limit, int) and limit >= _MORE_USERS_THAN_FIT
 
 
-def _needs_tls_1_3(value: Any) -> bool:
-    # Python does not connect with a TLS version before 1.2.
-    return str(value) not in ("None", "1", "1.0", "1.1", "1.2")
-
-
 _MORE_USERS_THAN_FIT = 10_000_000
 _CODE = "third-party modules are not loaded, so nothing is checked or changed by them"
 _LOGIN = "users could not log in this way, but could with a password"
@@ -100,9 +95,6 @@ RESTRICTIONS = (
     ),
     Restriction("federation_domain_whitelist", lambda value: value is not None, _FEDERATION),
     Restriction("outbound_federation_restricted_to", bool, _FEDERATION),
-    Restriction(
-        "federation_client_minimum_tls_version", _needs_tls_1_3, "TLS 1.2 would still be allowed"
-    ),
     Restriction("allow_profile_lookup_over_federation", lambda value: value is False, _FEDERATION),
 )
 RESTRICTING_KEYS = frozenset(restriction.key for restriction in RESTRICTIONS)

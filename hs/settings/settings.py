@@ -138,7 +138,6 @@ class BlockSettings:
     federation: PeerRequestSettings = sub_block(
         PeerRequestSettings,
         "Timeouts, retries and backoff of requests to other servers.",
-        is_effective=False,
     )
 
 

@@ -27,7 +27,6 @@ ACTIVE = {
     "limit_large_remote_room_joins": "{enabled: true}",
     "federation_domain_whitelist": "[]",
     "outbound_federation_restricted_to": "[sender1]",
-    "federation_client_minimum_tls_version": "1.3",
     "allow_profile_lookup_over_federation": "false",
 }
 INACTIVE = {
@@ -50,7 +49,6 @@ INACTIVE = {
     "limit_large_remote_room_joins": "{enabled: false}",
     "federation_domain_whitelist": "null",
     "outbound_federation_restricted_to": "",
-    "federation_client_minimum_tls_version": "1.2",
     "allow_profile_lookup_over_federation": "true",
 }
 

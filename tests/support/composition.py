@@ -9,7 +9,7 @@ calls go through the whole path of RPC but for the sockets.
 
 import ssl
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 import attrs
@@ -20,6 +20,7 @@ from hs.apis.web.auth import Authenticator
 from hs.apis.web.drain import Drain
 from hs.apis.web.limits import Admission
 from hs.apis.web.route import collect
+from hs.core.errors import RemoteFault
 from hs.core.ids import ServerName
 from hs.lib.aio import Bridge
 from hs.lib.clock import FixedClock
@@ -43,7 +44,12 @@ from hs.repl.rpc_connection import PooledSender
 from hs.repl.rpc_http import RpcEndpoint
 from hs.repl.rpc_server import RpcServer
 from hs.services.accounts.sessions.server_blocking import with_server_blocking
-from hs.services.federation_client.peer_transport import PeerTransport
+from hs.services.federation_client.peer_transport import (
+    PeerRequest,
+    PeerResponse,
+    PeerTransport,
+    StreamedResponse,
+)
 from hs.settings.sections.accounts import RegistrationSettings
 from hs.settings.sections.rate_limits import (
     InviteRates,
@@ -133,6 +139,18 @@ class _NoTraffic:
     dropped: int = 0
     waiting_in: int = 0
     waiting_out: int = 0
+
+
+class UnreachablePeers:
+    """The PeerTransport of tests without other servers: none can be reached."""
+
+    async def send(self, request: PeerRequest) -> PeerResponse:
+        """Raise RemoteFault."""
+        raise RemoteFault(request.server, "there are no other servers")
+
+    def stream(self, request: PeerRequest) -> AbstractAsyncContextManager[StreamedResponse]:
+        """Raise RemoteFault."""
+        raise RemoteFault(request.server, "there are no other servers")
 
 
 class _NoBridge:
@@ -232,7 +250,10 @@ async def open_process(
         clients = HttpClients(public=http, direct=http, trusted=http, previews=http)
     drain = Drain()
     services = build_services(
-        base, Admission(), drain, Network(http=clients, peers=peers, remote=remote)
+        base,
+        Admission(),
+        drain,
+        Network(http=clients, peers=peers or UnreachablePeers(), remote=remote),
     )
     if isinstance(base.transport, InProcTransport) and base.cluster is not None:
         # As in production, rows of other processes arrive once all subscribers are there.

@@ -33,6 +33,10 @@ class HttpUnreachable(HttpFault):
     """The connection failed, or broke before the response was complete."""
 
 
+class HttpNotConnected(HttpUnreachable):
+    """The connection failed, so the request was not sent."""
+
+
 class HttpTimedOut(HttpFault):
     """The response was not complete in time."""
 

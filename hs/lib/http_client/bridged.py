@@ -1,39 +1,27 @@
-"""The HTTP client on aiohttp, in the asyncio loop of the process; the only importer of aiohttp.
+"""The HTTP client on aiohttp, in the asyncio loop of the process.
 
 URLs often come from users, and their owners choose what the host names resolve to. So requests
 must be kept from internal addresses (SSRF). Rules:
 
-- Each connection goes to an address that was checked in its resolved form: aiohttp asks a resolver
-  that returns permitted addresses only, without a cache in between. So a name cannot change its
-  address after the check. Each socket checks its address once more.
+- Each connection goes to an address that was checked (`connections`).
 - Addresses in URLs are checked before the request, and a URL is rejected if aiohttp's parser would
   read another host in it than `parse_target` does.
 - Redirects are followed here, not by aiohttp: each location passes all these checks. Credentials in
   headers are sent only to the origin they were given for.
 - A forward proxy resolves names itself. Names are therefore also resolved and checked here before;
   a name that resolves differently at the proxy is a matter of the proxy's own rules.
-- A response is read in chunks, and decompressed only up to the limit on its size.
-- Responses that nobody has asked for, and interim ones, are bounded in number, and so is whatever
-  is not part of a body: aiohttp reads it all, and pauses only for bodies. The loop is that of the
-  database, too.
 - One deadline covers the whole exchange. Cookies, proxies from the environment and aiohttp's
   default headers are not used.
 """
 
 import asyncio
-import functools
-import socket
 import ssl
 import zlib
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from collections.abc import Mapping
 
 import aiohttp
 import attrs
 import trio
-from aiohttp.abc import AbstractResolver, ResolveResult
-from aiohttp.client_proto import ResponseHandler
 from yarl import URL
 
 from hs.lib.aio import Bridge
@@ -45,10 +33,18 @@ from hs.lib.http_client import (
     HttpFault,
     HttpResponse,
     HttpTimedOut,
-    HttpUnreachable,
-    ResponseTooLarge,
 )
-from hs.lib.http_client.addresses import AddressRules, parse_address
+from hs.lib.http_client.addresses import AddressRules
+from hs.lib.http_client.connections import (
+    CheckingResolver,
+    Connector,
+    PermittedAddresses,
+    Resolve,
+    fault_of,
+    headers_of,
+    open_session,
+    read_body,
+)
 from hs.lib.http_client.targets import (
     NO_PROXIES,
     Proxies,
@@ -60,25 +56,11 @@ from hs.lib.http_client.targets import (
 CONNECTIONS = 100
 CONNECTIONS_PER_HOST = 20
 IDLE_S = 30.0
-# More responses to one request are interim ones that nobody reads.
-UNREAD_RESPONSES = 20
-# Headers, and the sizes of chunks as far as they are longer than the chunks.
-OVERHEAD_BYTES = 1 << 18
-RESOLVER_THREADS = 8
 CLOSE_S = 5.0
 
-_CHUNK_BYTES = 65536
 _REDIRECTS = frozenset((301, 302, 303, 307, 308))
 _KEEPS_METHOD = frozenset((307, 308))
 _SECRET_HEADERS = frozenset(("authorization", "cookie", "proxy-authorization"))
-_NO_AUTO_HEADERS = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")
-
-Resolve = Callable[[str], Awaitable[Sequence[str]]]
-AddrInfo = tuple[int | socket.AddressFamily, int | socket.SocketKind, int, str, tuple[object, ...]]
-
-
-class _BlockedAddress(OSError):
-    """Reports a blocked address from a resolver or a socket through aiohttp."""
 
 
 @attrs.frozen(kw_only=True)
@@ -106,9 +88,12 @@ class BridgedHttpClient:
     _proxies: Proxies = attrs.field(default=NO_PROXIES, kw_only=True)
     _tls: ssl.SSLContext | None = attrs.field(default=None, kw_only=True)
     _resolve: Resolve | None = attrs.field(default=None, kw_only=True)
+    _addresses: PermittedAddresses = attrs.field(init=False)
     _direct: aiohttp.ClientSession | None = attrs.field(default=None, init=False)
     _proxied: aiohttp.ClientSession | None = attrs.field(default=None, init=False)
-    _resolver_threads: ThreadPoolExecutor | None = attrs.field(default=None, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._addresses = PermittedAddresses(self._rules, self._resolve)
 
     async def send(
         self,
@@ -179,56 +164,28 @@ class BridgedHttpClient:
                 proxy=proxy,
                 allow_redirects=False,
             ) as response:
-                body = await _read(response, request.max_bytes)
-                return HttpResponse(response.status, _headers(response), body, target.url)
+                body = await read_body(response, request.max_bytes)
+                return HttpResponse(response.status, headers_of(response), body, target.url)
         except TimeoutError:
             raise
         except (aiohttp.ClientError, OSError, ValueError, zlib.error) as error:
-            raise _fault(error, target) from error
+            raise fault_of(error, target.origin_text) from error
 
     async def _check_before_proxy(self, target: RequestTarget) -> None:
         """Resolve the host and raise Blocked if any of its addresses is blocked."""
         if target.literal is not None or not self._rules.blocked:
             return
-        for text in await self._addresses(target.host):
-            if not self._is_permitted(text):
+        for text in await self._addresses.all_addresses(target.host):
+            if not self._addresses.is_permitted(text):
                 raise HttpBlocked(f"{target.host} resolves to a blocked address")
-
-    async def _addresses(self, host: str) -> Sequence[str]:
-        if self._resolve is not None:
-            return await self._resolve(host)
-        if self._resolver_threads is None:
-            # A separate pool, as slow names must not delay other look-ups on the loop.
-            self._resolver_threads = ThreadPoolExecutor(RESOLVER_THREADS, "outgoing HTTP resolver")
-        loop = asyncio.get_running_loop()
-        addresses = await loop.run_in_executor(self._resolver_threads, _system_resolve, host)
-        return list(dict.fromkeys(addresses))
-
-    def _is_permitted(self, text: str) -> bool:
-        address = parse_address(text)
-        return address is not None and self._rules.permits(address)
-
-    async def permitted_addresses(self, host: str) -> Sequence[str]:
-        """Resolve a name and return the addresses that may be contacted."""
-        addresses = await self._addresses(host)
-        permitted = [text for text in addresses if self._is_permitted(text)]
-        if addresses and not permitted:
-            raise _BlockedAddress(f"{host} resolves to a blocked address")
-        return permitted
-
-    def _make_socket(self, info: AddrInfo) -> socket.socket:
-        family, kind, protocol, _, address = info
-        if not self._is_permitted(str(address[0])):
-            raise _BlockedAddress(f"{address[0]} is a blocked address")
-        return socket.socket(family, kind, protocol)
 
     def _session(self, proxy: str | None) -> aiohttp.ClientSession:
         if proxy is None:
             if self._direct is None:
-                self._direct = _open_session(
-                    _Connector(
-                        resolver=_CheckingResolver(self),
-                        socket_factory=self._make_socket,
+                self._direct = open_session(
+                    Connector(
+                        resolver=CheckingResolver(self._addresses),
+                        socket_factory=self._addresses.make_socket,
                         use_dns_cache=False,
                         limit=CONNECTIONS,
                         limit_per_host=CONNECTIONS_PER_HOST,
@@ -239,10 +196,10 @@ class BridgedHttpClient:
             return self._direct
         if self._proxied is None:
             # The proxy was chosen by the administrator and may have any address.
-            connector = _Connector(
+            connector = Connector(
                 limit=CONNECTIONS, keepalive_timeout=IDLE_S, ssl=self._tls or True
             )
-            self._proxied = _open_session(connector)
+            self._proxied = open_session(connector)
         return self._proxied
 
     async def _close(self) -> None:
@@ -250,94 +207,7 @@ class BridgedHttpClient:
         for session in sessions:
             if session is not None:
                 await session.close()
-        if self._resolver_threads is not None:
-            self._resolver_threads.shutdown(wait=False, cancel_futures=True)
-            self._resolver_threads = None
-
-
-@attrs.frozen(eq=False)
-class _CheckingResolver(AbstractResolver):
-    """A resolver for aiohttp that returns only addresses that may be contacted."""
-
-    _client: BridgedHttpClient
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
-    ) -> list[ResolveResult]:
-        """Resolve a name.
-
-        Raises: OSError.
-        """
-        return [
-            ResolveResult(
-                hostname=host,
-                host=text,
-                port=port,
-                family=socket.AF_INET6 if ":" in text else socket.AF_INET,
-                proto=0,
-                flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
-            )
-            for text in await self._client.permitted_addresses(host)
-        ]
-
-    async def close(self) -> None:
-        """Do nothing: the resolver holds no resources."""
-
-
-class _ResponseHandler(ResponseHandler):
-    """A connection that is closed when its server sends much that is not part of a body."""
-
-    _received_bytes = 0
-
-    def set_response_params(self, **params: Any) -> None:
-        """Prepare for the response to the next request."""
-        self._received_bytes = 0
-        super().set_response_params(**params)
-
-    def data_received(self, data: bytes) -> None:
-        """Parse what was received."""
-        self._received_bytes += len(data)
-        super().data_received(data)
-        body_bytes = 0 if self._payload is None else self._payload.total_bytes
-        if self._received_bytes - 2 * body_bytes > OVERHEAD_BYTES:
-            self._give_up("the response has almost no content")
-
-    def feed_data(self, data: Any, size: int = 0) -> None:
-        """Queue a response, the parser's result."""
-        if len(self) < UNREAD_RESPONSES:
-            super().feed_data(data, size)
-        else:
-            self._give_up("too many responses to one request")
-
-    def _give_up(self, reason: str) -> None:
-        if self.transport is None:
-            return
-        error = aiohttp.ClientPayloadError(reason)
-        if self._payload is not None:
-            self._payload.set_exception(error)
-        self.abort()  # forgets exceptions
-        self.set_exception(error)
-
-
-class _Connector(aiohttp.TCPConnector):
-    """A connector whose connections bound the responses that are not read yet."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        factory: Any = functools.partial(_ResponseHandler, loop=self._loop)
-        self._factory = factory
-
-
-def _open_session(connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
-    return aiohttp.ClientSession(
-        connector=connector,
-        cookie_jar=aiohttp.DummyCookieJar(),
-        timeout=aiohttp.ClientTimeout(total=None),
-        trust_env=False,
-        auto_decompress=False,
-        requote_redirect_url=False,
-        skip_auto_headers=_NO_AUTO_HEADERS,
-    )
+        self._addresses.close()
 
 
 def _redirected(request: _Request, status: int, location: str) -> _Request:
@@ -351,54 +221,5 @@ def _redirected(request: _Request, status: int, location: str) -> _Request:
     return attrs.evolve(request, target=target, method=method, headers=headers, body=body)
 
 
-async def _read(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
-    """Read a body; decompress it in steps, so that a decompression bomb is cut off in time."""
-    encoding = response.headers.get("content-encoding", "identity").strip().lower()
-    if encoding not in ("identity", "", "gzip", "x-gzip"):
-        raise HttpUnreachable(f"unsupported content-encoding {encoding!r:.20} in the response")
-    decompressor = None if encoding in ("identity", "") else zlib.decompressobj(wbits=31)
-    received, body = 0, bytearray()
-    async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
-        received += len(chunk)
-        if decompressor is None:
-            body += chunk
-        elif not decompressor.eof:
-            body += decompressor.decompress(chunk, max_bytes + 1 - len(body))
-        if len(body) > max_bytes or received > max_bytes:
-            raise ResponseTooLarge(f"the response is larger than {max_bytes} bytes")
-    if decompressor is not None and received and not decompressor.eof:
-        raise HttpUnreachable("the compressed response is truncated")
-    return bytes(body)
-
-
-def _headers(response: aiohttp.ClientResponse) -> Mapping[str, str]:
-    return {
-        name.lower(): _readable(", ".join(response.headers.getall(name)))
-        for name in response.headers
-    }
-
-
-def _readable(value: str) -> str:
-    """Replace invalid UTF-8, which aiohttp decodes to lone surrogates."""
-    return value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-
-
 def _lower(headers: Mapping[str, str]) -> dict[str, str]:
     return {name.lower(): value for name, value in headers.items()}
-
-
-def _fault(error: BaseException, target: RequestTarget) -> HttpFault:
-    """Translate an exception of aiohttp or of a socket."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, _BlockedAddress):
-            return HttpBlocked(f"{target.host} resolves to a blocked address")
-        cause = cause.__cause__ or cause.__context__
-    return HttpUnreachable(
-        f"{target.scheme}://{target.host}: {str(error) or type(error).__name__:.200}"
-    )
-
-
-def _system_resolve(host: str) -> list[str]:
-    entries = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-    return [str(address[0]) for *_, address in entries]

@@ -43,6 +43,11 @@ class RequestTarget:
         """Scheme, host and port."""
         return self.scheme, self.host, self.port
 
+    @property
+    def origin_text(self) -> str:
+        """Scheme and host, for messages."""
+        return f"{self.scheme}://{self.host}"
+
 
 def parse_target(url: str) -> RequestTarget:
     """Parse a URL.

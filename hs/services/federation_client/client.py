@@ -20,17 +20,20 @@ from hs.services.federation_client.peer_transport import PeerRequest, PeerRespon
 
 Query = Mapping[str, str | int | Iterable[str]]
 
-RESPONSE_TIMEOUT_S: Final = 60.0
 MAX_RESPONSE_BYTES: Final = 1 << 20
 MIN_BYTES_FOR_THREAD: Final = 1 << 18  # parsing a MiB of JSON takes about 10 ms
 
 
 @attrs.frozen(eq=False)
 class FederationClient:
-    """Sends signed requests to other servers and returns the JSON objects of their responses."""
+    """Sends signed requests to other servers and returns the JSON objects of their responses.
+
+    `timeout_s` bounds requests for which the caller sets no other time.
+    """
 
     _signer: Signer
     _transport: PeerTransport
+    timeout_s: float = 60.0
 
     @property
     def server_name(self) -> ServerName:
@@ -43,7 +46,7 @@ class FederationClient:
         path: str,
         query: Query | None = None,
         *,
-        timeout_s: float = RESPONSE_TIMEOUT_S,
+        timeout_s: float | None = None,
         max_bytes: int = MAX_RESPONSE_BYTES,
     ) -> JsonObject:
         """Send a GET request; see `request`."""
@@ -59,7 +62,7 @@ class FederationClient:
         uri: str,
         body: bytes | None,
         *,
-        timeout_s: float = RESPONSE_TIMEOUT_S,
+        timeout_s: float | None = None,
         max_bytes: int = MAX_RESPONSE_BYTES,
     ) -> JsonObject:
         """Send a request and return the object in its response.
@@ -79,7 +82,7 @@ class FederationClient:
                 uri=uri,
                 headers=headers,
                 body=body,
-                timeout_s=timeout_s,
+                timeout_s=self.timeout_s if timeout_s is None else timeout_s,
                 max_bytes=max_bytes,
             )
         )

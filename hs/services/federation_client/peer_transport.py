@@ -6,7 +6,6 @@ from typing import Protocol
 
 import attrs
 
-from hs.core.errors import RemoteFault
 from hs.core.ids import ServerName
 
 
@@ -15,7 +14,8 @@ class PeerRequest:
     """A request to another server, complete and signed.
 
     `server` is the name from which the address is discovered; `uri` is the path with its query
-    string. `timeout_s` bounds the whole exchange, `max_bytes` the body of the response.
+    string. `timeout_s` bounds the whole exchange, `max_bytes` the body of the response. A patient
+    request, which nobody waits for, is repeated for minutes while the server is unreachable.
     """
 
     server: ServerName
@@ -25,6 +25,7 @@ class PeerRequest:
     body: bytes | None
     timeout_s: float
     max_bytes: int
+    is_patient: bool = False
 
 
 @attrs.frozen
@@ -55,19 +56,3 @@ class PeerTransport(Protocol):
     def stream(self, request: PeerRequest) -> AbstractAsyncContextManager[StreamedResponse]:
         """Open a response without reading its body. Raises: RemoteFault."""
         ...
-
-
-class UnreachablePeers:
-    """A PeerTransport without a network: no server can be reached."""
-
-    async def send(self, request: PeerRequest) -> PeerResponse:
-        """Raise RemoteFault."""
-        raise _unreachable(request)
-
-    def stream(self, request: PeerRequest) -> AbstractAsyncContextManager[StreamedResponse]:
-        """Raise RemoteFault."""
-        raise _unreachable(request)
-
-
-def _unreachable(request: PeerRequest) -> RemoteFault:
-    return RemoteFault(request.server, "other servers cannot be reached from this process")

@@ -61,29 +61,21 @@ VERIFY_KEYS = Kind(
 class PeerRequestSettings:
     """Timeouts, retries and backoff of requests to other servers; times in milliseconds."""
 
-    client_timeout: int = setting(
-        DURATION, 60_000, "Time for a response.", shown="60s", is_effective=False
-    )
+    client_timeout: int = setting(DURATION, 60_000, "Time for a response.", shown="60s")
     max_short_retry_delay: int = setting(
         DURATION,
         2000,
         "Maximum delay between the attempts of a request that a client waits for.",
         shown="2s",
-        is_effective=False,
     )
-    max_short_retries: int = setting(
-        COUNT, 3, "Number of further attempts of such a request.", is_effective=False
-    )
+    max_short_retries: int = setting(COUNT, 3, "Number of further attempts of such a request.")
     max_long_retry_delay: int = setting(
         DURATION,
         60_000,
         "Maximum delay between the attempts of a request that nobody waits for.",
         shown="60s",
-        is_effective=False,
     )
-    max_long_retries: int = setting(
-        COUNT, 10, "Number of further attempts of such a request.", is_effective=False
-    )
+    max_long_retries: int = setting(COUNT, 10, "Number of further attempts of such a request.")
     destination_min_retry_interval: int = setting(
         DURATION,
         600_000,
@@ -125,27 +117,24 @@ class FederationSettings:
         is_effective=False,
     )
     federation_verify_certificates: bool = setting(
-        BOOLEAN, True, "Verify TLS certificates of other servers.", is_effective=False
+        BOOLEAN, True, "Verify TLS certificates of other servers."
     )
     federation_client_minimum_tls_version: str = setting(
         TLS_VERSION,
         "1",
         "Minimum TLS version for connections to other servers. Versions before 1.2 are never used.",
-        is_effective=False,
     )
     federation_certificate_verification_whitelist: tuple[str, ...] = setting(
         STRINGS,
         (),
         "Servers whose certificates are not verified; `*` and `?` match any characters.",
         shown=[],
-        is_effective=False,
     )
     federation_custom_ca_list: tuple[Path, ...] = setting(
         list_of(PATH),
         (),
         "PEM files of certificate authorities for other servers, instead of those of the system.",
         shown=[],
-        is_effective=False,
     )
     federation_metrics_domains: tuple[ServerName, ...] = setting(
         list_of(SERVER_NAME), (), "Servers with separate metrics.", shown=[], is_effective=False

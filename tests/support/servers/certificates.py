@@ -5,7 +5,7 @@ from pathlib import Path
 
 import attrs
 
-_NAMES = "subjectAltName=DNS:localhost,IP:127.0.0.1"
+_NAMES = ("DNS:localhost", "IP:127.0.0.1")
 _KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2")
 
 
@@ -18,13 +18,17 @@ class Certificates:
     key: Path
 
 
-def make_certificates(folder: Path) -> Certificates:
-    """Create an authority, and one certificate for servers and clients on this machine."""
+def make_certificates(folder: Path, *names: str) -> Certificates:
+    """Create an authority, and one certificate for servers and clients on this machine.
+
+    `names` are further names that it is valid for, like `DNS:example.org`.
+    """
     authority, authority_key = folder / "authority.pem", folder / "authority.key"
     certificate, key = folder / "certificate.pem", folder / "certificate.key"
     _openssl("req", "-x509", *_KEY, "-subj", "/CN=Authority", "-keyout", authority_key,
              "-out", authority)  # fmt: skip
-    _openssl("req", "-x509", *_KEY, "-subj", "/CN=localhost", "-addext", _NAMES,
+    _openssl("req", "-x509", *_KEY, "-subj", "/CN=localhost",
+             "-addext", f"subjectAltName={','.join([*_NAMES, *names])}",
              "-addext", "basicConstraints=critical,CA:FALSE",
              "-CA", authority, "-CAkey", authority_key,
              "-keyout", key, "-out", certificate)  # fmt: skip

@@ -232,7 +232,7 @@ def running_cluster(
 ) -> Iterator[Cluster]:
     """Run a server in its own directory; `settings` are added to homeserver.yaml."""
     folder = Path(tempfile.mkdtemp(prefix="hs-e2e-"))
-    with _running(make_cluster(layout, folder, postgres, redis, settings)) as cluster:
+    with running(make_cluster(layout, folder, postgres, redis, settings)) as cluster:
         yield cluster
 
 
@@ -242,12 +242,13 @@ def running_large_cluster(
 ) -> Iterator[Cluster]:
     """Run a server of layout T2 with additional generic workers."""
     folder = Path(tempfile.mkdtemp(prefix="hs-e2e-"))
-    with _running(make_cluster("T2", folder, postgres, redis, {}, workers)) as cluster:
+    with running(make_cluster("T2", folder, postgres, redis, {}, workers)) as cluster:
         yield cluster
 
 
 @contextmanager
-def _running(cluster: Cluster) -> Iterator[Cluster]:
+def running(cluster: Cluster) -> Iterator[Cluster]:
+    """Run the processes of a server until the block ends."""
     with ExitStack() as proxies:
         try:
             cluster.start()

@@ -25,9 +25,10 @@ class FederationClientServices:
 def wire_federation_client(base: ProcessBase, transport: PeerTransport) -> FederationClientServices:
     """Build the client. It sends nothing yet."""
     keys = ServerKeys(base.signer, transport, base.clock)
+    timeout_s = base.settings.peer_requests.client_timeout / 1000
     own_keys = OwnKeys(base.signer, base.settings.signing_keys, base.clock)
     return FederationClientServices(
-        client=FederationClient(base.signer, transport),
+        client=FederationClient(base.signer, transport, timeout_s),
         keys=keys,
         origins=RequestAuthenticator(base.signer.server_name, keys, base.clock),
         part=Part(endpoints=[ServerKeysApi(own_keys)]),

@@ -1,0 +1,50 @@
+"""The way to other servers over the network."""
+
+import os
+
+import attrs
+
+from hs.lib.http_client.bridged import BridgedHttpClient
+from hs.lib.http_client.directed import DirectedHttpClient
+from hs.lib.http_client.targets import proxies_from_environment
+from hs.lib.srv_records import SystemSrvLookup
+from hs.nursery.part import Part
+from hs.nursery.process_base import ProcessBase
+from hs.nursery.wiring.http_clients import address_rules, chosen_proxies, user_agent
+from hs.services.federation_client.delegations import CachedDelegations
+from hs.services.federation_client.network_transport import NetworkTransport
+from hs.services.federation_client.peer_tls import peer_tls
+from hs.services.federation_client.peer_transport import PeerTransport
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class PeerNetwork:
+    """The transport, and its HTTP clients, which close their connections when the process ends."""
+
+    transport: PeerTransport
+    part: Part = attrs.Factory(Part)
+
+
+def wire_peer_network(base: ProcessBase) -> PeerNetwork:
+    """Build the transport; it opens no connection yet. Raises: OSError (a CA file)."""
+    outgoing = base.settings.outgoing
+    rules = address_rules(outgoing.ip_range_blacklist, outgoing.ip_range_whitelist)
+    proxies = chosen_proxies(outgoing, proxies_from_environment(os.environ))
+    agent, tls = user_agent(outgoing), peer_tls(base.settings.federation)
+    requests = DirectedHttpClient(base.bridge, rules, proxies=proxies)
+    verifying, trusting = (
+        BridgedHttpClient(base.bridge, rules, user_agent=agent, proxies=proxies, tls=context)
+        for context in (tls.verifying, tls.trusting)
+    )
+    delegations = CachedDelegations(
+        lambda host: verifying if tls.is_verified(host) else trusting,
+        SystemSrvLookup(),
+        base.clock,
+    )
+    transport = NetworkTransport(delegations, requests, tls, agent, base.settings.peer_requests)
+    runners = [
+        ("connections to other servers", requests.run),
+        ("HTTP client for well-known files", verifying.run),
+        ("HTTP client for well-known files of unverified servers", trusting.run),
+    ]
+    return PeerNetwork(transport=transport, part=Part(runners=runners))

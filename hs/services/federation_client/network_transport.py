@@ -1,0 +1,153 @@
+"""The PeerTransport over the network: discovery, TLS, and short retries.
+
+A request that cannot have been received, or that may be received twice, is tried again after a
+short delay. Of several addresses, the next one is tried if there is no connection to one of them.
+"""
+
+import math
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final
+
+import attrs
+import trio
+
+from hs.core.errors import RemoteFault
+from hs.lib.backoff import Backoff
+from hs.lib.http_client import (
+    HttpBlocked,
+    HttpFault,
+    HttpNotConnected,
+    HttpResponse,
+    HttpUnreachable,
+    ResponseTooLarge,
+)
+from hs.lib.http_client.directed import DirectedHttpClient, DirectedRequest
+from hs.services.federation_client.discovery import (
+    Delegations,
+    ServerAddress,
+    ServerRoute,
+    discover,
+)
+from hs.services.federation_client.peer_tls import PeerTls
+from hs.services.federation_client.peer_transport import (
+    PeerRequest,
+    PeerResponse,
+    StreamedResponse,
+)
+from hs.settings.sections.federation import PeerRequestSettings
+
+IDEMPOTENT: Final = frozenset(("GET", "PUT", "DELETE"))
+TEMPORARY: Final = frozenset((502, 503, 504))
+FIRST_SHORT_DELAY_S: Final = 0.5
+FIRST_LONG_DELAY_S: Final = 4.0
+MAX_ADDRESSES: Final = 4
+
+
+@attrs.frozen(eq=False)
+class NetworkTransport:
+    """Sends requests to other servers over HTTPS."""
+
+    _delegations: Delegations
+    _http: DirectedHttpClient
+    _tls: PeerTls
+    _user_agent: str
+    _settings: PeerRequestSettings
+
+    async def send(self, request: PeerRequest) -> PeerResponse:
+        """Send a request and return the response. Raises: RemoteFault, if there is none.
+
+        `timeout_s` bounds all attempts together, of a patient request each of them.
+        """
+        with trio.move_on_after(math.inf if request.is_patient else request.timeout_s):
+            response = await self._send_repeatedly(request)
+            return PeerResponse(response.status, response.headers, response.body)
+        raise _timed_out(request)
+
+    @asynccontextmanager
+    async def stream(self, request: PeerRequest) -> AsyncIterator[StreamedResponse]:
+        """Open a response without reading its body. Raises: RemoteFault."""
+        deadline = trio.current_time() + request.timeout_s
+        with trio.move_on_at(deadline) as scope:
+            route = await discover(request.server, self._delegations)
+        if scope.cancelled_caught:
+            raise _timed_out(request)
+        directed = self._directed(request, route, route.addresses[0])
+        directed = attrs.evolve(directed, timeout_s=max(deadline - trio.current_time(), 1.0))
+        try:
+            async with self._http.stream(directed) as response:
+                parts = _parts(request, response.parts)
+                yield StreamedResponse(response.status, response.headers, parts)
+        except HttpFault as fault:
+            raise _remote_fault(request, fault) from None
+
+    async def _send_repeatedly(self, request: PeerRequest) -> HttpResponse:
+        settings = self._settings
+        retries, delays = (
+            settings.max_short_retries,
+            Backoff(FIRST_SHORT_DELAY_S, settings.max_short_retry_delay / 1000),
+        )
+        if request.is_patient:
+            retries, delays = (
+                settings.max_long_retries,
+                Backoff(FIRST_LONG_DELAY_S, settings.max_long_retry_delay / 1000),
+            )
+        is_idempotent = request.method in IDEMPOTENT
+        while True:
+            try:
+                response = await self._send_once(request)
+                if not (is_idempotent and response.status in TEMPORARY and retries):
+                    return response
+            except HttpUnreachable as fault:
+                may_repeat = is_idempotent or isinstance(fault, HttpNotConnected)
+                if not (may_repeat and retries):
+                    raise _remote_fault(request, fault) from None
+            except HttpFault as fault:
+                raise _remote_fault(request, fault) from None
+            retries -= 1
+            await trio.sleep(delays.next_s())
+
+    async def _send_once(self, request: PeerRequest) -> HttpResponse:
+        """Send a request to the first address that can be connected to. Raises: HttpFault."""
+        route = await discover(request.server, self._delegations)
+        addresses = route.addresses[:MAX_ADDRESSES]
+        for address in addresses[:-1]:
+            try:
+                return await self._http.send(self._directed(request, route, address))
+            except HttpNotConnected:
+                continue
+        return await self._http.send(self._directed(request, route, addresses[-1]))
+
+    def _directed(
+        self, request: PeerRequest, route: ServerRoute, address: ServerAddress
+    ) -> DirectedRequest:
+        headers = {"user-agent": self._user_agent, **request.headers, "host": route.host_header}
+        return DirectedRequest(
+            method=request.method,
+            host=address.host,
+            port=address.port,
+            certificate_name=route.certificate_name,
+            uri=request.uri,
+            headers=headers,
+            body=request.body,
+            timeout_s=request.timeout_s,
+            max_bytes=request.max_bytes,
+            tls=self._tls.context(route.certificate_name),
+        )
+
+
+async def _parts(request: PeerRequest, parts: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    try:
+        async for part in parts:
+            yield part
+    except HttpFault as fault:
+        raise _remote_fault(request, fault) from None
+
+
+def _remote_fault(request: PeerRequest, fault: HttpFault) -> RemoteFault:
+    is_final = isinstance(fault, HttpBlocked | ResponseTooLarge)
+    return RemoteFault(request.server, fault.message, retry=not is_final)
+
+
+def _timed_out(request: PeerRequest) -> RemoteFault:
+    return RemoteFault(request.server, f"timed out after {request.timeout_s:g} s")
