@@ -22,6 +22,7 @@ UNIMPORTED = {
     "hs/lib/sandbox/pictures.py": "runs in the sandbox, called by name",
     "hs/lib/remote_log.py": "named in log configurations",
     "hs/lib/journal_log.py": "named in log configurations",
+    "hs/lib/dns_resolver.py": "imported by name at the first look-up",
     "hs/lib/s3.py": "imported by name if configured",
     "hs/repl/redis_cluster.py": "imported by name if there are several processes",
     "hs/storage/postgres/database.py": "imported by name if the database is PostgreSQL",

@@ -6,9 +6,8 @@ notifier (hs.services.sync.notifier), the names in `stream_writers`
 (hs.settings.sections.workers), the streams that a process writes (hs.nursery.plan) and follows
 (hs.repl.ownership). It is in core because the settings and replication need it.
 
-A row says what changed, in so much detail that readers need not query the database. Rows are sent
-and logged as MessagePack maps with the names of the fields, between processes of two releases as
-well: new fields come last and have a default.
+A row says what changed, so that readers need not query the database. Rows are sent and logged as
+MessagePack maps, between processes of two releases as well: new fields come last, with a default.
 """
 
 import operator
@@ -19,6 +18,7 @@ import attrs
 import msgspec
 
 from hs.core.errors import InvalidParam
+from hs.core.federation_streams import DESTINATIONS as DESTINATIONS
 from hs.core.positions import EpochPosition, VectorPosition
 from hs.core.stream_def import StreamDef, StreamKind, StreamWriters, WakeRule
 

@@ -93,7 +93,6 @@ RESTRICTIONS = (
     Restriction(
         "limit_large_remote_room_joins", _is_enabled, "users could join rooms of any complexity"
     ),
-    Restriction("federation_domain_whitelist", lambda value: value is not None, _FEDERATION),
     Restriction("outbound_federation_restricted_to", bool, _FEDERATION),
     Restriction("allow_profile_lookup_over_federation", lambda value: value is False, _FEDERATION),
 )

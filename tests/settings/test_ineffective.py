@@ -25,7 +25,6 @@ ACTIVE = {
     "limit_usage_by_mau": "true",
     "limit_remote_rooms": "{enabled: true, complexity: 0.5}",
     "limit_large_remote_room_joins": "{enabled: true}",
-    "federation_domain_whitelist": "[]",
     "outbound_federation_restricted_to": "[sender1]",
     "allow_profile_lookup_over_federation": "false",
 }
@@ -47,7 +46,6 @@ INACTIVE = {
     "limit_usage_by_mau": "false",
     "limit_remote_rooms": "{enabled: false}",
     "limit_large_remote_room_joins": "{enabled: false}",
-    "federation_domain_whitelist": "null",
     "outbound_federation_restricted_to": "",
     "allow_profile_lookup_over_federation": "true",
 }

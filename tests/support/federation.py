@@ -132,6 +132,10 @@ class FederatedServer:
         """What the server sends signed requests with."""
         return self.process.services.core.federation.client
 
+    def connect(self) -> None:
+        """Have this process answer the requests to the server."""
+        self.network.answers[self.name] = answering(self.web())
+
     def web(self) -> WebClient:
         """Return an HTTP client of the server."""
         return self.process.client()

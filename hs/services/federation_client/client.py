@@ -64,10 +64,12 @@ class FederationClient:
         *,
         timeout_s: float | None = None,
         max_bytes: int = MAX_RESPONSE_BYTES,
+        is_patient: bool = False,
+        ignores_backoff: bool = False,
     ) -> JsonObject:
         """Send a request and return the object in its response.
 
-        `uri_of` makes the `uri`; `body` is canonical JSON.
+        `uri_of` makes the `uri`; `body` is canonical JSON. For the rest see PeerRequest.
         Raises: RemoteFault; its `error` is the error that the server responded with, if any.
         """
         if server == self.server_name:
@@ -84,6 +86,8 @@ class FederationClient:
                 body=body,
                 timeout_s=self.timeout_s if timeout_s is None else timeout_s,
                 max_bytes=max_bytes,
+                is_patient=is_patient,
+                ignores_backoff=ignores_backoff,
             )
         )
         if len(response.body) < MIN_BYTES_FOR_THREAD:
@@ -123,9 +127,16 @@ def _raise_error(server: ServerName, response: PeerResponse) -> NoReturn:
     with suppress(MatrixError):
         body = parse_json(response.body)
     errcode = body.get("errcode") if isinstance(body, dict) else None
+    if not isinstance(errcode, str) and response.status in (404, 405):
+        errcode = "M_UNRECOGNIZED"  # older servers respond with a page of their web server
     if not isinstance(errcode, str):
         raise RemoteFault(server, f"it responded with status {response.status}", retry=retry)
     text = body.get("error")
     message = text if isinstance(text, str) else ""
     error = matrix_error(errcode, response.status, message)
     raise RemoteFault(server, f"it responded {errcode}: {message:.200}", error=error, retry=retry)
+
+
+def is_unrecognized(fault: RemoteFault) -> bool:
+    """Return whether a server does not have the endpoint that it was asked for."""
+    return fault.error is not None and fault.error.errcode == "M_UNRECOGNIZED"

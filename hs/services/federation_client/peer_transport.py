@@ -15,7 +15,8 @@ class PeerRequest:
 
     `server` is the name from which the address is discovered; `uri` is the path with its query
     string. `timeout_s` bounds the whole exchange, `max_bytes` the body of the response. A patient
-    request, which nobody waits for, is repeated for minutes while the server is unreachable.
+    request, which nobody waits for, is repeated for minutes while the server is unreachable. One
+    that ignores the backoff is sent also to a server that did not respond shortly before.
     """
 
     server: ServerName
@@ -26,6 +27,7 @@ class PeerRequest:
     timeout_s: float
     max_bytes: int
     is_patient: bool = False
+    ignores_backoff: bool = False
 
 
 @attrs.frozen

@@ -3,12 +3,12 @@
 Spec: server-server API, Request Authentication.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 
 import attrs
 
 from hs.core.canonical_json import encode_lenient
-from hs.core.errors import Unauthorized
+from hs.core.errors import Forbidden, Unauthorized
 from hs.core.ids import ServerName
 from hs.core.signing.keys import VerifyKey
 from hs.core.signing.requests import (
@@ -20,18 +20,21 @@ from hs.core.signing.requests import (
 from hs.core.unpadded_base64 import decode_base64
 from hs.lib.clock import Clock
 from hs.services.federation_client.key_ring import KeyRing, VerifyKeyRequest
+from hs.services.federation_client.server_backoff import ServerBackoff
 
 
 @attrs.frozen(eq=False)
 class RequestAuthenticator:
-    """The OriginAuthenticator of a server with federation."""
+    """The OriginAuthenticator of a server; `permitted` None permits all origins."""
 
     _server_name: ServerName
     _keys: KeyRing
     _clock: Clock
+    _backoff: ServerBackoff
+    _permitted: Set[ServerName] | None
 
     async def origin_of(self, request: SignedRequest) -> ServerName:
-        """Return the server that signed a request. Raises: Unauthorized."""
+        """Return the server that signed a request. Raises: Unauthorized, Forbidden."""
         signatures = parse_authorization(request.authorization)
         origin = signatures[0].origin
         if origin == self._server_name:
@@ -39,6 +42,8 @@ class RequestAuthenticator:
         for signature in signatures:
             if signature.destination not in (None, self._server_name):
                 raise Unauthorized("The request was signed for another server")
+        if self._permitted is not None and origin not in self._permitted:
+            raise Forbidden("This server does not federate with yours")
         need = VerifyKeyRequest(
             origin,
             frozenset(signature.key_id for signature in signatures),
@@ -51,6 +56,7 @@ class RequestAuthenticator:
         message = signed_bytes(request.method, request.uri, origin, self._server_name, body)
         if not any(_is_valid(signature, keys, message) for signature in signatures):
             raise Unauthorized(f"The signature of the request by {origin} is not valid")
+        await self._backoff.heard(origin)
         return origin
 
 

@@ -81,21 +81,18 @@ class PeerRequestSettings:
         600_000,
         "Time without requests to a server after its first failure.",
         shown="10m",
-        is_effective=False,
     )
     destination_retry_multiplier: float = setting(
         FACTOR,
         2.0,
         "Factor by which that time grows with each further failure.",
         shown=2,
-        is_effective=False,
     )
     destination_max_retry_interval: int = setting(
         DURATION,
         7 * 86_400_000,
         "Maximum of that time.",
         shown="1w",
-        is_effective=False,
     )
 
 
@@ -107,7 +104,6 @@ class FederationSettings:
         optional(list_of(SERVER_NAME)),
         None,
         "The only servers with which this server federates; all servers if missing.",
-        is_effective=False,
     )
     federation_whitelist_endpoint_enabled: bool = setting(
         BOOLEAN,

@@ -1,0 +1,71 @@
+"""The PeerTransport that all requests take: only to permitted servers, and not to failing ones."""
+
+from collections.abc import AsyncIterator, Set
+from contextlib import asynccontextmanager
+from typing import Final
+
+import attrs
+
+from hs.core.errors import RemoteFault
+from hs.core.ids import ServerName
+from hs.services.federation_client.peer_transport import (
+    PeerRequest,
+    PeerResponse,
+    PeerTransport,
+    StreamedResponse,
+)
+from hs.services.federation_client.server_backoff import ServerBackoff
+
+# What a reverse proxy responds whose server is down.
+DOWN: Final = frozenset((502, 503, 504))
+
+
+@attrs.frozen(eq=False)
+class GatedTransport:
+    """Passes requests on to the network; `permitted` None permits all servers."""
+
+    _network: PeerTransport
+    _backoff: ServerBackoff
+    _permitted: Set[ServerName] | None
+
+    async def send(self, request: PeerRequest) -> PeerResponse:
+        """Send a request and return the response. Raises: RemoteFault."""
+        await self._check(request)
+        try:
+            response = await self._network.send(request)
+        except RemoteFault as fault:
+            await self._note_fault(request.server, fault)
+            raise
+        await self._note_status(request.server, response.status)
+        return response
+
+    @asynccontextmanager
+    async def stream(self, request: PeerRequest) -> AsyncIterator[StreamedResponse]:
+        """Open a response without reading its body. Raises: RemoteFault."""
+        await self._check(request)
+        try:
+            async with self._network.stream(request) as response:
+                await self._note_status(request.server, response.status)
+                yield response
+        except RemoteFault as fault:
+            if fault.server == request.server:
+                await self._note_fault(request.server, fault)
+            raise
+
+    async def _check(self, request: PeerRequest) -> None:
+        server = request.server
+        if self._permitted is not None and server not in self._permitted:
+            raise RemoteFault(server, "it is not in federation_domain_whitelist", retry=False)
+        if not request.ignores_backoff:
+            await self._backoff.check(server)
+
+    async def _note_fault(self, server: ServerName, fault: RemoteFault) -> None:
+        # A server with an error in its response has responded.
+        if fault.retry and fault.error is None:
+            await self._backoff.failed(server)
+
+    async def _note_status(self, server: ServerName, status: int) -> None:
+        if status in DOWN:
+            await self._backoff.failed(server)
+        else:
+            await self._backoff.responded(server)

@@ -1,0 +1,145 @@
+"""Which servers do not respond, so that requests to them fail at once; known to all processes.
+
+Rules:
+
+- The first failure of a server stops requests for the minimum interval; each further one, after
+  that time, for a longer interval. Failures of requests that began before count only once.
+- A response ends it. So does a request of the server, but not within GRACE_MS of the last failure:
+  a server may be able to reach this one and not the other way round.
+- The rows are in the database, and every process follows them.
+"""
+
+import random
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import attrs
+
+from hs.core.errors import RemoteFault
+from hs.core.federation_streams import DESTINATIONS, DestinationRow
+from hs.core.ids import ServerName
+from hs.lib.caching.single_flight import SingleFlight
+from hs.lib.clock import Clock
+from hs.repl.feed import Feed
+from hs.repl.followers import TableFollower
+from hs.repl.shared_writer import SharedStreamIds, SharedTableWriter
+from hs.repl.writers import Rows
+from hs.settings.sections.federation import PeerRequestSettings
+from hs.storage.database import Database, Tx
+from hs.storage.federation_client import destinations as storage
+from hs.storage.federation_client.destinations import FailingServer
+
+GRACE_MS: Final = 60_000
+JITTER: Final = 0.2
+
+Written = tuple[None, Rows[DestinationRow]]
+
+
+@attrs.define(eq=False)
+class ServerBackoff:
+    """The servers that fail; one object in each process."""
+
+    _database: Database
+    _feed: Feed
+    _writer: SharedTableWriter[DestinationRow]
+    _clock: Clock
+    _settings: PeerRequestSettings
+    _chance: Callable[[], float] = random.random
+    _failing: dict[str, FailingServer] = attrs.field(factory=dict, init=False)
+    _follower: TableFollower[Sequence[FailingServer], DestinationRow] = attrs.field(init=False)
+    _flights: SingleFlight[tuple[str, str]] = attrs.field(factory=SingleFlight, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._follower = TableFollower(
+            self._feed, DESTINATIONS, self._read, self._replace, self._apply
+        )
+
+    async def load(self) -> None:
+        """Read which servers fail, unless it is known."""
+        await self._follower.load()
+
+    def failing(self, server: ServerName) -> FailingServer | None:
+        """Return since when a server fails, and when it may be tried again; call `load` before."""
+        return self._failing.get(server)
+
+    def count(self) -> int:
+        """Return the number of servers that fail, for metrics."""
+        return len(self._failing)
+
+    async def check(self, server: ServerName) -> None:
+        """Raise RemoteFault, if no request is to be sent to a server now."""
+        await self.load()
+        failing = self._failing.get(server)
+        if failing is not None and failing.retry_ms > self._clock.now_ms():
+            wait_s = (failing.retry_ms - self._clock.now_ms()) / 1000
+            raise RemoteFault(server, f"it did not respond; the next attempt is in {wait_s:.0f} s")
+
+    async def failed(self, server: ServerName) -> None:
+        """Note that a server did not respond."""
+        await self.load()
+        failing = self._failing.get(server)
+        is_known = failing is not None and failing.retry_ms > self._clock.now_ms()
+        if not is_known and self._settings.destination_min_retry_interval:
+            await self._flights.run(("failed", server), self._write_failure, server)
+
+    async def responded(self, server: ServerName) -> None:
+        """Note that a server responded."""
+        await self.load()
+        if server in self._failing:
+            await self._flights.run(("responded", server), self._write_response, server)
+
+    async def heard(self, server: ServerName) -> None:
+        """Note that a request of a server arrived, whose signature is valid."""
+        await self.load()
+        failing = self._failing.get(server)
+        if failing is None:
+            return
+        failed_ms = failing.retry_ms - failing.interval_ms
+        if self._clock.now_ms() >= failed_ms + GRACE_MS:
+            await self.responded(server)
+
+    async def _write_failure(self, server: ServerName) -> None:
+        await self._writer.write(self._fail, server, self._clock.now_ms(), self._chance())
+
+    async def _write_response(self, server: ServerName) -> None:
+        await self._writer.write(_recover, server)
+
+    async def _fail(
+        self, tx: Tx, ids: SharedStreamIds, server: str, now_ms: int, chance: float
+    ) -> Written:
+        settings, before = self._settings, await storage.get(tx, server)
+        if before is not None and before.retry_ms > now_ms:
+            return None, []
+        interval_ms = settings.destination_min_retry_interval
+        since_ms = now_ms
+        if before is not None:
+            since_ms = before.failing_since_ms
+            factor = settings.destination_retry_multiplier * (1 - JITTER * chance)
+            longer_ms = max(interval_ms, round(before.interval_ms * factor))
+            interval_ms = min(longer_ms, settings.destination_max_retry_interval)
+        failing = FailingServer(server, since_ms, now_ms + interval_ms, interval_ms)
+        stream_id = await ids.next_id()
+        await storage.save(tx, failing)
+        return None, [(stream_id, DestinationRow(*failing))]
+
+    async def _read(self) -> Sequence[FailingServer]:
+        return await self._database.read(storage.list_failing)
+
+    def _replace(self, rows: Sequence[FailingServer]) -> None:
+        self._failing = {row.server: row for row in rows}
+
+    def _apply(self, row: DestinationRow) -> None:
+        if row.retry_ms:
+            self._failing[row.server] = FailingServer(
+                row.server, row.failing_since_ms, row.retry_ms, row.interval_ms
+            )
+        else:
+            self._failing.pop(row.server, None)
+
+
+async def _recover(tx: Tx, ids: SharedStreamIds, server: str) -> Written:
+    if await storage.get(tx, server) is None:
+        return None, []
+    stream_id = await ids.next_id()
+    await storage.delete(tx, server)
+    return None, [(stream_id, DestinationRow(server))]

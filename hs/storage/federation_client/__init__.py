@@ -1,0 +1,1 @@
+"""Which servers cannot be reached, and the keys of servers."""

@@ -1,0 +1,45 @@
+"""The servers that did not respond to requests."""
+
+from typing import NamedTuple
+
+from hs.storage.database import Tx
+
+_COLUMNS = "SELECT server, failing_since_ms, retry_ms, interval_ms FROM destinations"
+LIST_FAILING = _COLUMNS
+GET = f"{_COLUMNS} WHERE server = $1"
+SAVE = (
+    "INSERT INTO destinations (server, failing_since_ms, retry_ms, interval_ms) "
+    "VALUES ($1, $2, $3, $4) ON CONFLICT (server) DO UPDATE SET "
+    "retry_ms = excluded.retry_ms, interval_ms = excluded.interval_ms"
+)
+DELETE = "DELETE FROM destinations WHERE server = $1"
+
+
+class FailingServer(NamedTuple):
+    """A row of `destinations`; times in milliseconds."""
+
+    server: str
+    failing_since_ms: int
+    retry_ms: int
+    interval_ms: int
+
+
+async def list_failing(tx: Tx) -> list[FailingServer]:
+    """List all servers that fail."""
+    return [FailingServer(*row) for row in await tx.fetch(LIST_FAILING)]
+
+
+async def get(tx: Tx, server: str) -> FailingServer | None:
+    """Return the row of a server, if it fails."""
+    row = await tx.fetchrow(GET, server)
+    return None if row is None else FailingServer(*row)
+
+
+async def save(tx: Tx, failing: FailingServer) -> None:
+    """Insert or change the row of a server."""
+    await tx.execute(SAVE, *failing)
+
+
+async def delete(tx: Tx, server: str) -> None:
+    """Delete the row of a server."""
+    await tx.execute(DELETE, server)

@@ -1,0 +1,159 @@
+"""Requests to servers that do not respond fail at once, in all processes, until they are heard."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from itertools import pairwise
+
+import attrs
+import pytest
+
+from hs.core.errors import RemoteFault
+from hs.core.ids import ServerName
+from hs.lib.clock import FixedClock
+from hs.settings.sections.federation import FederationSettings, PeerRequestSettings
+from hs.storage.database import Database
+from tests.support.composition import SETTINGS, Neighbourhood, open_process, worker_settings
+from tests.support.federation import FederatedServer, PeerNetwork, ScriptedPeer, settings_of
+
+NEAR, FAR = ServerName("near.example"), ServerName("far.example")
+PATH = "/_matrix/federation/v1/version"
+MINUTE_MS = 60_000
+BACKOFF = settings_of(NEAR, attrs.evolve(SETTINGS, peer_requests=PeerRequestSettings()))
+
+
+@asynccontextmanager
+async def two_processes(
+    database: Database, network: PeerNetwork, clock: FixedClock
+) -> AsyncIterator[tuple[FederatedServer, FederatedServer]]:
+    """Run two processes of one server."""
+    neighbours = Neighbourhood()
+    settings = [worker_settings(BACKOFF, name, "main", "reader") for name in ("main", "reader")]
+    transport = network.transport_of(NEAR)
+    async with open_process(
+        database, settings[0], clock=clock, neighbours=neighbours, peers=transport
+    ) as main:
+        async with open_process(
+            database, settings[1], clock=clock, neighbours=neighbours, peers=transport
+        ) as reader:
+            yield FederatedServer(NEAR, network, main), FederatedServer(NEAR, network, reader)
+
+
+async def fails(server: FederatedServer, text: str) -> None:
+    with pytest.raises(RemoteFault, match=text):
+        await server.client.get(FAR, PATH)
+
+
+async def test_failing_server_is_left_alone_by_all_processes(database: Database) -> None:
+    clock, network = FixedClock(), PeerNetwork(down={FAR})
+    peer = ScriptedPeer(FAR, network, {f"GET {PATH}": (200, {})})
+    async with two_processes(database, network, clock) as (main, reader):
+        await fails(main, "connection refused")
+        await fails(main, "next attempt is in 600 s")
+        await fails(reader, "next attempt is in 600 s")
+        assert len(network.sent) == 1
+
+        network.down.clear()
+        clock.advance(10 * MINUTE_MS)
+        await reader.client.get(FAR, PATH)
+        await main.client.get(FAR, PATH)
+
+        assert main.process.services.core.federation.backoff.count() == 0
+    assert len(peer.received) == 2
+
+
+async def test_interval_grows_up_to_a_limit(database: Database) -> None:
+    clock, network = FixedClock(), PeerNetwork(down={FAR})
+    async with two_processes(database, network, clock) as (main, _):
+        backoff = main.process.services.core.federation.backoff
+        intervals = []
+        for _ in range(14):
+            await fails(main, "connection refused")
+            failing = backoff.failing(FAR)
+            assert failing is not None
+            intervals.append(failing.interval_ms)
+            clock.advance(failing.interval_ms)
+
+    assert intervals[0] == 10 * MINUTE_MS
+    assert all(1.6 <= later / before <= 2 for before, later in pairwise(intervals[:9]))
+    assert intervals[-1] == 7 * 24 * 60 * MINUTE_MS
+
+
+async def test_backoff_survives_a_restart(database: Database) -> None:
+    clock, network = FixedClock(), PeerNetwork(down={FAR})
+    async with two_processes(database, network, clock) as (main, _):
+        await fails(main, "connection refused")
+    async with two_processes(database, network, clock) as (_, reader):
+        await fails(reader, "next attempt is in 600 s")
+
+
+async def test_request_that_ignores_the_backoff_is_sent(database: Database) -> None:
+    clock, network = FixedClock(), PeerNetwork(down={FAR})
+    ScriptedPeer(FAR, network, {f"GET {PATH}": (200, {})})
+    async with two_processes(database, network, clock) as (main, reader):
+        await fails(main, "connection refused")
+        network.down.clear()
+
+        await main.client.request(FAR, "GET", PATH, None, ignores_backoff=True)
+        await reader.client.get(FAR, PATH)
+
+
+async def test_signed_request_of_a_server_ends_its_backoff(database: Database) -> None:
+    clock, network = FixedClock(), PeerNetwork(down={FAR})
+    peer = ScriptedPeer(FAR, network, {f"GET {PATH}": (200, {})})
+    query = "/_matrix/federation/v1/query/directory"
+    async with two_processes(database, network, clock) as (main, reader):
+        main.connect()
+        network.down.clear()
+        with pytest.raises(RemoteFault):  # no such alias; the key of the server is known now
+            await peer.client.get(NEAR, query, {"room_alias": f"#a:{NEAR}"})
+        network.down.add(FAR)
+        await fails(reader, "connection refused")
+        network.down.clear()
+
+        with pytest.raises(RemoteFault):
+            await peer.client.get(NEAR, query, {"room_alias": f"#a:{NEAR}"})
+        await fails(reader, "next attempt")  # within a minute of the failure
+        clock.advance(MINUTE_MS)
+        with pytest.raises(RemoteFault):
+            await peer.client.get(NEAR, query, {"room_alias": f"#a:{NEAR}"})
+
+        await reader.client.get(FAR, PATH)
+
+
+@pytest.mark.parametrize("status", [502, 503, 504])
+async def test_gateway_error_counts_as_failure(database: Database, status: int) -> None:
+    clock, network = FixedClock(), PeerNetwork()
+    ScriptedPeer(FAR, network, {f"GET {PATH}": (status, {})})
+    async with two_processes(database, network, clock) as (main, _):
+        await fails(main, f"status {status}")
+        await fails(main, "next attempt")
+
+
+@pytest.mark.parametrize("status", [400, 404, 429, 500])
+async def test_error_response_is_no_failure(database: Database, status: int) -> None:
+    clock, network = FixedClock(), PeerNetwork()
+    ScriptedPeer(FAR, network, {f"GET {PATH}": (status, {"errcode": "M_X", "error": "no"})})
+    async with two_processes(database, network, clock) as (main, _):
+        await fails(main, "M_X")
+        await fails(main, "M_X")
+
+
+async def test_whitelist_closes_the_federation_in_both_directions(database: Database) -> None:
+    network = PeerNetwork()
+    friend = ScriptedPeer(ServerName("friend.example"), network, {f"GET {PATH}": (200, {})})
+    stranger = ScriptedPeer(FAR, network, {f"GET {PATH}": (200, {})})
+    allowed = FederationSettings(federation_domain_whitelist=(friend.name,))
+    settings = settings_of(NEAR, attrs.evolve(SETTINGS, federation=allowed))
+    query = "/_matrix/federation/v1/query/directory"
+    async with open_process(database, settings, peers=network.transport_of(NEAR)) as process:
+        server = FederatedServer(NEAR, network, process)
+        server.connect()
+        await server.client.get(friend.name, PATH)
+        with pytest.raises(RemoteFault, match="federation_domain_whitelist"):
+            await server.client.get(FAR, PATH)
+        assert stranger.received == []
+
+        with pytest.raises(RemoteFault, match="M_NOT_FOUND"):
+            await friend.client.get(NEAR, query, {"room_alias": f"#a:{NEAR}"})
+        with pytest.raises(RemoteFault, match="M_FORBIDDEN"):
+            await stranger.client.get(NEAR, query, {"room_alias": f"#a:{NEAR}"})
