@@ -26,7 +26,6 @@ UNIMPORTED = {
     "hs/lib/s3.py": "imported by name if configured",
     "hs/repl/redis_cluster.py": "imported by name if there are several processes",
     "hs/storage/postgres/database.py": "imported by name if the database is PostgreSQL",
-    "hs/core/edus.py": "for requests of other servers",
     "hs/repl/inproc_rpc.py": "tests of clusters in one trio run",
     "hs/storage/inline.py": "tests of clusters in one trio run",
 }

@@ -12,6 +12,7 @@ from hs.nursery.wiring.accounts.accounts import AccountServices
 from hs.nursery.wiring.devices import DeviceServices
 from hs.nursery.wiring.ephemeral import EphemeralServices
 from hs.nursery.wiring.federation.client import FederationClientServices
+from hs.nursery.wiring.federation.outbound import wire_outbound
 from hs.nursery.wiring.media import MediaServices
 from hs.nursery.wiring.rooms.aliases import AliasServices
 from hs.nursery.wiring.rooms.membership import MembershipServices
@@ -36,7 +37,10 @@ class FederatedSubjects:
 
 def wire_federation(base: ProcessBase, subjects: FederatedSubjects) -> list[Part]:
     """Build federation, a part for each of its subjects."""
-    return [_wire_server_api(subjects)]
+    return [
+        _wire_server_api(subjects),
+        wire_outbound(base, subjects.client.client, subjects.rooms),
+    ]
 
 
 def _wire_server_api(subjects: FederatedSubjects) -> Part:

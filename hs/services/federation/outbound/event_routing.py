@@ -1,0 +1,174 @@
+"""Which events are sent to which servers.
+
+An event goes to the servers that are in its room after it, and to those that were in it before. The
+latter are the servers that left with it, and the server of a user who was removed by it even if
+that user was only invited. Servers of events that arrive are taken from memory while the feed
+delivers them, and so are exact. Of a room that is not in memory they are read afterwards, together
+with those that have left since.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final
+
+import attrs
+
+from hs.core.events import event_types
+from hs.core.ids import EventID, RoomID, ServerName, UserID, server_of
+from hs.core.positions import VectorPosition
+from hs.core.streams import EventRow
+from hs.repl.feed import Batch
+from hs.services.federation.outbound.destinations import Destinations
+from hs.services.federation.outbound.outgoing import OutgoingPdu
+from hs.services.rooms.store.room_servers import RoomServers, Servers
+from hs.storage.database import Database
+from hs.storage.federation import outbound as storage
+from hs.storage.federation.outbound import SentEventRecord
+from hs.storage.rooms import events
+
+PAGE: Final = 500
+
+_REMOVING: Final = frozenset((event_types.LEAVE, event_types.BAN))
+
+
+@attrs.frozen(eq=False)
+class SentEvent:
+    """An event to send; without `servers` they are to be read, and without `pdu` it is.
+
+    `left` are servers that get it although they may not be in the room.
+    """
+
+    writer: str
+    stream_id: int
+    event_id: EventID
+    room_id: RoomID
+    sender: UserID
+    pdu: bytes | None
+    left: frozenset[ServerName]
+    servers: Servers | None = None
+
+
+@attrs.frozen(eq=False)
+class EventRouting:
+    """Queues events for the servers that get them."""
+
+    _database: Database
+    _rooms: RoomServers
+    _destinations: Destinations
+    _server_name: ServerName
+
+    def select(self, batch: Batch[EventRow]) -> Iterator[SentEvent]:
+        """Select the events of a batch that some server gets."""
+        suffix = f":{self._server_name}"
+        if not any(row.relay or row.sender.endswith(suffix) for _, row in batch.rows):
+            return iter(())
+        selected: list[SentEvent] = []
+        # Memory has the servers after the batch, so those that left with later rows are added.
+        left: dict[str, frozenset[ServerName]] = {}
+        for stream_id, row in reversed(batch.rows):
+            if row.left_servers:
+                gone = frozenset(map(ServerName, row.left_servers))
+                left[row.room_id] = left.get(row.room_id, frozenset()) | gone
+            if not (row.relay or row.sender.endswith(suffix)):
+                continue
+            if row.outlier or row.soft_failed or row.rejected:
+                continue
+            room_id = RoomID(row.room_id)
+            servers = self._rooms.servers_nowait(room_id)
+            removed = left.get(row.room_id, frozenset()) | self._removed_server(row)
+            if servers is None or servers or removed:
+                selected.append(
+                    SentEvent(
+                        writer=batch.writer,
+                        stream_id=stream_id,
+                        event_id=EventID(row.event_id),
+                        room_id=room_id,
+                        sender=UserID(row.sender),
+                        pdu=row.pdu,
+                        left=removed,
+                        servers=servers,
+                    )
+                )
+        return reversed(selected)
+
+    async def route(self, sent: Sequence[SentEvent]) -> None:
+        """Queue events, in their order."""
+        rooms = dict.fromkeys(event.room_id for event in sent if event.servers is None)
+        if rooms:
+            await self._rooms.servers_of_rooms(rooms)
+        lacking = [event.event_id for event in sent if event.pdu is None]
+        pdus = await self._load(lacking) if lacking else {}
+        for event in sent:
+            servers = event.servers
+            if servers is None:
+                servers = await self._servers_since(event)
+            pdu = pdus.get(event.event_id) if event.pdu is None else event.pdu
+            if pdu is not None:
+                self._send(event, servers | event.left, pdu)
+            self._destinations.note_delivered(event.stream_id)
+
+    async def catch_up(self, after: VectorPosition, start: VectorPosition) -> None:
+        """Route the events that were stored after a position, up to the start of the queue."""
+        await self._catch_up_own(after, start)
+        position = after.floor
+        while True:
+            relayed = await self._database.read(storage.list_relayed_events, position, PAGE)
+            await self._route_records(relayed, after, start)
+            if len(relayed) < PAGE:
+                return
+            position = relayed[-1].stream_id
+
+    async def _catch_up_own(self, after: VectorPosition, start: VectorPosition) -> None:
+        position = after.floor
+        while True:
+            own = await self._database.read(
+                storage.list_own_events, self._server_name, position, PAGE
+            )
+            await self._route_records(own, after, start)
+            if len(own) < PAGE:
+                return
+            position = own[-1].stream_id
+
+    async def _route_records(
+        self, records: Iterable[SentEventRecord], after: VectorPosition, start: VectorPosition
+    ) -> None:
+        sent = [
+            SentEvent(
+                writer=record.writer,
+                stream_id=record.stream_id,
+                event_id=EventID(record.event_id),
+                room_id=RoomID(record.room_id),
+                sender=UserID(record.sender),
+                pdu=record.pdu,
+                left=self._server_of_member(record.type, record.state_key),
+            )
+            for record in records
+            if not after.covers(record.writer, record.stream_id)
+            and start.covers(record.writer, record.stream_id)
+        ]
+        await self.route(sent)
+
+    async def _servers_since(self, event: SentEvent) -> Servers:
+        servers = await self._database.read(storage.servers_since, event.room_id, event.stream_id)
+        return frozenset(ServerName(server) for server in servers if server != self._server_name)
+
+    async def _load(self, event_ids: list[EventID]) -> dict[str, bytes]:
+        found = await self._database.read(events.find, event_ids)
+        return {loaded.event_id: loaded.pdu for loaded in found}
+
+    def _send(self, event: SentEvent, servers: frozenset[ServerName], pdu: bytes) -> None:
+        origin = server_of(event.sender)
+        if origin in servers:
+            servers = servers - {origin}
+        if servers:
+            self._destinations.send_pdu(servers, OutgoingPdu(event.stream_id, event.event_id, pdu))
+
+    def _removed_server(self, row: EventRow) -> frozenset[ServerName]:
+        if row.membership in _REMOVING and row.prev_membership not in (None, event_types.BAN):
+            return self._server_of_member(row.type, row.state_key)
+        return frozenset()
+
+    def _server_of_member(self, event_type: str, state_key: str | None) -> frozenset[ServerName]:
+        if event_type != event_types.MEMBER or state_key is None:
+            return frozenset()
+        server = ServerName(state_key.partition(":")[2])
+        return frozenset() if server == self._server_name else frozenset((server,))

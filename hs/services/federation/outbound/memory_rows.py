@@ -1,0 +1,141 @@
+"""Typing notifications and presence of local users, of which the newest are sent.
+
+Rows that arrive wait here, the newest of each room or user, until a task has found the servers that
+get them. Users who go on typing are announced again, because servers forget them after a while.
+
+Spec: server-server API, Typing Notifications and Presence.
+"""
+
+from typing import Final
+
+import attrs
+import trio
+
+from hs.core.ids import RoomID, ServerName, UserID
+from hs.core.streams import PRESENCE, TYPING, PresenceRow, TypingRow
+from hs.lib.clock import Clock
+from hs.repl.feed import Batch, Feed
+from hs.services.federation.outbound.destinations import Destinations
+from hs.services.federation.outbound.edus import presence_part, typing_edu
+from hs.services.federation.outbound.table_rows import ServersOfUsers
+from hs.services.rooms.store.room_servers import RoomServers
+
+MAX_WAITING: Final = 10_000
+"""Rooms, and users, that wait; of more, the oldest are dropped."""
+
+TYPING_AGAIN_S: Final = 30.0
+
+NO_USERS: Final[frozenset[UserID]] = frozenset()
+
+
+@attrs.frozen(kw_only=True)
+class PresenceRules:
+    """Whether presence is sent, and the rooms whose servers do not get it."""
+
+    is_sent: bool
+    excluded_rooms: frozenset[RoomID]
+
+
+class MemoryRows:
+    """Queues typing notifications and presence for the servers that get them."""
+
+    def __init__(
+        self,
+        rooms: RoomServers,
+        sharing: ServersOfUsers,
+        destinations: Destinations,
+        server_name: ServerName,
+        clock: Clock,
+        presence: PresenceRules,
+    ) -> None:
+        self._rooms = rooms
+        self._sharing = sharing
+        self._destinations = destinations
+        self._suffix = f":{server_name}"
+        self._clock = clock
+        self._presence_rules = presence
+        self._typing: dict[RoomID, frozenset[UserID]] = {}  # who types now
+        self._sent: dict[RoomID, frozenset[UserID]] = {}  # who was announced
+        self._rooms_waiting: dict[RoomID, None] = {}
+        self._presence: dict[UserID, PresenceRow] = {}
+        self._arrived = trio.Event()
+
+    def follow(self, feed: Feed) -> None:
+        """Subscribe to the streams."""
+        feed.subscribe(TYPING, self._on_typing)
+        if self._presence_rules.is_sent:
+            feed.subscribe(PRESENCE, self._on_presence)
+
+    async def run(self) -> None:
+        """Queue what arrives, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._type_again)
+            while True:
+                await self._arrived.wait()
+                self._arrived = trio.Event()
+                rooms, self._rooms_waiting = self._rooms_waiting, {}
+                for room_id in rooms:
+                    await self._send_typing(room_id)
+                presence, self._presence = self._presence, {}
+                for user_id, row in presence.items():
+                    await self._send_presence(user_id, row)
+
+    async def _send_typing(self, room_id: RoomID) -> None:
+        servers = await self._rooms.servers_in(room_id)
+        now, before = self._typing.get(room_id, NO_USERS), self._sent.pop(room_id, NO_USERS)
+        if now:
+            self._sent[room_id] = now
+        for user_id in sorted(now ^ before):
+            edu = typing_edu(room_id, user_id, user_id in now)
+            self._destinations.send_edu(servers, ("typing", room_id, user_id), edu)
+
+    async def _type_again(self) -> None:
+        while True:
+            await trio.sleep(TYPING_AGAIN_S)
+            for room_id, users in list(self._sent.items()):
+                servers = await self._rooms.servers_in(room_id)
+                for user_id in users & self._typing.get(room_id, NO_USERS):
+                    edu = typing_edu(room_id, user_id, is_typing=True)
+                    self._destinations.send_edu(servers, ("typing", room_id, user_id), edu)
+
+    async def _send_presence(self, user_id: UserID, row: PresenceRow) -> None:
+        servers = await self._sharing.of(user_id, self._presence_rules.excluded_rooms)
+        if not servers:
+            return
+        part = presence_part(row, self._clock.now_ms())
+        if row.is_quiet:
+            self._destinations.add_edu_for_later(servers, ("presence", user_id), part)
+        else:
+            self._destinations.send_edu(servers, ("presence", user_id), part)
+
+    def _on_typing(self, batch: Batch[TypingRow]) -> None:
+        if batch.reset:
+            for room_id in list(self._typing):
+                self._set_typing(room_id, NO_USERS)
+        for _, row in batch.rows:
+            users = [UserID(user_id) for user_id in row.user_ids if user_id.endswith(self._suffix)]
+            self._set_typing(RoomID(row.room_id), frozenset(users))
+
+    def _set_typing(self, room_id: RoomID, users: frozenset[UserID]) -> None:
+        if users == self._typing.get(room_id, NO_USERS):
+            return
+        if users:
+            self._typing[room_id] = users
+        else:
+            del self._typing[room_id]
+        if self._rooms.servers_nowait(room_id) == frozenset():
+            return
+        self._rooms_waiting[room_id] = None
+        if len(self._rooms_waiting) > MAX_WAITING:
+            del self._rooms_waiting[next(iter(self._rooms_waiting))]
+        self._arrived.set()
+
+    def _on_presence(self, batch: Batch[PresenceRow]) -> None:
+        for _, row in batch.rows:
+            if row.user_id.endswith(self._suffix):
+                user_id = UserID(row.user_id)
+                self._presence.pop(user_id, None)
+                self._presence[user_id] = row
+                if len(self._presence) > MAX_WAITING:
+                    del self._presence[next(iter(self._presence))]
+                self._arrived.set()

@@ -1,0 +1,1 @@
+"""What federation stores: what waits for other servers."""
