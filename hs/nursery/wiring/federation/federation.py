@@ -13,6 +13,7 @@ from hs.nursery.wiring.devices import DeviceServices
 from hs.nursery.wiring.ephemeral import EphemeralServices
 from hs.nursery.wiring.federation.client import FederationClientServices
 from hs.nursery.wiring.federation.outbound import wire_outbound
+from hs.nursery.wiring.federation.inbound import wire_inbound
 from hs.nursery.wiring.media import MediaServices
 from hs.nursery.wiring.rooms.aliases import AliasServices
 from hs.nursery.wiring.rooms.membership import MembershipServices
@@ -40,6 +41,7 @@ def wire_federation(base: ProcessBase, subjects: FederatedSubjects) -> list[Part
     return [
         _wire_server_api(subjects),
         wire_outbound(base, subjects.client.client, subjects.rooms),
+        wire_inbound(base, subjects.client, subjects.rooms),
     ]
 
 

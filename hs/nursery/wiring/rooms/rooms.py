@@ -34,6 +34,7 @@ from hs.services.rooms.store.memberships import Memberships
 from hs.services.rooms.store.recent_events import MAX_BYTES as TAIL_BYTES
 from hs.services.rooms.store.recent_events import RecentEvents
 from hs.services.rooms.store.room_servers import RoomServers
+from hs.services.rooms.store.server_acls import ServerAcls
 from hs.services.rooms.store.state_resolution import StateResolver
 from hs.services.rooms.store.state_store import MAX_CURRENT_BYTES, MAX_SNAPSHOT_BYTES, StateStore
 from hs.services.rooms.store.sticky_events import StickyEvents
@@ -63,6 +64,7 @@ class Rooms:
     tails: RecentEvents
     sticky: StickyEvents
     auth_states: AuthStateReader
+    acls: ServerAcls
     appender: ShardedAppender
     receiver: RoomReceiver
     owner: RoomOwner | None
@@ -110,6 +112,7 @@ def wire_rooms(base: ProcessBase, keys: KeyRing, policies: PolicyServers) -> Roo
         tails=tails,
         sticky=StickyEvents(base.database, base.feed, base.clock),
         auth_states=AuthStateReader(states, events),
+        acls=ServerAcls(states),
         appender=appender,
         receiver=ShardedReceiver(base.ownership, receivers),
         owner=owner,

@@ -111,7 +111,8 @@ class OwnedRoomReceiver:
                     received_room.submit_new()
             except RoomDropped:
                 continue
-            for batch in received_room.batches:
+            # An event that is KNOWN may still be pending in the batch of another call.
+            for batch in (*received_room.pending_batches.values(), *received_room.batches):
                 await batch.wait()
             return result
         raise MatrixError("M_UNKNOWN", 503, "The room's events could not be stored; try again")

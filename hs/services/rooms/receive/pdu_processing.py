@@ -189,6 +189,7 @@ class PduProcessor:
             (state_event.event.type, state_event.event.state_key): event_id
             for event_id, state_event in known.items()
             if state_event.event.state_key is not None
+            and state_event.event.room_id == self._room.room.room_id
             and state_event.status != EventStatus.REJECTED
         }
         return self._room.snapshot_from(entries)

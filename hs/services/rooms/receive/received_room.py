@@ -100,6 +100,7 @@ class RoomStores:
 class ReceivedRoom:
     """A held room and the events that are being added to it.
 
+    `batches` are those of the call, `pending_batches` those of other calls whose events it found.
     All methods that await raise RoomDropped or NotCommitted if a commit of the room failed.
     """
 
@@ -110,6 +111,7 @@ class ReceivedRoom:
     new_events: list[PendingEvent] = attrs.Factory(list)
     new_room: NewRoomRow | None = None
     batches: list[EventBatch] = attrs.Factory(list)
+    pending_batches: dict[int, EventBatch] = attrs.Factory(dict)
     _event_being_added: Event | None = None
     _known: dict[EventID, KnownEvent | None] = attrs.Factory(dict)
 
@@ -124,6 +126,8 @@ class ReceivedRoom:
                 unknown.append(event_id)
             else:
                 self._record(pending)
+                if pending.batch is not None:
+                    self.pending_batches[id(pending.batch)] = pending.batch
         if not unknown:
             return
         stored_events = await self._stores.events.get(unknown)

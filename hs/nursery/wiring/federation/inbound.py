@@ -1,0 +1,59 @@
+"""What other servers send: transactions, and the queues of events that are incomplete."""
+
+import attrs
+
+from hs.apis.federation.transactions import TransactionsApi
+from hs.core.streams import EVENTS
+from hs.lib.tasks import Duty
+from hs.nursery.part import Part
+from hs.nursery.process_base import ProcessBase
+from hs.nursery.wiring.federation.client import FederationClientServices
+from hs.nursery.wiring.rooms.rooms import RoomOwner, Rooms
+from hs.services.federation.inbound.edus import InboundEdus
+from hs.services.federation.inbound.missing_events import MissingEventFetcher
+from hs.services.federation.inbound.pdu_queues import PduQueues
+from hs.services.federation.inbound.room_inbox import (
+    OwnedRoomInbox,
+    RoomInbox,
+    ShardedInbox,
+)
+from hs.services.federation.inbound.transactions import InboundTransactions
+
+
+@attrs.frozen(eq=False)
+class _OwnedInbox:
+    inbox: OwnedRoomInbox
+    queues: PduQueues
+
+
+def wire_inbound(base: ProcessBase, client: FederationClientServices, rooms: Rooms) -> Part:
+    """Build the endpoint, and in processes that own rooms the inbox and its queues."""
+    owned = None if rooms.owner is None else _owned(base, client, rooms, rooms.owner)
+
+    def inbox() -> OwnedRoomInbox:
+        assert owned is not None
+        return owned.inbox
+
+    inboxes = base.sharded(RoomInbox, EVENTS, inbox)
+    transactions = InboundTransactions(ShardedInbox(base.ownership, inboxes), InboundEdus())
+    duties = []
+    if owned is not None:
+        duties.append(Duty("incomplete PDUs", owned.queues.run, lambda: owned.queues.length))
+    return Part(endpoints=[TransactionsApi(transactions)], duties=duties)
+
+
+def _owned(
+    base: ProcessBase, client: FederationClientServices, rooms: Rooms, owner: RoomOwner
+) -> _OwnedInbox:
+    queues = PduQueues(
+        base.database,
+        owner.receiver,
+        owner.hot,
+        MissingEventFetcher(client.client, base.database, rooms.events),
+        rooms.memberships,
+        clock=base.clock,
+        owns=lambda room_id: base.ownership.is_mine(EVENTS, room_id),
+        server_name=base.settings.server.server_name,
+    )
+    inbox = OwnedRoomInbox(base.database, owner.receiver, rooms.memberships, rooms.acls, queues)
+    return _OwnedInbox(inbox, queues)

@@ -1,0 +1,325 @@
+"""Fetch the events that received events cite and this server lacks.
+
+Rules:
+
+- The answers of other servers are only candidates: an event is kept if something that is held
+  already cites it, and `RoomReceiver.receive` checks it like any other.
+- First the events in between are asked for, backwards from the events that wait. If a gap stays,
+  the state before the oldest of them is asked for. Auth events that are missing come last.
+- Everything is bounded: rounds, events, the size of each response, the requests, the time. What
+  is not found within the bounds is left; the caller tries again later, and gives up.
+- One server is asked for the events in between and for the state, the next ones only if it fails.
+  Single events are asked for several at a time.
+
+Spec: server-server API, Backfilling and retrieving missing events; Retrieving events.
+"""
+
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any, Final, TypeVar
+
+import attrs
+import trio
+
+from hs.core.errors import InvalidEvent, RemoteFault
+from hs.core.events.event import Event
+from hs.core.events.format import parse_pdu
+from hs.core.ids import EventID, RoomID, ServerName
+from hs.core.versions import RoomVersion
+from hs.services.federation.requests import events as requests
+from hs.services.federation_client.client import FederationClient
+from hs.services.rooms.receive.graph_order import auth_order
+from hs.services.rooms.store.event_store import EventStore
+from hs.storage.database import Database
+from hs.storage.rooms import events as event_rows
+
+MAX_ROUNDS: Final = 8
+EVENTS_PER_ROUND: Final = 50
+MAX_EVENTS_BETWEEN: Final = 200
+MAX_LATEST: Final = 20
+MAX_GAPS: Final = 5
+MAX_SINGLE_EVENTS: Final = 100
+SINGLE_EVENTS_AT_ONCE: Final = 10
+MAX_AUTH_ROUNDS: Final = 5
+MAX_UNKNOWN_STATE: Final = 30_000
+FETCH_TIMEOUT_S: Final = 180.0
+MIN_PDUS_FOR_THREAD: Final = 100
+
+T = TypeVar("T")
+
+
+@attrs.define(eq=False)
+class FetchedEvents:
+    """What was obtained: events to receive, outliers in their auth order, states at gaps."""
+
+    events: list[Event]
+    outliers: list[Event] = attrs.Factory(list)
+    states: dict[EventID, list[EventID]] = attrs.Factory(dict)
+    faults: list[RemoteFault] = attrs.Factory(list)
+
+    def found_nothing(self, waiting: int) -> bool:
+        """Return whether there is nothing but the events that waited."""
+        return len(self.events) == waiting and not self.outliers and not self.states
+
+
+@attrs.frozen(eq=False)
+class MissingEventFetcher:
+    """Fetches missing events of rooms that this server is in."""
+
+    _client: FederationClient
+    _database: Database
+    _events: EventStore
+
+    async def fetch(
+        self,
+        rules: RoomVersion,
+        servers: Sequence[ServerName],
+        waiting: Sequence[Event],
+        extremities: Collection[EventID],
+    ) -> FetchedEvents:
+        """Fetch what events of one room cite; `servers` are asked in their order.
+
+        `extremities` are the forward extremities of the room.
+        """
+        room_id = waiting[0].room_id
+        walk = _Walk(
+            self._client,
+            self._database,
+            self._events,
+            rules=rules,
+            room_id=room_id,
+            servers=list(servers),
+        )
+        walk.held.update((event.event_id, event) for event in waiting)
+        with trio.move_on_after(FETCH_TIMEOUT_S):
+            await walk.fetch_between(extremities)
+            await walk.fetch_states()
+            await walk.fetch_auth_events()
+        outliers = list({**walk.auth_events, **walk.state_events}.values())
+        return FetchedEvents(
+            events=list(walk.held.values()),
+            outliers=auth_order(outliers),
+            states=walk.states,
+            faults=walk.faults,
+        )
+
+
+@attrs.define(eq=False)
+class _Walk:
+    """One fetch. `held` are the events to receive: those that wait, and those in between."""
+
+    _client: FederationClient
+    _database: Database
+    _events: EventStore
+    _rules: RoomVersion = attrs.field(kw_only=True)
+    _room_id: RoomID = attrs.field(kw_only=True)
+    _servers: list[ServerName] = attrs.field(kw_only=True)
+    held: dict[EventID, Event] = attrs.Factory(dict)
+    state_events: dict[EventID, Event] = attrs.Factory(dict)
+    auth_events: dict[EventID, Event] = attrs.Factory(dict)
+    states: dict[EventID, list[EventID]] = attrs.Factory(dict)
+    faults: list[RemoteFault] = attrs.Factory(list)
+    _single_requests: int = 0
+
+    # Events in between
+
+    async def fetch_between(self, extremities: Collection[EventID]) -> None:
+        """Fetch the events between those that wait and those that are stored."""
+        earliest = list(extremities)[:MAX_LATEST]
+        most = len(self.held) + MAX_EVENTS_BETWEEN
+        for _ in range(MAX_ROUNDS):
+            gaps = await self._gaps()
+            if not gaps or len(self.held) >= most:
+                return
+            ask = partial(
+                requests.get_missing_events,
+                self._client,
+                room_id=self._room_id,
+                earliest=earliest,
+                latest=[event.event_id for event in gaps[:MAX_LATEST]],
+                limit=min(EVENTS_PER_ROUND, most - len(self.held)),
+            )
+            candidates = await self._parse(await self._ask_in_turn(ask) or ())
+            if not self._add_cited(candidates):
+                return
+
+    def _add_cited(self, candidates: Mapping[EventID, Event]) -> int:
+        """Add those candidates that the held events cite, directly or through each other."""
+        before = len(self.held)
+        unvisited = list(self.held.values())
+        while unvisited:
+            for cited in unvisited.pop().prev_events:
+                if cited in candidates and cited not in self.held:
+                    self.held[cited] = candidates[cited]
+                    unvisited.append(candidates[cited])
+        return len(self.held) - before
+
+    async def _gaps(self) -> list[Event]:
+        """Return the held events whose prev_events are neither held nor stored, oldest first."""
+        cited = {each for event in self.held.values() for each in event.prev_events}
+        stored = await self._events.get(cited - self.held.keys())
+        known = {each for each, event in stored.items() if event.snapshot_id is not None}
+        known.update(self.held)
+        gaps = [event for event in self.held.values() if not known.issuperset(event.prev_events)]
+        return sorted(gaps, key=lambda event: event.depth)
+
+    # The state at gaps
+
+    async def fetch_states(self) -> None:
+        """Fetch the states before the events at the gaps that are left."""
+        for event in (await self._gaps())[:MAX_GAPS]:
+            for server in list(self._servers):
+                try:
+                    state = await self._state_before(server, event)
+                except RemoteFault as fault:
+                    self._note(fault)
+                    continue
+                if state is not None:
+                    self.states[event.event_id] = state
+                    break
+
+    async def _state_before(self, server: ServerName, event: Event) -> list[EventID] | None:
+        """Return the state before an event, once all its events are there; None if they are not."""
+        state, auth_chain = await requests.get_state_ids(
+            self._client, server, self._room_id, event.event_id
+        )
+        wanted = await self._unknown({*state, *auth_chain})
+        wanted -= self.state_events.keys()
+        if len(wanted) > MAX_UNKNOWN_STATE:
+            return None
+        for each in wanted & self.held.keys():
+            # It may come after this event in the order of processing, so it is an outlier first.
+            self.state_events[each] = self.held[each]
+        wanted -= self.held.keys()
+        if len(wanted) > MAX_SINGLE_EVENTS:
+            pdus = await requests.get_state(self._client, server, self._room_id, event.event_id)
+            found = await self._parse(pdus)
+            self.state_events.update((each, found[each]) for each in wanted & found.keys())
+        else:
+            self.state_events.update(await self._fetch_single(wanted, server))
+        return None if wanted - self.state_events.keys() else state
+
+    # Auth events
+
+    async def fetch_auth_events(self) -> None:
+        """Fetch the auth events of the held events, and the auth events of those."""
+        wanted = await self._missing_auth_events(self.held.values())
+        if not wanted:
+            return
+        lacking = next(
+            event for event in self.held.values() if not wanted.isdisjoint(event.auth_events)
+        )
+
+        ask = partial(
+            requests.get_event_auth,
+            self._client,
+            room_id=self._room_id,
+            event_id=lacking.event_id,
+        )
+        offered = await self._parse(await self._ask_in_turn(ask) or ())
+        for _ in range(MAX_AUTH_ROUNDS):
+            if not wanted:
+                return
+            found = {each: offered[each] for each in wanted & offered.keys()}
+            found.update(await self._fetch_single(wanted - offered.keys()))
+            self.auth_events.update(found)
+            # The offered chain is walked to its end before anything else is asked for.
+            while new := self._cited_in(found.values(), offered):
+                self.auth_events.update(new)
+                found = new
+            wanted = await self._missing_auth_events(self.auth_events.values())
+            wanted -= self.auth_events.keys()
+
+    def _cited_in(
+        self, events: Iterable[Event], offered: Mapping[EventID, Event]
+    ) -> dict[EventID, Event]:
+        return {
+            each: offered[each]
+            for event in events
+            for each in event.auth_events
+            if each in offered and each not in self.auth_events
+        }
+
+    async def _missing_auth_events(self, events: Iterable[Event]) -> set[EventID]:
+        cited = {each for event in events for each in event.auth_events}
+        cited -= self.held.keys()
+        cited -= self.auth_events.keys()
+        cited -= self.state_events.keys()
+        return await self._unknown(cited)
+
+    # Requests
+
+    async def _unknown(self, event_ids: Collection[EventID]) -> set[EventID]:
+        if not event_ids:
+            return set()
+        known = await self._database.read(event_rows.stream_ids_of, list(event_ids))
+        return {each for each in event_ids if each not in known}
+
+    async def _fetch_single(
+        self, event_ids: Collection[EventID], first: ServerName | None = None
+    ) -> dict[EventID, Event]:
+        """Fetch events one by one, several at once; within the bound of the whole walk."""
+        wanted = sorted(event_ids)[: max(0, MAX_SINGLE_EVENTS - self._single_requests)]
+        self._single_requests += len(wanted)
+        servers = [first] if first is not None else []
+        servers += [server for server in self._servers if server != first]
+        found: dict[EventID, Event] = {}
+        remaining = iter(wanted)
+
+        async def work() -> None:
+            for event_id in remaining:
+                event = await self._fetch_event(event_id, servers)
+                if event is not None:
+                    found[event_id] = event
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(min(SINGLE_EVENTS_AT_ONCE, len(wanted))):
+                nursery.start_soon(work)
+        return found
+
+    async def _fetch_event(self, event_id: EventID, servers: Sequence[ServerName]) -> Event | None:
+        for server in servers:
+            if server not in self._servers:
+                continue
+            try:
+                pdu = await requests.get_event(self._client, server, event_id)
+            except RemoteFault as fault:
+                self._note(fault)
+                continue
+            event = _parse_in_room(pdu, self._rules, self._room_id)
+            if event is not None and event.event_id == event_id:
+                return event
+        return None
+
+    async def _ask_in_turn(self, ask: Callable[[ServerName], Awaitable[T]]) -> T | None:
+        """Return the first answer of a server; None if none answers."""
+        for server in list(self._servers):
+            try:
+                return await ask(server)
+            except RemoteFault as fault:
+                self._note(fault)
+        return None
+
+    def _note(self, fault: RemoteFault) -> None:
+        """Record a failure; a server that gave no answer at all is not asked again."""
+        self.faults.append(fault)
+        if fault.error is None:
+            self._servers = [server for server in self._servers if server != fault.server]
+
+    async def _parse(self, pdus: Sequence[Any]) -> dict[EventID, Event]:
+        if len(pdus) < MIN_PDUS_FOR_THREAD:
+            return _parse_all(pdus, self._rules, self._room_id)
+        return await trio.to_thread.run_sync(_parse_all, pdus, self._rules, self._room_id)
+
+
+def _parse_all(pdus: Sequence[Any], rules: RoomVersion, room_id: RoomID) -> dict[EventID, Event]:
+    parsed = (_parse_in_room(pdu, rules, room_id) for pdu in pdus)
+    return {event.event_id: event for event in parsed if event is not None}
+
+
+def _parse_in_room(pdu: Any, rules: RoomVersion, room_id: RoomID) -> Event | None:
+    try:
+        event = parse_pdu(pdu, rules)
+    except InvalidEvent:
+        return None
+    return event if event.room_id == room_id else None

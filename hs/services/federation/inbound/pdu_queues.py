@@ -1,0 +1,313 @@
+"""The queues of PDUs that wait for events which they cite, worked through by the rooms' owner.
+
+Rules:
+
+- A queue is the PDUs of one room that one server has sent. They are rows until they are stored as
+  events, or given up. All that is done to them may be done again: a crash loses or doubles nothing.
+- Of one room, one queue is worked on at a time; of one server, a few. So a server that sends
+  nonsense delays its own events only.
+- A queue whose events stay incomplete is tried again later and later, and at last its oldest PDUs
+  are deleted. Events that cite those later have them fetched again, so little is lost.
+- A queue is tried at once if an event arrives that it waits for.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Final
+
+import attrs
+import orjson
+import trio
+
+from hs.core.errors import LimitExceeded, MatrixError, Unavailable
+from hs.core.events.event import Event
+from hs.core.events.format import parse_pdu
+from hs.core.ids import EventID, RoomID, ServerName, server_of
+from hs.core.versions import RoomVersion
+from hs.lib.backoff import Backoff
+from hs.lib.clock import Clock
+from hs.services.federation.inbound.missing_events import FetchedEvents, MissingEventFetcher
+from hs.services.rooms.append.hot_rooms import HotRooms
+from hs.services.rooms.receive.event_receiver import PduOutcome, ReceiveResult, RoomReceiver
+from hs.services.rooms.store.memberships import Memberships
+from hs.storage.database import Database
+from hs.storage.federation import inbound_pdus
+from hs.storage.federation.inbound_pdus import WaitingPdu
+
+log = logging.getLogger(__name__)
+
+MAX_QUEUED: Final = 500
+"""Longest queue of one server in one room."""
+
+PDUS_AT_ONCE: Final = 100
+QUEUES_AT_ONCE: Final = 8
+QUEUES_OF_ORIGIN: Final = 2
+MAX_FAILURES: Final = 6
+FIRST_PAUSE_S: Final = 5.0
+LONGEST_PAUSE_S: Final = 600.0
+PAUSE_FACTOR: Final = 4.0
+OTHER_SERVERS: Final = 3
+"""Servers that are asked if the one that sent the events does not answer."""
+
+OUTLIERS_AT_ONCE: Final = 500
+"""Outliers that are stored in one turn of the room: others use the room in between."""
+
+QueueKey = tuple[RoomID, ServerName]
+
+
+@attrs.define(eq=False)
+class QueueState:
+    """What the owner remembers of a queue. `due_s` is in the time of trio.
+
+    `lacking` are the events that it waited for when it was tried last. `additions` counts the calls
+    that have added PDUs.
+    """
+
+    length: int
+    oldest_ms: int
+    due_s: float
+    backoff: Backoff
+    lacking: frozenset[EventID] = frozenset()
+    additions: int = 0
+
+
+@attrs.define(eq=False)
+class PduQueues:
+    """The queues of the rooms that this process owns."""
+
+    _database: Database
+    _receiver: RoomReceiver
+    _rooms: HotRooms
+    _fetcher: MissingEventFetcher
+    _memberships: Memberships
+    _clock: Clock = attrs.field(kw_only=True)
+    _owns: Callable[[RoomID], bool] = attrs.field(kw_only=True)
+    _server_name: ServerName = attrs.field(kw_only=True)
+    _states: dict[RoomID, dict[ServerName, QueueState]] = attrs.Factory(dict)
+    _busy_rooms: set[RoomID] = attrs.Factory(set)
+    _busy_origins: Counter[ServerName] = attrs.Factory(Counter)
+    _changed: trio.Event = attrs.Factory(trio.Event)
+    given_up: int = 0
+
+    @property
+    def length(self) -> int:
+        """Number of PDUs that wait."""
+        return sum(state.length for room in self._states.values() for state in room.values())
+
+    @property
+    def lag_s(self) -> float:
+        """Age of the oldest PDU that waits, in seconds."""
+        now_ms = self._clock.now_ms()
+        oldest_ms = min(
+            (state.oldest_ms for room in self._states.values() for state in room.values()),
+            default=now_ms,
+        )
+        return max(0, now_ms - oldest_ms) / 1000
+
+    async def add(self, room_id: RoomID, origin: ServerName, pdus: Mapping[EventID, bytes]) -> None:
+        """Store PDUs until the events that they cite are there.
+
+        Raises: LimitExceeded, if too many PDUs of this server wait in the room.
+        """
+        now_ms = self._clock.now_ms()
+        rows = [
+            WaitingPdu(event_id, orjson.loads(pdu)["depth"], now_ms, pdu)
+            for event_id, pdu in pdus.items()
+        ]
+        length = await self._database.write(inbound_pdus.add, room_id, origin, rows, MAX_QUEUED)
+        if length is None:
+            raise LimitExceeded(
+                f"Too many of your events wait in room {room_id}",
+                retry_after_ms=int(LONGEST_PAUSE_S * 100),
+            )
+        state = self._state((room_id, origin), now_ms)
+        state.length = length
+        state.additions += 1
+
+    def note_received(self, room_id: RoomID, event_ids: Collection[EventID]) -> None:
+        """Have the queues tried that wait for one of these events."""
+        for state in self._states.get(room_id, {}).values():
+            if not state.lacking.isdisjoint(event_ids):
+                state.due_s = trio.current_time()
+                self._changed.set()
+
+    async def run(self) -> None:
+        """Work through the queues until cancelled."""
+        for queue in await self._database.read(inbound_pdus.list_queues):
+            if self._owns(RoomID(queue.room_id)):
+                key = (RoomID(queue.room_id), ServerName(queue.origin))
+                self._state(key, queue.oldest_ms).length = queue.length
+        self._busy_rooms.clear()
+        self._busy_origins.clear()
+        async with trio.open_nursery() as nursery:
+            while True:
+                self._changed = trio.Event()
+                with trio.move_on_after(self._start_due(nursery)):
+                    await self._changed.wait()
+
+    def _state(self, key: QueueKey, oldest_ms: int) -> QueueState:
+        room_id, origin = key
+        queues = self._states.setdefault(room_id, {})
+        if origin not in queues:
+            backoff = Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S, PAUSE_FACTOR)
+            queues[origin] = QueueState(0, oldest_ms, trio.current_time(), backoff)
+            self._changed.set()
+        return queues[origin]
+
+    def _start_due(self, nursery: trio.Nursery) -> float:
+        """Start work on the queues that are due; return the seconds until the next one is."""
+        now_s, next_s = trio.current_time(), float("inf")
+        due: list[tuple[float, QueueKey]] = []
+        for room_id, queues in self._states.items():
+            for origin, state in queues.items():
+                if state.due_s > now_s:
+                    next_s = min(next_s, state.due_s)
+                else:
+                    due.append((state.due_s, (room_id, origin)))
+        for _, (room_id, origin) in sorted(due):
+            if len(self._busy_rooms) >= QUEUES_AT_ONCE:
+                break
+            if room_id in self._busy_rooms or self._busy_origins[origin] >= QUEUES_OF_ORIGIN:
+                continue
+            self._busy_rooms.add(room_id)
+            self._busy_origins[origin] += 1
+            nursery.start_soon(self._work, (room_id, origin))
+        # A queue that is due and not started is started when another one is done.
+        return next_s - now_s
+
+    async def _work(self, key: QueueKey) -> None:
+        room_id, origin = key
+        state = self._states[room_id][origin]
+        try:
+            await self._try_head(key, state)
+        except (MatrixError, Unavailable) as fault:
+            log.warning("PDUs of %s in room %s are tried again: %s", origin, room_id, fault)
+            state.due_s = trio.current_time() + LONGEST_PAUSE_S / 10
+        finally:
+            self._busy_rooms.discard(room_id)
+            self._busy_origins -= Counter([origin])
+            self._changed.set()
+
+    async def _try_head(self, key: QueueKey, state: QueueState) -> None:
+        """Receive the oldest PDUs of a queue, with what they cite."""
+        additions = state.additions
+        rows = await self._database.read(inbound_pdus.oldest, *key, PDUS_AT_ONCE)
+        if not rows:
+            self._note_length(key, state, 0, additions)
+            return
+        state.oldest_ms = rows[0].received_ms
+        if not (await self._memberships.present(key[0])).local:
+            await self._delete(key, state, [row.event_id for row in rows])
+            return
+        try:
+            waiting = await self._receive(key, state, rows)
+        except (MatrixError, Unavailable):
+            raise
+        except Exception:
+            # What one server sends must not stop the queues of all others.
+            log.exception("could not process PDUs of %s in room %s", key[1], key[0])
+            waiting = rows
+        done = {row.event_id for row in rows} - {row.event_id for row in waiting}
+        if done:
+            state.backoff.reset()
+            await self._delete(key, state, done)
+            self.note_received(key[0], {EventID(each) for each in done})
+        if waiting:
+            await self._fail(key, state, [row.event_id for row in waiting])
+
+    async def _receive(
+        self, key: QueueKey, state: QueueState, rows: Sequence[WaitingPdu]
+    ) -> Sequence[WaitingPdu]:
+        """Receive PDUs, with what they cite; return those that still wait."""
+        result = await self._receiver.receive(key[0], [row.pdu for row in rows], [], {})
+        waiting = _waiting(rows, result)
+        if waiting:
+            fetched = await self._fetch(key, waiting)
+            if fetched.found_nothing(len(waiting)):
+                state.lacking = _lacking(result)
+                return waiting
+            result = await self._receive_fetched(key[0], fetched)
+            outcomes = {verdict.event_id: verdict.outcome for verdict in result.verdicts}
+            waiting = [
+                row for row in waiting if outcomes.get(EventID(row.event_id)) is PduOutcome.WAITING
+            ]
+        state.lacking = _lacking(result)
+        return waiting
+
+    async def _fetch(self, key: QueueKey, waiting: Collection[WaitingPdu]) -> FetchedEvents:
+        room_id, origin = key
+        async with self._rooms.hold(room_id) as room:
+            rules = room.rules
+            extremities = [end.event_id for end in room.head.extremities]
+        servers = [origin, *await self._other_servers(room_id, origin)]
+        events = [_parsed(row, rules) for row in waiting]
+        return await self._fetcher.fetch(rules, servers, events, extremities)
+
+    async def _receive_fetched(self, room_id: RoomID, fetched: FetchedEvents) -> ReceiveResult:
+        outliers = [event.canonical for event in fetched.outliers]
+        while len(outliers) > OUTLIERS_AT_ONCE:
+            await self._receiver.receive(room_id, [], outliers[:OUTLIERS_AT_ONCE], {})
+            outliers = outliers[OUTLIERS_AT_ONCE:]
+        pdus = [event.canonical for event in fetched.events]
+        return await self._receiver.receive(room_id, pdus, outliers, fetched.states)
+
+    async def _other_servers(self, room_id: RoomID, origin: ServerName) -> list[ServerName]:
+        """Return servers that have been in the room for long: they know most of it."""
+        servers: list[ServerName] = []
+        for user_id in (await self._memberships.present(room_id)).joined:
+            server = server_of(user_id)
+            if server not in (origin, self._server_name, *servers):
+                servers.append(server)
+                if len(servers) >= OTHER_SERVERS:
+                    break
+        return servers
+
+    async def _fail(self, key: QueueKey, state: QueueState, waiting: Collection[str]) -> None:
+        room_id, origin = key
+        pause_s = state.backoff.next_s()
+        state.due_s = trio.current_time() + pause_s
+        if state.backoff.failures < MAX_FAILURES:
+            return
+        self.given_up += len(waiting)
+        log.warning(
+            "deleting %d events of %s in room %s: what they cite could not be obtained",
+            len(waiting),
+            origin,
+            room_id,
+        )
+        state.backoff.reset()
+        await self._delete(key, state, waiting)
+
+    async def _delete(self, key: QueueKey, state: QueueState, event_ids: Collection[str]) -> None:
+        additions = state.additions
+        length = await self._database.write(inbound_pdus.delete, *key, event_ids)
+        self._note_length(key, state, length, additions)
+
+    def _note_length(self, key: QueueKey, state: QueueState, length: int, additions: int) -> None:
+        """Record the length of a queue as it was read after so many additions."""
+        if length or state.additions != additions:
+            state.length = max(length, 1)
+            state.due_s = trio.current_time()
+            return
+        room_id, origin = key
+        queues = self._states[room_id]
+        queues.pop(origin, None)
+        if not queues:
+            del self._states[room_id]
+
+
+def _waiting(rows: Collection[WaitingPdu], result: ReceiveResult) -> list[WaitingPdu]:
+    return [
+        row
+        for row, verdict in zip(rows, result.verdicts, strict=True)
+        if verdict.outcome is PduOutcome.WAITING
+    ]
+
+
+def _lacking(result: ReceiveResult) -> frozenset[EventID]:
+    return frozenset((*result.missing.prev_events, *result.missing.auth_events))
+
+
+def _parsed(row: WaitingPdu, rules: RoomVersion) -> Event:
+    return parse_pdu(orjson.loads(row.pdu), rules)

@@ -1,0 +1,175 @@
+"""The PDUs of a room as they arrive, delivered to the process that owns the room.
+
+Rules:
+
+- When a call returns without an error, each PDU is stored: as an event, or in `inbound_pdus`.
+- A PDU that can be appended is appended, even while others of its room wait: a server that cites
+  events which nobody has delays no others.
+- Only PDUs that are signed, and of a room that this server is in, ever wait.
+
+Spec: server-server API, Transactions; Checks performed on receipt of a PDU.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Protocol
+
+import attrs
+import orjson
+
+from hs.core.errors import InvalidEvent, NotFound
+from hs.core.events.format import parse_pdu
+from hs.core.ids import EventID, RoomID, ServerName
+from hs.core.streams import EVENTS
+from hs.core.versions import ROOM_VERSIONS
+from hs.repl.ownership import Ownership
+from hs.repl.rpc import rpc
+from hs.services.federation.inbound.pdu_queues import PduQueues
+from hs.services.rooms.receive.event_receiver import PduOutcome, PduVerdict, RoomReceiver
+from hs.services.rooms.store.memberships import Memberships
+from hs.services.rooms.store.server_acls import ServerAcls
+from hs.storage.database import Database
+from hs.storage.rooms import rooms as room_rows
+
+log = logging.getLogger(__name__)
+
+DELIVERY_TIMEOUT_S: Final = 60.0
+MAX_REASONS_LOGGED: Final = 5
+MAX_ORIGINS_COUNTED: Final = 100
+OTHER_ORIGINS: Final = "other"
+
+_ERRORS: Final = frozenset({PduOutcome.REFUSED, PduOutcome.REJECTED})
+
+
+@attrs.frozen
+class DeliveredPdu:
+    """The result for one PDU; `error` is empty if it was stored. Some PDUs have no event ID."""
+
+    event_id: EventID | None
+    error: str = ""
+
+
+class RoomInbox(Protocol):
+    """Takes PDUs of rooms from other servers."""
+
+    @rpc(timeout_s=DELIVERY_TIMEOUT_S)
+    async def deliver(
+        self, room_id: RoomID, origin: ServerName, pdus: list[bytes]
+    ) -> list[DeliveredPdu]:
+        """Store PDUs of a room that a server has sent; return their results, in the same order.
+
+        Idempotent. Raises: LimitExceeded, if too many PDUs of this server wait in the room;
+        MatrixError 503, may be retried.
+        """
+        ...
+
+
+@attrs.frozen(eq=False)
+class ShardedInbox:
+    """The RoomInbox of any process: calls go to the process that owns the room."""
+
+    _ownership: Ownership
+    _inboxes: Mapping[str, RoomInbox]
+
+    async def deliver(
+        self, room_id: RoomID, origin: ServerName, pdus: list[bytes]
+    ) -> list[DeliveredPdu]:
+        """Deliver PDUs of a room; see RoomInbox."""
+        owner = self._ownership.owner(EVENTS, room_id)
+        return await self._inboxes[owner].deliver(room_id, origin, pdus)
+
+
+@attrs.define(eq=False)
+class InboxCounts:
+    """Counters for metrics: PDUs by outcome, and refused or rejected PDUs by origin."""
+
+    outcomes: Counter[str] = attrs.Factory(Counter)
+    refused: Counter[str] = attrs.Factory(Counter)
+
+    def add(self, origin: ServerName, outcome: str, is_refused: bool) -> None:
+        """Count a PDU."""
+        self.outcomes[outcome] += 1
+        if is_refused:
+            is_counted = origin in self.refused or len(self.refused) < MAX_ORIGINS_COUNTED
+            self.refused[origin if is_counted else OTHER_ORIGINS] += 1
+
+
+@attrs.frozen(eq=False)
+class OwnedRoomInbox:
+    """The RoomInbox of the process that owns the rooms."""
+
+    _database: Database
+    _receiver: RoomReceiver
+    _memberships: Memberships
+    _acls: ServerAcls
+    _queues: PduQueues
+    counts: InboxCounts = attrs.Factory(InboxCounts)
+
+    async def deliver(
+        self, room_id: RoomID, origin: ServerName, pdus: list[bytes]
+    ) -> list[DeliveredPdu]:
+        """Store PDUs of a room; see RoomInbox."""
+        if not (await self._memberships.present(room_id)).local:
+            return await self._refuse_all(room_id, origin, pdus, "This server is not in the room")
+        if not await self._acls.permits(room_id, origin):
+            reason = "Your server is excluded from the room by its access control list"
+            return await self._refuse_all(room_id, origin, pdus, reason)
+        try:
+            received = await self._receiver.receive(room_id, pdus, [], {})
+        except NotFound as fault:
+            return await self._refuse_all(room_id, origin, pdus, fault.message)
+        waiting = {
+            verdict.event_id: pdu
+            for verdict, pdu in zip(received.verdicts, pdus, strict=True)
+            if verdict.outcome is PduOutcome.WAITING and verdict.event_id is not None
+        }
+        if waiting:
+            await self._queues.add(room_id, origin, waiting)
+        self._queues.note_received(
+            room_id,
+            {
+                verdict.event_id
+                for verdict in received.verdicts
+                if verdict.outcome is not PduOutcome.WAITING and verdict.event_id is not None
+            },
+        )
+        self._record(room_id, origin, received.verdicts)
+        return [
+            DeliveredPdu(verdict.event_id, verdict.reason if verdict.outcome in _ERRORS else "")
+            for verdict in received.verdicts
+        ]
+
+    async def _refuse_all(
+        self, room_id: RoomID, origin: ServerName, pdus: Sequence[bytes], reason: str
+    ) -> list[DeliveredPdu]:
+        versions = await self._database.read(room_rows.versions, [room_id])
+        verdicts = [
+            PduVerdict(_event_id(pdu, versions.get(room_id)), PduOutcome.REFUSED, reason)
+            for pdu in pdus
+        ]
+        self._record(room_id, origin, verdicts)
+        return [DeliveredPdu(verdict.event_id, reason) for verdict in verdicts]
+
+    def _record(self, room_id: RoomID, origin: ServerName, verdicts: Sequence[PduVerdict]) -> None:
+        reasons: Counter[str] = Counter()
+        for verdict in verdicts:
+            is_refused = verdict.outcome in _ERRORS
+            self.counts.add(origin, verdict.outcome.value, is_refused)
+            if is_refused:
+                reasons[verdict.reason] += 1
+        for reason, count in reasons.most_common(MAX_REASONS_LOGGED):
+            log.info("refused %d PDUs of %s in room %s: %s", count, origin, room_id, reason)
+
+
+def _event_id(encoded: bytes, version: str | None) -> EventID | None:
+    """Return the ID of a PDU that is not stored, as far as it can be known."""
+    pdu: dict[str, Any] = orjson.loads(encoded)
+    rules = ROOM_VERSIONS.get(version or "")
+    if rules is None:
+        event_id = pdu.get("event_id")
+        return EventID(event_id) if isinstance(event_id, str) else None
+    try:
+        return parse_pdu(pdu, rules).event_id
+    except InvalidEvent:
+        return None

@@ -1,0 +1,156 @@
+"""Requests for the events of a room and for its state.
+
+PDUs are returned as they came; nothing about them is checked.
+
+Spec: server-server API, PDUs; Backfilling and retrieving missing events; Retrieving events.
+"""
+
+from collections.abc import Collection, Sequence
+from typing import Any, Final, NamedTuple
+
+import orjson
+
+from hs.core.canonical_json import JsonObject
+from hs.core.errors import RemoteFault
+from hs.core.ids import EventID, RoomID, ServerName
+from hs.services.federation_client.client import FederationClient, segment, uri_of
+
+PREFIX: Final = "/_matrix/federation/v1"
+EVENTS_TIMEOUT_S: Final = 30.0
+STATE_TIMEOUT_S: Final = 60.0
+MAX_EVENT_RESPONSE_BYTES: Final = 1 << 18
+MAX_EVENTS_RESPONSE_BYTES: Final = 8 << 20
+MAX_STATE_IDS_BYTES: Final = 16 << 20
+MAX_STATE_BYTES: Final = 64 << 20
+MAX_STATE_IDS: Final = 200_000
+
+Pdu = Any
+
+
+class StateIds(NamedTuple):
+    """The IDs of the state before an event, and of its auth chain."""
+
+    state: list[EventID]
+    auth_chain: list[EventID]
+
+
+async def get_missing_events(
+    client: FederationClient,
+    server: ServerName,
+    room_id: RoomID,
+    *,
+    earliest: Collection[EventID],
+    latest: Collection[EventID],
+    limit: int,
+) -> list[Pdu]:
+    """Return events before `latest` and not before `earliest`. Raises: RemoteFault."""
+    body = orjson.dumps(
+        {
+            "earliest_events": sorted(earliest),
+            "latest_events": sorted(latest),
+            "limit": limit,
+        },
+        option=orjson.OPT_SORT_KEYS,
+    )
+    response = await client.request(
+        server,
+        "POST",
+        uri_of(f"{PREFIX}/get_missing_events/{segment(room_id)}"),
+        body,
+        timeout_s=EVENTS_TIMEOUT_S,
+        max_bytes=MAX_EVENTS_RESPONSE_BYTES,
+    )
+    return _pdus_in(server, response, "events")[:limit]
+
+
+async def get_event(client: FederationClient, server: ServerName, event_id: EventID) -> Pdu:
+    """Return one event. Raises: RemoteFault."""
+    response = await client.get(
+        server,
+        f"{PREFIX}/event/{segment(event_id)}",
+        timeout_s=EVENTS_TIMEOUT_S,
+        max_bytes=MAX_EVENT_RESPONSE_BYTES,
+    )
+    pdus = _pdus_in(server, response, "pdus")
+    if not pdus:
+        raise RemoteFault(server, "its response contains no event", retry=False)
+    return pdus[0]
+
+
+async def get_event_auth(
+    client: FederationClient, server: ServerName, room_id: RoomID, event_id: EventID
+) -> list[Pdu]:
+    """Return the auth chain of an event. Raises: RemoteFault."""
+    response = await client.get(
+        server,
+        f"{PREFIX}/event_auth/{segment(room_id)}/{segment(event_id)}",
+        timeout_s=EVENTS_TIMEOUT_S,
+        max_bytes=MAX_EVENTS_RESPONSE_BYTES,
+    )
+    return _pdus_in(server, response, "auth_chain")
+
+
+async def get_state_ids(
+    client: FederationClient, server: ServerName, room_id: RoomID, event_id: EventID
+) -> StateIds:
+    """Return the IDs of the state before an event, and of its auth chain. Raises: RemoteFault."""
+    response = await client.get(
+        server,
+        f"{PREFIX}/state_ids/{segment(room_id)}",
+        {"event_id": event_id},
+        timeout_s=STATE_TIMEOUT_S,
+        max_bytes=MAX_STATE_IDS_BYTES,
+    )
+    return StateIds(
+        _ids_in(server, response, "pdu_ids"), _ids_in(server, response, "auth_chain_ids")
+    )
+
+
+async def get_state(
+    client: FederationClient, server: ServerName, room_id: RoomID, event_id: EventID
+) -> list[Pdu]:
+    """Return the events of the state before an event and of its auth chain. Raises: RemoteFault."""
+    response = await client.get(
+        server,
+        f"{PREFIX}/state/{segment(room_id)}",
+        {"event_id": event_id},
+        timeout_s=STATE_TIMEOUT_S,
+        max_bytes=MAX_STATE_BYTES,
+    )
+    return [*_pdus_in(server, response, "pdus"), *_pdus_in(server, response, "auth_chain")]
+
+
+async def backfill(
+    client: FederationClient,
+    server: ServerName,
+    room_id: RoomID,
+    event_ids: Sequence[EventID],
+    limit: int,
+) -> list[Pdu]:
+    """Return events at and before the given ones. Raises: RemoteFault."""
+    response = await client.get(
+        server,
+        f"{PREFIX}/backfill/{segment(room_id)}",
+        {"v": event_ids, "limit": limit},
+        timeout_s=EVENTS_TIMEOUT_S,
+        max_bytes=MAX_EVENTS_RESPONSE_BYTES,
+    )
+    return _pdus_in(server, response, "pdus")[:limit]
+
+
+def _pdus_in(server: ServerName, response: JsonObject, field: str) -> list[Pdu]:
+    pdus = response.get(field)
+    if not isinstance(pdus, list):
+        raise RemoteFault(server, f"its response has no list {field}", retry=False)
+    return pdus
+
+
+def _ids_in(server: ServerName, response: JsonObject, field: str) -> list[EventID]:
+    ids = response.get(field)
+    if not isinstance(ids, list) or len(ids) > MAX_STATE_IDS:
+        raise RemoteFault(server, f"its response has no list {field}, or too long a one")
+    return [EventID(each) for each in ids if _may_be_event_id(each)]
+
+
+def _may_be_event_id(value: object) -> bool:
+    return isinstance(value, str) and value[:1] == "$" and len(value) <= 255 and "\0" not in value
