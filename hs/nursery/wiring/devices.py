@@ -49,6 +49,7 @@ class DeviceServices:
     inboxes: InboxReader
     device_lists: DeviceLists
     encryption: EncryptionSection
+    messages: ToDeviceMessages
     part: Part
 
 
@@ -99,10 +100,11 @@ def wire_devices(
     dehydrated = DehydratedDevices(
         database, writers.lists, writers.inboxes, one_time_keys, DehydratedDeviceMessages(database)
     )
+    messages = ToDeviceMessages(writers.inboxes, remote, server_name)
     endpoints = [
         KeysApi(directory, one_time_keys, device_lists),
         CrossSigningApi(cross_signing, accounts.lifecycle, sessions.interactive),
-        ToDeviceApi(ToDeviceMessages(writers.inboxes, remote, server_name)),
+        ToDeviceApi(messages),
         KeyBackupApi(KeyBackups(database)),
         DehydratedDeviceApi(dehydrated),
     ]
@@ -110,6 +112,7 @@ def wire_devices(
         inboxes=inboxes,
         device_lists=device_lists,
         encryption=EncryptionSection(inboxes, device_lists, one_time_keys),
+        messages=messages,
         part=Part(endpoints=endpoints, duties=_duties(base, writers, inboxes)),
     )
 

@@ -36,6 +36,8 @@ class EphemeralServices:
     reading: ReadingService
     receipts: Receipts
     presence: PresenceService
+    typing_writer: TypingWriter
+    receipt_writer: ReceiptWriter
     part: Part
 
 
@@ -68,6 +70,8 @@ def wire_ephemeral(base: ProcessBase, accounts: AccountServices, rooms: Rooms) -
         reading=reading,
         receipts=receipts,
         presence=presence,
+        typing_writer=typing_writer,
+        receipt_writer=receipt_writer,
         part=Part(endpoints=endpoints, duties=duties),
     )
 

@@ -13,6 +13,7 @@ import attrs
 import orjson
 
 from hs.core.canonical_json import JsonObject
+from hs.core.edus import DIRECT_TO_DEVICE
 from hs.core.errors import BadJson
 from hs.core.ids import ServerName, UserID, is_user_id
 from hs.core.requester import Requester
@@ -84,14 +85,14 @@ class ToDeviceMessages:
         event_type: str,
         messages: Mapping[UserID, Mapping[str, JsonObject]],
     ) -> None:
-        """Store the messages of an EDU; a repeated message ID does nothing."""
+        """Store the messages of an EDU; a repeated message ID of this origin does nothing."""
         devices: list[DeviceAddress] = [
             (user_id, device_id) for user_id, contents in messages.items() for device_id in contents
         ]
         local = [
             orjson.dumps(content) for contents in messages.values() for content in contents.values()
         ]
-        request = ToDeviceRequest(origin, "", event_type, message_id)
+        request = ToDeviceRequest(origin, "", DIRECT_TO_DEVICE, message_id)
         await self._writer.send(request, _head(sender, event_type), devices, local)
 
 

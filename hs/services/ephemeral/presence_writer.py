@@ -15,6 +15,8 @@ Rules:
 - After a restart of the writer, stored users who were not offline keep their presence for
   `sync_online_timeout`, in a placeholder device, until the processes have reported again. The first
   report of a real device removes the placeholder.
+- The presence of a user of another server is what that server has sent last, for REMOTE_TIMEOUT_MS;
+  then the user is offline.
 - Timers are a heap of (time, user). A user has one valid entry, at `due_ms`; others are ignored.
 - Times are those of the steady clock, so nobody goes or stays when the date is set. Only the last
   activity is also kept as a date, which is stored and shown.
@@ -24,7 +26,6 @@ Spec: client-server API, Presence.
 """
 
 import heapq
-from collections.abc import Iterable
 from typing import Final, Protocol
 
 import attrs
@@ -47,6 +48,9 @@ STATES: Final = (ONLINE, UNAVAILABLE, OFFLINE)
 
 INSTANCE_TIMEOUT_MS: Final = 60_000
 """The devices of a process that has been silent for this time no longer count."""
+
+REMOTE_TIMEOUT_MS: Final = 30 * 60_000
+"""Other servers repeat the presence of their users more often."""
 
 SAVE_EVERY_S: Final = 2.0
 _PLACEHOLDER: Final = ""
@@ -90,6 +94,11 @@ class PresenceWriter(Protocol):
         ...
 
     @rpc(catch_up=False)
+    async def set_remote(self, rows: list[PresenceRow]) -> None:
+        """Publish the presence of users of other servers."""
+        ...
+
+    @rpc(catch_up=False)
     async def keep(self, instance: str, epoch: int) -> bool:
         """Handle a keepalive; return False if the process must report its devices again."""
         ...
@@ -111,6 +120,7 @@ class _User:
     active_ms: int | None = None
     devices: dict[str, _Device] = attrs.Factory(dict)
     due_ms: int | None = None
+    remote_until_ms: int = 0  # of a user of another server
 
 
 @attrs.define(eq=False)
@@ -214,11 +224,21 @@ class LocalPresenceWriter:
         self._record_contact(instance, epoch)
         return is_known
 
-    def set_remote(self, rows: Iterable[PresenceRow]) -> None:
-        """Publish the presence of remote users."""
+    async def set_remote(self, rows: list[PresenceRow]) -> None:
+        """Publish the presence of users of other servers."""
+        until_ms = self._clock.steady_ms() + REMOTE_TIMEOUT_MS
         for row in rows:
-            user = self._users.setdefault(UserID(row.user_id), _User())
-            self._publish(UserID(row.user_id), user, row)
+            user_id = UserID(row.user_id)
+            user = await self._user(user_id)
+            user.devices.clear()
+            user.status_msg, user.last_active_ms = row.status_msg, row.last_active_ts
+            user.remote_until_ms = 0 if row.state == OFFLINE else until_ms
+            if user.published is None or _published_fields(row) != _published_fields(
+                user.published
+            ):
+                self._publish(user_id, user, row)
+            self._schedule(user_id, user)
+            self._forget_offline(user_id)
 
     def expire(self) -> int | None:
         """Update users whose timers have expired; return the ms until the next timer."""
@@ -309,6 +329,10 @@ class LocalPresenceWriter:
     def _update(self, user_id: UserID, user: _User) -> None:
         """Compute a user's presence, and publish it if it has changed."""
         now_ms = self._clock.steady_ms()
+        if user.remote_until_ms > now_ms:
+            self._schedule(user_id, user)
+            return
+        user.remote_until_ms = 0
         for device_id, device in list(user.devices.items()):
             if not device.instances and device.until_ms <= now_ms:
                 del user.devices[device_id]
@@ -332,7 +356,9 @@ class LocalPresenceWriter:
     def _forget_offline(self, user_id: UserID) -> None:
         """Drop a user without devices, as soon as the state is in the database."""
         user = self._users.get(user_id)
-        if user is not None and not user.devices and user_id not in self._unsaved:
+        if user is None or user.devices or user.remote_until_ms:
+            return
+        if user_id not in self._unsaved:
             del self._users[user_id]
 
     def _publish(self, user_id: UserID, user: _User, row: PresenceRow) -> None:
@@ -349,7 +375,9 @@ class LocalPresenceWriter:
         now_ms = self._clock.steady_ms()
         times = [device.until_ms for device in user.devices.values() if not device.instances]
         is_online = user.published is not None and user.published.state == ONLINE
-        if is_online and user.active_ms is not None:
+        if user.remote_until_ms:
+            times.append(user.remote_until_ms)
+        elif is_online and user.active_ms is not None:
             times.append(user.active_ms + self._settings.idle_timeout)
             times.append(user.active_ms + self._settings.last_active_granularity)
         due_ms = min((time for time in times if time > now_ms), default=None)

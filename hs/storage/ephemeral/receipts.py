@@ -30,6 +30,13 @@ OF_ROOMS = sql(
         f"stream_id FROM receipts WHERE {d.any_of('room_id', 1, 'text')} ORDER BY stream_id"
     )
 )
+EVENT_POSITIONS = sql(
+    lambda d: (
+        "SELECT event_id, room_id, stream_id FROM events "
+        f"WHERE status <> 3 AND {d.any_of('event_id', 1, 'text')}"
+    )
+)
+THREADS = sql(lambda d: f"SELECT root_id FROM threads WHERE {d.any_of('root_id', 1, 'text')}")
 EVENT_POSITION = "SELECT room_id, stream_id FROM events WHERE event_id = $1 AND status <> 3"
 IS_THREAD = "SELECT 1 FROM threads WHERE root_id = $1"
 PARENT = "SELECT parent_id, rel_type FROM relations WHERE event_id = $1"
@@ -68,6 +75,19 @@ async def event_position(tx: Tx, event_id: str) -> tuple[str, int] | None:
     """Return the room and the stream ID of an event."""
     row = await tx.fetchrow(EVENT_POSITION, event_id)
     return None if row is None else (row[0], row[1])
+
+
+async def event_positions(tx: Tx, event_ids: Sequence[str]) -> dict[str, tuple[str, int]]:
+    """Return the room and the stream ID of each of the events that are stored."""
+    if not event_ids:
+        return {}
+    rows = await tx.fetch(EVENT_POSITIONS, list(event_ids))
+    return {row[0]: (row[1], row[2]) for row in rows}
+
+
+async def threads_among(tx: Tx, root_ids: Sequence[str]) -> set[str]:
+    """Return those of the events that are the roots of threads."""
+    return {row[0] for row in await tx.fetch(THREADS, list(root_ids))} if root_ids else set()
 
 
 async def is_thread(tx: Tx, root_id: str) -> bool:

@@ -29,6 +29,12 @@ OF_MEMBERS = sql(
         f"AND type = 'm.room.member' AND {d.any_of('state_key', 2, 'text')}"
     )
 )
+JOINED_AMONG = sql(
+    lambda d: (
+        "SELECT DISTINCT state_key FROM current_state "
+        f"WHERE membership = 'join' AND {d.any_of('state_key', 1, 'text')}"
+    )
+)
 MEMBER_EVENTS = """
 SELECT stream_id, membership FROM current_state WHERE room_id = $1 AND type = 'm.room.member'
 """
@@ -95,6 +101,13 @@ async def memberships_of(tx: Tx, room_id: str, user_ids: Sequence[str]) -> dict[
     """Return the memberships of those users that the current state of a room names."""
     rows = await tx.fetch(OF_MEMBERS, room_id, list(user_ids))
     return {row[0]: row[1] for row in rows if row[1] is not None}
+
+
+async def joined_among(tx: Tx, user_ids: Sequence[str]) -> set[str]:
+    """Return those of the users who are joined to any room that this server knows."""
+    if not user_ids:
+        return set()
+    return {row[0] for row in await tx.fetch(JOINED_AMONG, list(user_ids))}
 
 
 async def list_member_events(tx: Tx, room_id: str) -> list[tuple[int, str | None]]:

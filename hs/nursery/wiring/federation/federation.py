@@ -41,7 +41,7 @@ def wire_federation(base: ProcessBase, subjects: FederatedSubjects) -> list[Part
     return [
         _wire_server_api(subjects),
         wire_outbound(base, subjects.client.client, subjects.rooms),
-        wire_inbound(base, subjects.client, subjects.rooms),
+        wire_inbound(base, subjects.client, subjects.rooms, subjects.devices, subjects.ephemeral),
     ]
 
 

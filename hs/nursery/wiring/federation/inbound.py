@@ -7,9 +7,18 @@ from hs.core.streams import EVENTS
 from hs.lib.tasks import Duty
 from hs.nursery.part import Part
 from hs.nursery.process_base import ProcessBase
+from hs.nursery.wiring.devices import DeviceServices
+from hs.nursery.wiring.ephemeral import EphemeralServices
 from hs.nursery.wiring.federation.client import FederationClientServices
 from hs.nursery.wiring.rooms.rooms import RoomOwner, Rooms
+from hs.services.federation.inbound.device_messages import InboundDeviceMessages
 from hs.services.federation.inbound.edus import InboundEdus
+from hs.services.federation.inbound.ephemeral_edus import (
+    InboundPresence,
+    InboundReceipts,
+    InboundTyping,
+    SharedRoomChecks,
+)
 from hs.services.federation.inbound.missing_events import MissingEventFetcher
 from hs.services.federation.inbound.pdu_queues import PduQueues
 from hs.services.federation.inbound.room_inbox import (
@@ -26,7 +35,13 @@ class _OwnedInbox:
     queues: PduQueues
 
 
-def wire_inbound(base: ProcessBase, client: FederationClientServices, rooms: Rooms) -> Part:
+def wire_inbound(
+    base: ProcessBase,
+    client: FederationClientServices,
+    rooms: Rooms,
+    devices: DeviceServices,
+    ephemeral: EphemeralServices,
+) -> Part:
     """Build the endpoint, and in processes that own rooms the inbox and its queues."""
     owned = None if rooms.owner is None else _owned(base, client, rooms, rooms.owner)
 
@@ -35,11 +50,26 @@ def wire_inbound(base: ProcessBase, client: FederationClientServices, rooms: Roo
         return owned.inbox
 
     inboxes = base.sharded(RoomInbox, EVENTS, inbox)
-    transactions = InboundTransactions(ShardedInbox(base.ownership, inboxes), InboundEdus())
+    edus = _edus(base, rooms, devices, ephemeral)
+    transactions = InboundTransactions(ShardedInbox(base.ownership, inboxes), edus)
     duties = []
     if owned is not None:
         duties.append(Duty("incomplete PDUs", owned.queues.run, lambda: owned.queues.length))
     return Part(endpoints=[TransactionsApi(transactions)], duties=duties)
+
+
+def _edus(
+    base: ProcessBase, rooms: Rooms, devices: DeviceServices, ephemeral: EphemeralServices
+) -> InboundEdus:
+    checks = SharedRoomChecks(rooms.memberships, rooms.acls)
+    presence = ephemeral.presence
+    return InboundEdus(
+        InboundTyping(checks, ephemeral.typing_writer),
+        InboundReceipts(checks, base.database, ephemeral.receipt_writer, base.clock),
+        InboundPresence(base.database, presence.writer, base.clock, presence.is_enabled),
+        InboundDeviceMessages(devices.messages, base.settings.server.server_name),
+        None,
+    )
 
 
 def _owned(
