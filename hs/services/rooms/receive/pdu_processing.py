@@ -82,7 +82,7 @@ class PduProcessor:
         await room.load((event.event_id, *event.auth_events))
         if room.get_known(event.event_id) is not None or self._lacks_auth_events(event):
             return
-        rejection = await self._check_auth_events(event)
+        _, rejection = await self._check_auth_events(event)
         status = EventStatus.OUTLIER if rejection is None else EventStatus.REJECTED
         room.add(PendingEvent(event, None, status=status), room.head)
 
@@ -152,11 +152,15 @@ class PduProcessor:
         if event.type == event_types.CREATE and event.event_id != self._room.room.create.event_id:
             return "The room was created by a different event"
         # Step 4
-        rejection = await self._check_auth_events(event)
-        # Step 5
-        return rejection or await self._check_state(state_before, event)
+        auth_state, rejection = await self._check_auth_events(event)
+        if rejection is not None:
+            return rejection
+        # Step 5. Most events cite just what the state before them has.
+        state = await self._room.auth_state(state_before, event)
+        return None if state == auth_state else _rejection(event, state)
 
-    async def _check_auth_events(self, event: Event) -> str | None:
+    async def _check_auth_events(self, event: Event) -> tuple[dict[StateKey, Event], str | None]:
+        """Return the state of the auth events, and why they do not allow the event, if so."""
         auth_events = [self._room.get_known(each) for each in event.auth_events]
         known = [auth_event for auth_event in auth_events if auth_event is not None]
         rejected = {each.event.event_id for each in known if each.status == EventStatus.REJECTED}
@@ -172,16 +176,11 @@ class PduProcessor:
             check_auth_events_selection(event, [each.event for each in known], rejected)
             check_auth(event, state)
         except Forbidden as fault:
-            return f"The auth events do not allow the event: {fault.message}"
-        return None
+            return state, f"The auth events do not allow the event: {fault.message}"
+        return state, None
 
     async def _check_state(self, snapshot: Snapshot, event: Event) -> str | None:
-        state = await self._room.auth_state(snapshot, event)
-        try:
-            check_auth(event, state)
-        except Forbidden as fault:
-            return fault.message
-        return None
+        return _rejection(event, await self._room.auth_state(snapshot, event))
 
     async def _snapshot_of_state(self, event_ids: Sequence[EventID]) -> Snapshot:
         known = await self._room.find_known(event_ids)
@@ -251,11 +250,7 @@ class PduProcessor:
             if target is not None and await self._redacts_now(pending, target):
                 pending.mark_redacted(target.event)
         stored_redactions = self._redactions.get(event.event_id, ())
-        pending_redactions = [
-            earlier.event.event_id
-            for earlier in self._room.list_pending()
-            if earlier.event.redacts == event.event_id
-        ]
+        pending_redactions = self._room.pending_redactions_of(event.event_id)
         for redaction_id in (*stored_redactions, *pending_redactions):
             redaction = (await self._room.find_known([redaction_id])).get(redaction_id)
             if (
@@ -276,8 +271,8 @@ class PduProcessor:
         return await self._applies(pending.event, target.event, pending.state_before)
 
     def _is_redacted(self, target: KnownEvent) -> bool:
-        return target.redacted_by is not None or any(
-            pending.redacts == target.event.event_id for pending in self._room.list_pending()
+        return target.redacted_by is not None or self._room.is_redacted_by_pending(
+            target.event.event_id
         )
 
     async def _applies(self, redaction: Event, target: Event, state_before: Snapshot) -> bool:
@@ -289,9 +284,7 @@ class PduProcessor:
         return redaction_applies(redaction, target, PowerLevels.of(levels, create, redaction.rules))
 
     def _fills_gap(self, event_id: EventID) -> bool:
-        return event_id in self._gaps or any(
-            event_id in pending.missing_prev_events for pending in self._room.list_pending()
-        )
+        return event_id in self._gaps or self._room.is_missing_of_pending(event_id)
 
     def has_state_before(self, event_id: EventID) -> bool:
         """Return whether the state before a loaded event is known."""
@@ -302,6 +295,15 @@ class PduProcessor:
         missing = [each for each in event.auth_events if self._room.get_known(each) is None]
         self.missing_auth_events.update(missing)
         return bool(missing)
+
+
+def _rejection(event: Event, state: Mapping[StateKey, Event]) -> str | None:
+    """Return why a state does not allow an event; None if it does."""
+    try:
+        check_auth(event, state)
+    except Forbidden as fault:
+        return fault.message
+    return None
 
 
 def own_entry(event: Event) -> dict[StateKey, Event | None]:

@@ -114,6 +114,14 @@ class ReceivedRoom:
     pending_batches: dict[int, EventBatch] = attrs.Factory(dict)
     _event_being_added: Event | None = None
     _known: dict[EventID, KnownEvent | None] = attrs.Factory(dict)
+    # Of the events that were pending when the room was held, and of the new ones.
+    _pending_redactions: dict[EventID, list[EventID]] = attrs.Factory(dict)
+    _redacted_by_pending: set[EventID] = attrs.Factory(set)
+    _missing_prev_events: set[EventID] = attrs.Factory(set)
+
+    def __attrs_post_init__(self) -> None:
+        for pending in self.room.pending.values():
+            self._index(pending)
 
     async def load(self, event_ids: Iterable[EventID]) -> None:
         """Load events, for `get_known`."""
@@ -168,6 +176,7 @@ class ReceivedRoom:
     def add(self, pending: PendingEvent, head: RoomHead) -> None:
         """Add an event, after which the room's head is `head`."""
         self.new_events.append(pending)
+        self._index(pending)
         self.head = head
         self._event_being_added = None
         self._record(pending)
@@ -178,9 +187,25 @@ class ReceivedRoom:
         self._event_being_added = pending.event
         self.remember_state_after(pending.event.event_id, state_after)
 
-    def list_pending(self) -> list[PendingEvent]:
-        """Return the room's events that are not committed."""
-        return [*self.room.pending.values(), *self.new_events]
+    def pending_redactions_of(self, event_id: EventID) -> Sequence[EventID]:
+        """Return the redactions of an event that are not committed, whether in force or not."""
+        return self._pending_redactions.get(event_id, ())
+
+    def is_redacted_by_pending(self, event_id: EventID) -> bool:
+        """Return whether a redaction that is not committed applies to an event."""
+        return event_id in self._redacted_by_pending
+
+    def is_missing_of_pending(self, event_id: EventID) -> bool:
+        """Return whether an event that is not committed has left a gap where this event belongs."""
+        return event_id in self._missing_prev_events
+
+    def _index(self, pending: PendingEvent) -> None:
+        target = pending.event.redacts
+        if target is not None:
+            self._pending_redactions.setdefault(target, []).append(pending.event.event_id)
+        if pending.redacts is not None:
+            self._redacted_by_pending.add(pending.redacts)
+        self._missing_prev_events.update(pending.missing_prev_events)
 
     def submit_new(self) -> None:
         """Submit the new events to be committed."""
