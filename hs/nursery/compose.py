@@ -4,6 +4,7 @@ import attrs
 
 from hs.apis.web.drain import Drain
 from hs.apis.web.limits import Admission
+from hs.apis.web.origin_limits import OriginLimits
 from hs.apis.web.route import collect
 from hs.lib.aio import Bridge
 from hs.lib.caching.lru_cache import collect_caches
@@ -25,7 +26,8 @@ def compose(
 ) -> Process:
     """Build a process. Nothing starts, waits or connects here. Raises: SettingsError."""
     base = build_process_base(settings, plan, clock, bridge, database)
-    drain, admission, metrics = Drain(), Admission(), Metrics()
+    origins = OriginLimits(settings.rate_limits.rc_federation)
+    drain, admission, metrics = Drain(), Admission(origins=origins), Metrics()
     with collect_caches() as caches:
         services = build_services(base, admission, drain)
     sessions, parts = services.core.sessions, services.parts

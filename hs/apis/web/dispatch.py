@@ -113,6 +113,8 @@ class Dispatcher:
         gate = self.admission.gate(endpoint.work)
         if gate is not None:
             handle = partial(gate.run, http_request.requester, handle)
+        if http_request.origin is not None:
+            handle = partial(self.admission.origins.run, http_request.origin, handle)
         if endpoint.cancel_on_disconnect:
             return await _run_until_disconnect(handle, http_request)
         return await handle()

@@ -20,6 +20,7 @@ from typing import Protocol, TypeVar
 
 import attrs
 
+from hs.apis.web.origin_limits import OriginLimits
 from hs.core.errors import LimitExceeded
 from hs.core.ids import UserID
 from hs.core.requester import Requester
@@ -159,9 +160,14 @@ DEFAULT_GATES: Mapping[WorkClass, GateSize] = {
 
 
 class Admission:
-    """The gates of one process."""
+    """The gates of one process, and the limits of other servers."""
 
-    def __init__(self, sizes: Mapping[WorkClass, GateSize] = DEFAULT_GATES) -> None:
+    def __init__(
+        self,
+        sizes: Mapping[WorkClass, GateSize] = DEFAULT_GATES,
+        origins: OriginLimits | None = None,
+    ) -> None:
+        self.origins = origins or OriginLimits()
         self.gates = {work: Gate(size) for work, size in sizes.items()}
 
     def gate(self, work: WorkClass) -> Gate | None:

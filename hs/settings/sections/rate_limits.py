@@ -127,9 +127,7 @@ class RateLimitSettings:
     rc_invites: InviteRates = sub_block(InviteRates, "Invites.")
     rc_third_party_invite: Rate = rate(0.2, 10, "Invites by third-party identifier, per user.")
     rc_media_create: Rate = rate(10, 50, "Reserved media IDs, per user.")
-    rc_federation: FederationRates = sub_block(
-        FederationRates, "Requests of remote servers.", is_effective=False
-    )
+    rc_federation: FederationRates = sub_block(FederationRates, "Requests of remote servers.")
     rc_presence: PresenceRates = sub_block(PresenceRates, "Changes of presence.")
     rc_delayed_event_mgmt: Rate = rate(1, 5, "Requests that manage delayed events, per user.")
     rc_reports: Rate = rate(1, 5, "Reports, per user.")
