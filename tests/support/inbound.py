@@ -32,9 +32,14 @@ QUEUES = "incomplete PDUs"
 JOIN = {"membership": "join"}
 
 
-def joined_history(version: str = "11", members: Sequence[UserID] = (BERT, CORA)) -> History:
+def joined_history(
+    version: str = "11",
+    members: Sequence[UserID] = (BERT, CORA),
+    room_id: RoomID | None = None,
+) -> History:
     """Return a room of peers that Alice has joined last."""
     history = History(version)
+    history.room_id = room_id or history.room_id
     history.begin()
     for user_id in members:
         history.add(user_id, "m.room.member", JOIN, user_id)
@@ -95,9 +100,10 @@ class Inbound:
     async def work(self, *, timeout_s: float = 60) -> None:
         """Run the duty until no PDU waits."""
         async with self.server.process.duties(QUEUES):
-            await self.wait_until(self._is_idle, timeout_s)
+            await self.wait_until(self.is_idle, timeout_s)
 
-    async def _is_idle(self) -> bool:
+    async def is_idle(self) -> bool:
+        """Return whether no PDU waits."""
         return await self.waiting() == 0
 
     async def wait_until(self, condition: Callable[[], Any], timeout_s: float = 20) -> None:

@@ -1,9 +1,13 @@
 """What other servers send: transactions, and the queues of events that are incomplete."""
 
+from collections.abc import Callable
+from functools import partial
+
 import attrs
 
 from hs.apis.federation.transactions import TransactionsApi
 from hs.core.streams import EVENTS
+from hs.lib.metrics import Metrics
 from hs.lib.tasks import Duty
 from hs.nursery.part import Part
 from hs.nursery.process_base import ProcessBase
@@ -19,6 +23,7 @@ from hs.services.federation.inbound.ephemeral_edus import (
     InboundTyping,
     SharedRoomChecks,
 )
+from hs.services.federation.inbound.inbound_metrics import watch_edus, watch_inbox
 from hs.services.federation.inbound.missing_events import MissingEventFetcher
 from hs.services.federation.inbound.pdu_queues import PduQueues
 from hs.services.federation.inbound.room_inbox import (
@@ -52,10 +57,16 @@ def wire_inbound(
     inboxes = base.sharded(RoomInbox, EVENTS, inbox)
     edus = _edus(base, rooms, devices, ephemeral)
     transactions = InboundTransactions(ShardedInbox(base.ownership, inboxes), edus)
-    duties = []
-    if owned is not None:
-        duties.append(Duty("incomplete PDUs", owned.queues.run, lambda: owned.queues.length))
-    return Part(endpoints=[TransactionsApi(transactions)], duties=duties)
+    endpoints = [TransactionsApi(transactions)]
+    metrics: list[Callable[[Metrics], None]] = [partial(watch_edus, edus=edus)]
+    if owned is None:
+        return Part(endpoints=endpoints, metrics=metrics)
+    queues = owned.queues
+    return Part(
+        endpoints=endpoints,
+        duties=[Duty("incomplete PDUs", queues.run, lambda: queues.length)],
+        metrics=[*metrics, partial(watch_inbox, inbox=owned.inbox, queues=queues)],
+    )
 
 
 def _edus(

@@ -155,13 +155,10 @@ async def test_waiting_event_is_appended_when_what_it_cites_arrives(
     first, second = say(inbound.history, 2)
     await inbound.send(second)
 
-    async def is_idle() -> bool:
-        return await inbound.waiting() == 0
-
     async with inbound.server.process.duties(QUEUES):
         await inbound.wait_until(lambda: _has_asked(inbound))
         await inbound.send(first, origin=TWO)
-        await inbound.wait_until(is_idle, 4)
+        await inbound.wait_until(inbound.is_idle, 4)
 
     assert await statuses(inbound, [first, second]) == {EventStatus.ACCEPTED}
 
