@@ -37,9 +37,8 @@ class EventRow:
 
     `pdu` is its canonical JSON; None if the row comes from the log of commits, and then the reader
     loads the event. `snapshot_id` is the state before the event. `membership` and
-    `prev_membership` are set for m.room.member events only. `sticky_until` is the time (ms) until
-    which the event is sticky (MSC4354), 0 if it is not. `state_changes` lists the changes to
-    the room's current state, if they are not just the event itself; None means that they are.
+    `prev_membership` are set for m.room.member only. `sticky_until` is the time (ms) until which
+    the event is sticky, or 0. `state_changes` lists the changes to the current state; None: itself.
     """
 
     room_id: str
@@ -68,6 +67,7 @@ class EventRow:
     sticky_until: int = 0
     relay: bool = False  # an event of another server that this one sends to the others
     left_servers: tuple[str, ...] = ()  # other servers whose last joined member left with it
+    outside: bool = False  # an outlier: a local user's membership in a room that we are not in
 
     def changes(self) -> tuple[StateChange, ...]:
         """Return the changes to the current state of the room."""

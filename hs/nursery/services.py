@@ -35,11 +35,11 @@ from hs.nursery.wiring.ephemeral import EphemeralServices, wire_ephemeral
 from hs.nursery.wiring.federation.client import FederationClientServices, wire_federation_client
 from hs.nursery.wiring.federation.federation import FederatedSubjects, wire_federation
 from hs.nursery.wiring.federation.peers import PeerNetwork, wire_peer_network
+from hs.nursery.wiring.federation.joining import wire_remote_rooms
 from hs.nursery.wiring.federation.remote_servers import (
     RemoteQueries,
     RemoteServers,
     wire_remote_queries,
-    wire_remote_rooms,
 )
 from hs.nursery.wiring.http_clients import HttpClients, wire_http_clients
 from hs.nursery.wiring.media import MediaServices, wire_media
@@ -218,6 +218,7 @@ def _build_federation(base: ProcessBase, services: Services) -> list[Part]:
         devices=services.devices,
         ephemeral=services.ephemeral,
         media=services.media,
+        appservices=core.appservices,
     )
     return wire_federation(base, subjects)
 

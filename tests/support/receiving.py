@@ -33,7 +33,9 @@ class ReceivingWorld(World):
         self.auth_graph = AuthGraph(self.database)
         resolver = StateResolver(self.events, self.auth_graph)
         stores = RoomStores(self.database, self.rooms, self.events, self.states, resolver)
-        receiver = OwnedRoomReceiver(PduChecker(AllKeysKeyRing()), stores)
+        receiver = OwnedRoomReceiver(
+            PduChecker(AllKeysKeyRing()), stores, self.memberships.is_local
+        )
         self.receiver = ShardedReceiver(base.ownership, {base.plan.instance: receiver})
 
 

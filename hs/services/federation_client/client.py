@@ -5,7 +5,7 @@ Spec: server-server API, Request Authentication.
 
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 from urllib.parse import quote, urlencode
 
 import attrs
@@ -72,12 +72,30 @@ class FederationClient:
         `uri_of` makes the `uri`; `body` is canonical JSON. For the rest see PeerRequest.
         Raises: RemoteFault; its `error` is the error that the server responded with, if any.
         """
+        response = await self.exchange(
+            server, method, uri, body, timeout_s=timeout_s, max_bytes=max_bytes
+        )
+        if len(response.body) < MIN_BYTES_FOR_THREAD:
+            return object_in(server, response)
+        return await trio.to_thread.run_sync(object_in, server, response)
+
+    async def exchange(
+        self,
+        server: ServerName,
+        method: str,
+        uri: str,
+        body: bytes | None,
+        *,
+        timeout_s: float = RESPONSE_TIMEOUT_S,
+        max_bytes: int = MAX_RESPONSE_BYTES,
+    ) -> PeerResponse:
+        """Send a request and return its response, whatever its status. Raises: RemoteFault."""
         if server == self.server_name:
             raise RemoteFault(server, "this server does not send requests to itself", retry=False)
         headers = {"authorization": authorization_header(self._signer, server, method, uri, body)}
         if body is not None:
             headers["content-type"] = "application/json"
-        response = await self._transport.send(
+        return await self._transport.send(
             PeerRequest(
                 server=server,
                 method=method,
@@ -90,9 +108,6 @@ class FederationClient:
                 ignores_backoff=ignores_backoff,
             )
         )
-        if len(response.body) < MIN_BYTES_FOR_THREAD:
-            return object_in(server, response)
-        return await trio.to_thread.run_sync(object_in, server, response)
 
 
 def uri_of(path: str, query: Query | None = None) -> str:
@@ -109,8 +124,7 @@ def segment(text: str) -> str:
 
 def object_in(server: ServerName, response: PeerResponse) -> JsonObject:
     """Return the JSON object of a successful response. Raises: RemoteFault."""
-    if response.status != 200:
-        _raise_error(server, response)
+    check_status(server, response)
     try:
         value = parse_json(response.body)
     except MatrixError as fault:
@@ -120,8 +134,10 @@ def object_in(server: ServerName, response: PeerResponse) -> JsonObject:
     return value
 
 
-def _raise_error(server: ServerName, response: PeerResponse) -> NoReturn:
-    """Raise the error in a response."""
+def check_status(server: ServerName, response: PeerResponse) -> None:
+    """Raise the error in a response that is not successful. Raises: RemoteFault."""
+    if response.status == 200:
+        return
     retry = response.status >= 500 or response.status == 429
     body: Any = None
     with suppress(MatrixError):

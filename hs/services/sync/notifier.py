@@ -37,6 +37,7 @@ from hs.core.streams import (
     ToDeviceRow,
 )
 from hs.repl.feed import Batch, Feed
+from hs.services.rooms.store.memberships import member_changes
 
 R = TypeVar("R")
 
@@ -356,9 +357,9 @@ class Notifier:
     def _on_memberships(self, row: EventRow) -> set[Watch]:
         concerned: set[Watch] = set()
         room_id = row.room_id
-        for event_type, state_key, _, membership in row.changes():
+        for _, state_key, _, membership in member_changes(row):
             watch = self._has_watch.get(state_key)
-            if event_type != event_types.MEMBER or watch is None:
+            if watch is None:
                 continue
             concerned.add(watch)
             if membership == event_types.JOIN:

@@ -32,7 +32,7 @@ from hs.repl.feed import Feed
 from hs.services.accounts.account_data.account_data import AccountDataService
 from hs.services.rooms.read.visibility import Visibility
 from hs.services.rooms.store.event_store import EventStore
-from hs.services.rooms.store.memberships import LocalMembership
+from hs.services.rooms.store.memberships import LocalMembership, member_changes
 from hs.services.rooms.store.recent_events import RecentEvents
 from hs.services.rooms.store.state_store import StateStore
 from hs.services.rooms.store.stored_event import StoredEvent, membership_in
@@ -47,9 +47,8 @@ _LEFT: Final = (event_types.LEAVE, event_types.BAN)
 
 
 def _members_in(row: EventRow) -> Iterator[UserID]:
-    for event_type, state_key, _, _ in row.changes():
-        if event_type == event_types.MEMBER:
-            yield UserID(state_key)
+    for _, state_key, _, _ in member_changes(row):
+        yield UserID(state_key)
 
 
 @attrs.frozen(eq=False)

@@ -10,6 +10,13 @@ from hs.storage.rows import InsertRows
 INSERT_ROOM = InsertRows(
     "rooms",
     "room_id text, version text, creator text, created_ms bigint",
+    conflict=(
+        "ON CONFLICT (room_id) DO UPDATE SET version = excluded.version, creator = excluded.creator"
+    ),
+)
+INSERT_OUTSIDE_ROOM = InsertRows(
+    "rooms",
+    "room_id text, version text, creator text, created_ms bigint",
     conflict="ON CONFLICT (room_id) DO NOTHING",
 )
 VERSIONS = sql(
@@ -58,6 +65,10 @@ SET_LOCAL_MEMBERSHIPS = InsertRows(
     ),
 )
 
+SET_STRIPPED_STATE = """
+UPDATE local_memberships SET stripped_state = $3 WHERE user_id = $1 AND room_id = $2
+"""
+
 FORGET = """
 UPDATE local_memberships SET forgotten = 1
 WHERE user_id = $1 AND room_id = $2 AND membership IN ('leave', 'ban')
@@ -91,8 +102,13 @@ class RoomSummaryRecord(NamedTuple):
 
 
 async def insert(tx: Tx, rows: Sequence[tuple[str, str, str, int]]) -> None:
-    """Insert rooms (room_id, version, creator, created_ms); existing rooms are not changed."""
+    """Insert rooms (room_id, version, creator, created_ms), in place of rooms from outside."""
     await tx.insert_rows(INSERT_ROOM, rows)
+
+
+async def insert_outside(tx: Tx, rows: Sequence[tuple[str, str, str, int]]) -> None:
+    """Insert rooms that this server is not in; existing rooms are not changed."""
+    await tx.insert_rows(INSERT_OUTSIDE_ROOM, rows)
 
 
 async def versions(tx: Tx, room_ids: Sequence[str]) -> dict[str, str]:
@@ -139,6 +155,11 @@ async def set_local_memberships(
     A new membership makes the room remembered again.
     """
     await tx.insert_rows(SET_LOCAL_MEMBERSHIPS, rows)
+
+
+async def set_stripped_state(tx: Tx, user_id: str, room_id: str, state: bytes) -> None:
+    """Store the stripped state of a room that this server is not in, as a JSON array."""
+    await tx.execute(SET_STRIPPED_STATE, user_id, room_id, state)
 
 
 async def forget(tx: Tx, user_id: str, room_id: str) -> bool:

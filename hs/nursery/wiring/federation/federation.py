@@ -9,11 +9,13 @@ from hs.apis.federation.version import ServerVersionApi
 from hs.nursery.part import Part
 from hs.nursery.process_base import ProcessBase
 from hs.nursery.wiring.accounts.accounts import AccountServices
+from hs.nursery.wiring.appservices import AppserviceClients
 from hs.nursery.wiring.devices import DeviceServices
 from hs.nursery.wiring.ephemeral import EphemeralServices
 from hs.nursery.wiring.federation.client import FederationClientServices
 from hs.nursery.wiring.federation.outbound import wire_outbound
 from hs.nursery.wiring.federation.inbound import wire_inbound
+from hs.nursery.wiring.federation.joining import wire_joining
 from hs.nursery.wiring.media import MediaServices
 from hs.nursery.wiring.rooms.aliases import AliasServices
 from hs.nursery.wiring.rooms.membership import MembershipServices
@@ -34,6 +36,7 @@ class FederatedSubjects:
     devices: DeviceServices
     ephemeral: EphemeralServices
     media: MediaServices
+    appservices: AppserviceClients
 
 
 def wire_federation(base: ProcessBase, subjects: FederatedSubjects) -> list[Part]:
@@ -42,6 +45,7 @@ def wire_federation(base: ProcessBase, subjects: FederatedSubjects) -> list[Part
         _wire_server_api(subjects),
         wire_outbound(base, subjects.client.client, subjects.rooms),
         wire_inbound(base, subjects.client, subjects.rooms, subjects.devices, subjects.ephemeral),
+        wire_joining(base, subjects.rooms, subjects.members, subjects.appservices.queries),
     ]
 
 

@@ -4,11 +4,8 @@ import attrs
 
 from hs.nursery.process_base import ProcessBase
 from hs.nursery.wiring.federation.client import FederationClientServices
-from hs.nursery.wiring.rooms.rooms import Rooms
 from hs.services.accounts.profiles.profiles import NoRemoteProfiles, RemoteProfiles
 from hs.services.devices.remote_devices import NoRemoteDevices, RemoteDevices
-from hs.services.federation.joining.remote_aliases import RemoteAliases
-from hs.services.federation.joining.rooms_of_others import RoomsOfOthers
 from hs.services.media.remote_media import NoRemoteMedia, RemoteMedia
 from hs.services.rooms.append.policy_servers import NoPolicyServers, PolicyServers
 from hs.services.rooms.membership.remote_rooms import NoRemoteRooms, RemoteRooms
@@ -34,10 +31,3 @@ class RemoteServers(RemoteQueries):
 def wire_remote_queries(base: ProcessBase, federation: FederationClientServices) -> RemoteQueries:
     """Build the queries, which need no other service."""
     return RemoteQueries()
-
-
-def wire_remote_rooms(
-    base: ProcessBase, federation: FederationClientServices, rooms: Rooms
-) -> RemoteRooms:
-    """Build joining, leaving and inviting through other servers."""
-    return RoomsOfOthers(RemoteAliases(federation.client))

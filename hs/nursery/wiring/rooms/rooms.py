@@ -15,6 +15,11 @@ from hs.services.federation_client.key_ring import KeyRing
 from hs.services.rooms.append.appender import RoomAppender
 from hs.services.rooms.append.committer import Committer
 from hs.services.rooms.append.event_builder import EventBuilder
+from hs.services.rooms.append.event_templates import (
+    EventTemplates,
+    OwnedEventTemplates,
+    ShardedTemplates,
+)
 from hs.services.rooms.append.hot_rooms import MAX_BYTES as HOT_BYTES
 from hs.services.rooms.append.hot_rooms import HotRooms
 from hs.services.rooms.append.policy_servers import PolicyServerCheck, PolicyServers
@@ -24,6 +29,11 @@ from hs.services.rooms.append.transaction_ids import TransactionIds
 from hs.services.rooms.membership.deactivated_users import FINISH_PERIOD_S, RoomDepartures
 from hs.services.rooms.receive.event_intake import OwnedRoomReceiver
 from hs.services.rooms.receive.event_receiver import RoomReceiver, ShardedReceiver
+from hs.services.rooms.receive.outside_memberships import (
+    OutsideMemberships,
+    OwnedOutsideMemberships,
+    ShardedOutsideMemberships,
+)
 from hs.services.rooms.receive.pdu_checks import PduChecker
 from hs.services.rooms.receive.received_room import RoomStores
 from hs.services.rooms.retention.request_cleanup import CLEANUP_PERIOD_S, RoomCleanup
@@ -51,6 +61,8 @@ class RoomOwner:
     hot: HotRooms
     writer: RoomWriter
     receiver: OwnedRoomReceiver
+    templates: OwnedEventTemplates
+    outside: OwnedOutsideMemberships
 
 
 @attrs.frozen(eq=False, kw_only=True)
@@ -67,6 +79,10 @@ class Rooms:
     acls: ServerAcls
     appender: ShardedAppender
     receiver: RoomReceiver
+    templates: EventTemplates
+    outside: OutsideMemberships
+    graph: AuthGraph
+    checker: PduChecker
     owner: RoomOwner | None
     departures: RoomDepartures
     cleanup: RoomCleanup
@@ -90,18 +106,21 @@ def wire_rooms(base: ProcessBase, keys: KeyRing, policies: PolicyServers) -> Roo
     )
     memberships = Memberships(base.database, base.feed, base.settings.server.server_name)
     tails = RecentEvents(base.feed, int(TAIL_BYTES * caches.factor("tails")))
-    owner = _owner(base, events, states, PolicyServerCheck(memberships, policies), keys)
+    graph, checker = AuthGraph(base.database), PduChecker(keys)
+    policy_check = PolicyServerCheck(memberships, policies)
+    resolver = StateResolver(events, graph)
+    owner = _owner(base, events, states, memberships, resolver, policy_check, checker)
 
-    def writer() -> RoomWriter:
+    def owned() -> RoomOwner:
         assert owner is not None
-        return owner.writer
+        return owner
 
-    def room_receiver() -> OwnedRoomReceiver:
-        assert owner is not None
-        return owner.receiver
-
-    appender = ShardedAppender(base.ownership, base.sharded(RoomAppender, EVENTS, writer))
-    receivers = base.sharded(RoomReceiver, EVENTS, room_receiver)
+    sharded, ownership = base.sharded, base.ownership
+    appenders = sharded(RoomAppender, EVENTS, lambda: owned().writer)
+    appender = ShardedAppender(ownership, appenders)
+    receivers = sharded(RoomReceiver, EVENTS, lambda: owned().receiver)
+    templates = sharded(EventTemplates, EVENTS, lambda: owned().templates)
+    outside = sharded(OutsideMemberships, EVENTS, lambda: owned().outside)
     departures = RoomDepartures(base.database, appender, memberships)
     cleanup = RoomCleanup(base.database, base.clock)
     return Rooms(
@@ -114,7 +133,11 @@ def wire_rooms(base: ProcessBase, keys: KeyRing, policies: PolicyServers) -> Roo
         auth_states=AuthStateReader(states, events),
         acls=ServerAcls(states),
         appender=appender,
-        receiver=ShardedReceiver(base.ownership, receivers),
+        receiver=ShardedReceiver(ownership, receivers),
+        templates=ShardedTemplates(ownership, templates),
+        outside=ShardedOutsideMemberships(ownership, outside),
+        graph=graph,
+        checker=checker,
         owner=owner,
         departures=departures,
         cleanup=cleanup,
@@ -126,8 +149,10 @@ def _owner(
     base: ProcessBase,
     events: EventStore,
     states: StateStore,
+    memberships: Memberships,
+    resolver: StateResolver,
     policies: PolicyServerCheck,
-    keys: KeyRing,
+    checker: PduChecker,
 ) -> RoomOwner | None:
     if not base.ownership.writes(EVENTS):
         return None
@@ -136,18 +161,24 @@ def _owner(
     )
     hot_bytes = int(HOT_BYTES * base.settings.caches.caches.factor("hot_rooms"))
     hot = HotRooms(base.database, events, states, committer, hot_bytes)
+    builder = EventBuilder(base.signer, base.clock)
     writer = RoomWriter(
         hot,
         events,
         TransactionIds(base.database),
-        EventBuilder(base.signer, base.clock),
+        builder,
         lambda room_id: base.ownership.is_mine(EVENTS, room_id),
         policies=policies,
     )
-    resolver = StateResolver(events, AuthGraph(base.database))
     stores = RoomStores(base.database, hot, events, states, resolver)
-    receiver = OwnedRoomReceiver(PduChecker(keys), stores)
-    return RoomOwner(committer=committer, hot=hot, writer=writer, receiver=receiver)
+    return RoomOwner(
+        committer=committer,
+        hot=hot,
+        writer=writer,
+        receiver=OwnedRoomReceiver(checker, stores, memberships.is_local),
+        templates=OwnedEventTemplates(hot, events, builder, policies),
+        outside=OwnedOutsideMemberships(base.database, memberships, hot, committer),
+    )
 
 
 def _part(owner: RoomOwner | None, departures: RoomDepartures, cleanup: RoomCleanup) -> Part:

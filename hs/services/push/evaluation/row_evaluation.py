@@ -43,7 +43,7 @@ class RowEvaluation:
 
         Raises: NotInMemory; then nothing was added.
         """
-        if row.outlier or row.soft_failed or row.rejected:
+        if (row.outlier and not row.outside) or row.soft_failed or row.rejected:
             return
         try:
             redacted_id = self._redacted_nowait(row)

@@ -254,16 +254,11 @@ async def _set_heads(tx: Tx, work: CommitWork, numbers: _Numbers) -> None:
     )
     if summaries:
         await rooms.set_summaries(tx, [row for _, row in sorted(summaries.items())])
-    new_rooms = [batch for batch in work.batches if batch.new_room is not None]
-    if new_rooms:
-        await rooms.insert(
-            tx,
-            [
-                (batch.room_id, batch.new_room.version, batch.new_room.creator, work.now_ms)
-                for batch in new_rooms
-                if batch.new_room is not None
-            ],
-        )
+    for batch in work.batches:
+        if batch.new_room is not None:
+            version, creator, is_outside = batch.new_room
+            insert = rooms.insert_outside if is_outside else rooms.insert
+            await insert(tx, [(batch.room_id, version, creator, work.now_ms)])
 
 
 async def _set_state(
@@ -274,6 +269,8 @@ async def _set_state(
     suffix = f":{work.server_name}"
     for pending in pending_events:
         room_id = pending.event.room_id
+        if pending.outside:
+            local[(pending.event.state_key or "", room_id)] = _outside_membership(pending, numbers)
         for change in pending.changes:
             key = (room_id, change.type, change.state_key)
             # Where state resolution removed a membership, the user counts as having left.
@@ -296,6 +293,16 @@ async def _set_state(
         await rooms.set_local_memberships(
             tx, [(*key, *entry) for key, entry in sorted(local.items())]
         )
+    for pending in pending_events:
+        if pending.stripped_state is not None:
+            user_id, room_id = pending.event.state_key or "", pending.event.room_id
+            await rooms.set_stripped_state(tx, user_id, room_id, pending.stripped_state)
+
+
+def _outside_membership(pending: PendingEvent, numbers: _Numbers) -> tuple[str, str, int, str]:
+    event = pending.event
+    membership = membership_of(event) or event_types.LEAVE
+    return membership, event.event_id, numbers.events[event.event_id], event.sender
 
 
 async def _set_links(
@@ -447,4 +454,5 @@ def _row(pending: PendingEvent, numbers: _Numbers, now_ms: int) -> EventRow:
         sticky_until=_sticky_until(pending, now_ms),
         relay=pending.relay,
         left_servers=numbers.left_servers.get(event.event_id, ()),
+        outside=pending.outside,
     )

@@ -49,6 +49,8 @@ class PendingEvent:
     - `missing_prev_events`: prev_events that this server lacks. They become backward extremities.
     - `fills_gap`: this event was such a backward extremity.
     - `outlier_id`: the stream ID of a stored outlier that now gets the state before it.
+    - `outside`: an outlier, the membership of a local user in a room that this server is not in;
+      with the `stripped_state` that the user may see, a JSON array.
     - `relay`: this server sends the event of another server to all servers in the room.
     - `stream_id`: set by the commit.
     """
@@ -66,6 +68,8 @@ class PendingEvent:
     fills_gap: bool = False
     outlier_id: int | None = None
     relay: bool = False
+    outside: bool = False
+    stripped_state: bytes | None = None
     stream_id: int = 0
     batch: "EventBatch | None" = None
 
@@ -85,10 +89,14 @@ class HeadChange(NamedTuple):
 
 
 class NewRoomRow(NamedTuple):
-    """The row of a room that the batch creates."""
+    """The row of a room that the batch creates.
+
+    `is_outside`: this server is not in the room, and only another server says which version it has.
+    """
 
     version: str
     creator: str
+    is_outside: bool = False
 
 
 def _ignore(batch: "EventBatch") -> None:

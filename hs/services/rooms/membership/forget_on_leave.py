@@ -12,7 +12,7 @@ from hs.repl.entry_retries import EntryRetries
 from hs.repl.feed import Batch, Feed
 from hs.repl.feed_queue import FeedQueue, WhenFull
 from hs.repl.memory_writer import MemoryWriter
-from hs.services.rooms.store.memberships import CACHE_NAME
+from hs.services.rooms.store.memberships import CACHE_NAME, member_changes
 from hs.storage.database import Database
 from hs.storage.rooms import rooms
 
@@ -68,8 +68,8 @@ class ForgetOnLeaveDuty:
 
     def _departures_in(self, batch: Batch[EventRow]) -> Iterator[tuple[UserID, RoomID]]:
         for _, row in batch.rows:
-            for event_type, state_key, _, membership in row.changes():
-                if event_type != event_types.MEMBER or membership not in _GONE:
+            for _, state_key, _, membership in member_changes(row):
+                if membership not in _GONE:
                     continue
                 if self._is_local(state_key) and self._owns(RoomID(row.room_id)):
                     yield UserID(state_key), RoomID(row.room_id)

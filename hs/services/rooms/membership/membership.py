@@ -18,9 +18,16 @@ from typing import Any, Final
 import attrs
 
 from hs.core.canonical_json import JsonObject, check_canonical
-from hs.core.errors import BadJson, Forbidden, GuestForbidden, NotFound, Unknown
+from hs.core.errors import (
+    BadJson,
+    Forbidden,
+    GuestForbidden,
+    NotFound,
+    UnableToGrantJoin,
+    Unknown,
+)
 from hs.core.events import event_types
-from hs.core.ids import EventID, RoomID, ServerName, UserID, parse_user_id
+from hs.core.ids import EventID, RoomID, ServerName, UserID, parse_user_id, server_of
 from hs.core.requester import Requester
 from hs.core.streams import CacheRow
 from hs.repl.freshness import RefusalRechecks
@@ -268,12 +275,12 @@ class RoomMembership:
             await self._check_may_join(requester, room_id)
         if local_room is None:
             self.limits.check_remote_join(requester, room_id)
-            await self.remote.join(user_id, room_id, request.via, content)
-            auth_state = await self.auth_states.read(room_id)
-            if auth_state is not None:
-                await self.succession.follow(user_id, auth_state.create)
-            joined = await self.memberships.local_membership(room_id, user_id)
-            return EventID("") if joined is None else joined.event_id
+            if await self._join_remote(user_id, room_id, request, content):
+                return await self._finish_remote_join(user_id, room_id)
+            # Another join has brought this server into the room meanwhile.
+            local_room = await self._read_local_room(room_id, user_id)
+            if local_room is None:
+                raise Forbidden("You are not in this room")
         if own is not None and is_joined and request.changes_nothing:
             return own.event_id
         _check_guest(requester, local_room)
@@ -285,7 +292,11 @@ class RoomMembership:
                 await self.accept_third_party_invite(room_id, user_id, request.third_party_signed)
             )
         else:
-            authoriser = await self.restricted.authoriser_for(user_id, local_room)
+            try:
+                authoriser = await self.restricted.authoriser_for(user_id, local_room)
+            except UnableToGrantJoin:
+                await self.remote.join_authorised(user_id, room_id, content)
+                return await self._finish_remote_join(user_id, room_id)
             if authoriser is not None:
                 content[AUTHORISER] = authoriser
         event_id = await self._append(
@@ -294,6 +305,26 @@ class RoomMembership:
         if not is_joined:
             await self.succession.follow(user_id, local_room.create)
         return event_id
+
+    async def _join_remote(
+        self, user_id: UserID, room_id: RoomID, request: JoinRequest, content: JsonObject
+    ) -> bool:
+        """Join through another server; return False if this server is in the room by now."""
+        via, signed = request.via, request.third_party_signed
+        if signed is not None:
+            # The server of the inviter turns the third-party invite into an invite.
+            event = third_party_event(room_id, parse_user_id(signed.get("sender")), user_id, signed)
+            server = server_of(event["sender"])
+            await self.remote.exchange_third_party_invite(server, room_id, event)
+            via = (server, *via)
+        return await self.remote.join(user_id, room_id, via, content)
+
+    async def _finish_remote_join(self, user_id: UserID, room_id: RoomID) -> EventID:
+        auth_state = await self.auth_states.read(room_id)
+        if auth_state is not None:
+            await self.succession.follow(user_id, auth_state.create)
+        joined = await self.memberships.local_membership(room_id, user_id)
+        return EventID("") if joined is None else joined.event_id
 
     async def _check_may_join(self, requester: Requester, room_id: RoomID) -> None:
         """Reject requesters with restrictions, unless the server itself has invited them."""
@@ -397,6 +428,24 @@ class RoomMembership:
 
     async def _with_profile(self, user_id: UserID, content: JsonObject) -> JsonObject:
         return {**member_profile(await self.profiles.local_profile(user_id)), **content}
+
+
+def third_party_event(
+    room_id: RoomID, inviter: UserID, user_id: UserID, signed: JsonObject
+) -> JsonObject:
+    """Return the invite that a user asks the inviter's server for, by a third-party invite.
+
+    Spec: server-server API, PUT exchange_third_party_invite.
+    """
+    third_party_invite = {"display_name": "", "signed": signed}
+    content = {"membership": event_types.INVITE, "third_party_invite": third_party_invite}
+    return {
+        "type": event_types.MEMBER,
+        "room_id": room_id,
+        "sender": inviter,
+        "state_key": user_id,
+        "content": content,
+    }
 
 
 def own_content(requested: JsonObject) -> JsonObject:

@@ -72,6 +72,10 @@ class MembershipLimits:
             (self._invites_by_users, requester.user_id, 1),
         )
 
+    def check_remote_invite(self, room_id: RoomID, invited: UserID) -> None:
+        """Count an invite by a user of another server. Raises: LimitExceeded."""
+        self._take_costs((self._invites_in_rooms, room_id, 1), (self._invites_of_users, invited, 1))
+
     def check_first_invites(self, requester: Requester, invited: Sequence[UserID]) -> None:
         """Count the invites to a new room.
 
@@ -88,8 +92,10 @@ class MembershipLimits:
             )
 
     def _take(self, requester: Requester, *costs: _Cost) -> None:
-        if requester.is_rate_limit_exempt:
-            return
+        if not requester.is_rate_limit_exempt:
+            self._take_costs(*costs)
+
+    def _take_costs(self, *costs: _Cost) -> None:
         now_s = self._now_s()
         wait_s = max(limiter.peek(key, now_s, cost=cost) for limiter, key, cost in costs)
         if wait_s > 0:

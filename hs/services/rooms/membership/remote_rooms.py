@@ -17,8 +17,21 @@ class RemoteRooms(Protocol):
         room_id: RoomID,
         via: Sequence[ServerName],
         content: Mapping[str, Any],
+    ) -> bool:
+        """Join a room through one of the servers; return False if this server is in it by now.
+
+        Then nothing was done, and the user can join as in any local room.
+        Raises: MatrixError, RemoteFault.
+        """
+        ...
+
+    async def join_authorised(
+        self, user_id: UserID, room_id: RoomID, content: Mapping[str, Any]
     ) -> None:
-        """Join a room through one of the servers. Raises: MatrixError, RemoteFault."""
+        """Join a restricted room that this server is in, authorised by a user of another server.
+
+        Raises: MatrixError, RemoteFault.
+        """
         ...
 
     async def knock(
@@ -43,6 +56,15 @@ class RemoteRooms(Protocol):
         """Raise MatrixError if invites cannot reach the user."""
         ...
 
+    async def exchange_third_party_invite(
+        self, server: ServerName, room_id: RoomID, event: Mapping[str, Any]
+    ) -> None:
+        """Ask the inviter's server for the invite that replaces a third-party invite.
+
+        Raises: MatrixError, RemoteFault.
+        """
+        ...
+
     async def find_alias(self, alias: RoomAlias) -> tuple[RoomID, Sequence[ServerName]]:
         """Resolve an alias of another server. Raises: NotFound, RemoteFault."""
         ...
@@ -57,9 +79,15 @@ class NoRemoteRooms:
         room_id: RoomID,
         via: Sequence[ServerName],
         content: Mapping[str, Any],
-    ) -> None:
+    ) -> bool:
         """Raise MatrixError."""
         raise _unreachable("No server in this room can be reached")
+
+    async def join_authorised(
+        self, user_id: UserID, room_id: RoomID, content: Mapping[str, Any]
+    ) -> None:
+        """Raise MatrixError."""
+        raise _unreachable("No other server in this room can be reached")
 
     async def knock(
         self,
@@ -82,6 +110,12 @@ class NoRemoteRooms:
     def check_can_invite(self, user_id: UserID) -> None:
         """Raise MatrixError."""
         raise _unreachable("Users of other servers cannot be invited")
+
+    async def exchange_third_party_invite(
+        self, server: ServerName, room_id: RoomID, event: Mapping[str, Any]
+    ) -> None:
+        """Raise MatrixError."""
+        raise _unreachable("Other servers cannot be reached")
 
     async def find_alias(self, alias: RoomAlias) -> tuple[RoomID, Sequence[ServerName]]:
         """Raise NotFound."""

@@ -16,7 +16,8 @@ from hs.core.auth.third_party import keys_that_signed
 from hs.core.canonical_json import JsonObject
 from hs.core.errors import Forbidden, InvalidParam, MatrixError, NotFound, RemoteFault
 from hs.core.events import event_types
-from hs.core.ids import RoomID, UserID, parse_room_id
+from hs.core.events.event import Event
+from hs.core.ids import RoomID, UserID, parse_room_id, parse_user_id, server_of
 from hs.core.requester import Requester
 from hs.core.threepids import canonical_email
 from hs.lib.limiter import RateLimiter
@@ -25,7 +26,7 @@ from hs.services.accounts.limits.rate_limits import enforce_limit
 from hs.services.accounts.threepids.identity_servers import IdentityServers, StoredThreepidInvite
 from hs.services.rooms.append.appender import RoomAppender
 from hs.services.rooms.append.drafts import Draft
-from hs.services.rooms.membership.membership import RoomMembership
+from hs.services.rooms.membership.membership import RoomMembership, third_party_event
 from hs.services.rooms.store.auth_state import AuthState, AuthStateReader
 
 MAX_BOUND_INVITES: Final = 50
@@ -126,31 +127,63 @@ class ThirdPartyInvites:
                 room_id = parse_room_id(invite.get("room_id"))
                 if not isinstance(signed, dict) or signed.get("mxid") != user_id:
                     raise InvalidParam("signed.mxid must be the bound user")
-                await self._accept(user_id, room_id, signed)
+                await self._accept(user_id, room_id, invite.get("sender"), signed)
             except (MatrixError, RemoteFault) as error:
                 log.info("could not accept a third-party invite of user %s: %s", user_id, error)
                 fault = error
         if fault is not None:
             raise fault
 
-    async def _accept(self, user_id: UserID, room_id: RoomID, signed: JsonObject) -> None:
+    async def _accept(
+        self, user_id: UserID, room_id: RoomID, inviter: object, signed: JsonObject
+    ) -> None:
+        third_party_invite = await self._third_party_invite(user_id, room_id, signed)
+        is_local = self.membership.memberships.is_local
+        if third_party_invite is None or not is_local(third_party_invite.sender):
+            # The server of the inviter has the right to send the invite, and sends it back here.
+            event = third_party_event(room_id, parse_user_id(inviter), user_id, signed)
+            if is_local(event["sender"]):
+                raise Forbidden("The room has no such third-party invite")
+            server = server_of(event["sender"])
+            await self.membership.remote.exchange_third_party_invite(server, room_id, event)
+            return
+        # The memory of this process may be behind a user who has left through another process.
+        own = await self.membership.memberships.look_again(room_id, user_id)
+        if own is not None and own.membership in _ACCEPTED_MEMBERSHIPS:
+            return
+        await self._check_key(third_party_invite, signed)
+        draft = await self.membership.accept_third_party_invite(room_id, user_id, signed)
+        await self.appender.append(room_id, [draft])
+
+    async def exchange(self, room_id: RoomID, user_id: UserID, signed: JsonObject) -> None:
+        """Invite a user of another server, who has claimed a third-party invite of a local user.
+
+        Raises: InvalidParam, Forbidden, RemoteFault.
+        """
+        third_party_invite = await self._third_party_invite(user_id, room_id, signed)
+        if third_party_invite is None:
+            raise Forbidden("The room has no such third-party invite")
+        await self._check_key(third_party_invite, signed)
+        draft = await self.membership.accept_third_party_invite(room_id, user_id, signed)
+        if self.membership.memberships.is_local(user_id):
+            await self.appender.append(room_id, [draft])
+        else:
+            await self.membership.remote.invite(room_id, draft)
+
+    async def _third_party_invite(
+        self, user_id: UserID, room_id: RoomID, signed: JsonObject
+    ) -> Event | None:
         token = signed.get("token")
         if not isinstance(token, str) or "\0" in token:
             raise InvalidParam("signed.token must be a string")
         key = (event_types.THIRD_PARTY_INVITE, token)
         room = await self.auth_states.read(room_id, members=(user_id,), more=(key,))
-        third_party_invite = None if room is None else room.events.get(key)
-        if room is None or third_party_invite is None:
-            raise Forbidden("The room has no such third-party invite")
-        # The memory of this process may be behind a user who has left through another process.
-        own = await self.membership.memberships.look_again(room_id, user_id)
-        if own is not None and own.membership in _ACCEPTED_MEMBERSHIPS:
-            return
+        return None if room is None else room.events.get(key)
+
+    async def _check_key(self, third_party_invite: Event, signed: JsonObject) -> None:
         urls = keys_that_signed(third_party_invite.content, signed)
         if not urls or not await self.servers.is_any_valid(urls):
             raise Forbidden("The third-party invite is not signed by a valid key")
-        draft = await self.membership.accept_third_party_invite(room_id, user_id, signed)
-        await self.appender.append(room_id, [draft])
 
     async def _read_room(self, user_id: UserID, room_id: RoomID) -> AuthState:
         """Check that the user may invite, before an e-mail is sent. Raises: Forbidden."""

@@ -20,7 +20,7 @@ from hs.services.rooms.read.event_serializer import EventSerializer
 from hs.services.rooms.read.pagination import HISTORY_START, TokenPositions
 from hs.services.rooms.read.rendering import content_of, json_array
 from hs.services.rooms.read.stored_members import render_members
-from hs.services.rooms.read.visibility import RoomAccess, Visibility
+from hs.services.rooms.read.visibility import OriginAccess, Visibility
 from hs.services.rooms.store.event_store import EventStore
 from hs.services.rooms.store.membership_history import MembershipHistory
 from hs.services.rooms.store.memberships import Memberships
@@ -86,7 +86,7 @@ class RoomState:
         access = await self._visibility.check_may_read(requester.user_id, room_id)
         return await self.all_for(requester, room_id, access)
 
-    async def all_for(self, requester: Requester, room_id: RoomID, access: RoomAccess) -> bytes:
+    async def all_for(self, requester: Requester, room_id: RoomID, access: OriginAccess) -> bytes:
         """Return the whole state of a room for a user who may read it, a JSON array."""
         state = await self._visible_state(room_id, access)
         return b"[%b]" % b",".join(await self._render(requester, state.values(), None))
@@ -214,14 +214,14 @@ class RoomState:
         return stored
 
     async def _visible_state(
-        self, room_id: RoomID, access: RoomAccess
+        self, room_id: RoomID, access: OriginAccess
     ) -> Mapping[StateKey, EventID]:
         if access.own is None or not access.has_left:
             return await self._states.current(room_id)
         return await self._membership_history.state_at_end(access.own.event_id)
 
     async def _state_at(
-        self, user_id: UserID, room_id: RoomID, token: str, access: RoomAccess
+        self, user_id: UserID, room_id: RoomID, token: str, access: OriginAccess
     ) -> Mapping[StateKey, EventID]:
         position = await self._positions.parse(room_id, token)
         newest = await self._database.read(timelines.newest, room_id, HISTORY_START, position, 1)

@@ -38,7 +38,7 @@ from hs.services.rooms.read.pagination import (
     token_before,
 )
 from hs.services.rooms.read.rendering import json_array
-from hs.services.rooms.read.visibility import RoomAccess, Visibility, VisibleEvent
+from hs.services.rooms.read.visibility import OriginAccess, Visibility, VisibleEvent
 from hs.services.rooms.store.event_store import EventStore
 from hs.services.rooms.store.state_store import StateStore
 from hs.services.rooms.store.stored_event import StoredEvent
@@ -170,7 +170,7 @@ class Timelines:
         )
 
     async def last_events(
-        self, requester: Requester, room_id: RoomID, access: RoomAccess, limit: int
+        self, requester: Requester, room_id: RoomID, access: OriginAccess, limit: int
     ) -> HistoryPage:
         """Return the last events of a room that a user may see, the newest first."""
         walk = await self._walk_of(MessagesRequest(room_id, "b"), access)
@@ -286,7 +286,7 @@ class Timelines:
             size = min(MAX_LIMIT, 8 * size)
         raise NotFound(f"Unable to find event from {ts} in direction {direction}")
 
-    async def _walk_of(self, request: MessagesRequest, access: RoomAccess) -> _Walk:
+    async def _walk_of(self, request: MessagesRequest, access: OriginAccess) -> _Walk:
         low, high = await self._bounds(request.room_id, access)
         start = (
             None
@@ -306,7 +306,7 @@ class Timelines:
         )
 
     async def _bounds(
-        self, room_id: RoomID, access: RoomAccess
+        self, room_id: RoomID, access: OriginAccess
     ) -> tuple[HistoryPosition, HistoryPosition]:
         own = access.own
         if own is None or not access.has_left:

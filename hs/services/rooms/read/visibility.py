@@ -76,7 +76,7 @@ class VisibleEvent(NamedTuple):
 
 
 @attrs.frozen
-class RoomAccess:
+class OriginAccess:
     """A user's relation to a room.
 
     The user was joined until the event with the stream ID `joined_until`: ALWAYS if they still are,
@@ -146,19 +146,19 @@ class Visibility:
         """Return the users that a user ignores."""
         return await self._ignored.ignored_by(user_id)
 
-    async def access(self, user_id: UserID, room_id: RoomID) -> RoomAccess:
+    async def access(self, user_id: UserID, room_id: RoomID) -> OriginAccess:
         """Return a local user's relation to a room."""
         return await self._access_of(await self._memberships.local_membership(room_id, user_id))
 
-    async def _access_of(self, own: LocalMembership | None) -> RoomAccess:
+    async def _access_of(self, own: LocalMembership | None) -> OriginAccess:
         if own is None:
-            return RoomAccess(event_types.LEAVE, None, 0)
+            return OriginAccess(event_types.LEAVE, None, 0)
         if own.membership == event_types.JOIN:
-            return RoomAccess(event_types.JOIN, own, ALWAYS)
+            return OriginAccess(event_types.JOIN, own, ALWAYS)
         ending = await self._membership_history.last_end(own.event_id)
-        return RoomAccess(own.membership, own, 0 if ending is None else ending.stream_id)
+        return OriginAccess(own.membership, own, 0 if ending is None else ending.stream_id)
 
-    async def check_may_read(self, user_id: UserID, room_id: RoomID) -> RoomAccess:
+    async def check_may_read(self, user_id: UserID, room_id: RoomID) -> OriginAccess:
         """Return the user's access; raise Forbidden if they may not read the room at all.
 
         Users may read a room that they are or were joined to, unless they forgot it, and

@@ -22,6 +22,7 @@ from weakref import WeakKeyDictionary
 import attrs
 
 from hs.core.errors import MatrixError
+from hs.core.events import event_types
 from hs.core.events.event import Event
 from hs.core.ids import EventID, RoomID
 from hs.core.versions import room_version
@@ -37,7 +38,12 @@ from hs.services.rooms.receive.graph_order import arrival_order, auth_order
 from hs.services.rooms.receive.pdu_checks import CheckedPdu, PduChecker, RefusedPdu
 from hs.services.rooms.receive.pdu_processing import PduProcessor
 from hs.services.rooms.receive.received_room import ReceivedRoom, RecentStates, RoomStores
-from hs.services.rooms.receive.room_import import RoomImport, check_room_import, import_room
+from hs.services.rooms.receive.room_import import (
+    RoomImport,
+    check_room_import,
+    check_same_room,
+    import_room,
+)
 
 ATTEMPTS: Final = 3  # if commits of the room fail while its events are fetched
 
@@ -50,6 +56,7 @@ class OwnedRoomReceiver:
 
     _checker: PduChecker
     _stores: RoomStores
+    _is_local: Callable[[str], bool]
     _recent_states: WeakKeyDictionary[HotRoom, RecentStates] = attrs.Factory(WeakKeyDictionary)
 
     async def receive(
@@ -91,9 +98,18 @@ class OwnedRoomReceiver:
         )
 
         async def process(received_room: ReceivedRoom) -> ReceiveResult:
+            if self._is_present(received_room):
+                return await _receive_with_state(received_room, room_import)
             return ReceiveResult((await import_room(received_room, room_import),), MissingEvents())
 
         return await self._in_room(room_id, room_import, process)
+
+    def _is_present(self, room: ReceivedRoom) -> bool:
+        members = room.head.members.items()
+        return any(
+            membership == event_types.JOIN and self._is_local(user_id)
+            for user_id, membership in members
+        )
 
     async def _in_room(
         self,
@@ -116,6 +132,21 @@ class OwnedRoomReceiver:
                 await batch.wait()
             return result
         raise MatrixError("M_UNKNOWN", 503, "The room's events could not be stored; try again")
+
+
+async def _receive_with_state(room: ReceivedRoom, room_import: RoomImport) -> ReceiveResult:
+    """Receive the event of a room that this server is in, without importing the room again.
+
+    The state that was passed is only used at a gap.
+    """
+    check_same_room(room, room_import)
+    event = room_import.event
+    known = await room.find_known(event.prev_events)
+    has_gap = any(
+        each not in known or not known[each].has_state_before for each in event.prev_events
+    )
+    states = {event.event_id: list(room_import.state.values())} if has_gap else {}
+    return await _receive(PduProcessor(room, states), [event], room_import.outliers)
 
 
 async def _receive(

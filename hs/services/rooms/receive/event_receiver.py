@@ -2,7 +2,7 @@
 
 import enum
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Final, Protocol
 
 import attrs
 
@@ -10,6 +10,8 @@ from hs.core.ids import EventID, RoomID
 from hs.core.streams import EVENTS
 from hs.repl.ownership import Ownership
 from hs.repl.rpc import rpc
+
+SEED_TIMEOUT_S: Final = 300.0  # for rooms of 100,000 members
 
 
 class PduOutcome(enum.Enum):
@@ -76,7 +78,7 @@ class RoomReceiver(Protocol):
         Raises: NotFound, if this server has no state of the room; MatrixError 503, may be retried.
         """
 
-    @rpc
+    @rpc(timeout_s=SEED_TIMEOUT_S)
     async def seed_room(
         self,
         room_id: RoomID,
@@ -87,6 +89,7 @@ class RoomReceiver(Protocol):
     ) -> ReceiveResult:
         """Import a room, or import it again, from an event and the state before it.
 
+        If a local user is in the room, the event is received, and the state is used at a gap only.
         PDUs of the state and its auth chain that fail their checks are left out. The result has one
         verdict, for the event, which is in the room if the outcome is ACCEPTED or KNOWN.
         Raises: UnsupportedRoomVersion; Forbidden, if the state does not allow the event or does not

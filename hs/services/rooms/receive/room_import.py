@@ -71,14 +71,19 @@ def check_room_import(
     return RoomImport(event, create, state_ids, outliers)
 
 
+def check_same_room(room: ReceivedRoom, room_import: RoomImport) -> None:
+    """Raise Forbidden if the create event is not that of the room."""
+    if room.room.create.event_id != room_import.create.event_id:
+        raise Forbidden("The room was created by a different event")
+
+
 async def import_room(room: ReceivedRoom, room_import: RoomImport) -> PduVerdict:
     """Import a held room.
 
     Raises: Forbidden, if the state does not allow the event.
     """
     event = room_import.event
-    if room.room.create.event_id != room_import.create.event_id:
-        raise Forbidden("The room was created by a different event")
+    check_same_room(room, room_import)
     processor = PduProcessor(room, {})
     known = await room.find_settled(event.event_id)
     if known is not None and known.has_state_before:

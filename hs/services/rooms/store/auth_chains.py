@@ -14,8 +14,10 @@ from hs.core.ids import EventID
 from hs.core.stateres.chain_cover import (
     Link,
     Place,
+    PlaceRange,
     chains_to_load,
     difference_ranges,
+    reach_of,
     subgraph_ranges,
 )
 from hs.lib.caching.lru_cache import LruCache
@@ -52,6 +54,11 @@ class AuthGraph:
         return frozenset(
             await self._database.read(_difference, placed, list(common.values()), links)
         )
+
+    async def chain_of(self, event_ids: Collection[EventID]) -> frozenset[EventID]:
+        """Return the auth chain of committed state events: what they cite, directly or not."""
+        places = await self._places_of(event_ids, None)
+        return frozenset(await self._database.read(_chain, list(places.values())))
 
     async def subgraph(
         self, conflicted: Set[EventID], uncommitted: Event | None = None
@@ -103,6 +110,13 @@ async def _difference(
     starts = [*shared, *(place for state in states for place in state)]
     links = await _load_links(tx, starts, uncommitted)
     return await chain_cover.events_in(tx, difference_ranges(states, links, shared))
+
+
+async def _chain(tx: Tx, places: Sequence[Place]) -> set[EventID]:
+    reach = reach_of(places, await _load_links(tx, places, ()))
+    return await chain_cover.events_in(
+        tx, [PlaceRange(chain_id, 0, sequence) for chain_id, sequence in reach.items()]
+    )
 
 
 async def _subgraph(

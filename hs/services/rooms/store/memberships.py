@@ -4,7 +4,7 @@ Both are caches that follow the feed in every process. Of two facts about a memb
 the later event counts, so a row that was already read changes nothing.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from itertools import islice
 from typing import Final
@@ -14,7 +14,7 @@ from immutables import Map
 
 from hs.core.events import event_types
 from hs.core.ids import EventID, RoomID, ServerName, UserID
-from hs.core.streams import CACHES, EVENTS, CacheRow, EventRow
+from hs.core.streams import CACHES, EVENTS, CacheRow, EventRow, StateChange
 from hs.lib.caching.lru_cache import LruCache
 from hs.lib.time_slice import TimeSlice
 from hs.repl.feed import Batch, Feed
@@ -45,6 +45,13 @@ class LocalMembership:
 
 RoomsOf = Map[RoomID, LocalMembership]
 _MemberChange = tuple[UserID, str | None, int]  # member, membership, stream ID
+
+
+def member_changes(row: EventRow) -> Iterable[StateChange]:
+    """Return the changed memberships, also those of local users in rooms that we are not in."""
+    if row.outside:
+        return ((row.type, row.state_key or "", row.event_id, row.membership),)
+    return (change for change in row.changes() if change[0] == event_types.MEMBER)
 
 
 class Memberships:
@@ -210,6 +217,9 @@ class Memberships:
         for stream_id, row in batch.rows:
             if row.state_changes is None and row.type != event_types.MEMBER:
                 continue
+            if row.outside and row.state_key is not None:
+                user_id = UserID(row.state_key)
+                self._change_user(user_id, stream_id, row, row.event_id, row.membership)
             for event_type, state_key, event_id, membership in row.changes():
                 if event_type == event_types.MEMBER:
                     user_id = UserID(state_key)

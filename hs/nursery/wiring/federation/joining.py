@@ -1,0 +1,107 @@
+"""Memberships across servers: joins, knocks, leaves and invites, in both directions."""
+
+from hs.apis.federation.invites import InvitesApi
+from hs.apis.federation.joins import MembershipHandshakesApi
+from hs.nursery.part import Part
+from hs.nursery.process_base import ProcessBase
+from hs.nursery.wiring.federation.client import FederationClientServices
+from hs.nursery.wiring.rooms.membership import MembershipServices
+from hs.nursery.wiring.rooms.rooms import Rooms
+from hs.services.accounts.limits.appservice_users import UserQueries
+from hs.services.federation.joining.candidates import ServerCandidates
+from hs.services.federation.joining.incoming_invites import IncomingInvites
+from hs.services.federation.joining.join_responses import JoinResponses
+from hs.services.federation.joining.membership_handshakes import MembershipHandshakes
+from hs.services.federation.joining.outgoing_invites import OutgoingInvites
+from hs.services.federation.joining.outside_changes import OutsideChanges
+from hs.services.federation.joining.remote_aliases import RemoteAliases
+from hs.services.federation.joining.remote_joins import RemoteJoins
+from hs.services.federation.joining.room_access import OriginAccess
+from hs.services.federation.joining.rooms_of_others import RoomsOfOthers
+from hs.services.federation.joining.signed_templates import TemplateSigner
+from hs.services.federation.joining.stripped_states import StrippedStates
+from hs.services.federation.joining.third_party_exchange import ThirdPartyExchange
+from hs.services.rooms.membership.remote_rooms import RemoteRooms
+from hs.services.rooms.membership.restricted_joins import RestrictedJoins
+from hs.services.rooms.read.stripped_state import included_state
+
+
+def wire_remote_rooms(
+    base: ProcessBase, federation: FederationClientServices, rooms: Rooms
+) -> RemoteRooms:
+    """Build joining, leaving and inviting through other servers."""
+    client = federation.client
+    candidates = ServerCandidates(base.signer.server_name, rooms.memberships)
+    templates = TemplateSigner(base.signer, base.clock)
+    stripped = _stripped_states(base, rooms)
+    return RoomsOfOthers(
+        aliases=RemoteAliases(client),
+        joins=RemoteJoins(
+            client=client,
+            candidates=candidates,
+            templates=templates,
+            memberships=rooms.memberships,
+            receiver=rooms.receiver,
+        ),
+        changes=OutsideChanges(
+            client=client,
+            candidates=candidates,
+            templates=templates,
+            stripped=stripped,
+            memberships=rooms.memberships,
+            events=rooms.events,
+            outside=rooms.outside,
+        ),
+        invites=OutgoingInvites(
+            client=client,
+            keys=federation.keys,
+            templates=rooms.templates,
+            receiver=rooms.receiver,
+            stripped=stripped,
+        ),
+        client=client,
+    )
+
+
+def wire_joining(
+    base: ProcessBase, rooms: Rooms, members: MembershipServices, queries: UserQueries
+) -> Part:
+    """Build what other servers ask for when memberships of their users or ours change."""
+    access = OriginAccess(rooms.auth_states, rooms.memberships)
+    stripped = _stripped_states(base, rooms)
+    handshakes = MembershipHandshakes(
+        signer=base.signer,
+        access=access,
+        templates=rooms.templates,
+        receiver=rooms.receiver,
+        restricted=RestrictedJoins(rooms.memberships),
+        events=rooms.events,
+    )
+    responses = JoinResponses(base.signer.server_name, rooms.events, rooms.states, rooms.graph)
+    invites = IncomingInvites(
+        signer=base.signer,
+        database=base.database,
+        settings=base.settings.rooms,
+        access=access,
+        auth_states=rooms.auth_states,
+        memberships=rooms.memberships,
+        checker=rooms.checker,
+        stripped=stripped,
+        permissions=members.invites,
+        limits=members.limits,
+        queries=queries,
+        outside=rooms.outside,
+    )
+    exchange = ThirdPartyExchange(access, members.third_party_invites)
+    return Part(
+        endpoints=[
+            MembershipHandshakesApi(handshakes, responses, stripped),
+            InvitesApi(invites, exchange),
+        ]
+    )
+
+
+def _stripped_states(base: ProcessBase, rooms: Rooms) -> StrippedStates:
+    return StrippedStates(
+        rooms.checker, rooms.events, rooms.states, included_state(base.settings.prejoin)
+    )

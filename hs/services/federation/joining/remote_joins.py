@@ -1,0 +1,129 @@
+"""Join rooms through servers that are in them.
+
+Rules:
+
+- Of several joins of one room in this process, one is under way at a time. The next one finds the
+  room here, and is made as in any other local room.
+- What a server sends is checked by the owner of the room; a server that sends a wrong room is
+  left out, and the next one is tried.
+- All attempts together have a deadline, and few rooms are received at the same time.
+
+Spec: server-server API, Joining Rooms, Restricted rooms.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, Final
+
+import attrs
+import orjson
+import trio
+
+from hs.core.errors import Forbidden, InvalidEvent, MatrixError, RemoteFault
+from hs.core.events.build import with_signatures
+from hs.core.events.event import Event
+from hs.core.ids import RoomID, ServerName, UserID
+from hs.lib.keyed_lock import KeyedLock
+from hs.services.federation.joining.candidates import ServerCandidates, try_in_turn
+from hs.services.federation.joining.signed_templates import ExpectedMember, TemplateSigner
+from hs.services.federation.requests.membership import SentJoin, make_membership, send_join
+from hs.services.federation_client.client import FederationClient
+from hs.services.rooms.membership.membership import AUTHORISER
+from hs.services.rooms.receive.event_receiver import PduOutcome, RoomReceiver
+from hs.services.rooms.store.memberships import Memberships
+
+DEADLINE_S: Final = 240.0
+ROOMS_AT_ONCE: Final = 16
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class RemoteJoins:
+    """Joins rooms through other servers."""
+
+    client: FederationClient
+    candidates: ServerCandidates
+    templates: TemplateSigner
+    memberships: Memberships
+    receiver: RoomReceiver
+    locks: KeyedLock[RoomID] = attrs.Factory(KeyedLock)
+    slots: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(ROOMS_AT_ONCE))
+
+    async def join(
+        self,
+        user_id: UserID,
+        room_id: RoomID,
+        via: Sequence[ServerName],
+        content: Mapping[str, Any],
+    ) -> bool:
+        """Join a room; return False if this server is in it by now, and nothing was done.
+
+        Raises: MatrixError, RemoteFault.
+        """
+        with trio.move_on_after(DEADLINE_S):
+            async with self.locks.hold(room_id):
+                if (await self.memberships.present(room_id)).local:
+                    return False
+                await self._join(ExpectedMember(room_id, user_id, content), via)
+            return True
+        raise _too_late()
+
+    async def join_authorised(
+        self, user_id: UserID, room_id: RoomID, content: Mapping[str, Any]
+    ) -> None:
+        """Join a room that this server is in, authorised by a user of another server.
+
+        Raises: MatrixError, RemoteFault.
+        """
+        with trio.move_on_after(DEADLINE_S):
+            async with self.locks.hold(room_id):
+                await self._join(ExpectedMember(room_id, user_id, content), ())
+            return
+        raise _too_late()
+
+    async def _join(self, expected: ExpectedMember, via: Sequence[ServerName]) -> None:
+        servers = await self.candidates.of(expected.room_id, expected.user_id, via)
+        async with self.slots:
+            await try_in_turn(servers, partial(self._join_through, expected=expected))
+
+    async def _join_through(self, server: ServerName, expected: ExpectedMember) -> None:
+        room_id, user_id = expected.room_id, expected.user_id
+        template = await make_membership(self.client, server, "join", room_id, user_id)
+        event = self.templates.sign(server, template, expected)
+        sent = await send_join(self.client, server, event)
+        if AUTHORISER in event.content:
+            event = _with_their_signatures(server, event, sent)
+        try:
+            result = await self.receiver.seed_room(
+                room_id,
+                event.rules.identifier,
+                list(sent.state),
+                list(sent.auth_chain),
+                event.canonical,
+            )
+        except Forbidden as refusal:
+            raise RemoteFault(
+                server, f"it sent a wrong room: {refusal.message}", retry=False
+            ) from refusal
+        verdict = result.verdicts[0]
+        if verdict.outcome not in (PduOutcome.ACCEPTED, PduOutcome.KNOWN):
+            reason = f"it sent a room that does not allow the join: {verdict.reason}"
+            raise RemoteFault(server, reason, retry=False)
+
+
+def _with_their_signatures(server: ServerName, event: Event, sent: SentJoin) -> Event:
+    """Return the join with the signature of the server that authorises it."""
+    try:
+        pdu = orjson.loads(sent.event)
+        signatures = dict(pdu["signatures"]) if isinstance(pdu, dict) else None
+        if signatures is None or not all(isinstance(each, dict) for each in signatures.values()):
+            raise RemoteFault(server, "it did not return the join that it authorised", retry=False)
+        own = event.pdu["signatures"]
+        return with_signatures(event, {**signatures, **own})
+    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, InvalidEvent) as fault:
+        raise RemoteFault(
+            server, f"the join that it returned is malformed: {fault}", retry=False
+        ) from None
+
+
+def _too_late() -> MatrixError:
+    return MatrixError("M_UNKNOWN", 504, "The servers in the room did not respond in time")
