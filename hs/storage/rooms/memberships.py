@@ -43,6 +43,12 @@ SELECT state_key FROM current_state
 WHERE room_id = $1 AND membership IN ('leave', 'ban') AND state_key <> $2
 ORDER BY stream_id LIMIT $3
 """
+OF_SERVER = """
+SELECT state_key FROM current_state
+WHERE room_id = $1 AND membership IS NOT NULL
+  AND substr(state_key, length(state_key) - length($2) + 1) = $2
+ORDER BY stream_id LIMIT $3
+"""
 SHARED = """
 SELECT 1 FROM current_state mine JOIN current_state theirs ON theirs.room_id = mine.room_id
 WHERE mine.state_key = $1 AND mine.membership = 'join'
@@ -118,6 +124,11 @@ async def list_member_events(tx: Tx, room_id: str) -> list[tuple[int, str | None
 async def list_former_members(tx: Tx, room_id: str, except_user: str, limit: int) -> list[str]:
     """List users who left a room or were banned, except for one user, earliest first."""
     return [row[0] for row in await tx.fetch(FORMER, room_id, except_user, limit)]
+
+
+async def list_of_server(tx: Tx, room_id: str, suffix: str, limit: int) -> list[str]:
+    """List users whose ID ends with `suffix` and who were ever in a room, earliest change first."""
+    return [row[0] for row in await tx.fetch(OF_SERVER, room_id, suffix, limit)]
 
 
 async def share_room(tx: Tx, user_id: str, other_user_id: str) -> bool:

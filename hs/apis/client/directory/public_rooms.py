@@ -10,7 +10,12 @@ from hs.apis.web.route import route
 from hs.core.errors import InvalidParam, MissingToken, NotFound
 from hs.core.ids import ServerName, parse_server_name
 from hs.core.requester import Requester
-from hs.services.directory.public_rooms import PublicRooms, PublicRoomsRequest, render_public_room
+from hs.services.directory.public_rooms import (
+    PublicRooms,
+    PublicRoomsPage,
+    PublicRoomsRequest,
+    render_public_room,
+)
 
 _PATH = "/_matrix/client/v3/publicRooms"
 
@@ -94,10 +99,14 @@ class PublicRoomsApi:
     async def _page(self, server: str | None, search: PublicRoomsRequest) -> PublicRoomsResponse:
         if server is not None and parse_server_name(server) != self.server_name:
             raise NotFound("The room directory of that server is not available")
-        page = await self.public_rooms.search(search)
-        return PublicRoomsResponse(
-            [render_public_room(room) for room in page.rooms],
-            page.total,
-            page.next_batch,
-            page.prev_batch,
-        )
+        return rendered(await self.public_rooms.search(search))
+
+
+def rendered(page: PublicRoomsPage) -> PublicRoomsResponse:
+    """Return the response with a page of the directory."""
+    return PublicRoomsResponse(
+        [render_public_room(room) for room in page.rooms],
+        page.total,
+        page.next_batch,
+        page.prev_batch,
+    )

@@ -16,6 +16,7 @@ from hs.nursery.wiring.federation.client import FederationClientServices
 from hs.nursery.wiring.federation.outbound import wire_outbound
 from hs.nursery.wiring.federation.inbound import wire_inbound
 from hs.nursery.wiring.federation.joining import wire_joining
+from hs.nursery.wiring.federation.history import wire_history
 from hs.nursery.wiring.media import MediaServices
 from hs.nursery.wiring.rooms.aliases import AliasServices
 from hs.nursery.wiring.rooms.membership import MembershipServices
@@ -46,6 +47,7 @@ def wire_federation(base: ProcessBase, subjects: FederatedSubjects) -> list[Part
         wire_outbound(base, subjects.client.client, subjects.rooms),
         wire_inbound(base, subjects.client, subjects.rooms, subjects.devices, subjects.ephemeral),
         wire_joining(base, subjects.rooms, subjects.members, subjects.appservices.queries),
+        wire_history(base, subjects.rooms, subjects.reading, subjects.accounts, subjects.aliases),
     ]
 
 

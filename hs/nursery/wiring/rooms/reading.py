@@ -39,6 +39,8 @@ class RoomReading:
     timelines: Timelines
     state: RoomState
     snapshots: RoomSnapshots
+    previews: RoomPreviews
+    hierarchy: Hierarchy
     retention: RetentionPolicies
     part: Part
 
@@ -84,6 +86,8 @@ def wire_reading(
         positions=positions,
         timelines=timelines,
     )
+    previews = RoomPreviews(database, states, memberships)
+    hierarchy = Hierarchy(events, states, previews)
     return RoomReading(
         membership_history=history,
         visibility=visibility,
@@ -92,8 +96,18 @@ def wire_reading(
         timelines=timelines,
         state=state,
         snapshots=RoomSnapshots(database, visibility, timelines, serializer, state),
+        previews=previews,
+        hierarchy=hierarchy,
         retention=retention,
-        part=Part(endpoints=_endpoints(base, rooms, timelines, state, related)),
+        part=Part(
+            endpoints=[
+                RoomMessagesApi(timelines),
+                RoomStateApi(state, memberships),
+                RoomRelationsApi(related),
+                RoomSummaryApi(previews, hierarchy),
+                MutualRoomsApi(MutualRooms(database)),
+            ]
+        ),
     )
 
 
@@ -131,21 +145,3 @@ def _rendering(base: ProcessBase, rooms: Rooms) -> EventRenderer:
         clock=base.clock,
         max_bytes=int(RENDERED_BYTES * factor),
     )
-
-
-def _endpoints(
-    base: ProcessBase,
-    rooms: Rooms,
-    timelines: Timelines,
-    state: RoomState,
-    related: RelatedEvents,
-) -> list[object]:
-    previews = RoomPreviews(base.database, rooms.states, rooms.memberships)
-    hierarchy = Hierarchy(rooms.events, rooms.states, previews)
-    return [
-        RoomMessagesApi(timelines),
-        RoomStateApi(state, rooms.memberships),
-        RoomRelationsApi(related),
-        RoomSummaryApi(previews, hierarchy),
-        MutualRoomsApi(MutualRooms(base.database)),
-    ]

@@ -156,6 +156,7 @@ def _owner(
 ) -> RoomOwner | None:
     if not base.ownership.writes(EVENTS):
         return None
+    events, states = used.events, used.states
     committer = Committer(
         base.table(EVENTS), states, base.clock, base.signer.server_name, index_chains
     )

@@ -7,6 +7,7 @@ Spec: client-server API, Spaces, `/hierarchy`.
 """
 
 import re
+from collections.abc import Sequence
 from typing import Any, Final
 
 import attrs
@@ -80,9 +81,9 @@ class Hierarchy:
                 continue
             if len(rooms) == limit:
                 return HierarchyPage(rooms, _token(count, request, max_depth))
-            children = await self._children(preview, request.suggested_only)
+            children = await self.children(preview, request.suggested_only)
             if count >= skipped:
-                rooms.append(_entry(preview, children))
+                rooms.append(hierarchy_entry(preview, children))
             count += 1
             if depth_of_room < max_depth:
                 child_ids = [RoomID(child.event.state_key or "") for child in children]
@@ -92,7 +93,8 @@ class Hierarchy:
                 stack.extend((child_id, depth_of_room + 1) for child_id in reversed(new))
         return HierarchyPage(rooms)
 
-    async def _children(self, preview: RoomPreview, suggested_only: bool) -> list[StoredEvent]:
+    async def children(self, preview: RoomPreview, suggested_only: bool) -> list[StoredEvent]:
+        """Return the valid children of a space, in their order."""
         if preview.room_type != SPACE:
             return []
         entries = await self._states.current_of_types(preview.room_id, (event_types.SPACE_CHILD,))
@@ -122,7 +124,8 @@ def _token(count: int, request: HierarchyRequest, depth: int) -> str:
     return PaginationToken((count, int(request.suggested_only), depth)).encode()
 
 
-def _entry(preview: RoomPreview, children: list[StoredEvent]) -> JsonObject:
+def hierarchy_entry(preview: RoomPreview, children: Sequence[StoredEvent]) -> JsonObject:
+    """Return a room as `/hierarchy` lists it."""
     fields = attrs.asdict(preview, filter=lambda field, value: value is not None)
     fields.pop("membership", None)
     fields["children_state"] = [

@@ -10,13 +10,15 @@ import attrs
 
 from hs.core.errors import NotFound
 from hs.core.events import event_types
-from hs.core.ids import RoomAlias, RoomID, UserID
+from hs.core.ids import RoomAlias, RoomID, ServerName, UserID
 from hs.services.rooms.read.rendering import content_of
 from hs.services.rooms.store.memberships import Memberships
 from hs.services.rooms.store.state_store import StateStore
 from hs.storage.database import Database
 from hs.storage.rooms import hierarchy
 from hs.storage.rooms.hierarchy import HierarchyRoomRecord
+
+MAX_ALLOWED_ROOMS: Final = 20  # of which the members are looked at, for another server
 
 _OPEN_RULES: Final = frozenset(
     (event_types.RULE_PUBLIC, event_types.RULE_KNOCK, event_types.RULE_KNOCK_RESTRICTED)
@@ -88,6 +90,28 @@ class RoomPreviews:
             )
             if _may_preview(record, membership) or (may_join and membership != event_types.BAN):
                 previews[room_id] = _preview(record, allowed, membership)
+        return previews
+
+    async def previews_of_server(
+        self, server: ServerName, room_ids: Collection[RoomID]
+    ) -> dict[RoomID, RoomPreview | None]:
+        """Return the previews of rooms for another server, if this server is in them.
+
+        The preview is None if no user of the other server may see the room.
+        """
+        records = await self._database.read(hierarchy.load_summaries, list(room_ids))
+        members = await self._memberships.present_in([RoomID(room_id) for room_id in records])
+        previews: dict[RoomID, RoomPreview | None] = {}
+        for room_id, record in ((each, records.get(each)) for each in room_ids):
+            if record is None or not members[room_id].local:
+                continue
+            allowed = await self._allowed_rooms(record)
+            membership = members[room_id].membership_of_server(server)
+            is_visible = _may_preview(record, membership)
+            for allowed_id in () if is_visible else allowed[:MAX_ALLOWED_ROOMS]:
+                present = await self._memberships.present(allowed_id)
+                is_visible |= present.membership_of_server(server) == event_types.JOIN
+            previews[room_id] = _preview(record, allowed, None) if is_visible else None
         return previews
 
     async def _resolve(self, room: RoomID | RoomAlias) -> RoomID:

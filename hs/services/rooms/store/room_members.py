@@ -5,7 +5,7 @@ from typing import Final
 import attrs
 
 from hs.core.events import event_types
-from hs.core.ids import RoomID, UserID
+from hs.core.ids import RoomID, ServerName, UserID
 
 _ROOM_BYTES: Final = 500
 _MEMBER_BYTES: Final = 250
@@ -44,6 +44,14 @@ class PresentMembers:
         if user_id in self.joined:
             return event_types.JOIN
         return event_types.INVITE if user_id in self.invited else None
+
+    def membership_of_server(self, server: ServerName) -> str | None:
+        """Return "join" or "invite" if any user of a server is; None for all other servers."""
+        suffix = f":{server}"
+        if any(user_id.endswith(suffix) for user_id in self.joined):
+            return event_types.JOIN
+        is_invited = any(user_id.endswith(suffix) for user_id in self.invited)
+        return event_types.INVITE if is_invited else None
 
     def first_but(self, user_id: UserID, count: int) -> list[UserID]:
         """Return the earliest members except `user_id`, at most `count`."""

@@ -1,0 +1,40 @@
+"""Events, state and rooms that other servers ask for."""
+
+from hs.apis.federation.history import RoomHistoryApi
+from hs.apis.federation.public_rooms import ServedPublicRoomsApi
+from hs.nursery.part import Part
+from hs.nursery.process_base import ProcessBase
+from hs.nursery.wiring.accounts.accounts import AccountServices
+from hs.nursery.wiring.rooms.aliases import AliasServices
+from hs.nursery.wiring.rooms.reading import RoomReading
+from hs.nursery.wiring.rooms.rooms import Rooms
+from hs.services.federation.history.served_events import ServedEvents
+from hs.services.federation.history.served_spaces import ServedSpaces
+from hs.services.federation.history.served_state import ServedState
+from hs.services.federation.history.server_visibility import ServerVisibility
+from hs.services.federation.server_access import ServerAccess
+
+
+def wire_history(
+    base: ProcessBase,
+    rooms: Rooms,
+    reading: RoomReading,
+    accounts: AccountServices,
+    aliases: AliasServices,
+) -> Part:
+    """Build what reads history for other servers."""
+    settings, events = base.settings.server, rooms.events
+    access = ServerAccess(rooms.states, rooms.memberships)
+    visibility = ServerVisibility(base.database, events, accounts.erased)
+    return Part(
+        endpoints=[
+            RoomHistoryApi(
+                server_name=settings.server_name,
+                clock=base.clock,
+                events=ServedEvents(base.database, events, access, visibility),
+                states=ServedState(events, rooms.states, rooms.graph, access, visibility),
+                spaces=ServedSpaces(reading.previews, reading.hierarchy, access),
+            ),
+            ServedPublicRoomsApi(aliases.public_rooms, settings.allow_public_rooms_over_federation),
+        ]
+    )
