@@ -68,6 +68,7 @@ class EventRow:
     relay: bool = False  # an event of another server that this one sends to the others
     left_servers: tuple[str, ...] = ()  # other servers whose last joined member left with it
     outside: bool = False  # an outlier: a local user's membership in a room that we are not in
+    number: int = 0  # the event's stream ID, if it is not that of the row (outliers, history)
 
     def changes(self) -> tuple[StateChange, ...]:
         """Return the changes to the current state of the room."""
@@ -92,6 +93,7 @@ EVENTS = StreamDef(
     slim=without_pdu,
 )
 # Events from before this server's part of a room's history. The owner of the room stores them.
+# Their stream IDs are negative, so that sync never takes them for new; `EventRow.number` has them.
 BACKFILL = StreamDef(
     "backfill",
     EventRow,

@@ -34,8 +34,9 @@ from hs.nursery.wiring.directory import DirectoryServices, wire_user_directory
 from hs.nursery.wiring.ephemeral import EphemeralServices, wire_ephemeral
 from hs.nursery.wiring.federation.client import FederationClientServices, wire_federation_client
 from hs.nursery.wiring.federation.federation import FederatedSubjects, wire_federation
-from hs.nursery.wiring.federation.peers import PeerNetwork, wire_peer_network
+from hs.nursery.wiring.federation.history import RemoteHistory, wire_remote_history
 from hs.nursery.wiring.federation.joining import wire_remote_rooms
+from hs.nursery.wiring.federation.peers import PeerNetwork, wire_peer_network
 from hs.nursery.wiring.federation.remote_servers import (
     RemoteQueries,
     RemoteServers,
@@ -93,6 +94,7 @@ class CoreServices:
     federation: FederationClientServices
     queries: RemoteQueries
     remote_rooms: RemoteRooms
+    remote_history: RemoteHistory
     appservices: AppserviceClients
     servers: ThreepidServers
     device_writers: DeviceWriters
@@ -134,7 +136,7 @@ class Services:
     def parts(self) -> list[Part]:
         """All parts, in the order of starting."""
         core = self.core
-        doors = (core.http, core.peers, core.federation)
+        doors = (core.http, core.peers, core.federation, core.remote_history)
         accounts = (core.rooms, core.accounts, self.login, self.profiles)
         rooms = (self.aliases, self.members, self.creation, self.sending, self.reading)
         users = (self.ephemeral, self.push, self.pushers, self.devices, self.media, self.previews)
@@ -166,7 +168,9 @@ def build_services(
     creation = wire_room_creation(base, rooms, remote_rooms, accounts, aliases, members)
     newcomers = (creation.auto_join, *newcomers_mail(base, core.pusher_writer))
     login = wire_login(base, sessions, accounts, newcomers)
-    reading = wire_reading(base, rooms, core.appservices.identities, accounts)
+    reading = wire_reading(
+        base, rooms, core.appservices.identities, accounts, core.remote_history.older
+    )
     ephemeral = wire_ephemeral(base, accounts, rooms)
     push = wire_push(base, rooms, reading, ephemeral, core.rules_writer)
     writers, keys = core.device_writers, core.appservices.keys
@@ -246,6 +250,7 @@ def _build_core(base: ProcessBase, network: Network) -> CoreServices:
         federation=federation,
         queries=queries,
         remote_rooms=remote.rooms if remote else wire_remote_rooms(base, federation, rooms),
+        remote_history=wire_remote_history(base, federation, rooms),
         appservices=appservices,
         servers=servers,
         device_writers=device_writers,

@@ -174,7 +174,7 @@ async def open_server(
         try:
             yield FederatedServer(server_name, network, process)
         finally:
-            del network.answers[server_name]
+            network.answers.pop(server_name, None)
 
 
 @asynccontextmanager

@@ -5,7 +5,7 @@ from typing import Any
 
 from hs.core.events import event_types
 from hs.core.events.event import Event
-from hs.core.ids import RoomID, UserID
+from hs.core.ids import EventID, RoomID, UserID
 from hs.services.rooms.append.drafts import Draft
 from hs.services.rooms.append.event_builder import EventBuilder
 from hs.services.rooms.receive.event_receiver import PduOutcome
@@ -34,9 +34,8 @@ async def join_through(
     member = {"membership": event_types.JOIN, **(content or {})}
     draft = Draft(event_types.MEMBER, user_id, member, user_id)
     join = await build_remotely(resident, joining, room_id, draft)
+    await receive(resident, room_id, join)
     rooms = resident.process.services.core.rooms
-    received = await rooms.receiver.receive(room_id, [join.canonical], [], {})
-    assert received.verdicts[0].outcome is PduOutcome.ACCEPTED, received.verdicts
     stored = await rooms.events.get_one(join.event_id)
     assert stored is not None
     state = list((await rooms.states.at_snapshot(stored.snapshot_id or 0)).values())
@@ -54,3 +53,19 @@ async def join_through(
     )
     assert imported.verdicts[0].outcome is PduOutcome.ACCEPTED, imported.verdicts
     return join
+
+
+async def pass_on(
+    sender: FederatedServer, receiving: FederatedServer, room_id: RoomID, *event_ids: EventID
+) -> None:
+    """Have a server receive events that another one has stored."""
+    stored = await sender.process.services.core.rooms.events.get(event_ids)
+    await receive(receiving, room_id, *(each.event for each in stored.values()))
+
+
+async def receive(server: FederatedServer, room_id: RoomID, *events: Event) -> None:
+    """Have a server receive events, and accept all of them."""
+    receiver = server.process.services.core.rooms.receiver
+    received = await receiver.receive(room_id, [each.canonical for each in events], [], {})
+    for verdict in received.verdicts:
+        assert verdict.outcome is PduOutcome.ACCEPTED, verdict

@@ -73,7 +73,14 @@ class FederationClient:
         Raises: RemoteFault; its `error` is the error that the server responded with, if any.
         """
         response = await self.exchange(
-            server, method, uri, body, timeout_s=timeout_s, max_bytes=max_bytes
+            server,
+            method,
+            uri,
+            body,
+            timeout_s=timeout_s,
+            max_bytes=max_bytes,
+            is_patient=is_patient,
+            ignores_backoff=ignores_backoff,
         )
         if len(response.body) < MIN_BYTES_FOR_THREAD:
             return object_in(server, response)
@@ -86,8 +93,10 @@ class FederationClient:
         uri: str,
         body: bytes | None,
         *,
-        timeout_s: float = RESPONSE_TIMEOUT_S,
+        timeout_s: float | None = None,
         max_bytes: int = MAX_RESPONSE_BYTES,
+        is_patient: bool = False,
+        ignores_backoff: bool = False,
     ) -> PeerResponse:
         """Send a request and return its response, whatever its status. Raises: RemoteFault."""
         if server == self.server_name:

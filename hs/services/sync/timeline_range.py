@@ -296,6 +296,8 @@ def _range_from_rows(context: SyncContext, reading: _RoomRead, limit: int) -> Ti
     filtered = _filter(context, room.room_id, rows)
     timeline_range = _make_range(rows, filtered, limit, is_exact=False)
     timeline_range.limited = timeline_range.limited or not reading.exhausted
+    if room.after is None and rows and rows[0].type != event_types.CREATE:
+        timeline_range.limited = True  # other servers have the events before
     # Without state events, and with the same state before each event, the state did not change.
     timeline_range.is_exact = (
         reading.exhausted

@@ -101,8 +101,12 @@ SET_STATUS = UpdateRows("events", key="event_id text", values="status smallint")
 SET_PLACE = UpdateRows("events", key="event_id text", values="snapshot_id bigint, status smallint")
 ADD_BACKWARD = InsertRows(
     "backward_extremities",
-    "room_id text, event_id text",
-    conflict="ON CONFLICT (room_id, event_id) DO NOTHING",
+    "room_id text, event_id text, depth bigint",
+    conflict=(
+        "ON CONFLICT (room_id, event_id) DO UPDATE SET depth = CASE "
+        "WHEN excluded.depth > backward_extremities.depth THEN excluded.depth "
+        "ELSE backward_extremities.depth END"
+    ),
 )
 REMOVE_BACKWARD = sql(
     lambda d: f"DELETE FROM backward_extremities WHERE {d.any_of('event_id', 1, 'text')}"
@@ -195,9 +199,12 @@ async def place_outliers(tx: Tx, rows: Sequence[tuple[str, int, int]]) -> None:
     await tx.update_rows(SET_PLACE, rows)
 
 
-async def add_backward_extremities(tx: Tx, pairs: Sequence[tuple[str, str]]) -> None:
-    """Store backward extremities, events that are referred to and missing: (room_id, event_id)."""
-    await tx.insert_rows(ADD_BACKWARD, pairs)
+async def add_backward_extremities(tx: Tx, rows: Sequence[tuple[str, str, int]]) -> None:
+    """Store backward extremities, events that are cited and missing.
+
+    `rows` are (room_id, event_id, depth of the event that cites it).
+    """
+    await tx.insert_rows(ADD_BACKWARD, rows)
 
 
 async def backward_extremities_among(tx: Tx, event_ids: Sequence[str]) -> list[str]:

@@ -19,8 +19,13 @@ ADD_REPLIES = InsertRows(
     "threads",
     "root_id text, room_id text, latest_event_id text, latest_stream_id bigint, replies bigint",
     conflict=(
-        "ON CONFLICT (root_id) DO UPDATE SET latest_event_id = excluded.latest_event_id, "
-        "latest_stream_id = excluded.latest_stream_id, "
+        # Backfilled replies are older than those that are stored.
+        "ON CONFLICT (root_id) DO UPDATE SET latest_event_id = CASE "
+        "WHEN excluded.latest_stream_id > threads.latest_stream_id THEN excluded.latest_event_id "
+        "ELSE threads.latest_event_id END, "
+        "latest_stream_id = CASE "
+        "WHEN excluded.latest_stream_id > threads.latest_stream_id THEN excluded.latest_stream_id "
+        "ELSE threads.latest_stream_id END, "
         "replies = threads.replies + excluded.replies"
     ),
 )

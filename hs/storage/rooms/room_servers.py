@@ -35,6 +35,16 @@ ADD = InsertRows(
 IS_IN_ROOM = """
 SELECT 1 FROM room_servers WHERE room_id = $1 AND server = $2 AND joined_members > 0
 """
+LARGEST = """
+SELECT server FROM room_servers WHERE room_id = $1 AND joined_members > 0 AND server <> $2
+ORDER BY joined_members DESC, server LIMIT $3
+"""
+ROOMS_WITH = sql(
+    lambda d: (
+        "SELECT room_id FROM room_servers WHERE server = $1 AND joined_members > 0 "
+        f"AND {d.any_of('room_id', 2, 'text')}"
+    )
+)
 SHARED = """
 SELECT theirs.room_id FROM room_servers theirs
 JOIN room_servers ours ON ours.room_id = theirs.room_id AND ours.server = $2
@@ -63,6 +73,16 @@ async def add(tx: Tx, rows: Sequence[tuple[str, str, int, int | None]]) -> None:
 async def is_in_room(tx: Tx, room_id: str, server: str) -> bool:
     """Return whether a server has a user who is joined to a room."""
     return await tx.fetchval(IS_IN_ROOM, room_id, server) is not None
+
+
+async def list_largest(tx: Tx, room_id: str, except_server: str, limit: int) -> list[str]:
+    """List the servers in a room but one, those with most members first."""
+    return [row[0] for row in await tx.fetch(LARGEST, room_id, except_server, limit)]
+
+
+async def rooms_with(tx: Tx, server: str, room_ids: Sequence[str]) -> set[str]:
+    """Return those of the rooms that a server is in."""
+    return {row[0] for row in await tx.fetch(ROOMS_WITH, server, list(room_ids))}
 
 
 async def shared_rooms(tx: Tx, server: str, own_server: str) -> list[str]:

@@ -30,7 +30,9 @@ SET_HEADS = InsertRows(
     conflict=(
         "ON CONFLICT (room_id) DO UPDATE SET extremities = excluded.extremities, "
         "snapshot_id = excluded.snapshot_id, depth = excluded.depth, "
-        "stream_id = excluded.stream_id, "
+        # Outliers have negative stream IDs, and are never the last event.
+        "stream_id = CASE WHEN excluded.stream_id > room_heads.stream_id "
+        "THEN excluded.stream_id ELSE room_heads.stream_id END, "
         "sent_id = coalesce(excluded.sent_id, room_heads.sent_id)"
     ),
 )

@@ -11,7 +11,7 @@ from hs.core.streams import StateChange
 from hs.storage.database import Tx
 from hs.storage.dialect import Statement, sql
 
-LOWEST = -(2**62)
+LOWEST = 0  # backfilled events and outliers have negative stream IDs
 
 # The stream ID after which the rows begin is looked up first, so that a long room costs no more
 # than a short one. CROSS JOIN makes SQLite go from the rooms to their events.

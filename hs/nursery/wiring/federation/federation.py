@@ -13,10 +13,10 @@ from hs.nursery.wiring.appservices import AppserviceClients
 from hs.nursery.wiring.devices import DeviceServices
 from hs.nursery.wiring.ephemeral import EphemeralServices
 from hs.nursery.wiring.federation.client import FederationClientServices
-from hs.nursery.wiring.federation.outbound import wire_outbound
+from hs.nursery.wiring.federation.history import wire_history
 from hs.nursery.wiring.federation.inbound import wire_inbound
 from hs.nursery.wiring.federation.joining import wire_joining
-from hs.nursery.wiring.federation.history import wire_history
+from hs.nursery.wiring.federation.outbound import wire_outbound
 from hs.nursery.wiring.media import MediaServices
 from hs.nursery.wiring.rooms.aliases import AliasServices
 from hs.nursery.wiring.rooms.membership import MembershipServices

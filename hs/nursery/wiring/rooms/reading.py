@@ -14,6 +14,7 @@ from hs.nursery.wiring.rooms.rooms import Rooms
 from hs.services.rooms.read.event_serializer import EventSerializer
 from hs.services.rooms.read.hierarchy import Hierarchy
 from hs.services.rooms.read.mutual_rooms import MutualRooms
+from hs.services.rooms.read.older_history import OlderHistory
 from hs.services.rooms.read.pagination import TokenPositions
 from hs.services.rooms.read.related_events import RelatedEvents
 from hs.services.rooms.read.rendering import MAX_BYTES as RENDERED_BYTES
@@ -50,8 +51,12 @@ def wire_reading(
     rooms: Rooms,
     service_users: ServiceUsers,
     accounts: AccountServices,
+    older: OlderHistory,
 ) -> RoomReading:
-    """Build the readers; before the notifier, which relies on their caches."""
+    """Build the readers; before the notifier, which relies on their caches.
+
+    `older` asks other servers for events that are missing in rooms' histories.
+    """
     database, feed, events = base.database, base.feed, rooms.events
     states, memberships = rooms.states, rooms.memberships
     rendering = _rendering(base, rooms)
@@ -66,6 +71,7 @@ def wire_reading(
         visibility=visibility,
         serializer=serializer,
         positions=positions,
+        older=older,
     )
     state = RoomState(
         database=database,
@@ -86,7 +92,7 @@ def wire_reading(
         positions=positions,
         timelines=timelines,
     )
-    previews = RoomPreviews(database, states, memberships)
+    previews = RoomPreviews(database, states, memberships, base.settings.server.server_name)
     hierarchy = Hierarchy(events, states, previews)
     return RoomReading(
         membership_history=history,

@@ -5,7 +5,7 @@ from typing import Final
 
 import attrs
 
-from hs.core.streams import EVENTS
+from hs.core.streams import BACKFILL, EVENTS
 from hs.lib.tasks import Duty
 from hs.nursery.part import Part
 from hs.nursery.plan import BACKGROUND
@@ -58,6 +58,7 @@ class RoomOwner:
     """The writing side of rooms, in a process that writes events."""
 
     committer: Committer
+    history_committer: Committer
     hot: HotRooms
     writer: RoomWriter
     receiver: OwnedRoomReceiver
@@ -156,12 +157,12 @@ def _owner(
 ) -> RoomOwner | None:
     if not base.ownership.writes(EVENTS):
         return None
-    events, states = used.events, used.states
-    committer = Committer(
-        base.table(EVENTS), states, base.clock, base.signer.server_name, index_chains
+    committer, history_committer = (
+        Committer(base.table(stream), states, base.clock, base.signer.server_name, index_chains)
+        for stream in (EVENTS, BACKFILL)
     )
     hot_bytes = int(HOT_BYTES * base.settings.caches.caches.factor("hot_rooms"))
-    hot = HotRooms(base.database, events, states, committer, hot_bytes)
+    hot = HotRooms(base.database, events, states, committer, history_committer, hot_bytes)
     builder = EventBuilder(base.signer, base.clock)
     writer = RoomWriter(
         hot,
@@ -174,6 +175,7 @@ def _owner(
     stores = RoomStores(base.database, hot, events, states, resolver)
     return RoomOwner(
         committer=committer,
+        history_committer=history_committer,
         hot=hot,
         writer=writer,
         receiver=OwnedRoomReceiver(checker, stores, memberships.is_local),
@@ -184,7 +186,12 @@ def _owner(
 
 def _part(owner: RoomOwner | None, departures: RoomDepartures, cleanup: RoomCleanup) -> Part:
     return Part(
-        runners=[] if owner is None else [("committer", owner.committer.run)],
+        runners=[]
+        if owner is None
+        else [
+            ("committer", owner.committer.run),
+            ("history committer", owner.history_committer.run),
+        ],
         duties=[
             Duty("departures", departures.run),
             Duty(

@@ -19,8 +19,8 @@ import attrs
 
 from hs.core.errors import InvalidParam, NotFound
 from hs.core.ids import EventID, RoomID, ServerName
+from hs.services.federation.access.server_access import ServerAccess
 from hs.services.federation.history.server_visibility import ServerVisibility
-from hs.services.federation.server_access import ServerAccess
 from hs.services.rooms.store.event_store import EventStore
 from hs.services.rooms.store.stored_event import EventStatus, StoredEvent
 from hs.storage.database import Database

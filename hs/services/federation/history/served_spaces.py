@@ -10,7 +10,7 @@ import attrs
 from hs.core.canonical_json import JsonObject
 from hs.core.errors import InvalidParam, NotFound
 from hs.core.ids import RoomID, ServerName, parse_room_id
-from hs.services.federation.server_access import ServerAccess
+from hs.services.federation.access.server_access import ServerAccess
 from hs.services.rooms.read.hierarchy import Hierarchy, hierarchy_entry
 from hs.services.rooms.read.room_previews import RoomPreviews
 from hs.services.rooms.store.stored_event import StoredEvent

@@ -20,8 +20,8 @@ import trio
 
 from hs.core.errors import Forbidden, NotFound
 from hs.core.ids import EventID, RoomID, ServerName
+from hs.services.federation.access.server_access import ServerAccess
 from hs.services.federation.history.server_visibility import ServerVisibility
-from hs.services.federation.server_access import ServerAccess
 from hs.services.rooms.store.auth_chains import AuthGraph
 from hs.services.rooms.store.event_store import EventStore
 from hs.services.rooms.store.state_store import StateStore

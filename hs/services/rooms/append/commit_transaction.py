@@ -5,6 +5,8 @@ Rules:
 - It runs in another thread, and a second time if the database reports a conflict. So it only
   reads its CommitWork: the numbers it assigns are collected in `_Numbers` and returned, and the
   committer writes them into the snapshots and events once the commit has succeeded.
+- Events that are history (BACKFILL), and outliers that change no membership, have negative numbers:
+  to sync they are never new. Of a batch, the oldest event has the least number.
 - Stream IDs are taken first. Whatever refers to events by number (snapshots, relations, the index
   of auth chains) is written with them.
 - Batches are in the order of submission. Where several of them write the same row (a room's head,
@@ -22,7 +24,7 @@ from hs.core.events.event import Event
 from hs.core.events.sticky import sticky_until
 from hs.core.filters import has_url
 from hs.core.ids import EventID
-from hs.core.streams import EventRow
+from hs.core.streams import BACKFILL, EventRow
 from hs.repl.writers import StreamIds
 from hs.services.rooms.append.pending_events import (
     EventBatch,
@@ -64,6 +66,7 @@ class CommitWork:
     server_name: str
     now_ms: int
     index_chains: ChainIndexer
+    is_history: bool = False
 
 
 @attrs.frozen(eq=False)
@@ -99,11 +102,10 @@ async def commit_group(
     """Write a group of batches; return its numbers and the rows of the events stream."""
     pending_events = [pending for batch in work.batches for pending in batch.events]
     stream_ids = await ids.next_ids(len(pending_events))
+    if work.is_history:
+        stream_ids.reverse()
     numbers = _Numbers(
-        events={
-            pending.event.event_id: _number(pending, stream_id)
-            for pending, stream_id in zip(pending_events, stream_ids, strict=True)
-        },
+        events=await _number(tx, work, pending_events, stream_ids),
         snapshots={},
         senders={pending.event.event_id: pending.event.sender for pending in pending_events},
     )
@@ -130,7 +132,7 @@ async def commit_group(
     await _set_heads(tx, work, numbers)
     await _set_state(tx, work, pending_events, numbers)
     rows = [
-        (stream_id, _row(pending, numbers, work.now_ms))
+        (stream_id, _row(pending, numbers, stream_id, work.now_ms))
         for stream_id, pending in zip(stream_ids, pending_events, strict=True)
     ]
     if servers:
@@ -139,7 +141,9 @@ async def commit_group(
     if relayed:
         await room_servers.add_relayed(tx, relayed)
     sticky = [
-        (_sticky_record(at, row, work), row.soft_failed) for at, row in rows if row.sticky_until
+        (_sticky_record(at, row, work), row.soft_failed)
+        for at, row in rows
+        if row.sticky_until and not work.is_history
     ]
     if sticky:
         await sticky_events.insert(tx, sticky)
@@ -338,24 +342,49 @@ async def _set_links(
     ]
     if transactions:
         await transaction_ids.insert(tx, transactions)
-    missing = sorted(
-        {
-            (pending.event.room_id, event_id)
-            for pending in pending_events
-            for event_id in pending.missing_prev_events
-        }
-    )
+    missing: dict[tuple[str, str], int] = {}
+    for pending in pending_events:
+        for event_id in pending.missing_prev_events:
+            key = (pending.event.room_id, event_id)
+            missing[key] = max(pending.event.depth, missing.get(key, 0))
     if missing:
-        await events.add_backward_extremities(tx, missing)
+        rows = [(*key, depth) for key, depth in sorted(missing.items())]
+        await events.add_backward_extremities(tx, rows)
     gaps = [pending.event.event_id for pending in pending_events if pending.fills_gap]
     if gaps:
         await events.remove_backward_extremities(tx, gaps)
 
 
-def _number(pending: PendingEvent, stream_id: int) -> int:
-    # Snapshots refer to events by number, so an outlier keeps the number under which it was
-    # stored. Only its row in the events stream has a new one.
-    return stream_id if pending.outlier_id is None else pending.outlier_id
+async def _number(
+    tx: Tx, work: CommitWork, pending_events: Sequence[PendingEvent], stream_ids: Sequence[int]
+) -> dict[str, int]:
+    """Return the number of each event: its stream ID, by which snapshots refer to it."""
+    numbers: dict[str, int] = {}
+    outliers: list[str] = []
+    for pending, stream_id in zip(pending_events, stream_ids, strict=True):
+        event_id = pending.event.event_id
+        if pending.outlier_id is not None:
+            # An outlier keeps the number under which it was stored; its row has a new one.
+            numbers[event_id] = pending.outlier_id
+        elif work.is_history:
+            numbers[event_id] = -stream_id
+        else:
+            numbers[event_id] = stream_id
+            if pending.state_before is None and not _concerns_local_user(pending, work):
+                outliers.append(event_id)
+    if outliers:
+        history_ids = await tx.next_ids(BACKFILL.name, len(outliers))
+        numbers.update(
+            (event_id, -history_id)
+            for event_id, history_id in zip(outliers, reversed(history_ids), strict=True)
+        )
+    return numbers
+
+
+def _concerns_local_user(pending: PendingEvent, work: CommitWork) -> bool:
+    # For example an invite: it is new to its user, although the room is not known here.
+    is_member = pending.event.type == event_types.MEMBER
+    return is_member and (pending.event.state_key or "").endswith(f":{work.server_name}")
 
 
 def _outlier_update(pending: PendingEvent, numbers: _Numbers) -> tuple[str, int, int]:
@@ -419,8 +448,9 @@ def _sticky_record(stream_id: int, row: EventRow, work: CommitWork) -> StickyRec
     return StickyRecord(row.event_id, row.room_id, stream_id, work.writer, row.sticky_until)
 
 
-def _row(pending: PendingEvent, numbers: _Numbers, now_ms: int) -> EventRow:
+def _row(pending: PendingEvent, numbers: _Numbers, stream_id: int, now_ms: int) -> EventRow:
     event = pending.event
+    number = numbers.events[event.event_id]
     relation, lost_relation = relation_to_store(event), pending.lost_relation
     own_change = pending.changes[0] if pending.only_own_entry and pending.changes else None
     return EventRow(
@@ -455,4 +485,5 @@ def _row(pending: PendingEvent, numbers: _Numbers, now_ms: int) -> EventRow:
         relay=pending.relay,
         left_servers=numbers.left_servers.get(event.event_id, ()),
         outside=pending.outside,
+        number=0 if number == stream_id else number,
     )

@@ -31,7 +31,7 @@ import attrs
 import trio
 
 from hs.core.errors import MatrixError, OutcomeUnknown, Unavailable
-from hs.core.streams import EventRow
+from hs.core.streams import BACKFILL, EventRow
 from hs.lib.clock import Clock
 from hs.lib.grace import calling_when_cancelled
 from hs.repl.writers import TableWriter, WriterReplaced, WriterStopped
@@ -210,6 +210,7 @@ class Committer:
             server_name=self._server_name,
             now_ms=self._clock.now_ms(),
             index_chains=self._index_chains,
+            is_history=self._writer.stream is BACKFILL,
         )
 
     def _finish(self, work: CommitWork, result: CommitResult) -> None:

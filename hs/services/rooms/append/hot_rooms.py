@@ -54,6 +54,7 @@ class HotRooms:
     _events: EventStore
     _states: StateStore
     _committer: Committer
+    _history_committer: Committer
     _max_bytes: int = MAX_BYTES
     _rooms: OrderedDict[RoomID, HotRoom] = attrs.Factory(OrderedDict)
     _weights: dict[RoomID, int] = attrs.Factory(dict)
@@ -135,27 +136,49 @@ class HotRooms:
         """
         self._committer.check_open()
         changed = new_room is not None or head.summary != room.head.summary
+        change = HeadChange(
+            tuple(end.event_id for end in head.extremities),
+            head.snapshot,
+            head.depth,
+            head.summary if changed else None,
+        )
+        batch = self._batch(room, events, head, change, on_finished)
+        batch.new_room = new_room
+        if new_room is not None:
+            self._add(room)
+        self._committer.submit(batch)
+        return batch
+
+    def submit_history(
+        self, room: HotRoom, events: Sequence[PendingEvent], head: RoomHead
+    ) -> EventBatch:
+        """Add events from before the end of a held room, and queue their commit.
+
+        `head` may differ from the room's head by redactions only. Nothing else of the room may be
+        pending, and the caller waits for the commit before it releases the room: the two committers
+        do not wait for each other.
+        Raises: NotCommitted; then nothing has changed.
+        """
+        self._history_committer.check_open()
+        batch = self._batch(room, events, head, None, _ignore_batch)
+        self._history_committer.submit(batch)
+        return batch
+
+    def _batch(
+        self,
+        room: HotRoom,
+        events: Sequence[PendingEvent],
+        head: RoomHead,
+        change: HeadChange | None,
+        on_finished: Callable[[EventBatch], None],
+    ) -> EventBatch:
         room.head = head
         room.pins += 1
         for pending in events:
             room.pending[pending.event.event_id] = pending
             self._events.expect(pending.event)
-        batch = EventBatch(
-            room.room_id,
-            list(events),
-            HeadChange(
-                tuple(end.event_id for end in head.extremities),
-                head.snapshot,
-                head.depth,
-                head.summary if changed else None,
-            ),
-            new_room,
-            partial(self._on_finished, room, on_finished),
-        )
-        if new_room is not None:
-            self._add(room)
-        self._committer.submit(batch)
-        return batch
+        finish = partial(self._on_finished, room, on_finished)
+        return EventBatch(room.room_id, list(events), change, on_finished=finish)
 
     async def _load(self, room_id: RoomID, make: Callable[[], HotRoom] | None) -> HotRoom:
         record = await self._database.read_snapshot(load_room, room_id)

@@ -15,7 +15,7 @@ from hs.services.rooms.read.rendering import content_of
 from hs.services.rooms.store.memberships import Memberships
 from hs.services.rooms.store.state_store import StateStore
 from hs.storage.database import Database
-from hs.storage.rooms import hierarchy
+from hs.storage.rooms import hierarchy, room_servers
 from hs.storage.rooms.hierarchy import HierarchyRoomRecord
 
 MAX_ALLOWED_ROOMS: Final = 20  # of which the members are looked at, for another server
@@ -55,6 +55,7 @@ class RoomPreviews:
     _database: Database
     _states: StateStore
     _memberships: Memberships
+    _server_name: ServerName
 
     async def find(self, user_id: UserID | None, room: RoomID | RoomAlias) -> RoomPreview:
         """Return the preview of a room, for a user or without authentication.
@@ -100,17 +101,19 @@ class RoomPreviews:
         The preview is None if no user of the other server may see the room.
         """
         records = await self._database.read(hierarchy.load_summaries, list(room_ids))
-        members = await self._memberships.present_in([RoomID(room_id) for room_id in records])
+        read, rooms_with = self._database.read, room_servers.rooms_with
+        own = await read(rooms_with, self._server_name, list(room_ids))
         previews: dict[RoomID, RoomPreview | None] = {}
-        for room_id, record in ((each, records.get(each)) for each in room_ids):
-            if record is None or not members[room_id].local:
+        for room_id in room_ids:
+            record = records.get(room_id)
+            if record is None or room_id not in own:
                 continue
             allowed = await self._allowed_rooms(record)
-            membership = members[room_id].membership_of_server(server)
-            is_visible = _may_preview(record, membership)
-            for allowed_id in () if is_visible else allowed[:MAX_ALLOWED_ROOMS]:
-                present = await self._memberships.present(allowed_id)
-                is_visible |= present.membership_of_server(server) == event_types.JOIN
+            is_visible = (
+                _may_preview(record, None)
+                or bool(await read(rooms_with, server, [room_id, *allowed[:MAX_ALLOWED_ROOMS]]))
+                or (await self._memberships.present(room_id)).has_invited(server)
+            )
             previews[room_id] = _preview(record, allowed, None) if is_visible else None
         return previews
 

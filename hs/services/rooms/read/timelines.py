@@ -29,6 +29,7 @@ from hs.core.ids import EventID, RoomID
 from hs.core.requester import Requester
 from hs.core.tokens import TopologicalToken
 from hs.services.rooms.read.event_serializer import EventSerializer
+from hs.services.rooms.read.older_history import OlderHistory
 from hs.services.rooms.read.pagination import (
     HISTORY_END,
     HISTORY_START,
@@ -49,6 +50,7 @@ from hs.storage.rooms.timelines import HistoryPosition, TimelineEvent
 MAX_LIMIT: Final = 1000
 DEFAULT_LIMIT: Final = 10
 MAX_PASSES: Final = 5
+MAX_FILLS: Final = 3  # how often other servers are asked for older events, for a page
 FIRST_TIMED: Final = 10
 _MAX_TS: Final = 2**60
 
@@ -135,6 +137,7 @@ class Timelines:
     _visibility: Visibility
     _serializer: EventSerializer
     _positions: TokenPositions
+    _older: OlderHistory
 
     async def messages(self, requester: Requester, request: MessagesRequest) -> MessagesPage:
         """Return a page of a room's history.
@@ -151,7 +154,7 @@ class Timelines:
             or not request.event_filter.allows_room(request.room_id)
         ):
             return MessagesPage(start, json_array(()))
-        timeline = await self._search(requester, walk, limit, request.event_filter)
+        timeline = await self._search_with_gaps(requester, walk, limit, request.event_filter)
         if request.start is None and walk.backwards and timeline.events:
             start = token_after(timeline.events[0].stored).encode()
         end = timeline.next_token
@@ -316,6 +319,21 @@ class Timelines:
         latest = await self._events.get_one(own.event_id)
         return HISTORY_START, HISTORY_END if latest is None else position_of(latest)
 
+    async def _search_with_gaps(
+        self, requester: Requester, walk: _Walk, limit: int, event_filter: EventFilter
+    ) -> HistoryPage:
+        """Search backwards, and ask other servers for what is missing in the page."""
+        page = await self._search(requester, attrs.evolve(walk), limit, event_filter)
+        for _ in range(MAX_FILLS if walk.backwards else 0):
+            low = 0 if page.next_token is None else page.next_token.depth
+            report = await self._older.fill(walk.room_id, (max(low, walk.low[0]), walk.high[0]))
+            if report.late_at is not None:
+                return _page_above(page, report.late_at)
+            if not report.changed:
+                break
+            page = await self._search(requester, attrs.evolve(walk), limit, event_filter)
+        return page
+
     async def _search(
         self, requester: Requester, walk: _Walk, limit: int, event_filter: EventFilter
     ) -> HistoryPage:
@@ -423,6 +441,12 @@ def _limit(request: MessagesRequest) -> int:
     if limit < 0:
         raise InvalidParam("limit must not be negative")
     return min(limit, MAX_LIMIT)
+
+
+def _page_above(page: HistoryPage, depth: int) -> HistoryPage:
+    """Return the part of a page above a gap, from which the client continues later."""
+    events = [visible for visible in page.events if visible.stored.event.depth >= depth]
+    return HistoryPage(events, TopologicalToken(depth, -HISTORY_END[1]))
 
 
 def _encode(position: HistoryPosition) -> str:

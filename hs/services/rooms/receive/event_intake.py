@@ -79,6 +79,31 @@ class OwnedRoomReceiver:
 
         return await self._in_room(room_id, None, process)
 
+    async def backfill(
+        self,
+        room_id: RoomID,
+        pdus: list[bytes],
+        outliers: list[bytes],
+        states: dict[EventID, list[EventID]],
+    ) -> ReceiveResult:
+        """Receive events of a room's history; see RoomReceiver."""
+        async with self._stores.rooms.hold(room_id) as room:
+            rules = room.rules
+        checked = await self._checker.check(room_id, rules, pdus)
+        checked_outliers = await self._checker.check(room_id, rules, outliers)
+
+        async def process(received_room: ReceivedRoom) -> ReceiveResult:
+            # The commits of history and of new events do not wait for each other, so nothing is
+            # pending when these begin, and the room is held until they are done.
+            await received_room.wait_until_committed()
+            received_room.is_history = True
+            events = await _only_history(received_room, checked)
+            result = await _receive(PduProcessor(received_room, states), events, checked_outliers)
+            await received_room.wait_until_committed()
+            return result
+
+        return await self._in_room(room_id, None, process)
+
     async def seed_room(
         self,
         room_id: RoomID,
@@ -169,6 +194,24 @@ async def _receive(
         tuple(sorted(processor.missing_auth_events - received_ids)),
     )
     return ReceiveResult(verdicts_in_order, missing)
+
+
+async def _only_history(room: ReceivedRoom, checked: Sequence[CheckedPdu]) -> list[CheckedPdu]:
+    """Refuse those events that no stored event cites, directly or by way of others."""
+    events = {event.event_id: event for event in _events(checked)}
+    waiting = list((await room.load_gaps_and_redactions(list(events)))[0])
+    reached: set[EventID] = set()
+    while waiting:
+        event_id = waiting.pop()
+        if event_id in events and event_id not in reached:
+            reached.add(event_id)
+            waiting.extend(events[event_id].prev_events)
+    return [
+        pdu
+        if isinstance(pdu, RefusedPdu) or pdu.event_id in reached
+        else RefusedPdu(pdu.event_id, "No stored event follows it")
+        for pdu in checked
+    ]
 
 
 def _events(checked: Sequence[CheckedPdu]) -> list[Event]:

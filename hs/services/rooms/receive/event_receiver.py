@@ -78,6 +78,21 @@ class RoomReceiver(Protocol):
         Raises: NotFound, if this server has no state of the room; MatrixError 503, may be retried.
         """
 
+    @rpc
+    async def backfill(
+        self,
+        room_id: RoomID,
+        pdus: list[bytes],
+        outliers: list[bytes],
+        states: dict[EventID, list[EventID]],
+    ) -> ReceiveResult:
+        """Receive events from before the stored part of a room's history; see `receive`.
+
+        They are new to nobody: sync does not show them, and the room's state and its end stay the
+        same. PDUs that no stored event follows are refused. Idempotent.
+        Raises: NotFound, if this server has no state of the room; MatrixError 503, may be retried.
+        """
+
     @rpc(timeout_s=SEED_TIMEOUT_S)
     async def seed_room(
         self,
@@ -117,6 +132,16 @@ class ShardedReceiver:
     ) -> ReceiveResult:
         """Receive PDUs of a room; see RoomReceiver."""
         return await self._owner(room_id).receive(room_id, pdus, outliers, states, relay)
+
+    async def backfill(
+        self,
+        room_id: RoomID,
+        pdus: list[bytes],
+        outliers: list[bytes],
+        states: dict[EventID, list[EventID]],
+    ) -> ReceiveResult:
+        """Receive events of a room's history; see RoomReceiver."""
+        return await self._owner(room_id).backfill(room_id, pdus, outliers, states)
 
     async def seed_room(
         self,

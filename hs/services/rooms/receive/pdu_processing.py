@@ -121,7 +121,7 @@ class PduProcessor:
         room = self._room
         rejection = await self.rejection_reason(event, state_before)
         status = EventStatus.ACCEPTED if rejection is None else EventStatus.REJECTED
-        fills_gap = self._fills_gap(event.event_id)
+        fills_gap = room.is_history or self._fills_gap(event.event_id)
         if rejection is None and not fills_gap and state_before is not room.head.snapshot:
             # Step 6
             current = room.head.snapshot
@@ -183,8 +183,11 @@ class PduProcessor:
         return _rejection(event, await self._room.auth_state(snapshot, event))
 
     async def _snapshot_of_state(self, event_ids: Sequence[EventID]) -> Snapshot:
-        known = await self._room.find_known(event_ids)
-        entries = {
+        # Most of it is usually the same as in the current state, and needs not be loaded.
+        current = {event_id: key for key, event_id in self._room.head.snapshot.map.items()}
+        entries = {current[each]: each for each in event_ids if each in current}
+        known = await self._room.find_known([each for each in event_ids if each not in current])
+        entries |= {
             (state_event.event.type, state_event.event.state_key): event_id
             for event_id, state_event in known.items()
             if state_event.event.state_key is not None
@@ -199,7 +202,7 @@ class PduProcessor:
         event = pending.event
         assert pending.state_before is not None
         if pending.fills_gap:
-            return room.head
+            return self._without_redacted(room.head, pending)
         cited = await self._cited_extremities(event)
         uncited = [end for end in room.head.extremities if end.event_id not in cited]
         old = room.head
@@ -219,11 +222,15 @@ class PduProcessor:
             room.remember_state_after(event.event_id, head.snapshot)
         pending.changes = state_changes(old, changes)
         pending.only_own_entry = changes == own_entry(event)
-        if pending.redacts is not None:
-            target = room.get_known(pending.redacts)
-            assert target is not None
-            head = head_without_redacted(head, target.event)
+        head = self._without_redacted(head, pending)
         return head.with_extremities((*uncited, extremity(event)))
+
+    def _without_redacted(self, head: RoomHead, pending: PendingEvent) -> RoomHead:
+        if pending.redacts is None:
+            return head
+        target = self._room.get_known(pending.redacts)
+        assert target is not None
+        return head_without_redacted(head, target.event)
 
     async def _cited_extremities(self, event: Event) -> set[EventID]:
         """Collect what an event cites, directly or via rejected and soft-failed events."""

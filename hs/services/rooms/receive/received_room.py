@@ -98,7 +98,7 @@ class RoomStores:
 
 @attrs.define(eq=False)
 class ReceivedRoom:
-    """A held room and the events that are being added to it.
+    """A held room and the events that are being added to it; `is_history`: before its end.
 
     `batches` are those of the call, `pending_batches` those of other calls whose events it found.
     All methods that await raise RoomDropped or NotCommitted if a commit of the room failed.
@@ -110,6 +110,7 @@ class ReceivedRoom:
     head: RoomHead
     new_events: list[PendingEvent] = attrs.Factory(list)
     new_room: NewRoomRow | None = None
+    is_history: bool = False
     batches: list[EventBatch] = attrs.Factory(list)
     pending_batches: dict[int, EventBatch] = attrs.Factory(dict)
     _event_being_added: Event | None = None
@@ -210,7 +211,11 @@ class ReceivedRoom:
     def submit_new(self) -> None:
         """Submit the new events to be committed."""
         if self.new_events:
-            batch = self._stores.rooms.submit(self.room, self.new_events, self.head, self.new_room)
+            rooms = self._stores.rooms
+            if self.is_history:
+                batch = rooms.submit_history(self.room, self.new_events, self.head)
+            else:
+                batch = rooms.submit(self.room, self.new_events, self.head, self.new_room)
             self.batches.append(batch)
             self.new_events = []
             self.new_room = None

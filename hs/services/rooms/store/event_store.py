@@ -227,7 +227,7 @@ class EventStore:
         redacted_by = None if row.redacted_by is None else EventID(row.redacted_by)
         event = self._expected.pop(event_id, None)
         if row.pdu is not None:
-            unparsed = _UnparsedEvent(row, row.pdu, stream_id, writer, redacted_by)
+            unparsed = _UnparsedEvent(row, row.pdu, row.number or stream_id, writer, redacted_by)
             self._entries.put(
                 event_id, unparsed if event is None else _stored_event(unparsed, event)
             )

@@ -45,13 +45,10 @@ class PresentMembers:
             return event_types.JOIN
         return event_types.INVITE if user_id in self.invited else None
 
-    def membership_of_server(self, server: ServerName) -> str | None:
-        """Return "join" or "invite" if any user of a server is; None for all other servers."""
+    def has_invited(self, server: ServerName) -> bool:
+        """Return whether any user of a server is invited."""
         suffix = f":{server}"
-        if any(user_id.endswith(suffix) for user_id in self.joined):
-            return event_types.JOIN
-        is_invited = any(user_id.endswith(suffix) for user_id in self.invited)
-        return event_types.INVITE if is_invited else None
+        return any(user_id.endswith(suffix) for user_id in self.invited)
 
     def first_but(self, user_id: UserID, count: int) -> list[UserID]:
         """Return the earliest members except `user_id`, at most `count`."""

@@ -55,6 +55,12 @@ class RoomServers:
         """Return whether any server, also this one, is in a room, as the database has it now."""
         return await self._database.read(room_servers.is_in_room, room_id, server)
 
+    async def largest_in(self, room_id: RoomID, limit: int) -> list[ServerName]:
+        """Return other servers in a room, those with most members first."""
+        read = room_servers.list_largest
+        servers = await self._database.read(read, room_id, self._server_name, limit)
+        return [ServerName(server) for server in servers]
+
     async def rooms_shared_with(self, server: ServerName) -> list[RoomID]:
         """List the rooms that another server shares with this one, in the order of their IDs."""
         rooms = await self._database.read(room_servers.shared_rooms, server, self._server_name)

@@ -18,6 +18,7 @@ from typing import NamedTuple, Protocol
 
 import attrs
 
+from hs.core.events import event_types
 from hs.core.ids import EventID, RoomID
 from hs.core.positions import VectorPosition
 from hs.core.streams import StateChange
@@ -166,6 +167,8 @@ def _fill(
     timeline_slice.limited = len(rows) > limit and (
         after is None or not after.covers(rows[0].writer, rows[0].stream_id)
     )
+    if after is None and rows and rows[0].type != event_types.CREATE:
+        timeline_slice.limited = True  # there are older events, here or on other servers
 
 
 def _up_to(

@@ -13,7 +13,7 @@ from hs.core.ids import EventID, RoomID, ServerName
 from hs.core.server_acl import ServerAcl, parse_server_acl
 from hs.lib.caching.lru_cache import LruCache
 from hs.services.rooms.read.rendering import content_of
-from hs.services.rooms.store.memberships import Memberships
+from hs.services.rooms.store.room_servers import RoomServers
 from hs.services.rooms.store.state_store import StateStore
 
 MAX_ACLS: Final = 1000
@@ -27,8 +27,9 @@ def _acls() -> LruCache[EventID, ServerAcl]:
 class ServerAccess:
     """Checks the origins of requests that concern a room."""
 
+    _server_name: ServerName
     _states: StateStore
-    _memberships: Memberships
+    _servers: RoomServers
     _acls: LruCache[EventID, ServerAcl] = attrs.field(factory=_acls)
 
     async def is_permitted(self, server: ServerName, room_id: RoomID) -> bool:
@@ -53,10 +54,11 @@ class ServerAccess:
         Raises: NotFound, if this server is not in the room; Forbidden, if the other one is not, or
         is excluded by the server ACL.
         """
-        present = await self._memberships.present(room_id)
-        if not present.local:
+        if not await self._servers.is_in_room(room_id, self._server_name):
             raise NotFound("This server is not in the room")
-        membership = present.membership_of_server(server)
         await self.check_permitted(server, room_id)
-        if membership != event_types.JOIN:
+        # The rows of other processes may be late here, so the database has the last word.
+        if server not in await self._servers.servers_in(
+            room_id
+        ) and not await self._servers.is_in_room(room_id, server):
             raise Forbidden("Your server is not in the room")

@@ -1,0 +1,1 @@
+"""Which servers may ask about a room, and which to ask."""

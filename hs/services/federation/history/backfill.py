@@ -1,0 +1,147 @@
+"""Ask other servers for the events before a gap in a room's history.
+
+Rules:
+
+- A client that reaches a gap waits for up to WAIT_S; the work goes on without it, for FILL_S at
+  most. All clients of this process that reach gaps of a room wait for the same work.
+- Servers in the room are asked in turn until one has events that fill a gap. Of its answer, the
+  owner of the room takes what a stored event follows, directly or by way of others.
+- The events whose prev_events are missing need the state before them: its IDs are asked for, and
+  those state events and auth events that are missing. Up to MAX_EDGES such events are received at
+  a time; the rest is received when the client scrolls on.
+- If no server has an event, it is not asked for again until a time that grows with each failure.
+
+Spec: server-server API, Backfilling and retrieving missing events.
+"""
+
+import logging
+from collections.abc import Sequence
+from typing import Final
+
+import attrs
+import trio
+
+from hs.core.errors import MatrixError, RemoteFault, Unavailable
+from hs.core.ids import EventID, RoomID, ServerName
+from hs.lib.clock import Clock
+from hs.services.federation.access.servers_to_ask import ServersToAsk
+from hs.services.federation.history.history_answers import HistoryAnswers
+from hs.services.rooms.read.older_history import NO_GAPS, GapReport
+from hs.services.rooms.store.room_servers import RoomServers
+from hs.storage.database import Database
+from hs.storage.rooms import gaps
+from hs.storage.rooms.gaps import Gap
+
+WAIT_S: Final = 15.0
+FILL_S: Final = 180.0
+MAX_GAPS: Final = 20
+MAX_SERVERS: Final = 5
+MAX_FILLS: Final = 4
+MAX_WAITING_FILLS: Final = 100
+RETRY_S: Final = 60
+MAX_RETRY_S: Final = 24 * 3600
+
+log = logging.getLogger(__name__)
+
+
+@attrs.define(eq=False)
+class _Fill:
+    """Work on the gaps of one room; `done` is set when it has ended."""
+
+    room_id: RoomID
+    gaps: Sequence[Gap]
+    done: trio.Event = attrs.Factory(trio.Event)
+
+
+@attrs.define(eq=False)
+class HistoryBackfill:
+    """Fills gaps when clients reach them. `run` does the work."""
+
+    _database: Database
+    _clock: Clock
+    _room_servers: RoomServers
+    _servers: ServersToAsk
+    _answers: HistoryAnswers
+    _fills: dict[RoomID, _Fill] = attrs.Factory(dict)
+    _queue: list[_Fill] = attrs.Factory(list)
+    _wake: trio.Event = attrs.Factory(trio.Event)
+
+    async def fill(self, room_id: RoomID, depths: tuple[int, int]) -> GapReport:
+        """Fill the gaps below the events between two depths; see OlderHistory."""
+        if not await self._room_servers.servers_in(room_id):
+            return NO_GAPS
+        found = await self._database.read(
+            gaps.list_between, room_id, depths, self._clock.now_ms(), MAX_GAPS
+        )
+        if not found:
+            return NO_GAPS
+        fill = self._fills.get(room_id)
+        if fill is None:
+            if len(self._fills) >= MAX_WAITING_FILLS:
+                return GapReport(late_at=found[0].depth)
+            fill = self._fills[room_id] = _Fill(room_id, found)
+            self._queue.append(fill)
+            self._wake.set()
+        with trio.move_on_after(WAIT_S):
+            await fill.done.wait()
+            return GapReport(changed=True)
+        return GapReport(late_at=found[0].depth)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Work on gaps until cancelled."""
+        task_status.started()
+        slots = trio.Semaphore(MAX_FILLS)
+        async with trio.open_nursery() as nursery:
+            while True:
+                await self._wake.wait()
+                self._wake = trio.Event()
+                while self._queue:
+                    await slots.acquire()
+                    nursery.start_soon(self._work, self._queue.pop(0), slots)
+
+    async def _work(self, fill: _Fill, slots: trio.Semaphore) -> None:
+        try:
+            with trio.move_on_after(FILL_S):
+                await self._fill(fill)
+        except (MatrixError, Unavailable) as error:
+            log.info("room %s: events before a gap could not be stored: %s", fill.room_id, error)
+        except Exception:
+            # A fault that one room's events cause must not stop the work on others.
+            log.exception("room %s: asking for events before a gap failed", fill.room_id)
+        finally:
+            slots.release()
+            del self._fills[fill.room_id]
+            fill.done.set()
+
+    async def _fill(self, fill: _Fill) -> None:
+        room_id = fill.room_id
+        event_ids = [EventID(gap.event_id) for gap in fill.gaps]
+        servers = await self._servers.in_room(room_id, MAX_SERVERS)
+        # Recorded in advance: work that is cut off at FILL_S counts as a failure as well.
+        await self._postpone(fill.gaps)
+        for server in servers:
+            if await self._ask(server, room_id, event_ids):
+                still_missing = await self._database.read(gaps.stored_events, event_ids)
+                await self._resume([gap for gap in fill.gaps if gap.event_id not in still_missing])
+                return
+        log.info("room %s: no server has the events before %d gaps", room_id, len(event_ids))
+
+    async def _ask(self, server: ServerName, room_id: RoomID, event_ids: Sequence[EventID]) -> bool:
+        """Ask one server; return whether events were stored."""
+        try:
+            return await self._answers.receive_before(server, room_id, event_ids)
+        except* RemoteFault as faults:
+            log.info("room %s: backfill failed: %s", room_id, faults.exceptions[0])
+        return False
+
+    async def _postpone(self, postponed: Sequence[Gap]) -> None:
+        now_ms = self._clock.now_ms()
+        rows = []
+        for gap in postponed:
+            pause_s = min(MAX_RETRY_S, RETRY_S << min(gap.failures, 12))
+            rows.append((gap.event_id, gap.failures + 1, now_ms + pause_s * 1000))
+        await self._database.write(gaps.set_retry, rows)
+
+    async def _resume(self, asked: Sequence[Gap]) -> None:
+        """Let the gaps that one answer left open be asked for at once."""
+        await self._database.write(gaps.set_retry, [(gap.event_id, 0, 0) for gap in asked])
