@@ -34,9 +34,9 @@ from hs.nursery.wiring.directory import DirectoryServices, wire_user_directory
 from hs.nursery.wiring.ephemeral import EphemeralServices, wire_ephemeral
 from hs.nursery.wiring.federation.client import FederationClientServices, wire_federation_client
 from hs.nursery.wiring.federation.federation import FederatedSubjects, wire_federation
-from hs.nursery.wiring.federation.history import RemoteHistory, wire_remote_history
 from hs.nursery.wiring.federation.joining import wire_remote_rooms
 from hs.nursery.wiring.federation.peers import PeerNetwork, wire_peer_network
+from hs.nursery.wiring.federation.remote_history import RemoteHistory, wire_remote_history
 from hs.nursery.wiring.federation.remote_servers import (
     RemoteQueries,
     RemoteServers,
@@ -160,7 +160,8 @@ def build_services(
     core = _build_core(base, network or Network())
     sessions, rooms, accounts = core.sessions, core.rooms, core.accounts
     remote_rooms = core.remote_rooms
-    aliases = wire_room_aliases(base, rooms, remote_rooms, core.appservices.aliases)
+    directories = core.remote_history.directories
+    aliases = wire_room_aliases(base, rooms, remote_rooms, directories, core.appservices.aliases)
     profiles = wire_profiles(base, rooms, accounts)
     members = wire_membership(
         base, rooms, remote_rooms, accounts, profiles, aliases, core.rules_writer, core.servers
@@ -168,9 +169,7 @@ def build_services(
     creation = wire_room_creation(base, rooms, remote_rooms, accounts, aliases, members)
     newcomers = (creation.auto_join, *newcomers_mail(base, core.pusher_writer))
     login = wire_login(base, sessions, accounts, newcomers)
-    reading = wire_reading(
-        base, rooms, core.appservices.identities, accounts, core.remote_history.older
-    )
+    reading = wire_reading(base, rooms, core.appservices.identities, accounts, core.remote_history)
     ephemeral = wire_ephemeral(base, accounts, rooms)
     push = wire_push(base, rooms, reading, ephemeral, core.rules_writer)
     writers, keys = core.device_writers, core.appservices.keys
@@ -244,13 +243,14 @@ def _build_core(base: ProcessBase, network: Network) -> CoreServices:
     accounts = wire_accounts(
         base, sessions, rooms.departures, appservices.queries, queries.profiles
     )
+    remote_rooms = remote.rooms if remote else wire_remote_rooms(base, federation, rooms)
     return CoreServices(
         http=http,
         peers=peers,
         federation=federation,
         queries=queries,
-        remote_rooms=remote.rooms if remote else wire_remote_rooms(base, federation, rooms),
-        remote_history=wire_remote_history(base, federation, rooms),
+        remote_rooms=remote_rooms,
+        remote_history=wire_remote_history(base, federation, rooms, remote_rooms),
         appservices=appservices,
         servers=servers,
         device_writers=device_writers,

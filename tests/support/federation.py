@@ -179,7 +179,10 @@ async def open_server(
 
 @asynccontextmanager
 async def open_servers(
-    *names: str, clock: FixedClock | None = None, network: PeerNetwork | None = None
+    *names: str,
+    clock: FixedClock | None = None,
+    network: PeerNetwork | None = None,
+    settings: Settings = SETTINGS,
 ) -> AsyncIterator[tuple[FederatedServer, ...]]:
     """Start servers, each on a database of its own, with the same clock."""
     clock, network = clock or FixedClock(), network or PeerNetwork()
@@ -188,7 +191,7 @@ async def open_servers(
         for name in names:
             database = await stack.enter_async_context(open_inline())
             await migrate(database, bundled_migrations(), ["pre", "post"])
-            server = open_server(name, network, database, clock=clock)
+            server = open_server(name, network, database, settings=settings, clock=clock)
             servers.append(await stack.enter_async_context(server))
         yield tuple(servers)
 

@@ -9,12 +9,15 @@ from hs.core.ids import EventID, RoomID, UserID
 from hs.services.rooms.append.drafts import Draft
 from hs.services.rooms.append.event_builder import EventBuilder
 from hs.services.rooms.receive.event_receiver import PduOutcome
-from tests.support.federation import FederatedServer
+from tests.support.federation import FederatedServer, ScriptedPeer
 from tests.support.peers import signer_of
 
 
 async def build_remotely(
-    resident: FederatedServer, sender: FederatedServer, room_id: RoomID, draft: Draft
+    resident: FederatedServer,
+    sender: FederatedServer | ScriptedPeer,
+    room_id: RoomID,
+    draft: Draft,
 ) -> Event:
     """Return the next event of a room at `resident`, signed by another server."""
     builder = EventBuilder(signer_of(sender.name), resident.world.clock)

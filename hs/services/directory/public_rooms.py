@@ -4,13 +4,14 @@ Spec: client-server API, Published Room Directory.
 """
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import attrs
 import orjson
 
+from hs.core.canonical_json import JsonObject
 from hs.core.errors import Forbidden, InvalidParam, NotFound
-from hs.core.ids import RoomAlias, RoomID, UserID
+from hs.core.ids import RoomAlias, RoomID, ServerName, UserID
 from hs.core.unpadded_base64 import decode_base64, encode_base64
 from hs.services.directory.aliases import is_allowed
 from hs.settings.sections.rooms import RoomSettings
@@ -48,6 +49,24 @@ class PublicRoomsPage:
     next_batch: str | None
     prev_batch: str | None
     total: int
+
+
+@attrs.frozen
+class RemoteRoomList:
+    """A page of another server's directory, as that server renders it."""
+
+    rooms: Sequence[JsonObject]
+    total: int
+    next_batch: str | None
+    prev_batch: str | None
+
+
+class RoomDirectories(Protocol):
+    """Reads the room directories of other servers."""
+
+    async def list_rooms(self, server: ServerName, request: PublicRoomsRequest) -> RemoteRoomList:
+        """Return a page of another server's directory. Raises: RemoteFault."""
+        ...
 
 
 @attrs.frozen

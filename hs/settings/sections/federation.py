@@ -142,7 +142,7 @@ class FederationSettings:
         BOOLEAN, False, "Reveal device names to other servers.", is_effective=False
     )
     allow_public_rooms_over_federation: bool = setting(
-        BOOLEAN, False, "Allow other servers to read the room directory.", is_effective=False
+        BOOLEAN, False, "Allow other servers to read the room directory."
     )
     federation_rr_transactions_per_room_per_second: int = setting(
         COUNT,

@@ -69,9 +69,6 @@ class ServerSettings:
     allow_public_rooms_without_auth: bool = setting(
         BOOLEAN, False, "Show the room directory without authentication."
     )
-    allow_public_rooms_over_federation: bool = setting(
-        BOOLEAN, False, "Show the room directory to other servers."
-    )
     allow_guest_access: bool = setting(BOOLEAN, False, "Allow guests to register.")
     require_auth_for_profile_requests: bool = setting(
         BOOLEAN, False, "Require authentication for profile requests."

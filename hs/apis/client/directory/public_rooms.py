@@ -7,13 +7,14 @@ import attrs
 from hs.apis.web.auth import OPTIONAL, USER_OR_GUEST
 from hs.apis.web.request import body, query
 from hs.apis.web.route import route
-from hs.core.errors import InvalidParam, MissingToken, NotFound
+from hs.core.errors import InvalidParam, MissingToken
 from hs.core.ids import ServerName, parse_server_name
 from hs.core.requester import Requester
 from hs.services.directory.public_rooms import (
     PublicRooms,
     PublicRoomsPage,
     PublicRoomsRequest,
+    RoomDirectories,
     render_public_room,
 )
 
@@ -69,13 +70,14 @@ class PublicRoomsApi:
     """
 
     public_rooms: PublicRooms
+    others: RoomDirectories
     server_name: ServerName
     open_to_all: bool
 
     @route("GET", _PATH, auth=OPTIONAL, cancel_on_disconnect=True)
     async def get_public_rooms(self, request: GetPublicRoomsRequest) -> PublicRoomsResponse:
         """Spec: client-server API, Published room directory."""
-        if request.requester is None and not self.open_to_all:
+        if request.requester is None and (not self.open_to_all or request.server is not None):
             raise MissingToken("Missing access token")
         return await self._page(request.server, PublicRoomsRequest(request.limit, request.since))
 
@@ -97,8 +99,11 @@ class PublicRoomsApi:
         return await self._page(request.server, search)
 
     async def _page(self, server: str | None, search: PublicRoomsRequest) -> PublicRoomsResponse:
-        if server is not None and parse_server_name(server) != self.server_name:
-            raise NotFound("The room directory of that server is not available")
+        if server is not None and (name := parse_server_name(server)) != self.server_name:
+            listed = await self.others.list_rooms(name, search)
+            return PublicRoomsResponse(
+                [*listed.rooms], listed.total, listed.next_batch, listed.prev_batch
+            )
         return rendered(await self.public_rooms.search(search))
 
 

@@ -5,9 +5,17 @@ import attrs
 from hs.apis.web.auth import OPTIONAL, USER
 from hs.apis.web.request import path, query
 from hs.apis.web.route import always, route
-from hs.core.ids import RoomAlias, RoomID, parse_room_alias, parse_room_id
+from hs.core.canonical_json import JsonObject
+from hs.core.ids import (
+    RoomAlias,
+    RoomID,
+    ServerName,
+    parse_room_alias,
+    parse_room_id,
+    parse_server_name,
+)
 from hs.core.requester import Requester
-from hs.services.rooms.read.hierarchy import Hierarchy, HierarchyPage, HierarchyRequest
+from hs.services.rooms.read.hierarchy import MAX_VIA, Hierarchy, HierarchyPage, HierarchyRequest
 from hs.services.rooms.read.room_previews import RoomPreview, RoomPreviews
 
 
@@ -23,6 +31,11 @@ class GetRoomSummaryRequest:
     requester: Requester | None
     room: RoomID | RoomAlias = path(parse=parse_room)
     via: list[str] = query(factory=list)
+
+    @property
+    def servers(self) -> list[ServerName]:
+        """The servers to ask. Raises: InvalidParam."""
+        return [parse_server_name(server) for server in self.via[:MAX_VIA]]
 
 
 @attrs.frozen
@@ -54,10 +67,10 @@ class RoomSummaryApi:
             "/_matrix/client/unstable/im.nheko.summary/rooms/{room}/summary",
         ],
     )
-    async def get_room_summary(self, request: GetRoomSummaryRequest) -> RoomPreview:
+    async def get_room_summary(self, request: GetRoomSummaryRequest) -> RoomPreview | JsonObject:
         """Spec: client-server API, GET /room_summary/{roomIdOrAlias}."""
         user_id = None if request.requester is None else request.requester.user_id
-        return await self.previews.find(user_id, request.room)
+        return await self.previews.find(user_id, request.room, request.servers)
 
     @route(
         "GET",

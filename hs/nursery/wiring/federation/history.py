@@ -1,45 +1,18 @@
-"""Events, state and rooms that servers ask each other for."""
-
-import attrs
+"""Events, state and rooms that other servers ask for."""
 
 from hs.apis.federation.history import RoomHistoryApi
 from hs.apis.federation.public_rooms import ServedPublicRoomsApi
 from hs.nursery.part import Part
 from hs.nursery.process_base import ProcessBase
 from hs.nursery.wiring.accounts.accounts import AccountServices
-from hs.nursery.wiring.federation.client import FederationClientServices
 from hs.nursery.wiring.rooms.aliases import AliasServices
 from hs.nursery.wiring.rooms.reading import RoomReading
 from hs.nursery.wiring.rooms.rooms import Rooms
 from hs.services.federation.access.server_access import ServerAccess
-from hs.services.federation.access.servers_to_ask import ServersToAsk
-from hs.services.federation.history.backfill import HistoryBackfill
-from hs.services.federation.history.history_answers import HistoryAnswers
 from hs.services.federation.history.served_events import ServedEvents
 from hs.services.federation.history.served_spaces import ServedSpaces
 from hs.services.federation.history.served_state import ServedState
 from hs.services.federation.history.server_visibility import ServerVisibility
-from hs.services.rooms.read.older_history import OlderHistory
-
-
-@attrs.frozen(eq=False, kw_only=True)
-class RemoteHistory:
-    """What is asked of other servers for users who read rooms."""
-
-    older: OlderHistory
-    part: Part
-
-
-def wire_remote_history(
-    base: ProcessBase, federation: FederationClientServices, rooms: Rooms
-) -> RemoteHistory:
-    """Build what asks other servers for history."""
-    database = base.database
-    access = ServerAccess(base.settings.server.server_name, rooms.states, rooms.servers)
-    servers = ServersToAsk(rooms.servers, access)
-    answers = HistoryAnswers(federation.client, database, rooms.receiver)
-    backfill = HistoryBackfill(database, base.clock, rooms.servers, servers, answers)
-    return RemoteHistory(older=backfill, part=Part(runners=[("backfill", backfill.run)]))
 
 
 def wire_history(
@@ -62,6 +35,8 @@ def wire_history(
                 states=ServedState(events, rooms.states, rooms.graph, access, visibility),
                 spaces=ServedSpaces(reading.previews, reading.hierarchy, access),
             ),
-            ServedPublicRoomsApi(aliases.public_rooms, settings.allow_public_rooms_over_federation),
+            ServedPublicRoomsApi(
+                aliases.public_rooms, base.settings.federation.allow_public_rooms_over_federation
+            ),
         ]
     )

@@ -8,7 +8,7 @@ from hs.nursery.part import Part
 from hs.nursery.process_base import ProcessBase
 from hs.nursery.wiring.rooms.rooms import Rooms
 from hs.services.directory.aliases import AliasNamespaces, LocalAliases
-from hs.services.directory.public_rooms import PublicRooms
+from hs.services.directory.public_rooms import PublicRooms, RoomDirectories
 from hs.services.rooms.aliases.canonical_aliases import AliasResolver
 from hs.services.rooms.aliases.room_aliases import RoomAliases
 from hs.services.rooms.membership.remote_rooms import RemoteRooms
@@ -26,7 +26,11 @@ class AliasServices:
 
 
 def wire_room_aliases(
-    base: ProcessBase, rooms: Rooms, remote: RemoteRooms, namespaces: AliasNamespaces
+    base: ProcessBase,
+    rooms: Rooms,
+    remote: RemoteRooms,
+    directories: RoomDirectories,
+    namespaces: AliasNamespaces,
 ) -> AliasServices:
     """Build aliases; `namespaces` are those that application services reserve."""
     settings, database = base.settings, base.database
@@ -44,9 +48,8 @@ def wire_room_aliases(
         server_name=server_name,
         members_only=settings.rooms.require_membership_for_aliases,
     )
-    listing = PublicRoomsApi(
-        public_rooms, server_name, settings.server.allow_public_rooms_without_auth
-    )
+    open_to_all = settings.server.allow_public_rooms_without_auth
+    listing = PublicRoomsApi(public_rooms, directories, server_name, open_to_all)
     return AliasServices(
         aliases=aliases,
         resolver=resolver,

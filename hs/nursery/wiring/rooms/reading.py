@@ -10,11 +10,11 @@ from hs.apis.client.rooms.room_summary import RoomSummaryApi
 from hs.nursery.part import Part
 from hs.nursery.process_base import ProcessBase
 from hs.nursery.wiring.accounts.accounts import AccountServices
+from hs.nursery.wiring.federation.remote_history import RemoteHistory
 from hs.nursery.wiring.rooms.rooms import Rooms
 from hs.services.rooms.read.event_serializer import EventSerializer
 from hs.services.rooms.read.hierarchy import Hierarchy
 from hs.services.rooms.read.mutual_rooms import MutualRooms
-from hs.services.rooms.read.older_history import OlderHistory
 from hs.services.rooms.read.pagination import TokenPositions
 from hs.services.rooms.read.related_events import RelatedEvents
 from hs.services.rooms.read.rendering import MAX_BYTES as RENDERED_BYTES
@@ -51,11 +51,11 @@ def wire_reading(
     rooms: Rooms,
     service_users: ServiceUsers,
     accounts: AccountServices,
-    older: OlderHistory,
+    remote: RemoteHistory,
 ) -> RoomReading:
     """Build the readers; before the notifier, which relies on their caches.
 
-    `older` asks other servers for events that are missing in rooms' histories.
+    `remote` asks other servers for what is missing here.
     """
     database, feed, events = base.database, base.feed, rooms.events
     states, memberships = rooms.states, rooms.memberships
@@ -71,7 +71,7 @@ def wire_reading(
         visibility=visibility,
         serializer=serializer,
         positions=positions,
-        older=older,
+        older=remote.older,
     )
     state = RoomState(
         database=database,
@@ -92,8 +92,10 @@ def wire_reading(
         positions=positions,
         timelines=timelines,
     )
-    previews = RoomPreviews(database, states, memberships, base.settings.server.server_name)
-    hierarchy = Hierarchy(events, states, previews)
+    previews = RoomPreviews(
+        database, states, memberships, base.settings.server.server_name, remote.spaces
+    )
+    hierarchy = Hierarchy(events, states, previews, remote.spaces)
     return RoomReading(
         membership_history=history,
         visibility=visibility,

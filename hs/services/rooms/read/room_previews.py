@@ -3,14 +3,16 @@
 Spec: client-server API, `/room_summary`; `/hierarchy`, which rooms are returned.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 import attrs
 
+from hs.core.canonical_json import JsonObject
 from hs.core.errors import NotFound
 from hs.core.events import event_types
-from hs.core.ids import RoomAlias, RoomID, ServerName, UserID
+from hs.core.ids import RoomAlias, RoomID, ServerName, UserID, server_of
+from hs.services.rooms.read.remote_spaces import RemoteSpaces, may_see
 from hs.services.rooms.read.rendering import content_of
 from hs.services.rooms.store.memberships import Memberships
 from hs.services.rooms.store.state_store import StateStore
@@ -56,17 +58,40 @@ class RoomPreviews:
     _states: StateStore
     _memberships: Memberships
     _server_name: ServerName
+    _remote: RemoteSpaces
 
-    async def find(self, user_id: UserID | None, room: RoomID | RoomAlias) -> RoomPreview:
+    async def find(
+        self, user_id: UserID | None, room: RoomID | RoomAlias, via: Sequence[ServerName] = ()
+    ) -> RoomPreview | JsonObject:
         """Return the preview of a room, for a user or without authentication.
 
+        For users, the servers in `via` are asked about rooms that this server is not in.
         Raises: NotFound, also for rooms that the user may not see.
         """
-        room_id = await self._resolve(room)
+        room_id, servers = await self._resolve(user_id, room)
         preview = (await self.previews(user_id, (room_id,))).get(room_id)
-        if preview is None:
-            raise NotFound("Room not found")
-        return preview
+        if preview is not None:
+            return preview
+        if user_id is not None and not await self.local_rooms([room_id]):
+            found = await self._remote.find(room_id, (*via, *servers), False)
+            if found is not None and await self.may_see_remote(user_id, found.room):
+                own = await self._memberships.local_membership(room_id, user_id)
+                room_fields = {k: v for k, v in found.room.items() if k != "children_state"}
+                return room_fields if own is None else {**room_fields, "membership": own.membership}
+        raise NotFound("Room not found")
+
+    async def local_rooms(self, room_ids: Sequence[RoomID]) -> set[RoomID]:
+        """Return those of the rooms that this server is in."""
+        read = self._database.read
+        own = await read(room_servers.rooms_with, self._server_name, room_ids)
+        return {RoomID(room_id) for room_id in own}
+
+    async def may_see_remote(self, user_id: UserID, room: JsonObject) -> bool:
+        """Return whether a user may see a room as other servers show it."""
+        rooms = await self._memberships.rooms_of(user_id)
+        own = rooms.get(RoomID(room["room_id"]))
+        joined = [key for key, each in rooms.items() if each.membership == event_types.JOIN]
+        return may_see(room, None if own is None else own.membership, joined)
 
     async def previews(
         self, user_id: UserID | None, room_ids: Collection[RoomID]
@@ -102,7 +127,7 @@ class RoomPreviews:
         """
         records = await self._database.read(hierarchy.load_summaries, list(room_ids))
         read, rooms_with = self._database.read, room_servers.rooms_with
-        own = await read(rooms_with, self._server_name, list(room_ids))
+        own = await self.local_rooms(list(room_ids))
         previews: dict[RoomID, RoomPreview | None] = {}
         for room_id in room_ids:
             record = records.get(room_id)
@@ -117,13 +142,18 @@ class RoomPreviews:
             previews[room_id] = _preview(record, allowed, None) if is_visible else None
         return previews
 
-    async def _resolve(self, room: RoomID | RoomAlias) -> RoomID:
+    async def _resolve(
+        self, user_id: UserID | None, room: RoomID | RoomAlias
+    ) -> tuple[RoomID, Sequence[ServerName]]:
         if not room.startswith("#"):
-            return RoomID(room)
+            return RoomID(room), ()
+        alias = RoomAlias(room)
+        if user_id is not None and server_of(alias) != self._server_name:
+            return await self._remote.find_alias(alias)
         room_id = await self._database.read(hierarchy.room_of_alias, room)
         if room_id is None:
             raise NotFound("Room not found")
-        return RoomID(room_id)
+        return RoomID(room_id), ()
 
     async def _allowed_rooms(self, record: HierarchyRoomRecord) -> list[RoomID]:
         if record.join_rule not in _RESTRICTED_RULES:

@@ -8,6 +8,7 @@ import attrs
 import orjson
 import pytest
 
+from hs.core.canonical_json import canonical_json
 from hs.core.errors import RemoteFault
 from hs.core.events import event_types
 from hs.core.events.format import parse_pdu
@@ -147,7 +148,7 @@ async def missing(room: SharedRoom, **fields: Any) -> list[Any]:
     """Ask for missing events."""
     uri = uri_of(f"{V1}/get_missing_events/{segment(room.room_id)}")
     content = {"earliest_events": [], "latest_events": [], **fields}
-    answer = await room.near.client.request(FAR, "POST", uri, orjson.dumps(content))
+    answer = await room.near.client.request(FAR, "POST", uri, canonical_json(content))
     events: list[Any] = answer["events"]
     return events
 

@@ -1,0 +1,90 @@
+"""Ask other servers about rooms and spaces that this server is not in.
+
+What servers answer is kept for CACHED_S, because each page of a hierarchy repeats the walk; by the
+servers that were asked, so that one that lies spoils no answers of others.
+
+Spec: server-server API, Spaces.
+"""
+
+import logging
+from collections.abc import Sequence
+from typing import Final
+
+import attrs
+
+from hs.core.errors import RemoteFault
+from hs.core.ids import RoomAlias, RoomID, ServerName
+from hs.lib.caching.lru_cache import LruCache
+from hs.lib.caching.single_flight import SingleFlight
+from hs.lib.clock import Clock
+from hs.services.federation.requests.directory import get_space
+from hs.services.federation_client.client import FederationClient
+from hs.services.rooms.membership.remote_rooms import RemoteRooms
+from hs.services.rooms.read.remote_spaces import RemoteSpace
+
+CACHED_S: Final = 300
+MAX_BYTES: Final = 16 << 20
+MAX_SERVERS: Final = 3
+
+_ENTRY_BYTES: Final = 1000
+_Key = tuple[RoomID, bool, tuple[ServerName, ...]]
+
+log = logging.getLogger(__name__)
+
+
+@attrs.frozen
+class _Answer:
+    space: RemoteSpace | None
+    until_ms: int
+
+
+def _weigh(key: _Key, answer: _Answer) -> int:
+    if answer.space is None:
+        return _ENTRY_BYTES
+    rooms = (answer.space.room, *answer.space.children.values())
+    return _ENTRY_BYTES * (1 + sum(1 + len(room["children_state"]) for room in rooms))
+
+
+def _answers() -> LruCache[_Key, _Answer]:
+    return LruCache("remote_spaces", max_weight=MAX_BYTES, weigh=_weigh)
+
+
+@attrs.frozen(eq=False)
+class SpacesOfOthers:
+    """The RemoteSpaces of a server with federation."""
+
+    _client: FederationClient
+    _rooms: RemoteRooms
+    _clock: Clock
+    _cached: LruCache[_Key, _Answer] = attrs.field(factory=_answers)
+    _flights: SingleFlight[_Key] = attrs.field(factory=SingleFlight)
+
+    async def find(
+        self, room_id: RoomID, via: Sequence[ServerName], suggested_only: bool
+    ) -> RemoteSpace | None:
+        """Return a room as one of the servers shows it; see RemoteSpaces."""
+        others = [server for server in via if server != self._client.server_name]
+        if not others:
+            return None
+        key = (room_id, suggested_only, tuple(others[:MAX_SERVERS]))
+        answer = self._cached.get(key)
+        if answer is not None and answer.until_ms > self._clock.now_ms():
+            return answer.space
+        return await self._flights.run(key, self._ask, key)
+
+    async def find_alias(self, alias: RoomAlias) -> tuple[RoomID, Sequence[ServerName]]:
+        """Resolve an alias of another server. Raises: NotFound, RemoteFault."""
+        return await self._rooms.find_alias(alias)
+
+    async def _ask(self, key: _Key) -> RemoteSpace | None:
+        room_id, suggested_only, servers = key
+        space = None
+        for server in servers:
+            try:
+                space = await get_space(self._client, server, room_id, suggested_only)
+            except RemoteFault as fault:
+                log.info("room %s: its summary is not available: %s", room_id, fault)
+            if space is not None:
+                break
+        self._cached.put(key, _Answer(space, self._clock.now_ms() + CACHED_S * 1000))
+        return space
