@@ -94,7 +94,6 @@ RESTRICTIONS = (
         "limit_large_remote_room_joins", _is_enabled, "users could join rooms of any complexity"
     ),
     Restriction("outbound_federation_restricted_to", bool, _FEDERATION),
-    Restriction("allow_profile_lookup_over_federation", lambda value: value is False, _FEDERATION),
 )
 RESTRICTING_KEYS = frozenset(restriction.key for restriction in RESTRICTIONS)
 

@@ -26,7 +26,6 @@ ACTIVE = {
     "limit_remote_rooms": "{enabled: true, complexity: 0.5}",
     "limit_large_remote_room_joins": "{enabled: true}",
     "outbound_federation_restricted_to": "[sender1]",
-    "allow_profile_lookup_over_federation": "false",
 }
 INACTIVE = {
     "modules": "[]",
@@ -47,7 +46,6 @@ INACTIVE = {
     "limit_remote_rooms": "{enabled: false}",
     "limit_large_remote_room_joins": "{enabled: false}",
     "outbound_federation_restricted_to": "",
-    "allow_profile_lookup_over_federation": "true",
 }
 
 

@@ -50,6 +50,9 @@ class DeviceServices:
     device_lists: DeviceLists
     encryption: EncryptionSection
     messages: ToDeviceMessages
+    keys: UserKeysReader
+    directory: KeyDirectory
+    one_time_keys: OneTimeKeys
     part: Part
 
 
@@ -113,6 +116,9 @@ def wire_devices(
         device_lists=device_lists,
         encryption=EncryptionSection(inboxes, device_lists, one_time_keys),
         messages=messages,
+        keys=user_keys,
+        directory=directory,
+        one_time_keys=one_time_keys,
         part=Part(endpoints=endpoints, duties=_duties(base, writers, inboxes)),
     )
 

@@ -136,10 +136,10 @@ class FederationSettings:
         list_of(SERVER_NAME), (), "Servers with separate metrics.", shown=[], is_effective=False
     )
     allow_profile_lookup_over_federation: bool = setting(
-        BOOLEAN, True, "Allow profile lookups by other servers.", is_effective=False
+        BOOLEAN, True, "Allow profile lookups by other servers."
     )
     allow_device_name_lookup_over_federation: bool = setting(
-        BOOLEAN, False, "Reveal device names to other servers.", is_effective=False
+        BOOLEAN, False, "Reveal device names to other servers."
     )
     allow_public_rooms_over_federation: bool = setting(
         BOOLEAN, False, "Allow other servers to read the room directory."

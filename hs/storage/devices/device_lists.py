@@ -18,6 +18,9 @@ SIGNED = """
 SELECT DISTINCT COALESCE(target_user_id, user_id) FROM device_list_changes
 WHERE stream_id > $1 AND stream_id <= $2 AND is_private = 1 AND user_id = $3
 """
+LAST_CHANGE = """
+SELECT max(stream_id) FROM device_list_changes WHERE user_id = $1 AND is_private = 0
+"""
 # Of old changes, only the latest of each user is needed, and the latest signing of each target.
 PRUNE = """
 DELETE FROM device_list_changes WHERE created_ms < $1 AND EXISTS (
@@ -57,6 +60,11 @@ async def changed_users(tx: Tx, after: int, upto: int) -> list[str]:
 async def signed_users(tx: Tx, after: int, upto: int, user_id: str) -> list[str]:
     """List the users whose keys a user has signed in `(after, upto]`."""
     return [row[0] for row in await tx.fetch(SIGNED, after, upto, user_id)]
+
+
+async def last_change(tx: Tx, user_id: str) -> int:
+    """Return the position of the latest public change of a user; 0 if there was none."""
+    return await tx.fetchval(LAST_CHANGE, user_id) or 0
 
 
 async def prune(tx: Tx, before_ms: int) -> int:

@@ -17,6 +17,7 @@ from hs.nursery.wiring.federation.history import wire_history
 from hs.nursery.wiring.federation.inbound import wire_inbound
 from hs.nursery.wiring.federation.joining import wire_joining
 from hs.nursery.wiring.federation.outbound import wire_outbound
+from hs.nursery.wiring.federation.users import wire_served_users
 from hs.nursery.wiring.media import MediaServices
 from hs.nursery.wiring.rooms.aliases import AliasServices
 from hs.nursery.wiring.rooms.membership import MembershipServices
@@ -48,6 +49,7 @@ def wire_federation(base: ProcessBase, subjects: FederatedSubjects) -> list[Part
         wire_inbound(base, subjects.client, subjects.rooms, subjects.devices, subjects.ephemeral),
         wire_joining(base, subjects.rooms, subjects.members, subjects.appservices.queries),
         wire_history(base, subjects.rooms, subjects.reading, subjects.accounts, subjects.aliases),
+        wire_served_users(base, subjects.accounts, subjects.devices),
     ]
 
 

@@ -7,6 +7,7 @@ from hs.nursery.wiring.federation.client import FederationClientServices
 from hs.services.accounts.profiles.profiles import NoRemoteProfiles, RemoteProfiles
 from hs.services.devices.remote_devices import NoRemoteDevices, RemoteDevices
 from hs.services.federation.requests.policies import RemotePolicyServers
+from hs.services.federation.users.profiles_of_others import ProfilesOfOthers
 from hs.services.media.remote_media import NoRemoteMedia, RemoteMedia
 from hs.services.rooms.append.policy_servers import NoPolicyServers, PolicyServers
 from hs.services.rooms.membership.remote_rooms import NoRemoteRooms, RemoteRooms
@@ -31,4 +32,7 @@ class RemoteServers(RemoteQueries):
 
 def wire_remote_queries(base: ProcessBase, federation: FederationClientServices) -> RemoteQueries:
     """Build the queries, which need no other service."""
-    return RemoteQueries(policies=RemotePolicyServers(federation.client))
+    return RemoteQueries(
+        profiles=ProfilesOfOthers(federation.client, base.clock),
+        policies=RemotePolicyServers(federation.client),
+    )

@@ -47,15 +47,15 @@ _KEY = re.compile(r"displayname|avatar_url|[a-z][a-z0-9_]*(?:\.[a-z][a-z0-9_]*)+
 class RemoteProfiles(Protocol):
     """A client for the profiles of users of other servers."""
 
-    async def profile_of(self, user_id: UserID) -> Mapping[str, Any]:
-        """Return a profile. Raises: NotFound, RemoteFault."""
+    async def profile_of(self, user_id: UserID, field: str | None = None) -> Mapping[str, Any]:
+        """Return a profile, or only one field of it. Raises: NotFound, Forbidden, RemoteFault."""
         ...
 
 
 class NoRemoteProfiles:
     """The implementation for a server without federation."""
 
-    async def profile_of(self, user_id: UserID) -> Mapping[str, Any]:
+    async def profile_of(self, user_id: UserID, field: str | None = None) -> Mapping[str, Any]:
         raise NotFound("The user is not a user of this server")
 
 
@@ -92,7 +92,7 @@ class Profiles:
     async def get(self, user_id: UserID) -> Mapping[str, Any]:
         """Return a user's profile from the database or from its server.
 
-        Raises: NotFound, RemoteFault.
+        Raises: NotFound, Forbidden, RemoteFault.
         """
         if server_of(user_id) != self._server_name:
             return await self._remote.profile_of(user_id)
@@ -104,10 +104,13 @@ class Profiles:
     async def get_field(self, user_id: UserID, field: str) -> dict[str, Any]:
         """Return the profile reduced to one field.
 
-        Raises: NotFound, InvalidParam, KeyTooLarge.
+        Raises: NotFound, Forbidden, InvalidParam, KeyTooLarge, RemoteFault.
         """
         check_key(field)
-        profile = await self.get(user_id)
+        if server_of(user_id) != self._server_name:
+            profile = await self._remote.profile_of(user_id, field)
+        else:
+            profile = await self.get(user_id)
         if field in profile:
             return {field: profile[field]}
         if field in (DISPLAYNAME, AVATAR_URL):
