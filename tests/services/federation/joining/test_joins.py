@@ -166,6 +166,7 @@ async def test_room_that_a_server_made_up_is_not_stored() -> None:
         state = (await far.world.states.current(other_id)).values()
         pdus = [stored.event.pdu for stored in (await far.world.events.get(state)).values()]
         network.down.add(FAR)  # its name is in the room ID
+        answer: Any
         for answer in (
             {"state": pdus, "auth_chain": pdus},
             {"state": [], "auth_chain": []},
