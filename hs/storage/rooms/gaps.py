@@ -12,6 +12,9 @@ SELECT event_id, depth, failures FROM backward_extremities
 WHERE room_id = $1 AND depth >= $2 AND depth <= $3 AND retry_ms <= $4
 ORDER BY depth DESC, event_id LIMIT $5
 """
+ANY_BETWEEN = """
+SELECT 1 FROM backward_extremities WHERE room_id = $1 AND depth >= $2 AND depth <= $3 LIMIT 1
+"""
 SET_RETRY = UpdateRows(
     "backward_extremities", key="event_id text", values="failures bigint, retry_ms bigint"
 )
@@ -37,6 +40,11 @@ async def list_between(
     """List the gaps below events between two depths that may be asked for now, deepest first."""
     rows = await tx.fetch(BETWEEN, room_id, *depths, now_ms, limit)
     return [Gap(*row) for row in rows]
+
+
+async def has_gap(tx: Tx, room_id: str, depths: tuple[int, int]) -> bool:
+    """Return whether there is a gap below an event between two depths."""
+    return await tx.fetchval(ANY_BETWEEN, room_id, *depths) is not None
 
 
 async def set_retry(tx: Tx, rows: Sequence[tuple[str, int, int]]) -> None:

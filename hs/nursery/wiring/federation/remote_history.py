@@ -10,6 +10,7 @@ from hs.services.directory.public_rooms import RoomDirectories
 from hs.services.federation.access.server_access import ServerAccess
 from hs.services.federation.access.servers_to_ask import ServersToAsk
 from hs.services.federation.history.backfill import HistoryBackfill
+from hs.services.federation.history.events_of_times import EventsOfTimes
 from hs.services.federation.history.history_answers import HistoryAnswers
 from hs.services.federation.history.spaces_of_others import SpacesOfOthers
 from hs.services.federation.requests.directory import RemoteRoomDirectories
@@ -39,7 +40,14 @@ def wire_remote_history(
     access = ServerAccess(base.settings.server.server_name, rooms.states, rooms.servers)
     servers = ServersToAsk(rooms.servers, access)
     answers = HistoryAnswers(federation.client, database, rooms.receiver)
-    backfill = HistoryBackfill(database, base.clock, rooms.servers, servers, answers)
+    backfill = HistoryBackfill(
+        database=database,
+        clock=base.clock,
+        room_servers=rooms.servers,
+        servers=servers,
+        answers=answers,
+        times=EventsOfTimes(federation.client, database, servers, answers),
+    )
     return RemoteHistory(
         older=backfill,
         spaces=SpacesOfOthers(federation.client, remote_rooms, base.clock),

@@ -25,8 +25,9 @@ from hs.core.errors import MatrixError, RemoteFault, Unavailable
 from hs.core.ids import EventID, RoomID, ServerName
 from hs.lib.clock import Clock
 from hs.services.federation.access.servers_to_ask import ServersToAsk
+from hs.services.federation.history.events_of_times import EventsOfTimes
 from hs.services.federation.history.history_answers import HistoryAnswers
-from hs.services.rooms.read.older_history import NO_GAPS, GapReport
+from hs.services.rooms.read.older_history import NO_GAPS, GapReport, TimeQuery
 from hs.services.rooms.store.room_servers import RoomServers
 from hs.storage.database import Database
 from hs.storage.rooms import gaps
@@ -62,6 +63,7 @@ class HistoryBackfill:
     _room_servers: RoomServers
     _servers: ServersToAsk
     _answers: HistoryAnswers
+    _times: EventsOfTimes
     _fills: dict[RoomID, _Fill] = attrs.Factory(dict)
     _queue: list[_Fill] = attrs.Factory(list)
     _wake: trio.Event = attrs.Factory(trio.Event)
@@ -86,6 +88,10 @@ class HistoryBackfill:
             await fill.done.wait()
             return GapReport(changed=True)
         return GapReport(late_at=found[0].depth)
+
+    async def find_closer(self, query: TimeQuery) -> EventID | None:
+        """Find and store an event that is closer to a time; see OlderHistory."""
+        return await self._times.find_closer(query)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Work on gaps until cancelled."""

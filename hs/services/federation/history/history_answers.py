@@ -66,16 +66,30 @@ class HistoryAnswers:
         asking = _Asking(self._client, server, room_id, room_version(versions[room_id]))
         pdus = await backfill(self._client, server, room_id, event_ids, MAX_EVENTS)
         events = _leading_back(await asking.parse(pdus), event_ids)
-        if not events:
+        return bool(events) and await self._receive(asking, events, [])
+
+    async def receive_single(self, server: ServerName, room_id: RoomID, event_id: EventID) -> bool:
+        """Store an event of a room's history, wherever it is; return whether it is stored.
+
+        Raises: RemoteFault; NotFound and others of RoomReceiver.
+        """
+        if (await self._stored([event_id])).get(event_id):
+            return True
+        versions = await self._database.read(rooms.versions, [room_id])
+        if room_id not in versions:
             return False
+        asking = _Asking(self._client, server, room_id, room_version(versions[room_id]))
+        events = await asking.single_events([event_id])
+        return bool(events) and await self._receive(asking, events, [event_id])
+
+    async def _receive(self, asking: "_Asking", events: Events, asked_for: list[EventID]) -> bool:
         stored = await self._stored(
             {each for event in events.values() for each in (*event.prev_events, *event.auth_events)}
         )
         states = await self._states(asking, events, stored)
         await self._store_auth_events(asking, events)
-        result = await self._receiver.backfill(
-            room_id, [event.canonical for event in events.values()], [], states
-        )
+        pdus = [event.canonical for event in events.values()]
+        result = await self._receiver.backfill(asking.room_id, pdus, [], states, asked_for)
         return any(verdict.outcome in _STORED for verdict in result.verdicts)
 
     async def _states(
@@ -112,7 +126,7 @@ class HistoryAnswers:
         ordered = await trio.to_thread.run_sync(auth_order, list(events.values()))
         for start in range(0, len(ordered), OUTLIERS_AT_ONCE):
             part = ordered[start : start + OUTLIERS_AT_ONCE]
-            await self._receiver.backfill(room_id, [], [event.canonical for event in part], {})
+            await self._receiver.backfill(room_id, [], [event.canonical for event in part], {}, [])
 
     async def _stored(self, event_ids: Collection[EventID]) -> Mapping[EventID, bool]:
         rows = await self._database.read(gaps.stored_events, list(event_ids))

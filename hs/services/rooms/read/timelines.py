@@ -29,7 +29,7 @@ from hs.core.ids import EventID, RoomID
 from hs.core.requester import Requester
 from hs.core.tokens import TopologicalToken
 from hs.services.rooms.read.event_serializer import EventSerializer
-from hs.services.rooms.read.older_history import OlderHistory
+from hs.services.rooms.read.older_history import OlderHistory, TimeQuery
 from hs.services.rooms.read.pagination import (
     HISTORY_END,
     HISTORY_START,
@@ -272,6 +272,26 @@ class Timelines:
         """
         await self._visibility.check_may_read(requester.user_id, room_id)
         ts = max(-_MAX_TS, min(_MAX_TS, ts))
+        stored = await self._stored_at_time(requester, room_id, ts, direction)
+        time_query = TimeQuery(room_id, ts, direction)
+        if stored is not None:
+            depth, found_ts = stored.event.depth, stored.event.origin_server_ts
+            time_query = attrs.evolve(time_query, depth=depth, found_ts=found_ts)
+        closer_id = await self._older.find_closer(time_query)
+        closer = None if closer_id is None else await self._events.get_one(closer_id)
+        if (
+            closer is not None
+            and time_query.is_closer(closer.event.origin_server_ts)
+            and await self._visibility.filter_one(requester.user_id, closer) is not None
+        ):
+            stored = closer
+        if stored is None:
+            raise NotFound(f"Unable to find event from {ts} in direction {direction}")
+        return EventByTime(stored.event_id, stored.event.origin_server_ts)
+
+    async def _stored_at_time(
+        self, requester: Requester, room_id: RoomID, ts: int, direction: Direction
+    ) -> StoredEvent | None:
         read = timelines.after_time if direction == "f" else timelines.before_time
         # All events of the time itself are candidates, also those from before our stream.
         position = (ts, -HISTORY_END[1] if direction == "f" else HISTORY_END[1])
@@ -281,13 +301,12 @@ class Timelines:
             events = await self._events.get(EventID(each.event_id) for each in batch)
             seen = await self._visibility.filter_visible(requester.user_id, list(events.values()))
             if seen:
-                event = seen[0].stored.event
-                return EventByTime(event.event_id, event.origin_server_ts)
+                return seen[0].stored
             if len(batch) < size:
                 break
             position = (batch[-1].origin_server_ts, batch[-1].stream_id)
             size = min(MAX_LIMIT, 8 * size)
-        raise NotFound(f"Unable to find event from {ts} in direction {direction}")
+        return None
 
     async def _walk_of(self, request: MessagesRequest, access: OriginAccess) -> _Walk:
         low, high = await self._bounds(request.room_id, access)

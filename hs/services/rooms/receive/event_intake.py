@@ -85,6 +85,7 @@ class OwnedRoomReceiver:
         pdus: list[bytes],
         outliers: list[bytes],
         states: dict[EventID, list[EventID]],
+        asked_for: list[EventID],
     ) -> ReceiveResult:
         """Receive events of a room's history; see RoomReceiver."""
         async with self._stores.rooms.hold(room_id) as room:
@@ -97,7 +98,7 @@ class OwnedRoomReceiver:
             # pending when these begin, and the room is held until they are done.
             await received_room.wait_until_committed()
             received_room.is_history = True
-            events = await _only_history(received_room, checked)
+            events = await _only_history(received_room, checked, asked_for)
             result = await _receive(PduProcessor(received_room, states), events, checked_outliers)
             await received_room.wait_until_committed()
             return result
@@ -196,10 +197,12 @@ async def _receive(
     return ReceiveResult(verdicts_in_order, missing)
 
 
-async def _only_history(room: ReceivedRoom, checked: Sequence[CheckedPdu]) -> list[CheckedPdu]:
-    """Refuse those events that no stored event cites, directly or by way of others."""
+async def _only_history(
+    room: ReceivedRoom, checked: Sequence[CheckedPdu], asked_for: Sequence[EventID]
+) -> list[CheckedPdu]:
+    """Refuse those events that no stored event and none asked for cites, directly or indirectly."""
     events = {event.event_id: event for event in _events(checked)}
-    waiting = list((await room.load_gaps_and_redactions(list(events)))[0])
+    waiting = [*asked_for, *(await room.load_gaps_and_redactions(list(events)))[0]]
     reached: set[EventID] = set()
     while waiting:
         event_id = waiting.pop()

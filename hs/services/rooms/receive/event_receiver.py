@@ -85,11 +85,13 @@ class RoomReceiver(Protocol):
         pdus: list[bytes],
         outliers: list[bytes],
         states: dict[EventID, list[EventID]],
+        asked_for: list[EventID],
     ) -> ReceiveResult:
         """Receive events from before the stored part of a room's history; see `receive`.
 
         They are new to nobody: sync does not show them, and the room's state and its end stay the
-        same. PDUs that no stored event follows are refused. Idempotent.
+        same. PDUs are refused that no stored event follows, unless they are in `asked_for`, or
+        before such an event. Idempotent.
         Raises: NotFound, if this server has no state of the room; MatrixError 503, may be retried.
         """
 
@@ -139,9 +141,10 @@ class ShardedReceiver:
         pdus: list[bytes],
         outliers: list[bytes],
         states: dict[EventID, list[EventID]],
+        asked_for: list[EventID],
     ) -> ReceiveResult:
         """Receive events of a room's history; see RoomReceiver."""
-        return await self._owner(room_id).backfill(room_id, pdus, outliers, states)
+        return await self._owner(room_id).backfill(room_id, pdus, outliers, states, asked_for)
 
     async def seed_room(
         self,

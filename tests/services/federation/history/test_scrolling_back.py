@@ -312,7 +312,7 @@ async def test_events_that_no_stored_event_follows_are_refused() -> None:
 
         receiver = near.process.services.core.rooms.receiver
         states: dict[EventID, list[EventID]] = {}
-        result = await receiver.backfill(room_id, [stored.event.canonical], [], states)
+        result = await receiver.backfill(room_id, [stored.event.canonical], [], states, [])
 
         assert [verdict.outcome.value for verdict in result.verdicts] == ["refused"]
         gaps = await near.world.database.read(
