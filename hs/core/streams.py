@@ -2,9 +2,9 @@
 
 This is the only list of streams. Whatever treats all of them alike is derived from it: the slots
 of the sync token and the positions in it (hs.services.sync.positions), the subscriptions of the
-notifier (hs.services.sync.notifier), the names in `stream_writers`
-(hs.settings.sections.workers), the streams that a process writes (hs.nursery.plan) and follows
-(hs.repl.ownership). It is in core because the settings and replication need it.
+notifier (hs.services.sync.notifier), the names in `stream_writers` (hs.settings.sections.workers),
+the streams that a process writes (hs.nursery.plan) and follows (hs.repl.ownership). The settings
+and replication need it, so it is in core.
 
 A row says what changed, so that readers need not query the database. Rows are sent and logged as
 MessagePack maps, between processes of two releases as well: new fields come last, with a default.
@@ -92,8 +92,7 @@ EVENTS = StreamDef(
     wake_rule=WakeRule.ROOM_MEMBERS,
     slim=without_pdu,
 )
-# Events from before this server's part of a room's history. The owner of the room stores them.
-# Their stream IDs are negative, so that sync never takes them for new; `EventRow.number` has them.
+# Events from before this server's part of a room's history, with negative stream IDs (`number`).
 BACKFILL = StreamDef(
     "backfill",
     EventRow,

@@ -22,7 +22,7 @@ from hs.services.federation.history.served_events import (
     TimedEventQuery,
 )
 from hs.services.federation.history.served_spaces import ServedHierarchy, ServedSpaces
-from hs.services.federation.history.served_state import ServedState, StateIds
+from hs.services.federation.history.served_state import ServedState, ServedStateIds
 
 _PREFIX = "/_matrix/federation/v1"
 
@@ -192,7 +192,7 @@ class RoomHistoryApi:
         fresh=always,
         work=WorkClass.FEDERATION,
     )
-    async def get_state_ids(self, request: ServeStateRequest) -> StateIds:
+    async def get_state_ids(self, request: ServeStateRequest) -> ServedStateIds:
         """Spec: server-server API, Retrieving events."""
         return await self.states.state_ids(request.origin, request.room_id, request.event_id)
 

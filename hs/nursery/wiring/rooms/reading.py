@@ -15,6 +15,7 @@ from hs.nursery.wiring.rooms.rooms import Rooms
 from hs.services.rooms.read.event_serializer import EventSerializer
 from hs.services.rooms.read.hierarchy import Hierarchy
 from hs.services.rooms.read.mutual_rooms import MutualRooms
+from hs.services.rooms.read.older_history import OlderHistory
 from hs.services.rooms.read.pagination import TokenPositions
 from hs.services.rooms.read.related_events import RelatedEvents
 from hs.services.rooms.read.rendering import MAX_BYTES as RENDERED_BYTES
@@ -53,10 +54,7 @@ def wire_reading(
     accounts: AccountServices,
     remote: RemoteHistory,
 ) -> RoomReading:
-    """Build the readers; before the notifier, which relies on their caches.
-
-    `remote` asks other servers for what is missing here.
-    """
+    """Build the readers; before the notifier, which relies on their caches."""
     database, feed, events = base.database, base.feed, rooms.events
     states, memberships = rooms.states, rooms.memberships
     rendering = _rendering(base, rooms)
@@ -64,15 +62,7 @@ def wire_reading(
     history = MembershipHistory(events, states)
     visibility = _visibility(base, rooms, accounts, history, retention)
     serializer, positions = EventSerializer(visibility, rendering), TokenPositions(database)
-    timelines = Timelines(
-        database=database,
-        events=events,
-        states=states,
-        visibility=visibility,
-        serializer=serializer,
-        positions=positions,
-        older=remote.older,
-    )
+    timelines = _timelines(base, rooms, visibility, serializer, remote.older)
     state = RoomState(
         database=database,
         events=events,
@@ -92,9 +82,8 @@ def wire_reading(
         positions=positions,
         timelines=timelines,
     )
-    previews = RoomPreviews(
-        database, states, memberships, base.settings.server.server_name, remote.spaces
-    )
+    server_name = base.settings.server.server_name
+    previews = RoomPreviews(database, states, memberships, server_name, remote.spaces)
     hierarchy = Hierarchy(events, states, previews, remote.spaces)
     return RoomReading(
         membership_history=history,
@@ -116,6 +105,24 @@ def wire_reading(
                 MutualRoomsApi(MutualRooms(database)),
             ]
         ),
+    )
+
+
+def _timelines(
+    base: ProcessBase,
+    rooms: Rooms,
+    visibility: Visibility,
+    serializer: EventSerializer,
+    older: OlderHistory,
+) -> Timelines:
+    return Timelines(
+        database=base.database,
+        events=rooms.events,
+        states=rooms.states,
+        visibility=visibility,
+        serializer=serializer,
+        positions=TokenPositions(base.database),
+        older=older,
     )
 
 

@@ -162,7 +162,14 @@ def _owner(
         for stream in (EVENTS, BACKFILL)
     )
     hot_bytes = int(HOT_BYTES * base.settings.caches.caches.factor("hot_rooms"))
-    hot = HotRooms(base.database, events, states, committer, history_committer, hot_bytes)
+    hot = HotRooms(
+        database=base.database,
+        events=events,
+        states=states,
+        committer=committer,
+        history_committer=history_committer,
+        max_bytes=hot_bytes,
+    )
     builder = EventBuilder(base.signer, base.clock)
     writer = RoomWriter(
         hot,

@@ -33,7 +33,7 @@ IDS_AT_ONCE: Final = 5000  # looking up the places of this many takes about 10 m
 
 
 @attrs.frozen
-class StateIds:
+class ServedStateIds:
     """The state before an event and its auth chain."""
 
     pdu_ids: Sequence[EventID]
@@ -51,13 +51,15 @@ class ServedState:
     _visibility: ServerVisibility
     _readers: trio.Semaphore = attrs.Factory(lambda: trio.Semaphore(PARTS_AT_ONCE))
 
-    async def state_ids(self, origin: ServerName, room_id: RoomID, event_id: EventID) -> StateIds:
+    async def state_ids(
+        self, origin: ServerName, room_id: RoomID, event_id: EventID
+    ) -> ServedStateIds:
         """Return the IDs of the state before an event. Raises: NotFound, Forbidden."""
         stored = await self._event(origin, room_id, event_id)
         if stored.snapshot_id is None:
             raise NotFound(f"The state at event {event_id} is not known")
         state = list((await self._states.at_snapshot(stored.snapshot_id)).values())
-        return StateIds(state, await self._auth_chain(state))
+        return ServedStateIds(state, await self._auth_chain(state))
 
     async def state(
         self, origin: ServerName, room_id: RoomID, event_id: EventID

@@ -9,8 +9,8 @@ from hs.core.ids import EventID, RoomID, ServerName, UserID
 from hs.core.requester import Requester
 from hs.services.rooms.read.timelines import Direction
 from tests.services.federation.history.test_scrolling_back import numbers, scroll, texts
+from tests.services.federation.shared_rooms import join_through
 from tests.support.federation import FederatedServer, ScriptedPeer, open_servers
-from tests.support.shared_rooms import join_through
 
 NEAR, FAR = ServerName("near.example"), ServerName("far.example")
 ANN, BEA = UserID("@ann:far.example"), UserID("@bea:near.example")

@@ -17,10 +17,10 @@ from hs.services.federation_client.peer_transport import PeerRequest
 from hs.services.rooms.append.drafts import Draft
 from hs.services.rooms.read.hierarchy import HierarchyRequest
 from hs.settings.sections.federation import FederationSettings
+from tests.services.federation.shared_rooms import build_remotely, join_through, receive
 from tests.support.composition import SETTINGS
 from tests.support.federation import FederatedServer, ScriptedPeer, open_servers
 from tests.support.rooms import DEFAULT_VERSION, member
-from tests.support.shared_rooms import build_remotely, join_through, receive
 
 NEAR, FAR = ServerName("near.example"), ServerName("far.example")
 ANN, BEA = UserID("@ann:far.example"), UserID("@bea:near.example")

@@ -17,6 +17,7 @@ from hs.storage.database import Database
 from hs.storage.inline import open_inline
 from hs.storage.migrate import bundled_migrations, migrate
 from hs.storage.rooms import events
+from tests.services.federation.shared_rooms import build_remotely, join_through, pass_on, receive
 from tests.support.composition import SETTINGS, ComposedProcess, Neighbourhood, worker_settings
 from tests.support.federation import (
     FederatedServer,
@@ -26,7 +27,6 @@ from tests.support.federation import (
     open_servers,
 )
 from tests.support.rooms import member, message
-from tests.support.shared_rooms import build_remotely, join_through, pass_on, receive
 from tests.support.syncing import Syncing, bodies
 
 NEAR, FAR, THIRD = (ServerName(f"{name}.example") for name in ("near", "far", "third"))

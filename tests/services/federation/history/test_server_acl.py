@@ -11,9 +11,9 @@ from hs.core.errors import RemoteFault
 from hs.core.events import event_types
 from hs.core.ids import ServerName, UserID
 from hs.services.federation_client.client import segment, uri_of
+from tests.services.federation.shared_rooms import join_through
 from tests.support.composition import ComposedProcess
 from tests.support.federation import open_servers
-from tests.support.shared_rooms import join_through
 
 NEAR, FAR = ServerName("near.example"), ServerName("far.example")
 ANN, BEA = UserID("@ann:far.example"), UserID("@bea:near.example")

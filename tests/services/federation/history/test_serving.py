@@ -15,9 +15,9 @@ from hs.core.events.format import parse_pdu
 from hs.core.ids import EventID, RoomID, ServerName, UserID
 from hs.core.versions import room_version
 from hs.services.federation_client.client import segment, uri_of
+from tests.services.federation.shared_rooms import join_through
 from tests.support.federation import FederatedServer, open_servers
 from tests.support.rooms import DEFAULT_VERSION
-from tests.support.shared_rooms import join_through
 
 NEAR, FAR, THIRD = (ServerName(f"{name}.example") for name in ("near", "far", "third"))
 ANN, BEA = UserID("@ann:far.example"), UserID("@bea:near.example")
