@@ -3,7 +3,8 @@
 Spec: rooms/v2, State resolution, Definitions.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from itertools import chain
 from typing import TypeAlias
 
 import attrs
@@ -32,22 +33,25 @@ class Conflict:
         return frozenset().union(*self.conflicted.values())
 
 
-def find_conflict(state_sets: Sequence[StateMap]) -> Conflict:
+def find_conflict(
+    state_sets: Sequence[StateMap], candidates: Collection[StateKey] | None = None
+) -> Conflict:
     """Divide the states of forks into their unconflicted and conflicted parts.
 
-    At least one state is required.
+    At least one state is required. If `candidates` is given, the states are known not to differ in
+    other keys.
     """
     first = state_sets[0]
     conflicting: dict[StateKey, set[EventID]] = {}
     for state in state_sets[1:]:
         if state is first:
             continue
-        for key, event_id in state.items():
+        for key in chain(state, first) if candidates is None else candidates:
+            event_id = state.get(key)
             if first.get(key) != event_id:
-                conflicting.setdefault(key, set()).add(event_id)
-        for key in first:
-            if key not in state:
-                conflicting.setdefault(key, set())
+                others = conflicting.setdefault(key, set())
+                if event_id is not None:
+                    others.add(event_id)
     for key, event_ids in conflicting.items():
         if key in first:
             event_ids.add(first[key])

@@ -298,7 +298,7 @@ class ReceivedRoom:
             return cached
         ordered = sorted(distinct, key=lambda snapshot: snapshot is not self.head.snapshot)
         maps = [snapshot.map for snapshot in ordered]
-        conflict = find_conflict(maps)
+        conflict = find_conflict(maps, state_snapshots.differing_keys(ordered))
         if conflict.conflicted:
             await self.wait_until_committed()
         result = await self._stores.resolver.resolve(

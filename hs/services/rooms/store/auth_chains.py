@@ -42,11 +42,15 @@ class AuthGraph:
     _places: LruCache[EventID, Place] = attrs.field(factory=_places)
 
     async def difference(
-        self, states: Sequence[Collection[EventID]], uncommitted: Event | None = None
+        self,
+        own: Sequence[Collection[EventID]],
+        shared: Collection[EventID],
+        uncommitted: Event | None = None,
     ) -> frozenset[EventID]:
-        """Return the auth difference: events in the auth chain of some state but not of all."""
-        shared = frozenset(states[0]).intersection(*states[1:])
-        own = [[each for each in state if each not in shared] for state in states]
+        """Return the auth difference: events in the auth chain of some state but not of all.
+
+        Each state consists of its `own` events and of the `shared` ones.
+        """
         common = await self._places_of(shared, uncommitted)
         places = await self._places_of({each for state in own for each in state}, uncommitted)
         placed = [[places[event_id] for event_id in state] for state in own]

@@ -48,8 +48,9 @@ class StateResolver:
         difference: frozenset[EventID] = frozenset()
         subgraph: frozenset[EventID] = frozenset()
         if needs_auth_difference(rules):
+            own = [[state[key] for key in conflict.conflicted if key in state] for state in states]
             difference = await self._graph.difference(
-                [set(state.values()) for state in states], uncommitted
+                own, frozenset(conflict.unconflicted.values()), uncommitted
             )
         if needs_subgraph(rules):
             subgraph = await self._graph.subgraph(conflicted, uncommitted) | conflicted

@@ -10,11 +10,13 @@ Rules:
   chains of parents do not keep old states in memory. Commits run one at a time, and a group stores
   all unstored ancestors of the snapshots that it uses, so each is stored exactly once.
 - If the commit fails, the snapshot stays without ID. The hot room that refers to it is dropped.
+- Snapshots with the same `base` differ at most in keys that are in `differing` of one of them, so
+  the states of forks are compared without reading them whole.
 - After a limited number of hops a snapshot is stored whole, which bounds the chain that a reader
   has to follow.
 """
 
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import Final
 
 import attrs
@@ -34,6 +36,7 @@ MAX_HOPS: Final = 1024
 ENTRIES_PER_HOP: Final = 8
 
 ENTRY_BYTES: Final = 160  # memory of an entry in a map that shares no structure
+MAX_DIFFERING: Final = 256
 CHANGE_BYTES: Final = 1200  # memory of the tree nodes that one change copies
 
 
@@ -51,6 +54,8 @@ class Snapshot:
     parent: "Snapshot | None" = None
     changes: Changes | None = None
     is_packed: bool = False
+    base: object = attrs.Factory(object)
+    differing: frozenset[StateKey] = frozenset()
 
     def after(self, changes: Changes) -> "Snapshot":
         """Return the snapshot after changes; the same object if nothing changes."""
@@ -62,14 +67,35 @@ class Snapshot:
         if self.id == EMPTY_SNAPSHOT:
             return Snapshot(state)
         if hops > _most_hops(len(state)):
-            return Snapshot(state, None, 0, self, effective, is_packed=True)
-        return Snapshot(state, None, hops, self, effective)
+            snapshot = Snapshot(state, None, 0, self, effective, is_packed=True)
+        else:
+            snapshot = Snapshot(state, None, hops, self, effective)
+        if len(self.differing) + len(effective) <= MAX_DIFFERING:
+            snapshot.base, snapshot.differing = self.base, self.differing.union(effective)
+        return snapshot
 
     def mark_stored(self, snapshot_id: int) -> None:
         """Record the ID under which the snapshot was stored."""
         self.id = snapshot_id
         self.parent = None
         self.changes = None
+
+
+def differing_keys(snapshots: Sequence[Snapshot]) -> set[StateKey]:
+    """Return keys that include all in which the snapshots differ.
+
+    Of snapshots with the same base, only the first is read whole.
+    """
+    by_base: dict[int, Snapshot] = {}
+    keys: set[StateKey] = set()
+    for snapshot in snapshots:
+        by_base.setdefault(id(snapshot.base), snapshot)
+        keys |= snapshot.differing
+    first, *others = (snapshot.map for snapshot in by_base.values())
+    for state in others:
+        keys.update(key for key, event_id in state.items() if first.get(key) != event_id)
+        keys.update(key for key in first if key not in state)
+    return keys
 
 
 def empty() -> Snapshot:

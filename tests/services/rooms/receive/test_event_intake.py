@@ -410,7 +410,7 @@ async def test_the_index_of_auth_chains_covers_local_and_remote_events(
     graph = {key: event.auth_events for key, event in events.items()}
 
     for event_id in world_ids:
-        difference = await world.auth_graph.difference([[event_id], []])
+        difference = await world.auth_graph.difference([[event_id], []], [])
 
         assert difference == auth_chain([event_id], graph)
 
