@@ -69,6 +69,7 @@ class EventRow:
     left_servers: tuple[str, ...] = ()  # other servers whose last joined member left with it
     outside: bool = False  # an outlier: a local user's membership in a room that we are not in
     number: int = 0  # the event's stream ID, if it is not that of the row (outliers, history)
+    after_gap: bool = False  # this server lacks events before it
 
     def changes(self) -> tuple[StateChange, ...]:
         """Return the changes to the current state of the room."""

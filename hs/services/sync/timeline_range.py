@@ -12,6 +12,8 @@ Rules:
 - A range is exact only if it has every event of the interval and all state changes, which events in
   memory list but rows in the database do not. A range from the database counts as exact if it
   has no state event and the room's state was the same before each event.
+- A range does not reach back over a gap, which is an event before which this server lacks some: it
+  begins with that event, and is limited.
 - The initial range of a newly joined room is limited unless it begins with the room's creation.
 """
 
@@ -28,7 +30,7 @@ from hs.services.rooms.store.recent_events import RecentEvent, RecentEvents
 from hs.services.rooms.store.stored_event import StoredEvent
 from hs.services.sync.sync_context import MembershipSection, RoomSyncContext, SyncContext
 from hs.storage.database import Database
-from hs.storage.rooms import relations
+from hs.storage.rooms import relations, timeline_gaps
 from hs.storage.sync import room_changes
 from hs.storage.sync.room_changes import StreamRange, TimelineRow
 
@@ -94,6 +96,8 @@ class TimelineRanges:
                 missing.append(room)
             else:
                 ranges[room.room_id] = timeline_range
+        for room_id, timeline_range in ranges.items():
+            _cut_at_gap(timeline_range, self._tails.latest_gap(room_id))
         if missing:
             ranges.update(await self._from_database(context, missing, limit))
         if context.compiled_filter.needs_children:
@@ -174,6 +178,11 @@ class TimelineRanges:
         ranges = {
             reading.room.room_id: _range_from_rows(context, reading, limit) for reading in readings
         }
+        room_ids = [reading.room.room_id for reading in readings]
+        latest = context.events_position.most()
+        gaps = await self._database.read(timeline_gaps.latest, room_ids, latest)
+        for room_id, stream_id in gaps.items():
+            _cut_at_gap(ranges[RoomID(room_id)], stream_id)
         if context.compiled_filter.shows_every_event:
             self._add_events(readings, ranges)
         return ranges
@@ -228,6 +237,14 @@ class TimelineRanges:
                 for entry in timeline_range.shown
                 if timeline.allows_children(children.get(entry.event_id, ()))
             ]
+
+
+def _cut_at_gap(timeline_range: TimelineRange, stream_id: int | None) -> None:
+    """Begin a range with the event after the gap, if it is one of the range."""
+    if stream_id is None or all(entry.stream_id != stream_id for entry in timeline_range.entries):
+        return
+    timeline_range.shown = [entry for entry in timeline_range.shown if entry.stream_id >= stream_id]
+    timeline_range.limited = True
 
 
 def _starts_with_creation(timeline_range: TimelineRange) -> bool:

@@ -105,6 +105,8 @@ _ROOM_TABLES: Final = (
     "network_rooms",
     "delayed_events",
     "sticky_events",
+    "timeline_gaps",
+    "inbound_pdus",
     "thread_subscriptions",
     "notice_rooms",
     "forgotten_rooms",

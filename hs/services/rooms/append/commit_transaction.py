@@ -44,6 +44,7 @@ from hs.storage.rooms import (
     rooms,
     state,
     sticky_events,
+    timeline_gaps,
     transaction_ids,
 )
 from hs.storage.rooms.events import EventRecord
@@ -350,6 +351,14 @@ async def _set_links(
     if missing:
         rows = [(*key, depth) for key, depth in sorted(missing.items())]
         await events.add_backward_extremities(tx, rows)
+        await timeline_gaps.add(
+            tx,
+            [
+                (pending.event.room_id, numbers.events[pending.event.event_id])
+                for pending in pending_events
+                if pending.missing_prev_events
+            ],
+        )
     gaps = [pending.event.event_id for pending in pending_events if pending.fills_gap]
     if gaps:
         await events.remove_backward_extremities(tx, gaps)
@@ -486,4 +495,5 @@ def _row(pending: PendingEvent, numbers: _Numbers, stream_id: int, now_ms: int) 
         left_servers=numbers.left_servers.get(event.event_id, ()),
         outside=pending.outside,
         number=0 if number == stream_id else number,
+        after_gap=bool(pending.missing_prev_events),
     )

@@ -27,6 +27,7 @@ from hs.repl.feed import Batch, Feed
 MAX_EVENTS_PER_ROOM: Final = 100
 MAX_BYTES: Final = 16 * 1024 * 1024
 ENTRY_BYTES: Final = 500
+MAX_GAPS: Final = 10_000
 
 
 class RecentEvent(NamedTuple):
@@ -72,6 +73,8 @@ class RecentEvents:
         self._last: dict[str, OrderedDict[RoomID, int]] = {}
         # For each writer, the number of the latest event that changed a membership.
         self._last_membership_change: dict[str, int] = {}
+        # The latest event of a room before which some are missing, where that has happened.
+        self._gaps: dict[RoomID, int] = {}
         feed.subscribe(EVENTS, self._on_events)
 
     def since(self, room_id: RoomID, position: VectorPosition) -> list[RecentEvent] | None:
@@ -90,6 +93,13 @@ class RecentEvents:
                 break
         entries.reverse()
         return entries
+
+    def latest_gap(self, room_id: RoomID) -> int | None:
+        """Return the stream ID of the latest event before which events of the room are missing.
+
+        Only gaps since the start of this process are known.
+        """
+        return self._gaps.get(room_id) if self._gaps else None
 
     def last(self, room_id: RoomID, limit: int) -> Sequence[RecentEvent] | None:
         """Return a room's last events, the earliest first; None if fewer are in memory."""
@@ -144,6 +154,10 @@ class RecentEvents:
         else:
             self._rooms.move_to_end(room_id)
         recent.entries.append(_entry(writer, stream_id, row))
+        if row.after_gap:
+            self._gaps[room_id] = stream_id
+            if len(self._gaps) > MAX_GAPS:
+                del self._gaps[next(iter(self._gaps))]
         self._count += 1
         if len(recent.entries) > self._per_room:
             dropped = recent.entries.popleft()

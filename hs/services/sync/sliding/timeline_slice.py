@@ -14,6 +14,7 @@ Rules:
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from typing import NamedTuple, Protocol
 
 import attrs
@@ -26,6 +27,7 @@ from hs.services.rooms.store.event_store import EventStore
 from hs.services.rooms.store.recent_events import RecentEvent, RecentEvents
 from hs.services.sync.sliding.room_plans import RoomPlan
 from hs.storage.database import Database
+from hs.storage.rooms import timeline_gaps
 from hs.storage.sync import room_changes
 from hs.storage.sync.room_changes import StreamRange, TimelineRow
 
@@ -91,6 +93,8 @@ class TimelineSlices:
                 plan, timeline_slice, upto
             ):
                 latest.append(plan)
+        for room_id, timeline_slice in slices.items():
+            _cut_at_gap(timeline_slice, self._tails.latest_gap(room_id))
         await self._read(latest, incremental, slices, upto)
         return slices
 
@@ -142,6 +146,8 @@ class TimelineSlices:
                 high = upto.most() if plan.last_stream_id is None else plan.last_stream_id
                 spans = by_limit.setdefault(plan.config.timeline_limit, {})
                 spans.setdefault((start_of(plan), high), []).append(plan)
+        read = [plan.room_id for spans in by_limit.values() for plan in chain(*spans.values())]
+        gaps = await self._database.read(timeline_gaps.latest, read, upto.most()) if read else {}
         for limit, spans in by_limit.items():
             rooms_by_span = {
                 span: [plan.room_id for plan in plans] for span, plans in spans.items()
@@ -150,6 +156,17 @@ class TimelineSlices:
             for plans in spans.values():
                 for plan in plans:
                     _fill(slices[plan.room_id], plan, rows.get(plan.room_id, []), upto)
+                    _cut_at_gap(slices[plan.room_id], gaps.get(plan.room_id))
+
+
+def _cut_at_gap(timeline_slice: TimelineSlice, stream_id: int | None) -> None:
+    """Begin a slice with the event before which events are missing, if it is one of the slice."""
+    if stream_id is None or all(place.stream_id != stream_id for place in timeline_slice.events):
+        return
+    timeline_slice.events = [
+        place for place in timeline_slice.events if place.stream_id >= stream_id
+    ]
+    timeline_slice.limited = True
 
 
 def _fill(
