@@ -48,12 +48,6 @@ _SERVER: tuple[Row, ...] = (
         {},
         "Delegation of authentication to Matrix Authentication Service.",
     ),
-    (
-        "dummy_events_threshold",
-        COUNT,
-        10,
-        "Number of forward extremities at which a dummy event is sent.",
-    ),
     ("user_types", OBJECT, {}, "Additional user types."),
 )
 _BLOCKING: tuple[Row, ...] = (

@@ -28,6 +28,7 @@ ENCRYPTED: Final = "m.room.encrypted"
 REDACTION: Final = "m.room.redaction"
 REACTION: Final = "m.reaction"
 STICKER: Final = "m.sticker"
+DUMMY: Final = "org.matrix.dummy_event"  # joins forward extremities
 GROUP_CALL: Final = "org.matrix.msc3401.call"  # a group call, from MSC3401
 
 CREATE_KEY: Final = (CREATE, "")

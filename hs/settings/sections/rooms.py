@@ -10,6 +10,7 @@ from hs.core.versions import DEFAULT_ROOM_VERSION, ROOM_VERSIONS
 from hs.settings.fields import block, setting
 from hs.settings.kinds import (
     BOOLEAN,
+    COUNT,
     DURATION,
     OBJECT,
     SIZE,
@@ -126,6 +127,11 @@ class RoomSettings:
     )
     allow_per_room_profiles: bool = setting(
         BOOLEAN, True, "Allow users to set a different display name and avatar in a room."
+    )
+    dummy_events_threshold: int = setting(
+        COUNT,
+        10,
+        "Number of forward extremities of a room above which dummy events join them.",
     )
     max_avatar_size: int | None = setting(optional(SIZE), None, "Maximum size of avatars.")
     allowed_avatar_mimetypes: tuple[str, ...] | None = setting(

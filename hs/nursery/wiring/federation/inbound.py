@@ -23,6 +23,7 @@ from hs.services.federation.inbound.ephemeral_edus import (
     InboundTyping,
     SharedRoomChecks,
 )
+from hs.services.federation.inbound.extremity_limits import ExtremityLimits
 from hs.services.federation.inbound.inbound_metrics import watch_edus, watch_inbox
 from hs.services.federation.inbound.missing_events import MissingEventFetcher
 from hs.services.federation.inbound.pdu_queues import PduQueues
@@ -38,6 +39,7 @@ from hs.services.federation.inbound.transactions import InboundTransactions
 class _OwnedInbox:
     inbox: OwnedRoomInbox
     queues: PduQueues
+    limits: ExtremityLimits
 
 
 def wire_inbound(
@@ -64,7 +66,10 @@ def wire_inbound(
     queues = owned.queues
     return Part(
         endpoints=endpoints,
-        duties=[Duty("incomplete PDUs", queues.run, lambda: queues.length)],
+        duties=[
+            Duty("incomplete PDUs", queues.run, lambda: queues.length),
+            Duty("forward extremities", owned.limits.run),
+        ],
         metrics=[*metrics, partial(watch_inbox, inbox=owned.inbox, queues=queues)],
     )
 
@@ -86,15 +91,25 @@ def _edus(
 def _owned(
     base: ProcessBase, client: FederationClientServices, rooms: Rooms, owner: RoomOwner
 ) -> _OwnedInbox:
+    limits = ExtremityLimits(
+        owner.hot,
+        rooms.appender,
+        rooms.memberships,
+        rooms.auth_states,
+        base.settings.rooms.dummy_events_threshold,
+    )
     queues = PduQueues(
         base.database,
         owner.receiver,
         owner.hot,
         MissingEventFetcher(client.client, base.database, rooms.events),
         rooms.memberships,
+        limits=limits,
         clock=base.clock,
         owns=lambda room_id: base.ownership.is_mine(EVENTS, room_id),
         server_name=base.settings.server.server_name,
     )
-    inbox = OwnedRoomInbox(base.database, owner.receiver, rooms.memberships, rooms.acls, queues)
-    return _OwnedInbox(inbox, queues)
+    inbox = OwnedRoomInbox(
+        base.database, owner.receiver, rooms.memberships, rooms.acls, queues, limits=limits
+    )
+    return _OwnedInbox(inbox, queues, limits)

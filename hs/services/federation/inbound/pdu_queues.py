@@ -27,6 +27,7 @@ from hs.core.ids import EventID, RoomID, ServerName, server_of
 from hs.core.versions import RoomVersion
 from hs.lib.backoff import Backoff
 from hs.lib.clock import Clock
+from hs.services.federation.inbound.extremity_limits import ExtremityLimits
 from hs.services.federation.inbound.missing_events import FetchedEvents, MissingEventFetcher
 from hs.services.rooms.append.hot_rooms import HotRooms
 from hs.services.rooms.receive.event_receiver import PduOutcome, ReceiveResult, RoomReceiver
@@ -81,6 +82,7 @@ class PduQueues:
     _rooms: HotRooms
     _fetcher: MissingEventFetcher
     _memberships: Memberships
+    _limits: ExtremityLimits = attrs.field(kw_only=True)
     _clock: Clock = attrs.field(kw_only=True)
     _owns: Callable[[RoomID], bool] = attrs.field(kw_only=True)
     _server_name: ServerName = attrs.field(kw_only=True)
@@ -213,6 +215,7 @@ class PduQueues:
             state.backoff.reset()
             await self._delete(key, state, done)
             self.note_received(key[0], {EventID(each) for each in done})
+            self._limits.note(key[0])
         if waiting:
             await self._fail(key, state, [row.event_id for row in waiting])
 

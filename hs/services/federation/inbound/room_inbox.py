@@ -25,6 +25,7 @@ from hs.core.streams import EVENTS
 from hs.core.versions import ROOM_VERSIONS
 from hs.repl.ownership import Ownership
 from hs.repl.rpc import rpc
+from hs.services.federation.inbound.extremity_limits import ExtremityLimits
 from hs.services.federation.inbound.pdu_queues import PduQueues
 from hs.services.rooms.receive.event_receiver import PduOutcome, PduVerdict, RoomReceiver
 from hs.services.rooms.store.memberships import Memberships
@@ -104,6 +105,7 @@ class OwnedRoomInbox:
     _memberships: Memberships
     _acls: ServerAcls
     _queues: PduQueues
+    _limits: ExtremityLimits = attrs.field(kw_only=True)
     counts: InboxCounts = attrs.Factory(InboxCounts)
 
     async def deliver(
@@ -134,6 +136,7 @@ class OwnedRoomInbox:
                 if verdict.outcome is not PduOutcome.WAITING and verdict.event_id is not None
             },
         )
+        self._limits.note(room_id)
         self._record(room_id, origin, received.verdicts)
         return [
             DeliveredPdu(verdict.event_id, verdict.reason if verdict.outcome in _ERRORS else "")

@@ -77,6 +77,11 @@ class HotRooms:
     def __contains__(self, room_id: RoomID) -> bool:
         return room_id in self._rooms
 
+    def extremity_count(self, room_id: RoomID) -> int:
+        """Return the number of forward extremities of a room; 0 if it is not in memory."""
+        room = self._rooms.get(room_id)
+        return 0 if room is None else len(room.head.extremities)
+
     def hold(self, room_id: RoomID, make: Callable[[], HotRoom] | None = None) -> "_HeldRoom":
         """Lock a room for exclusive use, loading it if necessary.
 

@@ -1,0 +1,62 @@
+"""Dummy events limit the forward extremities of rooms."""
+
+import pytest
+
+from hs.services.rooms.store.stored_event import EventStatus
+from hs.storage.database import Tx
+from tests.support.inbound import Inbound
+from tests.support.peers import ADMIN, CORA
+from tests.support.rooms import ALICE
+
+HI = ("m.room.message", {"body": "hi"})
+LIMITS = "forward extremities"
+
+
+async def senders_of_dummies(tx: Tx) -> list[str]:
+    """Return who has sent dummy events."""
+    rows = await tx.fetch("SELECT sender FROM events WHERE type = 'org.matrix.dummy_event'")
+    return [row[0] for row in rows]
+
+
+async def fork(inbound: Inbound, count: int) -> None:
+    """Receive events that all follow the same one."""
+    ends = inbound.history.ends[:]
+    events = [inbound.history.draft(CORA, *HI, after=ends) for _ in range(count)]
+    for number in range(1, count, 2):
+        events[number] = inbound.history.draft(ADMIN, "x.y", {"n": number}, "", after=ends)
+    for start in range(0, count, 50):
+        results = await inbound.send(*events[start : start + 50])
+        assert set(map(str, results.values())) == {"{}"}
+    assert await inbound.status(events[0]) is EventStatus.ACCEPTED
+
+
+async def test_many_forward_extremities_are_joined(inbound: Inbound) -> None:
+    rooms = inbound.server.world.rooms
+
+    async def is_limited() -> bool:
+        return rooms.extremity_count(inbound.room_id) <= 10
+
+    async with inbound.server.process.duties(LIMITS):
+        await fork(inbound, 60)
+        await inbound.wait_until(is_limited)
+
+    senders = await inbound.server.world.database.read(senders_of_dummies)
+    assert set(senders) == {ALICE}
+    assert len(senders) <= 60 // 9 + 1
+
+
+async def test_room_where_no_local_user_may_send_is_left(
+    inbound: Inbound, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    levels = {"users": {ADMIN: 100, CORA: 50}, "events_default": 50}
+    await inbound.send(inbound.history.add(ADMIN, "m.room.power_levels", levels, ""))
+
+    async def has_failed() -> bool:
+        return "no local user may send" in caplog.text
+
+    async with inbound.server.process.duties(LIMITS):
+        await fork(inbound, 30)
+        await inbound.wait_until(has_failed)
+
+    assert await inbound.server.world.database.read(senders_of_dummies) == []
