@@ -1,6 +1,7 @@
 """Loads the signing key that the settings name, and derives the replication secret from it."""
 
 import hashlib
+from pathlib import Path
 
 from hs.core.errors import InvalidSigningKey
 from hs.core.signing.keys import SigningKey, parse_signing_keys
@@ -32,6 +33,18 @@ def signing_key_of(settings: Settings) -> SigningKey:
                     remedy="restore it from a backup; for a new server, use `hs generate-config`",
                 )
             ]
+        ) from None
+
+
+def keys_in_file(path: Path, setting: str) -> list[SigningKey]:
+    """Return the signing keys in a file that a setting names. Raises: SettingsError."""
+    try:
+        return parse_signing_keys(path.read_text("ascii"))
+    except (OSError, ValueError, InvalidSigningKey) as error:
+        cause = (isinstance(error, OSError) and error.strerror) or error
+        message = f"cannot read signing keys from {path}: {cause}"
+        raise SettingsError(
+            [Problem(key=setting, message=message, remedy="correct the path, or remove the key")]
         ) from None
 
 

@@ -8,8 +8,9 @@ from urllib.parse import urlsplit
 
 import attrs
 
-from hs.core.errors import InvalidParam
+from hs.core.errors import InvalidParam, InvalidSigningKey
 from hs.core.ids import parse_room_alias
+from hs.core.signing.keys import VerifyKey
 from hs.settings.account_checks import check_accounts
 from hs.settings.sections.connections import MIN_BUFFERED_BYTES
 from hs.settings.sections.listeners import LOOPBACK, Listener
@@ -37,6 +38,7 @@ def check_settings(settings: Settings, add_problem: AddProblem, warn: Warn) -> N
     _check_auto_join_rooms(settings, add_problem, warn)
     _check_certificates(settings, warn)
     _check_authorities(settings, add_problem)
+    _check_keys(settings, add_problem)
 
 
 def _check_name(settings: Settings, add_problem: AddProblem) -> None:
@@ -284,6 +286,24 @@ def _check_authorities(settings: Settings, add_problem: AddProblem) -> None:
                 f"federation_custom_ca_list.{number}",
                 f"cannot read certificates from {path}: {error.strerror or error}",
                 "write the path of a PEM file with certificates of authorities",
+            )
+
+
+def _check_keys(settings: Settings, add_problem: AddProblem) -> None:
+    for key_id, old in settings.signing_keys.old_signing_keys.items():
+        try:
+            VerifyKey.parse(key_id, old.key)
+        except InvalidSigningKey as fault:
+            remedy = "write the public key in base64, as `hs` and Synapse print it"
+            add_problem(f"old_signing_keys.{key_id}", str(fault), remedy)
+    for number, server in enumerate(settings.key_exchange.trusted_key_servers):
+        is_proven = settings.federation.federation_verify_certificates or server.verify_keys
+        if not is_proven and not server.accept_keys_insecurely:
+            add_problem(
+                f"trusted_key_servers.{number}",
+                f"anyone could impersonate {server.server_name}, because neither its certificate "
+                "nor its keys are verified",
+                "add its `verify_keys`, or, if you accept that, `accept_keys_insecurely: true`",
             )
 
 

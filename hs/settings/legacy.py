@@ -129,7 +129,8 @@ def _convert(
             _add_folder_provider(converted, values[key], is_synchronous=is_synchronous)
             at(key).note("old name, read as media_storage_providers")
         case "perspectives":
-            at(key).note("old name of trusted_key_servers, which has no effect in this version")
+            converted.setdefault("trusted_key_servers", _key_servers(values[key]))
+            at(key).note("old name, read as trusted_key_servers")
         case "database_path":
             converted.setdefault("database", {"name": "sqlite3", "args": {"database": values[key]}})
             at(key).note("old name, read as database")
@@ -144,6 +145,23 @@ def _convert(
         case "restrict_public_rooms_to_local_users":
             _allow_unless(converted, "allow_public_rooms_without_auth", values[key])
             at(key).note("old name, read as allow_public_rooms_without_auth")
+
+
+def _key_servers(value: Any) -> Any:
+    """Return the entries of `perspectives` in the present form; what is malformed as it is."""
+    servers = value.get("servers") if isinstance(value, Mapping) else None
+    if not isinstance(servers, Mapping):
+        return value
+    return [
+        {
+            "server_name": name,
+            "verify_keys": {
+                key_id: key.get("key") if isinstance(key, Mapping) else key
+                for key_id, key in ((entry or {}).get("verify_keys") or {}).items()
+            },
+        }
+        for name, entry in servers.items()
+    ]
 
 
 def _allow_unless(converted: Values, name: str, restriction: Any) -> None:

@@ -12,6 +12,7 @@ from hs.core.streams import (
     BACKFILL,
     CACHES,
     CATALOGUE,
+    DESTINATIONS,
     EVENTS,
     FEDERATION,
     PUSHERS,
@@ -33,7 +34,7 @@ def test_catalogue_has_all_streams_in_the_order_of_declaration() -> None:
     names = [stream.name for stream in CATALOGUE]
 
     assert len(set(names)) == len(names)
-    assert CATALOGUE[:2] == (EVENTS, BACKFILL)
+    assert CATALOGUE[:3] == (DESTINATIONS, EVENTS, BACKFILL)
     assert CATALOGUE[-1] is CACHES
     assert {THREAD_SUBSCRIPTIONS, PUSHERS, FEDERATION} < set(CATALOGUE)
 

@@ -51,7 +51,7 @@ from hs.services.federation_client.peer_transport import (
     StreamedResponse,
 )
 from hs.settings.sections.accounts import RegistrationSettings
-from hs.settings.sections.federation import PeerRequestSettings
+from hs.settings.sections.federation import KeyExchangeSettings, PeerRequestSettings
 from hs.settings.sections.rate_limits import (
     InviteRates,
     JoinRates,
@@ -85,6 +85,7 @@ SETTINGS = Settings(
     signing_keys=SigningKeySettings(signing_key=f"ed25519 key {SEED}"),
     # Tests that stop and restart servers would have to wait; those of the backoff set a time.
     peer_requests=PeerRequestSettings(destination_min_retry_interval=0),
+    key_exchange=KeyExchangeSettings(trusted_key_servers=()),
 )
 SECRET = "replication secret"
 

@@ -24,12 +24,12 @@ from hs.core.signing.signed_json import sign_json
 from hs.core.unpadded_base64 import encode_base64
 from hs.lib.clock import FixedClock
 from hs.services.federation_client.client import FederationClient
+from hs.services.federation_client.key_responses import KEYS_URI
 from hs.services.federation_client.peer_transport import (
     PeerRequest,
     PeerResponse,
     StreamedResponse,
 )
-from hs.services.federation_client.server_keys import KEYS_URI
 from hs.settings.sections.server import SigningKeySettings
 from hs.settings.settings import Settings
 from hs.storage.database import Database

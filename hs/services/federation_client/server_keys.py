@@ -1,116 +1,281 @@
-"""The verify keys of other servers, fetched from them when they are needed.
+"""The verify keys of servers: in memory, in the database, from the servers, from notaries.
 
-Spec: server-server API, Retrieving server keys.
+Rules:
+
+- A key is used beyond its validity only where the caller asks for that.
+- Each source is asked only for what the ones before it lack. A server is asked once for all that
+  wait for its keys, and after an attempt without success not again for a growing time: anybody can
+  make this server look for keys, by events and requests in the name of any server.
+- Keys of which half of the validity is over are fetched again in the background when they are used.
+- What a notary sends must be signed by the server itself and by the notary. It may be old, so it
+  extends the validity of keys and never shortens it.
 """
 
-from collections.abc import Collection, Mapping
-from typing import Any, Final
+import logging
+from collections.abc import Collection, Mapping, Sequence
+from functools import partial
+from typing import Final
 
 import attrs
 import trio
 
+from hs.core.canonical_json import canonical_json
 from hs.core.errors import InvalidSignature, InvalidSigningKey, RemoteFault
 from hs.core.ids import ServerName
-from hs.core.signing.keys import Signer, VerifyKey
+from hs.core.signing.keys import VerifyKey
 from hs.core.signing.signed_json import verify_json
+from hs.lib.caching.lru_cache import LruCache
+from hs.lib.caching.single_flight import SingleFlight
 from hs.lib.clock import Clock
-from hs.services.federation_client.client import object_in
+from hs.services.federation_client.key_responses import (
+    MAX_VALIDITY_MS,
+    PublishedKeys,
+    ServerKey,
+    fetch_keys,
+    published_keys,
+    query_notary,
+)
 from hs.services.federation_client.key_ring import VerifyKeyRequest
-from hs.services.federation_client.peer_transport import PeerRequest, PeerTransport
+from hs.services.federation_client.own_keys import OwnKeys
+from hs.services.federation_client.peer_transport import PeerTransport
+from hs.settings.sections.federation import KeyServerSettings
+from hs.storage.database import Database
+from hs.storage.federation_client import server_keys as storage
+from hs.storage.federation_client.server_keys import KeyRecord, KeyResponse
 
-KEYS_URI: Final = "/_matrix/key/v2/server"
-FETCH_TIMEOUT_S: Final = 10.0
-MAX_KEY_BYTES: Final = 1 << 16
-MAX_VALIDITY_MS: Final = 7 * 24 * 3600 * 1000
-"""Longer validity periods count as this: spec, Publishing Keys."""
+CACHED_SERVERS: Final = 20_000
+CONCURRENT_FETCHES: Final = 100
+OBTAIN_S: Final = 30.0
+NOTARY_BATCH: Final = 100
+FIRST_PAUSE_MS: Final = 60_000
+MAX_PAUSE_MS: Final = 3_600_000
+MAX_DUE: Final = 1000
+REFRESH_PERIOD_S: Final = 30.0
+
+log = logging.getLogger(__name__)
 
 
 @attrs.frozen
-class ServerKey:
-    """A key and the time (ms) until which it is valid, or at which the server retired it."""
+class _KnownKeys:
+    """The keys of a server, and when half of their validity is over."""
 
-    key: VerifyKey
-    valid_until_ms: int
+    keys: Mapping[str, ServerKey]
+    refresh_ms: int
+
+
+@attrs.frozen
+class _Attempt:
+    """Attempts without success, and when the next one may be made."""
+
+    failures: int
+    next_ms: int
 
 
 @attrs.define(eq=False)
 class ServerKeys:
-    """The KeyRing that asks the servers themselves."""
+    """The KeyRing; one object in each process."""
 
-    _signer: Signer
+    _own: OwnKeys
+    _database: Database
     _transport: PeerTransport
     _clock: Clock
-    _known: dict[ServerName, dict[str, ServerKey]] = attrs.Factory(dict)
+    _notaries: tuple[KeyServerSettings, ...] = ()
+    _known: LruCache[ServerName, _KnownKeys] = attrs.field(init=False)
+    _attempts: LruCache[ServerName, _Attempt] = attrs.field(init=False)
+    _due: set[ServerName] = attrs.field(factory=set, init=False)
+    _flights: SingleFlight[ServerName] = attrs.field(factory=SingleFlight, init=False)
+    _notary_flights: SingleFlight[ServerName] = attrs.field(factory=SingleFlight, init=False)
+    _fetches: trio.CapacityLimiter = attrs.field(init=False)
+
+    @_known.default
+    def _make_known(self) -> LruCache[ServerName, _KnownKeys]:
+        return LruCache("server_keys", max_entries=CACHED_SERVERS)
+
+    @_attempts.default
+    def _make_attempts(self) -> LruCache[ServerName, _Attempt]:
+        return LruCache("server_key_attempts", max_entries=CACHED_SERVERS)
+
+    @_fetches.default
+    def _make_fetches(self) -> trio.CapacityLimiter:
+        return trio.CapacityLimiter(CONCURRENT_FETCHES)
 
     async def keys_for(
         self, needs: Collection[VerifyKeyRequest]
     ) -> Mapping[VerifyKeyRequest, Mapping[str, VerifyKey]]:
         """Return the required keys that could be obtained; see KeyRing."""
-        lacking = {need.server for need in needs if not self._has(need)}
-        async with trio.open_nursery() as nursery:
-            for server in lacking:
-                nursery.start_soon(self._fetch, server)
+        lacking = self._lacking(needs)
+        if lacking:
+            await self._load({need.server for need in lacking})
+            lacking = self._lacking(lacking)
+        if lacking:
+            with trio.move_on_after(OBTAIN_S):
+                await self._obtain(lacking)
         return {need: self._usable(need) for need in needs}
 
-    def _has(self, need: VerifyKeyRequest) -> bool:
-        return bool(self._usable(need))
+    async def obtain_afresh(self, servers: Collection[ServerName]) -> None:
+        """Ask servers for their present keys, unless that has just failed."""
+        asked = [server for server in servers if self._may_try(server)]
+        await self._fetch_all(asked)
+        for server in asked:
+            known = self._known.get(server)
+            is_lacking = known is None or known.refresh_ms <= self._clock.now_ms()
+            self._note_attempt(server, is_lacking=is_lacking)
+
+    async def refresh(self) -> None:
+        """Fetch the keys again that were used after half of their validity."""
+        due, self._due = self._due, set()
+        async with trio.open_nursery() as nursery:
+            for server in due:
+                nursery.start_soon(self._flights.run, server, self._refetch, server)
+
+    def refreshes_due(self) -> int:
+        """Return the number of servers whose keys are to be fetched again, for metrics."""
+        return len(self._due)
+
+    def _lacking(self, needs: Collection[VerifyKeyRequest]) -> list[VerifyKeyRequest]:
+        own = self._own.server_name
+        return [need for need in needs if need.server != own and not self._usable(need)]
 
     def _usable(self, need: VerifyKeyRequest) -> dict[str, VerifyKey]:
-        own = self._signer.key.verify_key
-        if need.server == self._signer.server_name:
-            return {own.key_id: own} if own.key_id in need.key_ids else {}
-        known = self._known.get(need.server, {})
+        if need.server == self._own.server_name:
+            keys = self._own.keys()
+        else:
+            known = self._known.get(need.server)
+            if known is None:
+                return {}
+            keys = known.keys
+            if known.refresh_ms <= self._clock.now_ms() and len(self._due) < MAX_DUE:
+                self._due.add(need.server)
         return {
-            key_id: known[key_id].key
+            key_id: keys[key_id].key
             for key_id in need.key_ids
-            if key_id in known
-            and (need.valid_at_ms is None or need.valid_at_ms <= known[key_id].valid_until_ms)
+            if key_id in keys
+            and (need.valid_at_ms is None or need.valid_at_ms <= keys[key_id].valid_until_ms)
         }
 
-    async def _fetch(self, server: ServerName) -> None:
-        request = PeerRequest(
-            server=server,
-            method="GET",
-            uri=KEYS_URI,
-            headers={},
-            body=None,
-            timeout_s=FETCH_TIMEOUT_S,
-            max_bytes=MAX_KEY_BYTES,
-        )
-        try:
-            response = object_in(server, await self._transport.send(request))
-            keys = keys_in(server, response, self._clock.now_ms())
-        except (RemoteFault, InvalidSignature, InvalidSigningKey):
+    async def _load(self, servers: Collection[ServerName]) -> None:
+        """Read the stored keys of servers."""
+        records, times = await self._database.read(storage.keys_of, sorted(servers))
+        fetched = {row.server: row for row in times}
+        stored: dict[ServerName, dict[str, ServerKey]] = {}
+        for record in records:
+            key = ServerKey(
+                VerifyKey.parse(record.key_id, record.verify_key), record.valid_until_ms
+            )
+            stored.setdefault(ServerName(record.server), {})[record.key_id] = key
+        for server, keys in stored.items():
+            row = fetched.get(server)
+            refresh_ms = 0 if row is None else (row.fetched_ms + row.valid_until_ms) // 2
+            self._known.put(server, _KnownKeys(keys, refresh_ms))
+
+    async def _obtain(self, needs: Sequence[VerifyKeyRequest]) -> None:
+        """Ask the servers, then the notaries for what is lacking."""
+        # No key is ever valid so far in the future.
+        limit_ms = self._clock.now_ms() + MAX_VALIDITY_MS
+        needs = [need for need in needs if need.valid_at_ms is None or need.valid_at_ms <= limit_ms]
+        asked = {need.server for need in needs if self._may_try(need.server)}
+        await self._fetch_all(asked)
+        lacking = [need for need in self._lacking(needs) if need.server in asked]
+        for start in range(0, len(lacking), NOTARY_BATCH):
+            batch = lacking[start : start + NOTARY_BATCH]
+            servers = list({need.server for need in batch})
+            await self._notary_flights.run_many(servers, partial(self._ask_notaries, batch))
+        still_lacking = {need.server for need in self._lacking(needs)}
+        for server in asked:
+            self._note_attempt(server, is_lacking=server in still_lacking)
+
+    async def _fetch_all(self, servers: Collection[ServerName]) -> None:
+        async with trio.open_nursery() as nursery:
+            for server in servers:
+                nursery.start_soon(self._flights.run, server, self._fetch, server)
+
+    def _may_try(self, server: ServerName) -> bool:
+        attempt = self._attempts.get(server)
+        return attempt is None or attempt.next_ms <= self._clock.now_ms()
+
+    def _note_attempt(self, server: ServerName, *, is_lacking: bool) -> None:
+        if not is_lacking:
+            self._attempts.pop(server)
             return
-        self._known.setdefault(server, {}).update(keys)
+        before = self._attempts.get(server)
+        failures = 1 if before is None else before.failures + 1
+        pause_ms = min(FIRST_PAUSE_MS * 2 ** min(failures - 1, 10), MAX_PAUSE_MS)
+        self._attempts.put(server, _Attempt(failures, self._clock.now_ms() + pause_ms))
+
+    async def _refetch(self, server: ServerName) -> None:
+        await self._load([server])  # another process may have fetched them
+        known = self._known.get(server)
+        if known is None or known.refresh_ms <= self._clock.now_ms():
+            await self._fetch(server)
+
+    async def _fetch(self, server: ServerName) -> None:
+        """Fetch the keys of a server from it, and store them."""
+        try:
+            async with self._fetches:
+                published = await fetch_keys(self._transport, server, self._clock.now_ms())
+        except (RemoteFault, InvalidSignature, InvalidSigningKey) as fault:
+            log.info("cannot fetch the keys of %s: %s", server, fault)
+            return
+        now_ms = self._clock.now_ms()
+        response = KeyResponse(
+            server, canonical_json(published.response), now_ms, published.valid_until_ms
+        )
+        await self._database.write(storage.save_published, response, _records(published))
+        known = self._known.get(server)
+        keys = {**({} if known is None else known.keys), **published.keys}
+        self._known.put(server, _KnownKeys(keys, (now_ms + published.valid_until_ms) // 2))
+
+    async def _ask_notaries(
+        self, needs: Sequence[VerifyKeyRequest], servers: list[ServerName]
+    ) -> Mapping[ServerName, None]:
+        """Ask the notaries in turn for the keys of servers, as far as they are lacking."""
+        for notary in self._notaries:
+            lacking = [need for need in self._lacking(needs) if need.server in servers]
+            wanted: dict[ServerName, dict[str, int]] = {}
+            for need in lacking:
+                uses = wanted.setdefault(need.server, {})
+                for key_id in need.key_ids:
+                    uses[key_id] = max(uses.get(key_id, 0), need.valid_at_ms or 0)
+            wanted.pop(notary.server_name, None)
+            if wanted:
+                await self._ask_notary(notary, wanted)
+        return dict.fromkeys(servers)
+
+    async def _ask_notary(
+        self, notary: KeyServerSettings, wanted: Mapping[ServerName, Mapping[str, int]]
+    ) -> None:
+        try:
+            responses = await query_notary(self._transport, notary.server_name, wanted)
+        except RemoteFault as fault:
+            log.info("cannot ask the notary for keys of %d servers: %s", len(wanted), fault)
+            return
+        notary_keys = notary.verify_keys or await self._keys_of_notary(notary.server_name)
+        for response in responses[: 2 * len(wanted)]:
+            server = response.get("server_name")
+            if server not in wanted:
+                continue
+            try:
+                verify_json(response, notary.server_name, notary_keys)
+                published = published_keys(ServerName(str(server)), response, self._clock.now_ms())
+            except (InvalidSignature, InvalidSigningKey) as fault:
+                log.info("keys of %s from %s are ignored: %s", server, notary.server_name, fault)
+                continue
+            await self._database.write(storage.extend, _records(published))
+        await self._load(wanted.keys())
+
+    async def _keys_of_notary(self, notary: ServerName) -> Mapping[str, VerifyKey]:
+        """Return all valid keys of a notary, from itself."""
+        now_ms = self._clock.now_ms()
+        known = self._known.get(notary)
+        if known is None or known.refresh_ms <= now_ms:
+            await self._flights.run(notary, self._refetch, notary)
+            known = self._known.get(notary)
+        keys = {} if known is None else known.keys
+        return {key_id: key.key for key_id, key in keys.items() if key.valid_until_ms >= now_ms}
 
 
-def keys_in(server: ServerName, response: Mapping[str, Any], now_ms: int) -> dict[str, ServerKey]:
-    """Return the keys in a response of a server, by key ID.
-
-    Raises: InvalidSignature, InvalidSigningKey.
-    """
-    if response.get("server_name") != server:
-        raise InvalidSignature("The keys are of another server")
-    valid_until_ms = response.get("valid_until_ts")
-    if not isinstance(valid_until_ms, int):
-        raise InvalidSigningKey("valid_until_ts must be an integer")
-    valid_until_ms = min(valid_until_ms, now_ms + MAX_VALIDITY_MS)
-    current = {
-        key_id: VerifyKey.parse(key_id, entry.get("key"))
-        for key_id, entry in _entries(response, "verify_keys")
-    }
-    verify_json(response, server, current)
-    keys = {key_id: ServerKey(key, valid_until_ms) for key_id, key in current.items()}
-    for key_id, entry in _entries(response, "old_verify_keys"):
-        expired_ms = entry.get("expired_ts")
-        if key_id not in keys and isinstance(expired_ms, int):
-            keys[key_id] = ServerKey(VerifyKey.parse(key_id, entry.get("key")), expired_ms)
-    return keys
-
-
-def _entries(response: Mapping[str, Any], field: str) -> list[tuple[str, Mapping[str, Any]]]:
-    entries = response.get(field)
-    if not isinstance(entries, Mapping):
-        return []
-    return [(key_id, entry) for key_id, entry in entries.items() if isinstance(entry, Mapping)]
+def _records(published: PublishedKeys) -> list[KeyRecord]:
+    return [
+        KeyRecord(published.server, key_id, key.key.base64, key.valid_until_ms)
+        for key_id, key in published.keys.items()
+    ]

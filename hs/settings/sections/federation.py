@@ -190,7 +190,6 @@ class KeyExchangeSettings:
         86_400_000,
         "Validity of the published signing keys.",
         shown="1d",
-        is_effective=False,
     )
     trusted_key_servers: tuple[KeyServerSettings, ...] = setting(
         KEY_SERVERS,
@@ -199,18 +198,15 @@ class KeyExchangeSettings:
         "has `server_name`, and optionally `verify_keys` (its keys by key ID) and "
         "`accept_keys_insecurely`.",
         shown=[{"server_name": "matrix.org"}],
-        is_effective=False,
     )
     suppress_key_server_warning: bool = setting(
         BOOLEAN,
         False,
         "Do not log at startup that matrix.org is a notary.",
-        is_effective=False,
     )
     key_server_signing_keys_path: Path | None = setting(
         optional(PATH),
         None,
         "File of the signing keys with which this server, as a notary, signs the keys of others; "
         "by default its own signing key.",
-        is_effective=False,
     )

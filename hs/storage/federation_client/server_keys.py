@@ -1,0 +1,96 @@
+"""The verify keys of other servers, and the responses in which they published them."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from hs.storage.database import Tx
+from hs.storage.dialect import sql
+from hs.storage.rows import InsertRows
+
+_KEY_COLUMNS = "server text, key_id text, verify_key text, valid_until_ms bigint"
+_SET = "verify_key = excluded.verify_key, valid_until_ms ="
+REPLACE_KEYS = InsertRows(
+    "server_keys",
+    _KEY_COLUMNS,
+    conflict=f"ON CONFLICT (server, key_id) DO UPDATE SET {_SET} excluded.valid_until_ms",
+)
+EXTEND_KEYS = InsertRows(
+    "server_keys",
+    _KEY_COLUMNS,
+    conflict=(
+        f"ON CONFLICT (server, key_id) DO UPDATE SET {_SET} excluded.valid_until_ms "
+        "WHERE excluded.valid_until_ms > server_keys.valid_until_ms"
+    ),
+)
+KEYS_OF = sql(
+    lambda d: (
+        "SELECT server, key_id, verify_key, valid_until_ms FROM server_keys "
+        f"WHERE {d.any_of('server', 1, 'text')}"
+    )
+)
+SAVE_RESPONSE = (
+    "INSERT INTO server_key_responses (server, response, fetched_ms, valid_until_ms) "
+    "VALUES ($1, $2, $3, $4) ON CONFLICT (server) DO UPDATE SET response = excluded.response, "
+    "fetched_ms = excluded.fetched_ms, valid_until_ms = excluded.valid_until_ms"
+)
+RESPONSES_OF = sql(
+    lambda d: (
+        "SELECT server, response, fetched_ms, valid_until_ms FROM server_key_responses "
+        f"WHERE {d.any_of('server', 1, 'text')}"
+    )
+)
+TIMES_OF = sql(
+    lambda d: (
+        "SELECT server, fetched_ms, valid_until_ms FROM server_key_responses "
+        f"WHERE {d.any_of('server', 1, 'text')}"
+    )
+)
+
+
+class KeyRecord(NamedTuple):
+    """A row of `server_keys`."""
+
+    server: str
+    key_id: str
+    verify_key: str
+    valid_until_ms: int
+
+
+class KeyResponse(NamedTuple):
+    """A row of `server_key_responses`; `response` is JSON."""
+
+    server: str
+    response: bytes
+    fetched_ms: int
+    valid_until_ms: int
+
+
+class KeyTimes(NamedTuple):
+    """When a server was last asked for its keys, and until when they are valid."""
+
+    server: str
+    fetched_ms: int
+    valid_until_ms: int
+
+
+async def save_published(tx: Tx, response: KeyResponse, keys: Sequence[KeyRecord]) -> None:
+    """Store what a server itself published."""
+    await tx.execute(SAVE_RESPONSE, *response)
+    await tx.insert_rows(REPLACE_KEYS, keys)
+
+
+async def extend(tx: Tx, keys: Sequence[KeyRecord]) -> None:
+    """Store keys from a notary, which may be older than those that are stored."""
+    await tx.insert_rows(EXTEND_KEYS, keys)
+
+
+async def keys_of(tx: Tx, servers: Sequence[str]) -> tuple[list[KeyRecord], list[KeyTimes]]:
+    """Return the keys of servers, and when they were fetched."""
+    keys = [KeyRecord(*row) for row in await tx.fetch(KEYS_OF, list(servers))]
+    return keys, [KeyTimes(*row) for row in await tx.fetch(TIMES_OF, list(servers))]
+
+
+async def responses_of(tx: Tx, servers: Sequence[str]) -> list[KeyResponse]:
+    """Return the stored responses of servers."""
+    rows = await tx.fetch(RESPONSES_OF, list(servers))
+    return [KeyResponse(row[0], bytes(row[1]), row[2], row[3]) for row in rows]
