@@ -11,6 +11,7 @@ import trio
 
 from hs.apis.web.drain import Drain
 from hs.apis.web.limits import Admission
+from hs.core.ids import ServerName
 from hs.core.streams import CATALOGUE
 from hs.lib.caching.lru_cache import LruCache
 from hs.lib.event_loop_stalls import StallWatch
@@ -21,6 +22,7 @@ from hs.nursery.process_base import ProcessBase
 from hs.repl.cluster import Cluster
 from hs.repl.shared_writer import SharedTableWriter
 from hs.repl.writers import TableWriter
+from hs.services.federation_client.server_backoff import ServerBackoff
 from hs.services.push.evaluation.evaluation_duty import EvaluationDuty
 from hs.services.rooms.append.committer import Committer
 from hs.services.rooms.append.hot_rooms import HotRooms
@@ -320,3 +322,24 @@ def _watch_replication(metrics: Metrics, cluster: Cluster) -> None:
 
     families = (connected, connections, messages, dropped, waiting, lag, repairs)
     metrics.add_source(families, read)
+
+
+def watch_backoff(
+    metrics: Metrics, backoff: ServerBackoff, servers: Collection[ServerName]
+) -> None:
+    """Count the servers that fail; `servers` have a metric each."""
+    count = MetricFamily("hs_federation_failing_servers", "Other servers that do not respond")
+    each = MetricFamily(
+        "hs_federation_server_failing_since_seconds",
+        "When a server of `federation_metrics_domains` ceased to respond; 0 if it responds",
+        ("server",),
+    )
+
+    def read() -> Iterator[MetricSample]:
+        yield count, (), float(backoff.count())
+        for server in servers:
+            failing = backoff.failing(server)
+            since_ms = 0 if failing is None else failing.failing_since_ms
+            yield each, (server,), since_ms / 1000
+
+    metrics.add_source([count, each], read)

@@ -110,7 +110,6 @@ class FederationSettings:
         False,
         "Serve `federation_domain_whitelist` to users, at "
         "`/_synapse/client/v1/config/federation_whitelist`.",
-        is_effective=False,
     )
     federation_verify_certificates: bool = setting(
         BOOLEAN, True, "Verify TLS certificates of other servers."
@@ -133,7 +132,7 @@ class FederationSettings:
         shown=[],
     )
     federation_metrics_domains: tuple[ServerName, ...] = setting(
-        list_of(SERVER_NAME), (), "Servers with separate metrics.", shown=[], is_effective=False
+        list_of(SERVER_NAME), (), "Servers with separate metrics.", shown=[]
     )
     allow_profile_lookup_over_federation: bool = setting(
         BOOLEAN, True, "Allow profile lookups by other servers."

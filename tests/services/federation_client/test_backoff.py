@@ -14,6 +14,7 @@ from hs.settings.sections.federation import FederationSettings, PeerRequestSetti
 from hs.storage.database import Database
 from tests.support.composition import SETTINGS, Neighbourhood, open_process, worker_settings
 from tests.support.federation import FederatedServer, PeerNetwork, ScriptedPeer, settings_of
+from tests.support.web import Tokens
 
 NEAR, FAR = ServerName("near.example"), ServerName("far.example")
 PATH = "/_matrix/federation/v1/version"
@@ -157,3 +158,25 @@ async def test_whitelist_closes_the_federation_in_both_directions(database: Data
             await friend.client.get(NEAR, query, {"room_alias": f"#a:{NEAR}"})
         with pytest.raises(RemoteFault, match="M_FORBIDDEN"):
             await stranger.client.get(NEAR, query, {"room_alias": f"#a:{NEAR}"})
+
+
+@pytest.mark.parametrize("names", [None, ("friend.example",)])
+async def test_users_see_the_whitelist_if_it_is_served(
+    database: Database, names: tuple[str, ...] | None
+) -> None:
+    path = "/_synapse/client/v1/config/federation_whitelist"
+    allowed = None if names is None else tuple(map(ServerName, names))
+    chosen = FederationSettings(
+        federation_domain_whitelist=allowed, federation_whitelist_endpoint_enabled=True
+    )
+    settings = attrs.evolve(SETTINGS, federation=chosen)
+    tokens = Tokens()
+    tokens.user("alice")
+    async with open_process(database, settings) as process:
+        refused = await process.client(tokens).get(path)
+        served = await process.client(tokens).get(path, token="alice")
+    async with open_process(database) as process:
+        missing = await process.client(tokens).get(path, token="alice")
+
+    assert (refused.status, missing.status) == (401, 404)
+    assert served.json == {"whitelist_enabled": names is not None, "whitelist": list(names or ())}

@@ -1,15 +1,18 @@
 """Requests to other servers, and the keys by which servers know each other."""
 
 import logging
+from functools import partial
 
 import attrs
 
+from hs.apis.client.server.federation_whitelist import FederationWhitelistApi
 from hs.apis.federation.keys import ServerKeysApi
 from hs.core.federation_streams import DESTINATIONS
 from hs.core.signing.keys import Signer
 from hs.lib.tasks import Duty
 from hs.nursery.part import Part
 from hs.nursery.process_base import ProcessBase
+from hs.nursery.process_metrics import watch_backoff
 from hs.repl.signing_key import keys_in_file
 from hs.services.federation_client.client import FederationClient
 from hs.services.federation_client.gated_transport import GatedTransport
@@ -19,7 +22,7 @@ from hs.services.federation_client.peer_transport import PeerTransport
 from hs.services.federation_client.request_authentication import RequestAuthenticator
 from hs.services.federation_client.server_backoff import ServerBackoff
 from hs.services.federation_client.server_keys import REFRESH_PERIOD_S, ServerKeys
-from hs.settings.sections.federation import KeyExchangeSettings
+from hs.settings.sections.federation import FederationSettings, KeyExchangeSettings
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +44,8 @@ class FederationClientServices:
 def wire_federation_client(base: ProcessBase, network: PeerTransport) -> FederationClientServices:
     """Build the client. It sends nothing yet."""
     peer_requests = base.settings.peer_requests
-    names = base.settings.federation.federation_domain_whitelist
+    federation = base.settings.federation
+    names = federation.federation_domain_whitelist
     permitted = None if names is None else frozenset((*names, base.signer.server_name))
     backoff = ServerBackoff(
         base.database, base.feed, base.shared(DESTINATIONS), base.clock, peer_requests
@@ -61,7 +65,12 @@ def wire_federation_client(base: ProcessBase, network: PeerTransport) -> Federat
         origins=RequestAuthenticator(base.signer.server_name, keys, base.clock, backoff, permitted),
         backoff=backoff,
         part=Part(
-            endpoints=[ServerKeysApi(own_keys, notary)],
+            endpoints=[ServerKeysApi(own_keys, notary), *_whitelist_endpoint(federation)],
+            metrics=[
+                partial(
+                    watch_backoff, backoff=backoff, servers=federation.federation_metrics_domains
+                )
+            ],
             duties=[
                 Duty(
                     "refreshing server keys",
@@ -73,6 +82,12 @@ def wire_federation_client(base: ProcessBase, network: PeerTransport) -> Federat
             ],
         ),
     )
+
+
+def _whitelist_endpoint(settings: FederationSettings) -> list[object]:
+    if not settings.federation_whitelist_endpoint_enabled:
+        return []
+    return [FederationWhitelistApi(settings.federation_domain_whitelist)]
 
 
 def notary_signers(base: ProcessBase) -> list[Signer]:
