@@ -222,6 +222,7 @@ def _build_federation(base: ProcessBase, services: Services) -> list[Part]:
         ephemeral=services.ephemeral,
         media=services.media,
         appservices=core.appservices,
+        lists=core.queries.lists,
     )
     return wire_federation(base, subjects)
 

@@ -174,7 +174,7 @@ async def open_server(
         try:
             yield FederatedServer(server_name, network, process)
         finally:
-            network.answers.pop(server_name, None)
+            network.answers.pop(server_name, None)  # another process may have gone before
 
 
 @asynccontextmanager

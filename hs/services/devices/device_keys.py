@@ -16,7 +16,13 @@ from hs.core.requester import Requester
 from hs.lib.time_slice import TimeSlice
 from hs.services.devices.appservice_keys import AppserviceKeys, NoAppserviceKeys
 from hs.services.devices.device_list_writer import DeviceListWriter
-from hs.services.devices.key_objects import MASTER, SELF_SIGNING, USER_SIGNING, parse_device_keys
+from hs.services.devices.key_objects import (
+    MASTER,
+    SELF_SIGNING,
+    USER_SIGNING,
+    parse_device_keys,
+    public_key_of,
+)
 from hs.services.devices.one_time_keys import OneTimeKeys, parse_key_upload, with_required_count
 from hs.services.devices.remote_devices import RemoteDevices, ask_servers
 from hs.services.devices.user_keys import UserKeys, UserKeysReader
@@ -96,6 +102,7 @@ class KeyDirectory:
             await self._query_remote(server, users, timeout_ms / 1000, answer, failures)
 
         await ask_servers(by_server, query_server)
+        await self._add_own_signatures(viewer, answer["master_keys"])
         return {**answer, "failures": failures}
 
     async def query_local(
@@ -129,6 +136,17 @@ class KeyDirectory:
                 if section != "user_signing_keys" or user_id == viewer:
                     answer[section][user_id] = key
         return answer
+
+    async def _add_own_signatures(self, viewer: UserID, master_keys: dict[str, Any]) -> None:
+        """Add the viewer's signatures on the master keys of users of other servers."""
+        remote = [user_id for user_id, key in master_keys.items() if isinstance(key, dict)]
+        for signature in await self._reader.signatures_by(viewer, remote):
+            key = master_keys[signature.target_user_id]
+            if signature.target_id == public_key_of(key):
+                by_signer = key.get("signatures")
+                signatures = by_signer if isinstance(by_signer, dict) else {}
+                own = {**(signatures.get(viewer) or {}), signature.key_id: signature.signature}
+                key["signatures"] = {**signatures, viewer: own}
 
     async def _query_remote(
         self,

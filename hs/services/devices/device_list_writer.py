@@ -178,7 +178,7 @@ async def _put_device_keys(
         raise Forbidden("device_id must not equal a cross-signing key ID")
     await device_keys.put_device_keys(tx, user_id, device_id, content)
     counts = await store_keys(tx, other_keys, device) or device.counts
-    return counts, await _change_rows(tx, ids, user_id, [device_id], now_ms)
+    return counts, await change_rows(tx, ids, user_id, [device_id], now_ms)
 
 
 async def _put_cross_signing(
@@ -210,7 +210,7 @@ async def _put_cross_signing(
     if all(key.usage == USER_SIGNING for key in new_keys):
         # Only the user can see this key, so other users must not query for it.
         return None, await _private_rows(tx, ids, user_id, [UserID(user_id)], now_ms)
-    return None, await _change_rows(tx, ids, user_id, [None], now_ms)
+    return None, await change_rows(tx, ids, user_id, [None], now_ms)
 
 
 async def _put_signatures(
@@ -235,7 +235,7 @@ async def _put_signatures(
     rows: Rows = []
     targets = {UserID(record.target_user_id) for record in new_records}
     if user_id in targets:
-        rows += await _change_rows(tx, ids, user_id, [None], now_ms)
+        rows += await change_rows(tx, ids, user_id, [None], now_ms)
     other_users = sorted(targets - {UserID(user_id)})
     if other_users:
         rows += await _private_rows(tx, ids, user_id, other_users, now_ms)
@@ -245,7 +245,7 @@ async def _put_signatures(
 async def _announce(
     tx: Tx, ids: StreamIds, user_id: str, device_ids: list[str], now_ms: int
 ) -> tuple[None, Rows]:
-    return None, await _change_rows(tx, ids, user_id, device_ids or [None], now_ms)
+    return None, await change_rows(tx, ids, user_id, device_ids or [None], now_ms)
 
 
 async def _forget(
@@ -256,7 +256,7 @@ async def _forget(
     await device_keys.delete_device_keys(tx, user_id, deleted)
     for device_id in deleted:
         await dehydrated_devices.delete_device(tx, user_id, device_id)
-    return None, await _change_rows(tx, ids, user_id, device_ids, now_ms)
+    return None, await change_rows(tx, ids, user_id, device_ids, now_ms)
 
 
 async def _dehydrate(
@@ -276,7 +276,7 @@ async def _dehydrate(
     await devices.ensure(tx, user_id, device_id, device.name, now_ms)
     await device_keys.put_device_keys(tx, user_id, device_id, device.keys)
     await dehydrated_devices.put(tx, user_id, device_id, device.device_data)
-    return old_id, await _change_rows(tx, ids, user_id, changed, now_ms)
+    return old_id, await change_rows(tx, ids, user_id, changed, now_ms)
 
 
 async def _drop_dehydrated(
@@ -289,7 +289,7 @@ async def _drop_dehydrated(
     await dehydrated_devices.delete(tx, user_id)
     await devices.delete(tx, user_id, [device_id])
     await device_keys.delete_device_keys(tx, user_id, [device_id])
-    return device_id, await _change_rows(tx, ids, user_id, [device_id], now_ms)
+    return device_id, await change_rows(tx, ids, user_id, [device_id], now_ms)
 
 
 async def _private_rows(
@@ -301,9 +301,10 @@ async def _private_rows(
     return [(number, DeviceListRow(user_id, None, True, (target,))) for number, target in numbered]
 
 
-async def _change_rows(
+async def change_rows(
     tx: Tx, ids: StreamIds, user_id: str, device_ids: Sequence[str | None], now_ms: int
 ) -> Rows:
+    """Write rows that announce changes of a user's devices, or (None) of the user's keys."""
     numbers = await ids.next_ids(len(device_ids))
     changes = list(zip(numbers, device_ids, strict=True))
     await device_lists.add_changes(

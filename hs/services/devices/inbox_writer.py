@@ -5,6 +5,7 @@ Rules:
 - Every change is committed together with its row of the stream `to_device`.
 - A request is recorded in the same transaction as its messages, so that a repeated request, also
   through another process or after a restart, stores nothing.
+- Messages to other servers are stored in the same transaction, for the federation senders.
 - All messages of a request that go to different devices have the same stream number. A request
   with several messages to one device (for example to "*" and to its ID) uses several numbers.
 - A row carries the messages themselves up to MAX_CARRIED_BYTES; processes whose devices wait for
@@ -42,8 +43,10 @@ from hs.services.devices.inbox_addresses import (
     InboxLookup,
 )
 from hs.services.devices.one_time_key_storage import KeyUpload, device_not_found
+from hs.services.devices.remote_devices import OutgoingEdu
 from hs.storage.database import ForeignKeyViolation, Tx
 from hs.storage.devices import one_time_keys, to_device
+from hs.storage.federation import outgoing_to_device
 
 MAX_DELETED_AT_ONCE: Final = 500
 """Messages of deleted devices that one transaction deletes; others can write in between."""
@@ -85,9 +88,11 @@ class InboxWriter(Protocol):
         head: bytes,
         devices: list[DeviceAddress],
         messages: list[bytes],
+        outgoing: tuple[OutgoingEdu, ...] = (),
     ) -> bool:
         """Store one message for each of `devices`; return False for a repeated request.
 
+        `outgoing` are messages to devices of other servers, which are stored with the others.
         An event is JSON in one line: `head`, the message, "}"; or the message alone if `head` is
         empty. The device ID "*" means every device of the user. Unknown devices are ignored.
         """
@@ -121,7 +126,7 @@ class InboxWriter(Protocol):
 
 
 class _Messages(NamedTuple):
-    """The messages of a request; with `may_bundle`, they can be stored as a bundle."""
+    """The local messages of a request; with `may_bundle`, they can be stored as a bundle."""
 
     head: bytes
     devices: list[DeviceAddress]
@@ -195,13 +200,14 @@ class LocalInboxWriter:
         head: bytes,
         devices: list[DeviceAddress],
         messages: list[bytes],
+        outgoing: tuple[OutgoingEdu, ...] = (),
     ) -> bool:
-        """Store messages for local devices, once per request."""
+        """Store messages, once per request."""
         addresses = self._addresses
         lookup = addresses.lookup(devices)
-        outgoing = _Messages(head, devices, messages, lookup, self._filer.has_room)
+        local = _Messages(head, devices, messages, lookup, self._filer.has_room)
         is_new, user_devices = await self._stream.write(
-            _send, request, outgoing, self._clock.now_ms(), addresses
+            _send, request, local, outgoing, self._clock.now_ms(), addresses
         )
         addresses.store(user_devices, lookup)
         return is_new
@@ -278,7 +284,8 @@ async def _send(
     tx: Tx,
     ids: StreamIds,
     request: ToDeviceRequest,
-    outgoing: _Messages,
+    local: _Messages,
+    outgoing: tuple[OutgoingEdu, ...],
     now_ms: int,
     addresses: InboxAddressCache,
 ) -> tuple[tuple[bool, Mapping[str, Mapping[str, int]]], Rows]:
@@ -286,28 +293,28 @@ async def _send(
         tx, request.sender, request.device_id, request.event_type, request.txn_id, now_ms
     ):
         return (False, {}), []
-    cached = outgoing.lookup.inboxes
+    if outgoing:
+        await outgoing_to_device.insert(tx, outgoing, now_ms)
+    cached = local.lookup.inboxes
     inboxes = [inbox for inbox in cached if inbox is not None]
-    if inboxes and not await _are_valid(tx, inboxes, outgoing.lookup, addresses):
+    if inboxes and not await _are_valid(tx, inboxes, local.lookup, addresses):
         inboxes, cached = [], [None] * len(cached)
     if inboxes and len(set(inboxes)) == len(cached):
         # The usual case: all inboxes are cached, one message for each.
-        row = await _add(tx, ids, outgoing, tuple(outgoing.devices), inboxes, outgoing.messages)
+        row = await _add(tx, ids, local, tuple(local.devices), inboxes, local.messages)
         return (True, {}), [row]
     users_to_read = {
-        user_id
-        for (user_id, _), inbox in zip(outgoing.devices, cached, strict=True)
-        if inbox is None
+        user_id for (user_id, _), inbox in zip(local.devices, cached, strict=True) if inbox is None
     }
     user_devices = await to_device.inboxes_of_users(tx, users_to_read) if users_to_read else {}
     rows: Rows = []
-    remaining = _addressed(outgoing, cached, user_devices)
+    remaining = _addressed(local, cached, user_devices)
     while remaining:
         batch, remaining = _split_off_one_each(remaining)
         devices = tuple([device for device, _, _ in batch])
         inboxes = [inbox for _, inbox, _ in batch]
         messages = [message for _, _, message in batch]
-        rows.append(await _add(tx, ids, outgoing, devices, inboxes, messages))
+        rows.append(await _add(tx, ids, local, devices, inboxes, messages))
     return (True, user_devices), rows
 
 

@@ -41,6 +41,13 @@ class OutgoingMessage(NamedTuple):
     content: JsonObject
 
 
+class OutgoingEdu(NamedTuple):
+    """An EDU (JSON) that waits for a federation sender."""
+
+    destination: str
+    edu: bytes
+
+
 class RemoteDevices(Protocol):
     """A client for the devices of users of other servers."""
 
@@ -59,10 +66,14 @@ class RemoteDevices(Protocol):
         """Return `one_time_keys` of a response to `/keys/claim`. Raises: RemoteFault."""
         ...
 
-    async def send(
+    def encode_messages(
         self, sender: UserID, event_type: str, messages: Sequence[OutgoingMessage]
-    ) -> None:
-        """Queue messages for delivery to their servers."""
+    ) -> tuple[OutgoingEdu, ...]:
+        """Return the EDUs to be stored, one for each server. Raises: BadJson."""
+        ...
+
+    def announce_messages(self, outgoing: Sequence[OutgoingEdu]) -> None:
+        """Wake the senders of EDUs that were stored."""
         ...
 
     async def cross_signing_keys(self, user_id: UserID) -> Mapping[str, Any]:
@@ -99,9 +110,12 @@ class NoRemoteDevices:
     ) -> JsonObject:
         raise RemoteFault(server, "federation is disabled")
 
-    async def send(
+    def encode_messages(
         self, sender: UserID, event_type: str, messages: Sequence[OutgoingMessage]
-    ) -> None:
+    ) -> tuple[OutgoingEdu, ...]:
+        return ()
+
+    def announce_messages(self, outgoing: Sequence[OutgoingEdu]) -> None:
         return
 
     async def cross_signing_keys(self, user_id: UserID) -> Mapping[str, Any]:

@@ -1,8 +1,8 @@
 """Sending of to-device messages.
 
 A message is stored once however often its request is repeated: the writer records the transaction
-ID of the client (or the message ID of the EDU) in the transaction that stores the messages. Remote
-messages are queued only if the request was new. The endpoint has no response body to repeat.
+ID of the client (or the message ID of the EDU) in the transaction that stores the messages, also
+those to other servers. The endpoint has no response body to repeat.
 
 Spec: client-server API, Send-to-Device messaging.
 """
@@ -74,8 +74,11 @@ class ToDeviceMessages:
             return
         head = _head(requester.user_id, event_type)
         request = ToDeviceRequest(requester.user_id, requester.device_id or "", event_type, txn_id)
-        if await self._writer.send(request, head, devices, local) and remote:
-            await self._remote.send(requester.user_id, event_type, remote)
+        outgoing = self._remote.encode_messages(requester.user_id, event_type, remote)
+        await self._writer.send(request, head, devices, local, outgoing)
+        if outgoing:
+            # Also for a repeated request, whose first attempt may have ended before this.
+            self._remote.announce_messages(outgoing)
 
     async def receive(
         self,

@@ -159,6 +159,14 @@ class UserKeysReader:
         """Return the keys of a user if they are cached."""
         return self._cached.get_nowait(user_id)
 
+    async def signatures_by(
+        self, signer: UserID, targets: Collection[str]
+    ) -> list[SignatureRecord]:
+        """Return a local user's signatures on keys of users, also of other servers."""
+        if not targets:
+            return []
+        return await self._database.read(device_keys.list_signatures_by, signer, list(targets))
+
     async def _read(self, user_ids: list[UserID]) -> dict[UserID, UserKeys]:
         devices, keys, signatures = await self._database.read(_load, list[str](user_ids))
         return _group_by_user(user_ids, devices, keys, signatures)

@@ -75,6 +75,12 @@ SIGNATURES_ON = sql(
         f"FROM key_signatures WHERE {d.any_of('target_user_id', 1, 'text')}"
     )
 )
+SIGNATURES_BY = sql(
+    lambda d: (
+        "SELECT target_user_id, target_id, signer_user_id, key_id, signature FROM key_signatures "
+        f"WHERE {d.any_of('target_user_id', 1, 'text')} AND signer_user_id = $2"
+    )
+)
 PUT_SIGNATURES = InsertRows(
     "key_signatures",
     "target_user_id text, target_id text, signer_user_id text, key_id text, signature text",
@@ -146,6 +152,12 @@ async def delete_signatures_of_keys(tx: Tx, user_id: str, public_keys: Sequence[
 async def put_signatures(tx: Tx, signatures: Sequence[SignatureRecord]) -> None:
     """Insert or replace signatures; each pair of key and target at most once."""
     await tx.insert_rows(PUT_SIGNATURES, signatures)
+
+
+async def list_signatures_by(tx: Tx, signer: str, user_ids: Sequence[str]) -> list[SignatureRecord]:
+    """List the signatures of a user on the keys of users."""
+    rows = await tx.fetch(SIGNATURES_BY, list(user_ids), signer)
+    return [SignatureRecord(*row) for row in rows]
 
 
 async def list_signatures(tx: Tx, user_ids: Sequence[str]) -> list[SignatureRecord]:

@@ -17,7 +17,11 @@ from hs.nursery.wiring.federation.history import wire_history
 from hs.nursery.wiring.federation.inbound import wire_inbound
 from hs.nursery.wiring.federation.joining import wire_joining
 from hs.nursery.wiring.federation.outbound import wire_outbound
-from hs.nursery.wiring.federation.users import wire_served_users
+from hs.nursery.wiring.federation.users import (
+    RemoteDeviceLists,
+    wire_device_list_duties,
+    wire_served_users,
+)
 from hs.nursery.wiring.media import MediaServices
 from hs.nursery.wiring.rooms.aliases import AliasServices
 from hs.nursery.wiring.rooms.membership import MembershipServices
@@ -39,14 +43,23 @@ class FederatedSubjects:
     ephemeral: EphemeralServices
     media: MediaServices
     appservices: AppserviceClients
+    lists: RemoteDeviceLists | None
 
 
 def wire_federation(base: ProcessBase, subjects: FederatedSubjects) -> list[Part]:
     """Build federation, a part for each of its subjects."""
     return [
         _wire_server_api(subjects),
+        wire_device_list_duties(base, subjects.lists, subjects.rooms),
         wire_outbound(base, subjects.client.client, subjects.rooms),
-        wire_inbound(base, subjects.client, subjects.rooms, subjects.devices, subjects.ephemeral),
+        wire_inbound(
+            base,
+            subjects.client,
+            subjects.rooms,
+            subjects.devices,
+            subjects.ephemeral,
+            lists=None if subjects.lists is None else subjects.lists.updates,
+        ),
         wire_joining(base, subjects.rooms, subjects.members, subjects.appservices.queries),
         wire_history(base, subjects.rooms, subjects.reading, subjects.accounts, subjects.aliases),
         wire_served_users(base, subjects.accounts, subjects.devices),

@@ -16,7 +16,7 @@ from hs.nursery.wiring.ephemeral import EphemeralServices
 from hs.nursery.wiring.federation.client import FederationClientServices
 from hs.nursery.wiring.rooms.rooms import RoomOwner, Rooms
 from hs.services.federation.inbound.device_messages import InboundDeviceMessages
-from hs.services.federation.inbound.edus import InboundEdus
+from hs.services.federation.inbound.edus import InboundEdus, RemoteDeviceLists
 from hs.services.federation.inbound.ephemeral_edus import (
     InboundPresence,
     InboundReceipts,
@@ -48,6 +48,8 @@ def wire_inbound(
     rooms: Rooms,
     devices: DeviceServices,
     ephemeral: EphemeralServices,
+    *,
+    lists: RemoteDeviceLists | None,
 ) -> Part:
     """Build the endpoint, and in processes that own rooms the inbox and its queues."""
     owned = None if rooms.owner is None else _owned(base, client, rooms, rooms.owner)
@@ -57,7 +59,7 @@ def wire_inbound(
         return owned.inbox
 
     inboxes = base.sharded(RoomInbox, EVENTS, inbox)
-    edus = _edus(base, rooms, devices, ephemeral)
+    edus = _edus(base, rooms, devices, ephemeral, lists)
     transactions = InboundTransactions(ShardedInbox(base.ownership, inboxes), edus)
     endpoints = [TransactionsApi(transactions)]
     metrics: list[Callable[[Metrics], None]] = [partial(watch_edus, edus=edus)]
@@ -75,7 +77,11 @@ def wire_inbound(
 
 
 def _edus(
-    base: ProcessBase, rooms: Rooms, devices: DeviceServices, ephemeral: EphemeralServices
+    base: ProcessBase,
+    rooms: Rooms,
+    devices: DeviceServices,
+    ephemeral: EphemeralServices,
+    lists: RemoteDeviceLists | None,
 ) -> InboundEdus:
     checks = SharedRoomChecks(rooms.memberships, rooms.acls)
     presence = ephemeral.presence
@@ -84,7 +90,7 @@ def _edus(
         InboundReceipts(checks, base.database, ephemeral.receipt_writer, base.clock),
         InboundPresence(base.database, presence.writer, base.clock, presence.is_enabled),
         InboundDeviceMessages(devices.messages, base.settings.server.server_name),
-        None,
+        lists,
     )
 
 

@@ -35,7 +35,7 @@ SHOWS_DEVICE_NAMES: Final = False
 
 
 def wire_outgoing_messages(base: ProcessBase) -> OutgoingMessages:
-    """Build the writer of to-device messages for other servers, which any process has."""
+    """Build the encoder of to-device messages for other servers, which any process has."""
     return OutgoingMessages(base.database, base.memory(FEDERATION), base.clock)
 
 

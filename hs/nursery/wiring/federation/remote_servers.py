@@ -4,9 +4,12 @@ import attrs
 
 from hs.nursery.process_base import ProcessBase
 from hs.nursery.wiring.federation.client import FederationClientServices
+from hs.nursery.wiring.federation.outbound import wire_outgoing_messages
+from hs.nursery.wiring.federation.users import RemoteDeviceLists, wire_remote_device_lists
 from hs.services.accounts.profiles.profiles import NoRemoteProfiles, RemoteProfiles
 from hs.services.devices.remote_devices import NoRemoteDevices, RemoteDevices
 from hs.services.federation.requests.policies import RemotePolicyServers
+from hs.services.federation.users.devices_of_others import DevicesOfOthers
 from hs.services.federation.users.profiles_of_others import ProfilesOfOthers
 from hs.services.media.remote_media import NoRemoteMedia, RemoteMedia
 from hs.services.rooms.append.policy_servers import NoPolicyServers, PolicyServers
@@ -15,12 +18,16 @@ from hs.services.rooms.membership.remote_rooms import NoRemoteRooms, RemoteRooms
 
 @attrs.frozen(eq=False, kw_only=True)
 class RemoteQueries:
-    """What is asked about users, devices, media and policies. By default, nobody answers."""
+    """What is asked about users, devices, media and policies. By default, nobody answers.
+
+    `lists` are the device lists of users of other servers, if this server keeps any.
+    """
 
     profiles: RemoteProfiles = attrs.Factory(NoRemoteProfiles)
     devices: RemoteDevices = attrs.Factory(NoRemoteDevices)
     media: RemoteMedia = attrs.Factory(NoRemoteMedia)
     policies: PolicyServers = attrs.Factory(NoPolicyServers)
+    lists: RemoteDeviceLists | None = None
 
 
 @attrs.frozen(eq=False, kw_only=True)
@@ -32,7 +39,12 @@ class RemoteServers(RemoteQueries):
 
 def wire_remote_queries(base: ProcessBase, federation: FederationClientServices) -> RemoteQueries:
     """Build the queries, which need no other service."""
+    lists = wire_remote_device_lists(base, federation.client)
     return RemoteQueries(
         profiles=ProfilesOfOthers(federation.client, base.clock),
+        devices=DevicesOfOthers(
+            federation.client, base.database, lists.writer, wire_outgoing_messages(base)
+        ),
         policies=RemotePolicyServers(federation.client),
+        lists=lists,
     )

@@ -1,11 +1,69 @@
 """Users of other servers, and what other servers are told about users of this one."""
 
+from functools import partial
+
+import attrs
+
 from hs.apis.federation.users import ServedUsersApi
+from hs.core.streams import DEVICE_LISTS
+from hs.lib.tasks import Duty
 from hs.nursery.part import Part
 from hs.nursery.process_base import ProcessBase
 from hs.nursery.wiring.accounts.accounts import AccountServices
 from hs.nursery.wiring.devices import DeviceServices
+from hs.nursery.wiring.rooms.rooms import Rooms
+from hs.services.federation.users.device_list_fetching import DeviceListFetching
+from hs.services.federation.users.device_list_forgetting import DeviceListForgetting
+from hs.services.federation.users.device_list_storage import (
+    LocalRemoteDeviceListWriter,
+    RemoteDeviceListWriter,
+)
+from hs.services.federation.users.device_list_updates import DeviceListUpdates
 from hs.services.federation.users.served_users import ServedUsers
+from hs.services.federation_client.client import FederationClient
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class RemoteDeviceLists:
+    """The device lists of users of other servers: their writer, and what other servers send."""
+
+    writer: RemoteDeviceListWriter
+    updates: DeviceListUpdates
+    fetching: DeviceListFetching
+
+
+def wire_remote_device_lists(base: ProcessBase, client: FederationClient) -> RemoteDeviceLists:
+    """Build the writer of device lists, in this process or a proxy of it."""
+    fetching = DeviceListFetching(base.database, client, base.clock)
+    writer = base.owned(
+        RemoteDeviceListWriter,
+        DEVICE_LISTS,
+        lambda: LocalRemoteDeviceListWriter(
+            base.table(DEVICE_LISTS), base.clock, base.settings.server.server_name, fetching.wake
+        ),
+    )
+    return RemoteDeviceLists(writer=writer, updates=DeviceListUpdates(writer), fetching=fetching)
+
+
+def wire_device_list_duties(
+    base: ProcessBase, lists: RemoteDeviceLists | None, rooms: Rooms
+) -> Part:
+    """Build the duties of the process that owns the device lists."""
+    if lists is None or not base.ownership.is_mine(DEVICE_LISTS):
+        return Part()
+    forgetting = DeviceListForgetting(
+        database=base.database,
+        feed=base.feed,
+        stream=base.table(DEVICE_LISTS),
+        servers=rooms.servers,
+        server_name=base.settings.server.server_name,
+    )
+    return Part(
+        duties=[
+            Duty("stale device lists", partial(lists.fetching.run, lists.writer)),
+            Duty("device lists to forget", forgetting.run, forgetting.waiting),
+        ]
+    )
 
 
 def wire_served_users(

@@ -14,7 +14,7 @@ from hs.core.ids import ServerName, UserID, server_of
 from hs.core.streams import FederationRow
 from hs.lib.clock import Clock
 from hs.repl.memory_writer import MemoryWriter
-from hs.services.devices.remote_devices import OutgoingMessage
+from hs.services.devices.remote_devices import OutgoingEdu, OutgoingMessage
 from hs.services.federation.outbound.edus import encode_edu
 from hs.storage.database import Database
 from hs.storage.federation import outgoing_to_device
@@ -37,29 +37,35 @@ _DELETED_AT_ONCE: Final = 500
 
 @attrs.frozen(eq=False)
 class OutgoingMessages:
-    """Stores messages for users of other servers; the federation senders deliver them."""
+    """Messages for users of other servers, which the federation senders deliver.
+
+    The writer of inboxes stores them, with the request that they are part of.
+    """
 
     _database: Database
     _news: MemoryWriter[FederationRow]
     _clock: Clock
 
-    async def send(
+    def encode_messages(
         self, sender: UserID, event_type: str, messages: Sequence[OutgoingMessage]
-    ) -> None:
-        """Store messages: when this returns, they will be delivered.
+    ) -> tuple[OutgoingEdu, ...]:
+        """Return the EDUs to be stored, one for each server.
 
-        Raises: BadJson, if a content is not canonical JSON; then none of them is stored.
+        Raises: BadJson, if a content is not canonical JSON.
         """
         by_server: dict[ServerName, dict[str, dict[str, Any]]] = {}
         for message in messages:
             users = by_server.setdefault(server_of(message.user_id), {})
             users.setdefault(message.user_id, {})[message.device_id] = message.content
-        edus = [
-            (server, _edu(sender, event_type, users)) for server, users in sorted(by_server.items())
-        ]
-        if edus:
-            await self._database.write(outgoing_to_device.insert, edus, self._clock.now_ms())
-            self._news.append_nowait([FederationRow(tuple(by_server), MESSAGES)])
+        return tuple(
+            OutgoingEdu(server, _edu(sender, event_type, users))
+            for server, users in sorted(by_server.items())
+        )
+
+    def announce_messages(self, outgoing: Sequence[OutgoingEdu]) -> None:
+        """Wake the senders of messages that were stored."""
+        servers = tuple(edu.destination for edu in outgoing)
+        self._news.append_nowait([FederationRow(servers, MESSAGES)])
 
     async def clean_up(self) -> None:
         """Delete messages that have waited for too long, and those of which there are too many."""

@@ -1,0 +1,188 @@
+"""Devices and keys of users of other servers: from kept lists, else from their servers.
+
+Spec: server-server API, Device Management; End-to-End Encryption.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Protocol
+
+import attrs
+import orjson
+import trio
+
+from hs.core.canonical_json import JsonObject
+from hs.core.errors import RemoteFault, Unavailable
+from hs.core.ids import ServerName, UserID, server_of
+from hs.lib.time_slice import TimeSlice
+from hs.services.devices.remote_devices import OutgoingEdu, OutgoingMessage
+from hs.services.federation.requests import users as requests
+from hs.services.federation.users.device_list_storage import RemoteDeviceListWriter
+from hs.services.federation.users.fetched_keys import (
+    FetchedKeys,
+    device_objects,
+    parse_device_list,
+    parse_queried_keys,
+)
+from hs.services.federation_client.client import FederationClient
+from hs.storage.database import Database, Tx
+from hs.storage.federation import remote_devices
+from hs.storage.federation.remote_devices import RemoteKeys
+
+FEW_USERS: Final = 5
+"""Up to so many new lists are fetched whole, so that the next update can be applied to them."""
+
+MAX_USERS_ASKED: Final = 500
+KEYS_TIMEOUT_S: Final = 10.0
+_SECTIONS: Final = {"master_keys": "master", "self_signing_keys": "self_signing"}
+
+log = logging.getLogger(__name__)
+
+
+class OutgoingMessageEncoder(Protocol):
+    """The part of RemoteDevices that federation senders need."""
+
+    def encode_messages(
+        self, sender: UserID, event_type: str, messages: Sequence[OutgoingMessage]
+    ) -> tuple[OutgoingEdu, ...]:
+        """Return the EDUs to be stored, one for each server. Raises: BadJson."""
+        ...
+
+    def announce_messages(self, outgoing: Sequence[OutgoingEdu]) -> None:
+        """Wake the senders of EDUs that were stored."""
+        ...
+
+
+@attrs.frozen(eq=False)
+class DevicesOfOthers:
+    """The RemoteDevices of a server with federation."""
+
+    _client: FederationClient
+    _database: Database
+    _writer: RemoteDeviceListWriter
+    _messages: OutgoingMessageEncoder
+
+    async def query(
+        self, server: ServerName, requested: Mapping[UserID, Sequence[str]], timeout_s: float
+    ) -> JsonObject:
+        """Return a response to `/keys/query` about users of a server. Raises: RemoteFault."""
+        keys = await self._keys_of(server, requested, timeout_s)
+        response: JsonObject = {
+            "device_keys": {
+                user_id: device_objects(keys[user_id], requested[user_id]) for user_id in keys
+            }
+        }
+        for section, usage in _SECTIONS.items():
+            response[section] = {
+                user_id: orjson.loads(found.cross_signing[usage])
+                for user_id, found in keys.items()
+                if usage in found.cross_signing
+            }
+        return response
+
+    async def claim(
+        self, server: ServerName, requested: Mapping[UserID, Mapping[str, str]], timeout_s: float
+    ) -> JsonObject:
+        """Return the one-time keys claimed of requested devices. Raises: RemoteFault."""
+        response = await requests.claim_keys(self._client, server, requested, timeout_s)
+        claimed: JsonObject = {}
+        for user_id, devices in requested.items():
+            keys = _member(_member(response, "one_time_keys"), user_id)
+            found = {device_id: keys[device_id] for device_id in devices if device_id in keys}
+            if found:
+                claimed[user_id] = found
+        return claimed
+
+    async def cross_signing_keys(self, user_id: UserID) -> Mapping[str, Any]:
+        """Return the cross-signing keys of a user, by usage; none if the server fails."""
+        try:
+            keys = await self._keys_of(server_of(user_id), {user_id: ()}, KEYS_TIMEOUT_S)
+        except RemoteFault as fault:
+            log.info("cross-signing keys of %s are unknown: %s", user_id, fault)
+            return {}
+        found = keys[user_id].cross_signing
+        return {usage: orjson.loads(content) for usage, content in found.items()}
+
+    def encode_messages(
+        self, sender: UserID, event_type: str, messages: Sequence[OutgoingMessage]
+    ) -> tuple[OutgoingEdu, ...]:
+        """Return the EDUs to be stored, one for each server. Raises: BadJson."""
+        return self._messages.encode_messages(sender, event_type, messages)
+
+    def announce_messages(self, outgoing: Sequence[OutgoingEdu]) -> None:
+        """Wake the senders of EDUs that were stored."""
+        self._messages.announce_messages(outgoing)
+
+    async def _keys_of(
+        self, server: ServerName, requested: Mapping[UserID, Sequence[str]], timeout_s: float
+    ) -> dict[UserID, FetchedKeys]:
+        """Return the keys of all requested users, of unknown ones none. Raises: RemoteFault."""
+        known, unlisted = await self._database.read(
+            _load_complete, list(requested), self._client.server_name
+        )
+        keys = {UserID(user_id): _from_stored(user_id, known[user_id]) for user_id in known}
+        missing = {user_id: requested[user_id] for user_id in requested if user_id not in keys}
+        if not missing:
+            return keys
+        marks = await self._track([user_id for user_id in unlisted if not requested[user_id]])
+        with trio.move_on_after(timeout_s):
+            if marks and len(marks) <= FEW_USERS:
+                for user_id, mark in marks.items():
+                    response = await requests.fetch_devices(self._client, user_id, timeout_s)
+                    keys[user_id] = parse_device_list(user_id, response)
+                    await self._writer.store([keys[user_id]], {user_id: mark})
+            users = [user_id for user_id in missing if user_id not in keys]
+            for start in range(0, len(users), MAX_USERS_ASKED):
+                part = {user_id: missing[user_id] for user_id in users[start:][:MAX_USERS_ASKED]}
+                keys.update(await self._ask(server, part, marks, timeout_s))
+            return keys
+        raise RemoteFault(server, f"timed out after {timeout_s:g} s")
+
+    async def _track(self, user_ids: list[UserID]) -> dict[UserID, int]:
+        if not user_ids:
+            return {}
+        try:
+            return await self._writer.track(user_ids)
+        except Unavailable as error:
+            log.info("device lists of %d users are not kept: %s", len(user_ids), error)
+            return {}
+
+    async def _ask(
+        self,
+        server: ServerName,
+        requested: Mapping[UserID, Sequence[str]],
+        marks: Mapping[UserID, int],
+        timeout_s: float,
+    ) -> dict[UserID, FetchedKeys]:
+        """Query the keys of users, and store those with marks, which are new lists."""
+        response = await requests.query_keys(self._client, server, requested, timeout_s)
+        keys: dict[UserID, FetchedKeys] = {}
+        time_slice = TimeSlice()
+        for user_id in requested:
+            keys[user_id] = parse_queried_keys(user_id, response)
+            await time_slice.yield_if_over()
+        new = [keys[user_id] for user_id in requested if user_id in marks]
+        if new:
+            await self._writer.store(new, {found.user_id: marks[found.user_id] for found in new})
+        return keys
+
+
+async def _load_complete(
+    tx: Tx, user_ids: list[UserID], server_name: ServerName
+) -> tuple[dict[str, RemoteKeys], list[UserID]]:
+    """Return the keys of users with complete lists, and the users without any list."""
+    lists = await remote_devices.find_lists(tx, user_ids)
+    complete = [user_id for user_id, record in lists.items() if not record.is_stale]
+    # Who shares no room any more is forgotten a moment later.
+    complete = await remote_devices.users_sharing(tx, complete, server_name)
+    keys = await remote_devices.load_keys(tx, complete) if complete else {}
+    return keys, [user_id for user_id in user_ids if user_id not in lists]
+
+
+def _from_stored(user_id: str, keys: RemoteKeys) -> FetchedKeys:
+    return FetchedKeys(UserID(user_id), None, keys.devices, keys.cross_signing)
+
+
+def _member(content: Mapping[str, Any], name: str) -> dict[str, Any]:
+    value = content.get(name)
+    return value if isinstance(value, dict) else {}
