@@ -10,19 +10,13 @@ A row says what changed, so that readers need not query the database. Rows are s
 MessagePack maps, between processes of two releases as well: new fields come last, with a default.
 """
 
-import operator
-from collections.abc import Iterable
 from typing import Any, Final
 
 import attrs
 import msgspec
 
-from hs.core.errors import InvalidParam
-from hs.core.federation_streams import DESTINATIONS as DESTINATIONS
-from hs.core.positions import EpochPosition, VectorPosition
 from hs.core.stream_def import StreamDef, StreamKind, StreamWriters, WakeRule
 
-MAX_TOKEN_LENGTH: Final = 8192
 PRIVATE_RECEIPT: Final = "m.read.private"
 
 # Events
@@ -394,6 +388,19 @@ FEDERATION = StreamDef("federation", FederationRow, StreamKind.MEMORY, StreamWri
 
 
 @attrs.frozen
+class DestinationRow:
+    """A server did not respond, and is tried again at `retry_ms`; 0: it responded again."""
+
+    server: str
+    failing_since_ms: int = 0
+    retry_ms: int = 0
+    interval_ms: int = 0
+
+
+DESTINATIONS = StreamDef("destinations", DestinationRow, StreamKind.TABLE, StreamWriters.ANY)
+
+
+@attrs.frozen
 class RatesRow:
     """Rate limits that a process charged: (limit, key, seconds until that much is refilled)."""
 
@@ -417,86 +424,3 @@ CACHES = StreamDef("caches", CacheRow, StreamKind.MEMORY, StreamWriters.EVERY, r
 CATALOGUE: Final[tuple[StreamDef[Any], ...]] = tuple(
     [stream for stream in list(globals().values()) if isinstance(stream, StreamDef)]
 )
-
-
-@attrs.frozen
-class SyncToken:
-    """How far a client has seen each stream that /sync follows.
-
-    Its fields declare which streams those are: a field has the name of its stream, and that of a
-    memory stream is an EpochPosition. They are written out for the type checker; all else about
-    slots is derived from them. The order of the fields is that of the segments of the text form,
-    so a new field comes last. Text with fewer segments was written by an earlier release: the
-    missing positions are 0. Further segments were written by a later one and are ignored.
-
-    `sticky` is no stream: it is the position in `events` up to which sticky events have been
-    delivered, if there were more than fit into one response. Only its segment begins with "~".
-    """
-
-    events: VectorPosition = VectorPosition()
-    receipts: VectorPosition = VectorPosition()
-    typing: EpochPosition = EpochPosition()
-    presence: EpochPosition = EpochPosition()
-    account_data: VectorPosition = VectorPosition()
-    to_device: VectorPosition = VectorPosition()
-    device_lists: VectorPosition = VectorPosition()
-    push_rules: VectorPosition = VectorPosition()
-    thread_subscriptions: VectorPosition = VectorPosition()
-    profile_updates: VectorPosition = VectorPosition()
-    sticky: VectorPosition | None = attrs.field(default=None, kw_only=True)
-
-    @classmethod
-    def at(cls, vectors: Iterable[VectorPosition]) -> "SyncToken":
-        """Return the token for these positions in SYNCED_STREAMS."""
-        # Positions in memory streams grow over restarts of their writers, so a position of an
-        # earlier epoch is known by its number and the epoch in the token stays empty.
-        slots: list[Any] = [
-            EpochPosition("", vector) if slot is EpochPosition else vector
-            for slot, vector in zip(_SLOT_TYPES, vectors, strict=True)
-        ]
-        return cls(*slots)
-
-    def vectors(self) -> tuple[VectorPosition, ...]:
-        """Return the positions in SYNCED_STREAMS."""
-        return _vectors(self)
-
-    def encode(self) -> str:
-        """Return the text form, `s<events>_<receipts>_…`."""
-        text = "s" + "_".join([slot.encode() for slot in _slots(self)])
-        return text if self.sticky is None else f"{text}_~{self.sticky.encode()}"
-
-    @classmethod
-    def parse(cls, text: str) -> "SyncToken":
-        """Parse the text form.
-
-        Raises: InvalidParam.
-        """
-        if not text.startswith("s") or len(text) > MAX_TOKEN_LENGTH:
-            raise InvalidParam("Not a sync token")
-        segments = text[1:].split("_")
-        sticky = None
-        if "_~" in text:
-            marked = next(segment for segment in segments if segment[:1] == "~")
-            segments.remove(marked)
-            sticky = VectorPosition.parse(marked[1:])
-        slots: list[Any] = [
-            slot.parse(segment) for slot, segment in zip(_SLOT_TYPES, segments, strict=False)
-        ]
-        return cls(*slots, sticky=sticky)
-
-
-_BY_NAME: Final = {stream.name: stream for stream in CATALOGUE}
-_SLOT_NAMES: Final = tuple(
-    field.name for field in attrs.fields(SyncToken) if field.name in _BY_NAME
-)
-_SLOT_TYPES: Final = tuple(type(getattr(SyncToken(), name)) for name in _SLOT_NAMES)
-_slots = operator.attrgetter(*_SLOT_NAMES)
-_vectors = operator.attrgetter(
-    *[
-        f"{name}.vector" if slot is EpochPosition else name
-        for name, slot in zip(_SLOT_NAMES, _SLOT_TYPES, strict=True)
-    ]
-)
-
-# The streams that /sync follows, in the order of their slots in the token.
-SYNCED_STREAMS: Final[tuple[StreamDef[Any], ...]] = tuple(_BY_NAME[name] for name in _SLOT_NAMES)

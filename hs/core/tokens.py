@@ -1,7 +1,7 @@
 """The tokens by which clients say how far they have read: of streams, history and lists.
 
 They are opaque to clients, consist of unreserved characters (RFC 3986), and have the same meaning
-in every process. SyncToken is declared with the streams, in hs.core.streams.
+in every process. SyncToken is in hs.core.sync_token, with the streams that it follows.
 """
 
 import base64
@@ -12,8 +12,8 @@ import attrs
 import orjson
 
 from hs.core.errors import InvalidParam
-from hs.core.streams import MAX_TOKEN_LENGTH
-from hs.core.streams import SyncToken as SyncToken
+from hs.core.sync_token import MAX_TOKEN_LENGTH
+from hs.core.sync_token import SyncToken as SyncToken
 
 _TOPOLOGICAL = re.compile(r"t([0-9]{1,18})-(-?[0-9]{1,18})", re.ASCII)
 

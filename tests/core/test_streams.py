@@ -17,15 +17,14 @@ from hs.core.streams import (
     FEDERATION,
     PUSHERS,
     RECEIPTS,
-    SYNCED_STREAMS,
     THREAD_SUBSCRIPTIONS,
     TYPING,
     UNREAD,
     ReceiptRow,
-    SyncToken,
     ThreadSubscriptionRow,
     TypingRow,
 )
+from hs.core.sync_token import SYNCED_STREAMS, SyncToken
 
 by_stream = pytest.mark.parametrize("stream", CATALOGUE, ids=lambda stream: stream.name)
 

@@ -11,7 +11,7 @@ from immutables import Map
 from hs.core.errors import InvalidParam
 from hs.core.positions import EpochPosition, VectorPosition
 from hs.core.stream_def import StreamKind
-from hs.core.streams import SYNCED_STREAMS
+from hs.core.sync_token import SYNCED_STREAMS
 from hs.core.tokens import (
     PaginationToken,
     SyncToken,

@@ -16,8 +16,8 @@ from typing import Final
 import attrs
 
 from hs.core.errors import RemoteFault
-from hs.core.federation_streams import DESTINATIONS, DestinationRow
 from hs.core.ids import ServerName
+from hs.core.streams import DESTINATIONS, DestinationRow
 from hs.lib.caching.single_flight import SingleFlight
 from hs.lib.clock import Clock
 from hs.repl.feed import Feed

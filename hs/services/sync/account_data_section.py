@@ -16,8 +16,8 @@ from hs.core.streams import (
     AccountDataRow,
     PresenceRow,
     PushRulesRow,
-    SyncToken,
 )
+from hs.core.sync_token import SyncToken
 from hs.repl.feed import Feed
 from hs.services.accounts.account_data.account_data import AccountDataEntry, AccountDataService
 from hs.services.ephemeral.presence import PresenceService

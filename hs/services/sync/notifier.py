@@ -28,14 +28,8 @@ import trio
 from hs.core.events import event_types
 from hs.core.ids import RoomID, UserID
 from hs.core.stream_def import StreamDef, WakeRule
-from hs.core.streams import (
-    SYNCED_STREAMS,
-    DeviceListRow,
-    EventRow,
-    PresenceRow,
-    ProfileUpdateRow,
-    ToDeviceRow,
-)
+from hs.core.streams import DeviceListRow, EventRow, PresenceRow, ProfileUpdateRow, ToDeviceRow
+from hs.core.sync_token import SYNCED_STREAMS
 from hs.repl.feed import Batch, Feed
 from hs.services.rooms.store.memberships import member_changes
 

@@ -21,7 +21,8 @@ import trio
 from hs.core.errors import Unavailable
 from hs.core.positions import EpochPosition, VectorPosition
 from hs.core.stream_def import StreamKind
-from hs.core.streams import PRESENCE, SYNCED_STREAMS, SyncToken
+from hs.core.streams import PRESENCE
+from hs.core.sync_token import SYNCED_STREAMS, SyncToken
 from hs.lib.caching.lru_cache import LruCache
 from hs.repl.feed import Feed
 

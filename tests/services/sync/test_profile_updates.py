@@ -9,7 +9,8 @@ import trio
 from hs.core.ids import UserID
 from hs.core.requester import Requester
 from hs.core.stream_def import ANY_PROCESS
-from hs.core.streams import PROFILE_UPDATES, SYNCED_STREAMS
+from hs.core.streams import PROFILE_UPDATES
+from hs.core.sync_token import SYNCED_STREAMS
 from hs.lib.clock import FixedClock
 from hs.services.rooms.append.drafts import Draft
 from hs.services.sync import profile_updates

@@ -7,8 +7,8 @@ import attrs
 
 from hs.apis.client.server.federation_whitelist import FederationWhitelistApi
 from hs.apis.federation.keys import ServerKeysApi
-from hs.core.federation_streams import DESTINATIONS
 from hs.core.signing.keys import Signer
+from hs.core.streams import DESTINATIONS
 from hs.lib.tasks import Duty
 from hs.nursery.part import Part
 from hs.nursery.process_base import ProcessBase

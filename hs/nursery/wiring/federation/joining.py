@@ -16,7 +16,7 @@ from hs.services.federation.joining.outgoing_invites import OutgoingInvites
 from hs.services.federation.joining.outside_changes import OutsideChanges
 from hs.services.federation.joining.remote_aliases import RemoteAliases
 from hs.services.federation.joining.remote_joins import RemoteJoins
-from hs.services.federation.joining.room_access import OriginAccess
+from hs.services.federation.joining.room_access import RoomAccess
 from hs.services.federation.joining.rooms_of_others import RoomsOfOthers
 from hs.services.federation.joining.signed_templates import TemplateSigner
 from hs.services.federation.joining.stripped_states import StrippedStates
@@ -67,7 +67,7 @@ def wire_joining(
     base: ProcessBase, rooms: Rooms, members: MembershipServices, queries: UserQueries
 ) -> Part:
     """Build what other servers ask for when memberships of their users or ours change."""
-    access = OriginAccess(rooms.auth_states, rooms.memberships)
+    access = RoomAccess(rooms.auth_states, rooms.memberships)
     stripped = _stripped_states(base, rooms)
     handshakes = MembershipHandshakes(
         signer=base.signer,

@@ -25,7 +25,7 @@ from hs.core.ids import EventID, RoomID, ServerName, UserID, server_of
 from hs.core.signing.keys import Signer
 from hs.core.versions import RoomVersion, room_version
 from hs.services.accounts.limits.appservice_users import UserQueries
-from hs.services.federation.joining.room_access import OriginAccess
+from hs.services.federation.joining.room_access import RoomAccess
 from hs.services.federation.joining.stripped_states import StrippedStates
 from hs.services.rooms.membership.invite_permissions import InvitePermissions
 from hs.services.rooms.membership.membership_limits import MembershipLimits
@@ -56,7 +56,7 @@ class IncomingInvites:
     signer: Signer
     database: Database
     settings: RoomSettings
-    access: OriginAccess
+    access: RoomAccess
     auth_states: AuthStateReader
     memberships: Memberships
     checker: PduChecker

@@ -11,7 +11,7 @@ from hs.core.canonical_json import JsonObject
 from hs.core.errors import InvalidParam
 from hs.core.events import event_types
 from hs.core.ids import RoomID, ServerName, parse_user_id
-from hs.services.federation.joining.room_access import OriginAccess
+from hs.services.federation.joining.room_access import RoomAccess
 from hs.services.rooms.membership.third_party_invites import ThirdPartyInvites
 
 
@@ -19,7 +19,7 @@ from hs.services.rooms.membership.third_party_invites import ThirdPartyInvites
 class ThirdPartyExchange:
     """Serves exchange_third_party_invite."""
 
-    _access: OriginAccess
+    _access: RoomAccess
     _invites: ThirdPartyInvites
 
     async def exchange(self, origin: ServerName, room_id: RoomID, event: JsonObject) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hs.core.ids import UserID
 from hs.services.ephemeral.presence_writer import REMOTE_TIMEOUT_MS
 from hs.storage.database import Tx
-from tests.support.inbound import ONE, THREE, TWO, Inbound, count_rows
+from tests.services.federation.inbound_server import ONE, THREE, TWO, Inbound, count_rows
 from tests.support.peers import ADMIN, BERT, CORA
 from tests.support.rooms import ALICE
 
@@ -163,7 +163,7 @@ async def list_messages(tx: Tx) -> list[bytes]:
 
 
 async def add_phone(inbound: Inbound) -> None:
-    """Give Alice a device."""
+    """Add a device of Alice."""
     database = inbound.server.world.database
 
     async def insert(tx: Tx) -> None:

@@ -10,7 +10,14 @@ from hs.core.canonical_json import JsonObject
 from hs.core.errors import RemoteFault
 from hs.services.rooms.store.stored_event import EventStatus
 from hs.storage.database import Database
-from tests.support.inbound import THREE, TWO, Inbound, count_rows, joined_history, open_inbound
+from tests.services.federation.inbound_server import (
+    THREE,
+    TWO,
+    Inbound,
+    count_rows,
+    joined_history,
+    open_inbound,
+)
 from tests.support.peers import ADMIN, BERT, CORA, History
 from tests.support.rooms import ALICE
 

@@ -1,8 +1,15 @@
 """Events that leave: to the servers in the room, in order, once the network allows it."""
 
 from hs.core.ids import ServerName, UserID
+from tests.services.federation.sending import (
+    JOIN,
+    ReceivingPeer,
+    receive,
+    sending,
+    shared_room,
+    wait_until,
+)
 from tests.support.federation import open_servers
-from tests.support.sending import JOIN, ReceivingPeer, receive, sending, shared_room, wait_until
 
 NEAR, FAR, OTHER = (ServerName(f"{name}.example") for name in ("near", "far", "other"))
 ANN = UserID("@ann:near.example")

@@ -14,10 +14,10 @@ from hs.services.federation_client.peer_transport import PeerRequest
 from hs.settings.settings import Settings
 from hs.storage.database import Database
 from hs.storage.federation import remote_devices
+from tests.services.federation.sending import ReceivingPeer, shared_room
 from tests.support.composition import SETTINGS, Neighbourhood
 from tests.support.devices import Process, plain_keys
 from tests.support.federation import FederatedServer, PeerNetwork, open_server
-from tests.support.sending import ReceivingPeer, shared_room
 
 NEAR, FAR = ServerName("near.example"), ServerName("far.example")
 ANN, USER = UserID("@ann:near.example"), UserID("@user:far.example")

@@ -7,6 +7,7 @@ import pytest
 from hs.core.edus import DIRECT_TO_DEVICE
 from hs.storage.database import Database
 from hs.storage.federation import outgoing_to_device
+from tests.services.federation.sending import sending, wait_until
 from tests.services.federation.users.remote_lists import (
     ANN,
     FAR,
@@ -16,7 +17,6 @@ from tests.services.federation.users.remote_lists import (
     share_room,
 )
 from tests.support.federation import PeerNetwork
-from tests.support.sending import sending, wait_until
 
 
 @pytest.fixture
