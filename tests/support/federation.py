@@ -23,6 +23,7 @@ from hs.core.signing.keys import Signer
 from hs.core.signing.signed_json import sign_json
 from hs.core.unpadded_base64 import encode_base64
 from hs.lib.clock import FixedClock
+from hs.lib.http_client import HttpClient
 from hs.services.federation_client.client import FederationClient
 from hs.services.federation_client.key_responses import KEYS_URI
 from hs.services.federation_client.peer_transport import (
@@ -160,6 +161,7 @@ async def open_server(
     settings: Settings = SETTINGS,
     clock: FixedClock | None = None,
     neighbours: Neighbourhood | None = None,
+    http: HttpClient | None = None,
 ) -> AsyncIterator[FederatedServer]:
     """Start a server and connect it; leaving the block stops it."""
     server_name = ServerName(name)
@@ -169,6 +171,7 @@ async def open_server(
         clock=clock,
         neighbours=neighbours,
         peers=network.transport_of(server_name),
+        http=http,
     ) as process:
         network.answers[server_name] = answering(process.client())
         try:

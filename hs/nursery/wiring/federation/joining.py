@@ -16,7 +16,7 @@ from hs.services.federation.joining.outgoing_invites import OutgoingInvites
 from hs.services.federation.joining.outside_changes import OutsideChanges
 from hs.services.federation.joining.remote_aliases import RemoteAliases
 from hs.services.federation.joining.remote_joins import RemoteJoins
-from hs.services.federation.joining.room_access import RoomAccess
+from hs.services.federation.joining.room_access import HandshakeAccess
 from hs.services.federation.joining.rooms_of_others import RoomsOfOthers
 from hs.services.federation.joining.signed_templates import TemplateSigner
 from hs.services.federation.joining.stripped_states import StrippedStates
@@ -67,7 +67,7 @@ def wire_joining(
     base: ProcessBase, rooms: Rooms, members: MembershipServices, queries: UserQueries
 ) -> Part:
     """Build what other servers ask for when memberships of their users or ours change."""
-    access = RoomAccess(rooms.auth_states, rooms.memberships)
+    access = HandshakeAccess(rooms.auth_states, rooms.memberships)
     stripped = _stripped_states(base, rooms)
     handshakes = MembershipHandshakes(
         signer=base.signer,
@@ -83,7 +83,6 @@ def wire_joining(
         database=base.database,
         settings=base.settings.rooms,
         access=access,
-        auth_states=rooms.auth_states,
         memberships=rooms.memberships,
         checker=rooms.checker,
         stripped=stripped,

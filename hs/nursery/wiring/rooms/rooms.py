@@ -36,6 +36,7 @@ from hs.services.rooms.receive.outside_memberships import (
 )
 from hs.services.rooms.receive.pdu_checks import PduChecker
 from hs.services.rooms.receive.received_room import RoomStores
+from hs.services.rooms.receive.withdrawals import InviteWithdrawals
 from hs.services.rooms.retention.request_cleanup import CLEANUP_PERIOD_S, RoomCleanup
 from hs.services.rooms.store.auth_chains import AuthGraph
 from hs.services.rooms.store.auth_state import AuthStateReader
@@ -82,6 +83,7 @@ class Rooms:
     receiver: RoomReceiver
     templates: EventTemplates
     outside: OutsideMemberships
+    withdrawals: InviteWithdrawals
     graph: AuthGraph
     checker: PduChecker
     owner: RoomOwner | None
@@ -121,7 +123,9 @@ def wire_rooms(base: ProcessBase, keys: KeyRing, policies: PolicyServers) -> Roo
     appender = ShardedAppender(ownership, appenders)
     receivers = sharded(RoomReceiver, EVENTS, lambda: owned().receiver)
     templates = sharded(EventTemplates, EVENTS, lambda: owned().templates)
-    outside = sharded(OutsideMemberships, EVENTS, lambda: owned().outside)
+    outside = ShardedOutsideMemberships(
+        ownership, sharded(OutsideMemberships, EVENTS, lambda: owned().outside)
+    )
     departures = RoomDepartures(base.database, appender, memberships)
     cleanup = RoomCleanup(base.database, base.clock)
     return Rooms(
@@ -136,7 +140,8 @@ def wire_rooms(base: ProcessBase, keys: KeyRing, policies: PolicyServers) -> Roo
         appender=appender,
         receiver=ShardedReceiver(ownership, receivers),
         templates=ShardedTemplates(ownership, templates),
-        outside=ShardedOutsideMemberships(ownership, outside),
+        outside=outside,
+        withdrawals=InviteWithdrawals(checker, events, memberships, outside),
         graph=graph,
         checker=checker,
         owner=owner,

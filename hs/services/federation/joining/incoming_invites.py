@@ -25,13 +25,13 @@ from hs.core.ids import EventID, RoomID, ServerName, UserID, server_of
 from hs.core.signing.keys import Signer
 from hs.core.versions import RoomVersion, room_version
 from hs.services.accounts.limits.appservice_users import UserQueries
-from hs.services.federation.joining.room_access import RoomAccess
+from hs.services.federation.joining.room_access import HandshakeAccess
 from hs.services.federation.joining.stripped_states import StrippedStates
 from hs.services.rooms.membership.invite_permissions import InvitePermissions
 from hs.services.rooms.membership.membership_limits import MembershipLimits
 from hs.services.rooms.receive.outside_memberships import OutsideMembership, OutsideMemberships
 from hs.services.rooms.receive.pdu_checks import PduChecker, RefusedPdu
-from hs.services.rooms.store.auth_state import AuthState, AuthStateReader
+from hs.services.rooms.store.auth_state import AuthState
 from hs.services.rooms.store.memberships import Memberships
 from hs.settings.sections.rooms import RoomSettings
 from hs.storage.accounts import users
@@ -56,8 +56,7 @@ class IncomingInvites:
     signer: Signer
     database: Database
     settings: RoomSettings
-    access: RoomAccess
-    auth_states: AuthStateReader
+    access: HandshakeAccess
     memberships: Memberships
     checker: PduChecker
     stripped: StrippedStates
@@ -73,10 +72,10 @@ class IncomingInvites:
             IncompatibleRoomVersion, LimitExceeded.
         """
         rules = _rules_of(request.room_version)
+        room = await self._room(origin, request.room_id, rules)
         event, target = await self._checked_event(origin, request, rules)
         await self._check_target(UserID(event.sender), target)
         self.limits.check_remote_invite(request.room_id, target)
-        room = await self._room(origin, request.room_id, rules)
         signed = countersign(event, self.signer)
         if room is None:
             state = await self.stripped.check_invite(request.room_id, rules, request.room_state)
@@ -89,12 +88,12 @@ class IncomingInvites:
         self, origin: ServerName, room_id: RoomID, rules: RoomVersion
     ) -> AuthState | None:
         """Return the room if this server is in it. Raises: Forbidden, InvalidParam."""
-        known = await self.auth_states.read(room_id)
-        if known is not None and known.rules is not rules:
-            raise InvalidParam("room_version is not the version of the room")
-        if known is None or not (await self.memberships.present(room_id)).local:
+        if not (await self.memberships.present(room_id)).local:
             return None
-        return await self.access.open(origin, room_id)
+        room = await self.access.open(origin, room_id)
+        if room.rules is not rules:
+            raise InvalidParam("room_version is not the version of the room")
+        return room
 
     async def _checked_event(
         self, origin: ServerName, request: InviteRequest, rules: RoomVersion

@@ -29,7 +29,7 @@ from hs.core.events.event import Event
 from hs.core.events.format import parse_pdu
 from hs.core.ids import EventID, RoomID, ServerName, UserID, is_user_id, server_of
 from hs.core.signing.keys import Signer
-from hs.services.federation.joining.room_access import RoomAccess
+from hs.services.federation.joining.room_access import HandshakeAccess
 from hs.services.rooms.append.drafts import Draft
 from hs.services.rooms.append.event_templates import BuiltEvent, EventTemplates
 from hs.services.rooms.membership.membership import AUTHORISER
@@ -47,7 +47,7 @@ class MembershipHandshakes:
     """Serves make_join, send_join and their like."""
 
     signer: Signer
-    access: RoomAccess
+    access: HandshakeAccess
     templates: EventTemplates
     receiver: RoomReceiver
     restricted: RestrictedJoins

@@ -16,7 +16,7 @@ _ACL_KEY: Final = (event_types.SERVER_ACL, "")
 
 
 @attrs.frozen(eq=False)
-class RoomAccess:
+class HandshakeAccess:
     """Opens rooms for other servers."""
 
     _auth_states: AuthStateReader

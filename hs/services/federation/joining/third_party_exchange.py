@@ -11,7 +11,7 @@ from hs.core.canonical_json import JsonObject
 from hs.core.errors import InvalidParam
 from hs.core.events import event_types
 from hs.core.ids import RoomID, ServerName, parse_user_id
-from hs.services.federation.joining.room_access import RoomAccess
+from hs.services.federation.joining.room_access import HandshakeAccess
 from hs.services.rooms.membership.third_party_invites import ThirdPartyInvites
 
 
@@ -19,7 +19,7 @@ from hs.services.rooms.membership.third_party_invites import ThirdPartyInvites
 class ThirdPartyExchange:
     """Serves exchange_third_party_invite."""
 
-    _access: RoomAccess
+    _access: HandshakeAccess
     _invites: ThirdPartyInvites
 
     async def exchange(self, origin: ServerName, room_id: RoomID, event: JsonObject) -> None:
@@ -27,6 +27,7 @@ class ThirdPartyExchange:
 
         Raises: InvalidParam, Forbidden, NotFound, RemoteFault.
         """
+        await self._access.open(origin, room_id)
         content = _object(event, "content")
         if event.get("type") != event_types.MEMBER or content.get("membership") != "invite":
             raise InvalidParam("The event must be an m.room.member with the membership invite")
@@ -36,7 +37,6 @@ class ThirdPartyExchange:
         signed = _object(_object(content, "third_party_invite"), "signed")
         if signed.get("mxid") != user_id:
             raise InvalidParam("signed.mxid must be the invited user")
-        await self._access.open(origin, room_id)
         await self._invites.exchange(room_id, user_id, signed)
 
 

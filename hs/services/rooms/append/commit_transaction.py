@@ -116,6 +116,9 @@ async def commit_group(
     if work.snapshots:
         snapshot_ids = await state.new_snapshot_ids(tx, len(work.snapshots))
         key_ids = await _store_snapshots(tx, work, snapshot_ids, numbers)
+    elif outlier_keys := _keys_of_outliers(pending_events, work.key_ids):
+        # A state that will contain outliers is stored in a later commit, which is then shorter.
+        key_ids = await state.intern_keys(tx, outlier_keys)
     new = [pending for pending in pending_events if pending.outlier_id is None]
     state_events = [
         (numbers.events[pending.event.event_id], pending.event)
@@ -150,6 +153,17 @@ async def commit_group(
         await sticky_events.insert(tx, sticky)
     await _set_links(tx, work, pending_events, numbers)
     return CommitResult(stream_ids, snapshot_ids, key_ids), rows
+
+
+def _keys_of_outliers(
+    pending_events: Sequence[PendingEvent], known: Mapping[Key, int]
+) -> list[Key]:
+    keys = [
+        (pending.event.type, pending.event.state_key)
+        for pending in pending_events
+        if pending.status == EventStatus.OUTLIER and pending.event.state_key is not None
+    ]
+    return [key for key in keys if key not in known]
 
 
 async def _look_up_stored_events(

@@ -185,6 +185,22 @@ class HotRooms:
         finish = partial(self._on_finished, room, on_finished)
         return EventBatch(room.room_id, list(events), change, on_finished=finish)
 
+    def submit_outliers(
+        self, room: HotRoom, events: Sequence[PendingEvent], row: NewRoomRow | None
+    ) -> EventBatch:
+        """Queue the commit of outliers, which change nothing in a held room.
+
+        Raises: NotCommitted.
+        """
+        self._committer.check_open()
+        room.pins += 1
+        for pending in events:
+            room.pending[pending.event.event_id] = pending
+        on_finished = partial(self._on_finished, room, _ignore_batch)
+        batch = EventBatch(room.room_id, list(events), None, row, on_finished)
+        self._committer.submit(batch)
+        return batch
+
     async def _load(self, room_id: RoomID, make: Callable[[], HotRoom] | None) -> HotRoom:
         record = await self._database.read_snapshot(load_room, room_id)
         room = None if record is None else build_hot_room(room_id, record, self._events)

@@ -115,6 +115,8 @@ class OwnedRoomReceiver:
     ) -> ReceiveResult:
         """Create a room from state received from another server; see RoomReceiver."""
         rules = room_version(version)
+        known = set(state)
+        auth_chain = [pdu for pdu in auth_chain if pdu not in known]
         checked = await self._checker.check(room_id, rules, [event, *state, *auth_chain])
         event_or_refusal = checked[0]
         if isinstance(event_or_refusal, RefusedPdu):

@@ -163,21 +163,11 @@ class PduProcessor:
         """Return the state of the auth events, and why they do not allow the event, if so."""
         auth_events = [self._room.get_known(each) for each in event.auth_events]
         known = [auth_event for auth_event in auth_events if auth_event is not None]
-        rejected = {each.event.event_id for each in known if each.status == EventStatus.REJECTED}
-        state: dict[StateKey, Event] = {
-            (each.event.type, each.event.state_key or ""): each.effective_event for each in known
-        }
+        create = None
         if event.rules.room_id_is_create_hash and event.type != event_types.CREATE:
             create_id = create_event_id_of(event.room_id)
             create = (await self._room.find_known([create_id])).get(create_id)
-            if create is not None and create.status != EventStatus.REJECTED:
-                state[event_types.CREATE_KEY] = create.effective_event
-        try:
-            check_auth_events_selection(event, [each.event for each in known], rejected)
-            check_auth(event, state)
-        except Forbidden as fault:
-            return state, f"The auth events do not allow the event: {fault.message}"
-        return state, None
+        return auth_check(event, known, create)
 
     async def _check_state(self, snapshot: Snapshot, event: Event) -> str | None:
         return _rejection(event, await self._room.auth_state(snapshot, event))
@@ -302,6 +292,27 @@ class PduProcessor:
         missing = [each for each in event.auth_events if self._room.get_known(each) is None]
         self.missing_auth_events.update(missing)
         return bool(missing)
+
+
+def auth_check(
+    event: Event, auth_events: Sequence[KnownEvent], create: KnownEvent | None
+) -> tuple[dict[StateKey, Event], str | None]:
+    """Return the state of an event's auth events, and why they do not allow it, if so.
+
+    `create` is the create event of the room, in versions in which events do not cite it.
+    """
+    rejected = {each.event.event_id for each in auth_events if each.status == EventStatus.REJECTED}
+    state: dict[StateKey, Event] = {
+        (each.event.type, each.event.state_key or ""): each.effective_event for each in auth_events
+    }
+    if create is not None and create.status != EventStatus.REJECTED:
+        state[event_types.CREATE_KEY] = create.effective_event
+    try:
+        check_auth_events_selection(event, [each.event for each in auth_events], rejected)
+        check_auth(event, state)
+    except Forbidden as fault:
+        return state, f"The auth events do not allow the event: {fault.message}"
+    return state, None
 
 
 def _rejection(event: Event, state: Mapping[StateKey, Event]) -> str | None:

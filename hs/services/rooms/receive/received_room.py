@@ -39,6 +39,7 @@ from hs.storage.database import Database, Tx
 from hs.storage.rooms import events
 
 MAX_RECENT_STATES: Final = 256  # per room, of each kind
+OUTLIERS_AT_ONCE: Final = 250
 
 
 @attrs.frozen(eq=False)
@@ -171,8 +172,7 @@ class ReceivedRoom:
     async def find_known(self, event_ids: Collection[EventID]) -> dict[EventID, KnownEvent]:
         """Load events; return those that are known."""
         await self.load(event_ids)
-        known = ((event_id, self._known.get(event_id)) for event_id in event_ids)
-        return {event_id: event for event_id, event in known if event is not None}
+        return self.known_among(event_ids)
 
     def add(self, pending: PendingEvent, head: RoomHead) -> None:
         """Add an event, after which the room's head is `head`."""
@@ -181,6 +181,23 @@ class ReceivedRoom:
         self.head = head
         self._event_being_added = None
         self._record(pending)
+
+    def known_among(self, event_ids: Iterable[EventID]) -> dict[EventID, KnownEvent]:
+        """Return those of the loaded events that are known."""
+        known = ((event_id, self._known.get(event_id)) for event_id in event_ids)
+        return {event_id: event for event_id, event in known if event is not None}
+
+    def announce_outliers(self, outliers: Mapping[EventID, KnownEvent]) -> None:
+        """Record outliers that are about to be stored."""
+        self._known.update(outliers)
+
+    async def store_outliers(self, outliers: Sequence[PendingEvent]) -> None:
+        """Commit outliers, some at a time, so that other rooms are written in between."""
+        for start in range(0, len(outliers), OUTLIERS_AT_ONCE):
+            part = outliers[start : start + OUTLIERS_AT_ONCE]
+            batch = self._stores.rooms.submit_outliers(self.room, part, self.new_room)
+            await batch.wait()
+            self._stores.rooms.check_not_dropped(self.room)
 
     def announce(self, pending: PendingEvent, state_after: Snapshot) -> None:
         """Record an event that is about to be added, and the state after it."""
@@ -207,6 +224,10 @@ class ReceivedRoom:
         if pending.redacts is not None:
             self._redacted_by_pending.add(pending.redacts)
         self._missing_prev_events.update(pending.missing_prev_events)
+
+    def check_not_dropped(self) -> None:
+        """Raise RoomDropped if a commit of the room has failed."""
+        self._stores.rooms.check_not_dropped(self.room)
 
     def submit_new(self) -> None:
         """Submit the new events to be committed."""

@@ -3,6 +3,8 @@
 Rules:
 
 - The state and its auth chain are stored as outliers; those that fail their checks are left out.
+  They are stored in several commits, once everything has been checked, and before the event: if the
+  event is not stored in the end, they are never seen.
 - The event must be allowed by its auth events and by the imported state, else the import fails.
 - A room that is stored already, from a time when local users were in it, is imported again: the
   imported state replaces the current state, and the event becomes the only forward extremity. What
@@ -15,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import attrs
+import trio
 
 from hs.core.errors import Forbidden
 from hs.core.events import event_types
@@ -22,12 +25,17 @@ from hs.core.events.event import Event
 from hs.core.events.event_types import StateKey
 from hs.core.events.format import create_event_id_of
 from hs.core.ids import EventID
-from hs.services.rooms.append.hot_room import HotRoom, extremity, head_before_create
+from hs.services.rooms.append.hot_room import HotRoom, RoomHead, extremity, head_before_create
 from hs.services.rooms.append.pending_events import NewRoomRow, PendingEvent
 from hs.services.rooms.receive.event_receiver import PduOutcome, PduVerdict
 from hs.services.rooms.receive.graph_order import auth_order
-from hs.services.rooms.receive.pdu_processing import PduProcessor, own_entry, state_changes
-from hs.services.rooms.receive.received_room import ReceivedRoom
+from hs.services.rooms.receive.pdu_processing import (
+    PduProcessor,
+    auth_check,
+    own_entry,
+    state_changes,
+)
+from hs.services.rooms.receive.received_room import KnownEvent, ReceivedRoom, state_difference
 from hs.services.rooms.store.stored_event import EventStatus
 
 _DEFAULT_ROOM_VERSION: Final = "1"  # of create events without `room_version`
@@ -90,39 +98,79 @@ async def import_room(room: ReceivedRoom, room_import: RoomImport) -> PduVerdict
         return PduVerdict(event.event_id, PduOutcome.KNOWN)
     if not room.head.extremities:
         room.new_room = NewRoomRow(event.rules.identifier, room_import.create.sender)
-    await room.load(
-        {
-            event_id
-            for each in (event, *room_import.outliers)
-            for event_id in (each.event_id, *each.auth_events)
-        }
-    )
-    for outlier in auth_order(room_import.outliers):
-        await processor.store_outlier(outlier)
     old = room.head
-    known_state = await room.find_known(list(room_import.state.values()))
-    state = {
-        key: each
-        for key, each in room_import.state.items()
-        if each in known_state and known_state[each].status != EventStatus.REJECTED
-    }
-    changes = await room.changes_to(room.snapshot_from(state))
-    head = room.head.with_state(changes, room.room.create)
-    rejection = await processor.rejection_reason(event, head.snapshot)
+    imported = await _check_outliers(room, room_import)
+    room.announce_outliers(imported.events)
+    rejection = await processor.rejection_reason(event, imported.head.snapshot)
     if rejection is not None:
         raise Forbidden(rejection)
     await room.load(event.prev_events)
+    await room.store_outliers(imported.outliers)
     own = own_entry(event)
+    changes = await trio.to_thread.run_sync(state_changes, old, {**imported.changes, **own})
+    room.check_not_dropped()
     pending = PendingEvent(
         event,
-        head.snapshot,
-        state_changes(old, {**changes, **own}),
+        imported.head.snapshot,
+        changes,
         only_own_entry=False,
         missing_prev_events=tuple(
             each for each in event.prev_events if not processor.has_state_before(each)
         ),
         outlier_id=None if known is None else known.stream_id,
     )
-    after = head.with_state(own, room.room.create)
+    after = imported.head.with_state(own, room.room.create)
     room.add(pending, after.with_extremities((extremity(event),)))
     return PduVerdict(event.event_id, PduOutcome.ACCEPTED)
+
+
+@attrs.frozen(eq=False)
+class _ImportedState:
+    """The outliers to store, all events of the import, and what its state changes."""
+
+    outliers: Sequence[PendingEvent]
+    events: Mapping[EventID, KnownEvent]
+    changes: Mapping[StateKey, Event | None]
+    head: RoomHead
+
+
+async def _check_outliers(room: ReceivedRoom, room_import: RoomImport) -> _ImportedState:
+    event_ids = await trio.to_thread.run_sync(_ids_in, room_import)
+    await room.load(event_ids)
+    known = room.known_among(event_ids)
+    # In a thread, as a room may have 100,000 members. The room is held, so nothing else changes it.
+    imported = await trio.to_thread.run_sync(
+        _imported_state, room_import, known, room.head, room.room.create
+    )
+    room.check_not_dropped()
+    return imported
+
+
+def _ids_in(room_import: RoomImport) -> set[EventID]:
+    events = (room_import.event, *room_import.outliers)
+    return {event_id for each in events for event_id in (each.event_id, *each.auth_events)}
+
+
+def _imported_state(
+    room_import: RoomImport, known: dict[EventID, KnownEvent], head: RoomHead, create: Event
+) -> _ImportedState:
+    outliers = []
+    for event in auth_order(room_import.outliers):
+        auth_events = [known[each] for each in event.auth_events if each in known]
+        if event.event_id in known or len(auth_events) < len(event.auth_events):
+            continue
+        uncited = known.get(create.event_id) if event.rules.room_id_is_create_hash else None
+        _, rejection = auth_check(event, auth_events, uncited)
+        status = EventStatus.OUTLIER if rejection is None else EventStatus.REJECTED
+        known[event.event_id] = KnownEvent(event, status)
+        outliers.append(PendingEvent(event, None, status=status))
+    state = {
+        key: each
+        for key, each in room_import.state.items()
+        if each in known and known[each].status != EventStatus.REJECTED
+    }
+    changes = {
+        key: None if each is None else known[each].effective_event
+        for key, each in state_difference(head.snapshot.map, state).items()
+    }
+    return _ImportedState(outliers, known, changes, head.with_state(changes, create))

@@ -142,8 +142,9 @@ async def test_invite_without_answer_is_not_appended() -> None:
             await membership_of(far).invite(Requester(ANN), room_id, BEN)
         network.down.remove(NEAR)
         peer = ScriptedPeer(NEAR, network)
-        answer: dict[str, Any]
-        for answer in ({}, {"event": {}}, {"event": {"signatures": {NEAR: {"ed25519:key": "AA"}}}}):
+        unsigned = {"signatures": {NEAR: {"ed25519:key": "AA"}}}
+        answers: list[dict[str, Any]] = [{}, {"event": {}}, {"event": unsigned}]
+        for answer in answers:
             peer.responses[INVITE] = (200, answer)
             with pytest.raises(RemoteFault):
                 await membership_of(far).invite(Requester(ANN), room_id, BEN)

@@ -166,14 +166,14 @@ async def test_room_that_a_server_made_up_is_not_stored() -> None:
         state = (await far.world.states.current(other_id)).values()
         pdus = [stored.event.pdu for stored in (await far.world.events.get(state)).values()]
         network.down.add(FAR)  # its name is in the room ID
-        answer: Any
-        for answer in (
+        answers: tuple[Any, ...] = (
             {"state": pdus, "auth_chain": pdus},
             {"state": [], "auth_chain": []},
             {"state": pdus, "auth_chain": pdus, "members_omitted": True},
             {"state": {}, "auth_chain": pdus},
             b"[" * 100_000,
-        ):
+        )
+        for answer in answers:
             lies.responses[SEND_JOIN] = (200, answer)
             with pytest.raises(RemoteFault):
                 await join(near, BEN, room_id, THIRD)
