@@ -12,8 +12,8 @@ from hs.apis.web.route import route
 from hs.core.errors import TooLarge
 from hs.lib.turns import Turns
 
-# Large enough for a batch of events of a large room, and for the rows that fill a gap.
-MAX_CALL_BYTES = 64 * 1024 * 1024
+# Large enough for the state of a large room, and for the rows that fill a gap.
+MAX_CALL_BYTES = 112 * 1024 * 1024
 # Callers without the secret must not delay those that have it.
 REFUSALS_OF_PASS = 8
 

@@ -49,7 +49,7 @@ def wire_remote_rooms(
             templates=templates,
             stripped=stripped,
             memberships=rooms.memberships,
-            events=rooms.events,
+            leaves=rooms.leaves,
             outside=rooms.outside,
         ),
         invites=OutgoingInvites(

@@ -29,6 +29,7 @@ from hs.services.rooms.append.transaction_ids import TransactionIds
 from hs.services.rooms.membership.deactivated_users import FINISH_PERIOD_S, RoomDepartures
 from hs.services.rooms.receive.event_intake import OwnedRoomReceiver
 from hs.services.rooms.receive.event_receiver import RoomReceiver, ShardedReceiver
+from hs.services.rooms.receive.outside_leave import OutsideLeaves
 from hs.services.rooms.receive.outside_memberships import (
     OutsideMemberships,
     OwnedOutsideMemberships,
@@ -83,6 +84,7 @@ class Rooms:
     receiver: RoomReceiver
     templates: EventTemplates
     outside: OutsideMemberships
+    leaves: OutsideLeaves
     withdrawals: InviteWithdrawals
     graph: AuthGraph
     checker: PduChecker
@@ -126,7 +128,8 @@ def wire_rooms(base: ProcessBase, keys: KeyRing, policies: PolicyServers) -> Roo
     outside = ShardedOutsideMemberships(
         ownership, sharded(OutsideMemberships, EVENTS, lambda: owned().outside)
     )
-    departures = RoomDepartures(base.database, appender, memberships)
+    leaves = OutsideLeaves(events, outside, base.signer, base.clock)
+    departures = RoomDepartures(base.database, appender, memberships, leaves)
     cleanup = RoomCleanup(base.database, base.clock)
     return Rooms(
         events=events,
@@ -141,6 +144,7 @@ def wire_rooms(base: ProcessBase, keys: KeyRing, policies: PolicyServers) -> Roo
         receiver=ShardedReceiver(ownership, receivers),
         templates=ShardedTemplates(ownership, templates),
         outside=outside,
+        leaves=leaves,
         withdrawals=InviteWithdrawals(checker, events, memberships, outside),
         graph=graph,
         checker=checker,

@@ -16,25 +16,21 @@ import trio
 
 from hs.core.errors import Forbidden, MatrixError, RemoteFault
 from hs.core.events import event_types
-from hs.core.events.build import EventDraft, GraphPosition, build_event
 from hs.core.events.event import Event
-from hs.core.ids import EventID, RoomID, ServerName, UserID
+from hs.core.ids import RoomID, ServerName, UserID
 from hs.services.federation.joining.candidates import ServerCandidates, try_in_turn
 from hs.services.federation.joining.signed_templates import ExpectedMember, TemplateSigner
 from hs.services.federation.joining.stripped_states import StrippedStates
 from hs.services.federation.requests.membership import make_membership, send_knock, send_leave
 from hs.services.federation_client.client import FederationClient
-from hs.services.rooms.append.event_builder import MAX_DEPTH, random_opaque
-from hs.services.rooms.append.hot_room import encoded_reference_hash
+from hs.services.rooms.receive.outside_leave import OutsideLeaves
 from hs.services.rooms.receive.outside_memberships import OutsideMembership, OutsideMemberships
-from hs.services.rooms.store.event_store import EventStore
-from hs.services.rooms.store.memberships import LocalMembership, Memberships
+from hs.services.rooms.store.memberships import Memberships
 
 KNOCK_DEADLINE_S: Final = 120.0
 LEAVE_DEADLINE_S: Final = 30.0
 """Time in which other servers may hear of a rejection, while the client waits."""
 
-_MAX_CITED: Final = 10
 _REJECTABLE: Final = (event_types.INVITE, event_types.KNOCK)
 
 log = logging.getLogger(__name__)
@@ -49,7 +45,7 @@ class OutsideChanges:
     templates: TemplateSigner
     stripped: StrippedStates
     memberships: Memberships
-    events: EventStore
+    leaves: OutsideLeaves
     outside: OutsideMemberships
 
     async def knock(
@@ -87,7 +83,10 @@ class OutsideChanges:
                 event = await try_in_turn(servers, partial(self._leave_through, expected=expected))
             except (MatrixError, RemoteFault) as fault:
                 log.info("no server heard that %s rejected %s: %s", user_id, room_id, fault)
-        await self._store(event or await self._own_leave(own, expected))
+        if event is None:
+            await self.leaves.leave(own, content)
+        else:
+            await self._store(event)
 
     async def _leave_through(self, server: ServerName, expected: ExpectedMember) -> Event:
         event = await self._event_through(server, expected)
@@ -99,32 +98,6 @@ class OutsideChanges:
             self.client, server, expected.membership, expected.room_id, expected.user_id
         )
         return self.templates.sign(server, template, expected)
-
-    async def _own_leave(self, own: LocalMembership, expected: ExpectedMember) -> Event:
-        """Build a leave that follows the invite or knock, all that is known of the room."""
-        stored = await self.events.get_one(own.event_id)
-        if stored is None:
-            raise Forbidden("You are not in this room")
-        before = stored.event
-        rules = before.rules
-        signer, now_ms = self.templates.signer, self.templates.clock.now_ms()
-        event_id = None
-        if not rules.event_id_is_hash:
-            event_id = EventID(f"${random_opaque()}:{signer.server_name}")
-        cited = [before.event_id, *before.auth_events][:_MAX_CITED]
-        hash_of_before = "" if rules.event_id_is_hash else encoded_reference_hash(before)
-        place = GraphPosition(
-            room_id=expected.room_id,
-            prev_events=[before.event_id],
-            auth_events=cited,
-            depth=min(before.depth + 1, MAX_DEPTH),
-            origin_server_ts=now_ms,
-            event_id=event_id,
-            reference_hashes=dict.fromkeys(cited, hash_of_before),
-        )
-        user_id = expected.user_id
-        draft = EventDraft(event_types.MEMBER, user_id, expected.content, user_id)
-        return build_event(draft, place, rules, signer)
 
     async def _store(self, event: Event, stripped_state: bytes | None = None) -> None:
         membership = OutsideMembership(event.rules.identifier, event.canonical, stripped_state)

@@ -69,15 +69,18 @@ class RemoteJoins:
 
     async def join_authorised(
         self, user_id: UserID, room_id: RoomID, content: Mapping[str, Any]
-    ) -> None:
+    ) -> bool:
         """Join a room that this server is in, authorised by a user of another server.
 
-        Raises: MatrixError, RemoteFault.
+        Return False if no other server is in the room. Raises: MatrixError, RemoteFault.
         """
+        present = await self.memberships.present(room_id)
+        if len(present.local) == len(present.joined):
+            return False
         with trio.move_on_after(DEADLINE_S):
             async with self.locks.hold(room_id):
                 await self._join(ExpectedMember(room_id, user_id, content), ())
-            return
+            return True
         raise _too_late()
 
     async def _join(self, expected: ExpectedMember, via: Sequence[ServerName]) -> None:

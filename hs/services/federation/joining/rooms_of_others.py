@@ -39,9 +39,9 @@ class RoomsOfOthers:
 
     async def join_authorised(
         self, user_id: UserID, room_id: RoomID, content: Mapping[str, Any]
-    ) -> None:
+    ) -> bool:
         """Join a room that this server is in; see RemoteRooms."""
-        await self.joins.join_authorised(user_id, room_id, content)
+        return await self.joins.join_authorised(user_id, room_id, content)
 
     async def knock(
         self,

@@ -1,11 +1,12 @@
 """Create rooms: all first events in one commit, with the alias reserved before it."""
 
+import logging
 from collections.abc import Sequence
 from typing import Final
 
 import attrs
 
-from hs.core.errors import Forbidden, InvalidParam, InvalidRoomState
+from hs.core.errors import Forbidden, InvalidParam, InvalidRoomState, MatrixError, RemoteFault
 from hs.core.events import event_types
 from hs.core.ids import RoomAlias, RoomID, ServerName, UserID, server_of
 from hs.core.requester import Requester
@@ -33,6 +34,9 @@ from hs.settings.sections.rooms import RoomSettings
 MAX_INVITES: Final = 100
 MAX_INVITES_IF_EXEMPT: Final = 5000  # of application services, which bridge whole groups
 MAX_INVITES_AT_ONCE: Final = 100  # in one commit; the first ones are created with the room
+
+
+log = logging.getLogger(__name__)
 
 
 @attrs.frozen(eq=False, kw_only=True)
@@ -86,8 +90,15 @@ class RoomCreation:
             await self.public_rooms.set_listed(room_id, True)
         for draft in drafts:
             if self._is_remote_invite(draft):
-                await self.remote.invite(room_id, draft)
+                await self._invite_remote(room_id, draft)
         return room_id
+
+    async def _invite_remote(self, room_id: RoomID, draft: Draft) -> None:
+        """Invite a user of another server, whose failure does not undo the room."""
+        try:
+            await self.remote.invite(room_id, draft)
+        except (MatrixError, RemoteFault) as fault:
+            log.info("room %s was created without %s: %s", room_id, draft.state_key, fault)
 
     def _alias(self, requester: Requester, request: NewRoomRequest) -> RoomAlias | None:
         if request.alias_localpart is None:

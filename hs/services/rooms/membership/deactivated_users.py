@@ -16,6 +16,7 @@ from hs.core.events import event_types
 from hs.core.ids import EventID, RoomID, UserID
 from hs.services.rooms.append.appender import RoomAppender
 from hs.services.rooms.append.drafts import Draft
+from hs.services.rooms.receive.outside_leave import OutsideLeaves
 from hs.services.rooms.store.memberships import LocalMembership, Memberships
 from hs.storage.accounts import deactivated_users
 from hs.storage.database import Database
@@ -37,6 +38,7 @@ class RoomDepartures:
     _database: Database
     _appender: RoomAppender
     _memberships: Memberships
+    _outside: OutsideLeaves
     _waiting: OrderedDict[UserID, None] = attrs.Factory(OrderedDict)
     _arrived: trio.Semaphore = attrs.field(factory=lambda: trio.Semaphore(0))
 
@@ -76,4 +78,8 @@ class RoomDepartures:
         try:
             await self._appender.append(room_id, [draft])
         except MatrixError as error:
-            log.warning("deactivated user %s could not leave room %s: %s", user_id, room_id, error)
+            # In a room that this server is not in, nobody else is told that the user is gone.
+            if not await self._outside.leave(own, {"membership": event_types.LEAVE}):
+                log.warning(
+                    "deactivated user %s could not leave room %s: %s", user_id, room_id, error
+                )

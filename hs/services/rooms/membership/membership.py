@@ -295,7 +295,8 @@ class RoomMembership:
             try:
                 authoriser = await self.restricted.authoriser_for(user_id, local_room)
             except UnableToGrantJoin:
-                await self.remote.join_authorised(user_id, room_id, content)
+                if not await self.remote.join_authorised(user_id, room_id, content):
+                    raise
                 return await self._finish_remote_join(user_id, room_id)
             if authoriser is not None:
                 content[AUTHORISER] = authoriser

@@ -27,9 +27,10 @@ class RemoteRooms(Protocol):
 
     async def join_authorised(
         self, user_id: UserID, room_id: RoomID, content: Mapping[str, Any]
-    ) -> None:
+    ) -> bool:
         """Join a restricted room that this server is in, authorised by a user of another server.
 
+        Return False if no other server is in the room.
         Raises: MatrixError, RemoteFault.
         """
         ...
@@ -85,9 +86,9 @@ class NoRemoteRooms:
 
     async def join_authorised(
         self, user_id: UserID, room_id: RoomID, content: Mapping[str, Any]
-    ) -> None:
-        """Raise MatrixError."""
-        raise _unreachable("No other server in this room can be reached")
+    ) -> bool:
+        """Return False."""
+        return False
 
     async def knock(
         self,

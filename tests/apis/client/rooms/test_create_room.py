@@ -13,7 +13,7 @@ from hs.settings.sections.rooms import RoomRule
 from hs.storage.database import Database
 from tests.support.composition import SERVER
 from tests.support.room_actions import DAVE, Actions, open_actions, room_settings
-from tests.support.rooms import ALICE, BOB, CAROL, ZOE
+from tests.support.rooms import ALICE, BOB, CAROL
 from tests.support.web import WebResponse
 
 V3 = "/_matrix/client/v3"
@@ -223,7 +223,7 @@ async def test_new_rooms_are_encrypted_if_configured(
         ({"invite": "bob"}, 400, "M_BAD_JSON"),
         ({"invite": ["bob"]}, 400, "M_INVALID_PARAM"),
         ({"invite": [ALICE]}, 400, "M_INVALID_PARAM"),
-        ({"invite": [ZOE]}, 404, "M_UNKNOWN"),
+        ({"invite": ["@zoe:no server"]}, 400, "M_INVALID_PARAM"),
         ({"invite": [f"@u{n}:{SERVER}" for n in range(101)]}, 400, "M_INVALID_PARAM"),
         ({"invite_3pid": [{"medium": "email"}]}, 400, "M_BAD_JSON"),
         ({"creation_content": {"m.federate": "no"}}, 400, "M_BAD_JSON"),

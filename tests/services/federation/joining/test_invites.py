@@ -9,9 +9,10 @@ import trio.testing
 
 from hs.core.canonical_json import canonical_json
 from hs.core.errors import Forbidden, MatrixError, RemoteFault
-from hs.core.ids import RoomID
+from hs.core.ids import RoomID, UserID
 from hs.core.requester import Requester
 from hs.core.versions import ROOM_VERSIONS
+from hs.storage.rooms import purge
 from tests.services.federation.joining.rooms_between import (
     ANN,
     BEN,
@@ -131,6 +132,46 @@ async def test_unknown_and_deactivated_users_are_not_invited() -> None:
                 await membership_of(far).invite(Requester(ANN), room_id, user_id)
             assert caught.value.errcode == errcode
             assert await membership_at(far, room_id, user_id) is None
+
+
+async def test_deactivated_user_is_not_invited_any_more() -> None:
+    async with open_servers(NEAR, FAR) as (near, far):
+        await register(near, BEN)
+        room_id = await invite_ben(far)
+        accounts = near.process.services.core.accounts
+        await accounts.lifecycle.deactivate(BEN, erase=False)
+
+        await near.process.services.core.rooms.departures.leave_all(BEN)
+
+        assert await membership_at(near, room_id, BEN) == "leave"
+
+
+async def test_forgotten_invite_is_purged() -> None:
+    async with open_servers(NEAR, FAR) as (near, far):
+        await register(near, BEN)
+        room_id = await invite_ben(far)
+        await membership_of(near).leave(Requester(BEN), room_id)
+        await membership_of(near).forget(Requester(BEN), room_id)
+
+        now_ms = near.world.clock.now_ms()
+        await near.world.database.write(purge.record_forgotten_rooms, now_ms)
+        members = await near.world.database.write(purge.purge_forgotten_room, room_id)
+
+        assert members == [BEN]
+        await membership_of(far).invite(Requester(ANN), room_id, BEN)
+        assert (await near.world.memberships.look_again(room_id, BEN)) is not None
+
+
+async def test_room_is_created_with_those_who_can_be_invited() -> None:
+    async with open_servers(NEAR, FAR) as (near, far):
+        token = await register(far, ANN)
+        await register(near, BEN)
+        body = {"invite": ["@dan:third.example", BEN]}
+        response = await far.web().post("/_matrix/client/v3/createRoom", body, token=token)
+
+        room_id = response.json["room_id"]
+        assert await membership_at(far, room_id, BEN) == "invite"
+        assert await membership_at(far, room_id, UserID("@dan:third.example")) is None
 
 
 async def test_invite_without_answer_is_not_appended() -> None:
