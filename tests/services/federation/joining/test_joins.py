@@ -6,7 +6,7 @@ import pytest
 import trio
 
 from hs.core.errors import Forbidden, MatrixError, RemoteFault
-from hs.core.ids import RoomID, ServerName
+from hs.core.ids import RoomID, ServerName, UserID
 from hs.core.versions import ROOM_VERSIONS
 from hs.services.rooms.append.drafts import Draft
 from tests.services.federation.joining.rooms_between import (
@@ -23,6 +23,7 @@ from tests.services.federation.joining.rooms_between import (
     sync,
 )
 from tests.support.federation import PeerNetwork, ScriptedPeer, open_servers
+from tests.support.rooms import member
 
 DEAD = ServerName("dead.example")
 MAKE_JOIN = "GET /_matrix/federation/v1/make_join"
@@ -198,6 +199,32 @@ async def test_old_form_of_send_join_is_tried() -> None:
         network.answers[FAR] = answer
 
         assert await membership_at(near, room_id, BEN) == "join"
+
+
+async def test_large_room_is_stored_in_parts_that_other_rooms_do_not_wait_for() -> None:
+    async with open_servers(NEAR, FAR) as (near, far):
+        members = [UserID(f"@user{number}:far.example") for number in range(600)]
+        room_id = await far.world.create_room(ANN)
+        await far.world.append(room_id, *(member(user_id, "join") for user_id in members))
+        world = near.world
+        busy_id = await world.create_room(CLEO)
+        world.seen.clear()
+        joined = trio.Event()
+
+        async def send_meanwhile() -> None:
+            while not joined.is_set():
+                await world.send(busy_id, CLEO)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(send_meanwhile)
+            await join(near, BEN, room_id, FAR)
+            joined.set()
+
+        assert await world.states.current(room_id) == await far.world.states.current(room_id)
+        assert len(await world.memberships.joined(room_id)) == 602
+        of_busy_room = [row.room_id == busy_id for _, row in world.seen]
+        first, last = of_busy_room.index(False), of_busy_room[::-1].index(False)
+        assert any(of_busy_room[first : len(of_busy_room) - last])
 
 
 async def test_several_users_join_at_once() -> None:
