@@ -18,6 +18,7 @@ _COMMANDS = {
     "register-user": ("hs.cli.register", "Create an account on a running server."),
     "hash-password": ("hs.cli.passwords", "Hash a password for the database."),
     "migrate": ("hs.cli.migrate", "Migrate the database schema."),
+    "federation-check": ("hs.cli.federation_check", "Check how another server is reached."),
     "reference": ("hs.cli.inspect_config", "Write the reference of all settings."),
     "version": ("hs.cli.inspect_config", "Print the version."),
 }

@@ -200,7 +200,7 @@ class DirectedHttpClient:
             fault = fault_of(error, request.place)
             if isinstance(fault, HttpBlocked):
                 raise fault from error
-            raise HttpNotConnected(fault.message) from error
+            raise HttpNotConnected(f"{request.place}: {_reason(error)}") from error
         except TimeoutError:
             raise
         except (aiohttp.ClientError, OSError, ValueError) as error:
@@ -257,3 +257,11 @@ async def _release(response: aiohttp.ClientResponse) -> None:
 
 def _timed_out(request: DirectedRequest) -> HttpFault:
     return HttpTimedOut(f"{request.place}: timed out after {request.timeout_s:g} s")
+
+
+def _reason(error: aiohttp.ClientConnectorError) -> str:
+    """Return why there is no connection, in the words of the system or of OpenSSL."""
+    cause = error.os_error
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return f"the certificate is not accepted: {cause.verify_message}"
+    return cause.strerror or str(cause) or type(cause).__name__

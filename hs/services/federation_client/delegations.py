@@ -91,18 +91,22 @@ class CachedDelegations:
         self._records.put(name, known)
         return known
 
+    async def fetch(self, hostname: str) -> HttpResponse:
+        """Fetch the well-known file of a host. Raises: HttpFault."""
+        port = "" if self._port == 443 else f":{self._port}"
+        return await self._client_for(hostname).send(
+            "GET",
+            f"https://{hostname}{port}/.well-known/matrix/server",
+            timeout_s=WELL_KNOWN_TIMEOUT_S,
+            max_bytes=MAX_WELL_KNOWN_BYTES,
+            redirects=MAX_REDIRECTS,
+        )
+
     async def _read_file(self, hostname: str) -> _WellKnown:
         name, lifetime_s = None, None
-        port = "" if self._port == 443 else f":{self._port}"
         try:
-            response = await self._client_for(hostname).send(
-                "GET",
-                f"https://{hostname}{port}/.well-known/matrix/server",
-                timeout_s=WELL_KNOWN_TIMEOUT_S,
-                max_bytes=MAX_WELL_KNOWN_BYTES,
-                redirects=MAX_REDIRECTS,
-            )
-            name = _name_in(response)
+            response = await self.fetch(hostname)
+            name = name_in(response)
             lifetime_s = lifetime_of(response.headers, self._clock.now_ms())
         except HttpFault:
             pass
@@ -129,7 +133,7 @@ class CachedDelegations:
         return _WellKnown(None, expires_ms, failures=failures)
 
 
-def _name_in(response: HttpResponse) -> ServerName | None:
+def name_in(response: HttpResponse) -> ServerName | None:
     """Return the name in a well-known file; None if the file is invalid."""
     if response.status != 200:
         return None

@@ -1,5 +1,8 @@
 """Two servers that find each other, fetch each other's keys and answer signed requests over TLS."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote
@@ -8,7 +11,7 @@ import pytest
 
 from tests.support.servers.federated import federated_servers
 from tests.support.servers.http_client import HttpClient
-from tests.support.servers.processes import Cluster
+from tests.support.servers.processes import ROOT, Cluster, free_ports
 
 pytestmark = pytest.mark.process
 
@@ -47,3 +50,60 @@ async def test_alias_of_another_server_is_found(
 
     assert found.status == 200, found.json
     assert found.json == {"room_id": created.json["room_id"], "servers": [far]}
+
+
+def check(cluster: Cluster, name: str) -> "subprocess.CompletedProcess[str]":
+    """Run `hs federation-check`."""
+    (config,) = cluster.processes["main"].configs
+    return subprocess.run(
+        [sys.executable, "-c", "from hs.cli.main import run; run()", "federation-check",
+         "-c", str(config), name],
+        capture_output=True, text=True, check=False, timeout=120,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+
+
+def test_check_explains_a_server_that_is_well(servers: dict[str, Cluster]) -> None:
+    near, far = sorted(servers)
+
+    result = check(servers[near], far)
+
+    assert result.returncode == 0, result.stdout + result.stderr
+    host, _, port = far.partition(":")
+    for finding in (
+        f"address: {host} port {port} (by server name)",
+        f"names: Host header {far}, certificate for {host}",
+        "connection: connected",
+        "version: hs ",
+        "clock: agrees",
+        "keys: ed25519:a_test, valid for 24.0 h",
+        f"signature: it accepts requests of {near}",
+    ):
+        assert finding in result.stdout
+
+
+def test_check_of_the_own_server_compares_the_key(servers: dict[str, Cluster]) -> None:
+    near, far = sorted(servers)
+    (config,) = servers[near].processes["main"].configs
+    (key,) = config.parent.glob("signing.key")
+    before = key.read_text()
+    key.write_text(before.replace("a_test", "a_other"))
+    try:
+        result = check(servers[near], near)
+    finally:
+        key.write_text(before)
+
+    assert result.returncode == 1
+    assert "but this configuration signs with ed25519:a_other" in result.stdout
+    assert far not in result.stdout
+
+
+def test_check_says_which_step_fails(servers: dict[str, Cluster]) -> None:
+    near, _ = sorted(servers)
+    (port,) = free_ports(1)
+
+    result = check(servers[near], f"localhost:{port}")
+
+    assert result.returncode == 1
+    assert f"address: localhost port {port}" in result.stdout
+    assert "FAILED connection: " in result.stdout

@@ -4,6 +4,8 @@ import os
 
 import attrs
 
+from hs.lib.aio import Bridge
+from hs.lib.clock import Clock
 from hs.lib.http_client.bridged import BridgedHttpClient
 from hs.lib.http_client.directed import DirectedHttpClient
 from hs.lib.http_client.targets import proxies_from_environment
@@ -15,6 +17,7 @@ from hs.services.federation_client.delegations import CachedDelegations
 from hs.services.federation_client.network_transport import NetworkTransport
 from hs.services.federation_client.peer_tls import peer_tls
 from hs.services.federation_client.peer_transport import PeerTransport
+from hs.settings.settings import Settings
 
 
 @attrs.frozen(eq=False, kw_only=True)
@@ -25,26 +28,38 @@ class PeerNetwork:
     part: Part = attrs.Factory(Part)
 
 
+@attrs.frozen(eq=False, kw_only=True)
+class RealPeerNetwork(PeerNetwork):
+    """The transport of the network, with what it knows of delegations."""
+
+    delegations: CachedDelegations
+
+
 def wire_peer_network(base: ProcessBase) -> PeerNetwork:
+    """Build the transport of a process."""
+    return build_peer_network(base.settings, base.bridge, base.clock)
+
+
+def build_peer_network(settings: Settings, bridge: Bridge, clock: Clock) -> RealPeerNetwork:
     """Build the transport; it opens no connection yet. Raises: OSError (a CA file)."""
-    outgoing = base.settings.outgoing
+    outgoing = settings.outgoing
     rules = address_rules(outgoing.ip_range_blacklist, outgoing.ip_range_whitelist)
     proxies = chosen_proxies(outgoing, proxies_from_environment(os.environ))
-    agent, tls = user_agent(outgoing), peer_tls(base.settings.federation)
-    requests = DirectedHttpClient(base.bridge, rules, proxies=proxies)
+    agent, tls = user_agent(outgoing), peer_tls(settings.federation)
+    requests = DirectedHttpClient(bridge, rules, proxies=proxies)
     verifying, trusting = (
-        BridgedHttpClient(base.bridge, rules, user_agent=agent, proxies=proxies, tls=context)
+        BridgedHttpClient(bridge, rules, user_agent=agent, proxies=proxies, tls=context)
         for context in (tls.verifying, tls.trusting)
     )
     delegations = CachedDelegations(
         lambda host: verifying if tls.is_verified(host) else trusting,
         SystemSrvLookup(),
-        base.clock,
+        clock,
     )
-    transport = NetworkTransport(delegations, requests, tls, agent, base.settings.peer_requests)
+    transport = NetworkTransport(delegations, requests, tls, agent, settings.peer_requests)
     runners = [
         ("connections to other servers", requests.run),
         ("HTTP client for well-known files", verifying.run),
         ("HTTP client for well-known files of unverified servers", trusting.run),
     ]
-    return PeerNetwork(transport=transport, part=Part(runners=runners))
+    return RealPeerNetwork(transport=transport, delegations=delegations, part=Part(runners=runners))
