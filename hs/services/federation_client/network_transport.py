@@ -42,6 +42,7 @@ TEMPORARY: Final = frozenset((502, 503, 504))
 FIRST_SHORT_DELAY_S: Final = 0.5
 FIRST_LONG_DELAY_S: Final = 4.0
 MAX_ADDRESSES: Final = 4
+DISCOVERY_S: Final = 25.0
 
 
 @attrs.frozen(eq=False)
@@ -59,6 +60,7 @@ class NetworkTransport:
 
         `timeout_s` bounds all attempts together, of a patient request each of them.
         """
+        await self._route(request)
         with trio.move_on_after(math.inf if request.is_patient else request.timeout_s):
             response = await self._send_repeatedly(request)
             return PeerResponse(response.status, response.headers, response.body)
@@ -67,19 +69,24 @@ class NetworkTransport:
     @asynccontextmanager
     async def stream(self, request: PeerRequest) -> AsyncIterator[StreamedResponse]:
         """Open a response without reading its body. Raises: RemoteFault."""
-        deadline = trio.current_time() + request.timeout_s
-        with trio.move_on_at(deadline) as scope:
-            route = await discover(request.server, self._delegations)
-        if scope.cancelled_caught:
-            raise _timed_out(request)
+        route = await self._route(request)
         directed = self._directed(request, route, route.addresses[0])
-        directed = attrs.evolve(directed, timeout_s=max(deadline - trio.current_time(), 1.0))
         try:
             async with self._http.stream(directed) as response:
                 parts = _parts(request, response.parts)
                 yield StreamedResponse(response.status, response.headers, parts)
         except HttpFault as fault:
             raise _remote_fault(request, fault) from None
+
+    async def _route(self, request: PeerRequest) -> ServerRoute:
+        """Find the addresses, which takes a while the first time. Raises: RemoteFault.
+
+        This has a time of its own. Otherwise a host that ignores requests for its well-known file
+        would use up that of short requests each time, and its server would never be asked.
+        """
+        with trio.move_on_after(DISCOVERY_S):
+            return await discover(request.server, self._delegations)
+        raise RemoteFault(request.server, f"no address was found in {DISCOVERY_S:g} s")
 
     async def _send_repeatedly(self, request: PeerRequest) -> HttpResponse:
         settings = self._settings
@@ -109,7 +116,7 @@ class NetworkTransport:
 
     async def _send_once(self, request: PeerRequest) -> HttpResponse:
         """Send a request to the first address that can be connected to. Raises: HttpFault."""
-        route = await discover(request.server, self._delegations)
+        route = await self._route(request)
         addresses = route.addresses[:MAX_ADDRESSES]
         for address in addresses[:-1]:
             try:

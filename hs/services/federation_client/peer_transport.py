@@ -14,7 +14,8 @@ class PeerRequest:
     """A request to another server, complete and signed.
 
     `server` is the name from which the address is discovered; `uri` is the path with its query
-    string. `timeout_s` bounds the whole exchange, `max_bytes` the body of the response. A patient
+    string. `timeout_s` bounds the whole exchange, but not the discovery of the address, which is
+    bounded and cached; `max_bytes` bounds the body of the response. A patient
     request, which nobody waits for, is repeated for minutes while the server is unreachable. One
     that ignores the backoff is sent also to a server that did not respond shortly before.
     """

@@ -5,18 +5,21 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import attrs
 import pytest
 import trio
+import trio.testing
 
 from hs.core.errors import RemoteFault
 from hs.core.ids import ServerName
 from hs.lib.aio import open_bridge
 from hs.lib.clock import SystemClock
+from hs.lib.http_client import HttpFault, HttpNotConnected, HttpResponse
 from hs.lib.http_client.addresses import ALLOW_ALL, AddressRules
 from hs.lib.http_client.bridged import BridgedHttpClient
-from hs.lib.http_client.directed import DirectedHttpClient
+from hs.lib.http_client.directed import DirectedHttpClient, DirectedRequest
 from hs.lib.srv_records import SrvAnswer, SrvRecord, SrvUnavailable
 from hs.services.federation_client.delegations import CachedDelegations
 from hs.services.federation_client.network_transport import NetworkTransport
@@ -304,3 +307,74 @@ async def test_body_is_streamed(certificates: Certificates) -> None:
                     pass
 
     assert network.site.connections == 1
+
+
+class SilentWebServer:
+    """The Delegations of a host that ignores requests for its well-known file."""
+
+    def __init__(self) -> None:
+        self.is_known = False
+
+    async def delegated_name(self, hostname: str) -> ServerName | None:
+        if not self.is_known:
+            await trio.sleep(10)
+        self.is_known = True
+        return None
+
+    async def srv_records(self, name: str) -> Sequence[SrvRecord]:
+        return ()
+
+
+@attrs.define
+class ScriptedHttp:
+    """A client whose requests fail with these faults in turn, and then succeed."""
+
+    faults: list[HttpFault] = attrs.Factory(list)
+    requests: list[DirectedRequest] = attrs.Factory(list)
+
+    async def send(self, request: DirectedRequest) -> HttpResponse:
+        self.requests.append(request)
+        if self.faults:
+            raise self.faults.pop(0)
+        return HttpResponse(200, {}, b"{}", request.uri)
+
+
+def scripted(http: ScriptedHttp) -> NetworkTransport:
+    client: Any = http
+    tls = peer_tls(FederationSettings())
+    return NetworkTransport(SilentWebServer(), client, tls, "test/1", PeerRequestSettings())
+
+
+async def test_silent_web_server_does_not_use_up_the_time_of_requests(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    http = ScriptedHttp()
+
+    response = await scripted(http).send(request_to("far.example", timeout_s=5))
+
+    assert response.status == 200
+    assert [(request.host, request.port) for request in http.requests] == [("far.example", 8448)]
+
+
+async def test_patient_request_is_repeated_for_minutes(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    http = ScriptedHttp([HttpNotConnected("refused") for _ in range(10)])
+    began = trio.current_time()
+
+    response = await scripted(http).send(request_to("far.example", is_patient=True))
+
+    assert response.status == 200
+    assert 120 < trio.current_time() - began < 600
+
+
+async def test_short_request_is_repeated_for_seconds(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    http = ScriptedHttp([HttpNotConnected("refused") for _ in range(10)])
+
+    with pytest.raises(RemoteFault, match="refused"):
+        await scripted(http).send(request_to("far.example"))
+
+    assert len(http.requests) == 4
+    assert trio.current_time() < 10 + 5
