@@ -153,8 +153,8 @@ class BridgedHttpClient:
             raise HttpBlocked("the host in the URL is ambiguous")
         proxy = self._proxies.proxy_for(target)
         try:
-            if proxy is not None:
-                await self._check_before_proxy(target)
+            if proxy is not None and target.literal is None:
+                await self._addresses.check_before_proxy(target.host)
             session = self._session(proxy)
             async with session.request(
                 request.method,
@@ -170,14 +170,6 @@ class BridgedHttpClient:
             raise
         except (aiohttp.ClientError, OSError, ValueError, zlib.error) as error:
             raise fault_of(error, target.origin_text) from error
-
-    async def _check_before_proxy(self, target: RequestTarget) -> None:
-        """Resolve the host and raise Blocked if any of its addresses is blocked."""
-        if target.literal is not None or not self._rules.blocked:
-            return
-        for text in await self._addresses.all_addresses(target.host):
-            if not self._addresses.is_permitted(text):
-                raise HttpBlocked(f"{target.host} resolves to a blocked address")
 
     def _session(self, proxy: str | None) -> aiohttp.ClientSession:
         if proxy is None:

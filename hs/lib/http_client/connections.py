@@ -81,6 +81,17 @@ class PermittedAddresses:
             raise BlockedAddress(f"{host} resolves to a blocked address")
         return permitted
 
+    async def check_before_proxy(self, host: str) -> None:
+        """Raise HttpBlocked, if a name resolves to a blocked address: the proxy may connect to it.
+
+        Without blocked addresses, the proxy alone need resolve the name.
+        """
+        if not self._rules.blocked:
+            return
+        for text in await self.all_addresses(host):
+            if not self.is_permitted(text):
+                raise HttpBlocked(f"{host} resolves to a blocked address")
+
     def make_socket(self, info: AddrInfo) -> socket.socket:
         """Make the socket for a connection. Raises: BlockedAddress."""
         family, kind, protocol, _, address = info

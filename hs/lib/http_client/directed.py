@@ -179,8 +179,7 @@ class DirectedHttpClient:
         proxy = self._proxies.proxy_for(target)
         try:
             if proxy is not None and target.literal is None:
-                # The proxy resolves names itself; see the rules of `bridged`.
-                await self._addresses.permitted(target.host)
+                await self._addresses.check_before_proxy(target.host)
             return await self._session(proxy).request(
                 request.method,
                 url,

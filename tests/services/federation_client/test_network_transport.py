@@ -20,6 +20,7 @@ from hs.lib.http_client import HttpFault, HttpNotConnected, HttpResponse
 from hs.lib.http_client.addresses import ALLOW_ALL, AddressRules
 from hs.lib.http_client.bridged import BridgedHttpClient
 from hs.lib.http_client.directed import DirectedHttpClient, DirectedRequest
+from hs.lib.http_client.targets import NO_PROXIES, Proxies
 from hs.lib.srv_records import SrvAnswer, SrvRecord, SrvUnavailable
 from hs.services.federation_client.delegations import CachedDelegations
 from hs.services.federation_client.network_transport import NetworkTransport
@@ -28,7 +29,7 @@ from hs.services.federation_client.peer_transport import PeerRequest
 from hs.settings.sections.federation import FederationSettings, PeerRequestSettings
 from tests.support.outgoing import ONE_PUBLIC, PRIVATE
 from tests.support.servers.certificates import Certificates, make_certificates
-from tests.support.servers.sites import Site, SiteRequest, SiteResponse, open_site
+from tests.support.servers.sites import Site, SiteRequest, SiteResponse, open_proxy, open_site
 
 URI = "/_matrix/federation/v1/version"
 WELL_KNOWN = "/.well-known/matrix/server"
@@ -47,7 +48,7 @@ class Network:
 
     site: Site
     transport: NetworkTransport
-    certificates: Certificates
+    hops: list[str]
     srv: dict[str, SrvRecord] = attrs.Factory(dict)
 
     async def look_up(self, name: str) -> SrvAnswer:
@@ -79,6 +80,7 @@ async def open_network(
     certificates: Certificates,
     rules: AddressRules = ALLOW_ALL,
     settings: Mapping[str, object] = MappingProxyType({}),
+    is_proxied: bool = False,
 ) -> AsyncIterator[Network]:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificates.certificate, certificates.key)
@@ -87,11 +89,12 @@ async def open_network(
         **{"federation_custom_ca_list": (certificates.authority,), **settings}  # type: ignore[arg-type]  # passed on
     )
     tls = peer_tls(chosen)
-    async with open_bridge() as bridge, open_site(context) as site:
+    async with open_bridge() as bridge, open_site(context) as site, open_proxy(site) as proxy:
+        proxies = Proxies(https=proxy[0]) if is_proxied else NO_PROXIES
         files = BridgedHttpClient(
             bridge, rules, user_agent="test/1", tls=tls.verifying, resolve=resolve
         )
-        requests = DirectedHttpClient(bridge, rules, resolve=resolve)
+        requests = DirectedHttpClient(bridge, rules, proxies=proxies, resolve=resolve)
         network: Network
 
         class Lookups:
@@ -100,7 +103,7 @@ async def open_network(
 
         delegations = CachedDelegations(lambda host: files, Lookups(), SystemClock(), site.port)
         transport = NetworkTransport(delegations, requests, tls, "test/1", QUICK)
-        network = Network(site, transport, certificates)
+        network = Network(site, transport, proxy[1])
         site.pages[URI] = SiteResponse(b"{}")
         try:
             yield network
@@ -307,6 +310,32 @@ async def test_body_is_streamed(certificates: Certificates) -> None:
                     pass
 
     assert network.site.connections == 1
+
+
+async def test_proxy_is_told_the_target_and_the_certificate_is_that_of_the_server(
+    certificates: Certificates,
+) -> None:
+    async with open_network(certificates, is_proxied=True) as network:
+        record = SrvRecord(1, 1, network.site.port, "target.example")
+        network.srv["_matrix-fed._tcp.far.example"] = record
+        network.srv["_matrix-fed._tcp.other.example"] = record
+
+        assert await network.get("far.example") == "{}"
+        with pytest.raises(RemoteFault, match="certificate"):
+            await network.get("other.example")
+
+    assert network.hops == [f"CONNECT target.example:{network.site.port}"] * len(network.hops)
+    assert network.hops
+
+
+async def test_blocked_address_is_not_reached_through_the_proxy(
+    certificates: Certificates,
+) -> None:
+    async with open_network(certificates, PRIVATE, is_proxied=True) as network:
+        with pytest.raises(RemoteFault, match="blocked address"):
+            await network.get(f"far.example:{network.site.port}")
+
+    assert network.hops == []
 
 
 class SilentWebServer:
