@@ -51,6 +51,8 @@ FIRST_PAUSE_MS: Final = 60_000
 MAX_PAUSE_MS: Final = 3_600_000
 MAX_DUE: Final = 1000
 REFRESH_PERIOD_S: Final = 30.0
+REFRESH_PAUSE_MS: Final = 900_000
+"""Time between attempts to refresh the keys of a server that does not respond."""
 
 log = logging.getLogger(__name__)
 
@@ -205,8 +207,12 @@ class ServerKeys:
     async def _refetch(self, server: ServerName) -> None:
         await self._load([server])  # another process may have fetched them
         known = self._known.get(server)
-        if known is None or known.refresh_ms <= self._clock.now_ms():
-            await self._fetch(server)
+        if known is not None and known.refresh_ms > self._clock.now_ms():
+            return
+        await self._fetch(server)
+        known, now_ms = self._known.get(server), self._clock.now_ms()
+        if known is not None and known.refresh_ms <= now_ms:
+            self._known.put(server, attrs.evolve(known, refresh_ms=now_ms + REFRESH_PAUSE_MS))
 
     async def _fetch(self, server: ServerName) -> None:
         """Fetch the keys of a server from it, and store them."""

@@ -20,7 +20,7 @@ from hs.settings.sections.federation import KeyExchangeSettings, KeyServerSettin
 from hs.settings.sections.server import OldKey
 from hs.storage.database import Database
 from tests.support.composition import SETTINGS, ComposedProcess, open_process
-from tests.support.federation import PeerNetwork, ScriptedPeer, settings_of
+from tests.support.federation import PeerNetwork, ScriptedPeer, open_servers, settings_of
 from tests.support.peers import signer_of
 from tests.support.web import WebClient
 
@@ -144,6 +144,28 @@ async def test_key_is_refreshed_after_half_of_its_validity(database: Database) -
     assert fetches == [1, 1, 2, 2]
 
 
+async def test_keys_of_a_server_that_is_down_are_refreshed_at_intervals(
+    database: Database,
+) -> None:
+    clock, network = FixedClock(), PeerNetwork()
+    KeyPublisher(FAR, network, clock=clock)
+    minutes = []
+    async with near(database, network, clock) as process:
+        keys = process.services.core.federation.keys
+        assert await is_found(process, needs(clock.ms))
+        network.down.add(FAR)
+        clock.advance(12 * HOUR_MS)
+        for minute in range(40):
+            before = len(network.sent)
+            assert await is_found(process, needs(clock.ms))
+            await keys.refresh()
+            if len(network.sent) > before:
+                minutes.append(minute)
+            clock.advance(60_000)
+
+    assert minutes == [0, 15, 30]
+
+
 async def test_server_without_keys_is_asked_at_growing_intervals(database: Database) -> None:
     clock, network = FixedClock(), PeerNetwork(down={FAR})
     minutes = []
@@ -233,6 +255,19 @@ async def test_notary_has_the_keys_of_a_server_that_is_down(
         assert await is_found(process, needs(clock.ms))
 
     assert len([r for r in notary.received if r.uri == QUERY_URI]) == 1
+
+
+async def test_server_of_this_kind_serves_as_notary(database: Database) -> None:
+    clock, network = FixedClock(), PeerNetwork()
+    KeyPublisher(FAR, network, clock=clock)
+    async with (
+        open_servers(NOTARY, clock=clock, network=network) as (notary,),
+        near(database, network, clock, KeyServerSettings(server_name=NOTARY)) as process,
+    ):
+        await notary.process.services.core.federation.keys.keys_for([needs(clock.ms)])
+        network.down.add(FAR)
+
+        assert await is_found(process, needs(clock.ms))
 
 
 @pytest.mark.parametrize("missing", [FAR, NOTARY])
