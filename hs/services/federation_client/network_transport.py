@@ -6,7 +6,7 @@ short delay. Of several addresses, the next one is tried if there is no connecti
 
 import math
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Final
 
 import attrs
@@ -22,7 +22,7 @@ from hs.lib.http_client import (
     HttpUnreachable,
     ResponseTooLarge,
 )
-from hs.lib.http_client.directed import DirectedHttpClient, DirectedRequest
+from hs.lib.http_client.directed import DirectedHttpClient, DirectedRequest, OpenResponse
 from hs.services.federation_client.discovery import (
     Delegations,
     ServerAddress,
@@ -70,13 +70,25 @@ class NetworkTransport:
     async def stream(self, request: PeerRequest) -> AsyncIterator[StreamedResponse]:
         """Open a response without reading its body. Raises: RemoteFault."""
         route = await self._route(request)
-        directed = self._directed(request, route, route.addresses[0])
         try:
-            async with self._http.stream(directed) as response:
+            async with AsyncExitStack() as stack:
+                response = await self._open(request, route, stack)
                 parts = _parts(request, response.parts)
                 yield StreamedResponse(response.status, response.headers, parts)
         except HttpFault as fault:
             raise _remote_fault(request, fault) from None
+
+    async def _open(
+        self, request: PeerRequest, route: ServerRoute, stack: AsyncExitStack
+    ) -> OpenResponse:
+        """Open the response of the first address that can be connected to. Raises: HttpFault."""
+        *others, last = [
+            self._directed(request, route, address) for address in route.addresses[:MAX_ADDRESSES]
+        ]
+        for directed in others:
+            with suppress(HttpNotConnected):
+                return await stack.enter_async_context(self._http.stream(directed))
+        return await stack.enter_async_context(self._http.stream(last))
 
     async def _route(self, request: PeerRequest) -> ServerRoute:
         """Find the addresses, which takes a while the first time. Raises: RemoteFault.
@@ -117,13 +129,13 @@ class NetworkTransport:
     async def _send_once(self, request: PeerRequest) -> HttpResponse:
         """Send a request to the first address that can be connected to. Raises: HttpFault."""
         route = await self._route(request)
-        addresses = route.addresses[:MAX_ADDRESSES]
-        for address in addresses[:-1]:
-            try:
-                return await self._http.send(self._directed(request, route, address))
-            except HttpNotConnected:
-                continue
-        return await self._http.send(self._directed(request, route, addresses[-1]))
+        *others, last = [
+            self._directed(request, route, address) for address in route.addresses[:MAX_ADDRESSES]
+        ]
+        for directed in others:
+            with suppress(HttpNotConnected):
+                return await self._http.send(directed)
+        return await self._http.send(last)
 
     def _directed(
         self, request: PeerRequest, route: ServerRoute, address: ServerAddress

@@ -49,12 +49,12 @@ class Network:
     site: Site
     transport: NetworkTransport
     hops: list[str]
-    srv: dict[str, SrvRecord] = attrs.Factory(dict)
+    srv: dict[str, tuple[SrvRecord, ...]] = attrs.Factory(dict)
 
     async def look_up(self, name: str) -> SrvAnswer:
         if name not in self.srv:
             raise SrvUnavailable("SERVFAIL")
-        return SrvAnswer((self.srv[name],), 300)
+        return SrvAnswer(self.srv[name], 300)
 
     async def get(self, server: str, **more: object) -> str:
         """Return the body of a response."""
@@ -167,8 +167,8 @@ async def test_srv_target_presents_the_certificate_of_the_server(
 ) -> None:
     async with open_network(certificates) as network:
         record = SrvRecord(1, 1, network.site.port, "target.example")
-        network.srv["_matrix-fed._tcp.far.example"] = record
-        network.srv["_matrix-fed._tcp.other.example"] = record
+        network.srv["_matrix-fed._tcp.far.example"] = (record,)
+        network.srv["_matrix-fed._tcp.other.example"] = (record,)
 
         assert await network.get("far.example") == "{}"
         with pytest.raises(RemoteFault, match="certificate"):
@@ -176,6 +176,20 @@ async def test_srv_target_presents_the_certificate_of_the_server(
 
     (request,) = [request for request in network.site.requests if request.path == URI]
     assert request.headers["host"] == "far.example"
+
+
+async def test_next_address_is_tried_if_one_is_down(certificates: Certificates) -> None:
+    async with open_network(certificates) as network:
+        with trio.socket.socket() as unused:
+            await unused.bind(("127.0.0.1", 0))
+            network.srv["_matrix-fed._tcp.far.example"] = (
+                SrvRecord(1, 1, unused.getsockname()[1], "first.example"),
+                SrvRecord(2, 1, network.site.port, "second.example"),
+            )
+
+            assert await network.get("far.example") == "{}"
+            async with network.transport.stream(request_to("far.example")) as response:
+                assert [part async for part in response.parts] == [b"{}"]
 
 
 @pytest.mark.parametrize(
@@ -317,8 +331,8 @@ async def test_proxy_is_told_the_target_and_the_certificate_is_that_of_the_serve
 ) -> None:
     async with open_network(certificates, is_proxied=True) as network:
         record = SrvRecord(1, 1, network.site.port, "target.example")
-        network.srv["_matrix-fed._tcp.far.example"] = record
-        network.srv["_matrix-fed._tcp.other.example"] = record
+        network.srv["_matrix-fed._tcp.far.example"] = (record,)
+        network.srv["_matrix-fed._tcp.other.example"] = (record,)
 
         assert await network.get("far.example") == "{}"
         with pytest.raises(RemoteFault, match="certificate"):
