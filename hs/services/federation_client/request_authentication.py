@@ -19,8 +19,9 @@ from hs.core.signing.requests import (
 )
 from hs.core.unpadded_base64 import decode_base64
 from hs.lib.clock import Clock
-from hs.services.federation_client.key_ring import KeyRing, VerifyKeyRequest
+from hs.services.federation_client.key_ring import VerifyKeyRequest
 from hs.services.federation_client.server_backoff import ServerBackoff
+from hs.services.federation_client.server_keys import ServerKeys
 
 
 @attrs.frozen(eq=False)
@@ -28,7 +29,7 @@ class RequestAuthenticator:
     """The OriginAuthenticator of a server; `permitted` None permits all origins."""
 
     _server_name: ServerName
-    _keys: KeyRing
+    _keys: ServerKeys
     _clock: Clock
     _backoff: ServerBackoff
     _permitted: Set[ServerName] | None
@@ -49,7 +50,7 @@ class RequestAuthenticator:
             frozenset(signature.key_id for signature in signatures),
             self._clock.now_ms(),
         )
-        keys = (await self._keys.keys_for([need])).get(need, {})
+        keys = await self._keys.keys_of_origin(need)
         if not keys:
             raise Unauthorized(f"No valid key of {origin} could be obtained for this request")
         body = None if request.content is None else encode_lenient(request.content)

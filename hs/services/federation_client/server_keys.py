@@ -45,6 +45,7 @@ from hs.storage.federation_client.server_keys import KeyRecord, KeyResponse
 
 CACHED_SERVERS: Final = 20_000
 CONCURRENT_FETCHES: Final = 100
+CONCURRENT_ORIGINS: Final = 50
 OBTAIN_S: Final = 30.0
 NOTARY_BATCH: Final = 100
 FIRST_PAUSE_MS: Final = 60_000
@@ -88,6 +89,7 @@ class ServerKeys:
     _flights: SingleFlight[ServerName] = attrs.field(factory=SingleFlight, init=False)
     _notary_flights: SingleFlight[ServerName] = attrs.field(factory=SingleFlight, init=False)
     _fetches: trio.CapacityLimiter = attrs.field(init=False)
+    _origins: trio.CapacityLimiter = attrs.field(init=False)
 
     @_known.default
     def _make_known(self) -> LruCache[ServerName, _KnownKeys]:
@@ -97,6 +99,10 @@ class ServerKeys:
     def _make_attempts(self) -> LruCache[ServerName, _Attempt]:
         return LruCache("server_key_attempts", max_entries=CACHED_SERVERS)
 
+    @_origins.default
+    def _make_origins(self) -> trio.CapacityLimiter:
+        return trio.CapacityLimiter(CONCURRENT_ORIGINS)
+
     @_fetches.default
     def _make_fetches(self) -> trio.CapacityLimiter:
         return trio.CapacityLimiter(CONCURRENT_FETCHES)
@@ -105,14 +111,23 @@ class ServerKeys:
         self, needs: Collection[VerifyKeyRequest]
     ) -> Mapping[VerifyKeyRequest, Mapping[str, VerifyKey]]:
         """Return the required keys that could be obtained; see KeyRing."""
-        lacking = self._lacking(needs)
+        lacking = await self._lacking_in_store(needs)
         if lacking:
-            await self._load({need.server for need in lacking})
-            lacking = self._lacking(lacking)
-        if lacking:
-            with trio.move_on_after(OBTAIN_S):
-                await self._obtain(lacking)
+            await self._obtain(lacking)
         return {need: self._usable(need) for need in needs}
+
+    async def keys_of_origin(self, need: VerifyKeyRequest) -> Mapping[str, VerifyKey]:
+        """Return the keys for a request of a server, like `keys_for`.
+
+        Requests in the names of many servers that do not respond delay only other requests whose
+        keys are unknown, and not the keys of events.
+        """
+        lacking = await self._lacking_in_store([need])
+        if lacking:
+            with trio.move_on_after(2 * OBTAIN_S):
+                async with self._origins:
+                    await self._obtain(lacking)
+        return self._usable(need)
 
     async def obtain_afresh(self, servers: Collection[ServerName]) -> None:
         """Ask servers for their present keys, unless that has just failed."""
@@ -133,6 +148,15 @@ class ServerKeys:
     def refreshes_due(self) -> int:
         """Return the number of servers whose keys are to be fetched again, for metrics."""
         return len(self._due)
+
+    async def _lacking_in_store(
+        self, needs: Collection[VerifyKeyRequest]
+    ) -> Sequence[VerifyKeyRequest]:
+        """Return the needs that neither memory nor the database can meet."""
+        lacking = self._lacking(needs)
+        if lacking:
+            await self._load({need.server for need in lacking})
+        return self._lacking(lacking)
 
     def _lacking(self, needs: Collection[VerifyKeyRequest]) -> list[VerifyKeyRequest]:
         own = self._own.server_name
@@ -176,12 +200,13 @@ class ServerKeys:
         limit_ms = self._clock.now_ms() + MAX_VALIDITY_MS
         needs = [need for need in needs if need.valid_at_ms is None or need.valid_at_ms <= limit_ms]
         asked = {need.server for need in needs if self._may_try(need.server)}
-        await self._fetch_all(asked)
-        lacking = [need for need in self._lacking(needs) if need.server in asked]
-        for start in range(0, len(lacking), NOTARY_BATCH):
-            batch = lacking[start : start + NOTARY_BATCH]
-            servers = list({need.server for need in batch})
-            await self._notary_flights.run_many(servers, partial(self._ask_notaries, batch))
+        with trio.move_on_after(OBTAIN_S):
+            await self._fetch_all(asked)
+            lacking = [need for need in self._lacking(needs) if need.server in asked]
+            for start in range(0, len(lacking), NOTARY_BATCH):
+                batch = lacking[start : start + NOTARY_BATCH]
+                servers = list({need.server for need in batch})
+                await self._notary_flights.run_many(servers, partial(self._ask_notaries, batch))
         still_lacking = {need.server for need in self._lacking(needs)}
         for server in asked:
             self._note_attempt(server, is_lacking=server in still_lacking)
@@ -199,6 +224,8 @@ class ServerKeys:
         if not is_lacking:
             self._attempts.pop(server)
             return
+        if not self._may_try(server):
+            return  # noted by another caller that waited for the same attempt
         before = self._attempts.get(server)
         failures = 1 if before is None else before.failures + 1
         pause_ms = min(FIRST_PAUSE_MS * 2 ** min(failures - 1, 10), MAX_PAUSE_MS)

@@ -7,6 +7,7 @@ from typing import Any
 import attrs
 import pytest
 import trio
+import trio.testing
 
 from hs.core.ids import ServerName
 from hs.core.signing.keys import Signer, SigningKey, VerifyKey
@@ -19,6 +20,8 @@ from hs.services.federation_client.server_keys import ServerKeys
 from hs.settings.sections.federation import KeyExchangeSettings, KeyServerSettings
 from hs.settings.sections.server import OldKey
 from hs.storage.database import Database
+from hs.storage.inline import open_inline
+from hs.storage.migrate import bundled_migrations, migrate
 from tests.support.composition import SETTINGS, ComposedProcess, open_process
 from tests.support.federation import PeerNetwork, ScriptedPeer, open_servers, settings_of
 from tests.support.peers import signer_of
@@ -178,6 +181,20 @@ async def test_server_without_keys_is_asked_at_growing_intervals(database: Datab
             clock.advance(60_000)
 
     assert minutes == [0, 1, 3, 7, 15, 31, 63, 123, 183]
+
+
+async def test_attempt_counts_once_for_all_that_wait(database: Database) -> None:
+    clock, network = FixedClock(), PeerNetwork(down={FAR})
+    publisher = KeyPublisher(FAR, network, clock=clock)
+    async with near(database, network, clock) as process:
+        async with trio.open_nursery() as nursery:
+            for _ in range(20):
+                nursery.start_soon(is_found, process, needs(clock.ms))
+        network.down.clear()
+        clock.advance(60_000)
+
+        assert await is_found(process, needs(clock.ms))
+    assert len(publisher.received) == 1
 
 
 async def test_time_far_in_the_future_causes_no_requests(database: Database) -> None:
@@ -344,3 +361,28 @@ async def test_malformed_query_is_refused(database: Database, criteria: dict[str
 
     assert response.status == 400
     assert network.sent == []
+
+
+async def test_requests_of_silent_servers_do_not_delay_the_keys_of_events(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    clock, network = FixedClock(), PeerNetwork()
+    KeyPublisher(FAR, network, clock=clock)
+    silent = [ServerName(f"s{number}.example") for number in range(200)]
+
+    async def say_nothing(request: PeerRequest) -> PeerResponse:
+        await trio.sleep_forever()
+
+    network.answers.update(dict.fromkeys(silent, say_nothing))
+    async with open_inline() as database:
+        await migrate(database, bundled_migrations(), ["pre", "post"])
+        async with near(database, network, clock) as process, trio.open_nursery() as nursery:
+            keys = process.services.core.federation.keys
+            for server in silent:
+                nursery.start_soon(keys.keys_of_origin, needs(clock.ms, server))
+            await trio.testing.wait_all_tasks_blocked()
+
+            assert await is_found(process, needs(clock.ms))
+            assert trio.current_time() == 0
+        # Those that got no turn gave up.
+        assert trio.current_time() <= 61
