@@ -17,6 +17,11 @@ SET_POSITIONS = InsertRows(
         "senders = excluded.senders"
     ),
 )
+BEGIN_POSITIONS = InsertRows(
+    "federation_positions",
+    "sender text, stream text, writer text, position bigint, senders text",
+    conflict="ON CONFLICT (sender, stream, writer) DO NOTHING",
+)
 SENDERS_OF = "SELECT count(DISTINCT sender) FROM federation_positions WHERE senders = $1"
 DELETE_OTHERS = "DELETE FROM federation_positions WHERE senders <> $1"
 LOWEST = "SELECT min(position) FROM federation_positions WHERE stream = $1"
@@ -154,6 +159,11 @@ class MovedReceiptRecord(NamedTuple):
 async def list_positions(tx: Tx) -> list[SenderPositionRecord]:
     """List the stored positions of all senders."""
     return [SenderPositionRecord(*row) for row in await tx.fetch(POSITIONS)]
+
+
+async def begin_positions(tx: Tx, rows: Sequence[SenderPositionRecord]) -> None:
+    """Store where senders begin that have never stored a position."""
+    await tx.insert_rows(BEGIN_POSITIONS, rows)
 
 
 async def set_positions(

@@ -5,6 +5,7 @@ async with open_servers(NEAR) as (near,):
     room_id = await shared_room(near, peer)
 """
 
+import itertools
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -15,6 +16,8 @@ import trio.testing
 
 from hs.core.events.event import Event
 from hs.core.ids import RoomID, ServerName, UserID
+from hs.core.streams import FEDERATION, FederationRow
+from hs.services.federation.outbound.outgoing_messages import HEARD
 from hs.services.federation_client.peer_transport import PeerRequest
 from hs.services.rooms.receive.event_receiver import PduOutcome
 from tests.support.federation import FederatedServer, ScriptedPeer
@@ -24,6 +27,9 @@ SEND = "PUT /_matrix/federation/v1/send/"
 JOIN = {"membership": "join"}
 FOUNDER = ServerName("one.example")  # of the user who creates the rooms
 SENDER_DUTY = "federation sender 1 of 1"
+
+
+_numbers = itertools.count()
 
 
 class ReceivingPeer(ScriptedPeer):
@@ -71,7 +77,7 @@ async def shared_room(
     """Import a room in which a local user and a user of each peer are joined."""
     ReceivingPeer(FOUNDER, server.network)
     history = History(version)
-    history.room_id = RoomID(f"!{len(server.network.sent)}{local}:one.example")
+    history.room_id = RoomID(f"!shared{next(_numbers)}:one.example")
     history.begin(levels={f"@{local}:{server.name}": 100})
     for peer in peers:
         user = UserID(f"@user:{peer.name}")
@@ -91,7 +97,12 @@ async def receive(server: FederatedServer, event: Event, *, relay: bool = False)
     assert [verdict.outcome for verdict in result.verdicts] == [PduOutcome.ACCEPTED]
 
 
-async def wait_until(condition: Callable[[], object], within_s: float = 600.0) -> None:
+async def announce_heard(server: FederatedServer, peer: ServerName) -> None:
+    """Tell the senders that a peer sent a request."""
+    server.process.base.memory(FEDERATION).append_nowait([FederationRow((peer,), HEARD)])
+
+
+async def wait_until(condition: Callable[[], object], within_s: float = 60.0) -> None:
     """Wait until a condition holds. Raises: TooSlowError."""
     with trio.fail_after(within_s):
         while not condition():  # noqa: ASYNC110  # virtual time passes only while all wait

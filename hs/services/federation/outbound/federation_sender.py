@@ -90,7 +90,8 @@ class FederationSender:
     async def run(self) -> None:
         """Send for ever, beginning with what is stored."""
         self.destinations.clear()
-        self._reached = await self._positions.load()
+        begin = self._feed_position()  # of the very first run
+        self._reached = await self._positions.load() or begin
         behind = await self._database.read(storage.list_behind)
         self.destinations.add_behind(behind, random.random)
         async with trio.open_nursery() as nursery:
@@ -111,7 +112,8 @@ class FederationSender:
     async def _read(self) -> None:
         """Read what is stored, then what the feed brings, until the queue overflows."""
         start = self._feed_position()  # no await since the queue was opened
-        reached = self._reached or start
+        reached = self._reached
+        assert reached is not None
         self.destinations.note_delivered(reached.events.floor)
         self.destinations.note_delivered_devices(reached.devices)
         routing = self._routing

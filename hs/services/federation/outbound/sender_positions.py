@@ -1,8 +1,9 @@
 """How far a federation sender has delivered each stream to all of its destinations.
 
 A sender that starts with another list of senders than the one before begins at the lowest position
-that any sender has stored, because its destinations were another sender's. Positions of earlier
-lists are deleted when each sender of the present list has stored its own.
+that any sender has stored, because its destinations were another sender's. The first one to start
+stores that position for all of them, so one that starts much later begins there too. Positions of
+earlier lists are deleted when each sender of the present list has stored its own.
 """
 
 from collections.abc import Mapping, Sequence
@@ -63,13 +64,22 @@ class SenderPositions:
         """Store a position; `writers` are the known writers of events."""
         if position == self.stored:
             return
-        rows = [(EVENTS.name, writer, position.events.get(writer)) for writer in writers]
-        rows.append((RECEIPTS.name, _ALL_WRITERS, position.receipts))
-        rows.append((DEVICE_LISTS.name, _ALL_WRITERS, position.devices))
-        records = [SenderPositionRecord(self._sender, *row, self._list) for row in rows]
+        if self.stored is None:
+            others = [sender for sender in self._senders if sender != self._sender]
+            begin = [row for sender in others for row in self._records(sender, position, writers)]
+            await self._database.write(storage.begin_positions, begin)
+        records = self._records(self._sender, position, writers)
         await self._database.write(storage.set_positions, records, self._list, len(self._senders))
         await self._database.write(storage.delete_relayed, EVENTS.name)
         self.stored = position
+
+    def _records(
+        self, sender: str, position: SenderPosition, writers: Sequence[str]
+    ) -> list[SenderPositionRecord]:
+        rows = [(EVENTS.name, writer, position.events.get(writer)) for writer in writers]
+        rows.append((RECEIPTS.name, _ALL_WRITERS, position.receipts))
+        rows.append((DEVICE_LISTS.name, _ALL_WRITERS, position.devices))
+        return [SenderPositionRecord(sender, *row, self._list) for row in rows]
 
     @property
     def _list(self) -> str:

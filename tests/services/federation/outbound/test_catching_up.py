@@ -1,0 +1,187 @@
+"""Destinations that fail: their queue is sent again, or they catch up when they answer again."""
+
+import trio
+import trio.testing
+
+from hs.core.ids import ServerName, UserID
+from hs.services.federation.outbound.delivery import KEEP_S
+from hs.services.federation.outbound.destination import MAX_QUEUED_PDUS
+from hs.services.federation_client.peer_transport import PeerRequest, PeerResponse
+from hs.storage.database import Database
+from hs.storage.federation import outbound as storage
+from hs.storage.federation.outbound import BehindRecord
+from hs.storage.inline import open_inline
+from hs.storage.migrate import bundled_migrations, migrate
+from tests.support.federation import FederatedServer, PeerNetwork, open_server, open_servers
+from tests.support.rooms import message
+from tests.support.sending import (
+    ReceivingPeer,
+    announce_heard,
+    sending,
+    shared_room,
+    wait_until,
+)
+
+NEAR, FAR, OTHER = (ServerName(f"{name}.example") for name in ("near", "far", "other"))
+ANN = UserID("@ann:near.example")
+
+
+async def list_behind(server: FederatedServer) -> list[BehindRecord]:
+    """Return the stored destinations that are behind."""
+    return await server.process.base.database.read(storage.list_behind)
+
+
+async def wait_until_behind(server: FederatedServer, count: int = 1) -> None:
+    """Wait until so many destinations are behind."""
+    with trio.fail_after(10 * KEEP_S):
+        while len(await list_behind(server)) < count:  # noqa: ASYNC110  # a bounded wait
+            await trio.sleep(1)
+
+
+async def test_short_failure_loses_nothing(autojump_clock: trio.testing.MockClock) -> None:
+    async with open_servers(NEAR) as (near,):
+        far = ReceivingPeer(FAR, near.network)
+        room_id, _ = await shared_room(near, far)
+        async with sending(near):
+            far.status = 502
+            for number in range(3):
+                await near.world.send(room_id, ANN, str(number))
+            await trio.sleep(KEEP_S / 2)
+            far.status = 200
+            await wait_until(lambda: len(far.pdus()) == 3)
+
+        assert far.bodies() == ["0", "1", "2"]
+        assert await list_behind(near) == []
+
+
+async def test_retry_has_the_same_transaction_id(autojump_clock: trio.testing.MockClock) -> None:
+    async with open_servers(NEAR) as (near,):
+        far = ReceivingPeer(FAR, near.network)
+        room_id, _ = await shared_room(near, far)
+        async with sending(near):
+            far.status = 500
+            await near.world.send(room_id, ANN, "first")
+            await trio.sleep(0.1)
+            await near.world.send(room_id, ANN, "second")
+            far.status = 200
+            await wait_until(lambda: len(far.pdus()) == 2)
+
+    sent = [uri for uri in near.network.uris(FAR) if "/send/" in uri]
+    assert len(sent) == 3
+    assert sent[0] == sent[1] != sent[2]
+    assert [len(transaction["pdus"]) for transaction in far.transactions] == [1, 1]
+
+
+async def test_content_that_is_rejected_is_not_sent_again(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with open_servers(NEAR) as (near,):
+        far = ReceivingPeer(FAR, near.network)
+        far.responses["PUT /_matrix/federation/v1/send/"] = (400, {"errcode": "M_BAD_JSON"})
+        room_id, _ = await shared_room(near, far)
+        async with sending(near):
+            await near.world.send(room_id, ANN, "bad")
+            await wait_until(lambda: [uri for uri in near.network.uris(FAR) if "/send/" in uri])
+            await trio.sleep(1)
+            far.responses["PUT /_matrix/federation/v1/send/"] = far._accept
+            await near.world.send(room_id, ANN, "good")
+            await wait_until(far.bodies)
+
+    assert far.bodies() == ["good"]
+
+
+async def test_server_that_was_away_gets_the_latest_event_of_each_room(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with open_servers(NEAR) as (near,):
+        far, other = ReceivingPeer(FAR, near.network), ReceivingPeer(OTHER, near.network)
+        rooms = [(await shared_room(near, far, other))[0] for _ in range(60)]
+        near.network.down.add(FAR)
+        async with sending(near):
+            for number in range(2):
+                for room_id in rooms:
+                    await near.world.send(room_id, ANN, f"{number} {room_id}")
+            await wait_until_behind(near)
+            near.network.down.clear()
+            await announce_heard(near, FAR)
+            await wait_until(lambda: len(far.pdus()) == 60)
+            await near.world.send(rooms[0], ANN, "now")
+            await wait_until(lambda: far.bodies()[-1:] == ["now"])
+            await wait_until(lambda: len(other.pdus()) == 121)
+            with trio.fail_after(60):
+                while await list_behind(near):  # noqa: ASYNC110  # a bounded wait
+                    await trio.sleep(1)
+
+    assert far.bodies() == [*(f"1 {room_id}" for room_id in rooms), "now"]
+    assert [len(transaction["pdus"]) for transaction in far.transactions] == [50, 10, 1]
+
+
+async def test_server_that_was_away_learns_of_its_removal(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with open_servers(NEAR) as (near,):
+        far = ReceivingPeer(FAR, near.network)
+        room_id, _ = await shared_room(near, far)
+        near.network.down.add(FAR)
+        async with sending(near):
+            await near.world.send(room_id, ANN, "first")
+            await wait_until_behind(near)
+            await near.world.set_membership(room_id, ANN, far.user, "ban")
+            await near.world.send(room_id, ANN, "not for them")
+            near.network.down.clear()
+            await announce_heard(near, FAR)
+            await wait_until(far.pdus)
+
+    (ban,) = far.pdus()
+    assert ban["content"] == {"membership": "ban"}
+
+
+async def test_restart_continues_with_servers_that_are_behind(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    network = PeerNetwork()
+    async with open_inline() as database:
+        await migrate(database, bundled_migrations(), ["pre", "post"])
+        await check_restart(network, database)
+
+
+async def check_restart(network: PeerNetwork, database: Database) -> None:
+    """Restart a server while another one is behind."""
+    async with open_server(NEAR, network, database) as near:
+        far = ReceivingPeer(FAR, network)
+        room_id, _ = await shared_room(near, far)
+        network.down.add(FAR)
+        async with sending(near):
+            await near.world.send(room_id, ANN, "missed")
+            await wait_until_behind(near)
+    network.down.clear()
+    async with open_server(NEAR, network, database) as near, sending(near):
+        await wait_until(far.pdus)
+
+    assert far.bodies() == ["missed"]
+
+
+async def test_long_queue_of_a_slow_server_is_dropped(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with open_servers(NEAR) as (near,):
+        far, other = ReceivingPeer(FAR, near.network), ReceivingPeer(OTHER, near.network)
+        room_id, _ = await shared_room(near, far, other)
+        answer, is_slow = far.answer, trio.Event()
+
+        async def answer_late(request: PeerRequest) -> PeerResponse:
+            await is_slow.wait()
+            return await answer(request)
+
+        near.network.answers[FAR] = answer_late
+        async with sending(near):
+            for number in range(0, MAX_QUEUED_PDUS + 50, 50):
+                drafts = [message(ANN, str(number + at)) for at in range(50)]
+                await near.world.append(room_id, *drafts)
+                await wait_until(lambda number=number: len(other.pdus()) == number + 50)
+            await wait_until_behind(near)
+            is_slow.set()
+            await wait_until(lambda: far.bodies()[-1:] == other.bodies()[-1:])
+
+    assert other.bodies() == [str(number) for number in range(len(other.bodies()))]
+    assert len(far.pdus()) <= 51

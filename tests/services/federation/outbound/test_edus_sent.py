@@ -1,0 +1,184 @@
+"""EDUs that leave: typing, receipts, presence, device lists and to-device messages."""
+
+from typing import Any
+
+import attrs
+import trio
+import trio.testing
+
+from hs.core.ids import EventID, RoomID, ServerName, UserID
+from hs.core.requester import Requester
+from hs.nursery.wiring.federation.outbound import wire_outgoing_messages
+from hs.services.devices.remote_devices import OutgoingMessage
+from hs.services.ephemeral.receipts import Move
+from hs.storage.database import Database, Tx
+from hs.storage.federation import outgoing_to_device
+from tests.support.federation import FederatedServer, PeerNetwork, open_server, open_servers
+from tests.support.sending import ReceivingPeer, sending, shared_room, wait_until
+
+NEAR, FAR, OTHER = (ServerName(f"{name}.example") for name in ("near", "far", "other"))
+ANN = UserID("@ann:near.example")
+
+
+async def test_typing_is_sent(autojump_clock: trio.testing.MockClock) -> None:
+    async with open_servers(NEAR) as (near,):
+        far = ReceivingPeer(FAR, near.network)
+        room_id, _ = await shared_room(near, far)
+        typing = near.process.services.ephemeral.typing
+        async with sending(near), near.process.duties("typing"):
+            await typing.set_typing(Requester(ANN), room_id, ANN, 60_000)
+            await wait_until(lambda: len(far.edus("m.typing")) == 2)
+            await typing.set_typing(Requester(ANN), room_id, ANN, 0)
+            await wait_until(lambda: len(far.edus("m.typing")) == 3)
+
+    content = {"room_id": room_id, "user_id": ANN}
+    assert far.edus() == [
+        {**content, "typing": True},
+        {**content, "typing": True},
+        {**content, "typing": False},
+    ]
+
+
+async def move_receipt(
+    server: FederatedServer, room_id: RoomID, event_id: EventID, **changes: Any
+) -> None:
+    """Move a receipt of Ann, by default the public one of the whole room."""
+    move = Move(room_id, "m.read", ANN, event_id, None, thread_id="", ts=5)
+    await server.process.services.ephemeral.reading.writer.move([attrs.evolve(move, **changes)])
+
+
+async def test_receipts_are_sent_unless_they_are_private(database: Database) -> None:
+    network = PeerNetwork()
+    async with open_server(NEAR, network, database) as near:
+        far = ReceivingPeer(FAR, near.network)
+        room_id, _ = await shared_room(near, far)
+        sent = await near.world.send(room_id, ANN)
+        async with sending(near):
+            await move_receipt(near, room_id, sent.event_id, receipt_type="m.read.private")
+            await move_receipt(near, room_id, sent.event_id)
+            await move_receipt(near, room_id, sent.event_id, thread_id="main", ts=6)
+            await wait_until(lambda: len(far.edus("m.receipt")) == 2)
+
+    data = [edu[room_id]["m.read"][ANN] for edu in far.edus("m.receipt")]
+    assert data == [
+        {"event_ids": [sent.event_id], "data": {"ts": 5}},
+        {"event_ids": [sent.event_id], "data": {"ts": 6, "thread_id": "main"}},
+    ]
+
+
+async def test_receipts_of_a_large_room_are_gathered(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with open_servers(NEAR) as (near,):
+        peers = [ReceivingPeer(ServerName(f"far{n}.example"), near.network) for n in range(20)]
+        room_id, _ = await shared_room(near, *peers)
+        async with sending(near):
+            for number in range(10):
+                event_id = EventID(f"${number}")
+                await move_receipt(near, room_id, event_id, event_stream_id=number + 1)
+                await trio.sleep(0.001)
+            await trio.sleep(10)
+
+    for peer in peers:
+        assert [edu[room_id]["m.read"][ANN]["event_ids"] for edu in peer.edus()] == [["$0"], ["$9"]]
+
+
+async def test_presence_is_sent(autojump_clock: trio.testing.MockClock) -> None:
+    async with open_servers(NEAR) as (near,):
+        far = ReceivingPeer(FAR, near.network)
+        await shared_room(near, far)
+        writer = near.process.services.ephemeral.presence.writer
+        async with sending(near), near.process.duties("presence"):
+            await writer.set_presence(ANN, "PHONE", "online", "here")
+            await wait_until(lambda: far.edus("m.presence"))
+
+    (update,) = far.edus("m.presence")[0]["push"]
+    assert (update["user_id"], update["presence"], update["status_msg"]) == (ANN, "online", "here")
+
+
+async def test_device_updates_are_a_chain(database: Database) -> None:
+    network = PeerNetwork()
+    async with open_server(NEAR, network, database) as near:
+        far = ReceivingPeer(FAR, near.network)
+        await shared_room(near, far)
+        lists = near.process.services.core.device_writers.lists
+        await database.write(add_device)
+        async with sending(near):
+            await lists.announce(ANN, ["PHONE"])
+            await wait_until(lambda: len(far.edus()) == 1)
+            await lists.forget(ANN, ["GONE"])
+            await wait_until(lambda: len(far.edus()) == 2)
+
+    first, second = far.edus("m.device_list_update")
+    assert first == {
+        "user_id": ANN,
+        "device_id": "PHONE",
+        "stream_id": first["stream_id"],
+        "prev_id": [],
+    }
+    assert second == {
+        "user_id": ANN,
+        "device_id": "GONE",
+        "stream_id": second["stream_id"],
+        "prev_id": [first["stream_id"]],
+        "deleted": True,
+    }
+
+
+async def add_device(tx: Tx) -> None:
+    """Add a device without keys."""
+    await tx.execute(
+        "INSERT INTO devices (user_id, device_id, display_name, created_ms, inbox) "
+        "VALUES ($1, 'PHONE', 'secret', 1, 7)",
+        ANN,
+    )
+
+
+async def test_messages_are_sent_once_they_are_stored(database: Database) -> None:
+    network = PeerNetwork()
+    async with open_server(NEAR, network, database) as near:
+        far = ReceivingPeer(FAR, near.network)
+        messages = wire_outgoing_messages(near.process.base)
+        await messages.send(ANN, "m.test", [OutgoingMessage(far.user, "A", {"number": 0})])
+        async with sending(near):
+            await wait_until(lambda: len(far.edus()) == 1)
+            await messages.send(
+                ANN,
+                "m.test",
+                [OutgoingMessage(far.user, device, {"share": 0.5}) for device in ("A", "*")],
+            )
+            await wait_until(lambda: len(far.edus()) == 2)
+            await wait_until_delivered(database)
+
+    first, second = far.edus("m.direct_to_device")
+    assert first["messages"] == {far.user: {"A": {"number": 0}}}
+    assert second["messages"] == {far.user: {"A": {"share": 0.5}, "*": {"share": 0.5}}}
+    assert (first["sender"], first["type"]) == (ANN, "m.test")
+    assert first["message_id"] != second["message_id"]
+
+
+async def wait_until_delivered(database: Database) -> None:
+    """Wait until no message is stored."""
+    with trio.fail_after(10):
+        while await database.read(outgoing_to_device.list_destinations):  # noqa: ASYNC110
+            await trio.sleep(0.05)
+
+
+async def test_messages_wait_while_the_server_is_away(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with open_servers(NEAR) as (near,):
+        far = ReceivingPeer(FAR, near.network)
+        near.network.down.add(FAR)
+        messages = wire_outgoing_messages(near.process.base)
+        async with sending(near):
+            for number in range(150):
+                content = {"number": number}
+                await messages.send(ANN, "m.test", [OutgoingMessage(far.user, "A", content)])
+            await trio.sleep(300)
+            near.network.down.clear()
+            await wait_until(lambda: len(far.edus()) == 150, within_s=4000)
+
+    numbers = [edu["messages"][far.user]["A"]["number"] for edu in far.edus()]
+    assert numbers == list(range(150))
+    assert max(len(transaction["edus"]) for transaction in far.transactions) == 100
