@@ -97,6 +97,11 @@ async def receive(server: FederatedServer, event: Event, *, relay: bool = False)
     assert [verdict.outcome for verdict in result.verdicts] == [PduOutcome.ACCEPTED]
 
 
+def have_pdus(count: int, *peers: ReceivingPeer) -> Callable[[], bool]:
+    """Return the condition that each peer has accepted so many PDUs."""
+    return lambda: all(len(peer.pdus()) >= count for peer in peers)
+
+
 async def announce_heard(server: FederatedServer, peer: ServerName) -> None:
     """Tell the senders that a peer sent a request."""
     server.process.base.memory(FEDERATION).append_nowait([FederationRow((peer,), HEARD)])

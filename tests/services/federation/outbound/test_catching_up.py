@@ -17,6 +17,7 @@ from tests.support.rooms import message
 from tests.support.sending import (
     ReceivingPeer,
     announce_heard,
+    have_pdus,
     sending,
     shared_room,
     wait_until,
@@ -178,7 +179,7 @@ async def test_long_queue_of_a_slow_server_is_dropped(
             for number in range(0, MAX_QUEUED_PDUS + 50, 50):
                 drafts = [message(ANN, str(number + at)) for at in range(50)]
                 await near.world.append(room_id, *drafts)
-                await wait_until(lambda number=number: len(other.pdus()) == number + 50)
+                await wait_until(have_pdus(number + 50, other))
             await wait_until_behind(near)
             is_slow.set()
             await wait_until(lambda: far.bodies()[-1:] == other.bodies()[-1:])
