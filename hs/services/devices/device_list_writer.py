@@ -231,11 +231,15 @@ async def _put_signatures(
     new_records = [record for record in dict.fromkeys(records) if record not in stored]
     if not new_records:
         return None, []
+    targets = {UserID(record.target_user_id) for record in new_records}
+    own = sorted({each.target_id for each in new_records if each.target_user_id == user_id})
+    keys = await devices.missing_devices(tx, user_id, own) if own else []
     await device_keys.put_signatures(tx, new_records)
     rows: Rows = []
-    targets = {UserID(record.target_user_id) for record in new_records}
-    if user_id in targets:
-        rows += await change_rows(tx, ids, user_id, [None], now_ms)
+    if own:
+        # Other servers are sent the keys of each device that was signed.
+        signed = [device_id for device_id in own if device_id not in keys]
+        rows += await change_rows(tx, ids, user_id, [*signed, *([None] if keys else [])], now_ms)
     other_users = sorted(targets - {UserID(user_id)})
     if other_users:
         rows += await _private_rows(tx, ids, user_id, other_users, now_ms)

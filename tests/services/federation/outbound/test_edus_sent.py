@@ -6,13 +6,17 @@ import attrs
 import trio
 import trio.testing
 
+from hs.core.canonical_json import encode_lenient
 from hs.core.ids import EventID, RoomID, ServerName, UserID
 from hs.core.requester import Requester
 from hs.nursery.wiring.federation.outbound import wire_outgoing_messages
+from hs.services.devices.device_list_writer import NewSignature, SigningKeyUpload
 from hs.services.devices.remote_devices import OutgoingMessage
 from hs.services.ephemeral.receipts import Move
 from hs.storage.database import Database, Tx
+from hs.storage.devices import device_keys
 from hs.storage.federation import outgoing_to_device
+from tests.support.devices import KeyPair
 from tests.support.federation import FederatedServer, PeerNetwork, open_server, open_servers
 from tests.support.sending import ReceivingPeer, sending, shared_room, wait_until
 
@@ -132,6 +136,34 @@ async def add_device(tx: Tx) -> None:
         "VALUES ($1, 'PHONE', 'secret', 1, 7)",
         ANN,
     )
+
+
+async def test_keys_are_sent_with_the_signatures_of_their_owner(database: Database) -> None:
+    network = PeerNetwork()
+    master, phone = KeyPair.of_user(ANN, 1), KeyPair.of_device(ANN, "PHONE", 2)
+    content = phone.device_keys()
+    async with open_server(NEAR, network, database) as near:
+        far = ReceivingPeer(FAR, near.network)
+        await shared_room(near, far)
+        lists = near.process.services.core.device_writers.lists
+        await database.write(add_device)
+        await database.write(device_keys.put_device_keys, ANN, "PHONE", encode_lenient(content))
+        usable = master.usable_as("master")
+        async with sending(near):
+            upload = SigningKeyUpload("master", master.public, encode_lenient(usable))
+            await lists.put_cross_signing(ANN, [upload], True)
+            await wait_until(lambda: len(far.edus()) == 2)
+            signature = NewSignature(ANN, "PHONE", f"ed25519:{master.name}", "signature")
+            await lists.put_signatures(ANN, [signature])
+            await wait_until(lambda: len(far.edus()) == 3)
+
+    keys = {"user_id": ANN, "master_key": usable}
+    assert far.edus("m.signing_key_update") == [keys]
+    assert far.edus("org.matrix.signing_key_update") == [keys]
+    (update,) = far.edus("m.device_list_update")
+    content["signatures"][ANN][f"ed25519:{master.name}"] = "signature"
+    assert update["keys"] == {**content, "unsigned": {}}
+    assert "device_display_name" not in update
 
 
 async def test_messages_are_sent_once_they_are_stored(database: Database) -> None:
