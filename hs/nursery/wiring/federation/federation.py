@@ -51,7 +51,9 @@ def wire_federation(base: ProcessBase, subjects: FederatedSubjects) -> list[Part
     return [
         _wire_server_api(subjects),
         wire_device_list_duties(base, subjects.lists, subjects.rooms),
-        wire_outbound(base, subjects.client.client, subjects.rooms),
+        wire_outbound(
+            base, subjects.client.client, subjects.rooms, subjects.ephemeral.presence.states
+        ),
         wire_inbound(
             base,
             subjects.client,

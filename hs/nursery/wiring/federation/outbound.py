@@ -13,6 +13,7 @@ from hs.nursery.process_base import ProcessBase
 from hs.nursery.wiring.rooms.rooms import Rooms
 from hs.repl.ownership import shard_of
 from hs.services.devices.user_keys import UserKeysReader
+from hs.services.ephemeral.presence_states import PresenceStates
 from hs.services.federation.outbound.delivery import DestinationDelivery
 from hs.services.federation.outbound.destinations import Destinations
 from hs.services.federation.outbound.device_edus import DeviceEdus
@@ -39,7 +40,9 @@ def wire_outgoing_messages(base: ProcessBase) -> OutgoingMessages:
     return OutgoingMessages(base.database, base.memory(FEDERATION), base.clock)
 
 
-def wire_outbound(base: ProcessBase, client: FederationClient, rooms: Rooms) -> Part:
+def wire_outbound(
+    base: ProcessBase, client: FederationClient, rooms: Rooms, states: PresenceStates
+) -> Part:
     """Build the federation sender, if this process is one."""
     messages = wire_outgoing_messages(base)
     cleanup = Duty(
@@ -49,7 +52,7 @@ def wire_outbound(base: ProcessBase, client: FederationClient, rooms: Rooms) -> 
         period_s=CLEANUP_PERIOD_S,
         at_start=False,
     )
-    sender = base.planned(FEDERATION_DUTY, lambda: _sender(base, client, rooms))
+    sender = base.planned(FEDERATION_DUTY, lambda: _sender(base, client, rooms, states))
     if sender is None:
         return Part(duties=[cleanup])
     senders = base.settings.workers.federation_senders
@@ -63,7 +66,9 @@ def wire_outbound(base: ProcessBase, client: FederationClient, rooms: Rooms) -> 
     return Part(duties=[cleanup, sending], metrics=[partial(watch_sender, sender=sender)])
 
 
-def _sender(base: ProcessBase, client: FederationClient, rooms: Rooms) -> FederationSender:
+def _sender(
+    base: ProcessBase, client: FederationClient, rooms: Rooms, states: PresenceStates
+) -> FederationSender:
     database, server_name = base.database, base.settings.server.server_name
     senders = base.settings.workers.federation_senders
     share, shares = senders.index(base.plan.instance), len(senders)
@@ -88,6 +93,8 @@ def _sender(base: ProcessBase, client: FederationClient, rooms: Rooms) -> Federa
             destinations=destinations,
             server_name=server_name,
             clock=base.clock,
+            memberships=rooms.memberships,
+            states=states,
             presence=_presence_rules(base),
         ),
     )

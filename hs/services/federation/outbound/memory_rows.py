@@ -1,7 +1,8 @@
 """Typing notifications and presence of local users, of which the newest are sent.
 
 Rows that arrive wait here, the newest of each room or user, until a task has found the servers that
-get them. Users who go on typing are announced again, because servers forget them after a while.
+get them. Users who go on typing are announced again, because servers forget them after a while. The
+server of a user who joins a room gets the presence of its local members.
 
 Spec: server-server API, Typing Notifications and Presence.
 """
@@ -11,17 +12,24 @@ from typing import Final
 import attrs
 import trio
 
-from hs.core.ids import RoomID, ServerName, UserID
-from hs.core.streams import PRESENCE, TYPING, PresenceRow, TypingRow
+from hs.core.events import event_types
+from hs.core.ids import RoomID, ServerName, UserID, server_of
+from hs.core.streams import EVENTS, PRESENCE, TYPING, EventRow, PresenceRow, TypingRow
 from hs.lib.clock import Clock
 from hs.repl.feed import Batch, Feed
+from hs.services.ephemeral.presence_states import PresenceStates
+from hs.services.ephemeral.presence_writer import OFFLINE
 from hs.services.federation.outbound.destinations import Destinations
 from hs.services.federation.outbound.edus import presence_part, typing_edu
 from hs.services.federation.outbound.table_rows import ServersOfUsers
+from hs.services.rooms.store.memberships import Memberships
 from hs.services.rooms.store.room_servers import RoomServers
 
 MAX_WAITING: Final = 10_000
 """Rooms, and users, that wait; of more, the oldest are dropped."""
+
+MAX_MEMBERS: Final = 500
+"""Local members of a room whose presence a server gets when it joins."""
 
 TYPING_AGAIN_S: Final = 30.0
 
@@ -36,6 +44,14 @@ class PresenceRules:
     excluded_rooms: frozenset[RoomID]
 
 
+@attrs.frozen
+class _Join:
+    """A user who joined a room."""
+
+    room_id: RoomID
+    user_id: UserID
+
+
 class MemoryRows:
     """Queues typing notifications and presence for the servers that get them."""
 
@@ -46,6 +62,8 @@ class MemoryRows:
         destinations: Destinations,
         server_name: ServerName,
         clock: Clock,
+        memberships: Memberships,
+        states: PresenceStates,
         presence: PresenceRules,
     ) -> None:
         self._rooms = rooms
@@ -53,11 +71,14 @@ class MemoryRows:
         self._destinations = destinations
         self._suffix = f":{server_name}"
         self._clock = clock
+        self._memberships = memberships
+        self._states = states
         self._presence_rules = presence
         self._typing: dict[RoomID, frozenset[UserID]] = {}  # who types now
         self._sent: dict[RoomID, frozenset[UserID]] = {}  # who was announced
         self._rooms_waiting: dict[RoomID, None] = {}
         self._presence: dict[UserID, PresenceRow] = {}
+        self._joins: dict[_Join, None] = {}
         self._arrived = trio.Event()
 
     def follow(self, feed: Feed) -> None:
@@ -65,6 +86,7 @@ class MemoryRows:
         feed.subscribe(TYPING, self._on_typing)
         if self._presence_rules.is_sent:
             feed.subscribe(PRESENCE, self._on_presence)
+            feed.subscribe(EVENTS, self._on_events)
 
     async def run(self) -> None:
         """Queue what arrives, until cancelled."""
@@ -79,6 +101,9 @@ class MemoryRows:
                 presence, self._presence = self._presence, {}
                 for user_id, row in presence.items():
                     await self._send_presence(user_id, row)
+                joins, self._joins = self._joins, {}
+                for join in joins:
+                    await self._introduce(join)
 
     async def _send_typing(self, room_id: RoomID) -> None:
         servers = await self._rooms.servers_in(room_id)
@@ -107,6 +132,35 @@ class MemoryRows:
             self._destinations.add_edu_for_later(servers, ("presence", user_id), part)
         else:
             self._destinations.send_edu(servers, ("presence", user_id), part)
+
+    async def _introduce(self, join: _Join) -> None:
+        """Send the presence of local members to servers that have not had it."""
+        present = await self._memberships.present(join.room_id)
+        if join.user_id.endswith(self._suffix):
+            members, servers = [join.user_id], await self._rooms.servers_in(join.room_id)
+        else:
+            members = sorted(present.local)[:MAX_MEMBERS]
+            servers = frozenset((server_of(join.user_id),))
+        if not servers:
+            return
+        for user_id, row in (await self._states.get(members)).items():
+            if row.state != OFFLINE:
+                part = presence_part(row, self._clock.now_ms())
+                self._destinations.send_edu(servers, ("presence", user_id), part)
+
+    def _on_events(self, batch: Batch[EventRow]) -> None:
+        for _, row in batch.rows:
+            if row.membership != event_types.JOIN or row.prev_membership == event_types.JOIN:
+                continue
+            room_id = RoomID(row.room_id)
+            is_hidden = row.outlier or row.soft_failed or row.rejected
+            if is_hidden or row.state_key is None or room_id in self._presence_rules.excluded_rooms:
+                continue
+            if self._rooms.servers_nowait(room_id) != frozenset():
+                self._joins[_Join(room_id, UserID(row.state_key))] = None
+                if len(self._joins) > MAX_WAITING:
+                    del self._joins[next(iter(self._joins))]
+                self._arrived.set()
 
     def _on_typing(self, batch: Batch[TypingRow]) -> None:
         if batch.reset:

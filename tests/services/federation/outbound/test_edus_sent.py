@@ -18,7 +18,7 @@ from hs.storage.devices import device_keys
 from hs.storage.federation import outgoing_to_device
 from tests.support.devices import KeyPair
 from tests.support.federation import FederatedServer, PeerNetwork, open_server, open_servers
-from tests.support.sending import ReceivingPeer, sending, shared_room, wait_until
+from tests.support.sending import JOIN, ReceivingPeer, receive, sending, shared_room, wait_until
 
 NEAR, FAR, OTHER = (ServerName(f"{name}.example") for name in ("near", "far", "other"))
 ANN = UserID("@ann:near.example")
@@ -98,6 +98,23 @@ async def test_presence_is_sent(autojump_clock: trio.testing.MockClock) -> None:
 
     (update,) = far.edus("m.presence")[0]["push"]
     assert (update["user_id"], update["presence"], update["status_msg"]) == (ANN, "online", "here")
+
+
+async def test_server_that_joins_gets_presence(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with open_servers(NEAR) as (near,):
+        far, other = ReceivingPeer(FAR, near.network), ReceivingPeer(OTHER, near.network)
+        _, history = await shared_room(near, far)
+        writer = near.process.services.ephemeral.presence.writer
+        async with sending(near), near.process.duties("presence"):
+            await writer.set_presence(ANN, "PHONE", "online", "here")
+            await wait_until(lambda: far.edus("m.presence"))
+            await receive(near, history.add(other.user, "m.room.member", JOIN, other.user))
+            await wait_until(lambda: other.edus("m.presence"))
+
+    assert other.edus("m.presence")[0]["push"][0]["user_id"] == ANN
+    assert len(far.edus("m.presence")) == 1
 
 
 async def test_device_updates_are_a_chain(database: Database) -> None:
