@@ -12,7 +12,6 @@ from typing import Any
 
 import orjson
 import trio
-import trio.testing
 
 from hs.core.events.event import Event
 from hs.core.ids import RoomID, ServerName, UserID
@@ -20,6 +19,7 @@ from hs.core.streams import FEDERATION, FederationRow
 from hs.services.federation.outbound.outgoing_messages import HEARD
 from hs.services.federation_client.peer_transport import PeerRequest
 from hs.services.rooms.receive.event_receiver import PduOutcome
+from hs.storage.federation import outbound
 from tests.support.federation import FederatedServer, ScriptedPeer
 from tests.support.peers import History
 
@@ -118,5 +118,16 @@ async def wait_until(condition: Callable[[], object], within_s: float = 60.0) ->
 async def sending(server: FederatedServer, duty: str = SENDER_DUTY) -> AsyncIterator[None]:
     """Run the federation sender of a server."""
     async with server.process.duties(duty):
-        await trio.testing.wait_all_tasks_blocked()
+        await _wait_until_begun(server)
         yield
+
+
+async def _wait_until_begun(server: FederatedServer) -> None:
+    """Wait until the sender has stored its position, from which on it misses nothing."""
+    base = server.process.base
+    with trio.fail_after(60):
+        while True:
+            positions = await base.database.read(outbound.list_positions)
+            if any(row.sender == base.plan.instance for row in positions):
+                return
+            await trio.sleep(0.01)

@@ -161,8 +161,8 @@ class Destinations:
 
     def forget_idle(self, destination: Destination) -> None:
         """Remove a destination for which nothing is to be done."""
-        if destination.is_idle and not destination.is_running:
-            self._by_name.pop(destination.server, None)
+        if destination.is_idle and not destination.is_running and self._has(destination):
+            del self._by_name[destination.server]
 
     # Serving
 
@@ -202,7 +202,8 @@ class Destinations:
                     await self._due_changed.wait()
                 continue
             _, _, destination = heapq.heappop(self._due)
-            self._start(destination)
+            if self._has(destination):
+                self._start(destination)
 
     def _start(self, destination: Destination) -> None:
         if destination.is_running or destination.retry_s > trio.current_time():
@@ -210,6 +211,10 @@ class Destinations:
         destination.is_running = True
         self._ready.append(destination)
         self._has_ready.set()
+
+    def _has(self, destination: Destination) -> bool:
+        """Return whether this object has not been forgotten, and perhaps replaced, meanwhile."""
+        return self._by_name.get(destination.server) is destination
 
     def _destination(self, server: ServerName) -> Destination:
         destination = self._by_name.get(server)

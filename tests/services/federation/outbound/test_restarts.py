@@ -8,7 +8,15 @@ from hs.settings.settings import Settings
 from hs.storage.database import Database, Tx
 from tests.support.composition import SETTINGS, Neighbourhood, worker_settings
 from tests.support.federation import PeerNetwork, open_server
-from tests.support.sending import ReceivingPeer, sending, shared_room, wait_until
+from tests.support.sending import (
+    JOIN,
+    ReceivingPeer,
+    have_pdus,
+    receive,
+    sending,
+    shared_room,
+    wait_until,
+)
 
 NEAR, FAR, OTHER = (ServerName(f"{name}.example") for name in ("near", "far", "other"))
 ANN = UserID("@ann:near.example")
@@ -99,3 +107,49 @@ async def test_senders_share_the_servers(database: Database) -> None:
             await wait_until(lambda: all(len(peer.bodies()) == 2 for peer in rest))
 
     assert all(peer.bodies() == ["0", "1"] for peer in rest)
+
+
+async def test_changed_list_of_senders_loses_nothing(database: Database) -> None:
+    network, neighbours = PeerNetwork(), Neighbourhood()
+    peers = [ReceivingPeer(ServerName(f"far{n}.example"), network) for n in range(8)]
+    async with open_server(NEAR, network, database) as near:
+        room_id, _ = await shared_room(near, *peers)
+        async with sending(near):
+            await near.world.send(room_id, ANN, "0")
+            await wait_until(have_pdus(1, *peers))
+        await near.world.send(room_id, ANN, "1")
+    senders = ("a", "b")
+    async with (
+        open_server(
+            NEAR, network, database, settings=sharded("main", senders), neighbours=neighbours
+        ),
+        open_server(
+            NEAR, network, database, settings=sharded("a", senders), neighbours=neighbours
+        ) as first,
+        open_server(
+            NEAR, network, database, settings=sharded("b", senders), neighbours=neighbours
+        ) as second,
+        sending(first, "federation sender 1 of 2"),
+        sending(second, "federation sender 2 of 2"),
+    ):
+        await wait_until(have_pdus(2, *peers))
+
+    assert all(list(dict.fromkeys(peer.bodies())) == ["0", "1"] for peer in peers)
+    senders_stored = {row[0] for row in await database.read(list_rows)}
+    assert senders_stored == {"a", "b"}
+
+
+async def test_relayed_events_follow_after_a_restart(database: Database) -> None:
+    network = PeerNetwork()
+    far, other = ReceivingPeer(FAR, network), ReceivingPeer(OTHER, network)
+    async with open_server(NEAR, network, database) as near:
+        _, history = await shared_room(near, far)
+        async with sending(near):
+            pass
+        joined = history.add(other.user, "m.room.member", JOIN, other.user)
+        await receive(near, joined, relay=True)
+    async with open_server(NEAR, network, database) as near, sending(near):
+        await wait_until(have_pdus(1, far))
+
+    assert [pdu["state_key"] for pdu in far.pdus()] == [other.user]
+    assert other.pdus() == []
