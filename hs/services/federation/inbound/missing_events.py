@@ -8,6 +8,7 @@ Rules:
   the state before the oldest of them is asked for. Auth events that are missing come last.
 - Everything is bounded: rounds, events, the size of each response, the requests, the time. What
   is not found within the bounds is left; the caller tries again later, and gives up.
+- Whole states are fetched one after the other: one may take hundreds of megabytes while it is read.
 - One server is asked for the events in between and for the state, the next ones only if it fails.
   Single events are asked for several at a time.
 
@@ -69,6 +70,7 @@ class MissingEventFetcher:
     _client: FederationClient
     _database: Database
     _events: EventStore
+    _whole_states: trio.Semaphore = attrs.Factory(lambda: trio.Semaphore(1))
 
     async def fetch(
         self,
@@ -89,6 +91,7 @@ class MissingEventFetcher:
             rules=rules,
             room_id=room_id,
             servers=list(servers),
+            whole_states=self._whole_states,
         )
         walk.held.update((event.event_id, event) for event in waiting)
         with trio.move_on_after(FETCH_TIMEOUT_S):
@@ -114,6 +117,7 @@ class _Walk:
     _rules: RoomVersion = attrs.field(kw_only=True)
     _room_id: RoomID = attrs.field(kw_only=True)
     _servers: list[ServerName] = attrs.field(kw_only=True)
+    _whole_states: trio.Semaphore = attrs.field(kw_only=True)
     held: dict[EventID, Event] = attrs.Factory(dict)
     state_events: dict[EventID, Event] = attrs.Factory(dict)
     auth_events: dict[EventID, Event] = attrs.Factory(dict)
@@ -192,8 +196,9 @@ class _Walk:
             self.state_events[each] = self.held[each]
         wanted -= self.held.keys()
         if len(wanted) > MAX_SINGLE_EVENTS:
-            pdus = await requests.get_state(self._client, server, self._room_id, event.event_id)
-            found = await self._parse(pdus)
+            async with self._whole_states:
+                pdus = await requests.get_state(self._client, server, self._room_id, event.event_id)
+                found = await self._parse(pdus)
             self.state_events.update((each, found[each]) for each in wanted & found.keys())
         else:
             self.state_events.update(await self._fetch_single(wanted, server))

@@ -41,6 +41,9 @@ log = logging.getLogger(__name__)
 MAX_QUEUED: Final = 500
 """Longest queue of one server in one room."""
 
+MAX_QUEUED_OF_ORIGIN: Final = 5000
+"""Longest of all queues of one server together."""
+
 PDUS_AT_ONCE: Final = 100
 QUEUES_AT_ONCE: Final = 8
 QUEUES_OF_ORIGIN: Final = 2
@@ -112,6 +115,8 @@ class PduQueues:
 
         Raises: LimitExceeded, if too many PDUs of this server wait in the room.
         """
+        if self._length_of(origin) + len(pdus) > MAX_QUEUED_OF_ORIGIN:
+            raise _queue_full("Too many of your events wait")
         now_ms = self._clock.now_ms()
         rows = [
             WaitingPdu(event_id, orjson.loads(pdu)["depth"], now_ms, pdu)
@@ -119,13 +124,14 @@ class PduQueues:
         ]
         length = await self._database.write(inbound_pdus.add, room_id, origin, rows, MAX_QUEUED)
         if length is None:
-            raise LimitExceeded(
-                f"Too many of your events wait in room {room_id}",
-                retry_after_ms=int(LONGEST_PAUSE_S * 100),
-            )
+            raise _queue_full(f"Too many of your events wait in room {room_id}")
         state = self._state((room_id, origin), now_ms)
         state.length = length
         state.additions += 1
+
+    def _length_of(self, origin: ServerName) -> int:
+        queues = (room.get(origin) for room in self._states.values())
+        return sum(state.length for state in queues if state is not None)
 
     def note_received(self, room_id: RoomID, event_ids: Collection[EventID]) -> None:
         """Have the queues tried that wait for one of these events."""
@@ -298,6 +304,10 @@ class PduQueues:
         queues.pop(origin, None)
         if not queues:
             del self._states[room_id]
+
+
+def _queue_full(message: str) -> LimitExceeded:
+    return LimitExceeded(message, retry_after_ms=int(FIRST_PAUSE_S * 1000))
 
 
 def _waiting(rows: Collection[WaitingPdu], result: ReceiveResult) -> list[WaitingPdu]:

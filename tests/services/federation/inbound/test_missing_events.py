@@ -325,3 +325,18 @@ async def test_cycle_of_events_is_given_up(database: Database, quick_retries: No
         await inbound.work()
 
         assert await inbound.status(second) is None
+
+
+async def test_events_of_an_origin_are_limited_over_all_rooms(
+    inbound: Inbound, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pdu_queues, "MAX_QUEUED_OF_ORIGIN", 2)
+    events = say(inbound.history, 5)
+    await inbound.send(*events[1:3])
+
+    with pytest.raises(RemoteFault) as caught:
+        await inbound.send(events[4])
+    await inbound.send(events[4], origin=TWO)
+
+    assert caught.value.error is not None
+    assert caught.value.error.status == 429
