@@ -24,6 +24,7 @@ from hs.core.signing.signed_json import sign_json
 from hs.core.unpadded_base64 import encode_base64
 from hs.lib.clock import FixedClock
 from hs.lib.http_client import HttpClient
+from hs.nursery.wiring.federation.remote_servers import RemoteServers
 from hs.services.federation_client.client import FederationClient
 from hs.services.federation_client.key_responses import KEYS_URI
 from hs.services.federation_client.peer_transport import (
@@ -162,6 +163,7 @@ async def open_server(
     clock: FixedClock | None = None,
     neighbours: Neighbourhood | None = None,
     http: HttpClient | None = None,
+    remote: RemoteServers | None = None,
 ) -> AsyncIterator[FederatedServer]:
     """Start a server and connect it; leaving the block stops it."""
     server_name = ServerName(name)
@@ -170,6 +172,7 @@ async def open_server(
         settings_of(server_name, settings),
         clock=clock,
         neighbours=neighbours,
+        remote=remote,
         peers=network.transport_of(server_name),
         http=http,
     ) as process:

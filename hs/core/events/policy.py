@@ -45,6 +45,16 @@ def is_exempt(event: Event) -> bool:
     return event.type == event_types.POLICY and event.state_key == ""
 
 
+def has_policy_signature(event: Event, policy: RoomPolicy) -> bool:
+    """Return whether the policy server has signed an event."""
+    essential = essential_bytes(event.pdu, event.rules)
+    try:
+        check_signatures(event.pdu, policy.server, {KEY_ID: policy.key}, essential)
+    except InvalidSignature:
+        return False
+    return True
+
+
 def with_policy_signature(event: Event, policy: RoomPolicy, answer: Mapping[str, Any]) -> Event:
     """Return a copy of an event with the signature that the policy server returned.
 

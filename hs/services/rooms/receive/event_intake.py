@@ -4,6 +4,7 @@ Rules:
 
 - The checks that depend on nothing but the PDU run before the room is locked, as they wait for
   keys of other servers.
+- So does the check for the signature of the room's policy server, which may be asked for it.
 - Each PDU is processed on its own: that another of the call is rejected or waiting changes
   nothing but what the state of the room is by then. PDUs that cite each other are sorted first.
 - If the room is dropped because a commit failed (see `hot_rooms`), all is done again from what is
@@ -28,6 +29,7 @@ from hs.core.ids import EventID, RoomID
 from hs.core.versions import room_version
 from hs.services.rooms.append.hot_room import HotRoom
 from hs.services.rooms.append.hot_rooms import RoomDropped
+from hs.services.rooms.append.policy_servers import PolicyServerCheck
 from hs.services.rooms.receive.event_receiver import (
     MissingEvents,
     PduOutcome,
@@ -45,6 +47,7 @@ from hs.services.rooms.receive.room_import import (
     import_room,
 )
 
+_POLICY_KEY: Final = (event_types.POLICY, "")
 ATTEMPTS: Final = 3  # if commits of the room fail while its events are fetched
 
 T = TypeVar("T")
@@ -57,6 +60,7 @@ class OwnedRoomReceiver:
     _checker: PduChecker
     _stores: RoomStores
     _is_local: Callable[[str], bool]
+    _policies: PolicyServerCheck | None = attrs.field(default=None, kw_only=True)
     _recent_states: WeakKeyDictionary[HotRoom, RecentStates] = attrs.Factory(WeakKeyDictionary)
 
     async def receive(
@@ -70,11 +74,15 @@ class OwnedRoomReceiver:
         """Receive PDUs of a room; see RoomReceiver."""
         async with self._stores.rooms.hold(room_id) as room:
             rules = room.rules
+            policy_id = room.head.snapshot.map.get(_POLICY_KEY)
         checked = await self._checker.check(room_id, rules, pdus)
         checked_outliers = await self._checker.check(room_id, rules, outliers)
+        not_recommended: frozenset[EventID] = frozenset()
+        if policy_id is not None:
+            checked, not_recommended = await self._check_policy(room_id, policy_id, checked)
 
         async def process(received_room: ReceivedRoom) -> ReceiveResult:
-            processor = PduProcessor(received_room, states, relay)
+            processor = PduProcessor(received_room, states, relay, not_recommended=not_recommended)
             return await _receive(processor, checked, checked_outliers)
 
         return await self._in_room(room_id, None, process)
@@ -138,6 +146,21 @@ class OwnedRoomReceiver:
             membership == event_types.JOIN and self._is_local(user_id)
             for user_id, membership in members
         )
+    async def _check_policy(
+        self, room_id: RoomID, policy_id: EventID, checked: list[CheckedPdu]
+    ) -> tuple[list[CheckedPdu], frozenset[EventID]]:
+        """Return the events, signed by the room's policy server, and those that it did not sign."""
+        events = _events(checked)
+        stored = await self._stores.events.get([policy_id, *(event.event_id for event in events)])
+        policy = stored.get(policy_id)
+        if self._policies is None or policy is None or policy.redacted_by is not None:
+            return checked, frozenset()
+        new = [event for event in events if event.event_id not in stored]
+        signed, others = await self._policies.check_received(room_id, policy.event, new)
+        replaced = [
+            signed.get(pdu.event_id, pdu) if isinstance(pdu, Event) else pdu for pdu in checked
+        ]
+        return replaced, others
 
     async def _in_room(
         self,

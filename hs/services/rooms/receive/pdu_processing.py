@@ -16,7 +16,7 @@ Rules:
 - A redaction and its target may arrive in either order. A redaction applies if the state before
   it allows it, and only the first one that applies counts.
 
-Spec: server-server API, Checks performed on receipt of a PDU, steps 4 to 6.
+Spec: server-server API, Checks performed on receipt of a PDU, steps 4 to 7.
 """
 
 from collections.abc import Mapping, Sequence
@@ -53,11 +53,15 @@ _OUTCOMES: Mapping[EventStatus, PduOutcome] = {
 
 @attrs.define(eq=False)
 class PduProcessor:
-    """Processes the events of one call; `states` maps event IDs to the state before them."""
+    """Processes the events of one call; `states` maps event IDs to the state before them.
+
+    The policy server of the room has not signed `not_recommended`.
+    """
 
     _room: ReceivedRoom
     _states: Mapping[EventID, Sequence[EventID]]
     _relay: bool = False
+    _not_recommended: frozenset[EventID] = attrs.field(default=frozenset(), kw_only=True)
     missing_prev_events: set[EventID] = attrs.Factory(set)
     missing_auth_events: set[EventID] = attrs.Factory(set)
     _gaps: frozenset[EventID] = frozenset()  # backward extremities among the events
@@ -129,6 +133,10 @@ class PduProcessor:
                 current = await room.resolve([current, state_before])
             rejection = await self._check_state(current, event)
             status = EventStatus.ACCEPTED if rejection is None else EventStatus.SOFT_FAILED
+        if rejection is None and not fills_gap and event.event_id in self._not_recommended:
+            # Step 7
+            rejection = "The room's policy server has not signed the event"
+            status = EventStatus.SOFT_FAILED
         pending = PendingEvent(
             event,
             state_before,
