@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from hs.storage.database import Database
-from tests.services.federation.inbound_server import Inbound, open_inbound
+from tests.services.federation.inbound.inbound_scene import Inbound, open_inbound
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 from hs.core.ids import UserID
 from hs.services.ephemeral.presence_writer import REMOTE_TIMEOUT_MS
 from hs.storage.database import Tx
-from tests.services.federation.inbound_server import ONE, THREE, TWO, Inbound, count_rows
+from tests.services.federation.inbound.inbound_scene import ONE, THREE, TWO, Inbound, count_rows
 from tests.support.peers import ADMIN, BERT, CORA
 from tests.support.rooms import ALICE
 

@@ -4,7 +4,7 @@ import pytest
 
 from hs.services.rooms.store.stored_event import EventStatus
 from hs.storage.database import Tx
-from tests.services.federation.inbound_server import Inbound
+from tests.services.federation.inbound.inbound_scene import Inbound
 from tests.support.peers import ADMIN, CORA
 from tests.support.rooms import ALICE
 

@@ -4,7 +4,7 @@ import pytest
 
 from hs.core.ids import UserID
 from hs.storage.database import Database
-from tests.services.federation.inbound_server import Inbound, open_inbound
+from tests.services.federation.inbound.inbound_scene import Inbound, open_inbound
 from tests.support.peers import ADMIN, CORA
 from tests.support.rooms import ALICE
 from tests.support.sliding import Sliding, bodies

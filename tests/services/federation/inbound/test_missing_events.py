@@ -13,7 +13,7 @@ from hs.services.federation_client.peer_transport import PeerRequest
 from hs.services.rooms.store.stored_event import EventStatus
 from hs.storage.database import Database, Tx
 from hs.storage.rooms import events as event_rows
-from tests.services.federation.inbound_server import (
+from tests.services.federation.inbound.inbound_scene import (
     ONE,
     PREFIX,
     QUEUES,

@@ -15,7 +15,7 @@ from hs.core.versions import room_version
 from hs.nursery.wiring.federation.remote_servers import RemoteServers
 from hs.services.rooms.store.stored_event import EventStatus
 from hs.storage.database import Database
-from tests.support.inbound import ONE, TWO, open_inbound
+from tests.services.federation.inbound.inbound_scene import ONE, TWO, open_inbound
 from tests.support.peers import ADMIN, CORA
 
 KEY = SigningKey.from_seed("policy_server", bytes(range(32)))

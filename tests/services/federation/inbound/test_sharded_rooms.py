@@ -6,7 +6,7 @@ from hs.core.ids import RoomID
 from hs.repl.ownership import shard_of
 from hs.services.rooms.store.stored_event import EventStatus
 from hs.storage.database import Database
-from tests.services.federation.inbound_server import QUEUES, joined_history, open_inbound
+from tests.services.federation.inbound.inbound_scene import QUEUES, joined_history, open_inbound
 from tests.support.composition import SETTINGS, Neighbourhood, open_process, worker_settings
 from tests.support.federation import PeerNetwork, settings_of
 from tests.support.peers import CORA, TEST_SERVER

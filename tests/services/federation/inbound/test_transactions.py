@@ -10,7 +10,7 @@ from hs.core.canonical_json import JsonObject
 from hs.core.errors import RemoteFault
 from hs.services.rooms.store.stored_event import EventStatus
 from hs.storage.database import Database
-from tests.services.federation.inbound_server import (
+from tests.services.federation.inbound.inbound_scene import (
     THREE,
     TWO,
     Inbound,
