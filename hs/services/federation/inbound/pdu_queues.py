@@ -4,8 +4,8 @@ Rules:
 
 - A queue is the PDUs of one room that one server has sent. They are rows until they are stored as
   events, or given up. All that is done to them may be done again: a crash loses or doubles nothing.
-- Of one room, one queue is worked on at a time; of one server, a few. So a server that sends
-  nonsense delays its own events only.
+- Of one room and of one server, a few queues are worked on at a time. So a server that sends
+  nonsense, or does not answer, delays its own events only.
 - A queue whose events stay incomplete is tried again later and later, and at last its oldest PDUs
   are deleted. Events that cite those later have them fetched again, so little is lost.
 - A queue is tried at once if an event arrives that it waits for.
@@ -47,6 +47,7 @@ MAX_QUEUED_OF_ORIGIN: Final = 5000
 PDUS_AT_ONCE: Final = 100
 QUEUES_AT_ONCE: Final = 8
 QUEUES_OF_ORIGIN: Final = 2
+QUEUES_OF_ROOM: Final = 3
 MAX_FAILURES: Final = 6
 FIRST_PAUSE_S: Final = 5.0
 LONGEST_PAUSE_S: Final = 600.0
@@ -90,7 +91,8 @@ class PduQueues:
     _owns: Callable[[RoomID], bool] = attrs.field(kw_only=True)
     _server_name: ServerName = attrs.field(kw_only=True)
     _states: dict[RoomID, dict[ServerName, QueueState]] = attrs.Factory(dict)
-    _busy_rooms: set[RoomID] = attrs.Factory(set)
+    _busy: set[QueueKey] = attrs.Factory(set)
+    _busy_rooms: Counter[RoomID] = attrs.Factory(Counter)
     _busy_origins: Counter[ServerName] = attrs.Factory(Counter)
     _changed: trio.Event = attrs.Factory(trio.Event)
     given_up: int = 0
@@ -146,6 +148,7 @@ class PduQueues:
             if self._owns(RoomID(queue.room_id)):
                 key = (RoomID(queue.room_id), ServerName(queue.origin))
                 self._state(key, queue.oldest_ms).length = queue.length
+        self._busy.clear()
         self._busy_rooms.clear()
         self._busy_origins.clear()
         async with trio.open_nursery() as nursery:
@@ -173,14 +176,20 @@ class PduQueues:
                     next_s = min(next_s, state.due_s)
                 else:
                     due.append((state.due_s, (room_id, origin)))
-        for _, (room_id, origin) in sorted(due):
-            if len(self._busy_rooms) >= QUEUES_AT_ONCE:
+        for _, key in sorted(due):
+            if len(self._busy) >= QUEUES_AT_ONCE:
                 break
-            if room_id in self._busy_rooms or self._busy_origins[origin] >= QUEUES_OF_ORIGIN:
+            room_id, origin = key
+            is_full = (
+                self._busy_rooms[room_id] >= QUEUES_OF_ROOM
+                or self._busy_origins[origin] >= QUEUES_OF_ORIGIN
+            )
+            if key in self._busy or is_full:
                 continue
-            self._busy_rooms.add(room_id)
+            self._busy.add(key)
+            self._busy_rooms[room_id] += 1
             self._busy_origins[origin] += 1
-            nursery.start_soon(self._work, (room_id, origin))
+            nursery.start_soon(self._work, key)
         # A queue that is due and not started is started when another one is done.
         return next_s - now_s
 
@@ -193,7 +202,8 @@ class PduQueues:
             log.warning("PDUs of %s in room %s are tried again: %s", origin, room_id, fault)
             state.due_s = trio.current_time() + LONGEST_PAUSE_S / 10
         finally:
-            self._busy_rooms.discard(room_id)
+            self._busy.discard(key)
+            self._busy_rooms -= Counter([room_id])
             self._busy_origins -= Counter([origin])
             self._changed.set()
 

@@ -4,12 +4,13 @@ from typing import Any
 
 import orjson
 import pytest
+import trio
 
 from hs.core.errors import RemoteFault
 from hs.core.events.event import Event
 from hs.core.ids import RoomID
 from hs.services.federation.inbound import pdu_queues
-from hs.services.federation_client.peer_transport import PeerRequest
+from hs.services.federation_client.peer_transport import PeerRequest, PeerResponse
 from hs.services.rooms.store.stored_event import EventStatus
 from hs.storage.database import Database, Tx
 from hs.storage.rooms import events as event_rows
@@ -340,3 +341,30 @@ async def test_events_of_an_origin_are_limited_over_all_rooms(
 
     assert caught.value.error is not None
     assert caught.value.error.status == 429
+
+
+async def test_server_that_does_not_answer_delays_no_others(inbound: Inbound) -> None:
+    history = inbound.history
+    ends = history.ends[:]
+    stuck = say(history, 2)[1]
+    hidden = history.add(BERT, *HI, after=ends)
+    good = history.add(BERT, *HI, after=[hidden.event_id])
+    inbound.serve_history(TWO)
+    await inbound.send(stuck, origin=ONE)
+    asked = trio.Event()
+
+    async def never_answer(request: PeerRequest) -> PeerResponse:
+        asked.set()
+        await trio.sleep_forever()
+        raise AssertionError
+
+    async def is_appended() -> bool:
+        return await inbound.status(good) is EventStatus.ACCEPTED
+
+    inbound.server.network.answers[ONE] = never_answer
+    async with inbound.server.process.duties(QUEUES):
+        await asked.wait()
+        await inbound.send(good, origin=TWO)
+        await inbound.wait_until(is_appended, 10)
+
+    assert await inbound.status(stuck) is None
