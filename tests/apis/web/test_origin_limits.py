@@ -2,12 +2,21 @@
 
 from typing import Any
 
+import attrs
 import pytest
 import trio
 
+from hs.apis.web.app import Application
+from hs.apis.web.auth import FEDERATION
+from hs.apis.web.limits import Admission
 from hs.apis.web.origin_limits import OriginLimits
+from hs.apis.web.render import Empty
+from hs.apis.web.route import collect, route
 from hs.core.errors import LimitExceeded
+from hs.core.ids import ServerName
+from hs.core.signing.requests import SignedRequest
 from hs.settings.sections.rate_limits import FederationRates
+from tests.support.web import Tokens, WebClient
 
 RATES = FederationRates(
     window_size=1000, sleep_limit=4, sleep_delay=500, reject_limit=3, concurrent=2
@@ -90,3 +99,43 @@ async def test_without_limits_everything_runs() -> None:
     limits = OriginLimits()
     for _ in range(100):
         await limits.run("a.example", trio.lowlevel.checkpoint)
+
+
+class OneOrigin:
+    """An OriginAuthenticator that takes every request for one of the same server."""
+
+    async def origin_of(self, request: SignedRequest) -> ServerName:
+        """Return the server."""
+        await trio.lowlevel.checkpoint()
+        return ServerName("flood.example")
+
+
+@attrs.frozen
+class SlowApi:
+    """An endpoint for other servers that takes a second."""
+
+    @route("GET", "/_matrix/federation/v1/slow", auth=FEDERATION)
+    async def slow(self) -> Empty:
+        """Wait."""
+        await trio.sleep(1)
+        return Empty()
+
+
+async def test_requests_of_servers_are_limited_by_the_application(autojump_clock: Any) -> None:
+    application = Application(
+        collect(SlowApi()),
+        Tokens(),
+        origins=OneOrigin(),
+        admission=Admission(origins=OriginLimits(RATES)),
+    )
+    client, statuses = WebClient(application), []
+
+    async def send() -> None:
+        response = await client.get("/_matrix/federation/v1/slow")
+        statuses.append(response.status)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(10):
+            nursery.start_soon(send)
+
+    assert sorted(statuses) == [200] * 5 + [429] * 5
