@@ -25,6 +25,7 @@ from hs.core.versions import RoomVersion
 MAX_EVENT_BYTES = 65536
 MAX_PREV_EVENTS = 20
 MAX_AUTH_EVENTS = 10
+MAX_OLD_REFERENCES = 1000  # of events from before those limits
 
 _MAX_INT64 = 2**63 - 1
 
@@ -36,6 +37,18 @@ def parse_pdu(pdu: object, rules: RoomVersion) -> Event:
 
     Raises: InvalidEvent.
     """
+    return _parse(pdu, rules, MAX_PREV_EVENTS, MAX_AUTH_EVENTS)
+
+
+def parse_old_pdu(pdu: object, rules: RoomVersion) -> Event:
+    """Parse a PDU like `parse_pdu`, without the limits that events of the past may exceed.
+
+    Spec: server-server API, GET /backfill/{roomId}. Raises: InvalidEvent.
+    """
+    return _parse(pdu, rules, MAX_OLD_REFERENCES, MAX_OLD_REFERENCES)
+
+
+def _parse(pdu: object, rules: RoomVersion, most_prev: int, most_auth: int) -> Event:
     if not isinstance(pdu, dict):
         raise InvalidEvent("An event must be a JSON object")
     signed = {key: pdu[key] for key in pdu if key != "unsigned"}
@@ -68,8 +81,8 @@ def parse_pdu(pdu: object, rules: RoomVersion) -> Event:
         content=content,
         depth=_integer(signed, "depth", 0, most),
         origin_server_ts=_integer(signed, "origin_server_ts", -most, most),
-        prev_events=_references(signed, "prev_events", MAX_PREV_EVENTS, rules),
-        auth_events=_references(signed, "auth_events", MAX_AUTH_EVENTS, rules),
+        prev_events=_references(signed, "prev_events", most_prev, rules),
+        auth_events=_references(signed, "auth_events", most_auth, rules),
         rules=rules,
         pdu=signed,
         canonical=canonical,

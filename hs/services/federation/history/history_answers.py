@@ -19,7 +19,7 @@ import trio
 
 from hs.core.errors import InvalidEvent, RemoteFault
 from hs.core.events.event import Event
-from hs.core.events.format import parse_pdu
+from hs.core.events.format import parse_old_pdu
 from hs.core.ids import EventID, RoomID, ServerName
 from hs.core.versions import RoomVersion, room_version
 from hs.services.federation.requests.events import (
@@ -178,7 +178,7 @@ def _parse(room_id: RoomID, rules: RoomVersion, pdus: Sequence[Any]) -> dict[Eve
     events: dict[EventID, Event] = {}
     for pdu in pdus:
         try:
-            event = parse_pdu(pdu, rules)
+            event = parse_old_pdu(pdu, rules)
         except InvalidEvent:
             continue
         if event.room_id == room_id:

@@ -25,6 +25,7 @@ import attrs
 from hs.core.errors import MatrixError
 from hs.core.events import event_types
 from hs.core.events.event import Event
+from hs.core.events.format import parse_old_pdu
 from hs.core.ids import EventID, RoomID
 from hs.core.versions import room_version
 from hs.services.rooms.append.hot_room import HotRoom
@@ -98,8 +99,8 @@ class OwnedRoomReceiver:
         """Receive events of a room's history; see RoomReceiver."""
         async with self._stores.rooms.hold(room_id) as room:
             rules = room.rules
-        checked = await self._checker.check(room_id, rules, pdus)
-        checked_outliers = await self._checker.check(room_id, rules, outliers)
+        checked = await self._checker.check(room_id, rules, pdus, parse_old_pdu)
+        checked_outliers = await self._checker.check(room_id, rules, outliers, parse_old_pdu)
 
         async def process(received_room: ReceivedRoom) -> ReceiveResult:
             # The commits of history and of new events do not wait for each other, so nothing is

@@ -33,6 +33,7 @@ class RefusedPdu:
 
 
 CheckedPdu = Event | RefusedPdu
+ParsePdu = Callable[[object, RoomVersion], Event]
 Keys = Mapping[VerifyKeyRequest, Mapping[str, VerifyKey]]
 
 
@@ -43,14 +44,18 @@ class PduChecker:
     _keys: KeyRing
 
     async def check(
-        self, room_id: RoomID, rules: RoomVersion, pdus: Sequence[bytes]
+        self,
+        room_id: RoomID,
+        rules: RoomVersion,
+        pdus: Sequence[bytes],
+        parse: ParsePdu = parse_pdu,
     ) -> list[CheckedPdu]:
         """Return the event of each PDU, or the reason why it is dropped.
 
         If the content hash is wrong, the event is returned in its redacted form.
         """
         run = _run_here if len(pdus) < MIN_PDUS_FOR_THREAD else trio.to_thread.run_sync
-        parsed, needs = await run(_parse_all, room_id, rules, pdus)
+        parsed, needs = await run(_parse_all, room_id, rules, pdus, parse)
         found = await self._keys.keys_for(needs.latest.values()) if needs.latest else {}
         keys, missing = await run(_select_keys, needs, found)
         if missing:
@@ -112,10 +117,10 @@ def required_keys(event: Event) -> list[VerifyKeyRequest]:
     ]
 
 
-def _parse(room_id: RoomID, rules: RoomVersion, pdu: bytes) -> CheckedPdu:
+def _parse(room_id: RoomID, rules: RoomVersion, pdu: bytes, parse: ParsePdu) -> CheckedPdu:
     # Step 1
     try:
-        event = parse_pdu(orjson.loads(pdu), rules)
+        event = parse(orjson.loads(pdu), rules)
     except orjson.JSONDecodeError:
         return RefusedPdu(None, "The PDU is not valid JSON")
     except InvalidEvent as fault:
@@ -126,9 +131,9 @@ def _parse(room_id: RoomID, rules: RoomVersion, pdu: bytes) -> CheckedPdu:
 
 
 def _parse_all(
-    room_id: RoomID, rules: RoomVersion, pdus: Sequence[bytes]
+    room_id: RoomID, rules: RoomVersion, pdus: Sequence[bytes], parse: ParsePdu
 ) -> tuple[list[CheckedPdu], _KeyNeeds]:
-    parsed = [_parse(room_id, rules, pdu) for pdu in pdus]
+    parsed = [_parse(room_id, rules, pdu, parse) for pdu in pdus]
     events = [event for event in parsed if isinstance(event, Event)]
     needs = {need for event in events for need in required_keys(event)}
     return parsed, _KeyNeeds(needs, _latest(needs))

@@ -13,6 +13,7 @@ from hs.core.streams import EVENTS
 from hs.services.federation.history import backfill
 from hs.services.rooms.append.drafts import Draft
 from hs.services.rooms.read.timelines import MessagesRequest
+from hs.services.rooms.receive.event_receiver import PduOutcome
 from hs.storage.database import Database
 from hs.storage.inline import open_inline
 from hs.storage.migrate import bundled_migrations, migrate
@@ -26,6 +27,7 @@ from tests.support.federation import (
     open_server,
     open_servers,
 )
+from tests.support.peers import ADMIN, BERT, TEST_SERVER, History
 from tests.support.rooms import member, message
 from tests.support.syncing import Syncing, bodies
 
@@ -319,3 +321,30 @@ async def test_events_that_no_stored_event_follows_are_refused() -> None:
             events.backward_extremities_among, list(join.prev_events)
         )
         assert gaps == list(join.prev_events)
+
+
+async def test_old_event_with_many_references_is_received() -> None:
+    history = History("11")
+    history.begin()
+    assert history.room_id is not None
+    assert history.first is not None
+    forks = [
+        history.add(ADMIN, event_types.MESSAGE, {"body": str(n)}, after=[history.first]).event_id
+        for n in range(30)
+    ]
+    merge = history.add(ADMIN, event_types.MESSAGE, {"body": "merge"}, after=forks)
+    join = history.add(BERT, event_types.MEMBER, {"membership": "join"}, BERT)
+    before = [history.events[each] for each in history.before(join.prev_events).values()]
+    async with open_servers(TEST_SERVER) as (server,):
+        for name in ("one.example", "two.example"):
+            ScriptedPeer(ServerName(name), server.network)
+        receiver = server.process.services.core.rooms.receiver
+        pdus = [event.canonical for event in before]
+        await receiver.seed_room(history.room_id, "11", pdus, pdus, join.canonical)
+
+        events = [merge, *(history.events[each] for each in forks), *before]
+        result = await receiver.backfill(
+            history.room_id, [event.canonical for event in events], [], {}, []
+        )
+
+    assert {verdict.outcome for verdict in result.verdicts} == {PduOutcome.ACCEPTED}
