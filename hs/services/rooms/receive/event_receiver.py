@@ -12,6 +12,7 @@ from hs.repl.ownership import Ownership
 from hs.repl.rpc import rpc
 
 SEED_TIMEOUT_S: Final = 300.0  # for rooms of 100,000 members
+BACKFILL_TIMEOUT_S: Final = 60.0
 
 
 class PduOutcome(enum.Enum):
@@ -78,7 +79,7 @@ class RoomReceiver(Protocol):
         Raises: NotFound, if this server has no state of the room; MatrixError 503, may be retried.
         """
 
-    @rpc
+    @rpc(timeout_s=BACKFILL_TIMEOUT_S)
     async def backfill(
         self,
         room_id: RoomID,
