@@ -14,7 +14,12 @@ from hs.core.events import event_types
 from hs.core.events.format import parse_pdu
 from hs.core.ids import EventID, RoomID, ServerName, UserID
 from hs.core.versions import room_version
+from hs.services.federation.access.server_access import ServerAccess
+from hs.services.federation.history.served_state import EVENTS_IN_PART, ServedState
+from hs.services.federation.history.server_visibility import ServerVisibility
 from hs.services.federation_client.client import segment, uri_of
+from hs.services.rooms.append.drafts import Draft
+from hs.services.rooms.store.server_acls import ServerAcls
 from tests.services.federation.shared_rooms import join_through
 from tests.support.federation import FederatedServer, open_servers
 from tests.support.rooms import DEFAULT_VERSION
@@ -228,3 +233,32 @@ async def test_unknown_events_and_queries_are_not_found() -> None:
                 await room.ask(path, query)
             assert caught.value.error is not None
             assert (caught.value.error.errcode, caught.value.error.status) == (errcode, 404)
+
+
+async def test_state_of_a_large_room_is_sent_in_parts() -> None:
+    async with open_shared() as room:
+        drafts = [
+            Draft("org.example.entry", ANN, {"number": number}, str(number))
+            for number in range(2 * EVENTS_IN_PART)
+        ]
+        await room.far.world.append(room.room_id, *drafts)
+        (event_id,) = await room.say("hello")
+
+        parts = [part async for part in await state_parts(room, event_id)]
+
+    state = orjson.loads(b"".join(parts))
+    numbers = {pdu["content"].get("number") for pdu in state["pdus"]} - {None}
+    assert numbers == set(range(2 * EVENTS_IN_PART))
+    assert state["auth_chain"]
+    assert len(parts) > 5
+    assert max(map(len, parts)) < EVENTS_IN_PART * 1000
+
+
+async def state_parts(room: SharedRoom, event_id: EventID) -> AsyncIterator[bytes]:
+    """Return the state before an event as far sends it."""
+    rooms, services = room.far.process.services.core.rooms, room.far.process.services
+    access = ServerAccess(FAR, ServerAcls(rooms.states), rooms.servers)
+    erased = services.core.accounts.erased
+    visibility = ServerVisibility(room.far.world.database, rooms.events, erased)
+    served = ServedState(rooms.events, rooms.states, rooms.graph, access, visibility)
+    return await served.state(NEAR, room.room_id, event_id)
