@@ -206,10 +206,10 @@ def build_services(
         # Last, so that its notifier wakes clients once all other subscribers are up to date.
         sync=wire_sync(base, rooms, reading, sources, threads, admission=admission, drain=drain),
     )
-    return attrs.evolve(services, federation=_build_federation(base, services))
+    return attrs.evolve(services, federation=_build_federation(base, services, drain))
 
 
-def _build_federation(base: ProcessBase, services: Services) -> list[Part]:
+def _build_federation(base: ProcessBase, services: Services, drain: Drain) -> list[Part]:
     core = services.core
     subjects = FederatedSubjects(
         client=core.federation,
@@ -223,6 +223,7 @@ def _build_federation(base: ProcessBase, services: Services) -> list[Part]:
         media=services.media,
         appservices=core.appservices,
         lists=core.queries.lists,
+        drain=drain,
     )
     return wire_federation(base, subjects)
 
@@ -233,7 +234,7 @@ def _build_core(base: ProcessBase, network: Network) -> CoreServices:
         wire_peer_network(base) if network.peers is None else PeerNetwork(transport=network.peers)
     )
     federation = wire_federation_client(base, peers.transport)
-    queries = remote or wire_remote_queries(base, federation)
+    queries = remote or wire_remote_queries(base, federation, http)
     device_writers = wire_device_writers(base)
     appservices = wire_appservice_clients(base, http)
     pusher_writer = wire_pusher_writer(base)

@@ -8,8 +8,8 @@ addresses are left out. A `ScriptedPeer` is a server that a test controls.
 """
 
 import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from typing import Any
 
 import attrs
@@ -92,12 +92,13 @@ class NetworkTransport:
         """Deliver a request; the parts of the response are 64 KiB long."""
         response = await self.send(request)
 
-        async def parts() -> AsyncIterator[bytes]:
+        async def parts() -> AsyncGenerator[bytes, None]:
             for start in range(0, len(response.body), 1 << 16):
                 await trio.lowlevel.checkpoint()
                 yield response.body[start : start + (1 << 16)]
 
-        yield StreamedResponse(response.status, response.headers, parts())
+        async with aclosing(parts()) as body:
+            yield StreamedResponse(response.status, response.headers, body)
 
 
 def answering(client: WebClient) -> Answer:

@@ -1,25 +1,24 @@
 """Downloading media and thumbnails, authenticated or by the deprecated endpoints."""
 
-from collections.abc import AsyncIterator
 from functools import partial
 from typing import Literal
 
 import attrs
-import trio
 
+from hs.apis.media.lookup import find_until_drained, read_thumbnail
 from hs.apis.media.serving import RangeConditions, ServedFile, serve
 from hs.apis.web.auth import NONE, USER_OR_GUEST
 from hs.apis.web.drain import Drain
 from hs.apis.web.render import Response
 from hs.apis.web.request import header, path, query
 from hs.apis.web.route import route
-from hs.core.errors import InvalidParam, NotFound, NotYetUploaded
+from hs.core.errors import InvalidParam, NotFound
 from hs.core.ids import ServerName
 from hs.core.requester import Requester
 from hs.services.media.media_names import parse_address
 from hs.services.media.repository import Media, MediaRepository
 from hs.services.media.thumbnail_sizes import RequestedThumbnail
-from hs.services.media.thumbnails import ThumbnailFile, Thumbnails
+from hs.services.media.thumbnails import Thumbnails
 
 DEFAULT_WAIT_MS = 20_000
 
@@ -157,7 +156,7 @@ class MediaDownloadApi:
             size_bytes=thumbnail.size_bytes,
             name=f"thumbnail.{extension}",
             tag=f"{media.media_id}-{thumbnail.location.rpartition('/')[2]}",
-            read=partial(self._read_thumbnail, thumbnail),
+            read=partial(read_thumbnail, self.repository, thumbnail),
             is_public=not has_token,
         )
         return serve(file, _conditions(request))
@@ -169,39 +168,13 @@ class MediaDownloadApi:
         """
         origin, media_id = self._parse_address(request)
         find = partial(self.repository.find, origin, media_id, has_token=has_token)
-        try:
-            return await find(0)
-        except NotYetUploaded:
-            if request.timeout_ms <= 0:
-                raise
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(_cancel_on, self.drain.started, nursery.cancel_scope)
-            media = await find(request.timeout_ms)
-            nursery.cancel_scope.cancel()
-            return media
-        raise NotYetUploaded("The server is shutting down; try again")
+        return await find_until_drained(find, request.timeout_ms, self.drain)
 
     def _parse_address(self, request: DownloadRequest | ThumbnailRequest) -> tuple[ServerName, str]:
         origin, media_id = parse_address(request.server_name, request.media_id)
         if origin != self.server_name and not request.allow_remote:
             raise NotFound("The media is on another server")
         return origin, media_id
-
-    def _read_thumbnail(
-        self, thumbnail: ThumbnailFile, start: int, length: int
-    ) -> AsyncIterator[bytes]:
-        if thumbnail.content is None:
-            return self.repository.contents.folder.read(thumbnail.location, start, length)
-        return _single_part(thumbnail.content[start : start + length])
-
-
-async def _cancel_on(event: trio.Event, scope: trio.CancelScope) -> None:
-    await event.wait()
-    scope.cancel()
-
-
-async def _single_part(content: bytes) -> AsyncIterator[bytes]:
-    yield content
 
 
 def _conditions(request: DownloadRequest | ThumbnailRequest) -> RangeConditions:

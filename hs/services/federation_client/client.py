@@ -3,8 +3,8 @@
 Spec: server-server API, Request Authentication.
 """
 
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
 from urllib.parse import quote, urlencode
 
@@ -16,7 +16,12 @@ from hs.core.errors import MatrixError, RemoteFault, matrix_error
 from hs.core.ids import ServerName
 from hs.core.signing.keys import Signer
 from hs.core.signing.requests import authorization_header
-from hs.services.federation_client.peer_transport import PeerRequest, PeerResponse, PeerTransport
+from hs.services.federation_client.peer_transport import (
+    PeerRequest,
+    PeerResponse,
+    PeerTransport,
+    StreamedResponse,
+)
 
 Query = Mapping[str, str | int | Iterable[str]]
 
@@ -117,6 +122,25 @@ class FederationClient:
                 ignores_backoff=ignores_backoff,
             )
         )
+
+    @asynccontextmanager
+    async def stream(
+        self, server: ServerName, uri: str, *, timeout_s: float, max_bytes: int
+    ) -> AsyncIterator[StreamedResponse]:
+        """Send a GET request and open its response, whatever its status. Raises: RemoteFault."""
+        if server == self.server_name:
+            raise RemoteFault(server, "this server does not send requests to itself", retry=False)
+        request = PeerRequest(
+            server=server,
+            method="GET",
+            uri=uri,
+            headers={"authorization": authorization_header(self._signer, server, "GET", uri, None)},
+            body=None,
+            timeout_s=timeout_s,
+            max_bytes=max_bytes,
+        )
+        async with self._transport.stream(request) as response:
+            yield response
 
 
 def uri_of(path: str, query: Query | None = None) -> str:

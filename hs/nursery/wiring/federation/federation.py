@@ -6,6 +6,7 @@ from hs.apis.federation.directory import DirectoryQueryApi
 from hs.apis.federation.openid_userinfo import OpenIdUserInfoApi
 from hs.apis.federation.third_party_binds import ThirdPartyBindsApi
 from hs.apis.federation.version import ServerVersionApi
+from hs.apis.web.drain import Drain
 from hs.nursery.part import Part
 from hs.nursery.process_base import ProcessBase
 from hs.nursery.wiring.accounts.accounts import AccountServices
@@ -20,6 +21,7 @@ from hs.nursery.wiring.federation.outbound import wire_outbound
 from hs.nursery.wiring.federation.users import (
     RemoteDeviceLists,
     wire_device_list_duties,
+    wire_served_media,
     wire_served_users,
 )
 from hs.nursery.wiring.media import MediaServices
@@ -44,12 +46,14 @@ class FederatedSubjects:
     media: MediaServices
     appservices: AppserviceClients
     lists: RemoteDeviceLists | None
+    drain: Drain
 
 
 def wire_federation(base: ProcessBase, subjects: FederatedSubjects) -> list[Part]:
     """Build federation, a part for each of its subjects."""
     return [
         _wire_server_api(subjects),
+        wire_served_media(base, subjects.media, subjects.drain),
         wire_device_list_duties(base, subjects.lists, subjects.rooms),
         wire_outbound(
             base, subjects.client.client, subjects.rooms, subjects.ephemeral.presence.states

@@ -6,10 +6,12 @@ from hs.nursery.process_base import ProcessBase
 from hs.nursery.wiring.federation.client import FederationClientServices
 from hs.nursery.wiring.federation.outbound import wire_outgoing_messages
 from hs.nursery.wiring.federation.users import RemoteDeviceLists, wire_remote_device_lists
+from hs.nursery.wiring.http_clients import HttpClients
 from hs.services.accounts.profiles.profiles import NoRemoteProfiles, RemoteProfiles
 from hs.services.devices.remote_devices import NoRemoteDevices, RemoteDevices
 from hs.services.federation.requests.policies import RemotePolicyServers
 from hs.services.federation.users.devices_of_others import DevicesOfOthers
+from hs.services.federation.users.media_of_others import MediaOfOthers
 from hs.services.federation.users.profiles_of_others import ProfilesOfOthers
 from hs.services.media.remote_media import NoRemoteMedia, RemoteMedia
 from hs.services.rooms.append.policy_servers import NoPolicyServers, PolicyServers
@@ -37,7 +39,9 @@ class RemoteServers(RemoteQueries):
     rooms: RemoteRooms = attrs.Factory(NoRemoteRooms)
 
 
-def wire_remote_queries(base: ProcessBase, federation: FederationClientServices) -> RemoteQueries:
+def wire_remote_queries(
+    base: ProcessBase, federation: FederationClientServices, http: HttpClients
+) -> RemoteQueries:
     """Build the queries, which need no other service."""
     lists = wire_remote_device_lists(base, federation.client)
     return RemoteQueries(
@@ -46,5 +50,6 @@ def wire_remote_queries(base: ProcessBase, federation: FederationClientServices)
             federation.client, base.database, lists.writer, wire_outgoing_messages(base)
         ),
         policies=RemotePolicyServers(federation.client),
+        media=MediaOfOthers(federation.client, http.public, base.settings.media.max_upload_size),
         lists=lists,
     )

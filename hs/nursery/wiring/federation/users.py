@@ -4,13 +4,16 @@ from functools import partial
 
 import attrs
 
+from hs.apis.federation.media import ServedMediaApi
 from hs.apis.federation.users import ServedUsersApi
+from hs.apis.web.drain import Drain
 from hs.core.streams import DEVICE_LISTS
 from hs.lib.tasks import Duty
 from hs.nursery.part import Part
 from hs.nursery.process_base import ProcessBase
 from hs.nursery.wiring.accounts.accounts import AccountServices
 from hs.nursery.wiring.devices import DeviceServices
+from hs.nursery.wiring.media import MediaServices
 from hs.nursery.wiring.rooms.rooms import Rooms
 from hs.services.federation.users.device_list_fetching import DeviceListFetching
 from hs.services.federation.users.device_list_forgetting import DeviceListForgetting
@@ -64,6 +67,14 @@ def wire_device_list_duties(
             Duty("device lists to forget", forgetting.run, forgetting.waiting),
         ]
     )
+
+
+def wire_served_media(base: ProcessBase, media: MediaServices, drain: Drain) -> Part:
+    """Build the endpoints of media, if this process has the media folder."""
+    if not base.settings.workers.serves_media:
+        return Part()
+    server_name = base.settings.server.server_name
+    return Part(endpoints=[ServedMediaApi(media.repository, media.thumbnails, server_name, drain)])
 
 
 def wire_served_users(

@@ -194,9 +194,7 @@ def _owner(
         history_committer=history_committer,
         hot=hot,
         writer=writer,
-        receiver=OwnedRoomReceiver(
-            checker, stores, memberships.is_local, policies=policies
-        ),
+        receiver=OwnedRoomReceiver(checker, stores, memberships.is_local, policies=policies),
         templates=OwnedEventTemplates(hot, events, builder, policies),
         outside=OwnedOutsideMemberships(base.database, memberships, hot, committer),
     )

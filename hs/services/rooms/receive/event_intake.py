@@ -147,6 +147,7 @@ class OwnedRoomReceiver:
             membership == event_types.JOIN and self._is_local(user_id)
             for user_id, membership in members
         )
+
     async def _check_policy(
         self, room_id: RoomID, policy_id: EventID, checked: list[CheckedPdu]
     ) -> tuple[list[CheckedPdu], frozenset[EventID]]:
