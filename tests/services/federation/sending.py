@@ -103,7 +103,7 @@ def have_pdus(count: int, *peers: ReceivingPeer) -> Callable[[], bool]:
 
 
 async def announce_heard(server: FederatedServer, peer: ServerName) -> None:
-    """Tell the senders that a peer sent a request."""
+    """Let the senders know that a peer sent a request."""
     server.process.base.memory(FEDERATION).append_nowait([FederationRow((peer,), HEARD)])
 
 

@@ -3,8 +3,8 @@
 Rules:
 
 - It runs in another thread, and a second time if the database reports a conflict. So it only
-  reads its CommitWork: the numbers it assigns are collected in `_Numbers` and returned, and the
-  committer writes them into the snapshots and events once the commit has succeeded.
+  reads its CommitWork: the numbers it assigns are collected in `CommitNumbers` and returned, and
+  the committer writes them into the snapshots and events once the commit has succeeded.
 - Events that are history (BACKFILL), and outliers that change no membership, have negative numbers:
   to sync they are never new. Of a batch, the oldest event has the least number.
 - Stream IDs are taken first. Whatever refers to events by number (snapshots, relations, the index
@@ -14,27 +14,31 @@ Rules:
 - What must read comes before the statements that only write, which may then be pipelined.
 """
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import attrs
 import orjson
 
 from hs.core.events import event_types
-from hs.core.events.event import Event
-from hs.core.events.sticky import sticky_until
-from hs.core.filters import has_url
 from hs.core.ids import EventID
 from hs.core.streams import BACKFILL, EventRow
 from hs.repl.writers import StreamIds
+from hs.services.rooms.append.commit_rows import (
+    CommitNumbers,
+    CommitWork,
+    concerns_local_user,
+    event_record,
+    event_row,
+    outlier_update,
+    relation_record,
+    sticky_record,
+)
 from hs.services.rooms.append.pending_events import (
-    EventBatch,
     HeadChange,
     PendingEvent,
     membership_of,
-    relation_to_store,
 )
 from hs.services.rooms.append.server_counts import CountRow, count_servers
-from hs.services.rooms.store.state_snapshots import Snapshot
 from hs.services.rooms.store.stored_event import EventStatus
 from hs.storage.database import Tx
 from hs.storage.rooms import (
@@ -47,27 +51,7 @@ from hs.storage.rooms import (
     timeline_gaps,
     transaction_ids,
 )
-from hs.storage.rooms.events import EventRecord
-from hs.storage.rooms.relation_writes import RelationRecord
 from hs.storage.rooms.state import Key, SnapshotRecord
-from hs.storage.rooms.sticky_events import StickyRecord
-
-ChainIndexer = Callable[[Tx, Sequence[tuple[int, Event]]], Awaitable[None]]
-"""Adds new state events to the index of auth chains; takes pairs of stream ID and event."""
-
-
-@attrs.frozen(eq=False)
-class CommitWork:
-    """A group of batches, in the order in which they were built."""
-
-    batches: Sequence[EventBatch]
-    snapshots: Sequence[tuple[str, Snapshot]]  # to be stored, with their room IDs, parents first
-    key_ids: Mapping[Key, int]  # known IDs of interned keys; the others are looked up
-    writer: str
-    server_name: str
-    now_ms: int
-    index_chains: ChainIndexer
-    is_history: bool = False
 
 
 @attrs.frozen(eq=False)
@@ -79,24 +63,6 @@ class CommitResult:
     key_ids: Mapping[Key, int]  # of the keys that were interned or looked up
 
 
-@attrs.define(eq=False)
-class _Numbers:
-    """Stream IDs and snapshot IDs in this run, and what was looked up.
-
-    `senders` are those of events, `left_servers` the servers that left with an event.
-    """
-
-    events: dict[str, int]
-    snapshots: dict[int, int]
-    senders: dict[str, str] = attrs.Factory(dict)
-    left_servers: Mapping[EventID, tuple[str, ...]] = attrs.Factory(dict)
-
-    def snapshot_id(self, snapshot: Snapshot | None) -> int | None:
-        if snapshot is None:
-            return None
-        return self.snapshots[id(snapshot)] if snapshot.id is None else snapshot.id
-
-
 async def commit_group(
     tx: Tx, ids: StreamIds, work: CommitWork
 ) -> tuple[CommitResult, list[tuple[int, EventRow]]]:
@@ -105,7 +71,7 @@ async def commit_group(
     stream_ids = await ids.next_ids(len(pending_events))
     if work.is_history:
         stream_ids.reverse()
-    numbers = _Numbers(
+    numbers = CommitNumbers(
         events=await _number(tx, work, pending_events, stream_ids),
         snapshots={},
         senders={pending.event.event_id: pending.event.sender for pending in pending_events},
@@ -129,14 +95,14 @@ async def commit_group(
     if state_events:
         await work.index_chains(tx, state_events)
     servers = await _count_servers(tx, work, pending_events, numbers)
-    await events.insert(tx, [_record(pending, work, numbers) for pending in new])
+    await events.insert(tx, [event_record(pending, work, numbers) for pending in new])
     outliers = [pending for pending in pending_events if pending.outlier_id]
     if outliers:
-        await events.place_outliers(tx, [_outlier_update(pending, numbers) for pending in outliers])
+        await events.place_outliers(tx, [outlier_update(pending, numbers) for pending in outliers])
     await _set_heads(tx, work, numbers)
     await _set_state(tx, work, pending_events, numbers)
     rows = [
-        (stream_id, _row(pending, numbers, stream_id, work.now_ms))
+        (stream_id, event_row(pending, numbers, stream_id, work.now_ms))
         for stream_id, pending in zip(stream_ids, pending_events, strict=True)
     ]
     if servers:
@@ -145,7 +111,7 @@ async def commit_group(
     if relayed:
         await room_servers.add_relayed(tx, relayed)
     sticky = [
-        (_sticky_record(at, row, work), row.soft_failed)
+        (sticky_record(at, row, work), row.soft_failed)
         for at, row in rows
         if row.sticky_until and not work.is_history
     ]
@@ -167,7 +133,7 @@ def _keys_of_outliers(
 
 
 async def _look_up_stored_events(
-    tx: Tx, work: CommitWork, pending_events: Sequence[PendingEvent], numbers: _Numbers
+    tx: Tx, work: CommitWork, pending_events: Sequence[PendingEvent], numbers: CommitNumbers
 ) -> None:
     event_ids: set[EventID] = set()
     for _, snapshot in work.snapshots:
@@ -185,7 +151,7 @@ async def _look_up_stored_events(
 
 
 async def _count_servers(
-    tx: Tx, work: CommitWork, pending_events: Sequence[PendingEvent], numbers: _Numbers
+    tx: Tx, work: CommitWork, pending_events: Sequence[PendingEvent], numbers: CommitNumbers
 ) -> Sequence[CountRow]:
     changing = [pending for pending in pending_events if pending.changes]
     if not changing:
@@ -196,7 +162,7 @@ async def _count_servers(
 
 
 async def _store_snapshots(
-    tx: Tx, work: CommitWork, snapshot_ids: Sequence[int], numbers: _Numbers
+    tx: Tx, work: CommitWork, snapshot_ids: Sequence[int], numbers: CommitNumbers
 ) -> Mapping[Key, int]:
     for (_, snapshot), snapshot_id in zip(work.snapshots, snapshot_ids, strict=True):
         numbers.snapshots[id(snapshot)] = snapshot_id
@@ -238,7 +204,7 @@ async def _entries_with(
     return state.apply_deltas(base, reversed(deltas))
 
 
-async def _set_heads(tx: Tx, work: CommitWork, numbers: _Numbers) -> None:
+async def _set_heads(tx: Tx, work: CommitWork, numbers: CommitNumbers) -> None:
     heads: dict[str, tuple[HeadChange, int]] = {}
     sent: dict[str, int] = {}
     summaries: dict[str, tuple[object, ...]] = {}
@@ -281,7 +247,7 @@ async def _set_heads(tx: Tx, work: CommitWork, numbers: _Numbers) -> None:
 
 
 async def _set_state(
-    tx: Tx, work: CommitWork, pending_events: Sequence[PendingEvent], numbers: _Numbers
+    tx: Tx, work: CommitWork, pending_events: Sequence[PendingEvent], numbers: CommitNumbers
 ) -> None:
     current: dict[tuple[str, str, str], tuple[str, int, str | None] | None] = {}
     local: dict[tuple[str, str], tuple[str, str, int, str]] = {}
@@ -318,16 +284,16 @@ async def _set_state(
             await rooms.set_stripped_state(tx, user_id, room_id, pending.stripped_state)
 
 
-def _outside_membership(pending: PendingEvent, numbers: _Numbers) -> tuple[str, str, int, str]:
+def _outside_membership(pending: PendingEvent, numbers: CommitNumbers) -> tuple[str, str, int, str]:
     event = pending.event
     membership = membership_of(event) or event_types.LEAVE
     return membership, event.event_id, numbers.events[event.event_id], event.sender
 
 
 async def _set_links(
-    tx: Tx, work: CommitWork, pending_events: Sequence[PendingEvent], numbers: _Numbers
+    tx: Tx, work: CommitWork, pending_events: Sequence[PendingEvent], numbers: CommitNumbers
 ) -> None:
-    relations = [row for e in pending_events if (row := _relation_row(e, numbers)) is not None]
+    relations = [row for e in pending_events if (row := relation_record(e, numbers)) is not None]
     if relations:
         await relation_writes.insert(tx, relations)
     redactions = [
@@ -393,7 +359,7 @@ async def _number(
             numbers[event_id] = -stream_id
         else:
             numbers[event_id] = stream_id
-            if pending.state_before is None and not _concerns_local_user(pending, work):
+            if pending.state_before is None and not concerns_local_user(pending, work):
                 outliers.append(event_id)
     if outliers:
         history_ids = await tx.next_ids(BACKFILL.name, len(outliers))
@@ -402,112 +368,3 @@ async def _number(
             for event_id, history_id in zip(outliers, reversed(history_ids), strict=True)
         )
     return numbers
-
-
-def _concerns_local_user(pending: PendingEvent, work: CommitWork) -> bool:
-    # For example an invite: it is new to its user, although the room is not known here.
-    is_member = pending.event.type == event_types.MEMBER
-    return is_member and (pending.event.state_key or "").endswith(f":{work.server_name}")
-
-
-def _outlier_update(pending: PendingEvent, numbers: _Numbers) -> tuple[str, int, int]:
-    snapshot_id = numbers.snapshot_id(pending.state_before)
-    assert snapshot_id is not None
-    return pending.event.event_id, snapshot_id, int(pending.status)
-
-
-def _record(pending: PendingEvent, work: CommitWork, numbers: _Numbers) -> EventRecord:
-    event = pending.event
-    return EventRecord(
-        stream_id=numbers.events[event.event_id],
-        writer=work.writer,
-        event_id=event.event_id,
-        room_id=event.room_id,
-        type=event.type,
-        state_key=event.state_key,
-        sender=event.sender,
-        depth=event.depth,
-        origin_server_ts=event.origin_server_ts,
-        snapshot_id=numbers.snapshot_id(pending.state_before),
-        status=int(pending.status),
-        contains_url=int(has_url(event.content)),
-        redacted_by=pending.redacted_by,
-        pdu=event.canonical,
-    )
-
-
-def _relation_row(pending: PendingEvent, numbers: _Numbers) -> RelationRecord | None:
-    event = pending.event
-    relation = relation_to_store(event)
-    if relation is None or pending.status not in _RELATING or pending.redacted_by is not None:
-        return None
-    return RelationRecord(
-        event_id=event.event_id,
-        room_id=event.room_id,
-        parent_id=relation.parent_id,
-        rel_type=relation.rel_type,
-        aggregation_key=relation.key,
-        type=event.type,
-        sender=event.sender,
-        depth=event.depth,
-        stream_id=numbers.events[event.event_id],
-    )
-
-
-_RELATING = frozenset((EventStatus.ACCEPTED,))
-
-
-def _sticky_until(pending: PendingEvent, now_ms: int) -> int:
-    if pending.redacted_by is not None or pending.status not in _STICKY:
-        return 0
-    until_ms = sticky_until(pending.event, now_ms)
-    return until_ms if until_ms > now_ms else 0
-
-
-_STICKY = frozenset((EventStatus.ACCEPTED, EventStatus.SOFT_FAILED))
-
-
-def _sticky_record(stream_id: int, row: EventRow, work: CommitWork) -> StickyRecord:
-    return StickyRecord(row.event_id, row.room_id, stream_id, work.writer, row.sticky_until)
-
-
-def _row(pending: PendingEvent, numbers: _Numbers, stream_id: int, now_ms: int) -> EventRow:
-    event = pending.event
-    number = numbers.events[event.event_id]
-    relation, lost_relation = relation_to_store(event), pending.lost_relation
-    own_change = pending.changes[0] if pending.only_own_entry and pending.changes else None
-    return EventRow(
-        room_id=event.room_id,
-        event_id=event.event_id,
-        type=event.type,
-        sender=event.sender,
-        state_key=event.state_key,
-        depth=event.depth,
-        origin_server_ts=event.origin_server_ts,
-        membership=membership_of(event),
-        prev_membership=None if own_change is None else own_change.prev_membership,
-        outlier=pending.status == EventStatus.OUTLIER,
-        soft_failed=pending.status == EventStatus.SOFT_FAILED,
-        rejected=pending.status == EventStatus.REJECTED,
-        redacts=event.redacts,
-        relates_to=None if relation is None else (relation.rel_type, relation.parent_id),
-        txn=None if pending.txn is None else (pending.txn.device_id, pending.txn.txn_id),
-        room_version=event.rules.identifier,
-        pdu=event.canonical,
-        snapshot_id=numbers.snapshot_id(pending.state_before),
-        contains_url=has_url(event.content),
-        redaction_applies=pending.redacts is not None,
-        redacted_by=pending.redacted_by,
-        state_changes=None
-        if pending.only_own_entry
-        else tuple((c.type, c.state_key, c.event_id, c.membership) for c in pending.changes),
-        lost_relation=None
-        if lost_relation is None
-        else (lost_relation.rel_type, lost_relation.parent_id),
-        sticky_until=_sticky_until(pending, now_ms),
-        relay=pending.relay,
-        left_servers=numbers.left_servers.get(event.event_id, ()),
-        outside=pending.outside,
-        number=0 if number == stream_id else number,
-        after_gap=bool(pending.missing_prev_events),
-    )

@@ -35,12 +35,8 @@ from hs.core.streams import BACKFILL, EventRow
 from hs.lib.clock import Clock
 from hs.lib.grace import calling_when_cancelled
 from hs.repl.writers import TableWriter, WriterReplaced, WriterStopped
-from hs.services.rooms.append.commit_transaction import (
-    ChainIndexer,
-    CommitResult,
-    CommitWork,
-    commit_group,
-)
+from hs.services.rooms.append.commit_rows import ChainIndexer, CommitWork
+from hs.services.rooms.append.commit_transaction import CommitResult, commit_group
 from hs.services.rooms.append.pending_events import EventBatch
 from hs.services.rooms.store.state_snapshots import Snapshot, unstored
 from hs.services.rooms.store.state_store import StateStore

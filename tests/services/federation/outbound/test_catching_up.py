@@ -12,9 +12,7 @@ from hs.storage.federation import outbound as storage
 from hs.storage.federation.outbound import BehindRecord
 from hs.storage.inline import open_inline
 from hs.storage.migrate import bundled_migrations, migrate
-from tests.support.federation import FederatedServer, PeerNetwork, open_server, open_servers
-from tests.support.rooms import message
-from tests.support.sending import (
+from tests.services.federation.sending import (
     ReceivingPeer,
     announce_heard,
     have_pdus,
@@ -22,6 +20,8 @@ from tests.support.sending import (
     shared_room,
     wait_until,
 )
+from tests.support.federation import FederatedServer, PeerNetwork, open_server, open_servers
+from tests.support.rooms import message
 
 NEAR, FAR, OTHER = (ServerName(f"{name}.example") for name in ("near", "far", "other"))
 ANN = UserID("@ann:near.example")

@@ -6,19 +6,24 @@ import attrs
 import trio
 import trio.testing
 
-from hs.core.canonical_json import encode_lenient
+from hs.core.canonical_json import JsonObject, encode_lenient
 from hs.core.ids import EventID, RoomID, ServerName, UserID
 from hs.core.requester import Requester
-from hs.nursery.wiring.federation.outbound import wire_outgoing_messages
 from hs.services.devices.device_list_writer import NewSignature, SigningKeyUpload
-from hs.services.devices.remote_devices import OutgoingMessage
 from hs.services.ephemeral.receipts import Move
 from hs.storage.database import Database, Tx
 from hs.storage.devices import device_keys
 from hs.storage.federation import outgoing_to_device
+from tests.services.federation.sending import (
+    JOIN,
+    ReceivingPeer,
+    receive,
+    sending,
+    shared_room,
+    wait_until,
+)
 from tests.support.devices import KeyPair
 from tests.support.federation import FederatedServer, PeerNetwork, open_server, open_servers
-from tests.support.sending import JOIN, ReceivingPeer, receive, sending, shared_room, wait_until
 
 NEAR, FAR, OTHER = (ServerName(f"{name}.example") for name in ("near", "far", "other"))
 ANN = UserID("@ann:near.example")
@@ -187,21 +192,18 @@ async def test_messages_are_sent_once_they_are_stored(database: Database) -> Non
     network = PeerNetwork()
     async with open_server(NEAR, network, database) as near:
         far = ReceivingPeer(FAR, near.network)
-        messages = wire_outgoing_messages(near.process.base)
-        await messages.send(ANN, "m.test", [OutgoingMessage(far.user, "A", {"number": 0})])
+        messages = near.process.services.devices.messages
+        await messages.send(Requester(ANN), "m.test", "first", {far.user: {"A": {"number": 0}}})
         async with sending(near):
             await wait_until(lambda: len(far.edus()) == 1)
-            await messages.send(
-                ANN,
-                "m.test",
-                [OutgoingMessage(far.user, device, {"share": 0.5}) for device in ("A", "*")],
-            )
+            contents = {device: {"number": 1} for device in ("A", "*")}
+            await messages.send(Requester(ANN), "m.test", "second", {far.user: contents})
             await wait_until(lambda: len(far.edus()) == 2)
             await wait_until_delivered(database)
 
     first, second = far.edus("m.direct_to_device")
     assert first["messages"] == {far.user: {"A": {"number": 0}}}
-    assert second["messages"] == {far.user: {"A": {"share": 0.5}, "*": {"share": 0.5}}}
+    assert second["messages"] == {far.user: {"A": {"number": 1}, "*": {"number": 1}}}
     assert (first["sender"], first["type"]) == (ANN, "m.test")
     assert first["message_id"] != second["message_id"]
 
@@ -209,7 +211,7 @@ async def test_messages_are_sent_once_they_are_stored(database: Database) -> Non
 async def wait_until_delivered(database: Database) -> None:
     """Wait until no message is stored."""
     with trio.fail_after(10):
-        while await database.read(outgoing_to_device.list_destinations):  # noqa: ASYNC110
+        while await database.read(outgoing_to_device.list_destinations):  # noqa: ASYNC110 no row says so
             await trio.sleep(0.05)
 
 
@@ -219,11 +221,11 @@ async def test_messages_wait_while_the_server_is_away(
     async with open_servers(NEAR) as (near,):
         far = ReceivingPeer(FAR, near.network)
         near.network.down.add(FAR)
-        messages = wire_outgoing_messages(near.process.base)
+        messages = near.process.services.devices.messages
         async with sending(near):
             for number in range(150):
-                content = {"number": number}
-                await messages.send(ANN, "m.test", [OutgoingMessage(far.user, "A", content)])
+                content: JsonObject = {far.user: {"A": {"number": number}}}
+                await messages.send(Requester(ANN), "m.test", str(number), content)
             await trio.sleep(300)
             near.network.down.clear()
             await wait_until(lambda: len(far.edus()) == 150, within_s=4000)

@@ -7,8 +7,14 @@ from hs.core.ids import ServerName, UserID
 from hs.services.federation.outbound.delivery import KEEP_S
 from hs.services.federation_client.peer_transport import PeerRequest, PeerResponse
 from tests.services.federation.outbound.test_catching_up import wait_until_behind
+from tests.services.federation.sending import (
+    ReceivingPeer,
+    have_pdus,
+    sending,
+    shared_room,
+    wait_until,
+)
 from tests.support.federation import open_servers
-from tests.support.sending import ReceivingPeer, have_pdus, sending, shared_room, wait_until
 
 NEAR = ServerName("near.example")
 ANN = UserID("@ann:near.example")

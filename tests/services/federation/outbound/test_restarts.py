@@ -6,9 +6,7 @@ from hs.core.ids import ServerName, UserID
 from hs.repl.ownership import shard_of
 from hs.settings.settings import Settings
 from hs.storage.database import Database, Tx
-from tests.support.composition import SETTINGS, Neighbourhood, worker_settings
-from tests.support.federation import PeerNetwork, open_server
-from tests.support.sending import (
+from tests.services.federation.sending import (
     JOIN,
     ReceivingPeer,
     have_pdus,
@@ -17,6 +15,8 @@ from tests.support.sending import (
     shared_room,
     wait_until,
 )
+from tests.support.composition import SETTINGS, Neighbourhood, worker_settings
+from tests.support.federation import PeerNetwork, open_server
 
 NEAR, FAR, OTHER = (ServerName(f"{name}.example") for name in ("near", "far", "other"))
 ANN = UserID("@ann:near.example")
