@@ -9,6 +9,7 @@ from hs.core.events import event_types
 from hs.core.ids import EventID, UserID
 from hs.core.streams import EVENTS
 from hs.services.rooms.append.drafts import Draft
+from hs.settings.sections.federation import FederationSettings
 from hs.settings.sections.previews import PreviewSettings
 from hs.settings.sections.proposals import Experiments, ProposalSettings
 from hs.storage.database import Database
@@ -73,6 +74,7 @@ async def test_every_declared_endpoint_is_served(database: Database) -> None:
         SETTINGS,
         proposals=ProposalSettings(experimental_features=experiments),
         previews=PreviewSettings(url_preview_enabled=True),
+        federation=FederationSettings(federation_whitelist_endpoint_enabled=True),
     )
     async with open_process(database, settings) as process:
         parts = process.services.parts
