@@ -92,6 +92,8 @@ class FederationSender:
         self.destinations.clear()
         begin = self._feed_position()  # of the very first run
         self._reached = await self._positions.load() or begin
+        # Before anything is sent: the other senders begin where this one does.
+        await self._positions.begin(self._reached, sorted(self._feed.positions_of(EVENTS)))
         behind = await self._database.read(storage.list_behind)
         self.destinations.add_behind(behind, random.random)
         async with trio.open_nursery() as nursery:

@@ -60,14 +60,17 @@ class SenderPositions:
             lowest.get((DEVICE_LISTS.name, _ALL_WRITERS), 0),
         )
 
+    async def begin(self, position: SenderPosition, writers: Sequence[str]) -> None:
+        """Store where all senders begin that have never stored a position."""
+        records = [
+            row for sender in self._senders for row in self._records(sender, position, writers)
+        ]
+        await self._database.write(storage.begin_positions, records)
+
     async def store(self, position: SenderPosition, writers: Sequence[str]) -> None:
         """Store a position; `writers` are the known writers of events."""
         if position == self.stored:
             return
-        if self.stored is None:
-            others = [sender for sender in self._senders if sender != self._sender]
-            begin = [row for sender in others for row in self._records(sender, position, writers)]
-            await self._database.write(storage.begin_positions, begin)
         records = self._records(self._sender, position, writers)
         await self._database.write(storage.set_positions, records, self._list, len(self._senders))
         await self._database.write(storage.delete_relayed, EVENTS.name)
