@@ -144,10 +144,7 @@ class FederationSettings:
         BOOLEAN, False, "Allow other servers to read the room directory."
     )
     federation_rr_transactions_per_room_per_second: int = setting(
-        COUNT,
-        50,
-        "Maximum number of transactions per room and second for read receipts.",
-        is_effective=False,
+        COUNT, 50, "Maximum number of transactions per room and second for read receipts."
     )
 
 

@@ -15,10 +15,12 @@ import trio
 
 from hs.core.events.event import Event
 from hs.core.ids import RoomID, ServerName, UserID
-from hs.core.streams import FEDERATION, FederationRow
-from hs.services.federation.outbound.outgoing_messages import HEARD
+from hs.core.streams import DESTINATIONS, DestinationRow
+from hs.repl.shared_writer import SharedStreamIds
+from hs.repl.writers import Rows
 from hs.services.federation_client.peer_transport import PeerRequest
 from hs.services.rooms.receive.event_receiver import PduOutcome
+from hs.storage.database import Tx
 from hs.storage.federation import outbound
 from tests.support.federation import FederatedServer, ScriptedPeer
 from tests.support.peers import History
@@ -103,8 +105,12 @@ def have_pdus(count: int, *peers: ReceivingPeer) -> Callable[[], bool]:
 
 
 async def announce_heard(server: FederatedServer, peer: ServerName) -> None:
-    """Let the senders know that a peer sent a request."""
-    server.process.base.memory(FEDERATION).append_nowait([FederationRow((peer,), HEARD)])
+    """Let all processes know that a peer can be reached again."""
+
+    async def write(tx: Tx, ids: SharedStreamIds) -> tuple[None, Rows[DestinationRow]]:
+        return None, [(await ids.next_id(), DestinationRow(peer))]
+
+    await server.process.base.shared(DESTINATIONS).write(write)
 
 
 async def wait_until(condition: Callable[[], object], within_s: float = 60.0) -> None:

@@ -1,7 +1,6 @@
 """What this server sends to others: the federation senders."""
 
 from functools import lru_cache, partial
-from typing import Final
 
 from hs.core.ids import RoomID, ServerName
 from hs.core.streams import FEDERATION
@@ -30,9 +29,6 @@ from hs.services.federation.outbound.table_rows import (
     ServersOfUsers,
 )
 from hs.services.federation_client.client import FederationClient
-
-RECEIPT_TRANSACTIONS_PER_S: Final = 50
-SHOWS_DEVICE_NAMES: Final = False
 
 
 def wire_outgoing_messages(base: ProcessBase) -> OutgoingMessages:
@@ -79,13 +75,14 @@ def _sender(
 
     destinations = Destinations(is_mine, base.clock)
     sharing = ServersOfUsers(rooms.memberships, rooms.servers)
+    federation = base.settings.federation
+    shows_names = federation.allow_device_name_lookup_over_federation
+    receipts_per_s = max(1, federation.federation_rr_transactions_per_room_per_second)
     keys = UserKeysReader(database, base.feed, is_owner=False)
-    devices = DeviceEdus(database, keys, SHOWS_DEVICE_NAMES)
+    devices = DeviceEdus(database, keys, shows_names)
     routing = Routing(
         events=EventRouting(database, rooms.servers, destinations, server_name),
-        receipts=ReceiptRouting(
-            database, rooms.servers, destinations, server_name, RECEIPT_TRANSACTIONS_PER_S
-        ),
+        receipts=ReceiptRouting(database, rooms.servers, destinations, server_name, receipts_per_s),
         devices=DeviceRouting(database, sharing, destinations, devices, server_name),
         memory=MemoryRows(
             rooms=rooms.servers,

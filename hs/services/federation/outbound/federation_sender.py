@@ -13,14 +13,22 @@ import attrs
 import trio
 
 from hs.core.ids import ServerName
-from hs.core.streams import DEVICE_LISTS, EVENTS, FEDERATION, RECEIPTS, FederationRow
+from hs.core.streams import (
+    DESTINATIONS,
+    DEVICE_LISTS,
+    EVENTS,
+    FEDERATION,
+    RECEIPTS,
+    DestinationRow,
+    FederationRow,
+)
 from hs.repl.feed import Batch, Feed
 from hs.repl.feed_queue import FeedQueue, QueueOverflow, WhenFull
 from hs.services.federation.outbound.delivery import DestinationDelivery
 from hs.services.federation.outbound.destinations import Destinations
 from hs.services.federation.outbound.event_routing import EventRouting, SentEvent
 from hs.services.federation.outbound.memory_rows import MemoryRows
-from hs.services.federation.outbound.outgoing_messages import HEARD, MESSAGES
+from hs.services.federation.outbound.outgoing_messages import MESSAGES
 from hs.services.federation.outbound.sender_positions import SenderPosition, SenderPositions
 from hs.services.federation.outbound.table_rows import (
     ChangedDevice,
@@ -80,6 +88,7 @@ class FederationSender:
         self._queue.follow(feed, RECEIPTS, routing.receipts.select)
         self._queue.follow(feed, DEVICE_LISTS, routing.devices.select)
         self._queue.follow(feed, FEDERATION, self._on_federation)
+        feed.subscribe(DESTINATIONS, self._on_destinations)
         routing.memory.follow(feed)
 
     @property
@@ -166,8 +175,11 @@ class FederationSender:
             servers = map(ServerName, row.destinations)
             if row.kind == MESSAGES:
                 self.destinations.note_messages(servers)
-            elif row.kind == HEARD:
-                self.destinations.note_heard(servers)
+
+    def _on_destinations(self, batch: Batch[DestinationRow]) -> None:
+        # A server that responded to any process, or was heard by it, is tried at once.
+        back = [ServerName(row.server) for _, row in batch.rows if not row.retry_ms]
+        self.destinations.note_heard(back)
 
     # Positions
 

@@ -22,9 +22,6 @@ from hs.storage.federation import outgoing_to_device
 MESSAGES: Final = "messages"
 """Kind of FederationRow: to-device messages were stored for the destinations."""
 
-HEARD: Final = "heard"
-"""Kind of FederationRow: the destinations sent a request, so they can be reached again."""
-
 MAX_WAITING: Final = 10_000
 """Messages that wait for one destination; of more, the oldest are deleted."""
 

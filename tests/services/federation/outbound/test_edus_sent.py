@@ -6,7 +6,7 @@ import attrs
 import trio
 import trio.testing
 
-from hs.core.canonical_json import JsonObject, encode_lenient
+from hs.core.canonical_json import encode_lenient
 from hs.core.ids import EventID, RoomID, ServerName, UserID
 from hs.core.requester import Requester
 from hs.services.devices.device_list_writer import NewSignature, SigningKeyUpload
@@ -192,12 +192,12 @@ async def test_messages_are_sent_once_they_are_stored(database: Database) -> Non
     network = PeerNetwork()
     async with open_server(NEAR, network, database) as near:
         far = ReceivingPeer(FAR, near.network)
-        messages = near.process.services.devices.messages
-        await messages.send(Requester(ANN), "m.test", "first", {far.user: {"A": {"number": 0}}})
+        await send_messages(near, OutgoingMessage(far.user, "A", {"number": 0}))
         async with sending(near):
             await wait_until(lambda: len(far.edus()) == 1)
-            contents = {device: {"number": 1} for device in ("A", "*")}
-            await messages.send(Requester(ANN), "m.test", "second", {far.user: contents})
+            await send_messages(
+                near, *(OutgoingMessage(far.user, device, {"share": 0.5}) for device in ("A", "*"))
+            )
             await wait_until(lambda: len(far.edus()) == 2)
             await wait_until_delivered(database)
 
@@ -206,6 +206,15 @@ async def test_messages_are_sent_once_they_are_stored(database: Database) -> Non
     assert second["messages"] == {far.user: {"A": {"number": 1}, "*": {"number": 1}}}
     assert (first["sender"], first["type"]) == (ANN, "m.test")
     assert first["message_id"] != second["message_id"]
+
+
+async def send_messages(server: FederatedServer, *messages: OutgoingMessage) -> None:
+    """Store messages of Ann and wake the senders, as the writer of inboxes does."""
+    base = server.process.base
+    outgoing = wire_outgoing_messages(base)
+    edus = outgoing.encode_messages(ANN, "m.test", messages)
+    await base.database.write(outgoing_to_device.insert, edus, base.clock.now_ms())
+    outgoing.announce_messages(edus)
 
 
 async def wait_until_delivered(database: Database) -> None:
@@ -221,11 +230,9 @@ async def test_messages_wait_while_the_server_is_away(
     async with open_servers(NEAR) as (near,):
         far = ReceivingPeer(FAR, near.network)
         near.network.down.add(FAR)
-        messages = near.process.services.devices.messages
         async with sending(near):
             for number in range(150):
-                content: JsonObject = {far.user: {"A": {"number": number}}}
-                await messages.send(Requester(ANN), "m.test", str(number), content)
+                await send_messages(near, OutgoingMessage(far.user, "A", {"number": number}))
             await trio.sleep(300)
             near.network.down.clear()
             await wait_until(lambda: len(far.edus()) == 150, within_s=4000)
