@@ -72,6 +72,9 @@ class EventRouting:
                 continue
             if row.outlier or row.soft_failed or row.rejected:
                 continue
+            # Each server joins its own forward extremities: those of all would be new ones.
+            if row.type == event_types.DUMMY:
+                continue
             room_id = RoomID(row.room_id)
             servers = self._rooms.servers_nowait(room_id)
             removed = left.get(row.room_id, frozenset()) | self._removed_server(row)

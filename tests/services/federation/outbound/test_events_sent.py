@@ -1,6 +1,8 @@
 """Events that leave: to the servers in the room, in order, once the network allows it."""
 
+from hs.core.events import event_types
 from hs.core.ids import ServerName, UserID
+from hs.services.rooms.append.drafts import Draft
 from tests.services.federation.sending import (
     JOIN,
     ReceivingPeer,
@@ -55,6 +57,18 @@ async def test_events_of_other_servers_are_sent_only_if_relayed() -> None:
 
     assert [pdu["state_key"] for pdu in far.pdus()] == [other.user]
     assert other.pdus() == []
+
+
+async def test_dummy_events_are_not_sent() -> None:
+    async with open_servers(NEAR) as (near,):
+        far = ReceivingPeer(FAR, near.network)
+        room_id, _ = await shared_room(near, far)
+        async with sending(near):
+            await near.world.append(room_id, Draft(event_types.DUMMY, ANN, {}))
+            await near.world.send(room_id, ANN, "after")
+            await wait_until(far.bodies)
+
+    assert [pdu["type"] for pdu in far.pdus()] == ["m.room.message"]
 
 
 async def test_kick_reaches_the_server_that_leaves() -> None:
