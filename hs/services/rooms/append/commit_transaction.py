@@ -82,9 +82,9 @@ async def commit_group(
     if work.snapshots:
         snapshot_ids = await state.new_snapshot_ids(tx, len(work.snapshots))
         key_ids = await _store_snapshots(tx, work, snapshot_ids, numbers)
-    elif outlier_keys := _keys_of_outliers(pending_events, work.key_ids):
+    elif pending_events[0].status == EventStatus.OUTLIER:
         # A state that will contain outliers is stored in a later commit, which is then shorter.
-        key_ids = await state.intern_keys(tx, outlier_keys)
+        key_ids = await state.intern_keys(tx, _keys_of_outliers(pending_events, work.key_ids))
     new = [pending for pending in pending_events if pending.outlier_id is None]
     state_events = [
         (numbers.events[pending.event.event_id], pending.event)
@@ -250,11 +250,13 @@ async def _set_state(
     tx: Tx, work: CommitWork, pending_events: Sequence[PendingEvent], numbers: CommitNumbers
 ) -> None:
     current: dict[tuple[str, str, str], tuple[str, int, str | None] | None] = {}
+    outside: list[PendingEvent] = []
     local: dict[tuple[str, str], tuple[str, str, int, str]] = {}
     suffix = f":{work.server_name}"
     for pending in pending_events:
         room_id = pending.event.room_id
         if pending.outside:
+            outside.append(pending)
             local[(pending.event.state_key or "", room_id)] = _outside_membership(pending, numbers)
         for change in pending.changes:
             key = (room_id, change.type, change.state_key)
@@ -278,7 +280,7 @@ async def _set_state(
         await rooms.set_local_memberships(
             tx, [(*key, *entry) for key, entry in sorted(local.items())]
         )
-    for pending in pending_events:
+    for pending in outside:
         if pending.stripped_state is not None:
             user_id, room_id = pending.event.state_key or "", pending.event.room_id
             await rooms.set_stripped_state(tx, user_id, room_id, pending.stripped_state)

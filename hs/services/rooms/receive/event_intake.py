@@ -198,8 +198,13 @@ async def _receive_with_state(room: ReceivedRoom, room_import: RoomImport) -> Re
     has_gap = any(
         each not in known or not known[each].has_state_before for each in event.prev_events
     )
-    states = {event.event_id: list(room_import.state.values())} if has_gap else {}
-    return await _receive(PduProcessor(room, states), [event], room_import.outliers)
+    states: dict[EventID, list[EventID]] = {}
+    outliers = [each for each in room_import.outliers if each.event_id in event.auth_events]
+    if has_gap:
+        states[event.event_id] = list(room_import.state.values())
+        outliers = list(room_import.outliers)
+    await room.load({cited for each in outliers for cited in (each.event_id, *each.auth_events)})
+    return await _receive(PduProcessor(room, states), [event], outliers)
 
 
 async def _receive(

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import attrs
 import orjson
 import pytest
 import trio
@@ -12,6 +13,9 @@ from hs.core.errors import Forbidden, MatrixError, RemoteFault
 from hs.core.ids import RoomID, UserID
 from hs.core.requester import Requester
 from hs.core.versions import ROOM_VERSIONS
+from hs.settings.sections.retention import AutoAcceptSettings
+from hs.storage.inline import open_inline
+from hs.storage.migrate import bundled_migrations, migrate
 from hs.storage.rooms import purge
 from tests.services.federation.joining.rooms_between import (
     ANN,
@@ -26,7 +30,14 @@ from tests.services.federation.joining.rooms_between import (
     register,
     sync,
 )
-from tests.support.federation import FederatedServer, PeerNetwork, ScriptedPeer, open_servers
+from tests.support.composition import SETTINGS
+from tests.support.federation import (
+    FederatedServer,
+    PeerNetwork,
+    ScriptedPeer,
+    open_server,
+    open_servers,
+)
 
 INVITE = "PUT /_matrix/federation/v2/invite"
 
@@ -160,6 +171,22 @@ async def test_forgotten_invite_is_purged() -> None:
         assert members == [BEN]
         await membership_of(far).invite(Requester(ANN), room_id, BEN)
         assert (await near.world.memberships.look_again(room_id, BEN)) is not None
+
+
+async def test_invite_from_another_server_is_accepted_automatically() -> None:
+    network = PeerNetwork()
+    settings = attrs.evolve(SETTINGS, auto_accept=AutoAcceptSettings(enabled=True))
+    async with open_inline() as database, open_servers(FAR, network=network) as (far,):
+        await migrate(database, bundled_migrations(), ["pre", "post"])
+        async with open_server(NEAR, network, database, settings=settings) as near:
+            await register(near, BEN)
+            room_id = await invite_ben(far)
+            duty = near.process.services.members.duties.auto_accept
+            assert duty is not None
+
+            await duty.accept_waiting()
+
+            assert await membership_at(near, room_id, BEN) == "join"
 
 
 async def test_room_is_created_with_those_who_can_be_invited() -> None:
