@@ -116,6 +116,12 @@ def _owned(
         server_name=base.settings.server.server_name,
     )
     inbox = OwnedRoomInbox(
-        base.database, owner.receiver, rooms.memberships, rooms.acls, queues, limits=limits
+        base.database,
+        owner.receiver,
+        rooms.memberships,
+        rooms.acls,
+        queues,
+        limits=limits,
+        withdrawals=rooms.withdrawals,
     )
     return _OwnedInbox(inbox, queues, limits)

@@ -12,7 +12,7 @@ Spec: server-server API, Transactions; Checks performed on receipt of a PDU.
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 import attrs
@@ -28,6 +28,7 @@ from hs.repl.rpc import rpc
 from hs.services.federation.inbound.extremity_limits import ExtremityLimits
 from hs.services.federation.inbound.pdu_queues import PduQueues
 from hs.services.rooms.receive.event_receiver import PduOutcome, PduVerdict, RoomReceiver
+from hs.services.rooms.receive.withdrawals import InviteWithdrawals
 from hs.services.rooms.store.memberships import Memberships
 from hs.services.rooms.store.server_acls import ServerAcls
 from hs.storage.database import Database
@@ -106,6 +107,7 @@ class OwnedRoomInbox:
     _acls: ServerAcls
     _queues: PduQueues
     _limits: ExtremityLimits = attrs.field(kw_only=True)
+    _withdrawals: InviteWithdrawals = attrs.field(kw_only=True)
     counts: InboxCounts = attrs.Factory(InboxCounts)
 
     async def deliver(
@@ -113,7 +115,9 @@ class OwnedRoomInbox:
     ) -> list[DeliveredPdu]:
         """Store PDUs of a room; see RoomInbox."""
         if not (await self._memberships.present(room_id)).local:
-            return await self._refuse_all(room_id, origin, pdus, "This server is not in the room")
+            ends = await self._withdrawals.receive(room_id, pdus)
+            reason = "This server is not in the room"
+            return await self._refuse_all(room_id, origin, pdus, reason, but=ends)
         if not await self._acls.permits(room_id, origin):
             reason = "Your server is excluded from the room by its access control list"
             return await self._refuse_all(room_id, origin, pdus, reason)
@@ -144,15 +148,23 @@ class OwnedRoomInbox:
         ]
 
     async def _refuse_all(
-        self, room_id: RoomID, origin: ServerName, pdus: Sequence[bytes], reason: str
+        self,
+        room_id: RoomID,
+        origin: ServerName,
+        pdus: Sequence[bytes],
+        reason: str,
+        but: Collection[EventID] = (),
     ) -> list[DeliveredPdu]:
         versions = await self._database.read(room_rows.versions, [room_id])
+        event_ids = [_event_id(pdu, versions.get(room_id)) for pdu in pdus]
         verdicts = [
-            PduVerdict(_event_id(pdu, versions.get(room_id)), PduOutcome.REFUSED, reason)
-            for pdu in pdus
+            PduVerdict(event_id, PduOutcome.ACCEPTED)
+            if event_id in but
+            else PduVerdict(event_id, PduOutcome.REFUSED, reason)
+            for event_id in event_ids
         ]
         self._record(room_id, origin, verdicts)
-        return [DeliveredPdu(verdict.event_id, reason) for verdict in verdicts]
+        return [DeliveredPdu(verdict.event_id, verdict.reason) for verdict in verdicts]
 
     def _record(self, room_id: RoomID, origin: ServerName, verdicts: Sequence[PduVerdict]) -> None:
         reasons: Counter[str] = Counter()
