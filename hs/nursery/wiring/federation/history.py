@@ -13,7 +13,6 @@ from hs.services.federation.history.served_events import ServedEvents
 from hs.services.federation.history.served_spaces import ServedSpaces
 from hs.services.federation.history.served_state import ServedState
 from hs.services.federation.history.server_visibility import ServerVisibility
-from hs.services.rooms.store.server_acls import ServerAcls
 
 
 def wire_history(
@@ -25,7 +24,7 @@ def wire_history(
 ) -> Part:
     """Build what reads history for other servers."""
     settings, events = base.settings.server, rooms.events
-    access = ServerAccess(settings.server_name, ServerAcls(rooms.states), rooms.servers)
+    access = ServerAccess(settings.server_name, rooms.acls, rooms.servers)
     visibility = ServerVisibility(base.database, events, accounts.erased)
     return Part(
         endpoints=[

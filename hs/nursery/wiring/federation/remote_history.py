@@ -17,7 +17,6 @@ from hs.services.federation.requests.directory import RemoteRoomDirectories
 from hs.services.rooms.membership.remote_rooms import RemoteRooms
 from hs.services.rooms.read.older_history import OlderHistory
 from hs.services.rooms.read.remote_spaces import RemoteSpaces
-from hs.services.rooms.store.server_acls import ServerAcls
 
 
 @attrs.frozen(eq=False, kw_only=True)
@@ -38,7 +37,7 @@ def wire_remote_history(
 ) -> RemoteHistory:
     """Build what asks other servers for history."""
     database = base.database
-    access = ServerAccess(base.settings.server.server_name, ServerAcls(rooms.states), rooms.servers)
+    access = ServerAccess(base.settings.server.server_name, rooms.acls, rooms.servers)
     servers = ServersToAsk(rooms.servers, access)
     answers = HistoryAnswers(federation.client, database, rooms.receiver)
     backfill = HistoryBackfill(
