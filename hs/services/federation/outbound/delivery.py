@@ -131,7 +131,10 @@ class DestinationDelivery:
     async def _request(self, destination: Destination, transaction: Transaction) -> bool:
         encoded = transaction.encoded
         try:
-            await self.client.request(destination.server, "PUT", encoded.uri, encoded.body)
+            # Each destination has pauses of its own, which begin with a second.
+            await self.client.request(
+                destination.server, "PUT", encoded.uri, encoded.body, ignores_backoff=True
+            )
         except RemoteFault as fault:
             if fault.error is None or fault.error.status not in _FAULTS_OF_CONTENT:
                 await self._note_failure(destination, fault)

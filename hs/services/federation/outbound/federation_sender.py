@@ -181,6 +181,11 @@ class FederationSender:
         back = [ServerName(row.server) for _, row in batch.rows if not row.retry_ms]
         self.destinations.note_heard(back)
 
+    def _on_destinations(self, batch: Batch[DestinationRow]) -> None:
+        """Try servers at once that any process has heard, or had a response from."""
+        servers = [ServerName(row.server) for _, row in batch.rows if not row.retry_ms]
+        self.destinations.note_heard(servers)
+
     # Positions
 
     async def _store_periodically(self) -> None:
