@@ -222,7 +222,7 @@ async def send_messages(server: FederatedServer, *messages: OutgoingMessage) -> 
 async def wait_until_delivered(database: Database) -> None:
     """Wait until no message is stored."""
     with trio.fail_after(10):
-        while await database.read(outgoing_to_device.list_destinations):  # noqa: ASYNC110
+        while await database.read(outgoing_to_device.list_destinations):  # noqa: ASYNC110  # bounded
             await trio.sleep(0.05)
 
 
