@@ -338,7 +338,7 @@ async def _set_links(
             [
                 (pending.event.room_id, numbers.events[pending.event.event_id])
                 for pending in pending_events
-                if pending.missing_prev_events
+                if pending.missing_prev_events and not work.is_history
             ],
         )
     gaps = [pending.event.event_id for pending in pending_events if pending.fills_gap]

@@ -85,7 +85,7 @@ async def test_invalid_alias_is_rejected(actions: Actions) -> None:
         (404, "M_NOT_FOUND"),
         (403, "M_FORBIDDEN"),
         (400, "M_INVALID_PARAM"),
-        (404, "M_NOT_FOUND"),
+        (502, "M_UNKNOWN"),
     ]
 
 
@@ -318,7 +318,7 @@ async def test_invalid_directory_request_is_rejected(actions: Actions) -> None:
         (400, "M_INVALID_PARAM"),
         (400, "M_INVALID_PARAM"),
         (400, "M_INVALID_PARAM"),
-        (404, "M_NOT_FOUND"),
+        (502, "M_UNKNOWN"),
         (400, "M_BAD_JSON"),
         (400, "M_BAD_JSON"),
         (400, "M_BAD_JSON"),
