@@ -180,7 +180,7 @@ def check_status(server: ServerName, response: PeerResponse) -> None:
         errcode = "M_UNRECOGNIZED"  # older servers respond with a page of their web server
     if not isinstance(errcode, str):
         raise RemoteFault(server, f"it responded with status {response.status}", retry=retry)
-    text = body.get("error")
+    text = body.get("error") if isinstance(body, dict) else None
     message = text if isinstance(text, str) else ""
     error = matrix_error(errcode, response.status, message)
     raise RemoteFault(server, f"it responded {errcode}: {message:.200}", error=error, retry=retry)

@@ -5,8 +5,8 @@ short delay. Of several addresses, the next one is tried if there is no connecti
 """
 
 import math
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from typing import Final
 
 import attrs
@@ -73,7 +73,7 @@ class NetworkTransport:
         try:
             async with AsyncExitStack() as stack:
                 response = await self._open(request, route, stack)
-                parts = _parts(request, response.parts)
+                parts = await stack.enter_async_context(aclosing(_parts(request, response.parts)))
                 yield StreamedResponse(response.status, response.headers, parts)
         except HttpFault as fault:
             raise _remote_fault(request, fault) from None
@@ -155,7 +155,7 @@ class NetworkTransport:
         )
 
 
-async def _parts(request: PeerRequest, parts: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def _parts(request: PeerRequest, parts: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
     try:
         async for part in parts:
             yield part

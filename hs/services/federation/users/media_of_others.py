@@ -20,7 +20,13 @@ from hs.services.federation.users.multipart import (
     MultipartReader,
     boundary_of,
 )
-from hs.services.federation_client.client import FederationClient, object_in, segment, uri_of
+from hs.services.federation_client.client import (
+    FederationClient,
+    check_status,
+    is_unrecognized,
+    segment,
+    uri_of,
+)
 from hs.services.federation_client.peer_transport import PeerResponse, StreamedResponse
 from hs.services.media.remote_media import RemoteContent
 
@@ -34,7 +40,6 @@ _MAX_ERROR_BYTES: Final = 65_536
 _MULTIPART_BYTES: Final = 131_072
 _DOWNLOAD: Final = "/_matrix/federation/v1/media/download/"
 _OLD_DOWNLOAD: Final = "/_matrix/media/v3/download/"
-_UNRECOGNIZED: Final = "M_UNRECOGNIZED"
 _DEFAULT_TYPE: Final = "application/octet-stream"
 
 
@@ -74,7 +79,7 @@ class MediaOfOthers:
         try:
             response = await self._request(stack, origin, uri, timeout_ms)
         except RemoteFault as fault:
-            if fault.error is None or fault.error.errcode != _UNRECOGNIZED:
+            if not is_unrecognized(fault):
                 raise _to_client(fault) from None
         else:
             return await self._from_multipart(stack, origin, response)
@@ -105,7 +110,7 @@ class MediaOfOthers:
             body += part
             if len(body) > _MAX_ERROR_BYTES:
                 break
-        object_in(origin, PeerResponse(response.status, response.headers, body))
+        check_status(origin, PeerResponse(response.status, response.headers, body))
         raise RemoteFault(origin, f"it responded with status {response.status}")
 
     async def _from_multipart(

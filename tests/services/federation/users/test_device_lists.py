@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from hs.core.canonical_json import canonical_json
 from hs.core.errors import Forbidden, InvalidParam
 from hs.core.ids import UserID
 from hs.services.federation.users.fetched_keys import MAX_DEVICES, FetchedKeys
@@ -81,6 +82,24 @@ async def test_update_is_applied_and_clients_are_told(near: Near) -> None:
     await near.lists.updates.update_device(FAR, far.update("PHONE", deleted=True))
     assert await near.query(token) == {"TABLET"}
     assert (far.count(GET_DEVICES), far.count(QUERY_KEYS)) == (1, 0)
+
+
+async def test_updates_arrive_in_transactions(near: Near) -> None:
+    far, token = await kept_list(near)
+    master = KeyPair.of_user(USER, 1).usable_as("master")
+    edus = [
+        {"edu_type": "m.device_list_update", "content": far.update("TABLET")},
+        {"edu_type": "m.signing_key_update", "content": {"user_id": USER, "master_key": master}},
+    ]
+    content = {"origin": FAR, "origin_server_ts": 1, "pdus": [], "edus": edus}
+
+    await far.peer.client.request(
+        NEAR, "PUT", "/_matrix/federation/v1/send/1", canonical_json(content)
+    )
+
+    response = await near.devices.query(token, USER)
+    assert response["device_keys"][USER].keys() == {"PHONE", "TABLET"}
+    assert response["master_keys"] == {USER: master}
 
 
 async def test_repeated_update_changes_nothing(near: Near) -> None:

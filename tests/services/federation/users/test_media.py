@@ -135,9 +135,10 @@ async def test_quarantined_and_unknown_media_are_not_served(servers: Servers) ->
     assert (await servers.download("unknown")).errcode == "M_NOT_FOUND"
 
 
-async def test_older_servers_are_asked_by_the_older_endpoint(servers: Servers) -> None:
+@pytest.mark.parametrize("body", [b'{"errcode": "M_UNRECOGNIZED"}', b"<html>", b""])
+async def test_older_servers_are_asked_by_the_older_endpoint(servers: Servers, body: bytes) -> None:
     headers = {"content-type": "image/gif", "content-disposition": 'inline; filename="a.gif"'}
-    requests = scripted(servers, (OLD_DOWNLOAD, 200, headers, b"GIF"))
+    requests = scripted(servers, (DOWNLOAD, 404, {}, body), (OLD_DOWNLOAD, 200, headers, b"GIF"))
 
     response = await servers.download()
 
