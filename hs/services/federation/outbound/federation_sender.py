@@ -177,11 +177,6 @@ class FederationSender:
                 self.destinations.note_messages(servers)
 
     def _on_destinations(self, batch: Batch[DestinationRow]) -> None:
-        # A server that responded to any process, or was heard by it, is tried at once.
-        back = [ServerName(row.server) for _, row in batch.rows if not row.retry_ms]
-        self.destinations.note_heard(back)
-
-    def _on_destinations(self, batch: Batch[DestinationRow]) -> None:
         """Try servers at once that any process has heard, or had a response from."""
         servers = [ServerName(row.server) for _, row in batch.rows if not row.retry_ms]
         self.destinations.note_heard(servers)
