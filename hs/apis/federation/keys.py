@@ -44,12 +44,24 @@ class ServerKeysApi:
     keys: OwnKeys
     notary: KeyNotary
 
-    @route("GET", "/_matrix/key/v2/server", auth=NONE)
+    # Older servers name the key that they look for; they get all of them.
+    @route(
+        "GET",
+        "/_matrix/key/v2/server",
+        auth=NONE,
+        extra_paths=["/_matrix/key/v2/server/{key_id}"],
+    )
     async def get_server_keys(self) -> JsonObject:
         """Spec: server-server API, Publishing Keys."""
         return self.keys.response()
 
-    @route("GET", "/_matrix/key/v2/query/{server_name}", auth=NONE, work=WorkClass.FEDERATION)
+    @route(
+        "GET",
+        "/_matrix/key/v2/query/{server_name}",
+        auth=NONE,
+        work=WorkClass.FEDERATION,
+        extra_paths=["/_matrix/key/v2/query/{server_name}/{key_id}"],
+    )
     async def query_keys(self, request: KeyQueryRequest) -> KeyQueryResponse:
         """Spec: server-server API, Querying Keys Through Another Server."""
         wanted = KeyQuery(request.server_name, frozenset(), request.minimum_valid_until_ts)

@@ -16,9 +16,10 @@ PATH = "/_matrix/federation/v1/query/directory"
 NEAR, FAR = ServerName("near.example"), ServerName("far.example")
 
 
-async def test_servers_publish_their_keys() -> None:
+@pytest.mark.parametrize("path", ["/_matrix/key/v2/server", "/_matrix/key/v2/server/ed25519:old"])
+async def test_servers_publish_their_keys(path: str) -> None:
     async with open_servers(NEAR) as (near,):
-        response = await near.web().get("/_matrix/key/v2/server")
+        response = await near.web().get(path)
 
     assert response.status == 200
     key = signer_of(NEAR).key.verify_key
