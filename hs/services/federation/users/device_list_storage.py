@@ -3,7 +3,8 @@
 Rules:
 
 - A list is kept from the first query of a client on, while its user shares a room with a user of
-  this server, because only then does the user's server send updates.
+  this server, because only then does the user's server send updates. Clients are told of updates of
+  such a user also before there is a list: they may know the keys from before.
 - All changes are transactions of the owner of the stream `device_lists`, one after the other, and
   are committed together with the row that tells clients of them.
 - A list that is not complete is stale. Queries then ask the user's server, and `DeviceListFetching`
@@ -60,12 +61,12 @@ class RemoteDeviceListWriter(Protocol):
 
     @rpc
     async def update_device(self, update: DeviceUpdate) -> None:
-        """Apply an update of a device, if the user's list is kept."""
+        """Apply an update of a device, or only announce it if the user's list is not kept."""
         ...
 
     @rpc
     async def update_signing_keys(self, user_id: UserID, keys: dict[str, bytes]) -> None:
-        """Replace cross-signing keys, by usage, if the user's list is kept."""
+        """Replace cross-signing keys, by usage, or only announce it if the list is not kept."""
         ...
 
 
@@ -91,14 +92,22 @@ class LocalRemoteDeviceListWriter:
 
     async def update_device(self, update: DeviceUpdate) -> None:
         """Apply an update of a device."""
-        if await self._stream.write(_update_device, update, self._clock.now_ms()):
+        now_ms = self._clock.now_ms()
+        if await self._stream.write(_update_device, update, self._server_name, now_ms):
             self._on_stale()
 
     async def update_signing_keys(self, user_id: UserID, keys: dict[str, bytes]) -> None:
         """Replace cross-signing keys."""
         now_ms = self._clock.now_ms()
-        if await self._stream.write(_update_signing_keys, user_id, keys, now_ms):
+        update = _SigningKeyUpdate(user_id, keys)
+        if await self._stream.write(_update_signing_keys, update, self._server_name, now_ms):
             self._on_stale()
+
+
+@attrs.frozen
+class _SigningKeyUpdate:
+    user_id: UserID
+    keys: dict[str, bytes]
 
 
 async def _track(
@@ -133,13 +142,14 @@ async def _store(
 
 
 async def _update_device(
-    tx: Tx, ids: StreamIds, update: DeviceUpdate, now_ms: int
+    tx: Tx, ids: StreamIds, update: DeviceUpdate, server_name: ServerName, now_ms: int
 ) -> tuple[bool, Rows]:
     """Apply an update; return whether the list is stale now."""
     user_id, device_id = update.user_id, update.device_id
     record = await _find(tx, user_id)
     if record is None:
-        return False, []
+        sharing = await remote_devices.users_sharing(tx, [user_id], server_name)
+        return False, await change_rows(tx, ids, user_id, [device_id], now_ms) if sharing else []
     if not record.is_stale and update.stream_id == record.stream_id:
         return False, []  # the update was received before
     devices = (await remote_devices.load_keys(tx, [user_id]))[user_id].devices
@@ -166,12 +176,14 @@ def _follows(record: RemoteListRecord, update: DeviceUpdate) -> bool:
 
 
 async def _update_signing_keys(
-    tx: Tx, ids: StreamIds, user_id: UserID, keys: dict[str, bytes], now_ms: int
+    tx: Tx, ids: StreamIds, update: _SigningKeyUpdate, server_name: ServerName, now_ms: int
 ) -> tuple[bool, Rows]:
     """Replace cross-signing keys; return whether the list is stale now."""
+    user_id, keys = update.user_id, update.keys
     record = await _find(tx, user_id)
     if record is None:
-        return False, []
+        sharing = await remote_devices.users_sharing(tx, [user_id], server_name)
+        return False, await change_rows(tx, ids, user_id, [None], now_ms) if sharing else []
     if record.is_stale:
         await remote_devices.mark_stale(tx, user_id, now_ms)
         return True, []

@@ -10,6 +10,7 @@ from hs.core.errors import Forbidden, InvalidParam
 from hs.core.ids import UserID
 from hs.services.federation.users.fetched_keys import MAX_DEVICES, FetchedKeys
 from hs.storage.database import Database
+from hs.storage.devices import device_lists
 from hs.storage.federation import remote_devices
 from tests.services.federation.users.remote_lists import (
     ANN,
@@ -306,11 +307,33 @@ async def test_servers_speak_for_their_own_users_only(near: Near) -> None:
         await near.lists.updates.update_device(NEAR, far.update("TABLET"))
 
 
-async def test_updates_of_unknown_users_are_ignored(near: Near) -> None:
+async def test_clients_are_told_of_updates_of_users_whose_lists_are_not_kept(near: Near) -> None:
     far = await share_room(near)
+    await near.devices.device(ANN, "HERS")
+    master = KeyPair.of_user(USER, 1).usable_as("master")
 
-    await near.lists.updates.update_device(FAR, far.update("TABLET"))
+    for _ in range(2):
+        since = (await near.devices.sync(ANN, "HERS"))["next_batch"]
+        await near.lists.updates.update_device(FAR, far.update("TABLET"))
+        assert await changed_since(near, since) == [USER]
+    since = (await near.devices.sync(ANN, "HERS"))["next_batch"]
+    content = {"user_id": USER, "master_key": master}
+    await near.lists.updates.update_signing_keys(FAR, content)
 
+    assert await changed_since(near, since) == [USER]
+    assert await near.kept_users() == []
+
+
+async def test_updates_of_users_without_shared_room_are_ignored(near: Near) -> None:
+    far = await share_room(near)
+    stranger = UserID("@stranger:far.example")
+    master = KeyPair.of_user(stranger, 1).usable_as("master")
+
+    await near.lists.updates.update_device(FAR, {**far.update("TABLET"), "user_id": stranger})
+    await near.lists.updates.update_signing_keys(FAR, {"user_id": stranger, "master_key": master})
+
+    database = near.server.world.database
+    assert await database.read(device_lists.last_change, stranger) == 0
     assert await near.kept_users() == []
 
 
