@@ -8,6 +8,7 @@ from hs.storage.dialect import sql
 from hs.storage.rows import InsertRows
 
 FIRST_MARK = 1
+ANY_TIME = (1 << 63) - 1
 
 ADD_LISTS = InsertRows(
     "remote_device_lists",
@@ -37,13 +38,14 @@ UPDATE remote_device_lists SET stream_id = $2, failures = 0, fetch_ms = $4,
 is_stale = CASE WHEN mark = $3 THEN 0 ELSE 1 END
 WHERE user_id = $1
 """
-# Users who share a room with a user of this server.
+# Users who share a room with a user of this server, by member events before $3.
 SHARING = sql(
     lambda d: (
         "SELECT DISTINCT theirs.state_key FROM current_state theirs "
         "JOIN room_servers ours ON ours.room_id = theirs.room_id "
         "AND ours.server = $2 AND ours.joined_members > 0 "
-        f"WHERE {d.any_of('theirs.state_key', 1, 'text')} AND theirs.membership = 'join'"
+        f"WHERE {d.any_of('theirs.state_key', 1, 'text')} AND theirs.membership = 'join' "
+        "AND theirs.stream_id < $3"
     )
 )
 NEXT_LISTS = "SELECT user_id FROM remote_device_lists WHERE user_id > $1 ORDER BY user_id LIMIT $2"
@@ -175,11 +177,16 @@ async def set_fetched(
     await tx.execute(STORED, user_id, stream_id, mark, fetch_ms)
 
 
-async def users_sharing(tx: Tx, user_ids: Sequence[str], server_name: str) -> list[str]:
-    """Return those users who share a room with users of this server."""
+async def users_sharing(
+    tx: Tx, user_ids: Sequence[str], server_name: str, before: int = ANY_TIME
+) -> list[str]:
+    """Return those users who share a room with users of this server.
+
+    With `before`, only rooms count in which their member event is before that stream ID.
+    """
     if not user_ids:
         return []
-    return [row[0] for row in await tx.fetch(SHARING, list(user_ids), server_name)]
+    return [row[0] for row in await tx.fetch(SHARING, list(user_ids), server_name, before)]
 
 
 async def list_users(tx: Tx, after: str, limit: int) -> list[str]:

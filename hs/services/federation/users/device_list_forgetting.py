@@ -1,11 +1,13 @@
 """Forgetting of device lists of users who no longer share a room with users of this server.
 
 Their servers send no more updates, so a list that was kept would be wrong when a room is shared
-again. What ended while the process did not run is found when it starts.
+again. So would be that of a user who left and came back before it was forgotten: of the rooms of a
+user who left one, only those count that the user joined before that. What ended while the process
+did not run is found when it starts.
 """
 
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, NamedTuple
 
 import attrs
 
@@ -24,19 +26,23 @@ AT_ONCE: Final = 500
 _Rows = list[tuple[int, DeviceListRow]]
 
 
+class _Departure(NamedTuple):
+    """A user of another server who left a room, or a room that a user of this server left."""
+
+    left: str
+    position: int
+
+
 @attrs.define(eq=False)
 class DeviceListForgetting:
-    """The duty that deletes device lists, in the process that owns the stream `device_lists`.
-
-    Waiting are users of other servers who left a room, and rooms that users of this server left.
-    """
+    """The duty that deletes device lists, in the process that owns the stream `device_lists`."""
 
     _database: Database
     _feed: Feed
     _stream: TableWriter[DeviceListRow]
     _servers: RoomServers
     _server_name: ServerName
-    _departures: FeedQueue[str] = attrs.field(init=False)
+    _departures: FeedQueue[_Departure] = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self._departures = FeedQueue("departures of users", MAX_WAITING, WhenFull.START_OVER)
@@ -56,37 +62,39 @@ class DeviceListForgetting:
         """Forget the lists of all users who share no room."""
         after = ""
         while users := await self._database.read(remote_devices.list_users, after, AT_ONCE):
-            await self._stream.write(_forget, users, self._server_name)
+            await self._stream.write(_forget, users, self._server_name, remote_devices.ANY_TIME)
             after = users[-1]
 
-    async def _forget(self, departures: list[str]) -> None:
-        users = [entry for entry in departures if entry.startswith("@")]
+    async def _forget(self, departures: list[_Departure]) -> None:
+        users = {each.left: each.position for each in departures if each.left.startswith("@")}
         if users:
-            await self._stream.write(_forget, users, self._server_name)
-        for room_id in departures:
-            if room_id.startswith("@"):
+            first = min(users.values())
+            await self._stream.write(_forget, list(users), self._server_name, first)
+        for departure in departures:
+            if departure.left.startswith("@"):
                 continue
-            if not await self._servers.is_in_room(RoomID(room_id), self._server_name):
+            if not await self._servers.is_in_room(RoomID(departure.left), self._server_name):
                 await self.forget_all()
                 return
 
-    def _departed(self, batch: Batch[EventRow]) -> Iterator[str]:
-        for _, row in batch.rows:
+    def _departed(self, batch: Batch[EventRow]) -> Iterator[_Departure]:
+        for position, row in batch.rows:
             if row.type != event_types.MEMBER and row.state_changes is None:
                 continue
             for event_type, state_key, _, membership in row.changes():
                 if event_type != event_types.MEMBER or membership == event_types.JOIN:
                     continue
                 if state_key.partition(":")[2] != self._server_name:
-                    yield state_key
+                    yield _Departure(state_key, position)
                 elif self._servers.servers_nowait(RoomID(row.room_id)) != frozenset():
-                    yield row.room_id
+                    yield _Departure(row.room_id, position)
 
 
 async def _forget(
-    tx: Tx, ids: StreamIds, user_ids: list[str], server_name: ServerName
+    tx: Tx, ids: StreamIds, user_ids: list[str], server_name: ServerName, before: int
 ) -> tuple[None, _Rows]:
+    """Forget the users who share no room that they joined before a position."""
     known = list(await remote_devices.find_lists(tx, user_ids))
-    sharing = set(await remote_devices.users_sharing(tx, known, server_name))
+    sharing = set(await remote_devices.users_sharing(tx, known, server_name, before))
     await remote_devices.delete_lists(tx, [user for user in known if user not in sharing])
     return None, []

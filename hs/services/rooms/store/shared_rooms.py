@@ -2,6 +2,9 @@
 
 Membership changes since that position are taken from the recent events of rooms. The database is
 read only if memberships have changed, or if the position is too old.
+
+A user of another server who may have shared no room for a while counts as one who began to share:
+this server may have missed changes that the other server did not send meanwhile.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -25,23 +28,25 @@ NO_CHANGES: Final = SharedRoomChanges()
 
 @attrs.frozen
 class _Member:
-    """A member event; whether it was a join is not known of events read from the database."""
+    """A member event; whether it is a join is not known (None) of events read from the database."""
 
     user_id: UserID
     event_id: EventID
-    may_have_joined: bool = True
+    is_join: bool | None = None
 
 
 @attrs.define(eq=False)
 class _MembershipChanges:
     """The users whose membership of a room changed since the position.
 
-    `first` is the ID of the first such member event; `joined` are the users who may have joined.
+    `first` is the ID of the first such member event; `joined` are the users who may have joined,
+    `left` those who may have left.
     """
 
     first: EventID
     users: set[UserID] = attrs.Factory(set)
     joined: set[UserID] = attrs.Factory(set)
+    left: set[UserID] = attrs.Factory(set)
 
 
 @attrs.frozen(eq=False)
@@ -67,6 +72,13 @@ class _Comparison:
     def came_in(self, room_id: RoomID, user_id: UserID) -> bool:
         """Return whether a user may have joined a room after the earlier position."""
         return room_id in self.changes and user_id in self.changes[room_id].joined
+
+    def stayed_in(self, room_id: RoomID, user_id: UserID) -> bool:
+        """Return whether a user who is in a room has been there since the earlier position."""
+        changes = self.changes.get(room_id)
+        if changes is None or user_id not in changes.users:
+            return True
+        return self.joined_before[room_id, user_id] and user_id not in changes.left
 
 
 @attrs.frozen(eq=False)
@@ -141,11 +153,21 @@ class SharedRooms:
                 )
                 for room_id in now | comparison.changes.keys()
             )
-            if now and not was_sharing:
+            if now and not (was_sharing and self._is_up_to_date(comparison, other_id, now)):
                 began.add(other_id)
             elif not now and (was_sharing or _shared_between(comparison, other_id, joined)):
                 ceased.add(other_id)
         return SharedRoomChanges(began, ceased)
+
+    def _is_up_to_date(
+        self, comparison: _Comparison, other_id: UserID, shared: AbstractSet[RoomID]
+    ) -> bool:
+        """Return whether this server was told of all changes of a user since the position."""
+        return self._memberships.is_local(other_id) or any(
+            comparison.stayed_in(room_id, comparison.user_id)
+            and comparison.stayed_in(room_id, other_id)
+            for room_id in shared
+        )
 
     async def _shared_rooms(
         self, user_id: UserID, others: Iterable[UserID]
@@ -189,8 +211,8 @@ class SharedRooms:
         for entry in entries:
             for event_type, state_key, _, membership in entry.changes:
                 if event_type == event_types.MEMBER:
-                    joined = membership == event_types.JOIN
-                    _add(changes, room_id, _Member(UserID(state_key), entry.event_id, joined))
+                    is_join = membership == event_types.JOIN
+                    _add(changes, room_id, _Member(UserID(state_key), entry.event_id, is_join))
         return True
 
     async def _joined_before(
@@ -240,6 +262,9 @@ def _shared_between(
 
 def _add(changes: dict[RoomID, _MembershipChanges], room_id: RoomID, member: _Member) -> None:
     room_changes = changes.setdefault(room_id, _MembershipChanges(member.event_id))
-    room_changes.users.add(member.user_id)
-    if member.may_have_joined:
+    if member.is_join is not False:
         room_changes.joined.add(member.user_id)
+    # It takes two events to leave and to come back.
+    if member.is_join is False or (member.is_join is None and member.user_id in room_changes.users):
+        room_changes.left.add(member.user_id)
+    room_changes.users.add(member.user_id)

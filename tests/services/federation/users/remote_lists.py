@@ -14,10 +14,11 @@ from hs.services.federation_client.peer_transport import PeerRequest
 from hs.settings.settings import Settings
 from hs.storage.database import Database
 from hs.storage.federation import remote_devices
-from tests.services.federation.sending import ReceivingPeer, shared_room
+from tests.services.federation.sending import ReceivingPeer, receive, shared_room
 from tests.support.composition import SETTINGS, Neighbourhood
 from tests.support.devices import Process, plain_keys
 from tests.support.federation import FederatedServer, PeerNetwork, open_server
+from tests.support.peers import History
 
 NEAR, FAR = ServerName("near.example"), ServerName("far.example")
 ANN, USER = UserID("@ann:near.example"), UserID("@user:far.example")
@@ -32,6 +33,7 @@ class DevicePeer:
     """A scripted server whose user has `devices`, at update `stream_id`."""
 
     peer: ReceivingPeer
+    room: History
     devices: list[str] = attrs.Factory(lambda: ["PHONE"])
     stream_id: int = 10
     extra: JsonObject = attrs.Factory(dict)
@@ -56,6 +58,12 @@ class DevicePeer:
             **keys,
             **more,
         }
+
+    async def change_membership(self, near: "Near", *memberships: str) -> None:
+        """Let the user join or leave the room."""
+        for membership in memberships:
+            member = self.room.add(USER, "m.room.member", {"membership": membership}, USER)
+            await receive(near.server, member)
 
     def _list_devices(self, request: PeerRequest) -> tuple[int, Any]:
         devices = [{"device_id": name, "keys": plain_keys(USER, name)} for name in self.devices]
@@ -128,5 +136,5 @@ async def wait_for(read: Callable[[], Awaitable[object]], expected: object) -> N
 async def share_room(near: Near) -> DevicePeer:
     """Let the server share a room with another one."""
     peer = ReceivingPeer(FAR, near.server.network)
-    await shared_room(near.server, peer)
-    return DevicePeer(peer)
+    _, history = await shared_room(near.server, peer)
+    return DevicePeer(peer, history)

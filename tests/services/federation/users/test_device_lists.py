@@ -324,6 +324,24 @@ async def test_clients_are_told_of_updates_of_users_whose_lists_are_not_kept(nea
     assert await near.kept_users() == []
 
 
+@pytest.mark.parametrize("is_kept", [True, False])
+async def test_user_who_left_and_rejoined_has_changed(near: Near, is_kept: bool) -> None:
+    far, token = await kept_list(near) if is_kept else (await share_room(near), "")
+    token = token or await near.devices.device(ANN, "HERS")
+    far.devices = ["TABLET"]
+
+    async with near.server.process.duties("device lists to forget"):
+        since = (await near.devices.sync(ANN, "HERS"))["next_batch"]
+        await far.change_membership(near, "leave", "join")
+
+        assert await changed_since(near, since) == [USER]
+        await wait_for(near.kept_users, [])
+        assert await near.query(token) == {"TABLET"}
+        since = (await near.devices.sync(ANN, "HERS"))["next_batch"]
+        await far.change_membership(near, "join")
+        assert await changed_since(near, since) == []
+
+
 async def test_updates_of_users_without_shared_room_are_ignored(near: Near) -> None:
     far = await share_room(near)
     stranger = UserID("@stranger:far.example")
