@@ -65,7 +65,8 @@ class EncryptionSection:
             changes = await self._device_lists.changes(user_id, since, now)
             if changes.changed or changes.left:
                 has_changes = True
-                members["device_lists"] = device_lists_json(changes)
+                present = {name: users for name, users in changes._asdict().items() if users}
+                members["device_lists"] = orjson.dumps(present)
         if device_id is not None:
             after = 0 if since is None else since.to_device.most()
             page = await self.to_device_page(user_id, device_id, after, now, began)

@@ -108,7 +108,7 @@ async def test_user_signing_key_is_announced_to_its_owner_only(server: Process) 
     await upload(server, alice, {**first_keys(), "auth": auth})
 
     device_lists = (await server.sync(ALICE, "PHONE", since))["device_lists"]
-    assert device_lists == {"changed": [ALICE], "left": []}
+    assert device_lists == {"changed": [ALICE]}
     assert "device_lists" not in await server.sync(BOB, "BOBS", bobs_since)
 
 
@@ -235,7 +235,7 @@ async def test_signature_on_another_users_master_key_is_visible_to_its_signer_on
     assert alices_view["master_keys"][BOB]["signatures"].keys() == {ALICE}
     assert "signatures" not in bobs_view["master_keys"][BOB]
     device_lists = (await server.sync(ALICE, "PHONE", since))["device_lists"]
-    assert device_lists == {"changed": [BOB], "left": []}
+    assert device_lists == {"changed": [BOB]}
     assert "device_lists" not in await server.sync(BOB, "BOBS", bobs_since)
 
 
