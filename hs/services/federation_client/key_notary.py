@@ -15,13 +15,18 @@ from hs.core.ids import ServerName
 from hs.core.signing.keys import Signer
 from hs.core.signing.signed_json import sign_json
 from hs.lib.clock import Clock
+from hs.lib.limiter import RateLimiter, TokenBucketRate
+from hs.services.federation_client.key_responses import key_ids_of
 from hs.services.federation_client.own_keys import OwnKeys
 from hs.services.federation_client.server_keys import ServerKeys
-from hs.storage.database import Database
+from hs.storage.database import Database, Tx
 from hs.storage.federation_client import server_keys as storage
-from hs.storage.federation_client.server_keys import KeyResponse
+from hs.storage.federation_client.server_keys import FormerResponse, KeyResponse
 
 MAX_SERVERS: Final = 100
+ASKING: Final = TokenBucketRate(per_second=1 / 60, burst=10)
+"""How often a server is asked because others want keys that are valid for longer."""
+
 QUERY_S: Final = 20.0
 
 
@@ -34,6 +39,15 @@ class KeyQuery:
     valid_until_ms: int | None
 
 
+@attrs.frozen
+class _StoredResponse:
+    """A response of a server, its keys, and until when the current ones are valid."""
+
+    response: JsonObject
+    key_ids: frozenset[str]
+    valid_until_ms: int
+
+
 @attrs.frozen(eq=False)
 class KeyNotary:
     """Answers queries. `signers` are the keys that sign the responses."""
@@ -43,11 +57,13 @@ class KeyNotary:
     _signers: Sequence[Signer]
     _database: Database
     _clock: Clock
+    _asking: RateLimiter[ServerName] = attrs.field(factory=lambda: RateLimiter(ASKING))
 
     async def query(self, queries: Sequence[KeyQuery]) -> list[JsonObject]:
         """Return the signed keys of servers, as far as they can be obtained. Raises: InvalidParam.
 
-        What is stored is returned if it suffices or if the server cannot be reached.
+        What is stored is returned if it suffices or if the server cannot be reached. Keys that a
+        server no longer publishes are in its former responses.
         """
         if len(queries) > MAX_SERVERS:
             raise InvalidParam(f"server_keys must have at most {MAX_SERVERS} servers")
@@ -55,35 +71,69 @@ class KeyNotary:
         own = by_server.pop(self._own.server_name, None)
         stored = await self._stored(by_server)
         lacking = [
-            query for server, query in by_server.items() if not self._suffices(query, stored)
+            query.server
+            for query in by_server.values()
+            if not self._suffices(query, stored.get(query.server, ()))
         ]
-        if lacking:
+        now_s = self._clock.now_ms() / 1000
+        asked = [server for server in lacking if not self._asking.take(server, now_s)]
+        if asked:
             with trio.move_on_after(QUERY_S):
-                await self._keys.obtain_afresh([query.server for query in lacking])
+                await self._keys.obtain_afresh(asked)
             stored = await self._stored(by_server)
-        responses = [parse_json(row.response) for row in stored.values()]
+        responses = [
+            found.response
+            for server, query in by_server.items()
+            for found in _select(query, stored.get(server, ()))
+        ]
         if own is not None:
             responses.append(self._own.response())
         return [self._signed(response) for response in responses]
 
-    async def _stored(self, servers: Mapping[ServerName, KeyQuery]) -> dict[str, KeyResponse]:
+    async def _stored(
+        self, servers: Mapping[ServerName, KeyQuery]
+    ) -> dict[str, list[_StoredResponse]]:
+        """Return the responses of servers, the latest of each first."""
         if not servers:
             return {}
-        rows = await self._database.read(storage.responses_of, sorted(servers))
-        return {row.server: row for row in rows}
+        stored: dict[str, list[_StoredResponse]] = {}
+        for row in await self._database.read(_load, sorted(servers)):
+            response = parse_json(row.response)
+            found = _StoredResponse(response, key_ids_of(response), row.valid_until_ms)
+            if found not in stored.setdefault(row.server, []):
+                stored[row.server].append(found)
+        return stored
 
-    def _suffices(self, query: KeyQuery, stored: Mapping[str, KeyResponse]) -> bool:
-        row = stored.get(query.server)
-        if row is None:
-            return False
+    def _suffices(self, query: KeyQuery, stored: Sequence[_StoredResponse]) -> bool:
         until_ms = query.valid_until_ms
-        if row.valid_until_ms < (self._clock.now_ms() if until_ms is None else until_ms):
-            return False
-        response = parse_json(row.response)
-        found = {*response.get("verify_keys", ()), *response.get("old_verify_keys", ())}
-        return query.key_ids <= found
+        if until_ms is None:
+            until_ms = self._clock.now_ms()
+        if not query.key_ids:
+            return any(found.valid_until_ms >= until_ms for found in stored[:1])
+        return all(
+            any(key_id in found.key_ids and found.valid_until_ms >= until_ms for found in stored)
+            for key_id in query.key_ids
+        )
 
     def _signed(self, response: JsonObject) -> JsonObject:
         for signer in self._signers:
             response = sign_json(response, signer)
         return response
+
+
+async def _load(tx: Tx, servers: list[ServerName]) -> list[KeyResponse | FormerResponse]:
+    return [
+        *await storage.responses_of(tx, servers),
+        *await storage.former_responses(tx, servers),
+    ]
+
+
+def _select(query: KeyQuery, stored: Sequence[_StoredResponse]) -> Sequence[_StoredResponse]:
+    """Return the latest response with each of the keys; without any, the latest one."""
+    selected: dict[int, _StoredResponse] = {}
+    for key_id in sorted(query.key_ids):
+        for number, found in enumerate(stored):
+            if key_id in found.key_ids:
+                selected[number] = found
+                break
+    return list(selected.values()) or stored[:1]

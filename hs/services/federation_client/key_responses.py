@@ -68,6 +68,11 @@ def published_keys(server: ServerName, response: Mapping[str, Any], now_ms: int)
     return PublishedKeys(server, keys, valid_until_ms, dict(response))
 
 
+def key_ids_of(response: Mapping[str, Any]) -> frozenset[str]:
+    """Return the IDs of the current and the old keys in a response that was parsed before."""
+    return frozenset((*response.get("verify_keys", ()), *response.get("old_verify_keys", ())))
+
+
 async def fetch_keys(transport: PeerTransport, server: ServerName, now_ms: int) -> PublishedKeys:
     """Ask a server for its keys.
 

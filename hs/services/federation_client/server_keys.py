@@ -19,7 +19,7 @@ from typing import Final
 import attrs
 import trio
 
-from hs.core.canonical_json import canonical_json
+from hs.core.canonical_json import canonical_json, parse_json
 from hs.core.errors import InvalidSignature, InvalidSigningKey, RemoteFault
 from hs.core.ids import ServerName
 from hs.core.signing.keys import VerifyKey
@@ -32,6 +32,7 @@ from hs.services.federation_client.key_responses import (
     PublishedKeys,
     ServerKey,
     fetch_keys,
+    key_ids_of,
     published_keys,
     query_notary,
 )
@@ -39,9 +40,9 @@ from hs.services.federation_client.key_ring import VerifyKeyRequest
 from hs.services.federation_client.own_keys import OwnKeys
 from hs.services.federation_client.peer_transport import PeerTransport
 from hs.settings.sections.federation import KeyServerSettings
-from hs.storage.database import Database
+from hs.storage.database import Database, Tx
 from hs.storage.federation_client import server_keys as storage
-from hs.storage.federation_client.server_keys import KeyRecord, KeyResponse
+from hs.storage.federation_client.server_keys import FormerResponse, KeyRecord, KeyResponse
 
 CACHED_SERVERS: Final = 20_000
 CONCURRENT_FETCHES: Final = 100
@@ -51,6 +52,10 @@ NOTARY_BATCH: Final = 100
 FIRST_PAUSE_MS: Final = 60_000
 MAX_PAUSE_MS: Final = 3_600_000
 MAX_DUE: Final = 1000
+MAX_FORMER_KEYS: Final = 10
+MAX_FORMER_BYTES: Final = 8192
+"""Of a response that is kept for others because the server no longer publishes its keys."""
+
 REFRESH_PERIOD_S: Final = 30.0
 REFRESH_PAUSE_MS: Final = 900_000
 """Time between attempts to refresh the keys of a server that does not respond."""
@@ -130,13 +135,12 @@ class ServerKeys:
         return self._usable(need)
 
     async def obtain_afresh(self, servers: Collection[ServerName]) -> None:
-        """Ask servers for their present keys, unless that has just failed."""
-        asked = [server for server in servers if self._may_try(server)]
-        await self._fetch_all(asked)
-        for server in asked:
+        """Ask servers for their present keys; the caller limits how often."""
+        await self._fetch_all(servers)
+        for server in servers:
             known = self._known.get(server)
-            is_lacking = known is None or known.refresh_ms <= self._clock.now_ms()
-            self._note_attempt(server, is_lacking=is_lacking)
+            if known is not None and known.refresh_ms > self._clock.now_ms():
+                self._attempts.pop(server)
 
     async def refresh(self) -> None:
         """Fetch the keys again that were used after half of their validity."""
@@ -253,7 +257,7 @@ class ServerKeys:
         response = KeyResponse(
             server, canonical_json(published.response), now_ms, published.valid_until_ms
         )
-        await self._database.write(storage.save_published, response, _records(published))
+        await self._database.write(_save, response, _records(published))
         known = self._known.get(server)
         keys = {**({} if known is None else known.keys), **published.keys}
         self._known.put(server, _KnownKeys(keys, (now_ms + published.valid_until_ms) // 2))
@@ -305,6 +309,23 @@ class ServerKeys:
             known = self._known.get(notary)
         keys = {} if known is None else known.keys
         return {key_id: key.key for key_id, key in keys.items() if key.valid_until_ms >= now_ms}
+
+
+async def _save(tx: Tx, response: KeyResponse, keys: Sequence[KeyRecord]) -> None:
+    """Store what a server published, and keep its last response if that has further keys."""
+    server, found = response.server, {key.key_id for key in keys}
+    for previous in await storage.responses_of(tx, [server]):
+        dropped = sorted(key_ids_of(parse_json(previous.response)) - found)
+        if dropped and len(previous.response) <= MAX_FORMER_BYTES:
+            kept = len(await storage.former_responses(tx, [server]))
+            await storage.keep_former(
+                tx,
+                [
+                    FormerResponse(server, key_id, previous.response, previous.valid_until_ms)
+                    for key_id in dropped[: max(0, MAX_FORMER_KEYS - kept)]
+                ],
+            )
+    await storage.save_published(tx, response, keys)
 
 
 def _records(published: PublishedKeys) -> list[KeyRecord]:

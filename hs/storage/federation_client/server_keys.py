@@ -39,6 +39,20 @@ RESPONSES_OF = sql(
         f"WHERE {d.any_of('server', 1, 'text')}"
     )
 )
+FORMER = sql(
+    lambda d: (
+        "SELECT server, key_id, response, valid_until_ms FROM former_key_responses "
+        f"WHERE {d.any_of('server', 1, 'text')} ORDER BY server, key_id"
+    )
+)
+KEEP_FORMER = InsertRows(
+    "former_key_responses",
+    "server text, key_id text, response bytea, valid_until_ms bigint",
+    conflict=(
+        "ON CONFLICT (server, key_id) DO UPDATE SET response = excluded.response, "
+        "valid_until_ms = excluded.valid_until_ms"
+    ),
+)
 TIMES_OF = sql(
     lambda d: (
         "SELECT server, fetched_ms, valid_until_ms FROM server_key_responses "
@@ -62,6 +76,15 @@ class KeyResponse(NamedTuple):
     server: str
     response: bytes
     fetched_ms: int
+    valid_until_ms: int
+
+
+class FormerResponse(NamedTuple):
+    """A row of `former_key_responses`: the last response of a server with a key."""
+
+    server: str
+    key_id: str
+    response: bytes
     valid_until_ms: int
 
 
@@ -94,3 +117,14 @@ async def responses_of(tx: Tx, servers: Sequence[str]) -> list[KeyResponse]:
     """Return the stored responses of servers."""
     rows = await tx.fetch(RESPONSES_OF, list(servers))
     return [KeyResponse(row[0], bytes(row[1]), row[2], row[3]) for row in rows]
+
+
+async def former_responses(tx: Tx, servers: Sequence[str]) -> list[FormerResponse]:
+    """Return the stored responses with keys that later ones lack."""
+    rows = await tx.fetch(FORMER, list(servers))
+    return [FormerResponse(row[0], row[1], bytes(row[2]), row[3]) for row in rows]
+
+
+async def keep_former(tx: Tx, responses: Sequence[FormerResponse]) -> None:
+    """Store responses with keys that later ones lack."""
+    await tx.insert_rows(KEEP_FORMER, responses)

@@ -344,6 +344,44 @@ async def test_this_server_is_a_notary(database: Database) -> None:
     assert publisher.old_keys == {}
 
 
+async def test_notary_keeps_keys_that_their_server_no_longer_publishes(database: Database) -> None:
+    clock, network = FixedClock(), PeerNetwork()
+    publisher = KeyPublisher(FAR, network, clock=clock)
+    async with near(database, network, clock) as process:
+        web = process.client()
+        await web.get(f"{QUERY_URI}/{FAR}")
+        expired_ms = clock.ms + DAY_MS
+        publisher.key = SigningKey.from_seed("later", bytes(32))
+        clock.advance(2 * DAY_MS)
+        later = publisher.key.verify_key.key_id
+        for key_ids in ([KEY.key_id], [later], [KEY.key_id, later]):
+            criteria = {key_id: {"minimum_valid_until_ts": expired_ms} for key_id in key_ids}
+            response = await web.post(QUERY_URI, {"server_keys": {FAR: criteria}})
+            found = {
+                key_id for each in response.json["server_keys"] for key_id in each["verify_keys"]
+            }
+            assert found == set(key_ids)
+        (response,) = (await web.get(f"{QUERY_URI}/{FAR}")).json["server_keys"]
+
+    assert response["verify_keys"].keys() == {later}
+    assert len(network.uris(FAR)) == 2
+
+
+async def test_notary_asks_a_server_with_expired_keys_a_few_times(database: Database) -> None:
+    clock, network = FixedClock(), PeerNetwork()
+    publisher = KeyPublisher(FAR, network, clock=clock)
+    async with near(database, network, clock) as process:
+        web = process.client()
+        for _ in range(30):
+            until = f"minimum_valid_until_ts={clock.ms + 2 * DAY_MS}"
+            (response,) = (await web.get(f"{QUERY_URI}/{FAR}?{until}")).json["server_keys"]
+            assert response["valid_until_ts"] == clock.ms + DAY_MS
+        clock.advance(60_000)
+        await web.get(f"{QUERY_URI}/{FAR}?minimum_valid_until_ts={clock.ms + 2 * DAY_MS}")
+
+    assert len(publisher.received) == 11
+
+
 @pytest.mark.parametrize(
     "criteria",
     [
