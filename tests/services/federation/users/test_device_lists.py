@@ -342,6 +342,34 @@ async def test_user_who_left_and_rejoined_has_changed(near: Near, is_kept: bool)
         assert await changed_since(near, since) == []
 
 
+async def test_members_have_changed_for_a_user_who_left_and_rejoined(near: Near) -> None:
+    await share_room(near)
+    await near.devices.device(ANN, "HERS")
+    (room_id,) = await near.server.world.memberships.joined_rooms(ANN)
+    await near.server.world.join(room_id, UserID("@ben:near.example"))
+    since = (await near.devices.sync(ANN, "HERS"))["next_batch"]
+
+    await near.server.world.leave(room_id, ANN)
+    await near.server.world.join(room_id, ANN)
+
+    assert USER in await changed_since(near, since)
+
+
+async def test_user_who_left_and_rejoined_before_a_restart_has_changed(database: Database) -> None:
+    network = PeerNetwork()
+    async with open_near(network, database) as near:
+        far = await share_room(near)
+        await near.devices.device(ANN, "HERS")
+        since = (await near.devices.sync(ANN, "HERS"))["next_batch"]
+        await far.change_membership(near, "leave", "join")
+        later = (await near.devices.sync(ANN, "HERS"))["next_batch"]
+        await far.change_membership(near, "join")
+
+    async with open_near(network, database) as near:
+        assert await changed_since(near, since) == [USER]
+        assert await changed_since(near, later) == []
+
+
 async def test_updates_of_users_without_shared_room_are_ignored(near: Near) -> None:
     far = await share_room(near)
     stranger = UserID("@stranger:far.example")
