@@ -65,7 +65,7 @@ class MembersResponse:
 class JoinedMembersResponse:
     """Profiles by user ID."""
 
-    joined: dict[str, dict[str, str]]
+    joined: dict[str, dict[str, str | None]]
 
 
 @attrs.frozen

@@ -176,7 +176,7 @@ class RoomState:
 
     async def joined_members(
         self, requester: Requester, room_id: RoomID
-    ) -> dict[str, dict[str, str]]:
+    ) -> dict[str, dict[str, str | None]]:
         """Return the profiles of a room's joined members.
 
         Raises: Forbidden, unless the requester is joined, or is an application service that has a
@@ -187,7 +187,7 @@ class RoomState:
         joined = list(await self._memberships.joined(room_id))
         state = await self._states.current(room_id)
         ids = {user_id: state.get((event_types.MEMBER, user_id)) for user_id in joined}
-        profiles: dict[str, dict[str, str]] = {}
+        profiles: dict[str, dict[str, str | None]] = {}
         time_slice = TimeSlice()
         remaining = iter([event_id for event_id in ids.values() if event_id is not None])
         while event_ids := list(islice(remaining, EVENTS_AT_ONCE)):
@@ -245,11 +245,10 @@ def _members(state: Mapping[StateKey, EventID]) -> list[EventID]:
     return [event_id for key, event_id in state.items() if key[0] == event_types.MEMBER]
 
 
-def _profile(stored: StoredEvent) -> dict[str, str]:
-    # The specification does not allow null here, and matrix-nio refuses the whole answer if a
-    # member has no display_name. Clients take an empty one for none.
+def _profile(stored: StoredEvent) -> dict[str, str | None]:
+    # Some clients require both fields, and refuse the whole answer without them. Null means none.
     content = content_of(stored)
-    profile = {
-        name: value for name, source in _PROFILE if isinstance(value := content.get(source), str)
+    return {
+        name: value if isinstance(value := content.get(source), str) else None
+        for name, source in _PROFILE
     }
-    return {"display_name": "", **profile}

@@ -168,7 +168,7 @@ async def test_joined_members_have_profiles(world: World, client: WebClient) -> 
     response = await client.get(f"/_matrix/client/v3/rooms/{room_id}/joined_members", token=ALICE)
 
     assert response.json["joined"] == {
-        ALICE: {"display_name": ""},
+        ALICE: {"display_name": None, "avatar_url": None},
         BOB: {"display_name": "Bob", "avatar_url": "mxc://x/y"},
     }
 
