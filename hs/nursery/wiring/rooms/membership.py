@@ -70,7 +70,9 @@ def wire_membership(
     settings = base.settings
     limits = MembershipLimits(settings.rate_limits, base.clock, base.limiters)
     invites = InvitePermissions(accounts.account_data)
-    succession = RoomSuccession(rooms.memberships, accounts.account_data, rules)
+    succession = RoomSuccession(
+        rooms.memberships, rooms.auth_states, aliases.aliases, accounts.account_data, rules
+    )
     policy = MemberPolicy(settings.rooms, notices_user_of(settings), profiles.avatars)
     membership = RoomMembership(
         appender=rooms.appender,

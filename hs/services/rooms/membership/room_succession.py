@@ -1,12 +1,14 @@
-"""Settings that users carry over from a room to the room that replaces it.
+"""Settings that are carried over from a room to the room that replaces it.
 
 When a user joins the new room, their tags, direct chat entries and push rules of the old room are
-copied.
+copied. If a user of another server has upgraded the room, this server's aliases and its entry in
+the room directory follow as well, provided that the tombstone of the old room names the new one:
+anybody can name any room as the predecessor of their own.
 """
 
 import logging
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import attrs
 import orjson
@@ -16,7 +18,11 @@ from hs.core.events import event_types
 from hs.core.events.event import Event
 from hs.core.ids import RoomID, UserID, parse_room_id
 from hs.services.accounts.account_data.account_data import DIRECT, TAG, AccountDataService
+from hs.services.directory.aliases import LocalAliases
+from hs.services.rooms.store.auth_state import AuthStateReader
 from hs.services.rooms.store.memberships import Memberships
+
+_TOMBSTONE_KEY: Final = (event_types.TOMBSTONE, "")
 
 log = logging.getLogger(__name__)
 
@@ -33,20 +39,24 @@ class RoomPushRules(Protocol):
 
 @attrs.frozen(eq=False)
 class RoomSuccession:
-    """Copies users' settings from a room to its replacement."""
+    """Carries settings over from a room to its replacement."""
 
     _memberships: Memberships
+    _auth_states: AuthStateReader
+    _aliases: LocalAliases
     _account_data: AccountDataService
     _rules: RoomPushRules
 
     async def follow(self, user_id: UserID, create: Event) -> None:
-        """Copy a user's settings to a room that they have just joined from its predecessor.
+        """Carry settings over to a room that a user has just joined from its predecessor.
 
         Errors are logged, as the user has joined already.
         """
         old_room_id = predecessor_of(create)
         if old_room_id is None:
             return
+        if not self._memberships.is_local(create.sender):
+            await self._move_aliases(old_room_id, create.room_id)
         own = await self._memberships.local_membership(old_room_id, user_id)
         if own is None or own.membership != event_types.JOIN:
             return
@@ -58,6 +68,12 @@ class RoomSuccession:
             log.warning(
                 "could not copy settings of user %s from room %s: %s", user_id, old_room_id, error
             )
+
+    async def _move_aliases(self, old_room_id: RoomID, room_id: RoomID) -> None:
+        old = await self._auth_states.read(old_room_id, more=(_TOMBSTONE_KEY,))
+        tombstone = None if old is None else old.events.get(_TOMBSTONE_KEY)
+        if tombstone is not None and successor_in(tombstone.content) == room_id:
+            await self._aliases.move(old_room_id, room_id)
 
     async def _copy_tags(self, user_id: UserID, old_room_id: RoomID, room_id: RoomID) -> None:
         tags = await self._account_data.stored(user_id, old_room_id, TAG)
