@@ -9,6 +9,7 @@ from hs.nursery.wiring.rooms.membership import MembershipServices
 from hs.nursery.wiring.rooms.rooms import Rooms
 from hs.services.accounts.limits.appservice_users import UserQueries
 from hs.services.federation.joining.candidates import ServerCandidates
+from hs.services.federation.joining.guest_access import GuestAccess
 from hs.services.federation.joining.incoming_invites import IncomingInvites
 from hs.services.federation.joining.join_responses import JoinResponses
 from hs.services.federation.joining.membership_handshakes import MembershipHandshakes
@@ -43,6 +44,7 @@ def wire_remote_rooms(
             memberships=rooms.memberships,
             receiver=rooms.receiver,
         ),
+        guests=GuestAccess(client, candidates),
         changes=OutsideChanges(
             client=client,
             candidates=candidates,

@@ -90,14 +90,13 @@ def wire_membership(
         rechecks=base.rechecks,
         owns=partial(base.ownership.is_mine, EVENTS),
     )
+    offer_limit = bucket_of(settings.rate_limits.rc_third_party_invite)
     offers = ThirdPartyInvites(
         servers=servers.identity_servers,
         appender=rooms.appender,
         auth_states=rooms.auth_states,
         membership=membership,
-        limiter=base.limiters(
-            "third_party_invite", bucket_of(settings.rate_limits.rc_third_party_invite)
-        ),
+        limiter=base.limiters("third_party_invite", offer_limit),
         looks_up=settings.lookups.enable_3pid_lookup,
     )
     removal = RemovalWithRedaction(base.database, rooms.events, rooms.appender, membership)

@@ -8,6 +8,7 @@ import attrs
 from hs.core.errors import InvalidParam, RemoteFault
 from hs.core.ids import RoomAlias, RoomID, ServerName, UserID, parse_server_name, server_of
 from hs.services.federation.joining.candidates import error_for_client
+from hs.services.federation.joining.guest_access import GuestAccess
 from hs.services.federation.joining.outgoing_invites import OutgoingInvites
 from hs.services.federation.joining.outside_changes import OutsideChanges
 from hs.services.federation.joining.remote_aliases import RemoteAliases
@@ -23,6 +24,7 @@ class RoomsOfOthers:
 
     aliases: RemoteAliases
     joins: RemoteJoins
+    guests: GuestAccess
     changes: OutsideChanges
     invites: OutgoingInvites
     client: FederationClient
@@ -36,6 +38,12 @@ class RoomsOfOthers:
     ) -> bool:
         """Join a room through one of the servers; see RemoteRooms."""
         return await self.joins.join(user_id, room_id, via, content)
+
+    async def allows_guests(
+        self, user_id: UserID, room_id: RoomID, via: Sequence[ServerName]
+    ) -> bool:
+        """Return whether guests may join a room; see RemoteRooms."""
+        return await self.guests.allows_guests(user_id, room_id, via)
 
     async def join_authorised(
         self, user_id: UserID, room_id: RoomID, content: Mapping[str, Any]

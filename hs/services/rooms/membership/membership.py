@@ -275,7 +275,7 @@ class RoomMembership:
             await self._check_may_join(requester, room_id)
         if local_room is None:
             self.limits.check_remote_join(requester, room_id)
-            if await self._join_remote(user_id, room_id, request, content):
+            if await self._join_remote(requester, room_id, request, content):
                 return await self._finish_remote_join(user_id, room_id)
             # Another join has brought this server into the room meanwhile.
             local_room = await self._read_local_room(room_id, user_id)
@@ -308,16 +308,18 @@ class RoomMembership:
         return event_id
 
     async def _join_remote(
-        self, user_id: UserID, room_id: RoomID, request: JoinRequest, content: JsonObject
+        self, requester: Requester, room_id: RoomID, request: JoinRequest, content: JsonObject
     ) -> bool:
         """Join through another server; return False if this server is in the room by now."""
-        via, signed = request.via, request.third_party_signed
+        user_id, via, signed = requester.user_id, request.via, request.third_party_signed
         if signed is not None:
             # The server of the inviter turns the third-party invite into an invite.
             event = third_party_event(room_id, parse_user_id(signed.get("sender")), user_id, signed)
             server = server_of(event["sender"])
             await self.remote.exchange_third_party_invite(server, room_id, event)
             via = (server, *via)
+        if requester.is_guest and not await self.remote.allows_guests(user_id, room_id, via):
+            raise GuestForbidden("Guests may not join this room")
         return await self.remote.join(user_id, room_id, via, content)
 
     async def _finish_remote_join(self, user_id: UserID, room_id: RoomID) -> EventID:

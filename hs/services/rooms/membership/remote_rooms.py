@@ -25,6 +25,15 @@ class RemoteRooms(Protocol):
         """
         ...
 
+    async def allows_guests(
+        self, user_id: UserID, room_id: RoomID, via: Sequence[ServerName]
+    ) -> bool:
+        """Return whether guests may join a room, according to one of the servers in it.
+
+        Raises: MatrixError, RemoteFault, if no server responds.
+        """
+        ...
+
     async def join_authorised(
         self, user_id: UserID, room_id: RoomID, content: Mapping[str, Any]
     ) -> bool:
@@ -80,6 +89,12 @@ class NoRemoteRooms:
         room_id: RoomID,
         via: Sequence[ServerName],
         content: Mapping[str, Any],
+    ) -> bool:
+        """Raise MatrixError."""
+        raise _unreachable("No server in this room can be reached")
+
+    async def allows_guests(
+        self, user_id: UserID, room_id: RoomID, via: Sequence[ServerName]
     ) -> bool:
         """Raise MatrixError."""
         raise _unreachable("No server in this room can be reached")
