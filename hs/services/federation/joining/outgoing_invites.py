@@ -1,4 +1,4 @@
-"""Invites of users of other servers to rooms of this server.
+"""Invites to and from users of other servers in rooms of this server.
 
 The invite is built at the end of the room, signed by the server of the invited user, and then
 received like an event of another server: others may have been appended meanwhile.
@@ -40,7 +40,7 @@ _STORED: Final = (PduOutcome.ACCEPTED, PduOutcome.KNOWN)
 
 @attrs.frozen(eq=False, kw_only=True)
 class OutgoingInvites:
-    """Invites users of other servers."""
+    """Invites users of other servers, and local users for them."""
 
     client: FederationClient
     keys: KeyRing
@@ -65,7 +65,19 @@ class OutgoingInvites:
         except RemoteFault as fault:
             raise error_for_client(fault) from fault
         signed = await self._with_signature(server, event, response)
-        result = await self.receiver.receive(room_id, [signed.canonical], [], {})
+        await self._receive(room_id, signed.canonical)
+
+    async def invite_for(self, room_id: RoomID, draft: Draft) -> None:
+        """Invite a local user by a third-party invite of a user of another server.
+
+        Such an invite needs no signature of the inviter's server, and is sent to it from here.
+        Raises: MatrixError.
+        """
+        built = await self.templates.signed(room_id, draft)
+        await self._receive(room_id, built.pdu, relay=True)
+
+    async def _receive(self, room_id: RoomID, pdu: bytes, *, relay: bool = False) -> None:
+        result = await self.receiver.receive(room_id, [pdu], [], {}, relay=relay)
         verdict = result.verdicts[0]
         if verdict.outcome not in _STORED:
             raise Forbidden(verdict.reason or "The room does not allow the invite")

@@ -69,6 +69,10 @@ class RoomsOfOthers:
         """Invite a user of another server to a local room. Raises: MatrixError, RemoteFault."""
         await self.invites.invite(room_id, draft)
 
+    async def invite_for(self, room_id: RoomID, draft: Draft) -> None:
+        """Invite a local user for a user of another server. Raises: MatrixError."""
+        await self.invites.invite_for(room_id, draft)
+
     def check_can_invite(self, user_id: UserID) -> None:
         """Raise InvalidParam if the name of the user's server is not valid."""
         try:

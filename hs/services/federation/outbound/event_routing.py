@@ -13,7 +13,7 @@ from typing import Final
 import attrs
 
 from hs.core.events import event_types
-from hs.core.ids import EventID, RoomID, ServerName, UserID, server_of
+from hs.core.ids import EventID, RoomID, ServerName, server_of
 from hs.core.positions import VectorPosition
 from hs.core.streams import EventRow
 from hs.repl.feed import Batch
@@ -34,14 +34,14 @@ _REMOVING: Final = frozenset((event_types.LEAVE, event_types.BAN))
 class SentEvent:
     """An event to send; without `servers` they are to be read, and without `pdu` it is.
 
-    `left` are servers that get it although they may not be in the room.
+    `left` are servers that get it although they may not be in the room; `known_to` has it already.
     """
 
     writer: str
     stream_id: int
     event_id: EventID
     room_id: RoomID
-    sender: UserID
+    known_to: ServerName
     pdu: bytes | None
     left: frozenset[ServerName]
     servers: Servers | None = None
@@ -85,7 +85,7 @@ class EventRouting:
                         stream_id=stream_id,
                         event_id=EventID(row.event_id),
                         room_id=room_id,
-                        sender=UserID(row.sender),
+                        known_to=self._server_that_knows(row.sender, row.state_key),
                         pdu=row.pdu,
                         left=removed,
                         servers=servers,
@@ -140,7 +140,7 @@ class EventRouting:
                 stream_id=record.stream_id,
                 event_id=EventID(record.event_id),
                 room_id=RoomID(record.room_id),
-                sender=UserID(record.sender),
+                known_to=self._server_that_knows(record.sender, record.state_key),
                 pdu=record.pdu,
                 left=self._server_of_member(record.type, record.state_key),
             )
@@ -159,11 +159,16 @@ class EventRouting:
         return {loaded.event_id: loaded.pdu for loaded in found}
 
     def _send(self, event: SentEvent, servers: frozenset[ServerName], pdu: bytes) -> None:
-        origin = server_of(event.sender)
-        if origin in servers:
-            servers = servers - {origin}
+        if event.known_to in servers:
+            servers = servers - {event.known_to}
         if servers:
             self._destinations.send_pdu(servers, OutgoingPdu(event.stream_id, event.event_id, pdu))
+
+    def _server_that_knows(self, sender: str, state_key: str | None) -> ServerName:
+        # The inviter's server has not seen the invite that follows a third-party invite.
+        if state_key is not None and state_key.endswith(f":{self._server_name}"):
+            return self._server_name
+        return server_of(sender)
 
     def _removed_server(self, row: EventRow) -> frozenset[ServerName]:
         if row.membership in _REMOVING and row.prev_membership not in (None, event_types.BAN):

@@ -338,9 +338,11 @@ class RoomMembership:
             check_may_act(requester)
 
     async def accept_third_party_invite(
-        self, room_id: RoomID, user_id: UserID, signed: JsonObject
+        self, room_id: RoomID, user_id: UserID, signed: JsonObject, *, only_local: bool = True
     ) -> Draft:
         """Return the invite that replaces a third-party invite; the auth rules verify it.
+
+        With `only_local`, only those of local users are accepted.
 
         Raises: BadJson, Forbidden.
         """
@@ -352,7 +354,7 @@ class RoomMembership:
         third_party_invite = None if auth_state is None else auth_state.events.get(key)
         if third_party_invite is None:
             raise Forbidden("The room has no such third-party invite")
-        if not self.memberships.is_local(third_party_invite.sender):
+        if only_local and not self.memberships.is_local(third_party_invite.sender):
             raise Forbidden("The third-party invite was sent by another server")
         name = third_party_invite.content.get("display_name")
         content = await self._with_profile(user_id, _content(event_types.INVITE, None))

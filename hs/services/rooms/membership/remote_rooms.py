@@ -62,6 +62,13 @@ class RemoteRooms(Protocol):
         """Invite a user of another server to a local room. Raises: MatrixError, RemoteFault."""
         ...
 
+    async def invite_for(self, room_id: RoomID, draft: Draft) -> None:
+        """Invite a local user for a user of another server, by their third-party invite.
+
+        Raises: MatrixError.
+        """
+        ...
+
     def check_can_invite(self, user_id: UserID) -> None:
         """Raise MatrixError if invites cannot reach the user."""
         ...
@@ -122,6 +129,10 @@ class NoRemoteRooms:
     async def invite(self, room_id: RoomID, draft: Draft) -> None:
         """Raise MatrixError."""
         raise _unreachable("Users of other servers cannot be invited")
+
+    async def invite_for(self, room_id: RoomID, draft: Draft) -> None:
+        """Raise MatrixError."""
+        raise _unreachable("Users of other servers cannot invite")
 
     def check_can_invite(self, user_id: UserID) -> None:
         """Raise MatrixError."""

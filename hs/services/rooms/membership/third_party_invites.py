@@ -138,9 +138,10 @@ class ThirdPartyInvites:
         self, user_id: UserID, room_id: RoomID, inviter: object, signed: JsonObject
     ) -> None:
         third_party_invite = await self._third_party_invite(user_id, room_id, signed)
-        is_local = self.membership.memberships.is_local
-        if third_party_invite is None or not is_local(third_party_invite.sender):
-            # The server of the inviter has the right to send the invite, and sends it back here.
+        memberships = self.membership.memberships
+        is_local = memberships.is_local
+        if third_party_invite is None or not (await memberships.present(room_id)).local:
+            # The server of the inviter knows the room, and sends the invite back here.
             event = third_party_event(room_id, parse_user_id(inviter), user_id, signed)
             if is_local(event["sender"]):
                 raise Forbidden("The room has no such third-party invite")
@@ -148,12 +149,17 @@ class ThirdPartyInvites:
             await self.membership.remote.exchange_third_party_invite(server, room_id, event)
             return
         # The memory of this process may be behind a user who has left through another process.
-        own = await self.membership.memberships.look_again(room_id, user_id)
+        own = await memberships.look_again(room_id, user_id)
         if own is not None and own.membership in _ACCEPTED_MEMBERSHIPS:
             return
         await self._check_key(third_party_invite, signed)
-        draft = await self.membership.accept_third_party_invite(room_id, user_id, signed)
-        await self.appender.append(room_id, [draft])
+        draft = await self.membership.accept_third_party_invite(
+            room_id, user_id, signed, only_local=False
+        )
+        if is_local(draft.sender):
+            await self.appender.append(room_id, [draft])
+        else:
+            await self.membership.remote.invite_for(room_id, draft)
 
     async def exchange(self, room_id: RoomID, user_id: UserID, signed: JsonObject) -> None:
         """Invite a user of another server, who has claimed a third-party invite of a local user.

@@ -2,10 +2,12 @@
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
 from hs.core.canonical_json import JsonObject, canonical_json
 from hs.core.ids import RoomID, ServerName
@@ -23,10 +25,13 @@ from tests.services.federation.joining.rooms_between import (
     CLEO,
     FAR,
     NEAR,
+    join,
     membership_at,
     membership_of,
     register,
 )
+from tests.services.federation.outbound.test_between_servers import SeenEvents
+from tests.services.federation.sending import sending, wait_until
 from tests.support.federation import FederatedServer, PeerNetwork, open_server
 
 IDENTITY_SERVER = Signer(ServerName("id.example"), SigningKey.from_seed("0", bytes(32)))
@@ -88,6 +93,29 @@ async def test_user_who_binds_the_address_is_invited() -> None:
         stored = await far.world.states.current_event(room_id, "m.room.member", BEN)
         assert stored is not None
         assert stored.event.content["third_party_invite"]["display_name"] == "b…@x"
+
+
+async def test_server_in_the_room_sends_the_invite_itself(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with open_near_and_far() as (near, far):
+        await register(near, BEN)
+        room_id = await room_with_offer(far)
+        await far.world.set_state(room_id, ANN, "m.room.join_rules", {"join_rule": "public"})
+        await join(near, CLEO, room_id, FAR)
+        seen = SeenEvents(far)
+
+        async with sending(near):
+            assert await on_bind(near, room_id, claim()) == 200
+
+            stored = await near.world.states.current_event(room_id, "m.room.member", BEN)
+            assert stored is not None
+            assert (stored.event.sender, set(stored.event.pdu["signatures"])) == (ANN, {NEAR})
+            await wait_until(partial(seen.has, stored.event_id))
+
+        uris = far.network.uris(FAR)
+        assert not [uri for uri in uris if "exchange_third_party_invite" in uri]
+        assert await membership_at(far, room_id, BEN) == "invite"
 
 
 async def test_user_joins_with_a_claim() -> None:
