@@ -288,9 +288,12 @@ class RoomMembership:
             self.limits.check_join(requester, room_id)
         drafts = []
         if request.third_party_signed is not None:
-            drafts.append(
-                await self.accept_third_party_invite(room_id, user_id, request.third_party_signed)
-            )
+            signed = request.third_party_signed
+            invite = await self.accept_third_party_invite(room_id, user_id, signed)
+            if self.memberships.is_local(invite.sender):
+                drafts.append(invite)
+            else:
+                await self.remote.invite_for(room_id, invite)
         else:
             try:
                 authoriser = await self.restricted.authoriser_for(user_id, local_room)
@@ -338,11 +341,9 @@ class RoomMembership:
             check_may_act(requester)
 
     async def accept_third_party_invite(
-        self, room_id: RoomID, user_id: UserID, signed: JsonObject, *, only_local: bool = True
+        self, room_id: RoomID, user_id: UserID, signed: JsonObject
     ) -> Draft:
         """Return the invite that replaces a third-party invite; the auth rules verify it.
-
-        With `only_local`, only those of local users are accepted.
 
         Raises: BadJson, Forbidden.
         """
@@ -354,8 +355,6 @@ class RoomMembership:
         third_party_invite = None if auth_state is None else auth_state.events.get(key)
         if third_party_invite is None:
             raise Forbidden("The room has no such third-party invite")
-        if only_local and not self.memberships.is_local(third_party_invite.sender):
-            raise Forbidden("The third-party invite was sent by another server")
         name = third_party_invite.content.get("display_name")
         content = await self._with_profile(user_id, _content(event_types.INVITE, None))
         content["third_party_invite"] = {

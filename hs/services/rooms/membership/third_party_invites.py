@@ -153,9 +153,7 @@ class ThirdPartyInvites:
         if own is not None and own.membership in _ACCEPTED_MEMBERSHIPS:
             return
         await self._check_key(third_party_invite, signed)
-        draft = await self.membership.accept_third_party_invite(
-            room_id, user_id, signed, only_local=False
-        )
+        draft = await self.membership.accept_third_party_invite(room_id, user_id, signed)
         if is_local(draft.sender):
             await self.appender.append(room_id, [draft])
         else:
@@ -169,6 +167,8 @@ class ThirdPartyInvites:
         third_party_invite = await self._third_party_invite(user_id, room_id, signed)
         if third_party_invite is None:
             raise Forbidden("The room has no such third-party invite")
+        if not self.membership.memberships.is_local(third_party_invite.sender):
+            raise Forbidden("The third-party invite was sent by another server")
         await self._check_key(third_party_invite, signed)
         draft = await self.membership.accept_third_party_invite(room_id, user_id, signed)
         if self.membership.memberships.is_local(user_id):

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import trio
-import trio.testing
 
 from hs.core.canonical_json import JsonObject, canonical_json
 from hs.core.ids import RoomID, ServerName
@@ -95,9 +94,7 @@ async def test_user_who_binds_the_address_is_invited() -> None:
         assert stored.event.content["third_party_invite"]["display_name"] == "b…@x"
 
 
-async def test_server_in_the_room_sends_the_invite_itself(
-    autojump_clock: trio.testing.MockClock,
-) -> None:
+async def test_server_in_the_room_sends_the_invite_itself() -> None:
     async with open_near_and_far() as (near, far):
         await register(near, BEN)
         room_id = await room_with_offer(far)
@@ -127,6 +124,19 @@ async def test_user_joins_with_a_claim() -> None:
         await membership_of(near).join(Requester(BEN), room_id, request)
 
         assert await membership_at(far, room_id, BEN) == "join"
+
+
+async def test_user_joins_room_of_both_servers_with_a_claim() -> None:
+    async with open_near_and_far() as (near, far):
+        await register(near, BEN)
+        room_id = await room_with_offer(far)
+        await far.world.set_state(room_id, ANN, "m.room.join_rules", {"join_rule": "public"})
+        await join(near, CLEO, room_id, FAR)
+        request = JoinRequest(third_party_signed=claim())
+
+        await membership_of(near).join(Requester(BEN), room_id, request)
+
+        assert await membership_at(near, room_id, BEN) == "join"
 
 
 @pytest.mark.parametrize(
