@@ -11,7 +11,7 @@ import attrs
 
 from hs.core.canonical_json import canonical_json
 from hs.core.errors import Unauthorized
-from hs.core.ids import ServerName
+from hs.core.ids import ServerName, parse_server_name
 from hs.core.signing.keys import Signer
 
 SCHEME: Final = "x-matrix"
@@ -77,7 +77,7 @@ def signed_bytes(method: str, uri: str, origin: str, destination: str, body: byt
 def parse_authorization(headers: Iterable[str]) -> list[RequestSignature]:
     """Parse the Authorization headers of a request; all must be of the same origin.
 
-    Raises: Unauthorized.
+    Raises: Unauthorized; InvalidParam, if the origin is not a server name.
     """
     signatures = [_parse_header(header) for header in list(headers)[:MAX_HEADERS]]
     if not signatures:
@@ -103,4 +103,6 @@ def _parse_header(header: str) -> RequestSignature:
     origin, key_id, signature = (parameters.get(name, "") for name in ("origin", "key", "sig"))
     if not (origin and key_id and signature):
         raise Unauthorized("The Authorization header must have the parameters origin, key and sig")
-    return RequestSignature(ServerName(origin), parameters.get("destination"), key_id, signature)
+    return RequestSignature(
+        parse_server_name(origin), parameters.get("destination"), key_id, signature
+    )

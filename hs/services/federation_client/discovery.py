@@ -9,11 +9,12 @@ from typing import Final, Protocol
 
 import attrs
 
-from hs.core.errors import RemoteFault
-from hs.core.ids import ServerName
+from hs.core.errors import InvalidParam, RemoteFault
+from hs.core.ids import ServerName, parse_server_name
 from hs.lib.srv_records import SrvRecord
 
 DEFAULT_PORT: Final = 8448
+MAX_PORT: Final = 65535
 SRV_SERVICES: Final = ("_matrix-fed._tcp", "_matrix._tcp")
 
 
@@ -52,7 +53,14 @@ class Delegations(Protocol):
 
 
 async def discover(server: ServerName, delegations: Delegations) -> ServerRoute:
-    """Return the route to a server. Raises: RemoteFault, if it says that it has no address."""
+    """Return the route to a server.
+
+    Raises: RemoteFault, if its name is not valid, or if it says that it has no address.
+    """
+    try:
+        parse_server_name(server)
+    except InvalidParam as fault:
+        raise RemoteFault(server, fault.message, retry=False) from None
     route = _fixed_route(server, "server name")  # 1, 2
     if route is not None:
         return route
@@ -77,10 +85,15 @@ async def discover(server: ServerName, delegations: Delegations) -> ServerRoute:
 
 
 def _fixed_route(name: ServerName, how: str) -> ServerRoute | None:
-    """Return the route to an IP address, or to a name with a port; None for a mere name."""
+    """Return the route to an IP address, or to a name with a port; None for a mere name.
+
+    Raises: RemoteFault, if there is no such port.
+    """
     host, port = split_server_name(name)
     if not is_ip_address(host) and port is None:
         return None
+    if port is not None and not 0 < port <= MAX_PORT:
+        raise RemoteFault(name, f"there is no port {port}", retry=False)
     address = ServerAddress(host, DEFAULT_PORT if port is None else port)
     return ServerRoute((address,), name, host, how)
 

@@ -35,7 +35,10 @@ class RequestAuthenticator:
     _permitted: Set[ServerName] | None
 
     async def origin_of(self, request: SignedRequest) -> ServerName:
-        """Return the server that signed a request. Raises: Unauthorized, Forbidden."""
+        """Return the server that signed a request.
+
+        Raises: Unauthorized, Forbidden, InvalidParam.
+        """
         signatures = parse_authorization(request.authorization)
         origin = signatures[0].origin
         if origin == self._server_name:

@@ -120,6 +120,21 @@ async def test_domain_whose_record_denies_a_server_is_not_contacted() -> None:
         await discover(ServerName("a.org"), domain)
 
 
+@pytest.mark.parametrize(
+    ("name", "well_known"),
+    [
+        ("localhost:http", {}),
+        ("a.org:70000", {}),
+        ("[a.org", {}),
+        ("", {}),
+        ("a.org", {"a.org": "b.org:70000"}),
+    ],
+)
+async def test_wrong_names_lead_nowhere(name: str, well_known: Mapping[str, str]) -> None:
+    with pytest.raises(RemoteFault):
+        await discover(ServerName(name), Domain(well_known=well_known))
+
+
 def test_records_are_tried_by_priority_and_weight() -> None:
     records = [record("c", 1, 20), SrvRecord(10, 0, 1, "b"), SrvRecord(10, 90, 1, "a")]
 

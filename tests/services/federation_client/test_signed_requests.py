@@ -79,6 +79,16 @@ async def test_requests_with_wrong_signatures_are_refused(change: Any, message: 
     assert message in response.json["error"]
 
 
+async def test_origin_must_be_a_server_name() -> None:
+    async with open_servers(FAR) as (far,):
+        peer = ScriptedPeer(ServerName("localhost:http"), far.network)
+        uri = uri_of(PATH, {"room_alias": "#none:far.example"})
+        header = authorization_header(peer.signer, FAR, "GET", uri, None)
+        response = await far.web().get(uri, headers={"authorization": header})
+
+    assert (response.status, response.errcode) == (400, "M_INVALID_PARAM")
+
+
 async def test_signature_covers_the_query() -> None:
     async with open_servers(FAR) as (far,):
         peer = ScriptedPeer(NEAR, far.network)
