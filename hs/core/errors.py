@@ -410,3 +410,7 @@ class InvalidSigningKey(Exception):
 
 class InvalidEvent(Exception):
     """An event of a remote server violates the event format and must be discarded."""
+
+
+class InvalidEventJson(InvalidEvent):
+    """The JSON of an event is not canonical, or not what its room version allows."""

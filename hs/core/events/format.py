@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from hs.core.canonical_json import MAX_INTEGER
-from hs.core.errors import BadJson, InvalidEvent, InvalidParam
+from hs.core.errors import BadJson, InvalidEvent, InvalidEventJson, InvalidParam
 from hs.core.events import types
 from hs.core.events.encoding import check_pdu_json, encode_pdu
 from hs.core.events.event import Event, reference_ids, room_id_of_create
@@ -56,7 +56,7 @@ def _parse(pdu: object, rules: RoomVersion, most_prev: int, most_auth: int) -> E
         check_pdu_json(signed, rules)
         canonical = encode_pdu(signed, rules)
     except BadJson as fault:
-        raise InvalidEvent(fault.message) from fault
+        raise InvalidEventJson(fault.message) from fault
     if len(canonical) > MAX_EVENT_BYTES:
         raise InvalidEvent("The event must be at most 65536 bytes long")
     _check_hashes(signed)

@@ -182,7 +182,9 @@ def check_status(server: ServerName, response: PeerResponse) -> None:
         raise RemoteFault(server, f"it responded with status {response.status}", retry=retry)
     text = body.get("error") if isinstance(body, dict) else None
     message = text if isinstance(text, str) else ""
-    error = matrix_error(errcode, response.status, message)
+    version = body.get("room_version") if isinstance(body, dict) else None
+    extra = {"room_version": version} if isinstance(version, str) else {}
+    error = matrix_error(errcode, response.status, message, **extra)
     raise RemoteFault(server, f"it responded {errcode}: {message:.200}", error=error, retry=retry)
 
 

@@ -12,7 +12,6 @@ from hs.core.canonical_json import JsonObject
 from hs.core.errors import (
     Forbidden,
     IncompatibleRoomVersion,
-    InvalidEvent,
     InvalidParam,
     NotFound,
     UnsupportedRoomVersion,
@@ -20,12 +19,12 @@ from hs.core.errors import (
 from hs.core.events import event_types
 from hs.core.events.build import countersign
 from hs.core.events.event import Event
-from hs.core.events.format import parse_pdu
 from hs.core.ids import EventID, RoomID, ServerName, UserID, server_of
 from hs.core.signing.keys import Signer
 from hs.core.versions import RoomVersion, room_version
 from hs.services.accounts.limits.appservice_users import UserQueries
 from hs.services.federation.joining.room_access import HandshakeAccess
+from hs.services.federation.joining.signed_events import parse_submitted
 from hs.services.federation.joining.stripped_states import StrippedStates
 from hs.services.rooms.membership.invite_permissions import InvitePermissions
 from hs.services.rooms.membership.membership_limits import MembershipLimits
@@ -68,7 +67,7 @@ class IncomingInvites:
     async def receive(self, origin: ServerName, request: InviteRequest) -> Event:
         """Return the invite, signed by this server as well.
 
-        Raises: InvalidParam, MissingParam, Forbidden, InviteBlocked, NotFound,
+        Raises: BadJson, InvalidParam, MissingParam, Forbidden, InviteBlocked, NotFound,
             IncompatibleRoomVersion, LimitExceeded.
         """
         rules = _rules_of(request.room_version)
@@ -98,16 +97,13 @@ class IncomingInvites:
     async def _checked_event(
         self, origin: ServerName, request: InviteRequest, rules: RoomVersion
     ) -> tuple[Event, UserID]:
-        try:
-            event = parse_pdu(request.event, rules)
-        except InvalidEvent as fault:
-            raise InvalidParam(f"The event is not valid: {fault}") from None
+        event = parse_submitted(request.event, rules)
         if event.type != event_types.MEMBER or event.content.get("membership") != "invite":
             raise InvalidParam("The event must be an m.room.member with the membership invite")
         if event.room_id != request.room_id or event.event_id != request.event_id:
             raise InvalidParam("The event must have the room ID and event ID of the path")
         if server_of(event.sender) != origin:
-            raise InvalidParam("The sender of the event must belong to your server")
+            raise Forbidden("The sender of the event must belong to your server")
         if event.state_key is None or not self.memberships.is_local(event.state_key):
             raise InvalidParam("The state_key of the event must be a user of this server")
         (checked,) = await self.checker.check(request.room_id, rules, [event.canonical])

@@ -20,16 +20,15 @@ from hs.core.canonical_json import JsonObject
 from hs.core.errors import (
     Forbidden,
     IncompatibleRoomVersion,
-    InvalidEvent,
     InvalidParam,
 )
 from hs.core.events import event_types
 from hs.core.events.build import countersign
 from hs.core.events.event import Event
-from hs.core.events.format import parse_pdu
 from hs.core.ids import EventID, RoomID, ServerName, UserID, is_user_id, server_of
 from hs.core.signing.keys import Signer
 from hs.services.federation.joining.room_access import HandshakeAccess
+from hs.services.federation.joining.signed_events import parse_submitted
 from hs.services.rooms.append.drafts import Draft
 from hs.services.rooms.append.event_templates import BuiltEvent, EventTemplates
 from hs.services.rooms.membership.membership import AUTHORISER
@@ -92,15 +91,12 @@ class MembershipHandshakes:
     ) -> StoredEvent:
         """Receive a signed member event and return it as stored.
 
-        Raises: InvalidParam, Forbidden, NotFound, UnableToAuthoriseJoin.
+        Raises: BadJson, InvalidParam, Forbidden, NotFound, UnableToAuthoriseJoin.
         """
         sender = pdu.get("sender")
         members = (UserID(str(sender)),) if is_user_id(sender) else ()
         room = await self.access.open(origin, room_id, members)
-        try:
-            event = parse_pdu(pdu, room.rules)
-        except InvalidEvent as fault:
-            raise InvalidParam(f"The event is not valid: {fault}") from None
+        event = parse_submitted(pdu, room.rules)
         _check_member_event(event, origin, membership, room_id, event_id)
         event = await self._authorised(event, room)
         result = await self.receiver.receive(room_id, [event.canonical], [], {}, relay=True)
@@ -132,12 +128,12 @@ class MembershipHandshakes:
 def _check_member_event(
     event: Event, origin: ServerName, membership: str, room_id: RoomID, event_id: EventID
 ) -> None:
-    """Raise InvalidParam unless the event is what the endpoint is for."""
+    """Check that the event is what the endpoint is for. Raises: InvalidParam, Forbidden."""
     if event.type != event_types.MEMBER or event.content.get("membership") != membership:
         raise InvalidParam(f"The event must be an m.room.member with the membership {membership}")
     if event.room_id != room_id or event.event_id != event_id:
         raise InvalidParam("The event must have the room ID and event ID of the path")
     if server_of(event.sender) != origin:
-        raise InvalidParam("The sender of the event must belong to your server")
+        raise Forbidden("The sender of the event must belong to your server")
     if event.state_key != event.sender:
         raise InvalidParam("The state_key of the event must be its sender")

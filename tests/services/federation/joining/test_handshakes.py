@@ -4,9 +4,11 @@ from typing import Any
 
 import pytest
 
-from hs.core.canonical_json import canonical_json
+from hs.core.canonical_json import canonical_json, encode_lenient, parse_json
+from hs.core.events.hashes import event_id_of
 from hs.core.ids import RoomID, UserID
 from hs.core.requester import Requester
+from hs.core.versions import room_version
 from tests.services.federation.joining.rooms_between import (
     ANN,
     BEN,
@@ -53,7 +55,6 @@ async def test_templates_are_refused(
     [
         {"type": "m.room.message"},
         {"content": {"membership": "ban"}},
-        {"sender": ANN, "state_key": ANN},
         {"state_key": ANN},
         {"room_id": "!other:far.example"},
         {"signatures": {}},
@@ -75,6 +76,29 @@ async def test_wrong_events_are_refused(kind: str, change: dict[str, Any]) -> No
         assert response.status == 400
         assert b"M_INVALID_PARAM" in response.body
         assert await membership_at(far, room_id, BEN) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "errcode"),
+    [
+        ({"sender": ANN, "state_key": ANN}, 403, "M_FORBIDDEN"),
+        ({"origin_server_ts": 1.5}, 400, "M_BAD_JSON"),
+        ({"bad": 1 << 60}, 400, "M_BAD_JSON"),
+    ],
+)
+async def test_reason_of_a_refusal_is_told(
+    change: dict[str, Any], status: int, errcode: str
+) -> None:
+    async with open_servers(NEAR, FAR) as (near, far):
+        room_id = await far.world.create_room(ANN)
+        event = await _template(near.client, room_id)
+        event.update(hashes={"sha256": "A" * 43}, signatures={NEAR: {"ed25519:key": "A" * 86}})
+        event.update(change)
+        event_id = event_id_of(event, room_version("11")) if status == 403 else "$" + "b" * 43
+        uri = f"{V1}/send_join/{room_id}/{event_id}"
+        response = await near.client.exchange(FAR, "PUT", uri, encode_lenient(event))
+
+        assert (response.status, parse_json(response.body)["errcode"]) == (status, errcode)
 
 
 async def _template(client: Any, room_id: RoomID) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import trio
 
-from hs.core.errors import Forbidden, MatrixError, RemoteFault
+from hs.core.errors import Forbidden, IncompatibleRoomVersion, MatrixError, RemoteFault
 from hs.core.ids import RoomID, ServerName, UserID
 from hs.core.versions import ROOM_VERSIONS
 from hs.services.rooms.append.drafts import Draft
@@ -93,6 +93,18 @@ async def test_refusal_is_final_and_passed_to_the_client() -> None:
 
         assert third.received == []
         assert await membership_at(near, room_id, BEN) is None
+
+
+async def test_client_learns_the_version_that_is_not_supported() -> None:
+    network = PeerNetwork()
+    async with open_servers(NEAR, network=network) as (near,):
+        peer, error = ScriptedPeer(FAR, network), {"errcode": "M_INCOMPATIBLE_ROOM_VERSION"}
+        peer.responses[MAKE_JOIN] = (400, {**error, "error": "", "room_version": "new"})
+
+        with pytest.raises(IncompatibleRoomVersion) as caught:
+            await join(near, BEN, RoomID("!room:far.example"), FAR)
+
+        assert caught.value.body()["room_version"] == "new"
 
 
 async def test_join_without_reachable_servers_fails() -> None:

@@ -1,0 +1,17 @@
+"""Signed events that other servers submit one by one: joins, knocks, leaves and invites."""
+
+from hs.core.canonical_json import JsonObject
+from hs.core.errors import BadJson, InvalidEvent, InvalidEventJson, InvalidParam
+from hs.core.events.event import Event
+from hs.core.events.format import parse_pdu
+from hs.core.versions import RoomVersion
+
+
+def parse_submitted(pdu: JsonObject, rules: RoomVersion) -> Event:
+    """Return a submitted event. Raises: BadJson, InvalidParam."""
+    try:
+        return parse_pdu(pdu, rules)
+    except InvalidEventJson as fault:
+        raise BadJson(f"The event is not valid: {fault}") from None
+    except InvalidEvent as fault:
+        raise InvalidParam(f"The event is not valid: {fault}") from None
