@@ -5,7 +5,9 @@ Rules:
 - The answers of other servers are only candidates: an event is kept if something that is held
   already cites it, and `RoomReceiver.receive` checks it like any other.
 - First the events in between are asked for, backwards from the events that wait. If a gap stays,
-  the state before the oldest of them is asked for. Auth events that are missing come last.
+  the state after each event in it that is cited is asked for, to be resolved with the state after
+  the others; or else the state before the event that cites them. A server that has rejected a cited
+  event has no state for it. Auth events that are missing come last.
 - Everything is bounded: rounds, events, the size of each response, the requests, the time. What
   is not found within the bounds is left; the caller tries again later, and gives up.
 - Whole states are fetched one after the other: one may take hundreds of megabytes while it is read.
@@ -39,6 +41,7 @@ EVENTS_PER_ROUND: Final = 50
 MAX_EVENTS_BETWEEN: Final = 200
 MAX_LATEST: Final = 20
 MAX_GAPS: Final = 5
+MAX_STATES_AT_GAP: Final = 3
 MAX_SINGLE_EVENTS: Final = 100
 SINGLE_EVENTS_AT_ONCE: Final = 10
 MAX_AUTH_ROUNDS: Final = 5
@@ -160,32 +163,64 @@ class _Walk:
 
     async def _gaps(self) -> list[Event]:
         """Return the held events whose prev_events are neither held nor stored, oldest first."""
-        cited = {each for event in self.held.values() for each in event.prev_events}
-        stored = await self._events.get(cited - self.held.keys())
-        known = {each for each, event in stored.items() if event.snapshot_id is not None}
-        known.update(self.held)
+        known = await self._with_state(
+            {each for event in self.held.values() for each in event.prev_events}
+        )
         gaps = [event for event in self.held.values() if not known.issuperset(event.prev_events)]
         return sorted(gaps, key=lambda event: event.depth)
+
+    async def _with_state(self, event_ids: Collection[EventID]) -> set[EventID]:
+        """Return those events that are held, or stored with the state before them."""
+        held = set(event_ids) & self.held.keys()
+        stored = await self._events.get(set(event_ids) - held)
+        return held | {each for each, event in stored.items() if event.snapshot_id is not None}
 
     # The state at gaps
 
     async def fetch_states(self) -> None:
-        """Fetch the states before the events at the gaps that are left."""
+        """Fetch the states at the gaps that are left."""
         for event in (await self._gaps())[:MAX_GAPS]:
+            missing = sorted(set(event.prev_events) - await self._with_state(event.prev_events))
             for server in list(self._servers):
-                try:
-                    state = await self._state_before(server, event)
-                except RemoteFault as fault:
-                    self._note(fault)
-                    continue
+                if len(missing) <= MAX_STATES_AT_GAP and await self._add_states_after(
+                    server, missing
+                ):
+                    break
+                state = await self._state_before(server, event.event_id)
                 if state is not None:
                     self.states[event.event_id] = state
                     break
 
-    async def _state_before(self, server: ServerName, event: Event) -> list[EventID] | None:
+    async def _add_states_after(self, server: ServerName, missing: Sequence[EventID]) -> bool:
+        """Fetch the states after missing events; return whether all were obtained."""
+        for event_id in missing:
+            if event_id in self.states:
+                continue
+            before = await self._state_before(server, event_id)
+            if before is None:
+                return False
+            if await self._unknown([event_id]) and event_id not in self.state_events:
+                found = await self._fetch_single([event_id], server)
+                if event_id not in found:
+                    return False
+                if found[event_id].state_key is not None:
+                    self.state_events.update(found)
+            self.states[event_id] = [*before, event_id]
+        return True
+
+    async def _state_before(self, server: ServerName, event_id: EventID) -> list[EventID] | None:
         """Return the state before an event, once all its events are there; None if they are not."""
+        if server not in self._servers:
+            return None
+        try:
+            return await self._fetch_state(server, event_id)
+        except RemoteFault as fault:
+            self._note(fault)
+            return None
+
+    async def _fetch_state(self, server: ServerName, event_id: EventID) -> list[EventID] | None:
         state, auth_chain = await requests.get_state_ids(
-            self._client, server, self._room_id, event.event_id
+            self._client, server, self._room_id, event_id
         )
         wanted = await self._unknown({*state, *auth_chain})
         wanted -= self.state_events.keys()
@@ -197,7 +232,7 @@ class _Walk:
         wanted -= self.held.keys()
         if len(wanted) > MAX_SINGLE_EVENTS:
             async with self._whole_states:
-                pdus = await requests.get_state(self._client, server, self._room_id, event.event_id)
+                pdus = await requests.get_state(self._client, server, self._room_id, event_id)
                 found = await self._parse(pdus)
             self.state_events.update((each, found[each]) for each in wanted & found.keys())
         else:

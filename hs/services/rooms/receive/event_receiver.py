@@ -74,8 +74,10 @@ class RoomReceiver(Protocol):
 
         `outliers` are stored first, without the state before them: auth events, and the state at a
         gap. `states` maps some of the PDUs to the IDs of the state events before them, which are
-        stored or among the outliers; the prev_events of those PDUs may be missing. With `relay`,
-        this server sends the accepted PDUs to all servers in the room. Idempotent.
+        stored or among the outliers; the prev_events of those PDUs may be missing. It also maps
+        missing prev_events to the state after them; of events with the same key the last one
+        counts. With `relay`, this server sends the accepted PDUs to all servers in the room.
+        Idempotent.
         Raises: NotFound, if this server has no state of the room; MatrixError 503, may be retried.
         """
 

@@ -53,7 +53,10 @@ _OUTCOMES: Mapping[EventStatus, PduOutcome] = {
 
 @attrs.define(eq=False)
 class PduProcessor:
-    """Processes the events of one call; `states` maps event IDs to the state before them.
+    """Processes the events of one call.
+
+    `states` maps events of the call to the state before them, and events that these cite and that
+    are missing to the state after them.
 
     The policy server of the room has not signed `not_recommended`.
     """
@@ -102,17 +105,19 @@ class PduProcessor:
         is_incomplete = self._lacks_auth_events(event)
         state_ids = self._states.get(event.event_id)
         missing = [each for each in event.prev_events if not self.has_state_before(each)]
-        if state_ids is None and missing:
+        if state_ids is None and not self._states.keys() >= set(missing):
             self.missing_prev_events.update(missing)
             is_incomplete = True
         if is_incomplete:
             return PduVerdict(
                 event.event_id, PduOutcome.WAITING, "Events that it cites are missing"
             )
-        if state_ids is None:
-            state_before = await self._room.state_before(event)
-        else:
+        if state_ids is not None:
             state_before = await self._snapshot_of_state(state_ids)
+        elif missing:
+            state_before = await self._state_at_gap(event)
+        else:
+            state_before = await self._room.state_before(event)
         return await self._append(event, state_before, tuple(missing), known)
 
     async def _append(
@@ -180,19 +185,29 @@ class PduProcessor:
     async def _check_state(self, snapshot: Snapshot, event: Event) -> str | None:
         return _rejection(event, await self._room.auth_state(snapshot, event))
 
+    async def _state_at_gap(self, event: Event) -> Snapshot:
+        """Return the state before an event of whose missing prev_events the state is given."""
+        states = [
+            await self._snapshot_of_state(self._states[each])
+            if not self.has_state_before(each)
+            else await self._room.state_after(each)
+            for each in sorted(set(event.prev_events))
+        ]
+        return await self._room.resolve(states)
+
     async def _snapshot_of_state(self, event_ids: Sequence[EventID]) -> Snapshot:
+        """Return a state; of several events with the same key the last one counts."""
         # Most of it is usually the same as in the current state, and needs not be loaded.
         current = {event_id: key for key, event_id in self._room.head.snapshot.map.items()}
-        entries = {current[each]: each for each in event_ids if each in current}
         known = await self._room.find_known([each for each in event_ids if each not in current])
-        entries |= {
-            (state_event.event.type, state_event.event.state_key): event_id
+        keys = current | {
+            event_id: (state_event.event.type, state_event.event.state_key)
             for event_id, state_event in known.items()
             if state_event.event.state_key is not None
             and state_event.event.room_id == self._room.room.room_id
             and state_event.status != EventStatus.REJECTED
         }
-        return self._room.snapshot_from(entries)
+        return self._room.snapshot_from({keys[each]: each for each in event_ids if each in keys})
 
     async def _advance_head(self, pending: PendingEvent) -> RoomHead:
         """Return the head after an accepted event; set the changes that it makes to the state."""
