@@ -1,6 +1,7 @@
 """Events that cite unknown events: queued, completed from other servers, or given up."""
 
 from typing import Any
+from urllib.parse import quote
 
 import orjson
 import pytest
@@ -101,6 +102,67 @@ async def test_state_at_a_gap_with_many_unknown_events_is_fetched_whole(inbound:
     state = await inbound.server.world.states.current(inbound.room_id)
     assert dict(state) == dict(history.before([last.event_id]))
     assert any("/state/" in uri for uri in inbound.uris())
+
+
+async def test_given_state_is_resolved_with_the_state_of_known_branches(inbound: Inbound) -> None:
+    history = inbound.history
+    fork = history.ends[:]
+    levels = history.states[fork[0]]["m.room.power_levels", ""]
+    name = history.add(ADMIN, "m.room.name", {"name": "x"}, "")
+    await inbound.send(name)
+    hidden = history.add(ADMIN, "m.room.topic", {"topic": "missed"}, "", after=fork)
+    merge = history.add(CORA, *HI, after=[name.event_id, hidden.event_id])
+    last = history.add(CORA, *HI)
+    false_levels = {"users": {CORA: 100}}
+    false = history.draft(CORA, "m.room.power_levels", false_levels, "", after=fork)
+    history.events[false.event_id] = false
+    state = [*history.before(fork).set(("m.room.power_levels", ""), false.event_id).values()]
+    inbound.serve_history()
+    inbound.peers[ONE].responses |= {
+        f"POST {PREFIX}/get_missing_events/": (200, {"events": [merge.pdu]}),
+        f"GET {PREFIX}/state_ids/": (200, {"pdu_ids": state, "auth_chain_ids": []}),
+    }
+
+    await inbound.send(last)
+    await inbound.work()
+
+    assert await statuses(inbound, [merge, last]) == {EventStatus.ACCEPTED}
+    assert await inbound.status(false) is EventStatus.REJECTED
+    current = await inbound.server.world.states.current(inbound.room_id)
+    assert current["m.room.power_levels", ""] == levels
+    assert current["m.room.name", ""] == name.event_id
+    assert current["m.room.topic", ""] == hidden.event_id
+
+
+async def test_server_that_has_rejected_the_missing_event_gives_the_state_without_it(
+    inbound: Inbound,
+) -> None:
+    history = inbound.history
+    before = history.ends[:]
+    topic = history.draft(CORA, "m.room.topic", {"topic": "false"}, "")
+    history.keep(topic, rejected=True)
+    say(history, 1)
+    last = say(history, 1)[0]
+    inbound.serve_history()
+    honest = inbound.peers[ONE].responses[f"GET {PREFIX}/state_ids/"]
+
+    def without_rejected(request: PeerRequest) -> Any:
+        if quote(topic.event_id, safe="") in request.uri:
+            return 404, {"errcode": "M_NOT_FOUND", "error": ""}
+        return honest(request)
+
+    middle = history.events[last.prev_events[0]]
+    inbound.peers[ONE].responses |= {
+        f"POST {PREFIX}/get_missing_events/": (200, {"events": [middle.pdu]}),
+        f"GET {PREFIX}/state_ids/": without_rejected,
+    }
+
+    await inbound.send(last)
+    await inbound.work()
+
+    assert await statuses(inbound, [middle, last]) == {EventStatus.ACCEPTED}
+    state = await inbound.server.world.states.current(inbound.room_id)
+    assert dict(state) == dict(history.states[before[0]])
 
 
 async def test_other_servers_are_asked_if_the_origin_does_not_answer(inbound: Inbound) -> None:
