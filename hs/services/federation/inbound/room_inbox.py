@@ -3,6 +3,7 @@
 Rules:
 
 - When a call returns without an error, each PDU is stored: as an event, or in `inbound_pdus`.
+- A rejected event is stored, so its result is not an error: the room may go on from it.
 - A PDU that can be appended is appended, even while others of its room wait: a server that cites
   events which nobody has delays no others.
 - Only PDUs that are signed, and of a room that this server is in, ever wait.
@@ -41,7 +42,7 @@ MAX_REASONS_LOGGED: Final = 5
 MAX_ORIGINS_COUNTED: Final = 100
 OTHER_ORIGINS: Final = "other"
 
-_ERRORS: Final = frozenset({PduOutcome.REFUSED, PduOutcome.REJECTED})
+_COUNTED_AS_REFUSED: Final = frozenset({PduOutcome.REFUSED, PduOutcome.REJECTED})
 
 
 @attrs.frozen
@@ -143,7 +144,9 @@ class OwnedRoomInbox:
         self._limits.note(room_id)
         self._record(room_id, origin, received.verdicts)
         return [
-            DeliveredPdu(verdict.event_id, verdict.reason if verdict.outcome in _ERRORS else "")
+            DeliveredPdu(
+                verdict.event_id, verdict.reason if verdict.outcome is PduOutcome.REFUSED else ""
+            )
             for verdict in received.verdicts
         ]
 
@@ -169,7 +172,7 @@ class OwnedRoomInbox:
     def _record(self, room_id: RoomID, origin: ServerName, verdicts: Sequence[PduVerdict]) -> None:
         reasons: Counter[str] = Counter()
         for verdict in verdicts:
-            is_refused = verdict.outcome in _ERRORS
+            is_refused = verdict.outcome in _COUNTED_AS_REFUSED
             self.counts.add(origin, verdict.outcome.value, is_refused)
             if is_refused:
                 reasons[verdict.reason] += 1

@@ -14,7 +14,8 @@ Rules:
   directly or by way of soft-failed and rejected events, which never are extremities.
 - Only accepted events add backward extremities: nothing vouches for what the others cite.
 - A redaction and its target may arrive in either order. A redaction applies if the state before
-  it allows it, and only the first one that applies counts.
+  it allows it, and only the first one that applies counts. A new one that does not apply to its
+  target is soft-failed, as clients must not see it.
 
 Spec: server-server API, Checks performed on receipt of a PDU, steps 4 to 7.
 """
@@ -141,6 +142,9 @@ class PduProcessor:
         if rejection is None and not fills_gap and event.event_id in self._not_recommended:
             # Step 7
             rejection = "The room's policy server has not signed the event"
+            status = EventStatus.SOFT_FAILED
+        if rejection is None and not fills_gap and await self._is_void(event, state_before):
+            rejection = "The redaction does not apply to its target"
             status = EventStatus.SOFT_FAILED
         pending = PendingEvent(
             event,
@@ -294,6 +298,17 @@ class PduProcessor:
         return target.redacted_by is not None or self._room.is_redacted_by_pending(
             target.event.event_id
         )
+
+    async def _is_void(self, event: Event, state_before: Snapshot) -> bool:
+        """Return whether an event is a redaction that does not apply to its known target.
+
+        Spec: rooms/v3, Handling redactions.
+        """
+        target_id = event.redacts
+        if target_id is None or event.state_key is not None:
+            return False
+        target = (await self._room.find_known([target_id])).get(target_id)
+        return target is not None and not await self._applies(event, target.event, state_before)
 
     async def _applies(self, redaction: Event, target: Event, state_before: Snapshot) -> bool:
         state = await self._room.auth_state(state_before, redaction)

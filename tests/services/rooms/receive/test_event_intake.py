@@ -352,7 +352,24 @@ async def test_redaction_without_power_does_not_apply(world: ReceivingWorld) -> 
     outcomes = await receive(world, redaction)
 
     assert (await load_stored(world, said)).redacted_by is None
-    assert outcomes in ([PduOutcome.ACCEPTED], [PduOutcome.REJECTED])
+    assert outcomes == [PduOutcome.SOFT_FAILED]
+
+
+async def test_redaction_of_an_event_in_another_room_is_not_shown(world: ReceivingWorld) -> None:
+    _, history = await import_joined_room(world)
+    other = History("11", room_id=RoomID("!other:one.example"))
+    other.begin()
+    other.keep(other.draft(ALICE, "m.room.member", JOIN, ALICE))
+    other.first = other.ends[0]
+    await world.receiver.seed_room(RoomID("!other:one.example"), "11", *other.seed())
+    said = other.add(ADMIN, "m.room.message", {"body": "x"})
+    redaction = history.draft(ADMIN, "m.room.redaction", {}, redacts=said.event_id)
+
+    await receive(world, said)
+    outcomes = await receive(world, redaction)
+
+    assert (await load_stored(world, said)).redacted_by is None
+    assert outcomes == [PduOutcome.SOFT_FAILED]
 
 
 async def test_receiving_for_an_unknown_room_raises_not_found(world: ReceivingWorld) -> None:
