@@ -13,7 +13,7 @@ from typing import Final
 import attrs
 
 from hs.core.events import event_types
-from hs.core.ids import EventID, RoomID, ServerName, server_of
+from hs.core.ids import EventID, RoomID, ServerName, UserID, server_of
 from hs.core.positions import VectorPosition
 from hs.core.streams import EventRow
 from hs.repl.feed import Batch
@@ -168,7 +168,7 @@ class EventRouting:
         # The inviter's server has not seen the invite that follows a third-party invite.
         if state_key is not None and state_key.endswith(f":{self._server_name}"):
             return self._server_name
-        return server_of(sender)
+        return server_of(UserID(sender))
 
     def _removed_server(self, row: EventRow) -> frozenset[ServerName]:
         if row.membership in _REMOVING and row.prev_membership not in (None, event_types.BAN):
