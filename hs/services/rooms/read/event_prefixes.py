@@ -113,9 +113,11 @@ def prefix_of_unredacted(event: Event) -> EventPrefix:
 
 
 def redacted_because(redaction: StoredEvent) -> bytes:
-    """Return the field with the redaction of an event."""
+    """Return the field with the redaction of an event, and its ID as Synapse shows it."""
     prefix = prefix_of(redaction.effective_event, b"")
-    return b',"redacted_because":%b%b,"unsigned":{}}' % (prefix.body, prefix.room)
+    redaction_id = orjson.dumps(redaction.event_id)
+    fields = b',"redacted_because":%b%b,"unsigned":{}},"redacted_by":%b'
+    return fields % (prefix.body, prefix.room, redaction_id)
 
 
 def previous_content(previous: StoredEvent) -> bytes:
