@@ -16,6 +16,7 @@ from hs.nursery.wiring.ephemeral import EphemeralServices
 from hs.nursery.wiring.federation.client import FederationClientServices
 from hs.nursery.wiring.rooms.rooms import RoomOwner, Rooms
 from hs.services.federation.inbound.device_messages import InboundDeviceMessages
+from hs.services.federation.inbound.early_presence import EarlyPresence
 from hs.services.federation.inbound.edus import InboundEdus, RemoteDeviceLists
 from hs.services.federation.inbound.ephemeral_edus import (
     InboundPresence,
@@ -59,21 +60,34 @@ def wire_inbound(
         return owned.inbox
 
     inboxes = base.sharded(RoomInbox, EVENTS, inbox)
-    edus = _edus(base, rooms, devices, ephemeral, lists)
+    early = _early_presence(base, ephemeral)
+    edus = _edus(base, rooms, devices, ephemeral, lists, early)
     transactions = InboundTransactions(ShardedInbox(base.ownership, inboxes), edus)
     endpoints = [TransactionsApi(transactions)]
     metrics: list[Callable[[Metrics], None]] = [partial(watch_edus, edus=edus)]
+    duties = [] if early is None else [Duty("early presence", early.run)]
     if owned is None:
-        return Part(endpoints=endpoints, metrics=metrics)
+        return Part(endpoints=endpoints, duties=duties, metrics=metrics)
     queues = owned.queues
     return Part(
         endpoints=endpoints,
         duties=[
+            *duties,
             Duty("incomplete PDUs", queues.run, lambda: queues.length),
             Duty("forward extremities", owned.limits.run),
         ],
         metrics=[*metrics, partial(watch_inbox, inbox=owned.inbox, queues=queues)],
     )
+
+
+def _early_presence(base: ProcessBase, ephemeral: EphemeralServices) -> EarlyPresence | None:
+    presence = ephemeral.presence
+    if not presence.is_enabled:
+        return None
+    server_name = base.settings.server.server_name
+    early = EarlyPresence(base.database, presence.writer, base.clock, server_name)
+    early.follow(base.feed)
+    return early
 
 
 def _edus(
@@ -82,13 +96,14 @@ def _edus(
     devices: DeviceServices,
     ephemeral: EphemeralServices,
     lists: RemoteDeviceLists | None,
+    early: EarlyPresence | None,
 ) -> InboundEdus:
     checks = SharedRoomChecks(rooms.memberships, rooms.acls)
     presence = ephemeral.presence
     return InboundEdus(
         InboundTyping(checks, ephemeral.typing_writer),
         InboundReceipts(checks, base.database, ephemeral.receipt_writer, base.clock),
-        InboundPresence(base.database, presence.writer, base.clock, presence.is_enabled),
+        InboundPresence(base.database, presence.writer, base.clock, early),
         InboundDeviceMessages(devices.messages, base.settings.server.server_name),
         lists,
     )

@@ -19,6 +19,7 @@ from hs.services.ephemeral.presence_writer import STATES, PresenceWriter
 from hs.services.ephemeral.receipts import Move, ReceiptWriter
 from hs.services.ephemeral.room_receipts import READ, UNTHREADED
 from hs.services.ephemeral.typing_notifications import TypingWriter
+from hs.services.federation.inbound.early_presence import EarlyPresence
 from hs.services.federation.inbound.own_users import own_user
 from hs.services.rooms.store.memberships import Memberships
 from hs.services.rooms.store.server_acls import ServerAcls
@@ -167,19 +168,20 @@ class InboundPresence:
     _database: Database
     _writer: PresenceWriter
     _clock: Clock
-    _is_enabled: bool
+    _early: EarlyPresence | None  # None: presence is disabled
 
     async def receive(self, origin: ServerName, content: Mapping[str, Any]) -> None:
         """Set the presence of users who are in a room with this server. Raises: InvalidParam."""
         pushed = content.get("push")
         if not isinstance(pushed, list) or len(pushed) > MAX_PRESENCES:
             raise InvalidParam(f"push must be a list of at most {MAX_PRESENCES} entries")
-        if not self._is_enabled:
+        if self._early is None:
             return
         now_ms = self._clock.now_ms()
         parsed = (_presence(origin, entry, now_ms) for entry in pushed)
         rows = {row.user_id: row for row in parsed if row is not None}
         joined = await self._database.read(membership_rows.joined_among, list(rows))
+        self._early.keep([rows[user_id] for user_id in rows if user_id not in joined])
         if joined:
             await self._writer.set_remote([rows[user_id] for user_id in rows if user_id in joined])
 

@@ -5,10 +5,17 @@ from typing import Any
 
 import pytest
 
-from hs.core.ids import UserID
+from hs.core.ids import RoomID, UserID
 from hs.services.ephemeral.presence_writer import REMOTE_TIMEOUT_MS
 from hs.storage.database import Tx
-from tests.services.federation.inbound.inbound_scene import ONE, THREE, TWO, Inbound, count_rows
+from tests.services.federation.inbound.inbound_scene import (
+    ONE,
+    THREE,
+    TWO,
+    Inbound,
+    count_rows,
+    joined_history,
+)
 from tests.support.peers import ADMIN, BERT, CORA
 from tests.support.rooms import ALICE
 
@@ -137,6 +144,28 @@ async def test_presence_of_members_is_shown_until_it_is_out_of_date(inbound: Inb
     assert hasattr(writer, "expire")
     writer.expire()
     assert (await states.get([CORA]))[CORA].state == "offline"
+
+
+async def test_presence_that_arrives_before_its_room_is_shown_after_the_join(
+    inbound: Inbound,
+) -> None:
+    states = inbound.server.process.services.ephemeral.presence.states
+    stranger = UserID("@stranger:three.example")
+    other = joined_history(members=[stranger], room_id=RoomID("!other:one.example"))
+
+    await inbound.send(edus=[presence(stranger)], origin=THREE)
+    assert await states.get([stranger]) == {}
+
+    receiver = inbound.server.process.services.core.rooms.receiver
+    async with inbound.server.process.duties("early presence"):
+        await receiver.seed_room(RoomID("!other:one.example"), "11", *other.seed())
+
+        async def is_shown() -> bool:
+            return stranger in await states.get([stranger])
+
+        await inbound.wait_until(is_shown)
+
+    assert (await states.get([stranger]))[stranger].state == "online"
 
 
 @pytest.mark.parametrize(
