@@ -97,7 +97,7 @@ class IncomingInvites:
     async def _checked_event(
         self, origin: ServerName, request: InviteRequest, rules: RoomVersion
     ) -> tuple[Event, UserID]:
-        event = parse_submitted(request.event, rules)
+        event = parse_submitted(origin, request.event, rules)
         if event.type != event_types.MEMBER or event.content.get("membership") != "invite":
             raise InvalidParam("The event must be an m.room.member with the membership invite")
         if event.room_id != request.room_id or event.event_id != request.event_id:

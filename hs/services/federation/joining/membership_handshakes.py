@@ -96,7 +96,7 @@ class MembershipHandshakes:
         sender = pdu.get("sender")
         members = (UserID(str(sender)),) if is_user_id(sender) else ()
         room = await self.access.open(origin, room_id, members)
-        event = parse_submitted(pdu, room.rules)
+        event = parse_submitted(origin, pdu, room.rules)
         _check_member_event(event, origin, membership, room_id, event_id)
         event = await self._authorised(event, room)
         result = await self.receiver.receive(room_id, [event.canonical], [], {}, relay=True)

@@ -250,7 +250,7 @@ async def test_invite_in_room_of_both_servers_is_not_stored_from_outside() -> No
         ({"state_key": "@ben:other.example"}, "M_INVALID_PARAM"),
         ({"sender": "@ann:other.example"}, "M_INVALID_PARAM"),
         ({"origin_server_ts": 1.5}, "M_BAD_JSON"),
-        ({"signatures": {}}, "M_INVALID_PARAM"),
+        ({"signatures": {}}, "M_FORBIDDEN"),
         ({"content": {"membership": "invite", "more": 1}}, "M_INVALID_PARAM"),
         ({"room_id": "!other:far.example"}, "M_INVALID_PARAM"),
     ],
