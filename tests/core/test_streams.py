@@ -33,9 +33,9 @@ def test_catalogue_has_all_streams_in_the_order_of_declaration() -> None:
     names = [stream.name for stream in CATALOGUE]
 
     assert len(set(names)) == len(names)
-    assert CATALOGUE[:3] == (DESTINATIONS, EVENTS, BACKFILL)
+    assert CATALOGUE[:2] == (EVENTS, BACKFILL)
     assert CATALOGUE[-1] is CACHES
-    assert {THREAD_SUBSCRIPTIONS, PUSHERS, FEDERATION} < set(CATALOGUE)
+    assert {THREAD_SUBSCRIPTIONS, PUSHERS, FEDERATION, DESTINATIONS} < set(CATALOGUE)
 
 
 @by_stream

@@ -142,7 +142,7 @@ async def test_user_cannot_change_the_profile_of_another_user(accounts: Accounts
     ("user_id", "status", "errcode"),
     [
         ("@nobody:test", 404, "M_NOT_FOUND"),
-        ("@nobody:elsewhere", 404, "M_NOT_FOUND"),
+        ("@nobody:elsewhere", 502, "M_UNKNOWN"),
         ("nobody", 400, "M_INVALID_PARAM"),
     ],
 )

@@ -321,57 +321,6 @@ async def test_local_events_cite_the_forward_extremities(world: ReceivingWorld) 
     assert set(found[second.event_id].event.prev_events) == {first.event_id, *ends} - set(cited)
 
 
-@pytest.mark.parametrize("version", ["1", "11"])
-async def test_redaction_applies_in_either_order_of_arrival(
-    world: ReceivingWorld, version: str
-) -> None:
-    room_id, history = await import_joined_room(world, version)
-    start = history.ends[:]
-    spam = history.add(CORA, "m.room.message", {"body": "spam"}, after=start)
-    gone = history.add(ADMIN, "m.room.redaction", {}, after=start, redacts=spam.event_id)
-    other = history.add(CORA, "m.room.message", {"body": "more"}, after=start)
-    later = history.add(ADMIN, "m.room.redaction", {}, after=start, redacts=other.event_id)
-
-    await receive(world, gone)
-    await receive(world, spam)
-    await receive(world, other)
-    await receive(world, later)
-
-    assert (await load_stored(world, spam)).redacted_by == gone.event_id
-    assert (await load_stored(world, other)).redacted_by == later.event_id
-    assert world.seen[-1][1].redaction_applies
-    assert room_id == spam.room_id
-
-
-async def test_redaction_without_power_does_not_apply(world: ReceivingWorld) -> None:
-    _, history = await import_joined_room(world)
-    said = history.add(BERT, "m.room.message", {"body": "x"})
-    redaction = history.draft(CORA, "m.room.redaction", {}, redacts=said.event_id)
-
-    await receive(world, said)
-    outcomes = await receive(world, redaction)
-
-    assert (await load_stored(world, said)).redacted_by is None
-    assert outcomes == [PduOutcome.SOFT_FAILED]
-
-
-async def test_redaction_of_an_event_in_another_room_is_not_shown(world: ReceivingWorld) -> None:
-    _, history = await import_joined_room(world)
-    other = History("11", room_id=RoomID("!other:one.example"))
-    other.begin()
-    other.keep(other.draft(ALICE, "m.room.member", JOIN, ALICE))
-    other.first = other.ends[0]
-    await world.receiver.seed_room(RoomID("!other:one.example"), "11", *other.seed())
-    said = other.add(ADMIN, "m.room.message", {"body": "x"})
-    redaction = history.draft(ADMIN, "m.room.redaction", {}, redacts=said.event_id)
-
-    await receive(world, said)
-    outcomes = await receive(world, redaction)
-
-    assert (await load_stored(world, said)).redacted_by is None
-    assert outcomes == [PduOutcome.SOFT_FAILED]
-
-
 async def test_receiving_for_an_unknown_room_raises_not_found(world: ReceivingWorld) -> None:
     with pytest.raises(NotFound):
         await world.receiver.receive(RoomID("!nowhere:one.example"), [b"{}"], [], {})
