@@ -12,6 +12,7 @@ import trio
 import trio.testing
 
 from hs.lib.log import (
+    NO_REQUEST,
     REQUEST_ID,
     BatchedLines,
     QuietRepeats,
@@ -20,6 +21,14 @@ from hs.lib.log import (
     text_handler,
     without_secrets,
 )
+
+
+@pytest.fixture(autouse=True)
+def restored_request_id() -> Iterator[None]:
+    """Restore the request ID, which tests that are not tasks set in the context of the process."""
+    token = REQUEST_ID.set(NO_REQUEST)
+    yield
+    REQUEST_ID.reset(token)
 
 
 def logged_line(handler: logging.Handler, message: str, *args: object, **extra: object) -> str:
