@@ -12,6 +12,9 @@ K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 D = TypeVar("D")
 
+# Scanned entries may keep 1 / SCANNED_PART of a full cache.
+SCANNED_PART = 4
+
 _collecting: ContextVar["WeakSet[LruCache[Any, Any]] | None"] = ContextVar(
     "gathering", default=None
 )
@@ -55,6 +58,8 @@ class LruCache(Generic[K, V]):
         self._weigh = weigh
         self._weight = 0
         self._entries: OrderedDict[K, V] = OrderedDict()
+        self._scanned: OrderedDict[K, int] = OrderedDict()  # the weights of scanned entries
+        self._scanned_weight = 0
         collected = _collecting.get()
         if collected is not None:
             collected.add(self)
@@ -125,24 +130,33 @@ class LruCache(Generic[K, V]):
         if self._weigh is not None:
             self._weight += self._weigh(key, value)
         while self._is_over():
-            self._drop(*self._entries.popitem(last=False))
-            self.evictions += 1
+            self._evict()
 
-    def put_if_room(self, key: K, value: V) -> None:
-        """Store a value only if that evicts nothing: for scans of more than the cache holds."""
-        self.put_all_if_room(((key, value),))
+    def put_scanned(self, key: K, value: V) -> None:
+        """Store a value that was read by a scan; see `put_all_scanned`."""
+        self.put_all_scanned(((key, value),))
 
-    def put_all_if_room(self, pairs: Iterable[tuple[K, V]]) -> None:
-        """Store those values that evict nothing, like `put_if_room`."""
-        entries, weigh, limit = self._entries, self._weigh, self.limit
+    def put_all_scanned(self, pairs: Iterable[tuple[K, V]]) -> None:
+        """Store values of a scan, which may read more than the cache holds.
+
+        When the cache is full and a part of it has been scanned, they evict only entries of
+        earlier scans: the rest stays, and what is scanned again and again is cached, too.
+        """
+        weigh, share = self._weigh, self.limit // SCANNED_PART
         for key, value in pairs:
-            if key in entries:
-                self._drop(key, entries.pop(key))
+            self.pop(key)
             weight = 1 if weigh is None else weigh(key, value)
-            if self.weight + weight <= limit and len(entries) != self._max_entries:
-                entries[key] = value
-                if weigh is not None:
-                    self._weight += weight
+            self._entries[key] = value
+            if weigh is not None:
+                self._weight += weight
+            self._scanned[key] = weight
+            self._scanned_weight += weight
+            while self._is_over():
+                if self._scanned_weight > share:
+                    self.pop(next(iter(self._scanned)))
+                    self.evictions += 1
+                else:
+                    self._evict()
 
     def pop(self, key: K) -> None:
         """Remove a key if it is cached."""
@@ -152,15 +166,15 @@ class LruCache(Generic[K, V]):
     def clear(self) -> None:
         """Remove all keys."""
         self._entries.clear()
-        self._weight = 0
+        self._scanned.clear()
+        self._weight = self._scanned_weight = 0
 
     def resize(self, *, max_entries: int | None = None, max_weight: int | None = None) -> None:
         """Change the given bounds and evict entries until they hold."""
         self._max_entries = max_entries or self._max_entries
         self._max_weight = max_weight or self._max_weight
         while self._is_over():
-            self._drop(*self._entries.popitem(last=False))
-            self.evictions += 1
+            self._evict()
 
     @property
     def weight(self) -> int:
@@ -184,7 +198,13 @@ class LruCache(Generic[K, V]):
         too_many = self._max_entries is not None and len(self._entries) > self._max_entries
         return too_many or (self._max_weight is not None and self._weight > self._max_weight)
 
+    def _evict(self) -> None:
+        self._drop(*self._entries.popitem(last=False))
+        self.evictions += 1
+
     def _drop(self, key: K, value: V) -> None:
+        if key in self._scanned:
+            self._scanned_weight -= self._scanned.pop(key)
         # `weigh` must return the same as when the value was stored: it must not depend on parts
         # of the value that change.
         if self._weigh is not None:

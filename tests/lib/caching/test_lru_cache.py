@@ -55,15 +55,44 @@ def test_value_heavier_than_bound_is_not_stored() -> None:
     assert (len(cache), cache.weight) == (0, 0)
 
 
-def test_scan_fills_free_space_and_evicts_nothing() -> None:
-    cache: LruCache[str, str] = LruCache("test", max_weight=10, weigh=lambda _, value: len(value))
-    cache.put("old", "1234")
+def test_scans_of_full_cache_evict_earlier_scans_and_leave_the_rest() -> None:
+    cache: LruCache[str, str] = LruCache("test", max_weight=20, weigh=lambda _, value: len(value))
+    for key in ("old", "older"):
+        cache.put(key, "1234567")
 
-    for key, value in (("a", "12345"), ("b", "12"), ("c", "1")):
-        cache.put_if_room(key, value)
+    for key in ("a", "b", "c", "d"):
+        cache.put_scanned(key, "123")
 
-    assert [key for key in ("old", "a", "b", "c") if key in cache] == ["old", "a", "c"]
-    assert cache.weight == 10
+    assert [key for key in ("old", "older", "a", "b", "c", "d") if key in cache] == [
+        "old",
+        "older",
+        "c",
+        "d",
+    ]
+    assert cache.weight == 20
+
+
+def test_what_is_scanned_again_is_cached_although_the_cache_is_full() -> None:
+    cache: LruCache[int, int] = LruCache("test", max_entries=100)
+    for number in range(100):
+        cache.put(number, number)
+
+    for key in range(100, 120):
+        cache.put_scanned(key, key)
+
+    assert cache.get_all(range(100, 120)) is not None
+    assert cache.get_all(range(20, 100)) is not None
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 9), st.binary(max_size=12)), max_size=60))
+def test_weight_is_exact_whatever_is_scanned(puts: list[tuple[bool, int, bytes]]) -> None:
+    cache: LruCache[int, bytes] = LruCache("test", max_weight=20, weigh=lambda _, value: len(value))
+
+    for scanned, key, value in puts:
+        (cache.put_scanned if scanned else cache.put)(key, value)
+
+    cached = [cache.get(key) for key in range(10) if key in cache]
+    assert cache.weight == sum(len(value) for value in cached if value is not None) <= 20
 
 
 def test_resize_evicts_entries_at_once() -> None:

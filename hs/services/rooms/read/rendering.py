@@ -248,9 +248,9 @@ class EventRenderer:
     def state_events(
         self, events: Collection[StoredEvent], viewer: Viewer, *, room_id: bool
     ) -> list[bytes]:
-        """Render events like `state_event`, and evict no other rendered events."""
+        """Render events like `state_event`, and cache them as parts of a scan."""
         prefixes = self._prefixes.get_cached([stored.event.event_id for stored in events])
-        put = self._prefixes.put_if_room
+        put = self._prefixes.put_scanned
         return [
             state_json(
                 prefixes.get(stored.event_id) or self._render(stored, put), viewer.now_ms, room_id
@@ -286,7 +286,7 @@ class EventRenderer:
     ) -> dict[EventID, bytes]:
         """Load and render state events like `state_event`, without parsing most of them.
 
-        No other rendered events are evicted. `loaded` is what `load_states` returned.
+        They are cached as parts of a scan. `loaded` is what `load_states` returned.
         """
         prefixes = loaded
         if any(event_id not in loaded for event_id in event_ids):
@@ -312,7 +312,7 @@ class EventRenderer:
         if remaining:
             events = await self._events.scan(remaining)
             await self.prepare_state(events.values())
-            put = self._prefixes.put_if_room
+            put = self._prefixes.put_scanned
             prefixes.update((key, self._render(stored, put)) for key, stored in events.items())
         return prefixes
 
@@ -327,7 +327,7 @@ class EventRenderer:
             room_id = bytes(raw.room_id)
             if room_id:  # a create event may lack it
                 prefixes[event_id] = prefix_of_raw(event_id, raw, room_id)
-        self._prefixes.put_all_if_room(prefixes.items())
+        self._prefixes.put_all_scanned(prefixes.items())
         return prefixes
 
     def pruned_event(

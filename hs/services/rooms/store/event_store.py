@@ -93,11 +93,11 @@ class EventStore:
         return await self._get(event_ids, self._entries.put)
 
     async def scan(self, event_ids: Iterable[EventID]) -> dict[EventID, StoredEvent]:
-        """Return events like `get`, but evict no others: for a part of very many events.
+        """Return events like `get`, but cache them as parts of a scan.
 
         Otherwise a room with more members than the cache holds would empty it each time.
         """
-        return await self._get(event_ids, self._entries.put_if_room)
+        return await self._get(event_ids, self._entries.put_scanned)
 
     async def pdus(self, event_ids: Collection[EventID]) -> dict[EventID, bytes]:
         """Return the canonical JSON of those of the events that are not redacted.
@@ -167,7 +167,7 @@ class EventStore:
         return [self._cache_record(record, self._entries.put) for record in records]
 
     def add_timeline_rows(self, rows: Iterable[TimelineRow]) -> dict[EventID, StoredEvent]:
-        """Return the events of rows that the caller has just read, and cache them if there is room.
+        """Return the events of rows that the caller has just read, cached as parts of a scan.
 
         The rows have the events themselves.
         """
@@ -181,7 +181,7 @@ class EventStore:
                 stored.redacted_by = self._redactions.get(event_id, stored.redacted_by)
                 unknown.append((event_id, stored))
             stored_events[event_id] = stored
-        self._entries.put_all_if_room(unknown)
+        self._entries.put_all_scanned(unknown)
         return stored_events
 
     def latest_redaction(self, event_id: EventID) -> EventID | None:
