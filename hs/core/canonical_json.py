@@ -60,6 +60,18 @@ def encode_lenient(value: object) -> bytes:
     if _is_canonical(value):
         return encode_checked(value)
     _check_depth(value, MAX_DEPTH)
+    return _encode_unchecked(value)
+
+
+def encode_deep(value: object) -> bytes:
+    """Encode a value like `encode_lenient`, nested as deeply as the encoder can follow.
+
+    Raises: BadJson, if the value cannot be written as JSON.
+    """
+    return encode_checked(value) if _is_canonical(value) else _encode_unchecked(value)
+
+
+def _encode_unchecked(value: object) -> bytes:
     try:
         return canonicaljson.encode_canonical_json(value)
     except (TypeError, ValueError, RecursionError) as fault:
@@ -147,6 +159,32 @@ def parse_json(raw: bytes) -> Any:
         return orjson.loads(raw)
     except orjson.JSONDecodeError as fault:
         raise NotJson(f"Not valid JSON: {fault}") from fault
+
+
+def count_values(raw: bytes) -> int:
+    """Return at least the number of values in JSON: what occurs in strings counts as well."""
+    return raw.count(b",") + raw.count(b"{") + raw.count(b"[")
+
+
+def parse_shallow_json(raw: bytes) -> Any:
+    """Parse JSON that later code may follow by recursion. Raises: NotJson, BadJson."""
+    value = parse_json(raw)
+    check_nesting(raw, value)
+    return value
+
+
+def check_nesting(raw: bytes, value: object) -> None:
+    """Check that parsed JSON is nested at most MAX_DEPTH levels. Raises: BadJson."""
+    # Each level takes two brackets.
+    if len(raw) <= 2 * MAX_DEPTH:
+        return
+    # orjson refuses to write more than WRITABLE_DEPTH levels, and visits them faster than we can.
+    for _ in range(WRITABLE_DEPTH - MAX_DEPTH):
+        value = [value]
+    try:
+        orjson.dumps(value)
+    except orjson.JSONEncodeError:
+        raise BadJson(f"The JSON is nested deeper than {MAX_DEPTH} levels") from None
 
 
 def parse_json_object(raw: bytes) -> JsonObject:

@@ -56,7 +56,7 @@ class InvitesApi:
         "PUT",
         "/_matrix/federation/v2/invite/{room_id}/{event_id}",
         auth=FEDERATION,
-        work=WorkClass.FEDERATION,
+        work=WorkClass.PEERS,
         fresh=always,
     )
     async def invite(self, request: Invite) -> dict[str, Any]:
@@ -75,7 +75,7 @@ class InvitesApi:
         "PUT",
         "/_matrix/federation/v1/invite/{room_id}/{event_id}",
         auth=FEDERATION,
-        work=WorkClass.FEDERATION,
+        work=WorkClass.PEERS,
         fresh=always,
     )
     async def invite_v1(self, request: OldInvite) -> list[Any]:
@@ -96,7 +96,7 @@ class InvitesApi:
         "PUT",
         "/_matrix/federation/v1/exchange_third_party_invite/{room_id}",
         auth=FEDERATION,
-        work=WorkClass.FEDERATION,
+        work=WorkClass.PEERS,
         fresh=always,
     )
     async def exchange_third_party_invite(self, request: ExchangeInvite) -> Empty:

@@ -102,7 +102,7 @@ class MembershipHandshakesApi:
         "PUT",
         f"{_V2}/send_join/{{room_id}}/{{event_id}}",
         auth=FEDERATION,
-        work=WorkClass.FEDERATION,
+        work=WorkClass.PEERS,
         fresh=always,
     )
     async def send_join(self, request: SendMembership) -> Response:
@@ -114,7 +114,7 @@ class MembershipHandshakesApi:
         "PUT",
         f"{_V1}/send_join/{{room_id}}/{{event_id}}",
         auth=FEDERATION,
-        work=WorkClass.FEDERATION,
+        work=WorkClass.PEERS,
         fresh=always,
     )
     async def send_join_v1(self, request: SendMembership) -> Response:
@@ -126,7 +126,7 @@ class MembershipHandshakesApi:
         "PUT",
         f"{_V1}/send_knock/{{room_id}}/{{event_id}}",
         auth=FEDERATION,
-        work=WorkClass.FEDERATION,
+        work=WorkClass.PEERS,
         fresh=always,
     )
     async def send_knock(self, request: SendMembership) -> dict[str, Any]:
@@ -138,7 +138,7 @@ class MembershipHandshakesApi:
         "PUT",
         f"{_V2}/send_leave/{{room_id}}/{{event_id}}",
         auth=FEDERATION,
-        work=WorkClass.FEDERATION,
+        work=WorkClass.PEERS,
         fresh=always,
     )
     async def send_leave(self, request: SendMembership) -> dict[str, Any]:
@@ -150,7 +150,7 @@ class MembershipHandshakesApi:
         "PUT",
         f"{_V1}/send_leave/{{room_id}}/{{event_id}}",
         auth=FEDERATION,
-        work=WorkClass.FEDERATION,
+        work=WorkClass.PEERS,
         fresh=always,
     )
     async def send_leave_v1(self, request: SendMembership) -> list[Any]:

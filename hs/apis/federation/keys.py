@@ -5,7 +5,6 @@ from typing import Any
 import attrs
 
 from hs.apis.web.auth import NONE
-from hs.apis.web.limits import WorkClass
 from hs.apis.web.request import body, path, query
 from hs.apis.web.route import route
 from hs.core.canonical_json import JsonObject
@@ -39,7 +38,10 @@ class KeyQueryResponse:
 
 @attrs.frozen
 class ServerKeysApi:
-    """The endpoints of keys."""
+    """The endpoints of keys.
+
+    No work class: queries wait for servers, and need no authentication.
+    """
 
     keys: OwnKeys
     notary: KeyNotary
@@ -59,7 +61,6 @@ class ServerKeysApi:
         "GET",
         "/_matrix/key/v2/query/{server_name}",
         auth=NONE,
-        work=WorkClass.FEDERATION,
         extra_paths=["/_matrix/key/v2/query/{server_name}/{key_id}"],
     )
     async def query_keys(self, request: KeyQueryRequest) -> KeyQueryResponse:
@@ -67,7 +68,7 @@ class ServerKeysApi:
         wanted = KeyQuery(request.server_name, frozenset(), request.minimum_valid_until_ts)
         return KeyQueryResponse(await self.notary.query([wanted]))
 
-    @route("POST", "/_matrix/key/v2/query", auth=NONE, work=WorkClass.FEDERATION)
+    @route("POST", "/_matrix/key/v2/query", auth=NONE)
     async def query_many_keys(self, request: KeyBatchRequest) -> KeyQueryResponse:
         """Spec: server-server API, Querying Keys Through Another Server."""
         queries = [

@@ -1,12 +1,10 @@
 """Transactions: the events and ephemeral data that other servers send."""
 
-from typing import Any
-
 import attrs
 
 from hs.apis.web.auth import FEDERATION
 from hs.apis.web.limits import WorkClass
-from hs.apis.web.request import origin, path, whole_body
+from hs.apis.web.request import origin, path, raw_body
 from hs.apis.web.route import route
 from hs.core.ids import EventID, ServerName
 from hs.services.federation.inbound.transactions import InboundTransactions
@@ -21,7 +19,7 @@ class SendTransaction:
 
     txn_id: str = path()
     origin: ServerName = origin()
-    content: dict[str, Any] = whole_body()
+    content: bytes = raw_body()
 
 
 @attrs.frozen
@@ -41,7 +39,7 @@ class TransactionsApi:
         "PUT",
         "/_matrix/federation/v1/send/{txn_id}",
         auth=FEDERATION,
-        work=WorkClass.FEDERATION,
+        work=WorkClass.PEERS,
         max_body_bytes=MAX_BODY_BYTES,
     )
     async def send_transaction(self, request: SendTransaction) -> TransactionResponse:

@@ -1,7 +1,7 @@
 """Authentication: from an access token to a requester, from a signed request to its origin."""
 
 import enum
-from typing import Any, Protocol
+from typing import Protocol
 
 from hs.apis.web.http_request import HttpRequest, access_token_of
 from hs.core.errors import Forbidden, GuestForbidden, MissingToken, Unauthorized, UserLocked
@@ -60,7 +60,10 @@ class OriginAuthenticator(Protocol):
     """Checks the signatures of requests from other servers."""
 
     async def origin_of(self, request: SignedRequest) -> ServerName:
-        """Return the server that signed the request. Raises: Unauthorized, Forbidden."""
+        """Return the server that signed the request.
+
+        Raises: Unauthorized, Forbidden, InvalidParam, NotJson, BadJson.
+        """
         ...
 
 
@@ -125,12 +128,15 @@ async def _with_asserted_identity(
 
 
 async def authenticate_origin(
-    authenticator: OriginAuthenticator, http_request: HttpRequest, content: Any | None
+    authenticator: OriginAuthenticator, http_request: HttpRequest
 ) -> None:
-    """Set the origin of a federation request. Raises: Unauthorized, Forbidden."""
+    """Set the origin of a federation request, whose body has been read.
+
+    Raises: Unauthorized, Forbidden, NotJson, BadJson.
+    """
     uri = http_request.raw_path
     if http_request.query_string:
         uri = f"{uri}?{http_request.query_string.decode('latin-1')}"
     authorization = tuple(http_request.header_values(b"authorization"))
-    request = SignedRequest(http_request.method, uri, authorization, content)
+    request = SignedRequest(http_request.method, uri, authorization, http_request.body)
     http_request.origin = await authenticator.origin_of(request)

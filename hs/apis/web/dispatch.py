@@ -22,8 +22,8 @@ from the client until it disconnects, so such an endpoint must not stream its bo
 returns just as the disconnect is noticed, its result is still used. Cancelling a handler never
 cancels a write, because writes run in the services' own tasks.
 
-Every exception becomes a response, except ClientDisconnected. A MatrixError inside the exception
-group of a nursery is unwrapped. A group with several other causes is a bug in the server; like any
+Every exception becomes a response, except ClientDisconnected. An expected fault in the exception
+group of a nursery is unwrapped. A group with other causes contains a bug in the server; like any
 bug it is logged, and the client sees only a 500.
 """
 
@@ -47,7 +47,7 @@ from hs.apis.web.limits import Admission, Freshness, RateLimits
 from hs.apis.web.render import Headers, Response, error_response, render
 from hs.apis.web.request import BodyUse
 from hs.apis.web.route import Endpoint
-from hs.core.canonical_json import parse_json
+from hs.apis.web.value_conversion import MAX_BRACKETS, reject_many_values
 from hs.core.errors import MatrixError, RemoteFault, Unavailable
 from hs.lib.client_sources import source_of
 from hs.lib.turns import Turns
@@ -137,8 +137,8 @@ class Dispatcher:
         if endpoint.body_use is not BodyUse.STREAM:
             raw = await http_request.read_body(endpoint.max_body_bytes)
         await self.take_turn(http_request)
-        content = parse_json(raw) if raw else None
-        await authenticate_origin(self.origins, http_request, content)
+        reject_many_values(raw, MAX_BRACKETS * max(1, endpoint.max_body_bytes >> 20))
+        await authenticate_origin(self.origins, http_request)
 
 
 _READ_FIRST = {BodyUse.JSON, BodyUse.BYTES}
@@ -204,12 +204,14 @@ def response_to_error(error: Exception) -> Response:
 def _cause_of(error: Exception) -> Exception:
     """Return the error for the client from the exception group of a nursery.
 
-    A group is kept whole if it has several causes that are not all MatrixErrors.
+    A group is kept whole if it has several causes, some of which are bugs.
     """
     if not isinstance(error, ExceptionGroup):
         return error
     causes = [_cause_of(inner) for inner in error.exceptions]
-    matrix_errors = [cause for cause in causes if isinstance(cause, MatrixError)]
-    if len(matrix_errors) == len(causes) or len(causes) == 1:
+    expected = [
+        cause for cause in causes if isinstance(cause, MatrixError | Unavailable | RemoteFault)
+    ]
+    if len(expected) == len(causes) or len(causes) == 1:
         return causes[0]
     return error

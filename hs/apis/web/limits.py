@@ -9,7 +9,8 @@ Rules of admission:
 - Waiting requests enter in order of arrival; a new one never overtakes them. But of one user, only
   a few run or wait there at a time, so one user cannot fill a gate; the rest waits outside.
 - Nothing that a peer can delay happens in a slot: the body was read before, and the response is
-  sent afterwards.
+  sent afterwards. The exception is PEERS: events of other servers may need the keys of further
+  ones, which need not respond. It has many slots, of which each server gets a few (OriginLimits).
 - Only computing occupies a slot. The handler of a long poll enters the gate itself while it is
   computing, and never while it already holds a slot of that gate, as this could deadlock.
 """
@@ -39,6 +40,7 @@ class WorkClass(enum.Enum):
     SYNC = "sync"
     HEAVY = "heavy"
     FEDERATION = "federation"
+    PEERS = "peers"
 
 
 class RateLimits(Protocol):
@@ -156,6 +158,7 @@ DEFAULT_GATES: Mapping[WorkClass, GateSize] = {
     WorkClass.SYNC: GateSize(running=50, waiting=5000, of_user=4),
     WorkClass.HEAVY: GateSize(running=8, waiting=500, of_user=2),
     WorkClass.FEDERATION: GateSize(running=50, waiting=1000),
+    WorkClass.PEERS: GateSize(running=300, waiting=1000),
 }
 
 

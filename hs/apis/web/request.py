@@ -35,13 +35,12 @@ from hs.apis.web.http_request import HttpRequest, access_token_of
 from hs.apis.web.value_conversion import (
     allows_none,
     json_converter,
-    reject_deep_nesting,
     reject_many_values,
     reject_nul,
     text_converter,
     unwrapped_type,
 )
-from hs.core.canonical_json import JsonObject, check_canonical, parse_json
+from hs.core.canonical_json import JsonObject, check_canonical, parse_shallow_json
 from hs.core.errors import BadJson, InvalidParam, MissingParam, TooLarge
 from hs.core.events.format import MAX_EVENT_BYTES
 from hs.core.ids import (
@@ -221,9 +220,7 @@ class RequestParser:
         if not raw and self.body_may_be_empty:
             return {}
         reject_many_values(raw)
-        value = parse_json(raw)
-        reject_deep_nesting(raw, value)
-        return value
+        return parse_shallow_json(raw)
 
 
 @cache

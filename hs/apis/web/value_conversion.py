@@ -13,7 +13,7 @@ from typing import Any, Final, NewType, Union, get_args, get_origin
 import msgspec
 import orjson
 
-from hs.core.canonical_json import MAX_DEPTH, MAX_INTEGER, WRITABLE_DEPTH
+from hs.core.canonical_json import MAX_INTEGER
 from hs.core.errors import BadJson, InvalidParam, TooLarge
 
 MAX_BRACKETS: Final = 200_000
@@ -130,22 +130,8 @@ def reject_nul(name: str, value: Any) -> None:
         raise BadJson(f"{name} must not contain NUL characters")
 
 
-def reject_many_values(raw: bytes) -> None:
+def reject_many_values(raw: bytes, most: int = MAX_BRACKETS) -> None:
     """Raise TooLarge if JSON has so many objects and lists that reading them would take long."""
     # Brackets in strings count as well.
-    if len(raw) > MAX_BRACKETS and raw.count(b"{") + raw.count(b"[") > MAX_BRACKETS:
-        raise TooLarge(f"The body must not contain more than {MAX_BRACKETS} objects and lists")
-
-
-def reject_deep_nesting(raw: bytes, value: Any) -> None:
-    """Raise BadJson if the JSON is nested more deeply than recursive code can follow."""
-    # Each level takes two brackets.
-    if len(raw) <= 2 * MAX_DEPTH:
-        return
-    # orjson refuses to write more than WRITABLE_DEPTH levels, and visits them faster than we can.
-    for _ in range(WRITABLE_DEPTH - MAX_DEPTH):
-        value = [value]
-    try:
-        orjson.dumps(value)
-    except orjson.JSONEncodeError:
-        raise BadJson(f"The JSON is nested deeper than {MAX_DEPTH} levels") from None
+    if len(raw) > most and raw.count(b"{") + raw.count(b"[") > most:
+        raise TooLarge(f"The body must not contain more than {most} objects and lists")

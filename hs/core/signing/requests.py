@@ -5,11 +5,11 @@ Spec: server-server API, Request Authentication.
 
 import re
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Final
 
 import attrs
 
-from hs.core.canonical_json import canonical_json
+from hs.core.canonical_json import canonical_json, encode_deep, parse_json
 from hs.core.errors import Unauthorized
 from hs.core.ids import ServerName, parse_server_name
 from hs.core.signing.keys import Signer
@@ -27,13 +27,13 @@ _ESCAPED = re.compile(r"\\(.)")
 class SignedRequest:
     """The parts of a request that another server signs; `authorization` has the signatures.
 
-    `uri` is the path with its query string, as it was sent.
+    `uri` is the path with its query string, `body` is JSON or empty, both as they were sent.
     """
 
     method: str
     uri: str
     authorization: tuple[str, ...]
-    content: Any | None
+    body: bytes
 
 
 @attrs.frozen
@@ -72,6 +72,15 @@ def signed_bytes(method: str, uri: str, origin: str, destination: str, body: byt
         {"method": method, "uri": uri, "origin": origin, "destination": destination}
     )
     return rest if body is None else b'{"content":' + body + b"," + rest[1:]
+
+
+def content_of(request: SignedRequest) -> bytes | None:
+    """Return the canonical JSON of the body of a request; None without a body.
+
+    It may be nested more deeply than this server accepts, as that need not concern all of it.
+    Raises: NotJson, BadJson.
+    """
+    return encode_deep(parse_json(request.body)) if request.body else None
 
 
 def parse_authorization(headers: Iterable[str]) -> list[RequestSignature]:

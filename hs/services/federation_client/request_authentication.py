@@ -1,19 +1,25 @@
 """Checks which server has signed a request.
 
+The body is parsed once the keys are there: requests in the names of servers that do not respond
+wait for keys, and parsed JSON takes many times the memory of its text. Large bodies are parsed and
+encoded in threads, a few at a time.
+
 Spec: server-server API, Request Authentication.
 """
 
 from collections.abc import Mapping, Set
+from typing import Final
 
 import attrs
+import trio
 
-from hs.core.canonical_json import encode_lenient
 from hs.core.errors import Forbidden, Unauthorized
 from hs.core.ids import ServerName
 from hs.core.signing.keys import VerifyKey
 from hs.core.signing.requests import (
     RequestSignature,
     SignedRequest,
+    content_of,
     parse_authorization,
     signed_bytes,
 )
@@ -22,6 +28,9 @@ from hs.lib.clock import Clock
 from hs.services.federation_client.key_ring import VerifyKeyRequest
 from hs.services.federation_client.server_backoff import ServerBackoff
 from hs.services.federation_client.server_keys import ServerKeys
+
+MIN_BYTES_FOR_THREAD: Final = 1 << 18
+THREADS: Final = 2
 
 
 @attrs.frozen(eq=False)
@@ -33,11 +42,14 @@ class RequestAuthenticator:
     _clock: Clock
     _backoff: ServerBackoff
     _permitted: Set[ServerName] | None
+    _threads: trio.CapacityLimiter = attrs.field(
+        factory=lambda: trio.CapacityLimiter(THREADS), init=False
+    )
 
     async def origin_of(self, request: SignedRequest) -> ServerName:
         """Return the server that signed a request.
 
-        Raises: Unauthorized, Forbidden, InvalidParam.
+        Raises: Unauthorized, Forbidden, InvalidParam, NotJson, BadJson.
         """
         signatures = parse_authorization(request.authorization)
         origin = signatures[0].origin
@@ -56,12 +68,17 @@ class RequestAuthenticator:
         keys = await self._keys.keys_of_origin(need)
         if not keys:
             raise Unauthorized(f"No valid key of {origin} could be obtained for this request")
-        body = None if request.content is None else encode_lenient(request.content)
+        body = await self._content_of(request)
         message = signed_bytes(request.method, request.uri, origin, self._server_name, body)
         if not any(_is_valid(signature, keys, message) for signature in signatures):
             raise Unauthorized(f"The signature of the request by {origin} is not valid")
         await self._backoff.heard(origin)
         return origin
+
+    async def _content_of(self, request: SignedRequest) -> bytes | None:
+        if len(request.body) < MIN_BYTES_FOR_THREAD:
+            return content_of(request)
+        return await trio.to_thread.run_sync(content_of, request, limiter=self._threads)
 
 
 def _is_valid(signature: RequestSignature, keys: Mapping[str, VerifyKey], message: bytes) -> bool:

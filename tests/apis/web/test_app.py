@@ -276,7 +276,7 @@ async def test_signature_covers_method_uri_and_content() -> None:
 
     assert response.json == {"from": "example.org", "x": 1}
     assert origins.seen == [
-        SignedRequest("PUT", "/_matrix/federation/v1/send?a=%20b", ("example.org",), {"x": 1})
+        SignedRequest("PUT", "/_matrix/federation/v1/send?a=%20b", ("example.org",), b'{"x":1}')
     ]
     assert "access-control-allow-origin" not in response.headers
 

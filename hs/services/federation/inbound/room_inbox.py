@@ -38,7 +38,6 @@ from hs.storage.rooms import rooms as room_rows
 log = logging.getLogger(__name__)
 
 DELIVERY_TIMEOUT_S: Final = 60.0
-MAX_REASONS_LOGGED: Final = 5
 MAX_ORIGINS_COUNTED: Final = 100
 OTHER_ORIGINS: Final = "other"
 
@@ -170,14 +169,16 @@ class OwnedRoomInbox:
         return [DeliveredPdu(verdict.event_id, verdict.reason) for verdict in verdicts]
 
     def _record(self, room_id: RoomID, origin: ServerName, verdicts: Sequence[PduVerdict]) -> None:
-        reasons: Counter[str] = Counter()
+        reasons = []
         for verdict in verdicts:
             is_refused = verdict.outcome in _COUNTED_AS_REFUSED
             self.counts.add(origin, verdict.outcome.value, is_refused)
-            if is_refused:
-                reasons[verdict.reason] += 1
-        for reason, count in reasons.most_common(MAX_REASONS_LOGGED):
-            log.info("refused %d PDUs of %s in room %s: %s", count, origin, room_id, reason)
+            if verdict.outcome is PduOutcome.REJECTED:
+                reasons.append(verdict.reason)
+        # Those that are refused are reported once for the whole transaction.
+        if reasons:
+            text = "rejected %d PDUs of %s in room %s, the first one because: %.200s"
+            log.info(text, len(reasons), origin, room_id, reasons[0])
 
 
 def _event_id(encoded: bytes, version: str | None) -> EventID | None:

@@ -6,22 +6,24 @@ Rules:
   be lost. If storing fails, so does the request, and the other server sends the transaction again.
 - Nothing is remembered of a transaction: PDUs that are stored already are not stored again, nor are
   to-device messages, and repeating any other EDU changes nothing.
-- Each PDU and each EDU counts on its own; a malformed one changes nothing for the others.
+- Each PDU and each EDU counts on its own; a malformed one changes nothing for the others. A
+  transaction is sent again until it is accepted, so what any user of a room can send must never
+  have it refused as a whole: neither deeply nested PDUs nor many values.
 
 Spec: server-server API, Transactions.
 """
 
 import logging
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Final
 
 import attrs
-import orjson
+import msgspec
 import trio
 
-from hs.core.edus import parse_edu
-from hs.core.errors import BadJson, InvalidParam
+from hs.core.canonical_json import parse_shallow_json
+from hs.core.edus import Edu, parse_edu
+from hs.core.errors import BadJson, InvalidParam, MatrixError
 from hs.core.ids import EventID, RoomID, ServerName, parse_room_id
 from hs.services.federation.inbound.edus import InboundEdus
 from hs.services.federation.inbound.room_inbox import RoomInbox
@@ -30,8 +32,22 @@ log = logging.getLogger(__name__)
 
 MAX_PDUS: Final = 50
 MAX_EDUS: Final = 100
+MAX_ERROR_CHARS: Final = 500
 
 Results = dict[EventID, dict[str, str]]
+
+
+class _Transaction(msgspec.Struct):
+    pdus: list[msgspec.Raw] = []
+    edus: list[msgspec.Raw] = []
+
+
+class _PduHead(msgspec.Struct):
+    room_id: str
+
+
+_TRANSACTION: Final = msgspec.json.Decoder(_Transaction)
+_PDU_HEAD: Final = msgspec.json.Decoder(_PduHead)
 
 
 @attrs.frozen(eq=False)
@@ -41,15 +57,14 @@ class InboundTransactions:
     _inbox: RoomInbox
     _edus: InboundEdus
 
-    async def receive(self, origin: ServerName, content: Mapping[str, Any]) -> Results:
+    async def receive(self, origin: ServerName, content: bytes) -> Results:
         """Store the PDUs and EDUs of a transaction; return the result of each PDU by event ID.
 
         Raises: BadJson; LimitExceeded, if too many PDUs of this server wait; MatrixError 503.
         """
-        pdus = _list_in(content, "pdus", MAX_PDUS)
-        edus = _list_in(content, "edus", MAX_EDUS)
+        transaction = _parse(content)
         results: Results = {}
-        by_room = _by_room(origin, pdus)
+        by_room = _by_room(origin, transaction.pdus)
         if len(by_room) == 1:
             # The usual case.
             await self._deliver(origin, *next(iter(by_room.items())), results)
@@ -57,8 +72,12 @@ class InboundTransactions:
             async with trio.open_nursery() as nursery:
                 for room_id, room_pdus in by_room.items():
                     nursery.start_soon(self._deliver, origin, room_id, room_pdus, results)
-        for value in edus:
-            edu = parse_edu(value)
+        errors = [result["error"] for result in results.values() if result]
+        if errors:
+            text = "refused %d PDUs of %s, the first one because: %.200s"
+            log.info(text, len(errors), origin, errors[0])
+        for raw in transaction.edus:
+            edu = _edu_in(bytes(raw))
             if edu is not None:
                 await self._edus.receive(origin, edu)
         return results
@@ -68,30 +87,46 @@ class InboundTransactions:
     ) -> None:
         for delivered in await self._inbox.deliver(room_id, origin, pdus):
             if delivered.event_id is not None:
-                error = delivered.error
+                error = delivered.error[:MAX_ERROR_CHARS]
                 results[delivered.event_id] = {"error": error} if error else {}
 
 
-def _list_in(content: Mapping[str, Any], field: str, most: int) -> Sequence[Any]:
-    values = content.get(field, [])
-    if not isinstance(values, list) or len(values) > most:
-        raise BadJson(f"{field} must be a list of at most {most} entries")
-    return values
+def _parse(content: bytes) -> _Transaction:
+    """Split a transaction into its PDUs and EDUs. Raises: BadJson."""
+    try:
+        transaction = _TRANSACTION.decode(content)
+    except (msgspec.MsgspecError, RecursionError) as fault:
+        raise BadJson(f"The transaction is malformed: {fault}") from None
+    for field, values, most in (
+        ("pdus", transaction.pdus, MAX_PDUS),
+        ("edus", transaction.edus, MAX_EDUS),
+    ):
+        if len(values) > most:
+            raise BadJson(f"{field} must be a list of at most {most} entries")
+    return transaction
 
 
-def _by_room(origin: ServerName, pdus: Sequence[Any]) -> dict[RoomID, list[bytes]]:
+def _by_room(origin: ServerName, pdus: Sequence[msgspec.Raw]) -> dict[RoomID, list[bytes]]:
     """Return the PDUs of each room; those without a room ID are dropped, as they have no event ID.
 
     The create event of a room of version 12 has none, but nobody can be in the room before it.
     """
     by_room: dict[RoomID, list[bytes]] = {}
-    dropped: Counter[str] = Counter()
+    dropped = 0
     for pdu in pdus:
         try:
-            room_id = parse_room_id(pdu.get("room_id") if isinstance(pdu, dict) else None)
-            by_room.setdefault(room_id, []).append(orjson.dumps(pdu))
-        except (InvalidParam, orjson.JSONEncodeError) as fault:
-            dropped[str(fault)] += 1
-    for reason, count in dropped.items():
-        log.info("dropped %d PDUs of %s: %s", count, origin, reason)
+            room_id = parse_room_id(_PDU_HEAD.decode(pdu).room_id)
+        except (msgspec.MsgspecError, RecursionError, InvalidParam):
+            dropped += 1
+        else:
+            by_room.setdefault(room_id, []).append(bytes(pdu))
+    if dropped:
+        log.info("dropped %d PDUs of %s: they have no valid room ID", dropped, origin)
     return by_room
+
+
+def _edu_in(raw: bytes) -> Edu | None:
+    try:
+        return parse_edu(parse_shallow_json(raw))
+    except MatrixError:
+        return None
