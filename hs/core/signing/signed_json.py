@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hs.core.canonical_json import JsonObject, canonical_json, encode_lenient
-from hs.core.errors import InvalidSignature
+from hs.core.errors import BadJson, InvalidSignature
 from hs.core.signing.keys import ALGORITHM, Signer, VerifyKey
 from hs.core.unpadded_base64 import decode_base64
 
@@ -53,7 +53,11 @@ def verify_json(signed: Mapping[str, Any], entity: str, keys: Mapping[str, Verif
 
     Raises: InvalidSignature.
     """
-    check_signatures(signed, entity, keys, encode_lenient(_unsigned(signed)))
+    try:
+        message = encode_lenient(_unsigned(signed))
+    except BadJson as fault:
+        raise InvalidSignature(f"What {entity} has signed cannot be encoded: {fault}") from None
+    check_signatures(signed, entity, keys, message)
 
 
 def check_signatures(

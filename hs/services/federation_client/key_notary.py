@@ -28,6 +28,8 @@ ASKING: Final = TokenBucketRate(per_second=1 / 60, burst=10)
 """How often a server is asked because others want keys that are valid for longer."""
 
 QUERY_S: Final = 20.0
+WAITING_QUERIES: Final = 50
+"""Queries that wait for servers; anybody may send some. Others are answered with what is stored."""
 
 
 @attrs.frozen
@@ -58,6 +60,7 @@ class KeyNotary:
     _database: Database
     _clock: Clock
     _asking: RateLimiter[ServerName] = attrs.field(factory=lambda: RateLimiter(ASKING))
+    _waiting: trio.Semaphore = attrs.field(factory=lambda: trio.Semaphore(WAITING_QUERIES))
 
     async def query(self, queries: Sequence[KeyQuery]) -> list[JsonObject]:
         """Return the signed keys of servers, as far as they can be obtained. Raises: InvalidParam.
@@ -77,9 +80,7 @@ class KeyNotary:
         ]
         now_s = self._clock.now_ms() / 1000
         asked = [server for server in lacking if not self._asking.take(server, now_s)]
-        if asked:
-            with trio.move_on_after(QUERY_S):
-                await self._keys.obtain_afresh(asked)
+        if asked and await self._ask(asked):
             stored = await self._stored(by_server)
         responses = [
             found.response
@@ -89,6 +90,19 @@ class KeyNotary:
         if own is not None:
             responses.append(self._own.response())
         return [self._signed(response) for response in responses]
+
+    async def _ask(self, servers: Sequence[ServerName]) -> bool:
+        """Ask servers for their keys; return False if too many queries wait for servers."""
+        try:
+            self._waiting.acquire_nowait()
+        except trio.WouldBlock:
+            return False
+        try:
+            with trio.move_on_after(QUERY_S):
+                await self._keys.obtain_afresh(servers)
+        finally:
+            self._waiting.release()
+        return True
 
     async def _stored(
         self, servers: Mapping[ServerName, KeyQuery]

@@ -8,8 +8,8 @@ from typing import Any, Final
 
 import attrs
 
-from hs.core.canonical_json import JsonObject, canonical_json
-from hs.core.errors import InvalidSignature, InvalidSigningKey
+from hs.core.canonical_json import canonical_json
+from hs.core.errors import BadJson, InvalidSignature, InvalidSigningKey
 from hs.core.ids import ServerName
 from hs.core.signing.keys import ALGORITHM, VerifyKey
 from hs.core.signing.signed_json import verify_json
@@ -22,6 +22,7 @@ FETCH_TIMEOUT_S: Final = 10.0
 MAX_KEY_BYTES: Final = 1 << 16
 MAX_QUERY_BYTES: Final = 4 << 20
 MAX_KEYS: Final = 200
+MAX_KEY_ID_CHARS: Final = 255
 MAX_VALIDITY_MS: Final = 7 * 24 * 3600 * 1000
 """Longer validity periods count as this: spec, Publishing Keys."""
 
@@ -36,12 +37,15 @@ class ServerKey:
 
 @attrs.frozen
 class PublishedKeys:
-    """The keys in a response, by key ID, and until when the current ones are valid."""
+    """The keys in a response, by key ID, and until when the current ones are valid.
+
+    `response` is the whole response as canonical JSON.
+    """
 
     server: ServerName
     keys: Mapping[str, ServerKey]
     valid_until_ms: int
-    response: JsonObject
+    response: bytes
 
 
 def published_keys(server: ServerName, response: Mapping[str, Any], now_ms: int) -> PublishedKeys:
@@ -63,9 +67,14 @@ def published_keys(server: ServerName, response: Mapping[str, Any], now_ms: int)
     keys = {key_id: ServerKey(key, valid_until_ms) for key_id, key in current.items()}
     for key_id, entry in _entries(response, "old_verify_keys"):
         expired_ms = entry.get("expired_ts")
-        if key_id not in keys and isinstance(expired_ms, int) and 0 <= expired_ms < 1 << 53:
+        if key_id not in keys and type(expired_ms) is int and expired_ms >= 0:
+            # A key cannot have been retired in the future.
+            expired_ms = min(expired_ms, now_ms)
             keys[key_id] = ServerKey(VerifyKey.parse(key_id, entry.get("key")), expired_ms)
-    return PublishedKeys(server, keys, valid_until_ms, dict(response))
+    try:
+        return PublishedKeys(server, keys, valid_until_ms, canonical_json(response))
+    except BadJson as fault:
+        raise InvalidSigningKey(f"The keys cannot be published again: {fault}") from None
 
 
 def key_ids_of(response: Mapping[str, Any]) -> frozenset[str]:
@@ -128,8 +137,13 @@ def _entries(response: Mapping[str, Any], field: str) -> list[tuple[str, Mapping
     found = [
         (key_id, entry)
         for key_id, entry in entries.items()
-        if isinstance(entry, Mapping) and key_id.startswith(f"{ALGORITHM}:")
+        if isinstance(entry, Mapping) and _is_key_id(key_id)
     ]
     if len(found) > MAX_KEYS:
         raise InvalidSigningKey(f"{field} has more than {MAX_KEYS} keys")
     return found
+
+
+def _is_key_id(key_id: str) -> bool:
+    is_short = len(key_id) <= MAX_KEY_ID_CHARS
+    return is_short and key_id.startswith(f"{ALGORITHM}:") and "\0" not in key_id

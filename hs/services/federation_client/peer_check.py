@@ -97,7 +97,7 @@ class PeerCheck:
     def _clock_step(self, headers: Mapping[str, str]) -> CheckStep:
         try:
             there_s = parsedate_to_datetime(headers.get("date", "")).timestamp()
-        except ValueError:
+        except (ValueError, TypeError, OverflowError):
             return CheckStep("clock", "the response has no date", None)
         difference_s = there_s - self._clock.now_ms() / 1000
         if abs(difference_s) > MAX_CLOCK_DIFFERENCE_S:

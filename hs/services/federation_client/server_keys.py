@@ -8,7 +8,7 @@ Rules:
   make this server look for keys, by events and requests in the name of any server.
 - Keys of which half of the validity is over are fetched again in the background when they are used.
 - What a notary sends must be signed by the server itself and by the notary. It may be old, so it
-  extends the validity of keys and never shortens it.
+  extends the validity of keys, and neither shortens it nor replaces a key that is known.
 """
 
 import logging
@@ -19,7 +19,7 @@ from typing import Final
 import attrs
 import trio
 
-from hs.core.canonical_json import canonical_json, parse_json
+from hs.core.canonical_json import parse_json
 from hs.core.errors import InvalidSignature, InvalidSigningKey, RemoteFault
 from hs.core.ids import ServerName
 from hs.core.signing.keys import VerifyKey
@@ -47,6 +47,10 @@ from hs.storage.federation_client.server_keys import FormerResponse, KeyRecord, 
 CACHED_SERVERS: Final = 20_000
 CONCURRENT_FETCHES: Final = 100
 CONCURRENT_ORIGINS: Final = 50
+CONCURRENT_FOR_OTHERS: Final = 20
+FETCHES_OF_CALL: Final = 25
+"""Of a call for the keys of many servers; of very many, a quarter of them."""
+
 OBTAIN_S: Final = 30.0
 NOTARY_BATCH: Final = 100
 FIRST_PAUSE_MS: Final = 60_000
@@ -95,6 +99,7 @@ class ServerKeys:
     _notary_flights: SingleFlight[ServerName] = attrs.field(factory=SingleFlight, init=False)
     _fetches: trio.CapacityLimiter = attrs.field(init=False)
     _origins: trio.CapacityLimiter = attrs.field(init=False)
+    _for_others: trio.CapacityLimiter = attrs.field(init=False)
 
     @_known.default
     def _make_known(self) -> LruCache[ServerName, _KnownKeys]:
@@ -107,6 +112,10 @@ class ServerKeys:
     @_origins.default
     def _make_origins(self) -> trio.CapacityLimiter:
         return trio.CapacityLimiter(CONCURRENT_ORIGINS)
+
+    @_for_others.default
+    def _make_for_others(self) -> trio.CapacityLimiter:
+        return trio.CapacityLimiter(CONCURRENT_FOR_OTHERS)
 
     @_fetches.default
     def _make_fetches(self) -> trio.CapacityLimiter:
@@ -135,8 +144,11 @@ class ServerKeys:
         return self._usable(need)
 
     async def obtain_afresh(self, servers: Collection[ServerName]) -> None:
-        """Ask servers for their present keys; the caller limits how often."""
-        await self._fetch_all(servers)
+        """Ask servers for their present keys; the caller limits how often.
+
+        Few are asked at a time, as anybody can make a notary ask for keys.
+        """
+        await self._fetch_all(servers, self._for_others, set())
         for server in servers:
             known = self._known.get(server)
             if known is not None and known.refresh_ms > self._clock.now_ms():
@@ -204,21 +216,36 @@ class ServerKeys:
         limit_ms = self._clock.now_ms() + MAX_VALIDITY_MS
         needs = [need for need in needs if need.valid_at_ms is None or need.valid_at_ms <= limit_ms]
         asked = {need.server for need in needs if self._may_try(need.server)}
+        tried: set[ServerName] = set()
+        # Events can name any server, so those of one transaction may not occupy all fetches.
+        share = trio.CapacityLimiter(max(FETCHES_OF_CALL, len(asked) // 4))
         with trio.move_on_after(OBTAIN_S):
-            await self._fetch_all(asked)
+            await self._fetch_all(asked, share, tried)
             lacking = [need for need in self._lacking(needs) if need.server in asked]
             for start in range(0, len(lacking), NOTARY_BATCH):
                 batch = lacking[start : start + NOTARY_BATCH]
                 servers = list({need.server for need in batch})
                 await self._notary_flights.run_many(servers, partial(self._ask_notaries, batch))
         still_lacking = {need.server for need in self._lacking(needs)}
-        for server in asked:
+        for server in tried:
             self._note_attempt(server, is_lacking=server in still_lacking)
 
-    async def _fetch_all(self, servers: Collection[ServerName]) -> None:
+    async def _fetch_all(
+        self,
+        servers: Collection[ServerName],
+        share: trio.CapacityLimiter,
+        tried: set[ServerName],
+    ) -> None:
+        """Ask servers, as many at a time as the share allows; add those to `tried`."""
+
+        async def fetch(server: ServerName) -> None:
+            async with share:
+                tried.add(server)
+                await self._flights.run(server, self._fetch, server)
+
         async with trio.open_nursery() as nursery:
             for server in servers:
-                nursery.start_soon(self._flights.run, server, self._fetch, server)
+                nursery.start_soon(fetch, server)
 
     def _may_try(self, server: ServerName) -> bool:
         attempt = self._attempts.get(server)
@@ -254,9 +281,7 @@ class ServerKeys:
             log.info("cannot fetch the keys of %s: %s", server, fault)
             return
         now_ms = self._clock.now_ms()
-        response = KeyResponse(
-            server, canonical_json(published.response), now_ms, published.valid_until_ms
-        )
+        response = KeyResponse(server, published.response, now_ms, published.valid_until_ms)
         await self._database.write(_save, response, _records(published))
         known = self._known.get(server)
         keys = {**({} if known is None else known.keys), **published.keys}
@@ -289,11 +314,11 @@ class ServerKeys:
         notary_keys = notary.verify_keys or await self._keys_of_notary(notary.server_name)
         for response in responses[: 2 * len(wanted)]:
             server = response.get("server_name")
-            if server not in wanted:
+            if not isinstance(server, str) or server not in wanted:
                 continue
             try:
                 verify_json(response, notary.server_name, notary_keys)
-                published = published_keys(ServerName(str(server)), response, self._clock.now_ms())
+                published = published_keys(ServerName(server), response, self._clock.now_ms())
             except (InvalidSignature, InvalidSigningKey) as fault:
                 log.info("keys of %s from %s are ignored: %s", server, notary.server_name, fault)
                 continue

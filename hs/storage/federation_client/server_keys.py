@@ -19,7 +19,8 @@ EXTEND_KEYS = InsertRows(
     _KEY_COLUMNS,
     conflict=(
         f"ON CONFLICT (server, key_id) DO UPDATE SET {_SET} excluded.valid_until_ms "
-        "WHERE excluded.valid_until_ms > server_keys.valid_until_ms"
+        "WHERE excluded.valid_until_ms > server_keys.valid_until_ms "
+        "AND excluded.verify_key = server_keys.verify_key"
     ),
 )
 KEYS_OF = sql(
