@@ -363,6 +363,26 @@ def matrix_error(errcode: str, status: int, message: str, **extra: Any) -> Matri
 _CLASSES = {(error.ERRCODE, error.STATUS): error for error in _FixedMatrixError.__subclasses__()}
 
 
+def may_be_relayed(error: MatrixError) -> bool:
+    """Return whether clients may be told an error that another server responded with.
+
+    Errors about a session or an account would be taken for errors of this server: a client that is
+    told M_UNKNOWN_TOKEN logs out.
+    """
+    is_about_client = error.errcode in _ABOUT_CLIENTS or error.status in (401, 429)
+    return 400 <= error.status < 500 and not is_about_client
+
+
+_ABOUT_CLIENTS = frozenset(
+    (
+        *("M_MISSING_TOKEN", "M_UNKNOWN_TOKEN", "M_UNAUTHORIZED", "M_USER_LOCKED"),
+        *("M_USER_DEACTIVATED", "M_USER_SUSPENDED", "M_GUEST_ACCESS_FORBIDDEN"),
+        *("M_CONSENT_NOT_GIVEN", "M_RESOURCE_LIMIT_EXCEEDED", "M_USER_LIMIT_EXCEEDED"),
+        *("M_LIMIT_EXCEEDED", "M_UNRECOGNIZED", "ORG_MATRIX_EXPIRED_ACCOUNT"),
+    )
+)
+
+
 class Unavailable(Exception):
     """Something that this server needs is temporarily unavailable; clients may retry.
 

@@ -4,14 +4,14 @@ Spec: server-server API, Request Authentication.
 """
 
 from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import asynccontextmanager, suppress
-from typing import Any, Final
+from contextlib import asynccontextmanager
+from typing import Final
 from urllib.parse import quote, urlencode
 
 import attrs
 import trio
 
-from hs.core.canonical_json import JsonObject, parse_json
+from hs.core.canonical_json import JsonObject, count_values, parse_json
 from hs.core.errors import MatrixError, RemoteFault, matrix_error
 from hs.core.ids import ServerName
 from hs.core.signing.keys import Signer
@@ -26,6 +26,12 @@ from hs.services.federation_client.peer_transport import (
 Query = Mapping[str, str | int | Iterable[str]]
 
 MAX_RESPONSE_BYTES: Final = 1 << 20
+MAX_ERROR_BYTES: Final = 1 << 16
+MAX_ERRCODE_CHARS: Final = 255
+MAX_MESSAGE_CHARS: Final = 1000
+MAX_VALUES: Final = 5_000_000
+"""Values in the JSON of a response. Parsed, each takes up to 100 bytes, and as text 2."""
+
 MIN_BYTES_FOR_THREAD: Final = 1 << 18  # parsing a MiB of JSON takes about 10 ms
 
 
@@ -158,6 +164,8 @@ def segment(text: str) -> str:
 def object_in(server: ServerName, response: PeerResponse) -> JsonObject:
     """Return the JSON object of a successful response. Raises: RemoteFault."""
     check_status(server, response)
+    if count_values(response.body) > MAX_VALUES:
+        raise RemoteFault(server, f"its response has more than {MAX_VALUES} values", retry=False)
     try:
         value = parse_json(response.body)
     except MatrixError as fault:
@@ -172,20 +180,30 @@ def check_status(server: ServerName, response: PeerResponse) -> None:
     if response.status == 200:
         return
     retry = response.status >= 500 or response.status == 429
-    body: Any = None
-    with suppress(MatrixError):
-        body = parse_json(response.body)
-    errcode = body.get("errcode") if isinstance(body, dict) else None
+    body = error_in(response)
+    errcode = body.get("errcode")
+    if isinstance(errcode, str) and len(errcode) > MAX_ERRCODE_CHARS:
+        errcode = None
     if not isinstance(errcode, str) and response.status in (404, 405):
         errcode = "M_UNRECOGNIZED"  # older servers respond with a page of their web server
     if not isinstance(errcode, str):
         raise RemoteFault(server, f"it responded with status {response.status}", retry=retry)
-    text = body.get("error") if isinstance(body, dict) else None
-    message = text if isinstance(text, str) else ""
-    version = body.get("room_version") if isinstance(body, dict) else None
+    text, version = body.get("error"), body.get("room_version")
+    message = text[:MAX_MESSAGE_CHARS] if isinstance(text, str) else ""
     extra = {"room_version": version} if isinstance(version, str) else {}
     error = matrix_error(errcode, response.status, message, **extra)
     raise RemoteFault(server, f"it responded {errcode}: {message:.200}", error=error, retry=retry)
+
+
+def error_in(response: PeerResponse) -> JsonObject:
+    """Return the JSON object of a response that is not successful; empty if there is none."""
+    if len(response.body) > MAX_ERROR_BYTES:
+        return {}
+    try:
+        body = parse_json(response.body)
+    except MatrixError:
+        return {}
+    return body if isinstance(body, dict) else {}
 
 
 def is_unrecognized(fault: RemoteFault) -> bool:

@@ -5,8 +5,9 @@ Rules:
 - At most MAX_SERVERS are tried, one after the other, within the caller's deadline.
 - The servers that the client named come first, then the server that invited the user, then those
   known to be in the room, then the one named in the room ID.
-- A server that refuses, because of a ban or the join rules, speaks for the room: no other server is
-  asked. All other failures, also a response that violates the protocol, concern this server only.
+- Servers that refuse, because of a ban or the join rules, speak for the room if MAX_REFUSALS of
+  them agree: anybody can name a server that is not in the room, and it may say anything. All other
+  failures, also a response that violates the protocol, concern this server only.
 """
 
 import logging
@@ -16,11 +17,12 @@ from typing import Final, TypeVar
 
 import attrs
 
-from hs.core.errors import MatrixError, RemoteFault
+from hs.core.errors import MatrixError, RemoteFault, may_be_relayed
 from hs.core.ids import RoomID, ServerName, UserID, parse_server_name, server_in, server_of
 from hs.services.rooms.store.memberships import Memberships
 
 MAX_SERVERS: Final = 20
+MAX_REFUSALS: Final = 3
 
 _FINAL: Final = frozenset({"M_FORBIDDEN", "M_INCOMPATIBLE_ROOM_VERSION"})
 _MALFORMED: Final = frozenset({"M_MISSING_PARAM", "M_INVALID_PARAM", "M_BAD_JSON", "M_NOT_JSON"})
@@ -72,15 +74,19 @@ async def try_in_turn(
     Raises: MatrixError, if the room refuses; RemoteFault, of the server that failed last.
     """
     last: RemoteFault | None = None
+    refusals = 0
     for server in servers:
         try:
             return await attempt(server)
         except RemoteFault as fault:
-            log.info("could not reach a room through %s: %s", server, fault.message)
-            # What a server responded says more than that another did not respond.
-            if last is None or fault.error is not None or last.error is None:
+            log.info("could not reach a room through %s: %.300s", server, fault.message)
+            is_refusal = fault.error is not None and fault.error.errcode in _FINAL
+            # A refusal says more than another response, and that more than none.
+            is_better = last is None or fault.error is not None or last.error is None
+            if is_refusal or (is_better and not refusals):
                 last = fault
-            if fault.error is not None and fault.error.errcode in _FINAL:
+            refusals += is_refusal
+            if refusals == MAX_REFUSALS:
                 break
     if last is None:
         raise MatrixError("M_UNKNOWN", 404, "No server in this room can be reached")
@@ -93,8 +99,6 @@ def error_for_client(fault: RemoteFault) -> Exception:
     Spec: server-server API, PUT send_join: malformed requests are this server's fault.
     """
     error = fault.error
-    if error is None or not 400 <= error.status < 500 or error.errcode in _MALFORMED:
-        return fault
-    if error.status in (401, 429):
+    if error is None or error.errcode in _MALFORMED or not may_be_relayed(error):
         return fault
     return error

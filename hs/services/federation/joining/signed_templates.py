@@ -9,7 +9,7 @@ from typing import Any, Final
 import attrs
 
 from hs.core.canonical_json import JsonObject
-from hs.core.errors import InvalidEvent, MatrixError, RemoteFault
+from hs.core.errors import InvalidEvent, MatrixError, RemoteFault, UnsupportedRoomVersion
 from hs.core.events import event_types
 from hs.core.events.build import sign_template
 from hs.core.events.event import Event
@@ -49,9 +49,9 @@ class TemplateSigner:
         """Return the signed event.
 
         Only its place in the room's graph and the user who authorises a join are taken from the
-        template. Raises: RemoteFault; UnsupportedRoomVersion.
+        template. Raises: RemoteFault.
         """
-        rules = room_version(template.room_version)
+        rules = _rules_of(server, template.room_version)
         event = template.event
         _check(server, event, expected)
         content = dict(expected.content)
@@ -99,6 +99,14 @@ def _check(server: ServerName, event: JsonObject, expected: ExpectedMember) -> N
             raise _wrong(server, field)
     if content.get("membership") != expected.membership:
         raise _wrong(server, "content.membership")
+
+
+def _rules_of(server: ServerName, version: str) -> RoomVersion:
+    try:
+        return room_version(version)
+    except UnsupportedRoomVersion as error:
+        message = f"it says that the room has the version {version!r:.40}"
+        raise RemoteFault(server, message, error=error, retry=False) from None
 
 
 def _wrong(server: ServerName, field: str) -> RemoteFault:

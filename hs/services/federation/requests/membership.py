@@ -16,7 +16,13 @@ from hs.core.errors import MatrixError, RemoteFault
 from hs.core.events.event import Event
 from hs.core.ids import RoomID, ServerName, UserID
 from hs.core.versions import ROOM_VERSIONS
-from hs.services.federation_client.client import FederationClient, check_status, segment, uri_of
+from hs.services.federation_client.client import (
+    FederationClient,
+    check_status,
+    error_in,
+    segment,
+    uri_of,
+)
 from hs.services.federation_client.peer_transport import PeerResponse
 
 MAKE_TIMEOUT_S: Final = 30.0
@@ -190,8 +196,7 @@ def _is_unknown_endpoint(response: PeerResponse) -> bool:
     """Return whether a server does not know the endpoint; some respond with a page of HTML."""
     if response.status not in (400, 404, 405):
         return False
-    answer = _parsed(response.body)
-    errcode = answer.get("errcode") if isinstance(answer, dict) else None
+    errcode = error_in(response).get("errcode")
     return errcode == "M_UNRECOGNIZED" or (errcode is None and response.status != 400)
 
 

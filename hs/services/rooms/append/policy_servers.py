@@ -10,7 +10,13 @@ from typing import Any, Final, NoReturn, Protocol
 import attrs
 import trio
 
-from hs.core.errors import Forbidden, InvalidSignature, MatrixError, RemoteFault
+from hs.core.errors import (
+    Forbidden,
+    InvalidSignature,
+    MatrixError,
+    RemoteFault,
+    may_be_relayed,
+)
 from hs.core.events.event import Event
 from hs.core.events.policy import (
     RoomPolicy,
@@ -103,7 +109,7 @@ class PolicyServerCheck:
                 signatures = await self._servers.sign(policy.server, event.canonical)
             return with_policy_signature(event, policy, signatures)
         except RemoteFault as fault:
-            if fault.error is not None:
+            if fault.error is not None and may_be_relayed(fault.error):
                 raise fault.error from fault
             raise _unreachable(policy) from fault
         except trio.TooSlowError as fault:
