@@ -11,7 +11,15 @@ import attrs
 
 from hs.core.canonical_json import MAX_INTEGER
 from hs.core.errors import Forbidden, InvalidParam
-from hs.core.ids import EventID, RoomID, ServerName, UserID, parse_event_id, parse_room_id
+from hs.core.ids import (
+    EventID,
+    RoomID,
+    ServerName,
+    UserID,
+    parse_event_id,
+    parse_room_id,
+    server_of,
+)
 from hs.core.relations import MAIN_TIMELINE
 from hs.core.streams import PresenceRow
 from hs.lib.clock import Clock
@@ -103,7 +111,7 @@ class InboundReceipts:
                 room_id, joined = await self._checks.joined(origin, room)
             except (InvalidParam, Forbidden):
                 continue
-            users = [each for each in by_user if each in joined and each.endswith(f":{origin}")]
+            users = [each for each in by_user if each in joined and server_of(each) == origin]
             receipts = self._parse(by_user, users[: MAX_RECEIPTS - len(moves)])
             moves += await self._moves(room_id, receipts)
         if moves:

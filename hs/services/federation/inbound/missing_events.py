@@ -11,13 +11,24 @@ Rules:
 - Everything is bounded: rounds, events, the size of each response, the requests, the time. What
   is not found within the bounds is left; the caller tries again later, and gives up.
 - Whole states are fetched one after the other: one may take hundreds of megabytes while it is read.
+  The wait for it is not part of the time: servers that send theirs slowly delay others, not more.
 - One server is asked for the events in between and for the state, the next ones only if it fails.
   Single events are asked for several at a time.
 
 Spec: server-server API, Backfilling and retrieving missing events; Retrieving events.
 """
 
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+import math
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Iterable,
+    Mapping,
+    Sequence,
+)
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, Final, TypeVar
 
@@ -97,7 +108,8 @@ class MissingEventFetcher:
             whole_states=self._whole_states,
         )
         walk.held.update((event.event_id, event) for event in waiting)
-        with trio.move_on_after(FETCH_TIMEOUT_S):
+        with walk.scope:
+            walk.scope.deadline = trio.current_time() + FETCH_TIMEOUT_S
             await walk.fetch_between(extremities)
             await walk.fetch_states()
             await walk.fetch_auth_events()
@@ -126,6 +138,7 @@ class _Walk:
     auth_events: dict[EventID, Event] = attrs.Factory(dict)
     states: dict[EventID, list[EventID]] = attrs.Factory(dict)
     faults: list[RemoteFault] = attrs.Factory(list)
+    scope: trio.CancelScope = attrs.Factory(trio.CancelScope)
     _single_requests: int = 0
 
     # Events in between
@@ -231,13 +244,22 @@ class _Walk:
             self.state_events[each] = self.held[each]
         wanted -= self.held.keys()
         if len(wanted) > MAX_SINGLE_EVENTS:
-            async with self._whole_states:
+            async with self._turn_for_whole_state():
                 pdus = await requests.get_state(self._client, server, self._room_id, event_id)
                 found = await self._parse(pdus)
             self.state_events.update((each, found[each]) for each in wanted & found.keys())
         else:
             self.state_events.update(await self._fetch_single(wanted, server))
         return None if wanted - self.state_events.keys() else state
+
+    @asynccontextmanager
+    async def _turn_for_whole_state(self) -> AsyncIterator[None]:
+        """Wait until no other whole state is fetched; the time of this walk does not go on."""
+        remaining_s = self.scope.deadline - trio.current_time()
+        self.scope.deadline = math.inf
+        async with self._whole_states:
+            self.scope.deadline = trio.current_time() + remaining_s
+            yield
 
     # Auth events
 

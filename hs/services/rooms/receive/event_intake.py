@@ -16,6 +16,7 @@ Rules:
 Spec: server-server API, Checks performed on receipt of a PDU; Rejection; Soft failure.
 """
 
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, TypeVar
 from weakref import WeakKeyDictionary
@@ -47,6 +48,8 @@ from hs.services.rooms.receive.room_import import (
     check_same_room,
     import_room,
 )
+
+log = logging.getLogger(__name__)
 
 _POLICY_KEY: Final = (event_types.POLICY, "")
 ATTEMPTS: Final = 3  # if commits of the room fail while its events are fetched
@@ -127,6 +130,9 @@ class OwnedRoomReceiver:
         known = set(state)
         auth_chain = [pdu for pdu in auth_chain if pdu not in known]
         checked = await self._checker.check(room_id, rules, [event, *state, *auth_chain])
+        refused = sum(isinstance(each, RefusedPdu) for each in checked[1:])
+        if refused:
+            log.info("room %s: leaving out %d invalid events of %d", room_id, refused, len(checked))
         event_or_refusal = checked[0]
         if isinstance(event_or_refusal, RefusedPdu):
             return ReceiveResult((_refused_verdict(event_or_refusal),), MissingEvents())

@@ -155,7 +155,7 @@ def _imported_state(
     room_import: RoomImport, known: dict[EventID, KnownEvent], head: RoomHead, create: Event
 ) -> _ImportedState:
     outliers = []
-    for event in auth_order(room_import.outliers):
+    for event in auth_order(_cited_events(room_import)):
         auth_events = [known[each] for each in event.auth_events if each in known]
         if event.event_id in known or len(auth_events) < len(event.auth_events):
             continue
@@ -167,10 +167,34 @@ def _imported_state(
     state = {
         key: each
         for key, each in room_import.state.items()
-        if each in known and known[each].status != EventStatus.REJECTED
+        if each in known and _is_entry(known[each], key, create)
     }
     changes = {
         key: None if each is None else known[each].effective_event
         for key, each in state_difference(head.snapshot.map, state).items()
     }
     return _ImportedState(outliers, known, changes, head.with_state(changes, create))
+
+
+def _cited_events(room_import: RoomImport) -> list[Event]:
+    """Return the events of the state and its auth chain; what neither contains is left out."""
+    by_id = {event.event_id: event for event in room_import.outliers}
+    waiting = [*room_import.state.values(), *room_import.event.auth_events]
+    cited: dict[EventID, Event] = {}
+    while waiting:
+        event_id = waiting.pop()
+        if event_id in by_id and event_id not in cited:
+            cited[event_id] = by_id[event_id]
+            waiting.extend(by_id[event_id].auth_events)
+    return list(cited.values())
+
+
+def _is_entry(known: KnownEvent, key: StateKey, create: Event) -> bool:
+    """Return whether an event may have a place in the room's state.
+
+    In room versions 1 and 2 servers choose event IDs, so an event with the ID may be stored that is
+    not the one that was sent.
+    """
+    event = known.event
+    is_same = (event.type, event.state_key) == key and event.room_id == create.room_id
+    return is_same and known.status != EventStatus.REJECTED
