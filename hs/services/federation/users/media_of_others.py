@@ -182,4 +182,7 @@ def _file_name(disposition: str | None) -> str | None:
         return None
     message = Message()
     message["content-disposition"] = disposition
-    return message.get_filename()
+    try:
+        return message.get_filename()
+    except (TypeError, ValueError, LookupError):
+        return None  # the parser of the library fails on some malformed parameters
