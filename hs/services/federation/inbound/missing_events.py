@@ -8,6 +8,8 @@ Rules:
   the state after each event in it that is cited is asked for, to be resolved with the state after
   the others; or else the state before the event that cites them. A server that has rejected a cited
   event has no state for it. Auth events that are missing come last.
+- A server has what its own events cite. If it answers without any of that, its events are taken
+  for nonsense: nothing more is asked about them, and the caller need not wait for them.
 - Everything is bounded: rounds, events, the size of each response, the requests, the time. What
   is not found within the bounds is left; the caller tries again later, and gives up.
 - Whole states are fetched one after the other: one may take hundreds of megabytes while it is read.
@@ -65,12 +67,16 @@ T = TypeVar("T")
 
 @attrs.define(eq=False)
 class FetchedEvents:
-    """What was obtained: events to receive, outliers in their auth order, states at gaps."""
+    """What was obtained: events to receive, outliers in their auth order, states at gaps.
+
+    `unfounded` are the waiting events of which their server has nothing that they cite.
+    """
 
     events: list[Event]
     outliers: list[Event] = attrs.Factory(list)
     states: dict[EventID, list[EventID]] = attrs.Factory(dict)
     faults: list[RemoteFault] = attrs.Factory(list)
+    unfounded: frozenset[EventID] = frozenset()
 
     def found_nothing(self, waiting: int) -> bool:
         """Return whether there is nothing but the events that waited."""
@@ -95,7 +101,7 @@ class MissingEventFetcher:
     ) -> FetchedEvents:
         """Fetch what events of one room cite; `servers` are asked in their order.
 
-        `extremities` are the forward extremities of the room.
+        The first server has sent the events. `extremities` are the room's forward extremities.
         """
         room_id = waiting[0].room_id
         walk = _Walk(
@@ -115,10 +121,11 @@ class MissingEventFetcher:
             await walk.fetch_auth_events()
         outliers = list({**walk.auth_events, **walk.state_events}.values())
         return FetchedEvents(
-            events=list(walk.held.values()),
+            events=[each for each in walk.held.values() if each.event_id not in walk.unfounded],
             outliers=auth_order(outliers),
             states=walk.states,
             faults=walk.faults,
+            unfounded=walk.unfounded,
         )
 
 
@@ -139,6 +146,7 @@ class _Walk:
     states: dict[EventID, list[EventID]] = attrs.Factory(dict)
     faults: list[RemoteFault] = attrs.Factory(list)
     scope: trio.CancelScope = attrs.Factory(trio.CancelScope)
+    unfounded: frozenset[EventID] = frozenset()
     _single_requests: int = 0
 
     # Events in between
@@ -147,8 +155,8 @@ class _Walk:
         """Fetch the events between those that wait and those that are stored."""
         earliest = list(extremities)[:MAX_LATEST]
         most = len(self.held) + MAX_EVENTS_BETWEEN
-        for _ in range(MAX_ROUNDS):
-            gaps = await self._gaps()
+        for round_number in range(MAX_ROUNDS):
+            gaps = (await self._gaps())[:MAX_LATEST]
             if not gaps or len(self.held) >= most:
                 return
             ask = partial(
@@ -156,11 +164,14 @@ class _Walk:
                 self._client,
                 room_id=self._room_id,
                 earliest=earliest,
-                latest=[event.event_id for event in gaps[:MAX_LATEST]],
+                latest=[event.event_id for event in gaps],
                 limit=min(EVENTS_PER_ROUND, most - len(self.held)),
             )
             candidates = await self._parse(await self._ask_in_turn(ask) or ())
             if not self._add_cited(candidates):
+                if round_number == 0 and not self.faults:
+                    # The server that has sent the events has answered, none of the others.
+                    self.unfounded = frozenset(event.event_id for event in gaps)
                 return
 
     def _add_cited(self, candidates: Mapping[EventID, Event]) -> int:
@@ -192,7 +203,8 @@ class _Walk:
 
     async def fetch_states(self) -> None:
         """Fetch the states at the gaps that are left."""
-        for event in (await self._gaps())[:MAX_GAPS]:
+        gaps = [each for each in await self._gaps() if each.event_id not in self.unfounded]
+        for event in gaps[:MAX_GAPS]:
             missing = sorted(set(event.prev_events) - await self._with_state(event.prev_events))
             for server in list(self._servers):
                 if len(missing) <= MAX_STATES_AT_GAP and await self._add_states_after(
@@ -265,13 +277,11 @@ class _Walk:
 
     async def fetch_auth_events(self) -> None:
         """Fetch the auth events of the held events, and the auth events of those."""
-        wanted = await self._missing_auth_events(self.held.values())
+        founded = [each for each in self.held.values() if each.event_id not in self.unfounded]
+        wanted = await self._missing_auth_events(founded)
         if not wanted:
             return
-        lacking = next(
-            event for event in self.held.values() if not wanted.isdisjoint(event.auth_events)
-        )
-
+        lacking = next(event for event in founded if not wanted.isdisjoint(event.auth_events))
         ask = partial(
             requests.get_event_auth,
             self._client,

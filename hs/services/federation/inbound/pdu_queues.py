@@ -7,7 +7,8 @@ Rules:
 - Of one room and of one server, a few queues are worked on at a time. So a server that sends
   nonsense, or does not answer, delays its own events only.
 - A queue whose events stay incomplete is tried again later and later, and at last its oldest PDUs
-  are deleted. Events that cite those later have them fetched again, so little is lost.
+  are deleted. Events that cite those later have them fetched again, so little is lost. PDUs that
+  cite what not even their server has are deleted at once.
 - A queue is tried at once if an event arrives that it waits for.
 """
 
@@ -218,41 +219,47 @@ class PduQueues:
         if not (await self._memberships.present(key[0])).local:
             await self._delete(key, state, [row.event_id for row in rows])
             return
+        unfounded: frozenset[str] = frozenset()
         try:
-            waiting = await self._receive(key, state, rows)
+            waiting, unfounded = await self._receive(key, state, rows)
         except (MatrixError, Unavailable):
             raise
         except Exception:
             # What one server sends must not stop the queues of all others.
             log.exception("could not process PDUs of %s in room %s", key[1], key[0])
             waiting = rows
-        done = {row.event_id for row in rows} - {row.event_id for row in waiting}
+        done = {row.event_id for row in rows} - {row.event_id for row in waiting} - unfounded
         if done:
             state.backoff.reset()
             await self._delete(key, state, done)
             self.note_received(key[0], {EventID(each) for each in done})
             self._limits.note(key[0])
+        if unfounded:
+            await self._give_up(key, state, unfounded)
         if waiting:
             await self._fail(key, state, [row.event_id for row in waiting])
 
     async def _receive(
         self, key: QueueKey, state: QueueState, rows: Sequence[WaitingPdu]
-    ) -> Sequence[WaitingPdu]:
-        """Receive PDUs, with what they cite; return those that still wait."""
+    ) -> tuple[Sequence[WaitingPdu], frozenset[str]]:
+        """Receive PDUs, with what they cite; return those that still wait, and unfounded IDs."""
         result = await self._receiver.receive(key[0], [row.pdu for row in rows], [], {})
         waiting = _waiting(rows, result)
+        unfounded: frozenset[str] = frozenset()
         if waiting:
             fetched = await self._fetch(key, waiting)
+            unfounded = frozenset(fetched.unfounded)
+            waiting = [row for row in waiting if row.event_id not in unfounded]
             if fetched.found_nothing(len(waiting)):
                 state.lacking = _lacking(result)
-                return waiting
+                return waiting, unfounded
             result = await self._receive_fetched(key[0], fetched)
             outcomes = {verdict.event_id: verdict.outcome for verdict in result.verdicts}
             waiting = [
                 row for row in waiting if outcomes.get(EventID(row.event_id)) is PduOutcome.WAITING
             ]
         state.lacking = _lacking(result)
-        return waiting
+        return waiting, unfounded
 
     async def _fetch(self, key: QueueKey, waiting: Collection[WaitingPdu]) -> FetchedEvents:
         room_id, origin = key
@@ -283,19 +290,20 @@ class PduQueues:
         return servers
 
     async def _fail(self, key: QueueKey, state: QueueState, waiting: Collection[str]) -> None:
-        room_id, origin = key
         pause_s = state.backoff.next_s()
         state.due_s = trio.current_time() + pause_s
-        if state.backoff.failures < MAX_FAILURES:
-            return
+        if state.backoff.failures >= MAX_FAILURES:
+            state.backoff.reset()
+            await self._give_up(key, state, waiting)
+
+    async def _give_up(self, key: QueueKey, state: QueueState, waiting: Collection[str]) -> None:
         self.given_up += len(waiting)
         log.warning(
             "deleting %d events of %s in room %s: what they cite could not be obtained",
             len(waiting),
-            origin,
-            room_id,
+            key[1],
+            key[0],
         )
-        state.backoff.reset()
         await self._delete(key, state, waiting)
 
     async def _delete(self, key: QueueKey, state: QueueState, event_ids: Collection[str]) -> None:

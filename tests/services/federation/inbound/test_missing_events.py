@@ -272,6 +272,43 @@ async def test_events_are_given_up_when_nobody_has_what_they_cite(
     assert await statuses(inbound, [lost, later]) == {EventStatus.ACCEPTED}
 
 
+@pytest.mark.parametrize("is_malformed", [False, True])
+async def test_events_that_cite_what_their_server_lacks_are_deleted_at_once(
+    inbound: Inbound, is_malformed: bool
+) -> None:
+    history = inbound.history
+    ends = history.ends[:]
+    missing, unfounded = say(history, 2)
+    other = history.add(BERT, *HI, after=ends)
+    events = [{**missing.pdu, "x": 1.5}] if is_malformed else []
+    answer = (200, {"events": events})
+    inbound.peers[ONE].responses[f"POST {PREFIX}/get_missing_events/"] = answer
+
+    async with inbound.server.process.duties(QUEUES):
+        await inbound.send(unfounded, other)
+        await inbound.wait_until(inbound.is_idle, 1)
+
+    assert await inbound.status(unfounded) is None
+    assert await inbound.status(other) is EventStatus.ACCEPTED
+    assert [uri.split("/")[4] for uri in inbound.uris()] == ["get_missing_events"]
+    assert inbound.uris(TWO) == inbound.uris(THREE) == []
+
+
+async def test_events_that_were_deleted_are_fetched_for_later_ones(inbound: Inbound) -> None:
+    history = inbound.history
+    events = say(history, 2)
+    inbound.peers[ONE].responses[f"POST {PREFIX}/get_missing_events/"] = (200, {"events": []})
+    await inbound.send(events[1])
+    await inbound.work()
+    events += say(history, 1)
+    inbound.serve_history()
+
+    await inbound.send(events[2])
+    await inbound.work()
+
+    assert await statuses(inbound, events) == {EventStatus.ACCEPTED}
+
+
 async def test_full_queue_makes_the_origin_come_back(
     inbound: Inbound, monkeypatch: pytest.MonkeyPatch
 ) -> None:
