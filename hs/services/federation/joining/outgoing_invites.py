@@ -12,8 +12,10 @@ import attrs
 import orjson
 
 from hs.core.errors import (
+    BadJson,
     Forbidden,
     InvalidEvent,
+    InvalidEventJson,
     InvalidSignature,
     MatrixError,
     NotFound,
@@ -25,7 +27,7 @@ from hs.core.events.format import parse_pdu
 from hs.core.events.signatures import check_event_signature
 from hs.core.ids import RoomID, ServerName, UserID, server_of
 from hs.core.signing.signed_json import key_ids_of
-from hs.core.versions import room_version
+from hs.core.versions import RoomVersion, room_version
 from hs.services.federation.joining.candidates import error_for_client
 from hs.services.federation.joining.stripped_states import StrippedStates
 from hs.services.federation.requests.membership import send_invite
@@ -64,6 +66,7 @@ class OutgoingInvites:
             response = await send_invite(self.client, server, event, state)
         except RemoteFault as fault:
             raise error_for_client(fault) from fault
+        _check_json(server, response, event.rules)
         signed = await self._with_signature(server, event, response)
         await self._receive(room_id, signed.canonical)
 
@@ -102,3 +105,16 @@ class OutgoingInvites:
                 server, f"its signature of the invite is not valid: {fault}", retry=False
             ) from None
         return signed
+
+
+def _check_json(server: ServerName, response: dict[str, object], rules: RoomVersion) -> None:
+    """Raise BadJson if a server answered with JSON that the room version forbids.
+
+    Spec: room version 6, Canonical JSON.
+    """
+    try:
+        parse_pdu(response, rules)
+    except InvalidEventJson as fault:
+        raise BadJson(f"{server} answered with an invalid event: {fault}") from None
+    except InvalidEvent:
+        pass  # Only its signatures are taken from the response.

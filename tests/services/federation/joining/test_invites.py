@@ -9,10 +9,11 @@ import trio
 import trio.testing
 
 from hs.core.canonical_json import canonical_json, encode_lenient
-from hs.core.errors import Forbidden, MatrixError, RemoteFault
+from hs.core.errors import BadJson, Forbidden, MatrixError, RemoteFault
 from hs.core.ids import RoomID, UserID
 from hs.core.requester import Requester
 from hs.core.versions import ROOM_VERSIONS
+from hs.services.federation_client.peer_transport import PeerRequest, PeerResponse
 from hs.settings.sections.retention import AutoAcceptSettings
 from hs.storage.inline import open_inline
 from hs.storage.migrate import bundled_migrations, migrate
@@ -218,6 +219,30 @@ async def test_invite_without_answer_is_not_appended() -> None:
                 await membership_of(far).invite(Requester(ANN), room_id, BEN)
 
         assert await membership_at(far, room_id, BEN) is None
+
+
+@pytest.mark.parametrize(("version", "is_allowed"), [("5", True), ("6", False)])
+async def test_response_to_an_invite_must_be_json_of_the_room_version(
+    version: str, is_allowed: bool
+) -> None:
+    async with open_servers(NEAR, FAR) as (near, far):
+        await register(near, BEN)
+        answer = near.network.answers[NEAR]
+
+        async def with_float(request: PeerRequest) -> PeerResponse:
+            response = await answer(request)
+            if "/invite/" not in request.uri:
+                return response
+            content = orjson.loads(response.body)
+            content["event"]["x"] = 1.5
+            return attrs.evolve(response, body=orjson.dumps(content))
+
+        near.network.answers[NEAR] = with_float
+        if is_allowed:
+            await invite_ben(far, version)
+        else:
+            with pytest.raises(BadJson, match="answered with an invalid event"):
+                await invite_ben(far, version)
 
 
 async def test_user_without_permission_sends_no_invite() -> None:
