@@ -32,7 +32,7 @@ def wire_remote_rooms(
 ) -> RemoteRooms:
     """Build joining, leaving and inviting through other servers."""
     client = federation.client
-    candidates = ServerCandidates(base.signer.server_name, rooms.memberships)
+    candidates = ServerCandidates(base.signer.server_name, rooms.memberships, base.database)
     templates = TemplateSigner(base.signer, base.clock)
     stripped = _stripped_states(base, rooms)
     return RoomsOfOthers(

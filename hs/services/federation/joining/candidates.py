@@ -4,7 +4,8 @@ Rules:
 
 - At most MAX_SERVERS are tried, one after the other, within the caller's deadline.
 - The servers that the client named come first, then the server that invited the user, then those
-  known to be in the room, then the one named in the room ID.
+  of users named in the stripped state of an invite or knock, then those known to be in the room,
+  then the one named in the room ID.
 - Servers that refuse, because of a ban or the join rules, speak for the room if MAX_REFUSALS of
   them agree: anybody can name a server that is not in the room, and it may say anything. All other
   failures, also a response that violates the protocol, concern this server only.
@@ -16,10 +17,13 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Final, TypeVar
 
 import attrs
+import orjson
 
 from hs.core.errors import MatrixError, RemoteFault, may_be_relayed
 from hs.core.ids import RoomID, ServerName, UserID, parse_server_name, server_in, server_of
 from hs.services.rooms.store.memberships import Memberships
+from hs.storage.database import Database
+from hs.storage.sync.sliding_sync import load_stripped_state
 
 MAX_SERVERS: Final = 20
 MAX_REFUSALS: Final = 3
@@ -38,6 +42,7 @@ class ServerCandidates:
 
     _server_name: ServerName
     _memberships: Memberships
+    _database: Database
 
     async def of(
         self, room_id: RoomID, user_id: UserID, via: Sequence[ServerName]
@@ -47,11 +52,13 @@ class ServerCandidates:
         present = await self._memberships.present(room_id)
         counts = Counter(server_of(member) for member in present.joined)
         named = server_in(room_id)
+        stripped = await self._servers_in_stripped_state(room_id, user_id)
 
         def all_candidates() -> Iterator[str]:
             yield from via
             if own is not None:
                 yield server_of(own.sender)
+            yield from stripped
             yield from (server for server, _ in counts.most_common(MAX_SERVERS))
             if named is not None:
                 yield named
@@ -64,6 +71,12 @@ class ServerCandidates:
                 continue
         found.pop(self._server_name, None)
         return list(found)[:MAX_SERVERS]
+
+    async def _servers_in_stripped_state(self, room_id: RoomID, user_id: UserID) -> list[str]:
+        """Return the servers of those who set the state that an invite or knock shows."""
+        rows = await self._database.read(load_stripped_state, [room_id], user_id)
+        events = orjson.loads(rows[room_id]) if room_id in rows else ()
+        return [event["sender"].partition(":")[2] for event in events]
 
 
 async def try_in_turn(

@@ -41,10 +41,11 @@ async def test_knocking_user_sees_the_room_and_is_let_in(version: str) -> None:
         assert await membership_at(near, room_id, BEN) == "join"
 
 
+@pytest.mark.parametrize("version", ["10", "12"])
 @pytest.mark.parametrize("is_away", [False, True])
-async def test_knock_is_retracted(is_away: bool) -> None:
+async def test_knock_is_retracted(version: str, is_away: bool) -> None:
     async with open_servers(NEAR, FAR) as (near, far):
-        room_id = await far.world.create_room(ANN, state=KNOCKING)
+        room_id = await far.world.create_room(ANN, version=version, state=KNOCKING)
         await knock(near, BEN, room_id, FAR)
         if is_away:
             far.network.down.add(FAR)
