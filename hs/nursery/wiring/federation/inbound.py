@@ -129,7 +129,10 @@ def _owned(
         clock=base.clock,
         owns=lambda room_id: base.ownership.is_mine(EVENTS, room_id),
         server_name=base.settings.server.server_name,
+        acls=rooms.acls,
+        expected=owner.receiver.expected,
     )
+    queues.follow(base.feed)
     inbox = OwnedRoomInbox(
         base.database,
         owner.receiver,
@@ -138,5 +141,7 @@ def _owned(
         queues,
         limits=limits,
         withdrawals=rooms.withdrawals,
+        expected=owner.receiver.expected,
+        checker=rooms.checker,
     )
     return _OwnedInbox(inbox, queues, limits)

@@ -10,6 +10,7 @@ Rules:
   are deleted. Events that cite those later have them fetched again, so little is lost. PDUs that
   cite what not even their server has are deleted at once.
 - A queue is tried at once if an event arrives that it waits for.
+- The queues of a room that this server is joining wait for it; they were kept without its ACL.
 """
 
 import logging
@@ -22,17 +23,22 @@ import orjson
 import trio
 
 from hs.core.errors import LimitExceeded, MatrixError, Unavailable
+from hs.core.events import event_types
 from hs.core.events.event import Event
 from hs.core.events.format import parse_pdu
 from hs.core.ids import EventID, RoomID, ServerName, server_of
+from hs.core.streams import EVENTS, EventRow
 from hs.core.versions import RoomVersion
 from hs.lib.backoff import Backoff
 from hs.lib.clock import Clock
+from hs.repl.feed import Batch, Feed
 from hs.services.federation.inbound.extremity_limits import ExtremityLimits
 from hs.services.federation.inbound.missing_events import FetchedEvents, MissingEventFetcher
 from hs.services.rooms.append.hot_rooms import HotRooms
 from hs.services.rooms.receive.event_receiver import PduOutcome, ReceiveResult, RoomReceiver
+from hs.services.rooms.receive.expected_rooms import ExpectedRooms
 from hs.services.rooms.store.memberships import Memberships
+from hs.services.rooms.store.server_acls import ServerAcls
 from hs.storage.database import Database
 from hs.storage.federation import inbound_pdus
 from hs.storage.federation.inbound_pdus import WaitingPdu
@@ -53,6 +59,9 @@ MAX_FAILURES: Final = 6
 FIRST_PAUSE_S: Final = 5.0
 LONGEST_PAUSE_S: Final = 600.0
 PAUSE_FACTOR: Final = 4.0
+ROOM_PAUSE_S: Final = 5.0
+"""Pause of the queues of a room that has not arrived; its arrival ends the pause."""
+
 OTHER_SERVERS: Final = 3
 """Servers that are asked if the one that sent the events does not answer."""
 
@@ -88,6 +97,8 @@ class PduQueues:
     _fetcher: MissingEventFetcher
     _memberships: Memberships
     _limits: ExtremityLimits = attrs.field(kw_only=True)
+    _acls: ServerAcls = attrs.field(kw_only=True)
+    _expected: ExpectedRooms = attrs.field(kw_only=True)
     _clock: Clock = attrs.field(kw_only=True)
     _owns: Callable[[RoomID], bool] = attrs.field(kw_only=True)
     _server_name: ServerName = attrs.field(kw_only=True)
@@ -142,6 +153,20 @@ class PduQueues:
             if not state.lacking.isdisjoint(event_ids):
                 state.due_s = trio.current_time()
                 self._changed.set()
+
+    def follow(self, feed: Feed) -> None:
+        """Subscribe to the events: the queues of a room are tried when a local user joins it."""
+        feed.subscribe(EVENTS, self._on_events)
+
+    def _on_events(self, batch: Batch[EventRow]) -> None:
+        if not self._states:
+            return
+        rooms = {row.room_id for _, row in batch.rows if row.membership == event_types.JOIN}
+        for room_id in rooms & self._states.keys():
+            for state in self._states[RoomID(room_id)].values():
+                if not state.lacking:
+                    state.due_s = trio.current_time()
+                    self._changed.set()
 
     async def run(self) -> None:
         """Work through the queues until cancelled."""
@@ -217,6 +242,12 @@ class PduQueues:
             return
         state.oldest_ms = rows[0].received_ms
         if not (await self._memberships.present(key[0])).local:
+            if self._expected.rules_of(key[0]) is None:
+                await self._delete(key, state, [row.event_id for row in rows])
+            else:
+                state.due_s = trio.current_time() + ROOM_PAUSE_S
+            return
+        if not await self._acls.permits(*key):
             await self._delete(key, state, [row.event_id for row in rows])
             return
         unfounded: frozenset[str] = frozenset()

@@ -6,7 +6,7 @@ Rules:
 - A rejected event is stored, so its result is not an error: the room may go on from it.
 - A PDU that can be appended is appended, even while others of its room wait: a server that cites
   events which nobody has delays no others.
-- Only PDUs that are signed, and of a room that this server is in, ever wait.
+- Only PDUs that are signed, and of a room that this server is in or is joining, ever wait.
 
 Spec: server-server API, Transactions; Checks performed on receipt of a PDU.
 """
@@ -20,15 +20,18 @@ import attrs
 import orjson
 
 from hs.core.errors import InvalidEvent, NotFound
+from hs.core.events.event import Event
 from hs.core.events.format import parse_pdu
 from hs.core.ids import EventID, RoomID, ServerName
 from hs.core.streams import EVENTS
-from hs.core.versions import ROOM_VERSIONS
+from hs.core.versions import ROOM_VERSIONS, RoomVersion
 from hs.repl.ownership import Ownership
 from hs.repl.rpc import rpc
 from hs.services.federation.inbound.extremity_limits import ExtremityLimits
 from hs.services.federation.inbound.pdu_queues import PduQueues
 from hs.services.rooms.receive.event_receiver import PduOutcome, PduVerdict, RoomReceiver
+from hs.services.rooms.receive.expected_rooms import ExpectedRooms
+from hs.services.rooms.receive.pdu_checks import PduChecker
 from hs.services.rooms.receive.withdrawals import InviteWithdrawals
 from hs.services.rooms.store.memberships import Memberships
 from hs.services.rooms.store.server_acls import ServerAcls
@@ -108,6 +111,8 @@ class OwnedRoomInbox:
     _queues: PduQueues
     _limits: ExtremityLimits = attrs.field(kw_only=True)
     _withdrawals: InviteWithdrawals = attrs.field(kw_only=True)
+    _expected: ExpectedRooms = attrs.field(kw_only=True)
+    _checker: PduChecker = attrs.field(kw_only=True)
     counts: InboxCounts = attrs.Factory(InboxCounts)
 
     async def deliver(
@@ -116,6 +121,9 @@ class OwnedRoomInbox:
         """Store PDUs of a room; see RoomInbox."""
         if not (await self._memberships.present(room_id)).local:
             ends = await self._withdrawals.receive(room_id, pdus)
+            rules = self._expected.rules_of(room_id)
+            if rules is not None:
+                return await self._keep(room_id, origin, pdus, rules)
             reason = "This server is not in the room"
             return await self._refuse_all(room_id, origin, pdus, reason, but=ends)
         if not await self._acls.permits(room_id, origin):
@@ -141,12 +149,37 @@ class OwnedRoomInbox:
             },
         )
         self._limits.note(room_id)
-        self._record(room_id, origin, received.verdicts)
+        return self._delivered(room_id, origin, received.verdicts)
+
+    async def _keep(
+        self, room_id: RoomID, origin: ServerName, pdus: list[bytes], rules: RoomVersion
+    ) -> list[DeliveredPdu]:
+        """Keep the PDUs of a room that this server is joining until it has received the room."""
+        checked = await self._checker.check(room_id, rules, pdus)
+        waiting = {
+            event.event_id: pdu
+            for event, pdu in zip(checked, pdus, strict=True)
+            if isinstance(event, Event)
+        }
+        if waiting:
+            await self._queues.add(room_id, origin, waiting)
+        verdicts = [
+            PduVerdict(pdu.event_id, PduOutcome.WAITING)
+            if isinstance(pdu, Event)
+            else PduVerdict(pdu.event_id, PduOutcome.REFUSED, pdu.reason)
+            for pdu in checked
+        ]
+        return self._delivered(room_id, origin, verdicts)
+
+    def _delivered(
+        self, room_id: RoomID, origin: ServerName, verdicts: Sequence[PduVerdict]
+    ) -> list[DeliveredPdu]:
+        self._record(room_id, origin, verdicts)
         return [
             DeliveredPdu(
                 verdict.event_id, verdict.reason if verdict.outcome is PduOutcome.REFUSED else ""
             )
-            for verdict in received.verdicts
+            for verdict in verdicts
         ]
 
     async def _refuse_all(

@@ -6,6 +6,7 @@ Rules:
   room here, and is made as in any other local room.
 - What a server sends is checked by the owner of the room; a server that sends a wrong room is
   left out, and the next one is tried.
+- The owner of the room keeps the events that arrive between the join and the room.
 - All attempts together have a deadline, and few rooms are received at the same time.
 
 Spec: server-server API, Joining Rooms, Restricted rooms.
@@ -92,6 +93,7 @@ class RemoteJoins:
         room_id, user_id = expected.room_id, expected.user_id
         template = await make_membership(self.client, server, "join", room_id, user_id)
         event = self.templates.sign(server, template, expected)
+        await self.receiver.expect_room(room_id, event.rules.identifier)
         sent = await send_join(self.client, server, event)
         if AUTHORISER in event.content:
             event = _with_their_signatures(server, event, sent)

@@ -38,6 +38,7 @@ from hs.services.rooms.receive.event_receiver import (
     PduVerdict,
     ReceiveResult,
 )
+from hs.services.rooms.receive.expected_rooms import ExpectedRooms
 from hs.services.rooms.receive.graph_order import arrival_order, auth_order
 from hs.services.rooms.receive.pdu_checks import CheckedPdu, PduChecker, RefusedPdu
 from hs.services.rooms.receive.pdu_processing import PduProcessor
@@ -65,6 +66,7 @@ class OwnedRoomReceiver:
     _stores: RoomStores
     _is_local: Callable[[str], bool]
     _policies: PolicyServerCheck | None = attrs.field(default=None, kw_only=True)
+    expected: ExpectedRooms = attrs.Factory(ExpectedRooms)
     _recent_states: WeakKeyDictionary[HotRoom, RecentStates] = attrs.Factory(WeakKeyDictionary)
 
     async def receive(
@@ -116,6 +118,10 @@ class OwnedRoomReceiver:
             return result
 
         return await self._in_room(room_id, None, process)
+
+    async def expect_room(self, room_id: RoomID, version: str) -> None:
+        """Expect a room; see RoomReceiver."""
+        self.expected.add(room_id, room_version(version))
 
     async def seed_room(
         self,

@@ -98,6 +98,13 @@ class RoomReceiver(Protocol):
         Raises: NotFound, if this server has no state of the room; MatrixError 503, may be retried.
         """
 
+    @rpc
+    async def expect_room(self, room_id: RoomID, version: str) -> None:
+        """Expect a room, which a local user is joining: its events may arrive before it does.
+
+        Raises: UnsupportedRoomVersion.
+        """
+
     @rpc(timeout_s=SEED_TIMEOUT_S)
     async def seed_room(
         self,
@@ -148,6 +155,10 @@ class ShardedReceiver:
     ) -> ReceiveResult:
         """Receive events of a room's history; see RoomReceiver."""
         return await self._owner(room_id).backfill(room_id, pdus, outliers, states, asked_for)
+
+    async def expect_room(self, room_id: RoomID, version: str) -> None:
+        """Expect a room; see RoomReceiver."""
+        await self._owner(room_id).expect_room(room_id, version)
 
     async def seed_room(
         self,
