@@ -1,0 +1,159 @@
+"""What must be true after a run, once all faults are healed and the servers have settled.
+
+Of the honest servers that are in a room:
+
+- they agree who is in it, on its resolved state, and on its forward extremities;
+- each has stored every acknowledged event once, has not rejected it, and shows it once to a client
+  that reads back from the end of the room. One exception: a server may have soft-failed an event
+  whose sender lost the permission to send it elsewhere at the same time, as the specification
+  wants.
+- they agree which events are rejected. Soft failures may differ: they depend on what a server knew
+  when the event arrived.
+
+Of all honest servers: no client was ever shown an event that its server has rejected or
+soft-failed, nor one of those that the malicious server made so that no server may accept them. Only
+the current state may contain a soft-failed event, if the state resolution selects it. Each
+acknowledged event is stored where it was acknowledged, whatever crashed.
+"""
+
+import attrs
+
+from hs.core.ids import EventID, UserID, server_of
+from hs.services.rooms.store.stored_event import EventStatus
+from tests.simulation.clients import Clients, SharedRoom
+from tests.simulation.evil_room import EVIL_BODY
+from tests.simulation.malice import Mallory
+from tests.simulation.rows import (
+    StoredState,
+    read_extremities,
+    read_state,
+    read_statuses,
+)
+from tests.simulation.servers import SimulatedServer
+from tests.simulation.settling import FinalMessages
+
+Statuses = dict[EventID, tuple[EventStatus, str]]
+
+
+@attrs.frozen(eq=False)
+class _RoomOfServer:
+    server: SimulatedServer
+    state: StoredState
+    extremities: set[EventID]
+    statuses: Statuses
+
+    @property
+    def joined(self) -> list[UserID]:
+        """The users of the server who are in the room."""
+        return [user for user in self.server.users if self.state.membership(user) == "join"]
+
+    def having(self, *statuses: EventStatus) -> set[EventID]:
+        """Return the events with one of some statuses."""
+        return {each for each, (status, _) in self.statuses.items() if status in statuses}
+
+
+async def check_all(clients: Clients, final: FinalMessages, mallory: Mallory | None) -> list[str]:
+    """Return what is wrong."""
+    problems: list[str] = []
+    for room in clients.rooms:
+        views = [await _view(server, room) for server in clients.servers.values()]
+        problems += _check_agreement(room, views)
+        problems += _check_stored(clients, room, views)
+        for view in views:
+            problems += await _check_shown(clients, room, view, final)
+    problems += _check_never_shown(clients, mallory)
+    return problems
+
+
+async def _view(server: SimulatedServer, room: SharedRoom) -> _RoomOfServer:
+    return _RoomOfServer(
+        server,
+        await read_state(server.store, room.room_id),
+        await read_extremities(server.store, room.room_id),
+        await read_statuses(server.store, room.room_id),
+    )
+
+
+def _check_agreement(room: SharedRoom, views: list[_RoomOfServer]) -> list[str]:
+    (home,) = (view for view in views if view.server.name == server_of(room.founder))
+    problems = []
+    for view in views:
+        name = f"{room.room_id} (version {room.version}) at {view.server.name}"
+        expected = [u for u in view.server.users if home.state.membership(u) == "join"]
+        if view.joined != expected:
+            problems.append(f"{name}: joined are {view.joined}, not {expected}")
+        if not view.joined or not expected or view is home:
+            continue
+        differences = set(view.state.events.items()) ^ set(home.state.events.items())
+        if differences:
+            problems.append(f"{name}: the state differs in {sorted(differences)}")
+        if view.extremities != home.extremities:
+            problems.append(
+                f"{name}: the forward extremities are {view.extremities}, not {home.extremities}"
+            )
+        both = view.statuses.keys() & home.statuses.keys()
+        both -= view.having(EventStatus.OUTLIER) | home.having(EventStatus.OUTLIER)
+        rejected = view.having(EventStatus.REJECTED) ^ home.having(EventStatus.REJECTED)
+        if rejected & both:
+            problems.append(f"{name}: not equally rejected are {sorted(rejected & both)}")
+    return problems
+
+
+def _check_stored(clients: Clients, room: SharedRoom, views: list[_RoomOfServer]) -> list[str]:
+    problems = []
+    for sent in clients.acknowledged:
+        if sent.room_id != room.room_id:
+            continue
+        for view in views:
+            status, _ = view.statuses.get(sent.event_id, (None, ""))
+            where = f"{sent.kind} {sent.event_id} of {sent.server} at {view.server.name}"
+            if status is EventStatus.REJECTED:
+                problems.append(f"{where}: it is rejected")
+            if view.server.name == sent.server and status is not EventStatus.ACCEPTED:
+                problems.append(f"{where}: its status is {status}")
+    return problems
+
+
+async def _check_shown(
+    clients: Clients, room: SharedRoom, view: _RoomOfServer, final: FinalMessages
+) -> list[str]:
+    problems = []
+    void = view.having(EventStatus.SOFT_FAILED, EventStatus.REJECTED)
+    wanted = {each.event_id for each in clients.acknowledged if each.room_id == room.room_id}
+    for user_id in view.joined:
+        who = f"{user_id} in {room.room_id} (version {room.version})"
+        found = await clients.scroll(user_id, room)
+        if len(set(found)) < len(found):
+            repeated = {each for each in found if found.count(each) > 1}
+            problems.append(f"{who} reads events twice: {repeated}")
+        texts = clients.readers[user_id].read.items()
+        if twice := {text for text, count in texts if count > 1 and text.startswith("message ")}:
+            problems.append(f"{who} reads messages twice: {twice}")
+        if missing := wanted - set(found) - void:
+            problems.append(f"{who} does not read {missing}")
+        state = await clients.state(user_id, room)
+        if state != view.state.events:
+            problems.append(f"{who} sees another state: {state} instead of {view.state.events}")
+        await clients.sync(user_id)
+        shown = clients.readers[user_id].shown.get(room.room_id, [])
+        if final.events[room.room_id] not in shown:
+            problems.append(f"{who}: sync does not show the last message")
+    for reader in clients.readers.values():
+        if server_of(reader.user_id) == view.server.name and (bad := void & reader.timeline):
+            problems.append(f"{reader.user_id} was shown {bad}, which were not accepted")
+        rejected = view.having(EventStatus.REJECTED)
+        if server_of(reader.user_id) == view.server.name and (bad := rejected & reader.state):
+            problems.append(f"{reader.user_id} was shown the rejected state {bad}")
+    return problems
+
+
+def _check_never_shown(clients: Clients, mallory: Mallory | None) -> list[str]:
+    if mallory is None:
+        return []
+    problems = []
+    for reader in clients.readers.values():
+        if bad := mallory.never_shown & (reader.timeline | reader.state):
+            problems.append(f"{reader.user_id} was shown {bad}, which nobody may accept")
+        if EVIL_BODY in reader.bodies:
+            problems.append(f"{reader.user_id} was shown the text of an event that is wrong")
+    return problems

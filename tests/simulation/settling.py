@@ -1,0 +1,95 @@
+"""The end of a run: all faults are healed, and the servers settle.
+
+Honest servers do not pass on events of others, so two of them may differ for good in what a
+malicious server has sent to one of them only, until an event cites it. So at the end a user of each
+server sends a message, one after the other: each cites all forward extremities of its server.
+"""
+
+from typing import Final
+
+import attrs
+import trio
+
+from hs.core.ids import EventID, RoomID, UserID, server_of
+from tests.simulation.clients import Clients, SharedRoom
+from tests.simulation.network import SimulatedNetwork
+from tests.simulation.rows import read_state
+from tests.simulation.servers import SimulatedServer
+
+LOOK_EVERY_S: Final = 5.0
+SETTLE_S: Final = 8 * 3600.0
+QUIET_LOOKS: Final = 2
+
+
+@attrs.frozen
+class FinalMessages:
+    """The last message in each room, which every server in it must have got."""
+
+    events: dict[RoomID, EventID]
+
+
+async def settle(network: SimulatedNetwork, clients: Clients) -> FinalMessages:
+    """Heal all faults, and wait until all servers have told each other everything."""
+    network.trace.note("settling")
+    network.heal()
+    for server in clients.servers.values():
+        await server.start()
+    await wait_until_quiet(network, clients)
+    for room in clients.rooms:
+        await _join_again(clients, room)
+        await _permit_messages(clients, room)
+    await wait_until_quiet(network, clients)
+    for room in clients.rooms:
+        for server in [*clients.servers.values(), clients.servers[server_of(room.founder)]]:
+            user_id = await joined_user(server, room)
+            if user_id is not None:
+                await clients.send(user_id, room)
+                await wait_until_quiet(network, clients)
+    last = {each.room_id: each.event_id for each in clients.acknowledged}
+    return FinalMessages(last)
+
+
+async def joined_user(server: SimulatedServer, room: SharedRoom) -> UserID | None:
+    """Return a user of a server who is in a room as it sees it; the founder if possible."""
+    state = await read_state(server.store, room.room_id)
+    joined = [user for user in server.users if state.membership(user) == "join"]
+    return room.founder if room.founder in joined else next(iter(joined), None)
+
+
+async def _join_again(clients: Clients, room: SharedRoom) -> None:
+    """Let users join whose join was accepted by other servers, and its answer lost."""
+    founder = await read_state(clients.servers[server_of(room.founder)].store, room.room_id)
+    for server in clients.servers.values():
+        own = await read_state(server.store, room.room_id)
+        for user_id in server.users:
+            if founder.membership(user_id) == "join" and own.membership(user_id) != "join":
+                await clients.join(user_id, room)
+
+
+async def _permit_messages(clients: Clients, room: SharedRoom) -> None:
+    path = ("rooms", room.room_id, "state", "m.room.power_levels", "")
+    response = await clients.call(room.founder, "GET", *path)
+    assert response is not None
+    if response.json.get("events_default", 0):
+        content = {**response.json, "events_default": 0}
+        await clients.set_state(room.founder, room, "m.room.power_levels", content)
+
+
+async def wait_until_quiet(network: SimulatedNetwork, clients: Clients) -> None:
+    """Wait until nothing is on its way between servers. Raises: AssertionError."""
+    looks = 0
+    deadline_s = trio.current_time() + SETTLE_S
+    while looks < QUIET_LOOKS:
+        await trio.sleep(LOOK_EVERY_S)
+        busy = {name: _waiting(server) for name, server in clients.servers.items()}
+        is_quiet = not network.in_flight and not any(map(sum, busy.values()))
+        looks = looks + 1 if is_quiet else 0
+        if trio.current_time() > deadline_s:
+            raise AssertionError(f"{network.in_flight} requests are not answered, waiting: {busy}")
+
+
+def _waiting(server: SimulatedServer) -> list[int]:
+    assert server.life is not None
+    duties = [duty for part in server.life.process.services.parts for duty in part.duties]
+    names = ("federation sender 1 of 1", "incomplete PDUs")
+    return [duty.waiting() for duty in duties if duty.name in names and duty.waiting is not None]

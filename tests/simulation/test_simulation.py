@@ -1,0 +1,50 @@
+"""The simulation of federation, with a few seeds; with many if run with -m long.
+
+Each chunk of seeds runs in an interpreter of its own, whose hashes of strings are not random.
+"""
+
+import os
+import subprocess
+import sys
+from typing import Final
+
+import pytest
+
+from tests.support.source_tree import ROOT
+
+CHUNK: Final = 50
+LONG_SEEDS: Final = 2000
+TIMEOUT_S: Final = 3000
+
+
+def run_seeds(*arguments: str) -> None:
+    """Run the simulation; fail with the problems of the seeds that failed."""
+    command = [sys.executable, "-m", "tests.simulation", *arguments]
+    environment = {**os.environ, "PYTHONHASHSEED": "0"}
+    run = subprocess.run(
+        command,
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    if run.returncode:
+        lines = [line for line in run.stdout.splitlines() if ": ok, trace" not in line]
+        pytest.fail("\n".join(lines), pytrace=False)
+
+
+def test_twenty_seeds_converge() -> None:
+    run_seeds("1-20")
+
+
+def test_seed_replays_exactly() -> None:
+    run_seeds("3", "--twice")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("first", range(0, LONG_SEEDS, CHUNK))
+def test_many_seeds_converge(first: int) -> None:
+    run_seeds(f"{first}-{first + CHUNK - 1}")
