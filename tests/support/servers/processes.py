@@ -84,13 +84,17 @@ def _test_runner() -> int:
 
 @attrs.define
 class ServerProcess:
-    """A server process; `port` serves clients, `more` are further command-line options."""
+    """A server process; `port` serves clients, `more` are further command-line options.
+
+    `prefix` is put before its command.
+    """
 
     name: str
     port: int
     configs: list[Path]
     log: Path
     more: Sequence[str] = ()
+    prefix: Sequence[str] = ()
     process: "subprocess.Popen[bytes] | None" = None
 
     @property
@@ -106,7 +110,8 @@ class ServerProcess:
     def begin(self) -> None:
         """Start the process without waiting."""
         options = [part for path in self.configs for part in ("--config", str(path))]
-        command = [sys.executable, "-c", "from hs.cli.main import run; run()", "serve"]
+        program = [sys.executable, "-c", "from hs.cli.main import run; run()", "serve"]
+        command = [*self.prefix, *program]
         command += [*options, *self.more]
         with self.log.open("ab") as log_file:
             self.process = subprocess.Popen(

@@ -1,0 +1,1 @@
+"""Benchmarks of federation beside Synapse: `python -m tests.federation_bench --help`."""
