@@ -22,6 +22,7 @@ from hs.settings.sections.features import UserDirectorySettings
 from hs.storage.database import Database
 from hs.storage.directory import user_directory as storage
 from hs.storage.directory.user_directory import UserSearch
+from hs.storage.rooms import timeline_gaps
 
 MAX_RESULTS: Final = 50
 DEFAULT_RESULTS: Final = 10
@@ -76,18 +77,37 @@ class UserDirectoryUpdater:
             members = await self._database.read(storage.list_members_after, position, BATCH)
             if not members:
                 return
-            profiles = {user_id: _member_profile(pdu) for _, user_id, pdu in members}
-            remote = {
-                user_id: profile
-                for user_id, profile in profiles.items()
-                if profile is not None and not user_id.endswith(self._suffix)
-            }
-            local = {user_id for user_id in profiles if user_id.endswith(self._suffix)}
-            position = members[-1][0]
-            await self._put(remote, local, position)
+            rooms = {member.room_id for member in members}
+            await self._read_imported(rooms, position, members[-1].stream_id)
+            pdus = {member.user_id: member.pdu for member in members}
+            local = {user_id for user_id in pdus if user_id.endswith(self._suffix)}
+            position = members[-1].stream_id
+            await self._put(self._remote_profiles(pdus), local, position)
             if len(members) < BATCH:
                 # Newer events are in the queue again; they are read after gathering.
                 return
+
+    async def _read_imported(self, room_ids: set[str], after: int, upto: int) -> None:
+        """Read the members of rooms whose state came from other servers between two positions."""
+        gaps = await self._database.read(timeline_gaps.latest, sorted(room_ids), upto)
+        for room_id in [each for each, stream_id in gaps.items() if stream_id > after]:
+            last, is_complete = "", False
+            while not is_complete:
+                members = await self._database.read(
+                    storage.list_imported_members, room_id, last, BATCH
+                )
+                await self._put(self._remote_profiles(dict(members)), set(), None)
+                is_complete = len(members) < BATCH
+                last = members[-1][0] if members else last
+
+    def _remote_profiles(self, pdus: Mapping[str, bytes]) -> dict[str, Mapping[str, Any]]:
+        """Return the profiles in the member events of joined users of other servers."""
+        profiles = {
+            user_id: _member_profile(pdu)
+            for user_id, pdu in pdus.items()
+            if not user_id.endswith(self._suffix)
+        }
+        return {user_id: profile for user_id, profile in profiles.items() if profile is not None}
 
     async def _put(
         self, remote: Mapping[str, Mapping[str, Any]], local: set[str], position: int | None

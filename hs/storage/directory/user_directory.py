@@ -26,9 +26,16 @@ ON CONFLICT (name) DO UPDATE SET position = excluded.position
 """
 PROGRESS = "SELECT position FROM directory_progress WHERE name = 'members'"
 NEWER_MEMBERS = """
-SELECT stream_id, state_key, pdu FROM events
+SELECT stream_id, room_id, state_key, pdu FROM events
 WHERE stream_id > $1 AND type = 'm.room.member' AND status = 0
 ORDER BY stream_id LIMIT $2
+"""
+# Events that came with the state of a room have negative stream IDs.
+IMPORTED_MEMBERS = """
+SELECT c.state_key, e.pdu FROM current_state c JOIN events e ON e.event_id = c.event_id
+WHERE c.room_id = $1 AND c.type = 'm.room.member' AND c.state_key > $2
+  AND c.membership = 'join' AND e.stream_id < 0
+ORDER BY c.state_key LIMIT $3
 """
 UNLISTED = """
 SELECT u.user_id FROM users u
@@ -89,6 +96,15 @@ class DirectoryUser(NamedTuple):
     is_local: int
 
 
+class MemberEvent(NamedTuple):
+    """A member event of a room."""
+
+    stream_id: int
+    room_id: str
+    user_id: str
+    pdu: bytes
+
+
 class UserSearch(NamedTuple):
     """A search in the directory; `words` are case-folded."""
 
@@ -123,10 +139,18 @@ async def load_progress(tx: Tx) -> int:
     return position or 0
 
 
-async def list_members_after(tx: Tx, after: int, limit: int) -> list[tuple[int, str, bytes]]:
-    """List (stream_id, user_id, PDU) of member events after a stream ID, in order."""
+async def list_members_after(tx: Tx, after: int, limit: int) -> list[MemberEvent]:
+    """List the member events after a stream ID, in order."""
     rows = await tx.fetch(NEWER_MEMBERS, after, limit)
-    return [(row[0], row[1], expand_pdu(bytes(row[2]))) for row in rows]
+    return [MemberEvent(row[0], row[1], row[2], expand_pdu(bytes(row[3]))) for row in rows]
+
+
+async def list_imported_members(
+    tx: Tx, room_id: str, after: str, limit: int
+) -> list[tuple[str, bytes]]:
+    """List (user_id, PDU) of joined members that came with the state of a room, by user ID."""
+    rows = await tx.fetch(IMPORTED_MEMBERS, room_id, after, limit)
+    return [(row[0], expand_pdu(bytes(row[1]))) for row in rows]
 
 
 async def list_unlisted(tx: Tx, limit: int) -> list[str]:
