@@ -2,8 +2,9 @@
 
 A user sees the changes of users in shared rooms. Users with whom the first room has been shared
 since then count as changed, users with whom no room is shared any more as left, also if they came
-and went since then. A user who signs the keys of another user sees those as changed, because only
-the signer sees the signature.
+and went since then. Users who were invited count as changed, because clients encrypt messages for
+them as well, and were not told of changes before. A user who signs the keys of another user sees
+those as changed, because only the signer sees the signature.
 
 Rules:
 
@@ -75,19 +76,20 @@ class DeviceLists:
         """
         changed_users, signed = await self._changed_and_signed(user_id, since, now)
         if since.events is now.events:
-            began, ceased = _NO_SHARING_CHANGES
+            sharing = _NO_SHARING_CHANGES
         else:
-            began, ceased = await self._shared_rooms.sharing_changes(user_id, since.events)
+            sharing = await self._shared_rooms.sharing_changes(user_id, since.events)
         other_users = changed_users - {user_id}
         changed = (
             set(await self._shared_rooms.sharing(user_id, other_users)) if other_users else set()
         )
-        changed |= signed - ceased
+        changed |= signed - sharing.ceased
+        changed |= sharing.invited
         if user_id in changed_users:
             changed.add(user_id)
-        if not changed and not began and not ceased:
+        if not changed and not sharing.began and not sharing.ceased:
             return NO_CHANGES
-        return DeviceListChanges(sorted(changed | began), sorted(ceased - changed))
+        return DeviceListChanges(sorted(changed | sharing.began), sorted(sharing.ceased - changed))
 
     async def _changed_and_signed(
         self, user_id: UserID, since: SyncToken, now: SyncToken

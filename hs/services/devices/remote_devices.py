@@ -15,10 +15,14 @@ MAX_SERVERS_AT_ONCE: Final = 50
 
 
 class SharedRoomChanges(NamedTuple):
-    """Users who share a room with a user since a position, and users who no longer do."""
+    """Users who share a room with a user since a position, and users who no longer do.
+
+    `invited` are users who share none, and were invited to a room of the user since then.
+    """
 
     began: AbstractSet[UserID] = frozenset()
     ceased: AbstractSet[UserID] = frozenset()
+    invited: AbstractSet[UserID] = frozenset()
 
 
 class SharedRoomUsers(Protocol):

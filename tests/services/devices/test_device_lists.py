@@ -129,6 +129,20 @@ async def test_user_who_joined_and_left_since_the_last_sync_is_left(
     assert await changes(server, token, since) == ([], [CAROL])
 
 
+async def test_invited_user_is_reported(server: Process, token: str) -> None:
+    room_id = await server.world.create_room(ALICE, join=[CAROL])
+    since = await position(server)
+
+    await server.world.set_membership(room_id, ALICE, BOB, "invite")
+    after_invite = await changes(server, token, since)
+    since = await position(server)
+    await server.world.set_membership(room_id, ALICE, CAROL, "leave")
+    await server.world.set_membership(room_id, ALICE, CAROL, "invite")
+
+    assert after_invite == ([BOB], [])
+    assert await changes(server, token, since) == ([CAROL], [])
+
+
 async def test_declined_invite_is_not_reported(server: Process, token: str) -> None:
     room_id = await server.world.create_room(ALICE)
     since = await position(server)

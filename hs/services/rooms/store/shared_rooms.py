@@ -138,11 +138,13 @@ class SharedRooms:
         self, comparison: _Comparison, affected: set[UserID]
     ) -> SharedRoomChanges:
         shared = await self._shared_rooms(comparison.user_id, affected)
-        joined = {
-            room_id: await self._memberships.joined(room_id) for room_id in comparison.changes
+        present = {
+            room_id: await self._memberships.present(room_id) for room_id in comparison.changes
         }
+        joined = {room_id: members.joined.keys() for room_id, members in present.items()}
         began: set[UserID] = set()
         ceased: set[UserID] = set()
+        invited: set[UserID] = set()
         for other_id in affected:
             now = shared.get(other_id, set())
             was_sharing = any(
@@ -157,7 +159,14 @@ class SharedRooms:
                 began.add(other_id)
             elif not now and (was_sharing or _shared_between(comparison, other_id, joined)):
                 ceased.add(other_id)
-        return SharedRoomChanges(began, ceased)
+            if not now and any(
+                comparison.is_in(room_id)
+                and other_id in changes.users
+                and other_id in present[room_id].invited
+                for room_id, changes in comparison.changes.items()
+            ):
+                invited.add(other_id)
+        return SharedRoomChanges(began, ceased, invited)
 
     def _is_up_to_date(
         self, comparison: _Comparison, other_id: UserID, shared: AbstractSet[RoomID]
