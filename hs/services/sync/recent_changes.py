@@ -57,6 +57,10 @@ class RecentKeys(Generic[K, R]):
                 keys.add(key)
         return keys
 
+    def remembers(self, key: K) -> bool:
+        """Return whether a row that touched a key is remembered."""
+        return any(key in last for last in self._last.values())
+
     def touched(self, key: K, position: VectorPosition) -> bool:
         """Return whether a key was touched after a position, or may have been."""
         floor = self._feed.position(self._stream) if self._floor is None else self._floor

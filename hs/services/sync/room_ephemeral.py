@@ -93,13 +93,14 @@ class RoomEphemeralSection:
             return
         changed_rooms: set[RoomID] | None = set()
         # An empty list is sent only if the recent changes say that typing stopped. If they do
-        # not reach back to the token, sending one for every room would be wasteful.
-        known_changed: set[RoomID] = set()
+        # not reach back to the token, sending one for every room would be wasteful. A client that
+        # begins anew may still show who typed.
+        known_changed = {each for each in new_rooms if self._recent_typing.remembers(each)}
         # The vector of a stream that has not moved is the same object in both tokens.
         now = context.position.token.typing.vector
         if context.since is not None and context.since.typing.vector is not now:
             changed_rooms = self._recent_typing.since(context.since.typing.vector)
-            known_changed = self._recent_typing.known_since(context.since.typing.vector)
+            known_changed |= self._recent_typing.known_since(context.since.typing.vector)
         if changed_rooms is None or changed_rooms:
             changed_rooms = _joined(context, changed_rooms)
         for room_id in changed_rooms | new_rooms:

@@ -342,3 +342,17 @@ async def test_deleted_account_data_is_sent_after_the_return_to_a_room(database:
         account_data = fourth["rooms"]["join"][room_id]["account_data"]["events"]
         assert account_data == [{"type": "org.x", "content": {}}]
         assert first["rooms"]["join"][room_id]["account_data"]["events"] == []
+
+
+async def test_first_sync_says_that_typing_stopped(database: Database) -> None:
+    async with open_syncing(database) as s:
+        room_id = await s.world.create_room(ALICE, join=[BOB])
+        quiet_room = await s.world.create_room(ALICE)
+        await s.set_typing(room_id, BOB)
+        await s.set_typing(room_id)
+
+        rooms = (await s.sync(ALICE))["rooms"]["join"]
+
+        typing = {"type": "m.typing", "content": {"user_ids": []}}
+        assert rooms[room_id]["ephemeral"]["events"] == [typing]
+        assert rooms[quiet_room]["ephemeral"]["events"] == []
