@@ -11,11 +11,13 @@ from hs.core.versions import RoomVersion
 def parse_submitted(origin: ServerName, pdu: JsonObject, rules: RoomVersion) -> Event:
     """Return a submitted event; its signatures are not verified.
 
-    Raises: Forbidden, if the origin has not signed it; BadJson, InvalidParam.
+    Raises: Forbidden, if the origin has not hashed and signed it; BadJson, InvalidParam.
     """
     signatures = pdu.get("signatures")
     if not isinstance(signatures, dict) or not signatures.get(origin):
         raise Forbidden("The event is not signed by your server")
+    if not isinstance(pdu.get("hashes"), dict):
+        raise Forbidden("The event has no hashes, so your server cannot have signed it")
     try:
         return parse_pdu(pdu, rules)
     except InvalidEventJson as fault:

@@ -82,6 +82,7 @@ async def test_wrong_events_are_refused(kind: str, change: dict[str, Any]) -> No
     [
         ({"sender": ANN, "state_key": ANN}, 403, "M_FORBIDDEN"),
         ({"signatures": {}}, 403, "M_FORBIDDEN"),
+        ({"hashes": None}, 403, "M_FORBIDDEN"),
         ({"origin_server_ts": 1.5}, 400, "M_BAD_JSON"),
         ({"bad": 1 << 60}, 400, "M_BAD_JSON"),
     ],
