@@ -65,12 +65,12 @@ class ServeBackfillRequest:
 
 @attrs.frozen
 class ServeMissingEventsRequest:
-    """POST /get_missing_events/{roomId}."""
+    """POST /get_missing_events/{roomId}; some servers leave out empty lists."""
 
     origin: ServerName = origin()
     room_id: RoomID = path()
-    earliest_events: list[EventID] = body()
-    latest_events: list[EventID] = body()
+    earliest_events: list[EventID] = body(factory=list)
+    latest_events: list[EventID] = body(factory=list)
     limit: int = body(default=10)
     min_depth: int = body(default=0)
 
