@@ -1,9 +1,10 @@
 #!/bin/sh
 # Installs the dependencies of the tests, then runs them. Arguments are passed to pytest:
 #
-#   scripts/test.sh                    all tests but those of the next three lines
+#   scripts/test.sh                    all tests but those of the next four lines
 #   scripts/test.sh -m long            the tests that take minutes
 #   scripts/test.sh -m js              the tests with JavaScript clients, which need npm
+#   scripts/test.sh -m synapse         federation with Synapse, which is installed from PyPI
 #   scripts/test.sh -m growth -n 0     what requests cost as data grows: prints a table
 #   scripts/test.sh tests/core -x      one folder, stopping at the first failure
 set -eu

@@ -31,7 +31,7 @@ LONG_LIMIT_S = 3600.0
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
     """Apply a time limit to each test; starting shared servers counts for the first test."""
-    is_long = any(item.get_closest_marker(name) for name in ("long", "js", "growth"))
+    is_long = any(item.get_closest_marker(name) for name in ("long", "js", "growth", "synapse"))
     with limit(LONG_LIMIT_S if is_long else LIMIT_S):
         result = yield
     # A test that configures logging would drop repeated records of later tests.

@@ -1,8 +1,6 @@
 """matrix-nio clients with encryption: rooms, files, device verification and key backup."""
 
-import asyncio
 import base64
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,109 +8,27 @@ import nio
 import pytest
 from nio.crypto.attachments import decrypt_attachment
 
-from tests.support.servers.nio_client import (
-    PASSWORD,
-    AnyProcessClient,
-    done,
-    registered,
-    run_scenario,
+from tests.support.servers.nio_client import AnyProcessClient, done, run_scenario
+from tests.support.servers.nio_encryption import (
+    collect_decrypted,
+    has_device_keys,
+    join_encrypted_room,
+    log_in_device,
+    say,
+    sync_until,
+    text,
 )
 from tests.support.servers.processes import Cluster
 
 pytest.importorskip("vodozemac", reason="matrix-nio encrypts with vodozemac: matrix-nio[e2e]")
 
 pytestmark = pytest.mark.process
-ENCRYPTED = {
-    "type": "m.room.encryption",
-    "state_key": "",
-    "content": {"algorithm": "m.megolm.v1.aes-sha2"},
-}
-
-
-async def log_in_device(cluster: Cluster, name: str) -> AnyProcessClient:
-    """Log in a device with encryption and upload its keys."""
-    client = AnyProcessClient(
-        cluster.any_url, name, encryption_enabled=True, store=nio.store.SqliteMemoryStore
-    )
-    done(await client.login(PASSWORD, device_name="a device"), nio.LoginResponse)
-    await client.keys_upload()
-    await sync_and_handle_keys(client, timeout_ms=0)
-    return client
-
-
-async def sync_and_handle_keys(
-    client: AnyProcessClient, timeout_ms: int = 2000
-) -> nio.SyncResponse:
-    """Sync once, then send, upload, query and claim what nio asks for."""
-    response = done(await client.sync(timeout=timeout_ms, full_state=False), nio.SyncResponse)
-    await client.send_to_device_messages()
-    if client.should_upload_keys:
-        await client.keys_upload()
-    if client.should_query_keys:
-        await client.keys_query()
-    if client.should_claim_keys:
-        await client.keys_claim(client.get_users_for_key_claiming())
-    return response
-
-
-async def sync_until(condition: Callable[[], Any], *clients: AnyProcessClient) -> None:
-    """Let clients sync until a condition holds."""
-    while not condition():
-        await asyncio.gather(*(sync_and_handle_keys(client) for client in clients))
-
-
-def collect_decrypted(client: AnyProcessClient) -> list[Any]:
-    """Return a list that collects the messages of other users which the client decrypts."""
-    events: list[Any] = []
-
-    def collect(room: nio.MatrixRoom, event: nio.Event) -> None:
-        if event.decrypted and event.sender != client.user_id:
-            events.append(event)
-
-    client.add_event_callback(collect, (nio.RoomMessageText, nio.RoomEncryptedFile))
-    return events
-
-
-async def say(client: AnyProcessClient, room_id: str, content: dict[str, Any]) -> None:
-    """Send a message to all devices, whether they are verified or not."""
-    sent = await client.room_send(
-        room_id, "m.room.message", content, ignore_unverified_devices=True
-    )
-    done(sent, nio.RoomSendResponse)
-
-
-def text(body: str) -> dict[str, Any]:
-    """Return the content of a text message."""
-    return {"msgtype": "m.text", "body": body}
-
-
-async def join_encrypted_room(
-    cluster: Cluster, suffix: str
-) -> tuple[AnyProcessClient, AnyProcessClient, str]:
-    """Join Alice and Bob to an encrypted room; wait until they have each other's device keys."""
-    for name in ("alice", "bob"):
-        registering_client = await registered(cluster.any_url, f"{name}-{suffix}")
-        await registering_client.logout()
-        await registering_client.close()
-    alice, bob = [await log_in_device(cluster, f"{name}-{suffix}") for name in ("alice", "bob")]
-    created = await alice.room_create(invite=[bob.user_id], initial_state=[ENCRYPTED])
-    room_id: str = done(created, nio.RoomCreateResponse).room_id
-    done(await bob.join(room_id), nio.JoinResponse)
-    await sync_until(
-        lambda: has_device_keys(alice, bob) and has_device_keys(bob, alice), alice, bob
-    )
-    return alice, bob, room_id
-
-
-def has_device_keys(client: AnyProcessClient, other: AnyProcessClient) -> bool:
-    """Return whether a client has the device keys of another client."""
-    return other.device_id in client.device_store[other.user_id]
 
 
 def test_all_devices_decrypt_messages_and_files(cluster: Cluster) -> None:
     async def scenario() -> None:
-        alice, bob, room_id = await join_encrypted_room(cluster, "niotalk")
-        tablet = await log_in_device(cluster, "bob-niotalk")
+        alice, bob, room_id = await join_encrypted_room(cluster.any_url, cluster.any_url, "niotalk")
+        tablet = await log_in_device(cluster.any_url, "bob-niotalk")
         bob_received, tablet_received = collect_decrypted(bob), collect_decrypted(tablet)
         alice_received = collect_decrypted(alice)
         await sync_until(lambda: has_device_keys(alice, tablet), alice, tablet)
@@ -144,7 +60,7 @@ def test_all_devices_decrypt_messages_and_files(cluster: Cluster) -> None:
 
 def test_devices_verify_each_other_by_emoji(cluster: Cluster) -> None:
     async def scenario() -> None:
-        alice, bob, _ = await join_encrypted_room(cluster, "nioverify")
+        alice, bob, _ = await join_encrypted_room(cluster.any_url, cluster.any_url, "nioverify")
         bobs_device = alice.device_store[bob.user_id][bob.device_id]
 
         done(await alice.start_key_verification(bobs_device), nio.ToDeviceResponse)
@@ -174,7 +90,7 @@ def test_new_device_decrypts_history_with_keys_from_backup(
     cluster: Cluster, tmp_path: Path
 ) -> None:
     async def scenario() -> None:
-        alice, bob, room_id = await join_encrypted_room(cluster, "niokept")
+        alice, bob, room_id = await join_encrypted_room(cluster.any_url, cluster.any_url, "niokept")
         alice_received = collect_decrypted(alice)
         await say(bob, room_id, text("remember this"))
         await sync_until(lambda: alice_received, alice)
@@ -183,7 +99,7 @@ def test_new_device_decrypts_history_with_keys_from_backup(
         await alice.export_keys(str(exported), "a passphrase", count=10)
         version = await store_backup(alice, room_id, exported.read_bytes())
 
-        laptop = await log_in_device(cluster, "alice-niokept")
+        laptop = await log_in_device(cluster.any_url, "alice-niokept")
         path = f"/_matrix/client/v3/room_keys/keys?version={version}"
         backup = await send_request(laptop, "GET", path)
         backed_up_session = backup["rooms"][room_id]["sessions"]["all"]
