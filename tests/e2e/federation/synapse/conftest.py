@@ -28,13 +28,15 @@ def python_with_synapse(request: pytest.FixtureRequest) -> Path:
     params=["T0", pytest.param("T2", marks=[pytest.mark.postgres, pytest.mark.redis])],
 )
 def mixed(request: pytest.FixtureRequest, python_with_synapse: Path) -> Iterator[MixedFederation]:
-    """Both servers; ours as one process and as several."""
+    """Both servers; ours as one process and as several, none of which may log an error."""
     postgres, redis = None, None
     if request.param == "T2":
         postgres = request.getfixturevalue("postgres_server")
         redis = request.getfixturevalue("redis_server")
     with mixed_federation(request.param, python_with_synapse, postgres, redis) as running:
         yield running
+        errors = {process.name: process.errors() for process in running.cluster.processes.values()}
+        assert not any(errors.values()), errors
 
 
 @attrs.frozen
