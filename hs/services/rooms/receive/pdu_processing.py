@@ -8,8 +8,9 @@ Rules:
 - The event is checked against its auth events (step 4), the state before it (step 5) and the
   current state (step 6), in this order; the first two reject it, the last makes it soft-failed.
 - Step 6 applies to new events only. An event that fills a gap is history, as a stored event
-  already follows it. An event behind a gap may be authorized by state changes that we have not
-  received, so it is checked against the current state resolved with the state before it.
+  already follows it. So is an outlier of the current state, and what these follow from. An event
+  behind a gap may be authorized by state changes that we have not received, so it is checked
+  against the current state resolved with the state before it.
 - Only accepted events change the head. They replace the forward extremities that they cite,
   directly or by way of soft-failed and rejected events, which never are extremities.
 - Only accepted events add backward extremities: nothing vouches for what the others cite.
@@ -20,7 +21,7 @@ Rules:
 Spec: server-server API, Checks performed on receipt of a PDU, steps 4 to 7.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
 import attrs
@@ -68,7 +69,7 @@ class PduProcessor:
     _not_recommended: frozenset[EventID] = attrs.field(default=frozenset(), kw_only=True)
     missing_prev_events: set[EventID] = attrs.Factory(set)
     missing_auth_events: set[EventID] = attrs.Factory(set)
-    _gaps: frozenset[EventID] = frozenset()  # backward extremities among the events
+    _gaps: frozenset[EventID] = frozenset()  # events that stored ones follow
     _redactions: Mapping[EventID, Sequence[EventID]] = attrs.Factory(dict)
 
     async def prepare(self, events: Sequence[Event]) -> None:
@@ -82,7 +83,9 @@ class PduProcessor:
         )
         new = [event.event_id for event in events if not self.has_state_before(event.event_id)]
         if new:
-            self._gaps, self._redactions = await self._room.load_gaps_and_redactions(new)
+            gaps, self._redactions = await self._room.load_gaps_and_redactions(new)
+            history = [each.event_id for each in events if self._is_in_state(each)]
+            self._gaps = self._with_events_before({*gaps, *history}, events)
 
     async def store_outlier(self, event: Event) -> None:
         """Store an event as an outlier, unless it is known or lacks auth events."""
@@ -320,6 +323,27 @@ class PduProcessor:
 
     def _fills_gap(self, event_id: EventID) -> bool:
         return event_id in self._gaps or self._room.is_missing_of_pending(event_id)
+
+    def _is_in_state(self, event: Event) -> bool:
+        """Return whether the current state contains an event: it is before all that is to come."""
+        key = (event.type, event.state_key or "")
+        return (
+            event.state_key is not None and self._room.head.snapshot.map.get(key) == event.event_id
+        )
+
+    def _with_events_before(
+        self, gaps: Collection[EventID], events: Sequence[Event]
+    ) -> frozenset[EventID]:
+        """Return backward extremities with those of the events from which they follow."""
+        by_id = {event.event_id: event for event in events}
+        unvisited = [each for each in by_id if each in gaps or self._fills_gap(each)]
+        found = set(gaps)
+        while unvisited:
+            for cited in by_id[unvisited.pop()].prev_events:
+                if cited in by_id and cited not in found:
+                    found.add(cited)
+                    unvisited.append(cited)
+        return frozenset(found)
 
     def has_state_before(self, event_id: EventID) -> bool:
         """Return whether the state before a loaded event is known."""
