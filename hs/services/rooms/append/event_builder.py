@@ -16,7 +16,7 @@ from hs.core.events import event_types
 from hs.core.events.build import EventDraft, GraphPosition, build_event
 from hs.core.events.event import Event
 from hs.core.events.redaction import redact
-from hs.core.ids import EventID, RoomID, ServerName
+from hs.core.ids import EventID, RoomID, ServerName, server_of
 from hs.core.signing.keys import Signer
 from hs.core.versions import RoomVersion
 from hs.lib.clock import Clock
@@ -100,7 +100,7 @@ class EventBuilder:
 
     def _build(self, room: HotRoom, head: RoomHead, draft: Draft) -> Event:
         rules = room.rules
-        prev_events = head.prev_events()
+        prev_events = head.prev_events(server_of(draft.sender))
         auth_events = [
             head.events[key]
             for key in auth_types_for_event(

@@ -11,6 +11,7 @@ Rules:
   and whoever still refers to it must not use it (see `hot_rooms`).
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple
 
@@ -23,7 +24,7 @@ from hs.core.events import event_types
 from hs.core.events.event import Event
 from hs.core.events.event_types import StateKey
 from hs.core.events.hashes import reference_hash
-from hs.core.ids import EventID, RoomID
+from hs.core.ids import EventID, RoomID, ServerName, server_of
 from hs.core.unpadded_base64 import encode_base64
 from hs.core.versions import RoomVersion
 from hs.services.rooms.append.drafts import Draft
@@ -54,11 +55,12 @@ _EVENT_BYTES: Final = 3000
 class Extremity(NamedTuple):
     """A forward extremity: an event that no known event lists in its prev_events.
 
-    `reference_hash` is set in room versions 1 and 2 only.
+    `server` is that of its sender. `reference_hash` is set in room versions 1 and 2 only.
     """
 
     event_id: EventID
     depth: int
+    server: ServerName
     reference_hash: str = ""
 
 
@@ -105,12 +107,22 @@ class RoomHead:
         depth = max((end.depth for end in extremities), default=self.depth)
         return attrs.evolve(self, extremities=extremities, depth=depth)
 
-    def prev_events(self) -> tuple[Extremity, ...]:
-        """Return the extremities that a new event cites: the deepest, if there are too many."""
+    def prev_events(self, server_name: ServerName) -> tuple[Extremity, ...]:
+        """Return the extremities that a new event of this server cites.
+
+        If there are too many, each server has its turn, this one first, and the deepest of each
+        come first. Other servers see only the state after what is cited. One that forks the room,
+        at any depth, must not keep the events out that make the new one's sender a member.
+        """
         if len(self.extremities) <= MAX_PREV_EVENTS:
             return self.extremities
-        ordered = sorted(self.extremities, key=lambda end: end.depth, reverse=True)
-        return tuple(ordered[:MAX_PREV_EVENTS])
+        turns: Counter[ServerName] = Counter()
+        ordered = []
+        for end in sorted(self.extremities, key=lambda end: end.depth, reverse=True):
+            ordered.append((turns[end.server], end.server != server_name, end))
+            turns[end.server] += 1
+        ordered.sort(key=lambda entry: entry[:2])
+        return tuple(end for *_, end in ordered[:MAX_PREV_EVENTS])
 
     def _apply_entry(self, key: StateKey, event: Event | None) -> None:
         # Mutates: only called on a head that is still being built.
@@ -199,8 +211,10 @@ class HotRoom:
 def extremity(event: Event) -> Extremity:
     """Return the extremity for an event."""
     if event.rules.event_id_is_hash:
-        return Extremity(event.event_id, event.depth)
-    return Extremity(event.event_id, event.depth, encoded_reference_hash(event))
+        return Extremity(event.event_id, event.depth, server_of(event.sender))
+    return Extremity(
+        event.event_id, event.depth, server_of(event.sender), encoded_reference_hash(event)
+    )
 
 
 def encoded_reference_hash(event: Event) -> str:
@@ -222,12 +236,11 @@ def head_before_create(create: Event) -> RoomHead:
 
 
 def head_after(head: RoomHead, event: Event, create: Event) -> RoomHead:
-    """Return the head after an authorized event that cites `head.prev_events()`."""
-    prev_events = head.prev_events()
-    if len(prev_events) == len(head.extremities):
-        uncited: tuple[Extremity, ...] = ()
-    else:
-        uncited = tuple(end for end in head.extremities if end not in prev_events)
+    """Return the head after an authorized event of this server, which cites `prev_events()`."""
+    uncited: tuple[Extremity, ...] = ()
+    if len(head.extremities) > MAX_PREV_EVENTS:
+        cited = head.prev_events(server_of(event.sender))
+        uncited = tuple(end for end in head.extremities if end not in cited)
     if event.state_key is not None:
         head = head.with_state({(event.type, event.state_key): event}, create)
     # Not attrs.evolve, which costs five times as much for each message that is sent.

@@ -321,6 +321,29 @@ async def test_local_events_cite_the_forward_extremities(world: ReceivingWorld) 
     assert set(found[second.event_id].event.prev_events) == {first.event_id, *ends} - set(cited)
 
 
+async def test_forks_by_one_server_do_not_keep_others_from_being_cited(
+    world: ReceivingWorld,
+) -> None:
+    room_id, history = await import_joined_room(world)
+    start = history.ends[:]
+    own = await world.send(room_id, ALICE)
+    berts = history.add(BERT, "m.room.message", {"body": "fork"}, after=start)
+    deep = history.add(CORA, "m.room.message", {"body": "deep"}, after=start)
+    forks = [
+        history.add(CORA, "m.room.message", {"body": str(n)}, after=[deep.event_id])
+        for n in range(12)
+    ]
+    await receive(world, berts, deep, *forks)
+
+    sent = await world.send(room_id, ALICE)
+
+    stored = await world.events.get_one(sent.event_id)
+    assert stored is not None
+    cited = stored.event.prev_events
+    assert len(cited) == 10
+    assert {own.event_id, berts.event_id} < set(cited)
+
+
 async def test_receiving_for_an_unknown_room_raises_not_found(world: ReceivingWorld) -> None:
     with pytest.raises(NotFound):
         await world.receiver.receive(RoomID("!nowhere:one.example"), [b"{}"], [], {})
