@@ -264,11 +264,11 @@ class Clients:
                 content = {action: f"{action} {self.number()}"}
                 await self.set_state(user_id, room, f"m.room.{action}", content)
             case "rules":
-                content = {"join_rule": chance.choice(("public", "public", "invite"))}
-                await self.set_state(room.founder, room, "m.room.join_rules", content)
+                rule = {"join_rule": chance.choice(("public", "public", "invite"))}
+                await self.set_state(room.founder, room, "m.room.join_rules", rule)
             case "acl":
-                content = {"allow": ["*"], "deny": chance.choice(([], [NAME]))}
-                await self.set_state(room.founder, room, "m.room.server_acl", content)
+                acl = {"allow": ["*"], "deny": chance.choice(([], [NAME]))}
+                await self.set_state(room.founder, room, "m.room.server_acl", acl)
             case "levels":
                 await self.change_levels(chance.choice((user_id, room.founder)), room)
             case "redact":

@@ -78,7 +78,7 @@ class EvilAnswers:
             return _response(404, {"errcode": "M_UNRECOGNIZED", "error": "no"})
         event_id = EventID(arguments[1] if name == "event_auth" else parse_qs(query)["event_id"][0])
         event = room.history.events.get(event_id)
-        if event is None or event_id not in room.history.states:
+        if event is None or room.gap_before(event):
             return _response(404, {"errcode": "M_NOT_FOUND", "error": "no"})
         return self._state(room, name, event)
 

@@ -1,6 +1,6 @@
 """What must be true after a run, once all faults are healed and the servers have settled.
 
-Of the honest servers that are in a room:
+Of the honest servers that are in a room, as the server of its founder sees it:
 
 - they agree who is in it, on its resolved state, and on its forward extremities;
 - each has stored every acknowledged event once, has not rejected it, and shows it once to a client
@@ -9,6 +9,10 @@ Of the honest servers that are in a room:
   wants.
 - they agree which events are rejected. Soft failures may differ: they depend on what a server knew
   when the event arrived.
+
+A server that others do not see in the room need not know that. A state resolution that takes back
+its join, as the room had closed at the same time, is no event that anybody could send to it; and a
+server that misses what is before its ban is refused when it asks for that.
 
 Of all honest servers: no client was ever shown an event that its server has rejected or
 soft-failed, nor one of those that the malicious server made so that no server may accept them. Only
@@ -47,6 +51,10 @@ class _RoomOfServer:
         """The users of the server who are in the room."""
         return [user for user in self.server.users if self.state.membership(user) == "join"]
 
+    def expected(self, home: "_RoomOfServer") -> list[UserID]:
+        """Return the users of the server who are in the room as another server sees it."""
+        return [user for user in self.server.users if home.state.membership(user) == "join"]
+
     def having(self, *statuses: EventStatus) -> set[EventID]:
         """Return the events with one of some statuses."""
         return {each for each, (status, _) in self.statuses.items() if status in statuses}
@@ -57,10 +65,13 @@ async def check_all(clients: Clients, final: FinalMessages, mallory: Mallory | N
     problems: list[str] = []
     for room in clients.rooms:
         views = [await _view(server, room) for server in clients.servers.values()]
-        problems += _check_agreement(room, views)
+        (home,) = (view for view in views if view.server.name == server_of(room.founder))
+        problems += _check_agreement(room, home, views)
         problems += _check_stored(clients, room, views)
         for view in views:
-            problems += await _check_shown(clients, room, view, final)
+            if view.joined and view.expected(home):
+                problems += await _check_read(clients, room, view, final)
+            problems += _check_shown(clients, view)
     problems += _check_never_shown(clients, mallory)
     return problems
 
@@ -74,16 +85,17 @@ async def _view(server: SimulatedServer, room: SharedRoom) -> _RoomOfServer:
     )
 
 
-def _check_agreement(room: SharedRoom, views: list[_RoomOfServer]) -> list[str]:
-    (home,) = (view for view in views if view.server.name == server_of(room.founder))
+def _check_agreement(
+    room: SharedRoom, home: _RoomOfServer, views: list[_RoomOfServer]
+) -> list[str]:
     problems = []
     for view in views:
         name = f"{room.room_id} (version {room.version}) at {view.server.name}"
-        expected = [u for u in view.server.users if home.state.membership(u) == "join"]
+        expected = view.expected(home)
+        if not expected or view is home:
+            continue
         if view.joined != expected:
             problems.append(f"{name}: joined are {view.joined}, not {expected}")
-        if not view.joined or not expected or view is home:
-            continue
         differences = set(view.state.events.items()) ^ set(home.state.events.items())
         if differences:
             problems.append(f"{name}: the state differs in {sorted(differences)}")
@@ -114,7 +126,7 @@ def _check_stored(clients: Clients, room: SharedRoom, views: list[_RoomOfServer]
     return problems
 
 
-async def _check_shown(
+async def _check_read(
     clients: Clients, room: SharedRoom, view: _RoomOfServer, final: FinalMessages
 ) -> list[str]:
     problems = []
@@ -129,7 +141,7 @@ async def _check_shown(
         texts = clients.readers[user_id].read.items()
         if twice := {text for text, count in texts if count > 1 and text.startswith("message ")}:
             problems.append(f"{who} reads messages twice: {twice}")
-        if missing := wanted - set(found) - void:
+        if missing := wanted - set(found) - void - view.having(EventStatus.OUTLIER):
             problems.append(f"{who} does not read {missing}")
         state = await clients.state(user_id, room)
         if state != view.state.events:
@@ -138,6 +150,12 @@ async def _check_shown(
         shown = clients.readers[user_id].shown.get(room.room_id, [])
         if final.events[room.room_id] not in shown:
             problems.append(f"{who}: sync does not show the last message")
+    return problems
+
+
+def _check_shown(clients: Clients, view: _RoomOfServer) -> list[str]:
+    problems = []
+    void = view.having(EventStatus.SOFT_FAILED, EventStatus.REJECTED)
     for reader in clients.readers.values():
         if server_of(reader.user_id) == view.server.name and (bad := void & reader.timeline):
             problems.append(f"{reader.user_id} was shown {bad}, which were not accepted")

@@ -141,7 +141,7 @@ class Mallory:
         """Send a message with a wrong signature."""
         event = self._message(room, EVIL_BODY)
         signature = encode_base64(self._chance.randbytes(64))
-        signatures = {NAME: {signer_of(NAME).key.key_id: signature}}
+        signatures: dict[str, Any] = {NAME: {signer_of(NAME).key.key_id: signature}}
         self.never_shown.add(event.event_id)
         await self._send(room, [with_signatures(event, signatures)], room.servers)
 

@@ -91,10 +91,10 @@ class SimulatedNetwork:
 
     async def _repeat(self, sender: ServerName, request: PeerRequest) -> None:
         """Deliver a request once more, perhaps long after others that were sent later."""
-        await trio.sleep(self.chance.random() * LONGEST_REPEAT_S)
-        self.trace.note(sender, "repeats", request.server, request.uri.partition("?")[0])
         self.in_flight += 1
         try:
+            await trio.sleep(round(self.chance.random() * LONGEST_REPEAT_S, 4))
+            self.trace.note(sender, "repeats", request.server, request.uri.partition("?")[0])
             await self.nodes[request.server].answer(request)
         except NoAnswer:
             pass

@@ -12,7 +12,11 @@ import trio
 import trio.testing
 
 from hs.core.ids import ServerName, UserID, server_of
-from hs.settings.sections.federation import PeerRequestSettings
+from hs.settings.sections.federation import (
+    KeyExchangeSettings,
+    KeyServerSettings,
+    PeerRequestSettings,
+)
 from hs.settings.sections.rooms import RoomSettings
 from tests.simulation.clients import Clients
 from tests.simulation.database import ProcessDied
@@ -151,8 +155,12 @@ class _Run:
         plan = self._plan
         self._trace.note(plan)
         names = NAMES[: plan.servers]
+        # A server that joins cannot check the events of servers that it does not reach, and leaves
+        # them out of the state of the room, for good, unless notaries have their keys.
+        notaries = tuple(KeyServerSettings(server_name=name) for name in names)
         settings = attrs.evolve(
             SETTINGS,
+            key_exchange=KeyExchangeSettings(trusted_key_servers=notaries),
             peer_requests=PeerRequestSettings(destination_min_retry_interval=plan.backoff_ms),
             rooms=RoomSettings(dummy_events_threshold=plan.dummies_above),
         )
@@ -176,13 +184,12 @@ class _Run:
                 mallory.answers.is_quiet = True
             final = await settle(network, clients)
             self._outcome.problems += clients.problems
-            for server in servers.values():
-                self._outcome.problems += server.problems
             self._outcome.problems += await check_all(clients, final, mallory)
             self._outcome.events = len(clients.acknowledged)
             self._outcome.virtual_s = trio.current_time()
             for server in servers.values():
                 await server.crash()
+                self._outcome.problems += server.problems
             nursery.cancel_scope.cancel()
 
     async def _begin(self, clients: Clients, mallory: Mallory | None) -> None:

@@ -74,6 +74,7 @@ class SimulatedServer:
     life: Life | None = None
     _database: MortalDatabase | None = None
     _transport: SimulatedTransport | None = None
+    _watch: SoftFailureWatch | None = None
     _scope: trio.CancelScope = attrs.Factory(trio.CancelScope)
     _ended: trio.Event = attrs.Factory(trio.Event)
     crashes: int = 0
@@ -115,8 +116,8 @@ class SimulatedServer:
                         for duty in part.duties:
                             if duty.name in DUTIES:
                                 nursery.start_soon(keep_running, duty)
-                    watch = SoftFailureWatch(self.name, self.problems)
-                    await watch.begin(self.store, process.base.feed)
+                    self._watch = SoftFailureWatch(self.name, self.problems)
+                    await self._watch.begin(self.store, process.base.feed)
                     self.life = Life(process, nursery, process.client(AnyUser()))
                     task_status.started()
                     await trio.sleep_forever()
@@ -124,6 +125,8 @@ class SimulatedServer:
             if not database.is_dead:
                 raise
         finally:
+            if self._watch is not None:
+                self._watch.end()
             self._ended.set()
 
     async def answer(self, request: PeerRequest) -> PeerResponse:

@@ -13,12 +13,13 @@ import trio
 from hs.core.ids import EventID, RoomID, UserID, server_of
 from tests.simulation.clients import Clients, SharedRoom
 from tests.simulation.network import SimulatedNetwork
-from tests.simulation.rows import read_state
+from tests.simulation.rows import read_extremities, read_state
 from tests.simulation.servers import SimulatedServer
 
 LOOK_EVERY_S: Final = 5.0
 SETTLE_S: Final = 8 * 3600.0
 QUIET_LOOKS: Final = 2
+MAX_ROUNDS: Final = 4
 
 
 @attrs.frozen
@@ -36,15 +37,14 @@ async def settle(network: SimulatedNetwork, clients: Clients) -> FinalMessages:
         await server.start()
     await wait_until_quiet(network, clients)
     for room in clients.rooms:
-        await _join_again(clients, room)
         await _permit_messages(clients, room)
-    await wait_until_quiet(network, clients)
-    for room in clients.rooms:
-        for server in [*clients.servers.values(), clients.servers[server_of(room.founder)]]:
-            user_id = await joined_user(server, room)
-            if user_id is not None:
-                await clients.send(user_id, room)
-                await wait_until_quiet(network, clients)
+        # What the messages make known may bring a join back that was lost.
+        for _ in range(MAX_ROUNDS):
+            await _join_again(clients, room)
+            await wait_until_quiet(network, clients)
+            await _speak_in_turn(network, clients, room)
+            if not await _lost_joins(clients, room):
+                break
     last = {each.room_id: each.event_id for each in clients.acknowledged}
     return FinalMessages(last)
 
@@ -56,14 +56,36 @@ async def joined_user(server: SimulatedServer, room: SharedRoom) -> UserID | Non
     return room.founder if room.founder in joined else next(iter(joined), None)
 
 
+async def _speak_in_turn(network: SimulatedNetwork, clients: Clients, room: SharedRoom) -> None:
+    for server in [*clients.servers.values(), clients.servers[server_of(room.founder)]]:
+        user_id = await joined_user(server, room)
+        if user_id is None:
+            continue
+        for _ in range(MAX_ROUNDS):
+            await clients.send(user_id, room)
+            await wait_until_quiet(network, clients)
+            # An event cites some of many extremities only.
+            if len(await read_extremities(server.store, room.room_id)) == 1:
+                break
+
+
 async def _join_again(clients: Clients, room: SharedRoom) -> None:
-    """Let users join whose join was accepted by other servers, and its answer lost."""
+    """Let users join whom others see in the room, and their own server does not.
+
+    The answer to their join was lost, or a state resolution has taken it back and another has not.
+    """
+    for user_id in await _lost_joins(clients, room):
+        await clients.join(user_id, room)
+
+
+async def _lost_joins(clients: Clients, room: SharedRoom) -> list[UserID]:
     founder = await read_state(clients.servers[server_of(room.founder)].store, room.room_id)
+    lost: list[UserID] = []
     for server in clients.servers.values():
         own = await read_state(server.store, room.room_id)
-        for user_id in server.users:
-            if founder.membership(user_id) == "join" and own.membership(user_id) != "join":
-                await clients.join(user_id, room)
+        joined = [each for each in server.users if founder.membership(each) == "join"]
+        lost.extend(each for each in joined if own.membership(each) != "join")
+    return lost
 
 
 async def _permit_messages(clients: Clients, room: SharedRoom) -> None:

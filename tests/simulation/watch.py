@@ -35,6 +35,7 @@ class SoftFailureWatch:
     _problems: list[str]
     _members: dict[tuple[str, str], str | None] = attrs.Factory(dict)
     _cited: set[str] = attrs.Factory(set)
+    _suspects: dict[str, tuple[str, list[str]]] = attrs.Factory(dict)  # problem, prev_events
 
     async def begin(self, database: InlineDatabase, feed: Feed) -> None:
         """Read the memberships, and follow them."""
@@ -47,23 +48,37 @@ class SoftFailureWatch:
         for _, row in batch.rows:
             if row.outlier or row.rejected or row.soft_failed:
                 continue
-            self._check(row)
-            if row.pdu is not None:
-                self._cited.update(_prev_events(row.pdu))
+            prev_events = [] if row.pdu is None else _prev_events(row.pdu)
+            if row.after_gap or row.number or row.event_id in self._cited:
+                self._acquit(prev_events)
+            else:
+                self._check(row, prev_events)
+            self._cited.update(prev_events)
             for event_type, state_key, _, membership in row.changes():
                 if event_type == event_types.MEMBER:
                     self._members[row.room_id, state_key] = membership
 
-    def _check(self, row: EventRow) -> None:
-        is_history = row.after_gap or row.event_id in self._cited
-        if row.state_key is not None or is_history or server_of(UserID(row.sender)) == self._server:
+    def _check(self, row: EventRow, prev_events: list[str]) -> None:
+        if row.state_key is not None or server_of(UserID(row.sender)) == self._server:
             return
         membership = self._members.get((row.room_id, row.sender))
         if membership != event_types.JOIN:
-            self._problems.append(
+            problem = (
                 f"{self._server} accepted {row.event_id} of {row.sender}, whose membership in"
                 f" {row.room_id} was {membership}"
             )
+            self._suspects[row.event_id] = (problem, prev_events)
+
+    def _acquit(self, event_ids: list[str]) -> None:
+        """Note that events are history, as they are before one that was known to be missing."""
+        unvisited = list(event_ids)
+        while unvisited:
+            _, prev_events = self._suspects.pop(unvisited.pop(), ("", []))
+            unvisited += prev_events
+
+    def end(self) -> None:
+        """Report the events that are no history."""
+        self._problems += [problem for problem, _ in self._suspects.values()]
 
 
 def _prev_events(pdu: bytes) -> list[str]:
