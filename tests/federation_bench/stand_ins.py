@@ -26,6 +26,8 @@ KEYS = "/_matrix/key/v2/server"
 VALID_UNTIL_MS = 1_900_000_000_000
 WAIT_S = 300.0
 
+SignedTransaction = tuple[str, bytes, dict[str, str]]
+
 
 def addresses(count: int) -> list[str]:
     """Return addresses of this machine."""
@@ -106,7 +108,7 @@ def _keys_of(name: ServerName) -> bytes:
 
 def signed_transaction(
     origin: ServerName, destination: str, number: int, content: JsonObject
-) -> tuple[str, bytes, dict[str, str]]:
+) -> SignedTransaction:
     """Return the URI, body and headers of a transaction."""
     uri = f"{FEDERATION}/v1/send/bench{number}"
     body = canonical_json({"origin": origin, "origin_server_ts": VALID_UNTIL_MS, **content})
