@@ -15,7 +15,7 @@ origin. Algorithm: Synapse, docs/auth_chain_difference_algorithm.md.
 """
 
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence, Set
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import attrs
 
@@ -24,16 +24,14 @@ from hs.core.events.event_types import StateKey
 from hs.core.ids import EventID
 
 
-@attrs.frozen(order=True)
-class Place:
+class Place(NamedTuple):
     """The place of an event in the index; sequences start at 1."""
 
     chain_id: int
     sequence: int
 
 
-@attrs.frozen
-class Link:
+class Link(NamedTuple):
     """A link between chains.
 
     Events at or after `origin` in its chain reach `target` and all events before it in its chain.
@@ -50,8 +48,7 @@ Reach: TypeAlias = dict[int, int]
 """The greatest sequence that is reached in each chain."""
 
 
-@attrs.frozen(order=True)
-class PlaceRange:
+class PlaceRange(NamedTuple):
     """The places of a chain after `after`, up to and including `upto`."""
 
     chain_id: int

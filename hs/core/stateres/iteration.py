@@ -70,12 +70,16 @@ class PartialState:
 
         For keys that this state lacks, the event's own auth events are used unless rejected.
         """
-        auth_state = self.auth_state_for(event)
+        auth_state: dict[StateKey, Event] = {}
         for key in needed_keys(event):
-            if self.get(key) is None:
-                cited = self.store.auth_event(event, key)
-                if cited is not None and cited.event_id not in self.store.rejected:
-                    auth_state[key] = cited
+            if self.get(key) is not None:
+                state_event = self.event(key)
+            else:
+                state_event = self.store.auth_event(event, key)
+                if state_event is not None and state_event.event_id in self.store.rejected:
+                    state_event = None
+            if state_event is not None:
+                auth_state[key] = state_event
         return auth_state
 
     def _power_in(self, auth_state: Mapping[StateKey, Event]) -> PowerLevels | None:

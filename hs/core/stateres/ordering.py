@@ -106,7 +106,7 @@ def _extend_positions(
     while frontier := {
         event_id: event
         for event_id, event in frontier.items()
-        if event_id not in positions | off_mainline
+        if event_id not in positions and event_id not in off_mainline
     }:
         off_mainline |= frontier
         yield from store.load_auth_events(frontier.values())
