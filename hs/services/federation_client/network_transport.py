@@ -60,9 +60,9 @@ class NetworkTransport:
 
         `timeout_s` bounds all attempts together, of a patient request each of them.
         """
-        await self._route(request)
+        route = await self._route(request)
         with trio.move_on_after(math.inf if request.is_patient else request.timeout_s):
-            response = await self._send_repeatedly(request)
+            response = await self._send_repeatedly(request, route)
             return PeerResponse(response.status, response.headers, response.body)
         raise _timed_out(request)
 
@@ -100,7 +100,7 @@ class NetworkTransport:
             return await discover(request.server, self._delegations)
         raise RemoteFault(request.server, f"no address was found in {DISCOVERY_S:g} s")
 
-    async def _send_repeatedly(self, request: PeerRequest) -> HttpResponse:
+    async def _send_repeatedly(self, request: PeerRequest, route: ServerRoute) -> HttpResponse:
         settings = self._settings
         retries, delays = (
             settings.max_short_retries,
@@ -114,7 +114,7 @@ class NetworkTransport:
         is_idempotent = request.method in IDEMPOTENT
         while True:
             try:
-                response = await self._send_once(request)
+                response = await self._send_once(request, route)
                 if not (is_idempotent and response.status in TEMPORARY and retries):
                     return response
             except HttpUnreachable as fault:
@@ -125,10 +125,10 @@ class NetworkTransport:
                 raise _remote_fault(request, fault) from None
             retries -= 1
             await trio.sleep(delays.next_s())
+            route = await self._route(request)
 
-    async def _send_once(self, request: PeerRequest) -> HttpResponse:
+    async def _send_once(self, request: PeerRequest, route: ServerRoute) -> HttpResponse:
         """Send a request to the first address that can be connected to. Raises: HttpFault."""
-        route = await self._route(request)
         *others, last = [
             self._directed(request, route, address) for address in route.addresses[:MAX_ADDRESSES]
         ]
