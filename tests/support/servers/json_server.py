@@ -1,6 +1,7 @@
 """HTTP servers in threads that answer JSON, for fake servers that hs sends requests to."""
 
 import json
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -49,13 +50,20 @@ class _Server(ThreadingHTTPServer):
 
 
 @contextmanager
-def running_json_server(handler: type[JsonHandler]) -> Iterator[str]:
-    """Serve requests on a free port of this machine; yield the base URL."""
-    server = _Server(("127.0.0.1", 0), handler)
+def running_json_server(
+    handler: type[JsonHandler], port: int = 0, tls: ssl.SSLContext | None = None
+) -> Iterator[str]:
+    """Serve requests on a port of this machine, by default a free one; yield the base URL."""
+    server = _Server(("127.0.0.1", port), handler)
+    if tls is not None:
+        # The handshake is made in the thread of the connection.
+        server.socket = tls.wrap_socket(
+            server.socket, server_side=True, do_handshake_on_connect=False
+        )
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.server_port}"
+        yield f"{'http' if tls is None else 'https'}://127.0.0.1:{server.server_port}"
     finally:
         server.shutdown()
         server.server_close()
