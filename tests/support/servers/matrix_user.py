@@ -20,7 +20,7 @@ from tests.support.web import WebResponse
 T = TypeVar("T")
 V3 = "/_matrix/client/v3"
 PASSWORD = "correct horse battery staple"
-WAIT_S = 30.0
+WAIT_S = 60.0
 LONG_POLL_MS = 4000
 PAGE = 100
 MAX_PAGES = 100
