@@ -12,7 +12,8 @@ Of the honest servers that are in a room, as the server of its founder sees it:
 
 A server that others do not see in the room need not know that. A state resolution that takes back
 its join, as the room had closed at the same time, is no event that anybody could send to it; and a
-server that misses what is before its ban is refused when it asks for that.
+server that misses what is before its ban is refused when it asks for that. So is one that misses
+what another server sent before its users left: what nobody has got by then may be lost.
 
 Of all honest servers: no client was ever shown an event that its server has rejected or
 soft-failed, nor one of those that the malicious server made so that no server may accept them. Only
@@ -70,7 +71,7 @@ async def check_all(clients: Clients, final: FinalMessages, mallory: Mallory | N
         problems += _check_stored(clients, room, views)
         for view in views:
             if view.joined and view.expected(home):
-                problems += await _check_read(clients, room, view, final)
+                problems += await _check_read(clients, room, home, view, final)
             problems += _check_shown(clients, view)
     problems += _check_never_shown(clients, mallory)
     return problems
@@ -127,11 +128,20 @@ def _check_stored(clients: Clients, room: SharedRoom, views: list[_RoomOfServer]
 
 
 async def _check_read(
-    clients: Clients, room: SharedRoom, view: _RoomOfServer, final: FinalMessages
+    clients: Clients,
+    room: SharedRoom,
+    home: _RoomOfServer,
+    view: _RoomOfServer,
+    final: FinalMessages,
 ) -> list[str]:
     problems = []
     void = view.having(EventStatus.SOFT_FAILED, EventStatus.REJECTED)
-    wanted = {each.event_id for each in clients.acknowledged if each.room_id == room.room_id}
+    wanted = {
+        each.event_id
+        for each in clients.acknowledged
+        if each.room_id == room.room_id
+        and ((each.server, room.room_id) not in clients.left or each.event_id in home.statuses)
+    }
     for user_id in view.joined:
         who = f"{user_id} in {room.room_id} (version {room.version})"
         found = await clients.scroll(user_id, room)

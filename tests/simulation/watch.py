@@ -35,7 +35,9 @@ class SoftFailureWatch:
     _problems: list[str]
     _members: dict[tuple[str, str], str | None] = attrs.Factory(dict)
     _cited: set[str] = attrs.Factory(set)
-    _suspects: dict[str, tuple[str, list[str]]] = attrs.Factory(dict)  # problem, prev_events
+    _suspects: dict[str, tuple[str, list[str]]] = attrs.Factory(
+        dict
+    )  # a problem or "", prev_events
 
     async def begin(self, database: InlineDatabase, feed: Feed) -> None:
         """Read the memberships, and follow them."""
@@ -52,22 +54,22 @@ class SoftFailureWatch:
             if row.after_gap or row.number or row.event_id in self._cited:
                 self._acquit(prev_events)
             else:
-                self._check(row, prev_events)
+                self._suspects[row.event_id] = (self._problem_of(row), prev_events)
             self._cited.update(prev_events)
             for event_type, state_key, _, membership in row.changes():
                 if event_type == event_types.MEMBER:
                     self._members[row.room_id, state_key] = membership
 
-    def _check(self, row: EventRow, prev_events: list[str]) -> None:
+    def _problem_of(self, row: EventRow) -> str:
         if row.state_key is not None or server_of(UserID(row.sender)) == self._server:
-            return
+            return ""
         membership = self._members.get((row.room_id, row.sender))
-        if membership != event_types.JOIN:
-            problem = (
-                f"{self._server} accepted {row.event_id} of {row.sender}, whose membership in"
-                f" {row.room_id} was {membership}"
-            )
-            self._suspects[row.event_id] = (problem, prev_events)
+        if membership == event_types.JOIN:
+            return ""
+        return (
+            f"{self._server} accepted {row.event_id} of {row.sender}, whose membership in"
+            f" {row.room_id} was {membership}"
+        )
 
     def _acquit(self, event_ids: list[str]) -> None:
         """Note that events are history, as they are before one that was known to be missing."""
@@ -78,7 +80,7 @@ class SoftFailureWatch:
 
     def end(self) -> None:
         """Report the events that are no history."""
-        self._problems += [problem for problem, _ in self._suspects.values()]
+        self._problems += [problem for problem, _ in self._suspects.values() if problem]
 
 
 def _prev_events(pdu: bytes) -> list[str]:
