@@ -70,7 +70,7 @@ class MembershipHandshakesApi:
     )
     async def make_join(self, request: MakeMembership) -> bytes:
         """Spec: server-server API, Joining Rooms."""
-        return _template(await self._make(event_types.JOIN, request))
+        return self._template(await self._make(event_types.JOIN, request))
 
     @route(
         "GET",
@@ -81,7 +81,7 @@ class MembershipHandshakesApi:
     )
     async def make_knock(self, request: MakeMembership) -> bytes:
         """Spec: server-server API, Knocking upon a room."""
-        return _template(await self._make(event_types.KNOCK, request))
+        return self._template(await self._make(event_types.KNOCK, request))
 
     @route(
         "GET",
@@ -92,7 +92,7 @@ class MembershipHandshakesApi:
     )
     async def make_leave(self, request: MakeLeave) -> bytes:
         """Spec: server-server API, Leaving Rooms."""
-        return _template(
+        return self._template(
             await self.handshakes.make(
                 request.origin, event_types.LEAVE, request.room_id, request.user_id
             )
@@ -158,6 +158,11 @@ class MembershipHandshakesApi:
         await self._send(event_types.LEAVE, request)
         return [200, {}]
 
+    def _template(self, built: BuiltEvent) -> bytes:
+        # The specification requires the name of this server, which the joining one replaces.
+        event = {**orjson.loads(built.pdu), "origin": self.handshakes.signer.server_name}
+        return orjson.dumps({"room_version": built.room_version, "event": event})
+
     async def _make(self, membership: str, request: MakeMembership) -> BuiltEvent:
         return await self.handshakes.make(
             request.origin, membership, request.room_id, request.user_id, request.ver or ["1"]
@@ -167,10 +172,6 @@ class MembershipHandshakesApi:
         return await self.handshakes.send(
             request.origin, membership, request.room_id, EventID(request.event_id), request.pdu
         )
-
-
-def _template(built: BuiltEvent) -> bytes:
-    return b'{"room_version":%b,"event":%b}' % (orjson.dumps(built.room_version), built.pdu)
 
 
 async def _in_list(parts: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

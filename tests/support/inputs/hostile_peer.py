@@ -322,6 +322,7 @@ class HostilePeer:
             pdu["state_key"] = state_key
         if not rules.event_id_is_hash:
             pdu["event_id"] = f"$n{self.serial}:{self.signer.server_name}"
+            pdu["origin"] = self.signer.server_name
             for field in ("prev_events", "auth_events"):
                 pdu[field] = [[each, {"sha256": "x"}] for each in pdu[field]]
         return pdu

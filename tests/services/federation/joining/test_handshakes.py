@@ -107,6 +107,13 @@ async def _template(client: Any, room_id: RoomID) -> dict[str, Any]:
     return dict(response["event"])
 
 
+async def test_template_names_the_resident_server() -> None:
+    async with open_servers(NEAR, FAR) as (near, far):
+        room_id = await far.world.create_room(ANN)
+
+        assert (await _template(near.client, room_id))["origin"] == FAR
+
+
 async def test_banned_user_gets_no_template() -> None:
     async with open_servers(NEAR, FAR) as (near, far):
         room_id = await far.world.create_room(ANN)
