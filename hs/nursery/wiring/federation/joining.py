@@ -8,6 +8,7 @@ from hs.nursery.wiring.federation.client import FederationClientServices
 from hs.nursery.wiring.rooms.membership import MembershipServices
 from hs.nursery.wiring.rooms.rooms import Rooms
 from hs.services.accounts.limits.appservice_users import UserQueries
+from hs.services.federation.access.server_access import ServerAccess
 from hs.services.federation.joining.candidates import ServerCandidates
 from hs.services.federation.joining.guest_access import GuestAccess
 from hs.services.federation.joining.incoming_invites import IncomingInvites
@@ -69,7 +70,9 @@ def wire_joining(
     base: ProcessBase, rooms: Rooms, members: MembershipServices, queries: UserQueries
 ) -> Part:
     """Build what other servers ask for when memberships of their users or ours change."""
-    access = HandshakeAccess(rooms.auth_states, rooms.memberships)
+    access = HandshakeAccess(
+        rooms.auth_states, ServerAccess(base.signer.server_name, rooms.acls, rooms.servers)
+    )
     stripped = _stripped_states(base, rooms)
     handshakes = MembershipHandshakes(
         signer=base.signer,

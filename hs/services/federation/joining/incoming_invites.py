@@ -87,7 +87,7 @@ class IncomingInvites:
         self, origin: ServerName, room_id: RoomID, rules: RoomVersion
     ) -> AuthState | None:
         """Return the room if this server is in it. Raises: Forbidden, InvalidParam."""
-        if not (await self.memberships.present(room_id)).local:
+        if not await self.access.is_here(room_id):
             return None
         room = await self.access.open(origin, room_id)
         if room.rules is not rules:

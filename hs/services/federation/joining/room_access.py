@@ -1,26 +1,25 @@
 """Which rooms another server may use to change memberships."""
 
 from collections.abc import Collection
-from typing import Final
 
 import attrs
 
-from hs.core.errors import Forbidden, NotFound
-from hs.core.events import event_types
+from hs.core.errors import NotFound
 from hs.core.ids import RoomID, ServerName, UserID
-from hs.core.server_acl import parse_server_acl
+from hs.services.federation.access.server_access import ServerAccess
 from hs.services.rooms.store.auth_state import AuthState, AuthStateReader
-from hs.services.rooms.store.memberships import Memberships
-
-_ACL_KEY: Final = (event_types.SERVER_ACL, "")
 
 
 @attrs.frozen(eq=False)
 class HandshakeAccess:
-    """Opens rooms for other servers."""
+    """Opens rooms for other servers, which need not be in them."""
 
     _auth_states: AuthStateReader
-    _memberships: Memberships
+    _access: ServerAccess
+
+    async def is_here(self, room_id: RoomID) -> bool:
+        """Return whether this server is in a room."""
+        return await self._access.is_here(room_id)
 
     async def open(
         self, origin: ServerName, room_id: RoomID, members: Collection[UserID] = ()
@@ -29,10 +28,8 @@ class HandshakeAccess:
 
         Raises: NotFound, if it is not; Forbidden, if the room's ACL denies the origin.
         """
-        room = await self._auth_states.read(room_id, members=members, more=(_ACL_KEY,))
-        if room is None or not (await self._memberships.present(room_id)).local:
+        await self._access.check_permitted(origin, room_id)
+        room = await self._auth_states.read(room_id, members=members)
+        if room is None:
             raise NotFound("This server is not in the room")
-        acl = room.events.get(_ACL_KEY)
-        if acl is not None and not parse_server_acl(acl.content).permits(origin):
-            raise Forbidden("The room's access control list excludes your server")
         return room
