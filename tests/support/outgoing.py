@@ -8,6 +8,7 @@ import trio
 from hs.lib.aio import Bridge
 from hs.lib.http_client.addresses import AddressRules
 from hs.lib.http_client.bridged import BridgedHttpClient
+from hs.lib.http_client.sessions import HttpSessions
 from hs.nursery.wiring.http_clients import address_rules
 from hs.settings.sections.outgoing import PRIVATE_NETWORKS
 
@@ -21,12 +22,13 @@ async def open_http_client(
     bridge: Bridge, rules: AddressRules = ONE_PUBLIC, **more: object
 ) -> AsyncIterator[BridgedHttpClient]:
     """Open a client."""
-    http_client = BridgedHttpClient(bridge, rules, user_agent="test/1", **more)  # type: ignore[arg-type]  # passed on
+    sessions = HttpSessions(bridge, rules, **more)  # type: ignore[arg-type]  # passed on
+    http_client = BridgedHttpClient(sessions, "test/1")
     try:
         yield http_client
     finally:
         with trio.CancelScope(shield=True):
-            await http_client.aclose()
+            await sessions.aclose()
 
 
 def fake_resolver(**addresses: Sequence[str]) -> Callable[[str], Awaitable[Sequence[str]]]:

@@ -9,6 +9,7 @@ from hs import __version__
 from hs.lib.http_client import HttpClient
 from hs.lib.http_client.addresses import ALLOW_ALL, AddressRules, parse_networks
 from hs.lib.http_client.bridged import BridgedHttpClient
+from hs.lib.http_client.sessions import HttpSessions
 from hs.lib.http_client.targets import NO_PROXIES, Proxies, proxies_from_environment
 from hs.nursery.part import Part
 from hs.nursery.process_base import ProcessBase
@@ -48,18 +49,17 @@ def wire_http_clients(base: ProcessBase) -> HttpClients:
     tls = unchecked_tls() if is_unchecked else None
 
     def client(rules: AddressRules, proxies: Proxies) -> BridgedHttpClient:
-        return BridgedHttpClient(
-            base.bridge, rules, user_agent=user_agent(settings), proxies=proxies, tls=tls
-        )
+        sessions = HttpSessions(base.bridge, rules, proxies=proxies, tls=tls)
+        return BridgedHttpClient(sessions, user_agent(settings))
 
     public, direct = client(rules, proxies), client(rules, NO_PROXIES)
     trusted, previews = client(ALLOW_ALL, NO_PROXIES), client(preview_rules, proxies)
     # They close their connections when the process ends.
     runners = [
-        ("HTTP client for public addresses", public.run),
-        ("HTTP client without proxy", direct.run),
-        ("HTTP client for configured addresses", trusted.run),
-        ("HTTP client for URL previews", previews.run),
+        ("HTTP client for public addresses", public.sessions.run),
+        ("HTTP client without proxy", direct.sessions.run),
+        ("HTTP client for configured addresses", trusted.sessions.run),
+        ("HTTP client for URL previews", previews.sessions.run),
     ]
     return HttpClients(
         public=public,

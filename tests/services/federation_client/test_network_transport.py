@@ -20,6 +20,7 @@ from hs.lib.http_client import HttpFault, HttpNotConnected, HttpResponse
 from hs.lib.http_client.addresses import ALLOW_ALL, AddressRules
 from hs.lib.http_client.bridged import BridgedHttpClient
 from hs.lib.http_client.directed import DirectedHttpClient, DirectedRequest
+from hs.lib.http_client.sessions import HttpSessions
 from hs.lib.http_client.targets import NO_PROXIES, Proxies
 from hs.lib.srv_records import SrvAnswer, SrvRecord, SrvUnavailable
 from hs.services.federation_client.delegations import CachedDelegations
@@ -92,9 +93,9 @@ async def open_network(
     async with open_bridge() as bridge, open_site(context) as site, open_proxy(site) as proxy:
         proxies = Proxies(https=proxy[0]) if is_proxied else NO_PROXIES
         files = BridgedHttpClient(
-            bridge, rules, user_agent="test/1", tls=tls.verifying, resolve=resolve
+            HttpSessions(bridge, rules, tls=tls.verifying, resolve=resolve), "test/1"
         )
-        requests = DirectedHttpClient(bridge, rules, proxies=proxies, resolve=resolve)
+        requests = DirectedHttpClient(HttpSessions(bridge, rules, proxies=proxies, resolve=resolve))
         network: Network
 
         class Lookups:
@@ -109,8 +110,8 @@ async def open_network(
             yield network
         finally:
             with trio.CancelScope(shield=True):
-                await files.aclose()
-                await requests.aclose()
+                await files.sessions.aclose()
+                await requests.sessions.aclose()
 
 
 def all_names_lead_here() -> Callable[[str], Awaitable[Sequence[str]]]:

@@ -18,6 +18,7 @@ from hs.core.unpadded_base64 import encode_urlsafe_base64
 from hs.lib.aio import Bridge
 from hs.lib.http_client.addresses import ALLOW_ALL, AddressRules
 from hs.lib.http_client.bridged import BridgedHttpClient
+from hs.lib.http_client.sessions import HttpSessions
 from tests.support.servers.sites import Site, SiteRequest, SiteResponse, open_site, server_tls
 
 V2 = "/_matrix/identity/v2"
@@ -115,11 +116,11 @@ async def trusting_client(
 ) -> AsyncIterator[BridgedHttpClient]:
     """Open an HTTP client that trusts the test certificate."""
     tls = ssl.create_default_context(cafile=certificate)
-    client = BridgedHttpClient(bridge, rules, user_agent="test", tls=tls)
+    client = BridgedHttpClient(HttpSessions(bridge, rules, tls=tls), "test")
     try:
         yield client
     finally:
-        await client.aclose()
+        await client.sessions.aclose()
 
 
 def _page(content: Any, status: int = 200) -> SiteResponse:

@@ -1,6 +1,7 @@
 """The way to other servers over the network."""
 
 import os
+from typing import Final
 
 import attrs
 
@@ -8,6 +9,7 @@ from hs.lib.aio import Bridge
 from hs.lib.clock import Clock
 from hs.lib.http_client.bridged import BridgedHttpClient
 from hs.lib.http_client.directed import DirectedHttpClient
+from hs.lib.http_client.sessions import HttpSessions
 from hs.lib.http_client.targets import proxies_from_environment
 from hs.lib.srv_records import SystemSrvLookup
 from hs.nursery.part import Part
@@ -18,6 +20,9 @@ from hs.services.federation_client.network_transport import NetworkTransport
 from hs.services.federation_client.peer_tls import peer_tls
 from hs.services.federation_client.peer_transport import PeerTransport
 from hs.settings.settings import Settings
+
+CONNECTIONS: Final = 1000
+CONNECTIONS_PER_SERVER: Final = 10
 
 
 @attrs.frozen(eq=False, kw_only=True)
@@ -46,9 +51,15 @@ def build_peer_network(settings: Settings, bridge: Bridge, clock: Clock) -> Real
     rules = address_rules(outgoing.ip_range_blacklist, outgoing.ip_range_whitelist)
     proxies = chosen_proxies(outgoing, proxies_from_environment(os.environ))
     agent, tls = user_agent(outgoing), peer_tls(settings.federation)
-    requests = DirectedHttpClient(bridge, rules, proxies=proxies)
+    sessions = HttpSessions(
+        bridge,
+        rules,
+        proxies=proxies,
+        connections=CONNECTIONS,
+        connections_per_host=CONNECTIONS_PER_SERVER,
+    )
     verifying, trusting = (
-        BridgedHttpClient(bridge, rules, user_agent=agent, proxies=proxies, tls=context)
+        BridgedHttpClient(HttpSessions(bridge, rules, proxies=proxies, tls=context), agent)
         for context in (tls.verifying, tls.trusting)
     )
     delegations = CachedDelegations(
@@ -56,10 +67,12 @@ def build_peer_network(settings: Settings, bridge: Bridge, clock: Clock) -> Real
         SystemSrvLookup(),
         clock,
     )
-    transport = NetworkTransport(delegations, requests, tls, agent, settings.peer_requests)
+    transport = NetworkTransport(
+        delegations, DirectedHttpClient(sessions), tls, agent, settings.peer_requests
+    )
     runners = [
-        ("connections to other servers", requests.run),
-        ("HTTP client for well-known files", verifying.run),
-        ("HTTP client for well-known files of unverified servers", trusting.run),
+        ("connections to other servers", sessions.run),
+        ("HTTP client for well-known files", verifying.sessions.run),
+        ("HTTP client for well-known files of unverified servers", trusting.sessions.run),
     ]
     return RealPeerNetwork(transport=transport, delegations=delegations, part=Part(runners=runners))

@@ -10,6 +10,7 @@ from hs.core.errors import MatrixError, RemoteFault, ThreepidDenied
 from hs.lib.aio import Bridge
 from hs.lib.http_client.addresses import ALLOW_ALL
 from hs.lib.http_client.bridged import BridgedHttpClient
+from hs.lib.http_client.sessions import HttpSessions
 from hs.services.accounts.terms.captcha import Recaptcha
 from hs.services.accounts.threepids.msisdn_delegate import V1, MsisdnDelegate, ValidatedPhone
 from tests.support.servers.sites import Site, SiteResponse, open_site
@@ -23,9 +24,9 @@ async def site() -> AsyncIterator[Site]:
 
 @pytest.fixture
 async def http(bridge: Bridge) -> AsyncIterator[BridgedHttpClient]:
-    client = BridgedHttpClient(bridge, ALLOW_ALL, user_agent="test")
+    client = BridgedHttpClient(HttpSessions(bridge, ALLOW_ALL), "test")
     yield client
-    await client.aclose()
+    await client.sessions.aclose()
 
 
 def json_page(content: object, status: int = 200) -> SiteResponse:
