@@ -4,6 +4,7 @@ Constructors only: nothing here starts, waits or connects.
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, TypeVar
 
 import attrs
@@ -23,6 +24,7 @@ from hs.repl.inproc import local_transport
 from hs.repl.leases import Leases, holder_name
 from hs.repl.memory_writer import MemoryWriter, epoch_at
 from hs.repl.ownership import Location, Ownership, Topology
+from hs.repl.sharding import sharded_proxy
 from hs.repl.shared_writer import SharedTableWriter
 from hs.repl.signing_key import signing_key_of
 from hs.repl.transport import Transport
@@ -98,7 +100,15 @@ class ProcessBase:
         """
         return self.owned_by(self.ownership.owner(stream), protocol, make)
 
-    def sharded(
+    def sharded(self, protocol: type[P], stream: StreamDef[Any], make: Callable[[], P]) -> P:
+        """Return the service of all writers of a sharded stream.
+
+        Each call goes to the process that owns the key, which is the first argument.
+        """
+        services = self.by_writer(protocol, stream, make)
+        return sharded_proxy(protocol, services, partial(self.ownership.owner, stream))
+
+    def by_writer(
         self, protocol: type[P], stream: StreamDef[Any], make: Callable[[], P]
     ) -> Mapping[str, P]:
         """Return, for each writer of a sharded stream, its service or a proxy of it."""

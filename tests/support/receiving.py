@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 import attrs
 
 from hs.services.rooms.receive.event_intake import OwnedRoomReceiver
-from hs.services.rooms.receive.event_receiver import ShardedReceiver
+from hs.services.rooms.receive.event_receiver import RoomReceiver
 from hs.services.rooms.receive.pdu_checks import PduChecker
 from hs.services.rooms.receive.received_room import RoomStores
 from hs.services.rooms.store.auth_chains import AuthGraph
@@ -25,18 +25,16 @@ class ReceivingWorld(World):
     """The rooms of a process, and their receiver."""
 
     auth_graph: AuthGraph = attrs.field(init=False)
-    receiver: ShardedReceiver = attrs.field(init=False)
+    receiver: RoomReceiver = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
         World.__attrs_post_init__(self)
-        base = self.process.base
         self.auth_graph = AuthGraph(self.database)
         resolver = StateResolver(self.events, self.auth_graph)
         stores = RoomStores(self.database, self.rooms, self.events, self.states, resolver)
-        receiver = OwnedRoomReceiver(
+        self.receiver = OwnedRoomReceiver(
             PduChecker(AllKeysKeyRing()), stores, self.memberships.is_local
         )
-        self.receiver = ShardedReceiver(base.ownership, {base.plan.instance: receiver})
 
 
 @asynccontextmanager

@@ -28,11 +28,7 @@ from hs.services.federation.inbound.extremity_limits import ExtremityLimits
 from hs.services.federation.inbound.inbound_metrics import watch_edus, watch_inbox
 from hs.services.federation.inbound.missing_events import MissingEventFetcher
 from hs.services.federation.inbound.pdu_queues import PduQueues
-from hs.services.federation.inbound.room_inbox import (
-    OwnedRoomInbox,
-    RoomInbox,
-    ShardedInbox,
-)
+from hs.services.federation.inbound.room_inbox import OwnedRoomInbox, RoomInbox
 from hs.services.federation.inbound.transactions import InboundTransactions
 
 
@@ -59,10 +55,9 @@ def wire_inbound(
         assert owned is not None
         return owned.inbox
 
-    inboxes = base.sharded(RoomInbox, EVENTS, inbox)
     early = _early_presence(base, ephemeral)
     edus = _edus(base, rooms, devices, ephemeral, lists, early)
-    transactions = InboundTransactions(ShardedInbox(base.ownership, inboxes), edus)
+    transactions = InboundTransactions(base.sharded(RoomInbox, EVENTS, inbox), edus)
     endpoints = [TransactionsApi(transactions)]
     metrics: list[Callable[[Metrics], None]] = [partial(watch_edus, edus=edus)]
     duties = [] if early is None else [Duty("early presence", early.run)]

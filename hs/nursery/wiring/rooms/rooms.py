@@ -15,11 +15,7 @@ from hs.services.federation_client.key_ring import KeyRing
 from hs.services.rooms.append.appender import RoomAppender
 from hs.services.rooms.append.committer import Committer
 from hs.services.rooms.append.event_builder import EventBuilder
-from hs.services.rooms.append.event_templates import (
-    EventTemplates,
-    OwnedEventTemplates,
-    ShardedTemplates,
-)
+from hs.services.rooms.append.event_templates import EventTemplates, OwnedEventTemplates
 from hs.services.rooms.append.hot_rooms import MAX_BYTES as HOT_BYTES
 from hs.services.rooms.append.hot_rooms import HotRooms
 from hs.services.rooms.append.policy_servers import PolicyServerCheck, PolicyServers
@@ -28,12 +24,11 @@ from hs.services.rooms.append.sharded_appender import ShardedAppender
 from hs.services.rooms.append.transaction_ids import TransactionIds
 from hs.services.rooms.membership.deactivated_users import FINISH_PERIOD_S, RoomDepartures
 from hs.services.rooms.receive.event_intake import OwnedRoomReceiver
-from hs.services.rooms.receive.event_receiver import RoomReceiver, ShardedReceiver
+from hs.services.rooms.receive.event_receiver import RoomReceiver
 from hs.services.rooms.receive.outside_leave import OutsideLeaves
 from hs.services.rooms.receive.outside_memberships import (
     OutsideMemberships,
     OwnedOutsideMemberships,
-    ShardedOutsideMemberships,
 )
 from hs.services.rooms.receive.pdu_checks import PduChecker
 from hs.services.rooms.receive.received_room import RoomStores
@@ -120,14 +115,9 @@ def wire_rooms(base: ProcessBase, keys: KeyRing, policies: PolicyServers) -> Roo
         assert owner is not None
         return owner
 
-    sharded, ownership = base.sharded, base.ownership
-    appenders = sharded(RoomAppender, EVENTS, lambda: owned().writer)
-    appender = ShardedAppender(ownership, appenders)
-    receivers = sharded(RoomReceiver, EVENTS, lambda: owned().receiver)
-    templates = sharded(EventTemplates, EVENTS, lambda: owned().templates)
-    outside = ShardedOutsideMemberships(
-        ownership, sharded(OutsideMemberships, EVENTS, lambda: owned().outside)
-    )
+    appenders = base.by_writer(RoomAppender, EVENTS, lambda: owned().writer)
+    appender = ShardedAppender(base.ownership, appenders)
+    outside = base.sharded(OutsideMemberships, EVENTS, lambda: owned().outside)
     leaves = OutsideLeaves(events, outside, base.signer, base.clock)
     departures = RoomDepartures(base.database, appender, memberships, leaves)
     cleanup = RoomCleanup(base.database, base.clock)
@@ -141,8 +131,8 @@ def wire_rooms(base: ProcessBase, keys: KeyRing, policies: PolicyServers) -> Roo
         auth_states=AuthStateReader(states, events),
         acls=ServerAcls(states),
         appender=appender,
-        receiver=ShardedReceiver(ownership, receivers),
-        templates=ShardedTemplates(ownership, templates),
+        receiver=base.sharded(RoomReceiver, EVENTS, lambda: owned().receiver),
+        templates=base.sharded(EventTemplates, EVENTS, lambda: owned().templates),
         outside=outside,
         leaves=leaves,
         withdrawals=InviteWithdrawals(checker, events, memberships, outside),

@@ -13,7 +13,7 @@ Spec: server-server API, Transactions; Checks performed on receipt of a PDU.
 
 import logging
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Final, Protocol
 
 import attrs
@@ -23,9 +23,7 @@ from hs.core.errors import InvalidEvent, NotFound
 from hs.core.events.event import Event
 from hs.core.events.format import parse_pdu
 from hs.core.ids import EventID, RoomID, ServerName
-from hs.core.streams import EVENTS
 from hs.core.versions import ROOM_VERSIONS, RoomVersion
-from hs.repl.ownership import Ownership
 from hs.repl.rpc import rpc
 from hs.services.federation.inbound.extremity_limits import ExtremityLimits
 from hs.services.federation.inbound.pdu_queues import PduQueues
@@ -68,21 +66,6 @@ class RoomInbox(Protocol):
         MatrixError 503, may be retried.
         """
         ...
-
-
-@attrs.frozen(eq=False)
-class ShardedInbox:
-    """The RoomInbox of any process: calls go to the process that owns the room."""
-
-    _ownership: Ownership
-    _inboxes: Mapping[str, RoomInbox]
-
-    async def deliver(
-        self, room_id: RoomID, origin: ServerName, pdus: list[bytes]
-    ) -> list[DeliveredPdu]:
-        """Deliver PDUs of a room; see RoomInbox."""
-        owner = self._ownership.owner(EVENTS, room_id)
-        return await self._inboxes[owner].deliver(room_id, origin, pdus)
 
 
 @attrs.define(eq=False)

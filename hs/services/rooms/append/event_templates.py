@@ -3,7 +3,6 @@
 Spec: server-server API, Joining Rooms, Knocking upon a room, Leaving Rooms, Inviting to a room.
 """
 
-from collections.abc import Mapping
 from typing import Final, Protocol
 
 import attrs
@@ -14,8 +13,6 @@ from hs.core.errors import MatrixError
 from hs.core.events import event_types
 from hs.core.events.event import Event
 from hs.core.ids import EventID, RoomID
-from hs.core.streams import EVENTS
-from hs.repl.ownership import Ownership
 from hs.repl.rpc import rpc
 from hs.services.rooms.append.drafts import Draft
 from hs.services.rooms.append.event_builder import EventBuilder
@@ -112,25 +109,6 @@ class OwnedEventTemplates:
             stored = await self._events.get(missing)
             self._rooms.check_not_dropped(room)
             room.remember_state_events(event.effective_event for event in stored.values())
-
-
-@attrs.frozen(eq=False)
-class ShardedTemplates:
-    """The EventTemplates of any process: calls go to the process that owns the room."""
-
-    _ownership: Ownership
-    _templates: Mapping[str, EventTemplates]
-
-    async def template(self, room_id: RoomID, draft: Draft) -> BuiltEvent:
-        """Build an unsigned event; see EventTemplates."""
-        return await self._owner(room_id).template(room_id, draft)
-
-    async def signed(self, room_id: RoomID, draft: Draft) -> BuiltEvent:
-        """Build a signed event; see EventTemplates."""
-        return await self._owner(room_id).signed(room_id, draft)
-
-    def _owner(self, room_id: RoomID) -> EventTemplates:
-        return self._templates[self._ownership.owner(EVENTS, room_id)]
 
 
 def _current(head: RoomHead, draft: Draft) -> Event | None:

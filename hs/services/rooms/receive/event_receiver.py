@@ -1,14 +1,11 @@
 """The interface for receiving events of other servers, served by the owner of each room."""
 
 import enum
-from collections.abc import Mapping
 from typing import Final, Protocol
 
 import attrs
 
 from hs.core.ids import EventID, RoomID
-from hs.core.streams import EVENTS
-from hs.repl.ownership import Ownership
 from hs.repl.rpc import rpc
 
 SEED_TIMEOUT_S: Final = 300.0  # for rooms of 100,000 members
@@ -122,54 +119,3 @@ class RoomReceiver(Protocol):
         Raises: UnsupportedRoomVersion; Forbidden, if the state does not allow the event or does not
         belong to this room; MatrixError 503, may be retried.
         """
-
-
-@attrs.frozen(eq=False)
-class ShardedReceiver:
-    """The RoomReceiver of any process: calls go to the process that owns the room.
-
-    `receivers` has an entry for every instance that writes the events stream.
-    """
-
-    _ownership: Ownership
-    _receivers: Mapping[str, RoomReceiver]
-
-    async def receive(
-        self,
-        room_id: RoomID,
-        pdus: list[bytes],
-        outliers: list[bytes],
-        states: dict[EventID, list[EventID]],
-        relay: bool = False,
-    ) -> ReceiveResult:
-        """Receive PDUs of a room; see RoomReceiver."""
-        return await self._owner(room_id).receive(room_id, pdus, outliers, states, relay)
-
-    async def backfill(
-        self,
-        room_id: RoomID,
-        pdus: list[bytes],
-        outliers: list[bytes],
-        states: dict[EventID, list[EventID]],
-        asked_for: list[EventID],
-    ) -> ReceiveResult:
-        """Receive events of a room's history; see RoomReceiver."""
-        return await self._owner(room_id).backfill(room_id, pdus, outliers, states, asked_for)
-
-    async def expect_room(self, room_id: RoomID, version: str) -> None:
-        """Expect a room; see RoomReceiver."""
-        await self._owner(room_id).expect_room(room_id, version)
-
-    async def seed_room(
-        self,
-        room_id: RoomID,
-        version: str,
-        state: list[bytes],
-        auth_chain: list[bytes],
-        event: bytes,
-    ) -> ReceiveResult:
-        """Import a room; see RoomReceiver."""
-        return await self._owner(room_id).seed_room(room_id, version, state, auth_chain, event)
-
-    def _owner(self, room_id: RoomID) -> RoomReceiver:
-        return self._receivers[self._ownership.owner(EVENTS, room_id)]

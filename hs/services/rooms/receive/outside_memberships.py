@@ -11,7 +11,6 @@ Rules:
   room comes before or after it.
 """
 
-from collections.abc import Mapping
 from typing import Protocol
 
 import attrs
@@ -20,9 +19,7 @@ import orjson
 from hs.core.events.event import Event
 from hs.core.events.format import parse_pdu
 from hs.core.ids import EventID, RoomID
-from hs.core.streams import EVENTS
 from hs.core.versions import room_version
-from hs.repl.ownership import Ownership
 from hs.repl.rpc import rpc
 from hs.services.rooms.append.committer import Committer
 from hs.services.rooms.append.hot_rooms import HotRooms
@@ -97,16 +94,3 @@ async def _may_store(tx: Tx, event: Event, replaces: EventID | None) -> bool:
         return True
     own = await memberships.find_of_user(tx, event.room_id, event.state_key or "")
     return own is not None and own.event_id == replaces
-
-
-@attrs.frozen(eq=False)
-class ShardedOutsideMemberships:
-    """The OutsideMemberships of any process: calls go to the owner of the room ID."""
-
-    _ownership: Ownership
-    _owners: Mapping[str, OutsideMemberships]
-
-    async def store(self, room_id: RoomID, membership: OutsideMembership) -> bool:
-        """Store a membership; see OutsideMemberships."""
-        owner = self._ownership.owner(EVENTS, room_id)
-        return await self._owners[owner].store(room_id, membership)
