@@ -89,6 +89,25 @@ async def test_origin_must_be_a_server_name() -> None:
     assert (response.status, response.errcode) == (400, "M_INVALID_PARAM")
 
 
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b'{"pdus":[],"edus":[]}', 200),
+        (b'{"edus":[],"pdus":[]}', 200),
+        (b' { "edus" : [ ], "pdus": [ ] } ', 200),
+        (b'{"edus":[],"pdus":[],"x":1}', 401),
+    ],
+)
+async def test_signature_covers_the_canonical_json_of_the_body(body: bytes, status: int) -> None:
+    uri = "/_matrix/federation/v1/send/1"
+    async with open_servers(FAR) as (far,):
+        peer = ScriptedPeer(NEAR, far.network)
+        header = authorization_header(peer.signer, FAR, "PUT", uri, b'{"edus":[],"pdus":[]}')
+        response = await far.web().put(uri, body=body, headers={"authorization": header})
+
+    assert response.status == status
+
+
 async def test_signature_covers_the_query() -> None:
     async with open_servers(FAR) as (far,):
         peer = ScriptedPeer(NEAR, far.network)
