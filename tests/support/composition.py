@@ -1,7 +1,7 @@
 """The services of a process as production composes them, over a test's database, without sockets.
 
 async with open_process(database, attrs.evolve(SETTINGS, rooms=RoomSettings())) as process:
-    await process.services.members.membership.join(...)
+    await process.services.members.joins.join(...)
 
 Several processes of one server share a `Neighbourhood`: rows go straight from feed to feed, and
 calls go through the whole path of RPC but for the sockets.

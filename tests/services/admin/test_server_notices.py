@@ -10,8 +10,9 @@ import pytest
 from hs.core.errors import CannotLeaveServerNoticeRoom, NotFound
 from hs.core.ids import RoomID, UserID
 from hs.core.requester import Requester
+from hs.nursery.wiring.rooms.membership import MembershipServices
 from hs.services.admin.server_notices import ServerNotices
-from hs.services.rooms.membership.membership import JoinRequest, RoomMembership
+from hs.services.rooms.membership.room_joins import JoinRequest
 from hs.settings.sections.retention import ServerNoticeSettings
 from hs.storage.database import Database
 from tests.support.composition import SERVER, SETTINGS
@@ -34,9 +35,9 @@ class NoticesScene:
         return self.world.process.services.admin.notices
 
     @property
-    def membership(self) -> RoomMembership:
+    def members(self) -> MembershipServices:
         """The membership of rooms."""
-        return self.world.process.services.members.membership
+        return self.world.process.services.members
 
     async def room_of(self, user_id: UserID) -> RoomID:
         """Return the only room of a user."""
@@ -74,9 +75,9 @@ async def test_notice_is_sent_to_a_tagged_room_that_cannot_be_rejected(
         assert sent is not None
         assert sent.event.content == TEXT
         with pytest.raises(CannotLeaveServerNoticeRoom):
-            await scene.membership.leave(Requester(ALICE), room_id)
+            await scene.members.membership.leave(Requester(ALICE), room_id)
         with pytest.raises(CannotLeaveServerNoticeRoom):
-            await scene.membership.set_member(
+            await scene.members.membership.set_member(
                 Requester(ALICE), room_id, ALICE, {"membership": "leave"}
             )
 
@@ -87,8 +88,8 @@ async def test_user_who_left_the_notices_room_is_invited_again(
     async with open_notices(database) as scene:
         await scene.notices.send(ALICE, TEXT)
         room_id = await scene.room_of(ALICE)
-        await scene.membership.join(Requester(ALICE), room_id, JoinRequest())
-        await scene.membership.leave(Requester(ALICE), room_id)
+        await scene.members.joins.join(Requester(ALICE), room_id, JoinRequest())
+        await scene.members.membership.leave(Requester(ALICE), room_id)
 
         await scene.notices.send(ALICE, TEXT)
         await scene.notices.send(BOB, TEXT)

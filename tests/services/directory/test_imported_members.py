@@ -5,7 +5,7 @@ import pytest
 from hs.core.ids import ServerName, UserID
 from hs.core.requester import Requester
 from hs.services.directory import user_directory
-from hs.services.rooms.membership.membership import JoinRequest
+from hs.services.rooms.membership.room_joins import JoinRequest
 from tests.support.federation import FederatedServer, open_servers
 
 NEAR, FAR = ServerName("near.example"), ServerName("far.example")
@@ -28,11 +28,11 @@ async def test_members_are_found_until_the_room_is_left(monkeypatch: pytest.Monk
         for user_id, name in ((ANN, "Anna Stein"), (DAN, "Daniel Stein")):
             content = {"membership": "join", "displayname": name}
             await far.world.set_state(room_id, user_id, "m.room.member", content, user_id)
-        membership = near.process.services.members.membership
+        members = near.process.services.members
         assert await found_ids(near, BEN, "stein") == []
 
-        await membership.join(Requester(BEN), room_id, JoinRequest(via=[FAR]))
+        await members.joins.join(Requester(BEN), room_id, JoinRequest(via=[FAR]))
         assert await found_ids(near, CLEO, "stein") == [ANN, DAN]
-        await membership.leave(Requester(BEN), room_id)
+        await members.membership.leave(Requester(BEN), room_id)
 
         assert await found_ids(near, BEN, "stein") == []

@@ -11,8 +11,10 @@ from hs.core.errors import MissingParam
 from hs.core.ids import RoomID, ServerName, UserID, parse_server_name, parse_user_id
 from hs.core.requester import Requester
 from hs.services.rooms.aliases.room_aliases import RoomAliases
-from hs.services.rooms.membership.membership import JoinRequest, RoomMembership, own_content
+from hs.services.rooms.membership.member_events import own_content
+from hs.services.rooms.membership.membership import RoomMembership
 from hs.services.rooms.membership.removal_with_redaction import RemovalWithRedaction
+from hs.services.rooms.membership.room_joins import JoinRequest, RoomJoins
 from hs.services.rooms.membership.third_party_invites import InvitedAddress, ThirdPartyInvites
 
 _ROOM = "/_matrix/client/v3/rooms/{room_id}"
@@ -116,6 +118,7 @@ class JoinRoomResponse:
 class MembershipApi:
     """Endpoints of room membership."""
 
+    joins: RoomJoins
     membership: RoomMembership
     naming: RoomAliases
     removal: RemovalWithRedaction
@@ -130,7 +133,8 @@ class MembershipApi:
         )
         extra_content = own_content(request.content)
         join = JoinRequest(request.reason, via, request.third_party_signed, extra_content)
-        return JoinRoomResponse(await self.membership.join(request.requester, room_id, join))
+        await self.joins.join(request.requester, room_id, join)
+        return JoinRoomResponse(room_id)
 
     @route("POST", "/_matrix/client/v3/knock/{room_id}", auth=USER, rate="message")
     async def knock_room(self, request: KnockRoomRequest) -> JoinRoomResponse:
@@ -138,8 +142,8 @@ class MembershipApi:
         room_id, via = await self.naming.find_room(
             request.room, _servers(request.via, request.server_name)
         )
-        knock = JoinRequest(request.reason, via)
-        return JoinRoomResponse(await self.membership.knock(request.requester, room_id, knock))
+        await self.joins.knock(request.requester, room_id, JoinRequest(request.reason, via))
+        return JoinRoomResponse(room_id)
 
     @route("POST", f"{_ROOM}/leave", auth=USER_OR_GUEST)
     async def leave_room(self, request: LeaveRoomRequest) -> Empty:

@@ -68,6 +68,7 @@ def wire_room_creation(
         database=base.database,
         naming=aliases.naming,
         creation=creation,
+        joins=members.joins,
         membership=members.membership,
         memberships=rooms.memberships,
     )

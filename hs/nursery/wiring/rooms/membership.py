@@ -21,12 +21,14 @@ from hs.services.rooms.membership.auto_accept_invites import AutoAcceptDuty
 from hs.services.rooms.membership.forget_on_leave import ForgetOnLeaveDuty
 from hs.services.rooms.membership.guest_removal import GuestRemovalDuty
 from hs.services.rooms.membership.invite_permissions import InvitePermissions
+from hs.services.rooms.membership.member_events import MemberEvents
 from hs.services.rooms.membership.member_policy import MemberPolicy
 from hs.services.rooms.membership.membership import RoomMembership
 from hs.services.rooms.membership.membership_limits import MembershipLimits
 from hs.services.rooms.membership.remote_rooms import RemoteRooms
 from hs.services.rooms.membership.removal_with_redaction import RemovalWithRedaction
 from hs.services.rooms.membership.restricted_joins import RestrictedJoins
+from hs.services.rooms.membership.room_joins import RoomJoins
 from hs.services.rooms.membership.room_succession import RoomPushRules, RoomSuccession
 from hs.services.rooms.membership.third_party_invites import ThirdPartyInvites
 from hs.settings.sections.workers import process_name
@@ -46,6 +48,7 @@ class MembershipDuties:
 class MembershipServices:
     """Membership, and the rules and limits that creating and upgrading rooms obey as well."""
 
+    joins: RoomJoins
     membership: RoomMembership
     limits: MembershipLimits
     invites: InvitePermissions
@@ -74,39 +77,38 @@ def wire_membership(
         rooms.memberships, rooms.auth_states, aliases.aliases, accounts.account_data, rules
     )
     policy = MemberPolicy(settings.rooms, notices_user_of(settings), profiles.avatars)
-    membership = RoomMembership(
-        appender=rooms.appender,
+    events = _member_events(base, rooms, accounts)
+    joins = RoomJoins(
+        events=events,
         auth_states=rooms.auth_states,
         memberships=rooms.memberships,
         restricted=RestrictedJoins(rooms.memberships),
-        profiles=accounts.profiles,
         remote=remote,
         succession=succession,
+        limits=limits,
+        policy=policy,
+        rechecks=base.rechecks,
+    )
+    membership = RoomMembership(
+        joins=joins,
+        events=events,
+        auth_states=rooms.auth_states,
+        memberships=rooms.memberships,
+        profiles=accounts.profiles,
+        remote=remote,
         limits=limits,
         invites=invites,
         database=base.database,
         cache_drops=base.memory(CACHES),
         policy=policy,
         rechecks=base.rechecks,
-        owns=partial(base.ownership.is_mine, EVENTS),
     )
-    offer_limit = bucket_of(settings.rate_limits.rc_third_party_invite)
-    offers = ThirdPartyInvites(
-        servers=servers.identity_servers,
-        appender=rooms.appender,
-        auth_states=rooms.auth_states,
-        membership=membership,
-        limiter=base.limiters("third_party_invite", offer_limit),
-        looks_up=settings.lookups.enable_3pid_lookup,
-    )
+    offers = _third_party_invites(base, rooms, servers, membership)
     removal = RemovalWithRedaction(base.database, rooms.events, rooms.appender, membership)
-    endpoints = [MembershipApi(membership, aliases.naming, removal, offers)]
-    duties = MembershipDuties(
-        guest_removal=_guest_removal(base, rooms),
-        forget_on_leave=_forget_on_leave(base, rooms),
-        auto_accept=_auto_accept(base, rooms, accounts, membership),
-    )
+    endpoints = [MembershipApi(joins, membership, aliases.naming, removal, offers)]
+    duties = _duties(base, rooms, accounts, joins)
     return MembershipServices(
+        joins=joins,
         membership=membership,
         limits=limits,
         invites=invites,
@@ -115,6 +117,40 @@ def wire_membership(
         third_party_invites=offers,
         duties=duties,
         part=Part(endpoints=endpoints, duties=_list_of(duties)),
+    )
+
+
+def _member_events(base: ProcessBase, rooms: Rooms, accounts: AccountServices) -> MemberEvents:
+    return MemberEvents(
+        appender=rooms.appender,
+        auth_states=rooms.auth_states,
+        memberships=rooms.memberships,
+        profiles=accounts.profiles,
+        owns=partial(base.ownership.is_mine, EVENTS),
+    )
+
+
+def _third_party_invites(
+    base: ProcessBase, rooms: Rooms, servers: ThreepidServers, membership: RoomMembership
+) -> ThirdPartyInvites:
+    limit = bucket_of(base.settings.rate_limits.rc_third_party_invite)
+    return ThirdPartyInvites(
+        servers=servers.identity_servers,
+        appender=rooms.appender,
+        auth_states=rooms.auth_states,
+        membership=membership,
+        limiter=base.limiters("third_party_invite", limit),
+        looks_up=base.settings.lookups.enable_3pid_lookup,
+    )
+
+
+def _duties(
+    base: ProcessBase, rooms: Rooms, accounts: AccountServices, joins: RoomJoins
+) -> MembershipDuties:
+    return MembershipDuties(
+        guest_removal=_guest_removal(base, rooms),
+        forget_on_leave=_forget_on_leave(base, rooms),
+        auto_accept=_auto_accept(base, rooms, accounts, joins),
     )
 
 
@@ -161,7 +197,7 @@ def _forget_on_leave(base: ProcessBase, rooms: Rooms) -> ForgetOnLeaveDuty | Non
 
 
 def _auto_accept(
-    base: ProcessBase, rooms: Rooms, accounts: AccountServices, membership: RoomMembership
+    base: ProcessBase, rooms: Rooms, accounts: AccountServices, joins: RoomJoins
 ) -> AutoAcceptDuty | None:
     if not _accepts_invites(base):
         return None
@@ -170,7 +206,7 @@ def _auto_accept(
         feed=base.feed,
         events=rooms.events,
         memberships=rooms.memberships,
-        joining=membership,
+        joins=joins,
         own_data=accounts.account_data,
     )
 

@@ -31,7 +31,7 @@ from hs.services.federation.joining.room_access import HandshakeAccess
 from hs.services.federation.joining.signed_events import parse_submitted
 from hs.services.rooms.append.drafts import Draft
 from hs.services.rooms.append.event_templates import BuiltEvent, EventTemplates
-from hs.services.rooms.membership.membership import AUTHORISER
+from hs.services.rooms.membership.member_events import AUTHORISER
 from hs.services.rooms.membership.restricted_joins import RestrictedJoins
 from hs.services.rooms.receive.event_receiver import PduOutcome, PduVerdict, RoomReceiver
 from hs.services.rooms.store.auth_state import AuthState

@@ -29,7 +29,7 @@ from hs.services.federation.joining.candidates import ServerCandidates, try_in_t
 from hs.services.federation.joining.signed_templates import ExpectedMember, TemplateSigner
 from hs.services.federation.requests.membership import SentJoin, make_membership, send_join
 from hs.services.federation_client.client import FederationClient
-from hs.services.rooms.membership.membership import AUTHORISER
+from hs.services.rooms.membership.member_events import AUTHORISER
 from hs.services.rooms.receive.event_receiver import PduOutcome, RoomReceiver
 from hs.services.rooms.store.memberships import Memberships
 

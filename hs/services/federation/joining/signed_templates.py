@@ -19,7 +19,7 @@ from hs.core.versions import RoomVersion, room_version
 from hs.lib.clock import Clock
 from hs.services.federation.requests.membership import EventTemplate
 from hs.services.rooms.append.event_builder import random_opaque
-from hs.services.rooms.membership.membership import AUTHORISER
+from hs.services.rooms.membership.member_events import AUTHORISER
 
 _TAKEN: Final = ("depth", "prev_events", "auth_events")
 

@@ -13,7 +13,8 @@ from hs.core.requester import Requester
 from hs.services.rooms.aliases.room_aliases import RoomAliases
 from hs.services.rooms.creation.initial_events import NewRoomRequest, Preset
 from hs.services.rooms.creation.room_creation import RoomCreation
-from hs.services.rooms.membership.membership import JoinRequest, RoomMembership
+from hs.services.rooms.membership.membership import RoomMembership
+from hs.services.rooms.membership.room_joins import JoinRequest, RoomJoins
 from hs.services.rooms.store.memberships import Memberships
 from hs.settings.sections.rooms import RoomSettings
 from hs.storage.accounts import users
@@ -37,6 +38,7 @@ class AutoJoinRooms:
     database: Database
     naming: RoomAliases
     creation: RoomCreation
+    joins: RoomJoins
     membership: RoomMembership
     memberships: Memberships
 
@@ -61,7 +63,7 @@ class AutoJoinRooms:
                 raise
             room_id, via = await self._create(user_id, RoomAlias(name)), ()
         await self._invite(user_id, room_id)
-        await self.membership.join(Requester(user_id), room_id, JoinRequest(via=via))
+        await self.joins.join(Requester(user_id), room_id, JoinRequest(via=via))
 
     @property
     def _host(self) -> UserID | None:

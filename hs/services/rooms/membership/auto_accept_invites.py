@@ -21,7 +21,7 @@ from hs.repl.entry_retries import EntryRetries
 from hs.repl.feed import Batch, Feed
 from hs.repl.feed_queue import FeedQueue, WhenFull
 from hs.services.accounts.account_data.account_data import DIRECT, AccountDataService
-from hs.services.rooms.membership.membership import JoinRequest, RoomMembership
+from hs.services.rooms.membership.room_joins import JoinRequest, RoomJoins
 from hs.services.rooms.store.event_store import EventStore
 from hs.services.rooms.store.memberships import Memberships
 from hs.settings.sections.retention import AutoAcceptSettings
@@ -52,13 +52,13 @@ class AutoAcceptDuty:
         feed: Feed,
         events: EventStore,
         memberships: Memberships,
-        joining: RoomMembership,
+        joins: RoomJoins,
         own_data: AccountDataService,
     ) -> None:
         self._settings = settings
         self._events = events
         self._memberships = memberships
-        self._joining = joining
+        self._joins = joins
         self._own_data = own_data
         self._invites: FeedQueue[_Invite] = FeedQueue("invites", MAX_WAITING, WhenFull.DROP_OLDEST)
         self._invites.follow(feed, EVENTS, self._invites_in)
@@ -129,7 +129,7 @@ class AutoAcceptDuty:
         self._tried = invite
         requester = Requester(invite.user_id, is_rate_limit_exempt=True)
         via = (server_of(invite.sender),)
-        await self._joining.join(requester, invite.room_id, JoinRequest(via=via))
+        await self._joins.join(requester, invite.room_id, JoinRequest(via=via))
         return True
 
     async def _mark_direct(self, invite: _Invite) -> None:

@@ -26,7 +26,8 @@ from hs.services.accounts.limits.rate_limits import enforce_limit
 from hs.services.accounts.threepids.identity_servers import IdentityServers, StoredThreepidInvite
 from hs.services.rooms.append.appender import RoomAppender
 from hs.services.rooms.append.drafts import Draft
-from hs.services.rooms.membership.membership import RoomMembership, third_party_event
+from hs.services.rooms.membership.member_events import third_party_event
+from hs.services.rooms.membership.membership import RoomMembership
 from hs.services.rooms.store.auth_state import AuthState, AuthStateReader
 
 MAX_BOUND_INVITES: Final = 50
@@ -153,7 +154,7 @@ class ThirdPartyInvites:
         if own is not None and own.membership in _ACCEPTED_MEMBERSHIPS:
             return
         await self._check_key(third_party_invite, signed)
-        draft = await self.membership.accept_third_party_invite(room_id, user_id, signed)
+        draft = await self.membership.events.accept_third_party_invite(room_id, user_id, signed)
         if is_local(draft.sender):
             await self.appender.append(room_id, [draft])
         else:
@@ -170,7 +171,7 @@ class ThirdPartyInvites:
         if not self.membership.memberships.is_local(third_party_invite.sender):
             raise Forbidden("The third-party invite was sent by another server")
         await self._check_key(third_party_invite, signed)
-        draft = await self.membership.accept_third_party_invite(room_id, user_id, signed)
+        draft = await self.membership.events.accept_third_party_invite(room_id, user_id, signed)
         if self.membership.memberships.is_local(user_id):
             await self.appender.append(room_id, [draft])
         else:

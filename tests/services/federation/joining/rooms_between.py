@@ -4,7 +4,8 @@ from typing import Any
 
 from hs.core.ids import RoomID, ServerName, UserID, localpart_of
 from hs.core.requester import Requester
-from hs.services.rooms.membership.membership import JoinRequest, RoomMembership
+from hs.services.rooms.membership.membership import RoomMembership
+from hs.services.rooms.membership.room_joins import JoinRequest, RoomJoins
 from tests.support.federation import FederatedServer
 
 NEAR, FAR, THIRD = (ServerName(f"{name}.example") for name in ("near", "far", "third"))
@@ -19,16 +20,21 @@ def membership_of(server: FederatedServer) -> RoomMembership:
     return server.process.services.members.membership
 
 
+def joins_of(server: FederatedServer) -> RoomJoins:
+    """Return what joins users to rooms on a server."""
+    return server.process.services.members.joins
+
+
 async def join(server: FederatedServer, user_id: UserID, room_id: RoomID, *via: ServerName) -> None:
     """Let a user join through some servers."""
-    await membership_of(server).join(Requester(user_id), room_id, JoinRequest(via=via))
+    await joins_of(server).join(Requester(user_id), room_id, JoinRequest(via=via))
 
 
 async def knock(
     server: FederatedServer, user_id: UserID, room_id: RoomID, *via: ServerName
 ) -> None:
     """Let a user knock through some servers."""
-    await membership_of(server).knock(Requester(user_id), room_id, JoinRequest(via=via))
+    await joins_of(server).knock(Requester(user_id), room_id, JoinRequest(via=via))
 
 
 async def membership_at(server: FederatedServer, room_id: RoomID, user_id: UserID) -> str | None:

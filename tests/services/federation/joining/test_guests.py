@@ -6,12 +6,13 @@ from hs.core.errors import GuestForbidden, MatrixError, RemoteFault
 from hs.core.ids import RoomID, ServerName
 from hs.core.requester import Requester
 from hs.services.rooms.append.drafts import Draft
-from hs.services.rooms.membership.membership import JoinRequest
+from hs.services.rooms.membership.room_joins import JoinRequest
 from tests.services.federation.joining.rooms_between import (
     ANN,
     BEN,
     FAR,
     NEAR,
+    joins_of,
     membership_at,
     membership_of,
     register,
@@ -89,4 +90,4 @@ async def _invite(near: FederatedServer, far: FederatedServer, room_id: RoomID) 
 
 async def _join_as_guest(near: FederatedServer, room_id: RoomID, via: ServerName = FAR) -> None:
     guest = Requester(BEN, is_guest=True)
-    await membership_of(near).join(guest, room_id, JoinRequest(via=(via,)))
+    await joins_of(near).join(guest, room_id, JoinRequest(via=(via,)))

@@ -15,7 +15,7 @@ from hs.core.signing.keys import Signer, SigningKey
 from hs.core.signing.signed_json import sign_json
 from hs.lib.http_client import HttpResponse
 from hs.services.rooms.append.drafts import Draft
-from hs.services.rooms.membership.membership import JoinRequest
+from hs.services.rooms.membership.room_joins import JoinRequest
 from hs.storage.inline import open_inline
 from hs.storage.migrate import bundled_migrations, migrate
 from tests.services.federation.joining.rooms_between import (
@@ -25,8 +25,8 @@ from tests.services.federation.joining.rooms_between import (
     FAR,
     NEAR,
     join,
+    joins_of,
     membership_at,
-    membership_of,
     register,
 )
 from tests.services.federation.outbound.test_between_servers import SeenEvents
@@ -121,7 +121,7 @@ async def test_user_joins_with_a_claim() -> None:
         room_id = await room_with_offer(far)
 
         request = JoinRequest(third_party_signed=claim())
-        await membership_of(near).join(Requester(BEN), room_id, request)
+        await joins_of(near).join(Requester(BEN), room_id, request)
 
         assert await membership_at(far, room_id, BEN) == "join"
 
@@ -134,7 +134,7 @@ async def test_user_joins_room_of_both_servers_with_a_claim() -> None:
         await join(near, CLEO, room_id, FAR)
         request = JoinRequest(third_party_signed=claim())
 
-        await membership_of(near).join(Requester(BEN), room_id, request)
+        await joins_of(near).join(Requester(BEN), room_id, request)
 
         assert await membership_at(near, room_id, BEN) == "join"
 

@@ -17,7 +17,7 @@ from hs.core.errors import (
 )
 from hs.core.ids import RoomID, UserID
 from hs.services.rooms.append.drafts import Draft
-from hs.services.rooms.membership.membership import JoinRequest
+from hs.services.rooms.membership.room_joins import JoinRequest
 from hs.services.rooms.membership.room_succession import predecessor_of
 from hs.storage.database import Database
 from tests.support.composition import SERVER
@@ -210,7 +210,7 @@ async def test_settings_of_members_are_copied(acts: Actions) -> None:
     replacement = await upgrade(acts, room_id, "11")
     for name in ("bob", "carol"):
         joiner = acts.tokens.requesters[name]
-        await acts.membership.join(joiner, replacement, JoinRequest())
+        await acts.services.members.joins.join(joiner, replacement, JoinRequest())
 
     assert await acts.account_data(ALICE, replacement, "m.tag") == tags
     assert await acts.account_data(BOB, replacement, "m.tag") == tags
@@ -249,7 +249,9 @@ async def test_settings_of_the_new_room_are_not_overwritten(acts: Actions) -> No
     replacement = await upgrade(acts, room_id, "11")
     await acts.set_account_data(BOB, replacement, "m.tag", {"tags": {"u.new": {}}})
 
-    await acts.membership.join(acts.tokens.requesters["bob"], replacement, JoinRequest())
+    await acts.services.members.joins.join(
+        acts.tokens.requesters["bob"], replacement, JoinRequest()
+    )
 
     assert await acts.account_data(BOB, replacement, "m.tag") == {"tags": {"u.new": {}}}
 

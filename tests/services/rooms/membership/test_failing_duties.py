@@ -6,14 +6,14 @@ import attrs
 import pytest
 import trio
 
-from hs.core.ids import RoomID, UserID
+from hs.core.ids import EventID, RoomID, UserID
 from hs.core.requester import Requester
 from hs.repl.entry_retries import MAX_FAILURES
 from hs.services.accounts.account_data.account_data import AccountDataService
 from hs.services.rooms.append.drafts import Draft
 from hs.services.rooms.membership.auto_accept_invites import AutoAcceptDuty
 from hs.services.rooms.membership.guest_removal import GuestRemovalDuty
-from hs.services.rooms.membership.membership import JoinRequest, RoomMembership
+from hs.services.rooms.membership.room_joins import JoinRequest, RoomJoins
 from hs.settings.sections.retention import AutoAcceptSettings
 from hs.settings.sections.rooms import RoomSettings
 from hs.storage.database import CommitUnknown, Database, DatabaseTimeout, DatabaseUnavailable, Tx
@@ -67,16 +67,16 @@ async def test_direct_chat_is_marked_after_a_join_of_unknown_outcome(
     async with open_actions(database, ACCEPTING) as actions:
         duty = auto_accept(actions)
         room_id = await invite_to_direct_chat(actions)
-        join = RoomMembership.join
+        join = RoomJoins.join
 
         async def join_and_fail(
-            self: RoomMembership, requester: Requester, room_id: RoomID, request: JoinRequest
-        ) -> RoomID:
+            self: RoomJoins, requester: Requester, room_id: RoomID, request: JoinRequest
+        ) -> EventID:
             await join(self, requester, room_id, request)
             raise CommitUnknown("lost")
 
         with monkeypatch.context() as patch:
-            patch.setattr(RoomMembership, "join", join_and_fail)
+            patch.setattr(RoomJoins, "join", join_and_fail)
             with pytest.raises(CommitUnknown):
                 await duty.accept_waiting()
 
@@ -88,7 +88,7 @@ async def test_direct_chat_is_marked_after_a_join_of_unknown_outcome(
 async def test_user_who_joins_without_the_duty_has_no_room_marked(database: Database) -> None:
     async with open_actions(database, ACCEPTING) as actions:
         room_id = await invite_to_direct_chat(actions)
-        await actions.membership.join(Requester(BOB), room_id, JoinRequest())
+        await actions.services.members.joins.join(Requester(BOB), room_id, JoinRequest())
 
         await auto_accept(actions).accept_waiting()
 
@@ -101,16 +101,16 @@ async def test_invite_that_always_fails_does_not_block_others(
     async with open_actions(database, ACCEPTING) as actions:
         duty = auto_accept(actions)
         failing, fine = [await actions.world.create_room(ALICE, invite=[BOB]) for _ in range(2)]
-        join = RoomMembership.join
+        join = RoomJoins.join
 
         async def time_out(
-            self: RoomMembership, requester: Requester, room_id: RoomID, request: JoinRequest
-        ) -> RoomID:
+            self: RoomJoins, requester: Requester, room_id: RoomID, request: JoinRequest
+        ) -> EventID:
             if room_id == failing:
                 raise DatabaseTimeout("slow")
             return await join(self, requester, room_id, request)
 
-        monkeypatch.setattr(RoomMembership, "join", time_out)
+        monkeypatch.setattr(RoomJoins, "join", time_out)
         for _ in range(MAX_FAILURES - 1):
             with pytest.raises(DatabaseTimeout):
                 await duty.accept_waiting()
@@ -127,11 +127,11 @@ async def test_invite_outlives_a_long_absence_of_the_database(
         duty = auto_accept(actions)
         room_id = await actions.world.create_room(ALICE, invite=[BOB])
 
-        async def be_away(*args: Any) -> RoomID:
+        async def be_away(*args: Any) -> EventID:
             raise DatabaseUnavailable("away")
 
         with monkeypatch.context() as patch:
-            patch.setattr(RoomMembership, "join", be_away)
+            patch.setattr(RoomJoins, "join", be_away)
             for _ in range(2 * MAX_FAILURES):
                 with pytest.raises(DatabaseUnavailable):
                     await duty.accept_waiting()

@@ -9,11 +9,11 @@ import attrs
 import pytest
 
 from hs.core.errors import Forbidden
-from hs.core.ids import RoomID, UserID
+from hs.core.ids import EventID, RoomID, UserID
 from hs.core.requester import Requester
 from hs.services.rooms.append.drafts import Draft
 from hs.services.rooms.creation.initial_events import InitialState, NewRoomRequest
-from hs.services.rooms.membership.membership import JoinRequest, RoomMembership
+from hs.services.rooms.membership.room_joins import JoinRequest, RoomJoins
 from hs.settings.sections.retention import AutoAcceptSettings, PrejoinSettings
 from hs.settings.sections.rooms import RoomSettings
 from hs.settings.settings import Settings
@@ -78,7 +78,7 @@ async def test_include_profile_data_on_invite(database: Database, included: bool
 
         assert ("displayname" in await member_of(actions, made, BOB)) is included
         assert ("displayname" in await member_of(actions, made, CAROL)) is included
-        await actions.membership.join(Requester(BOB), made, JoinRequest())
+        await actions.services.members.joins.join(Requester(BOB), made, JoinRequest())
         assert (await member_of(actions, made, BOB))["displayname"] == "BOB"
 
 
@@ -177,16 +177,16 @@ async def test_an_invite_that_fails_is_kept_or_passed_over(
             await actions.world.create_room(ALICE, invite=[BOB]) for _ in range(3)
         ]
         errors = {away: DatabaseUnavailable("away"), broken: ValueError("broken")}
-        join = RoomMembership.join
+        join = RoomJoins.join
 
         async def fail_once(
-            self: RoomMembership, requester: Requester, room_id: RoomID, request: JoinRequest
-        ) -> RoomID:
+            self: RoomJoins, requester: Requester, room_id: RoomID, request: JoinRequest
+        ) -> EventID:
             if room_id in errors:
                 raise errors.pop(room_id)
             return await join(self, requester, room_id, request)
 
-        monkeypatch.setattr(RoomMembership, "join", fail_once)
+        monkeypatch.setattr(RoomJoins, "join", fail_once)
 
         with pytest.raises(DatabaseUnavailable):
             await accept_waiting(actions)
