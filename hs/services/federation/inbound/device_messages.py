@@ -12,7 +12,7 @@ from hs.core.canonical_json import JsonObject
 from hs.core.errors import InvalidParam
 from hs.core.ids import ServerName, UserID, parse_user_id, server_of
 from hs.services.devices.to_device import ToDeviceMessages
-from hs.services.federation.inbound.own_users import own_user
+from hs.services.federation.access.own_users import own_user
 
 MAX_MESSAGES: Final = 10_000
 MAX_TEXT_CHARS: Final = 255

@@ -27,8 +27,8 @@ from hs.services.ephemeral.presence_writer import STATES, PresenceWriter
 from hs.services.ephemeral.receipts import Move, ReceiptWriter
 from hs.services.ephemeral.room_receipts import READ, UNTHREADED
 from hs.services.ephemeral.typing_notifications import TypingWriter
+from hs.services.federation.access.own_users import own_user
 from hs.services.federation.inbound.early_presence import EarlyPresence
-from hs.services.federation.inbound.own_users import own_user
 from hs.services.rooms.store.memberships import Memberships
 from hs.services.rooms.store.server_acls import ServerAcls
 from hs.storage.database import Database
@@ -56,8 +56,7 @@ class SharedRoomChecks:
         other server.
         """
         room_id = parse_room_id(value)
-        if not await self._acls.permits(room_id, origin):
-            raise Forbidden("Your server is excluded from the room by its access control list")
+        await self._acls.check(room_id, origin)
         present = await self._memberships.present(room_id)
         if not present.local:
             raise Forbidden("This server is not in the room")

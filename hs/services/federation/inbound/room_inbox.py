@@ -19,7 +19,7 @@ from typing import Any, Final, Protocol
 import attrs
 import orjson
 
-from hs.core.errors import InvalidEvent, NotFound
+from hs.core.errors import Forbidden, InvalidEvent, NotFound
 from hs.core.events.event import Event
 from hs.core.events.format import parse_pdu
 from hs.core.ids import EventID, RoomID, ServerName
@@ -109,12 +109,10 @@ class OwnedRoomInbox:
                 return await self._keep(room_id, origin, pdus, rules)
             reason = "This server is not in the room"
             return await self._refuse_all(room_id, origin, pdus, reason, but=ends)
-        if not await self._acls.permits(room_id, origin):
-            reason = "Your server is excluded from the room by its access control list"
-            return await self._refuse_all(room_id, origin, pdus, reason)
         try:
+            await self._acls.check(room_id, origin)
             received = await self._receiver.receive(room_id, pdus, [], {})
-        except NotFound as fault:
+        except (Forbidden, NotFound) as fault:
             return await self._refuse_all(room_id, origin, pdus, fault.message)
         waiting = {
             verdict.event_id: pdu

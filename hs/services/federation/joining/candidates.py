@@ -14,10 +14,12 @@ Rules:
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Final, TypeVar
 
 import attrs
 import orjson
+import trio
 
 from hs.core.errors import MatrixError, RemoteFault, may_be_relayed
 from hs.core.ids import RoomID, ServerName, UserID, parse_server_name, server_in, server_of
@@ -104,6 +106,18 @@ async def try_in_turn(
     if last is None:
         raise MatrixError("M_UNKNOWN", 404, "No server in this room can be reached")
     raise error_for_client(last)
+
+
+@contextmanager
+def in_time(deadline_s: float) -> Iterator[None]:
+    """Cancel the body after a time. Raises: MatrixError 504, if that happens."""
+    try:
+        with trio.fail_after(deadline_s):
+            yield
+    except trio.TooSlowError:
+        raise MatrixError(
+            "M_UNKNOWN", 504, "The servers in the room did not respond in time"
+        ) from None
 
 
 def error_for_client(fault: RemoteFault) -> Exception:

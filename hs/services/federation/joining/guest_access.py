@@ -12,11 +12,10 @@ from functools import partial
 from typing import Final
 
 import attrs
-import trio
 
 from hs.core.errors import MatrixError, RemoteFault
 from hs.core.ids import RoomID, ServerName, UserID
-from hs.services.federation.joining.candidates import ServerCandidates, try_in_turn
+from hs.services.federation.joining.candidates import ServerCandidates, in_time, try_in_turn
 from hs.services.federation.requests.directory import get_space
 from hs.services.federation_client.client import FederationClient
 
@@ -40,13 +39,12 @@ class GuestAccess:
         Raises: MatrixError 504, RemoteFault.
         """
         servers = await self._candidates.of(room_id, user_id, via)
-        with trio.move_on_after(DEADLINE_S):
+        with in_time(DEADLINE_S):
             try:
                 return await try_in_turn(servers, partial(self._ask, room_id=room_id))
             except MatrixError as error:
                 log.info("guest %s may not join %s: %s", user_id, room_id, error)
                 return False
-        raise MatrixError("M_UNKNOWN", 504, "The servers in the room did not respond in time")
 
     async def _ask(self, server: ServerName, room_id: RoomID) -> bool:
         space = await get_space(self._client, server, room_id, suggested_only=True)

@@ -19,12 +19,12 @@ from hs.core.errors import (
 from hs.core.events import event_types
 from hs.core.events.build import countersign
 from hs.core.events.event import Event
-from hs.core.ids import EventID, RoomID, ServerName, UserID, server_of
+from hs.core.ids import EventID, RoomID, ServerName, UserID
 from hs.core.signing.keys import Signer
 from hs.core.versions import RoomVersion, room_version
 from hs.services.accounts.limits.appservice_users import UserQueries
 from hs.services.federation.joining.room_access import HandshakeAccess
-from hs.services.federation.joining.signed_events import parse_submitted
+from hs.services.federation.joining.signed_events import ExpectedEvent, parse_submitted
 from hs.services.federation.joining.stripped_states import StrippedStates
 from hs.services.rooms.membership.invite_permissions import InvitePermissions
 from hs.services.rooms.membership.membership_limits import MembershipLimits
@@ -97,13 +97,8 @@ class IncomingInvites:
     async def _checked_event(
         self, origin: ServerName, request: InviteRequest, rules: RoomVersion
     ) -> tuple[Event, UserID]:
-        event = parse_submitted(origin, request.event, rules)
-        if event.type != event_types.MEMBER or event.content.get("membership") != "invite":
-            raise InvalidParam("The event must be an m.room.member with the membership invite")
-        if event.room_id != request.room_id or event.event_id != request.event_id:
-            raise InvalidParam("The event must have the room ID and event ID of the path")
-        if server_of(event.sender) != origin:
-            raise Forbidden("The sender of the event must belong to your server")
+        expected = ExpectedEvent(request.room_id, request.event_id, event_types.INVITE)
+        event = parse_submitted(origin, request.event, rules, expected)
         if event.state_key is None or not self.memberships.is_local(event.state_key):
             raise InvalidParam("The state_key of the event must be a user of this server")
         (checked,) = await self.checker.check(request.room_id, rules, [event.canonical])

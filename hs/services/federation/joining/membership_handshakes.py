@@ -17,18 +17,14 @@ from typing import Final
 import attrs
 
 from hs.core.canonical_json import JsonObject
-from hs.core.errors import (
-    Forbidden,
-    IncompatibleRoomVersion,
-    InvalidParam,
-)
+from hs.core.errors import Forbidden, IncompatibleRoomVersion, InvalidParam
 from hs.core.events import event_types
 from hs.core.events.build import countersign
 from hs.core.events.event import Event
 from hs.core.ids import EventID, RoomID, ServerName, UserID, is_user_id, server_of
 from hs.core.signing.keys import Signer
 from hs.services.federation.joining.room_access import HandshakeAccess
-from hs.services.federation.joining.signed_events import parse_submitted
+from hs.services.federation.joining.signed_events import ExpectedEvent, parse_submitted
 from hs.services.rooms.append.drafts import Draft
 from hs.services.rooms.append.event_templates import BuiltEvent, EventTemplates
 from hs.services.rooms.membership.member_events import AUTHORISER
@@ -96,8 +92,10 @@ class MembershipHandshakes:
         sender = pdu.get("sender")
         members = (UserID(str(sender)),) if is_user_id(sender) else ()
         room = await self.access.open(origin, room_id, members)
-        event = parse_submitted(origin, pdu, room.rules)
-        _check_member_event(event, origin, membership, room_id, event_id)
+        expected = ExpectedEvent(room_id, event_id, membership)
+        event = parse_submitted(origin, pdu, room.rules, expected)
+        if event.state_key != event.sender:
+            raise InvalidParam("The state_key of the event must be its sender")
         event = await self._authorised(event, room)
         result = await self.receiver.receive(room_id, [event.canonical], [], {}, relay=True)
         return await self._stored(event, result.verdicts[0])
@@ -123,17 +121,3 @@ class MembershipHandshakes:
         if stored is None or stored.status != EventStatus.ACCEPTED or stored.snapshot_id is None:
             raise Forbidden(verdict.reason or "The room does not allow the event")
         return stored
-
-
-def _check_member_event(
-    event: Event, origin: ServerName, membership: str, room_id: RoomID, event_id: EventID
-) -> None:
-    """Check that the event is what the endpoint is for. Raises: InvalidParam, Forbidden."""
-    if event.type != event_types.MEMBER or event.content.get("membership") != membership:
-        raise InvalidParam(f"The event must be an m.room.member with the membership {membership}")
-    if event.room_id != room_id or event.event_id != event_id:
-        raise InvalidParam("The event must have the room ID and event ID of the path")
-    if server_of(event.sender) != origin:
-        raise Forbidden("The sender of the event must belong to your server")
-    if event.state_key != event.sender:
-        raise InvalidParam("The state_key of the event must be its sender")

@@ -18,7 +18,7 @@ from hs.core.errors import Forbidden, MatrixError, RemoteFault
 from hs.core.events import event_types
 from hs.core.events.event import Event
 from hs.core.ids import RoomID, ServerName, UserID
-from hs.services.federation.joining.candidates import ServerCandidates, try_in_turn
+from hs.services.federation.joining.candidates import ServerCandidates, in_time, try_in_turn
 from hs.services.federation.joining.signed_templates import ExpectedMember, TemplateSigner
 from hs.services.federation.joining.stripped_states import StrippedStates
 from hs.services.federation.requests.membership import make_membership, send_knock, send_leave
@@ -57,11 +57,9 @@ class OutsideChanges:
     ) -> None:
         """Knock on a room. Raises: MatrixError, RemoteFault."""
         expected = ExpectedMember(room_id, user_id, content)
-        with trio.move_on_after(KNOCK_DEADLINE_S):
+        with in_time(KNOCK_DEADLINE_S):
             servers = await self.candidates.of(room_id, user_id, via)
             await try_in_turn(servers, partial(self._knock_through, expected=expected))
-            return
-        raise MatrixError("M_UNKNOWN", 504, "The servers in the room did not respond in time")
 
     async def _knock_through(self, server: ServerName, expected: ExpectedMember) -> None:
         room_id = expected.room_id

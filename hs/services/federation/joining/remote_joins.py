@@ -20,12 +20,12 @@ import attrs
 import orjson
 import trio
 
-from hs.core.errors import Forbidden, InvalidEvent, MatrixError, RemoteFault
+from hs.core.errors import Forbidden, InvalidEvent, RemoteFault
 from hs.core.events.build import with_signatures
 from hs.core.events.event import Event
 from hs.core.ids import RoomID, ServerName, UserID
 from hs.lib.keyed_lock import KeyedLock
-from hs.services.federation.joining.candidates import ServerCandidates, try_in_turn
+from hs.services.federation.joining.candidates import ServerCandidates, in_time, try_in_turn
 from hs.services.federation.joining.signed_templates import ExpectedMember, TemplateSigner
 from hs.services.federation.requests.membership import SentJoin, make_membership, send_join
 from hs.services.federation_client.client import FederationClient
@@ -60,13 +60,12 @@ class RemoteJoins:
 
         Raises: MatrixError, RemoteFault.
         """
-        with trio.move_on_after(DEADLINE_S):
+        with in_time(DEADLINE_S):
             async with self.locks.hold(room_id):
                 if (await self.memberships.present(room_id)).local:
                     return False
                 await self._join(ExpectedMember(room_id, user_id, content), via)
-            return True
-        raise _too_late()
+        return True
 
     async def join_authorised(
         self, user_id: UserID, room_id: RoomID, content: Mapping[str, Any]
@@ -78,11 +77,10 @@ class RemoteJoins:
         present = await self.memberships.present(room_id)
         if len(present.local) == len(present.joined):
             return False
-        with trio.move_on_after(DEADLINE_S):
+        with in_time(DEADLINE_S):
             async with self.locks.hold(room_id):
                 await self._join(ExpectedMember(room_id, user_id, content), ())
-            return True
-        raise _too_late()
+        return True
 
     async def _join(self, expected: ExpectedMember, via: Sequence[ServerName]) -> None:
         servers = await self.candidates.of(expected.room_id, expected.user_id, via)
@@ -128,7 +126,3 @@ def _with_their_signatures(server: ServerName, event: Event, sent: SentJoin) -> 
         raise RemoteFault(
             server, f"the join that it returned is malformed: {fault}", retry=False
         ) from None
-
-
-def _too_late() -> MatrixError:
-    return MatrixError("M_UNKNOWN", 504, "The servers in the room did not respond in time")

@@ -8,8 +8,8 @@ from typing import Any
 
 import attrs
 
-from hs.core.errors import Forbidden
-from hs.core.ids import ServerName, UserID, parse_user_id, server_of
+from hs.core.ids import ServerName
+from hs.services.federation.access.own_users import own_user
 from hs.services.federation.users.device_list_storage import RemoteDeviceListWriter
 from hs.services.federation.users.fetched_keys import parse_device_update, parse_signing_keys
 
@@ -22,19 +22,12 @@ class DeviceListUpdates:
 
     async def update_device(self, origin: ServerName, content: Mapping[str, Any]) -> None:
         """Take an m.device_list_update. Raises: InvalidParam, Forbidden."""
-        user_id = _user_of(origin, content)
+        user_id = own_user(origin, content.get("user_id"))
         await self._writer.update_device(parse_device_update(user_id, content))
 
     async def update_signing_keys(self, origin: ServerName, content: Mapping[str, Any]) -> None:
         """Take an m.signing_key_update. Raises: InvalidParam, Forbidden."""
-        user_id = _user_of(origin, content)
+        user_id = own_user(origin, content.get("user_id"))
         keys = parse_signing_keys(user_id, content)
         if keys:
             await self._writer.update_signing_keys(user_id, keys)
-
-
-def _user_of(origin: ServerName, content: Mapping[str, Any]) -> UserID:
-    user_id = parse_user_id(content.get("user_id"))
-    if server_of(user_id) != origin:
-        raise Forbidden(f"{user_id} is not a user of {origin}")
-    return user_id
