@@ -61,15 +61,7 @@ class InvitesApi:
     )
     async def invite(self, request: Invite) -> dict[str, Any]:
         """Spec: server-server API, Inviting to a room."""
-        invite = InviteRequest(
-            request.room_id,
-            EventID(request.event_id),
-            request.room_version,
-            request.event,
-            request.invite_room_state,
-        )
-        signed = await self.invites.receive(request.origin, invite)
-        return {"event": {**request.event, "signatures": signed.pdu["signatures"]}}
+        return await self._receive(request, request.room_version, request.invite_room_state)
 
     @route(
         "PUT",
@@ -82,15 +74,9 @@ class InvitesApi:
         """Spec: server-server API, Inviting to a room."""
         unsigned = request.event.get("unsigned")
         state = unsigned.get("invite_room_state") if isinstance(unsigned, dict) else None
-        invite = InviteRequest(
-            request.room_id,
-            EventID(request.event_id),
-            "1",  # the form of events is the same in version 2
-            request.event,
-            state if isinstance(state, list) else [],
-        )
-        signed = await self.invites.receive(request.origin, invite)
-        return [200, {"event": {**request.event, "signatures": signed.pdu["signatures"]}}]
+        version = "1"  # the form of events is the same in version 2
+        state = state if isinstance(state, list) else []
+        return [200, await self._receive(request, version, state)]
 
     @route(
         "PUT",
@@ -103,3 +89,11 @@ class InvitesApi:
         """Spec: server-server API, Third-party invites."""
         await self.third_party.exchange(request.origin, request.room_id, request.event)
         return Empty()
+
+    async def _receive(
+        self, request: Invite | OldInvite, room_version: str, room_state: list[Any]
+    ) -> dict[str, Any]:
+        event_id = EventID(request.event_id)
+        invite = InviteRequest(request.room_id, event_id, room_version, request.event, room_state)
+        signed = await self.invites.receive(request.origin, invite)
+        return {"event": {**request.event, "signatures": signed.pdu["signatures"]}}

@@ -5,7 +5,7 @@ Spec: server-server API, Request Authentication.
 
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import Final, TypedDict, Unpack
 from urllib.parse import quote, urlencode
 
 import attrs
@@ -35,6 +35,15 @@ MAX_VALUES: Final = 5_000_000
 MIN_BYTES_FOR_THREAD: Final = 1 << 18  # parsing a MiB of JSON takes about 10 ms
 
 
+class RequestOptions(TypedDict, total=False):
+    """How a request is sent; see PeerRequest."""
+
+    timeout_s: float
+    max_bytes: int
+    is_patient: bool
+    ignores_backoff: bool
+
+
 @attrs.frozen(eq=False)
 class FederationClient:
     """Sends signed requests to other servers and returns the JSON objects of their responses.
@@ -56,15 +65,10 @@ class FederationClient:
         server: ServerName,
         path: str,
         query: Query | None = None,
-        *,
-        timeout_s: float | None = None,
-        max_bytes: int = MAX_RESPONSE_BYTES,
+        **options: Unpack[RequestOptions],
     ) -> JsonObject:
         """Send a GET request; see `request`."""
-        uri = uri_of(path, query)
-        return await self.request(
-            server, "GET", uri, None, timeout_s=timeout_s, max_bytes=max_bytes
-        )
+        return await self.request(server, "GET", uri_of(path, query), None, **options)
 
     async def request(
         self,
@@ -72,27 +76,14 @@ class FederationClient:
         method: str,
         uri: str,
         body: bytes | None,
-        *,
-        timeout_s: float | None = None,
-        max_bytes: int = MAX_RESPONSE_BYTES,
-        is_patient: bool = False,
-        ignores_backoff: bool = False,
+        **options: Unpack[RequestOptions],
     ) -> JsonObject:
         """Send a request and return the object in its response.
 
-        `uri_of` makes the `uri`; `body` is canonical JSON. For the rest see PeerRequest.
+        `uri_of` makes the `uri`; `body` is canonical JSON.
         Raises: RemoteFault; its `error` is the error that the server responded with, if any.
         """
-        response = await self.exchange(
-            server,
-            method,
-            uri,
-            body,
-            timeout_s=timeout_s,
-            max_bytes=max_bytes,
-            is_patient=is_patient,
-            ignores_backoff=ignores_backoff,
-        )
+        response = await self.exchange(server, method, uri, body, **options)
         if len(response.body) < MIN_BYTES_FOR_THREAD:
             return object_in(server, response)
         return await trio.to_thread.run_sync(object_in, server, response)
@@ -103,11 +94,7 @@ class FederationClient:
         method: str,
         uri: str,
         body: bytes | None,
-        *,
-        timeout_s: float | None = None,
-        max_bytes: int = MAX_RESPONSE_BYTES,
-        is_patient: bool = False,
-        ignores_backoff: bool = False,
+        **options: Unpack[RequestOptions],
     ) -> PeerResponse:
         """Send a request and return its response, whatever its status. Raises: RemoteFault."""
         if server == self.server_name:
@@ -122,10 +109,10 @@ class FederationClient:
                 uri=uri,
                 headers=headers,
                 body=body,
-                timeout_s=self.timeout_s if timeout_s is None else timeout_s,
-                max_bytes=max_bytes,
-                is_patient=is_patient,
-                ignores_backoff=ignores_backoff,
+                timeout_s=options.get("timeout_s", self.timeout_s),
+                max_bytes=options.get("max_bytes", MAX_RESPONSE_BYTES),
+                is_patient=options.get("is_patient", False),
+                ignores_backoff=options.get("ignores_backoff", False),
             )
         )
 

@@ -5,9 +5,9 @@ short delay. Of several addresses, the next one is tried if there is no connecti
 """
 
 import math
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
-from typing import Final
+from typing import Final, TypeVar
 
 import attrs
 import trio
@@ -22,7 +22,7 @@ from hs.lib.http_client import (
     HttpUnreachable,
     ResponseTooLarge,
 )
-from hs.lib.http_client.directed import DirectedHttpClient, DirectedRequest, OpenResponse
+from hs.lib.http_client.directed import DirectedHttpClient, DirectedRequest
 from hs.services.federation_client.discovery import (
     Delegations,
     ServerAddress,
@@ -43,6 +43,8 @@ FIRST_SHORT_DELAY_S: Final = 0.5
 FIRST_LONG_DELAY_S: Final = 4.0
 MAX_ADDRESSES: Final = 4
 DISCOVERY_S: Final = 25.0
+
+T = TypeVar("T")
 
 
 @attrs.frozen(eq=False)
@@ -72,23 +74,15 @@ class NetworkTransport:
         route = await self._route(request)
         try:
             async with AsyncExitStack() as stack:
-                response = await self._open(request, route, stack)
+                response = await self._try_addresses(
+                    request,
+                    route,
+                    lambda directed: stack.enter_async_context(self._http.stream(directed)),
+                )
                 parts = await stack.enter_async_context(aclosing(_parts(request, response.parts)))
                 yield StreamedResponse(response.status, response.headers, parts)
         except HttpFault as fault:
             raise _remote_fault(request, fault) from None
-
-    async def _open(
-        self, request: PeerRequest, route: ServerRoute, stack: AsyncExitStack
-    ) -> OpenResponse:
-        """Open the response of the first address that can be connected to. Raises: HttpFault."""
-        *others, last = [
-            self._directed(request, route, address) for address in route.addresses[:MAX_ADDRESSES]
-        ]
-        for directed in others:
-            with suppress(HttpNotConnected):
-                return await stack.enter_async_context(self._http.stream(directed))
-        return await stack.enter_async_context(self._http.stream(last))
 
     async def _route(self, request: PeerRequest) -> ServerRoute:
         """Find the addresses, which takes a while the first time. Raises: RemoteFault.
@@ -114,7 +108,7 @@ class NetworkTransport:
         is_idempotent = request.method in IDEMPOTENT
         while True:
             try:
-                response = await self._send_once(request, route)
+                response = await self._try_addresses(request, route, self._http.send)
                 if not (is_idempotent and response.status in TEMPORARY and retries):
                     return response
             except HttpUnreachable as fault:
@@ -127,15 +121,20 @@ class NetworkTransport:
             await trio.sleep(delays.next_s())
             route = await self._route(request)
 
-    async def _send_once(self, request: PeerRequest, route: ServerRoute) -> HttpResponse:
-        """Send a request to the first address that can be connected to. Raises: HttpFault."""
+    async def _try_addresses(
+        self,
+        request: PeerRequest,
+        route: ServerRoute,
+        attempt: Callable[[DirectedRequest], Awaitable[T]],
+    ) -> T:
+        """Return the result for the first address that can be connected to. Raises: HttpFault."""
         *others, last = [
             self._directed(request, route, address) for address in route.addresses[:MAX_ADDRESSES]
         ]
         for directed in others:
             with suppress(HttpNotConnected):
-                return await self._http.send(directed)
-        return await self._http.send(last)
+                return await attempt(directed)
+        return await attempt(last)
 
     def _directed(
         self, request: PeerRequest, route: ServerRoute, address: ServerAddress

@@ -9,6 +9,7 @@ from hs.nursery.wiring.rooms.aliases import AliasServices
 from hs.nursery.wiring.rooms.reading import RoomReading
 from hs.nursery.wiring.rooms.rooms import Rooms
 from hs.services.federation.access.server_access import ServerAccess
+from hs.services.federation.access.streamed_events import StreamedEvents
 from hs.services.federation.history.served_events import ServedEvents
 from hs.services.federation.history.served_spaces import ServedSpaces
 from hs.services.federation.history.served_state import ServedState
@@ -32,7 +33,14 @@ def wire_history(
                 server_name=settings.server_name,
                 clock=base.clock,
                 events=ServedEvents(base.database, events, access, visibility),
-                states=ServedState(events, rooms.states, rooms.graph, access, visibility),
+                states=ServedState(
+                    events=events,
+                    states=rooms.states,
+                    graph=rooms.graph,
+                    access=access,
+                    visibility=visibility,
+                    streamed=StreamedEvents(events),
+                ),
                 spaces=ServedSpaces(reading.previews, reading.hierarchy, access),
             ),
             ServedPublicRoomsApi(

@@ -9,6 +9,7 @@ from hs.nursery.wiring.rooms.membership import MembershipServices
 from hs.nursery.wiring.rooms.rooms import Rooms
 from hs.services.accounts.limits.appservice_users import UserQueries
 from hs.services.federation.access.server_access import ServerAccess
+from hs.services.federation.access.streamed_events import StreamedEvents
 from hs.services.federation.joining.candidates import ServerCandidates
 from hs.services.federation.joining.guest_access import GuestAccess
 from hs.services.federation.joining.incoming_invites import IncomingInvites
@@ -82,7 +83,9 @@ def wire_joining(
         restricted=RestrictedJoins(rooms.memberships),
         events=rooms.events,
     )
-    responses = JoinResponses(base.signer.server_name, rooms.events, rooms.states, rooms.graph)
+    responses = JoinResponses(
+        base.signer.server_name, rooms.states, rooms.graph, StreamedEvents(rooms.events)
+    )
     invites = IncomingInvites(
         signer=base.signer,
         database=base.database,

@@ -1,1 +1,1 @@
-"""Which servers may ask about a room, and which to ask."""
+"""Access of other servers to rooms, and what else the subjects of federation share."""

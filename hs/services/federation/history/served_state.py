@@ -4,31 +4,26 @@ Rules:
 
 - The asking server must be in the room, and may see the event itself. State events are not
   redacted: whoever sees an event may read the state before it.
-- Events are sent in parts, spliced from their stored bytes, so that a large room takes little
-  memory. Only PARTS_AT_ONCE parts are read at the same time, and none while a slow peer receives
-  the one before.
+- Events are sent in parts (`streamed_events`).
 
 Spec: server-server API, Retrieving events; Retrieves the complete auth chain.
 """
 
-from collections.abc import AsyncIterator, Collection, Sequence
-from itertools import islice
+from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
 import attrs
-import trio
 
 from hs.core.errors import Forbidden, NotFound
 from hs.core.ids import EventID, RoomID, ServerName
 from hs.services.federation.access.server_access import ServerAccess
+from hs.services.federation.access.streamed_events import StreamedEvents
 from hs.services.federation.history.server_visibility import ServerVisibility
 from hs.services.rooms.store.auth_chains import AuthGraph
 from hs.services.rooms.store.event_store import EventStore
 from hs.services.rooms.store.state_store import StateStore
 from hs.services.rooms.store.stored_event import EventStatus, StoredEvent
 
-PARTS_AT_ONCE: Final = 4
-EVENTS_IN_PART: Final = 200
 IDS_AT_ONCE: Final = 5000  # looking up the places of this many takes about 10 ms
 
 
@@ -49,7 +44,7 @@ class ServedState:
     _graph: AuthGraph
     _access: ServerAccess
     _visibility: ServerVisibility
-    _readers: trio.Semaphore = attrs.Factory(lambda: trio.Semaphore(PARTS_AT_ONCE))
+    _streamed: StreamedEvents
 
     async def state_ids(
         self, origin: ServerName, room_id: RoomID, event_id: EventID
@@ -66,7 +61,7 @@ class ServedState:
     ) -> AsyncIterator[bytes]:
         """Return the JSON of the state before an event, in parts. Raises: NotFound, Forbidden."""
         ids = await self.state_ids(origin, room_id, event_id)
-        return self._parts({"pdus": ids.pdu_ids, "auth_chain": ids.auth_chain_ids})
+        return self._streamed.encode({"pdus": ids.pdu_ids, "auth_chain": ids.auth_chain_ids})
 
     async def auth_chain(
         self, origin: ServerName, room_id: RoomID, event_id: EventID
@@ -75,7 +70,7 @@ class ServedState:
         stored = await self._event(origin, room_id, event_id)
         cited = stored.event.auth_events
         chain = dict.fromkeys((*cited, *await self._auth_chain(cited)))
-        return self._parts({"auth_chain": list(chain)})
+        return self._streamed.encode({"auth_chain": list(chain)})
 
     async def _event(self, origin: ServerName, room_id: RoomID, event_id: EventID) -> StoredEvent:
         await self._access.check_in_room(origin, room_id)
@@ -95,26 +90,3 @@ class ServedState:
         for start in range(0, len(event_ids), IDS_AT_ONCE):
             chain |= await self._graph.chain_of(event_ids[start : start + IDS_AT_ONCE])
         return list(chain)
-
-    async def _parts(self, lists: dict[str, Collection[EventID]]) -> AsyncIterator[bytes]:
-        """Yield a JSON object of lists of events."""
-        opening = b"{"
-        for name, event_ids in lists.items():
-            yield b'%b"%b":[' % (opening, name.encode())
-            opening, separator = b"],", b""
-            remaining = iter(event_ids)
-            while part := list(islice(remaining, EVENTS_IN_PART)):
-                async with self._readers:
-                    pdus = await self._pdus(part)
-                if pdus:
-                    yield separator + b",".join(pdus)
-                    separator = b","
-        yield b"]}"
-
-    async def _pdus(self, event_ids: Sequence[EventID]) -> list[bytes]:
-        pdus = await self._events.pdus(event_ids)
-        redacted = [event_id for event_id in event_ids if event_id not in pdus]
-        if redacted:
-            events = await self._events.scan(redacted)
-            pdus.update((key, stored.effective_event.canonical) for key, stored in events.items())
-        return list(pdus.values())

@@ -1,24 +1,20 @@
 """The room that a joining server receives: the state before the join, and its auth chain.
 
-A large room is sent in parts, which are read while the response is sent: the memory that is used
-does not depend on the size of the room.
+It is read in parts while the response is sent (`streamed_events`).
 
 Spec: server-server API, PUT send_join.
 """
 
 from collections.abc import AsyncIterator, Sequence
-from typing import Final
 
 import attrs
 import orjson
 
 from hs.core.ids import EventID, ServerName
+from hs.services.federation.access.streamed_events import StreamedEvents
 from hs.services.rooms.store.auth_chains import AuthGraph
-from hs.services.rooms.store.event_store import EventStore
 from hs.services.rooms.store.state_store import StateStore
 from hs.services.rooms.store.stored_event import StoredEvent
-
-EVENTS_AT_ONCE: Final = 500
 
 
 @attrs.frozen(eq=False)
@@ -35,9 +31,9 @@ class JoinResponses:
     """Builds the responses to joins."""
 
     _server_name: ServerName
-    _events: EventStore
     _states: StateStore
     _graph: AuthGraph
+    _streamed: StreamedEvents
 
     async def room_before(self, join: StoredEvent) -> JoinedRoom:
         """Return what a server that has just joined must know."""
@@ -46,26 +42,8 @@ class JoinResponses:
         chain = await self._graph.chain_of([*state, *join.event.auth_events])
         return JoinedRoom(join, state, sorted(chain))
 
-    async def encode(self, room: JoinedRoom) -> AsyncIterator[bytes]:
-        """Yield the parts of the JSON object."""
+    def encode(self, room: JoinedRoom) -> AsyncIterator[bytes]:
+        """Return the parts of the JSON object."""
         head = orjson.dumps({"members_omitted": False, "origin": self._server_name})
-        yield b'%b,"event":%b,"state":[' % (head[:-1], room.join.event.canonical)
-        async for part in self._encode_events(room.state):
-            yield part
-        yield b'],"auth_chain":['
-        async for part in self._encode_events(room.auth_chain):
-            yield part
-        yield b"]}"
-
-    async def _encode_events(self, event_ids: Sequence[EventID]) -> AsyncIterator[bytes]:
-        separator = b""
-        for start in range(0, len(event_ids), EVENTS_AT_ONCE):
-            ids = event_ids[start : start + EVENTS_AT_ONCE]
-            pdus = await self._events.pdus(ids)
-            redacted = [event_id for event_id in ids if event_id not in pdus]
-            if redacted:
-                for event_id, stored in (await self._events.scan(redacted)).items():
-                    pdus[event_id] = stored.effective_event.canonical
-            if pdus:
-                yield separator + b",".join(pdus.values())
-                separator = b","
+        opening = b'%b,"event":%b,' % (head[:-1], room.join.event.canonical)
+        return self._streamed.encode({"state": room.state, "auth_chain": room.auth_chain}, opening)

@@ -5,6 +5,7 @@ Third-party invites.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
 import attrs
@@ -17,13 +18,13 @@ from hs.core.events.event import Event
 from hs.core.ids import RoomID, ServerName, UserID
 from hs.core.versions import ROOM_VERSIONS
 from hs.services.federation_client.client import (
+    MAX_RESPONSE_BYTES,
     FederationClient,
     check_status,
-    error_in,
+    is_unrecognized,
     segment,
     uri_of,
 )
-from hs.services.federation_client.peer_transport import PeerResponse
 
 MAKE_TIMEOUT_S: Final = 30.0
 SEND_TIMEOUT_S: Final = 60.0
@@ -89,26 +90,16 @@ async def send_join(client: FederationClient, server: ServerName, event: Event) 
     """Submit a join and return the room. Raises: RemoteFault."""
     tail = f"send_join/{segment(event.room_id)}/{segment(event.event_id)}"
     uri = uri_of(f"{_V2}/{tail}", {"omit_members": "false"})
-    response = await _put_join(client, server, uri, event)
+    put = partial(_put, client, server, timeout_s=JOIN_TIMEOUT_S, max_bytes=MAX_ROOM_BYTES)
     decoder: Any = _SENT_JOIN
-    if _is_unknown_endpoint(response):
-        response = await _put_join(client, server, f"{_V1}/{tail}", event)
+    try:
+        body = await put(uri, event.canonical)
+    except RemoteFault as fault:
+        if not is_unrecognized(fault):
+            raise
+        body = await put(f"{_V1}/{tail}", event.canonical)
         decoder = _SENT_JOIN_V1
-    check_status(server, response)
-    return await trio.to_thread.run_sync(_sent_join, server, decoder, response.body)
-
-
-async def _put_join(
-    client: FederationClient, server: ServerName, uri: str, event: Event
-) -> PeerResponse:
-    return await client.exchange(
-        server,
-        "PUT",
-        uri,
-        event.canonical,
-        timeout_s=JOIN_TIMEOUT_S,
-        max_bytes=MAX_ROOM_BYTES,
-    )
+    return await trio.to_thread.run_sync(_sent_join, server, decoder, body)
 
 
 def _sent_join(server: ServerName, decoder: Any, raw: bytes) -> SentJoin:
@@ -141,16 +132,12 @@ async def send_knock(client: FederationClient, server: ServerName, event: Event)
 async def send_leave(client: FederationClient, server: ServerName, event: Event) -> None:
     """Submit a leave. Raises: RemoteFault."""
     tail = f"send_leave/{segment(event.room_id)}/{segment(event.event_id)}"
-    response = await _put_leave(client, server, f"{_V2}/{tail}", event)
-    if _is_unknown_endpoint(response):
-        response = await _put_leave(client, server, f"{_V1}/{tail}", event)
-    check_status(server, response)
-
-
-async def _put_leave(
-    client: FederationClient, server: ServerName, uri: str, event: Event
-) -> PeerResponse:
-    return await client.exchange(server, "PUT", uri, event.canonical, timeout_s=SEND_TIMEOUT_S)
+    try:
+        await _put(client, server, f"{_V2}/{tail}", event.canonical)
+    except RemoteFault as fault:
+        if not is_unrecognized(fault):
+            raise
+        await _put(client, server, f"{_V1}/{tail}", event.canonical)
 
 
 async def send_invite(
@@ -163,25 +150,21 @@ async def send_invite(
         "room_version": event.rules.identifier,
         "invite_room_state": list(room_state),
     }
-    response = await _put_invite(client, server, f"{_V2}/{tail}", body)
-    # Servers that only know the older form serve rooms of the first two versions.
-    if _is_unknown_endpoint(response) and not event.rules.event_id_is_hash:
+    try:
+        raw = await _put(client, server, f"{_V2}/{tail}", encode_lenient(body))
+    except RemoteFault as fault:
+        # Servers that only know the older form serve rooms of the first two versions.
+        if not is_unrecognized(fault) or event.rules.event_id_is_hash:
+            raise
         body = {**event.pdu, "unsigned": {"invite_room_state": list(room_state)}}
-        response = await _put_invite(client, server, f"{_V1}/{tail}", body)
-    check_status(server, response)
-    answer = _parsed(response.body)
-    if isinstance(answer, list) and len(answer) == 2:
-        answer = answer[1]
-    signed = answer.get("event") if isinstance(answer, dict) else None
+        raw = await _put(client, server, f"{_V1}/{tail}", encode_lenient(body))
+    response = _parsed(raw)
+    if isinstance(response, list) and len(response) == 2:
+        response = response[1]
+    signed = response.get("event") if isinstance(response, dict) else None
     if not isinstance(signed, dict):
         raise RemoteFault(server, "its response to an invite has no event", retry=False)
     return signed
-
-
-async def _put_invite(
-    client: FederationClient, server: ServerName, uri: str, body: JsonObject
-) -> PeerResponse:
-    return await client.exchange(server, "PUT", uri, encode_lenient(body), timeout_s=SEND_TIMEOUT_S)
 
 
 async def exchange_third_party_invite(
@@ -192,12 +175,20 @@ async def exchange_third_party_invite(
     await client.request(server, "PUT", uri, encode_lenient(event), timeout_s=SEND_TIMEOUT_S)
 
 
-def _is_unknown_endpoint(response: PeerResponse) -> bool:
-    """Return whether a server does not know the endpoint; some respond with a page of HTML."""
-    if response.status not in (400, 404, 405):
-        return False
-    errcode = error_in(response).get("errcode")
-    return errcode == "M_UNRECOGNIZED" or (errcode is None and response.status != 400)
+async def _put(
+    client: FederationClient,
+    server: ServerName,
+    uri: str,
+    body: bytes,
+    timeout_s: float = SEND_TIMEOUT_S,
+    max_bytes: int = MAX_RESPONSE_BYTES,
+) -> bytes:
+    """Return the body of a successful response. Raises: RemoteFault."""
+    response = await client.exchange(
+        server, "PUT", uri, body, timeout_s=timeout_s, max_bytes=max_bytes
+    )
+    check_status(server, response)
+    return response.body
 
 
 def _parsed(raw: bytes) -> Any:

@@ -19,8 +19,10 @@ from hs.services.devices.remote_devices import OutgoingEdu, OutgoingMessage
 from hs.services.federation.requests import users as requests
 from hs.services.federation.users.device_list_storage import RemoteDeviceListWriter
 from hs.services.federation.users.fetched_keys import (
+    KEYS_OF_QUERY,
     FetchedKeys,
     device_objects,
+    member_in,
     parse_device_list,
     parse_queried_keys,
 )
@@ -34,7 +36,6 @@ FEW_USERS: Final = 5
 
 MAX_USERS_ASKED: Final = 500
 KEYS_TIMEOUT_S: Final = 10.0
-_SECTIONS: Final = {"master_keys": "master", "self_signing_keys": "self_signing"}
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +73,7 @@ class DevicesOfOthers:
                 user_id: device_objects(keys[user_id], requested[user_id]) for user_id in keys
             }
         }
-        for section, usage in _SECTIONS.items():
+        for section, usage in KEYS_OF_QUERY.items():
             response[section] = {
                 user_id: orjson.loads(found.cross_signing[usage])
                 for user_id, found in keys.items()
@@ -87,7 +88,7 @@ class DevicesOfOthers:
         response = await requests.claim_keys(self._client, server, requested, timeout_s)
         claimed: JsonObject = {}
         for user_id, devices in requested.items():
-            keys = _member(_member(response, "one_time_keys"), user_id)
+            keys = member_in(member_in(response, "one_time_keys"), user_id)
             found = {device_id: keys[device_id] for device_id in devices if device_id in keys}
             if found:
                 claimed[user_id] = found
@@ -181,8 +182,3 @@ async def _load_complete(
 
 def _from_stored(user_id: str, keys: RemoteKeys) -> FetchedKeys:
     return FetchedKeys(UserID(user_id), None, keys.devices, keys.cross_signing)
-
-
-def _member(content: Mapping[str, Any], name: str) -> dict[str, Any]:
-    value = content.get(name)
-    return value if isinstance(value, dict) else {}

@@ -22,7 +22,7 @@ MAX_PREV_IDS: Final = 100
 MAX_ID_CHARS: Final = 255
 _MAX_POSITION: Final = 2**53
 _OF_DEVICE_LIST: Final = {"master_key": MASTER, "self_signing_key": SELF_SIGNING}
-_OF_QUERY: Final = {"master_keys": MASTER, "self_signing_keys": SELF_SIGNING}
+KEYS_OF_QUERY: Final = {"master_keys": MASTER, "self_signing_keys": SELF_SIGNING}
 
 
 @attrs.frozen
@@ -73,19 +73,19 @@ def parse_device_list(user_id: UserID, response: Mapping[str, Any]) -> FetchedKe
 
 def parse_queried_keys(user_id: UserID, response: Mapping[str, Any]) -> FetchedKeys:
     """Return the keys of a user in a response to `/user/keys/query`. Raises: RemoteFault."""
-    listed = _member(response.get("device_keys"), user_id)
+    listed = member_in(response.get("device_keys"), user_id)
     if len(listed) > MAX_DEVICES:
         raise _too_many_devices(user_id)
     devices = {}
     for device_id, content in listed.items():
-        unsigned = _member(content, "unsigned")
+        unsigned = member_in(content, "unsigned")
         keys = _device_keys(user_id, device_id, content, _name_of(unsigned))
         if keys is not None:
             devices[device_id] = keys
     cross_signing = {
         usage: keys
-        for section, usage in _OF_QUERY.items()
-        if (keys := _signing_key(user_id, _member(response.get(section), user_id))) is not None
+        for section, usage in KEYS_OF_QUERY.items()
+        if (keys := _signing_key(user_id, member_in(response.get(section), user_id))) is not None
     }
     return FetchedKeys(user_id, None, devices, cross_signing)
 
@@ -148,7 +148,8 @@ def _name_of(content: Mapping[str, Any]) -> str | None:
     return name[:MAX_ID_CHARS] if isinstance(name, str) else None
 
 
-def _member(content: object, name: str) -> dict[str, Any]:
+def member_in(content: object, name: str) -> dict[str, Any]:
+    """Return a member of an object if it is an object itself, else an empty one."""
     value = content.get(name) if isinstance(content, dict) else None
     return value if isinstance(value, dict) else {}
 

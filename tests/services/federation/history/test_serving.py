@@ -15,7 +15,8 @@ from hs.core.events.format import parse_pdu
 from hs.core.ids import EventID, RoomID, ServerName, UserID
 from hs.core.versions import room_version
 from hs.services.federation.access.server_access import ServerAccess
-from hs.services.federation.history.served_state import EVENTS_IN_PART, ServedState
+from hs.services.federation.access.streamed_events import EVENTS_IN_PART, StreamedEvents
+from hs.services.federation.history.served_state import ServedState
 from hs.services.federation.history.server_visibility import ServerVisibility
 from hs.services.federation_client.client import segment, uri_of
 from hs.services.rooms.append.drafts import Draft
@@ -260,5 +261,12 @@ async def state_parts(room: SharedRoom, event_id: EventID) -> AsyncIterator[byte
     access = ServerAccess(FAR, ServerAcls(rooms.states), rooms.servers)
     erased = services.core.accounts.erased
     visibility = ServerVisibility(room.far.world.database, rooms.events, erased)
-    served = ServedState(rooms.events, rooms.states, rooms.graph, access, visibility)
+    served = ServedState(
+        events=rooms.events,
+        states=rooms.states,
+        graph=rooms.graph,
+        access=access,
+        visibility=visibility,
+        streamed=StreamedEvents(rooms.events),
+    )
     return await served.state(NEAR, room.room_id, event_id)
