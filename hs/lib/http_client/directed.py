@@ -55,7 +55,7 @@ class DirectedRequest:
     tls: ssl.SSLContext
 
     @property
-    def place(self) -> str:
+    def authority(self) -> str:
         """Host and port, for messages."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
@@ -117,7 +117,7 @@ class DirectedHttpClient:
         except TimeoutError:
             raise _timed_out(request) from None
         except (aiohttp.ClientError, OSError, ValueError, zlib.error) as error:
-            raise fault_of(error, request.place) from error
+            raise fault_of(error, request.authority) from error
 
     async def _open(self, request: DirectedRequest) -> tuple[aiohttp.ClientResponse, float]:
         deadline = asyncio.get_running_loop().time() + request.timeout_s
@@ -128,12 +128,12 @@ class DirectedHttpClient:
             raise _timed_out(request) from None
         if response.headers.get("content-encoding", "identity").strip().lower() != "identity":
             response.close()
-            raise HttpUnreachable(f"{request.place}: the response is compressed")
+            raise HttpUnreachable(f"{request.authority}: the response is compressed")
         return response, deadline
 
     async def _begin(self, request: DirectedRequest, encoding: str) -> aiohttp.ClientResponse:
         """Send a request and wait for the head of the response."""
-        target = parse_target(f"https://{request.place}{request.uri}")
+        target = parse_target(f"https://{request.authority}{request.uri}")
         headers = {"accept-encoding": encoding, **request.headers}
         try:
             return await self.sessions.request(
@@ -147,17 +147,17 @@ class DirectedHttpClient:
             )
         except aiohttp.ConnectionTimeoutError:
             raise HttpNotConnected(
-                f"{request.place}: no connection after {CONNECT_S:g} s"
+                f"{request.authority}: no connection after {CONNECT_S:g} s"
             ) from None
         except aiohttp.ClientConnectorError as error:
-            fault = fault_of(error, request.place)
+            fault = fault_of(error, request.authority)
             if isinstance(fault, HttpBlocked):
                 raise fault from error
-            raise HttpNotConnected(f"{request.place}: {_reason(error)}") from error
+            raise HttpNotConnected(f"{request.authority}: {_reason(error)}") from error
         except TimeoutError:
             raise
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise fault_of(error, request.place) from error
+            raise fault_of(error, request.authority) from error
 
 
 async def _read_part(
@@ -170,7 +170,7 @@ async def _read_part(
     except TimeoutError:
         raise _timed_out(request) from None
     except (aiohttp.ClientError, OSError) as error:
-        raise fault_of(error, request.place) from error
+        raise fault_of(error, request.authority) from error
 
 
 async def _release(response: aiohttp.ClientResponse) -> None:
@@ -182,7 +182,7 @@ async def _release(response: aiohttp.ClientResponse) -> None:
 
 
 def _timed_out(request: DirectedRequest) -> HttpFault:
-    return HttpTimedOut(f"{request.place}: timed out after {request.timeout_s:g} s")
+    return HttpTimedOut(f"{request.authority}: timed out after {request.timeout_s:g} s")
 
 
 def _reason(error: aiohttp.ClientConnectorError) -> str:

@@ -52,7 +52,7 @@ class RequestTarget:
 def parse_target(url: str) -> RequestTarget:
     """Parse a URL.
 
-    Raises: Blocked.
+    Raises: HttpBlocked.
     """
     if len(url) > MAX_URL_CHARS:
         raise HttpBlocked("the URL is too long")
@@ -79,7 +79,7 @@ def parse_target(url: str) -> RequestTarget:
 def parse_location(base: RequestTarget, location: str) -> RequestTarget:
     """Parse the `Location` of a redirect, relative to the URL that was requested.
 
-    Raises: Blocked.
+    Raises: HttpBlocked.
     """
     return parse_target(urljoin(base.url, escape_url(location.strip())))
 
@@ -87,7 +87,7 @@ def parse_location(base: RequestTarget, location: str) -> RequestTarget:
 def escape_url(url: str) -> str:
     """Return a URL with its host in IDNA form and other characters percent-encoded, if need be.
 
-    Raises: Blocked.
+    Raises: HttpBlocked.
     """
     if _URL_TEXT.fullmatch(url):
         return url
@@ -107,7 +107,7 @@ def escape_url(url: str) -> str:
 def _literal(host: str, netloc: str) -> Address | None:
     """Return the address if the host is one, or None if it is a name.
 
-    Raises: Blocked, for a host that only some parsers would read as an address.
+    Raises: HttpBlocked, for a host that only some parsers would read as an address.
     """
     if "[" in netloc or ":" in host:
         address = parse_address(host)

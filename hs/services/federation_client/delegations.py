@@ -123,7 +123,7 @@ class CachedDelegations:
             usable_ms = now_ms + round(MAX_LIFETIME_S * 1000)
             return _WellKnown(name, now_ms + round(lifetime_s * 1000), usable_ms)
         failures = 1 if before is None else before.failures + 1
-        # A host that answers without a valid file has none; an unreachable one may be back soon.
+        # A host that responds without a valid file has none; an unreachable one may be back soon.
         error_s = min(FIRST_ERROR_S * 2 ** min(failures - 1, 10), MAX_ERROR_S)
         if lifetime_s is not None:
             error_s = MAX_ERROR_S

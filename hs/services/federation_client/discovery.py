@@ -1,4 +1,4 @@
-"""Where requests to a server go.
+"""Resolution of server names.
 
 Spec: server-server API, Resolving server names. The numbers in comments are its steps.
 """

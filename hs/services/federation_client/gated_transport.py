@@ -1,4 +1,4 @@
-"""The PeerTransport that all requests take: only to permitted servers, and not to failing ones."""
+"""The PeerTransport of all requests: only to permitted servers, and not to failing ones."""
 
 from collections.abc import AsyncIterator, Set
 from contextlib import asynccontextmanager
@@ -16,7 +16,7 @@ from hs.services.federation_client.peer_transport import (
 )
 from hs.services.federation_client.server_backoff import ServerBackoff
 
-# What a reverse proxy responds whose server is down.
+# The responses of a reverse proxy whose server is down.
 DOWN: Final = frozenset((502, 503, 504))
 
 

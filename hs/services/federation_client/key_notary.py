@@ -25,7 +25,7 @@ from hs.storage.federation_client.server_keys import FormerResponse, KeyResponse
 
 MAX_SERVERS: Final = 100
 ASKING: Final = TokenBucketRate(per_second=1 / 60, burst=10)
-"""How often a server is asked because others want keys that are valid for longer."""
+"""How often a server is asked because stored keys are not valid for long enough."""
 
 QUERY_S: Final = 20.0
 WAITING_QUERIES: Final = 50
@@ -65,8 +65,8 @@ class KeyNotary:
     async def query(self, queries: Sequence[KeyQuery]) -> list[JsonObject]:
         """Return the signed keys of servers, as far as they can be obtained. Raises: InvalidParam.
 
-        What is stored is returned if it suffices or if the server cannot be reached. Keys that a
-        server no longer publishes are in its former responses.
+        Stored responses are returned if they suffice or if the server cannot be reached. Keys that
+        a server no longer publishes are in its former responses.
         """
         if len(queries) > MAX_SERVERS:
             raise InvalidParam(f"server_keys must have at most {MAX_SERVERS} servers")
@@ -99,7 +99,7 @@ class KeyNotary:
             return False
         try:
             with trio.move_on_after(QUERY_S):
-                await self._keys.obtain_afresh(servers)
+                await self._keys.fetch_again(servers)
         finally:
             self._waiting.release()
         return True

@@ -34,7 +34,7 @@ SHORT_VALIDITY_MS: Final = 3_600_000
 
 @attrs.frozen
 class CheckStep:
-    """What one step found; `is_good` None if it is neither good nor bad."""
+    """The result of one step; `is_good` None if it is neither good nor bad."""
 
     subject: str
     finding: str
@@ -52,7 +52,7 @@ class PeerCheck:
     _permitted: frozenset[ServerName] | None
 
     async def steps(self, server: ServerName) -> AsyncIterator[CheckStep]:
-        """Yield what each step finds; the first failure that prevents the next ones is the last."""
+        """Yield the result of each step, up to a failure that prevents the next steps."""
         if self._permitted is not None and server not in self._permitted:
             text = "not in federation_domain_whitelist, so this server does not federate with it"
             yield CheckStep("whitelist", text, False)

@@ -1,4 +1,4 @@
-"""Checks which server has signed a request.
+"""The check of which server has signed a request.
 
 The signature covers the canonical JSON of the body. It is first checked over the body as it was
 received; only if that fails, the body is parsed and encoded. This is done once the keys are there:

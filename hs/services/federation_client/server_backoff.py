@@ -1,11 +1,11 @@
-"""Which servers do not respond, so that requests to them fail at once; known to all processes.
+"""The servers that do not respond, known to all processes: requests to them fail at once.
 
 Rules:
 
 - The first failure of a server stops requests for the minimum interval; each further one, after
   that time, for a longer interval. Failures of requests that began before count only once.
-- A response ends it. So does a request of the server, but not within GRACE_MS of the last failure:
-  a server may be able to reach this one and not the other way round.
+- A response ends the backoff. So does a request of the server, but not within GRACE_MS of the last
+  failure: a server may be able to reach this one and not the other way round.
 - The rows are in the database, and every process follows them.
 """
 

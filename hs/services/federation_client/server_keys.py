@@ -3,12 +3,12 @@
 Rules:
 
 - A key is used beyond its validity only where the caller asks for that.
-- Each source is asked only for what the ones before it lack. A server is asked once for all that
-  wait for its keys, and after an attempt without success not again for a growing time: anybody can
-  make this server look for keys, by events and requests in the name of any server.
-- Keys of which half of the validity is over are fetched again in the background when they are used.
-- What a notary sends must be signed by the server itself and by the notary. It may be old, so it
-  extends the validity of keys, and neither shortens it nor replaces a key that is known.
+- Each source is asked only for the keys that the sources before it lack. A server is asked once for
+  all callers that wait for its keys, and after a failure not again for a time that grows: anybody
+  can make this server look for keys, by events and requests in the name of any server.
+- Keys that are used after half of their validity are fetched again in the background.
+- The response of a notary must be signed by the server itself and by the notary. It may be old, so
+  it extends the validity of keys, and neither shortens it nor replaces a key that is known.
 """
 
 import logging
@@ -143,8 +143,8 @@ class ServerKeys:
                     await self._obtain(lacking)
         return self._usable(need)
 
-    async def obtain_afresh(self, servers: Collection[ServerName]) -> None:
-        """Ask servers for their present keys; the caller limits how often.
+    async def fetch_again(self, servers: Collection[ServerName]) -> None:
+        """Fetch the current keys of servers; the caller limits how often.
 
         Few are asked at a time, as anybody can make a notary ask for keys.
         """
@@ -278,7 +278,7 @@ class ServerKeys:
             async with self._fetches:
                 published = await fetch_keys(self._transport, server, self._clock.now_ms())
         except (RemoteFault, InvalidSignature, InvalidSigningKey) as fault:
-            log.info("cannot fetch the keys of %s: %s", server, fault)
+            log.info("could not fetch the keys of %s: %s", server, fault)
             return
         now_ms = self._clock.now_ms()
         response = KeyResponse(server, published.response, now_ms, published.valid_until_ms)
@@ -309,7 +309,7 @@ class ServerKeys:
         try:
             responses = await query_notary(self._transport, notary.server_name, wanted)
         except RemoteFault as fault:
-            log.info("cannot ask the notary for keys of %d servers: %s", len(wanted), fault)
+            log.info("could not ask a notary for keys of %d servers: %s", len(wanted), fault)
             return
         notary_keys = notary.verify_keys or await self._keys_of_notary(notary.server_name)
         for response in responses[: 2 * len(wanted)]:
@@ -320,7 +320,7 @@ class ServerKeys:
                 verify_json(response, notary.server_name, notary_keys)
                 published = published_keys(ServerName(server), response, self._clock.now_ms())
             except (InvalidSignature, InvalidSigningKey) as fault:
-                log.info("keys of %s from %s are ignored: %s", server, notary.server_name, fault)
+                log.info("ignoring keys of %s from %s: %s", server, notary.server_name, fault)
                 continue
             await self._database.write(storage.extend, _records(published))
         await self._load(wanted.keys())
@@ -337,7 +337,7 @@ class ServerKeys:
 
 
 async def _save(tx: Tx, response: KeyResponse, keys: Sequence[KeyRecord]) -> None:
-    """Store what a server published, and keep its last response if that has further keys."""
+    """Store the response of a server, and keep the previous one if that has other keys."""
     server, found = response.server, {key.key_id for key in keys}
     for previous in await storage.responses_of(tx, [server]):
         dropped = sorted(key_ids_of(parse_json(previous.response)) - found)

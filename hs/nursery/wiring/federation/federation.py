@@ -1,4 +1,4 @@
-"""What other servers ask for, send and are sent."""
+"""Federation: the endpoints, the sending and the receiving of events."""
 
 import attrs
 
@@ -33,7 +33,7 @@ from hs.nursery.wiring.rooms.rooms import Rooms
 
 @attrs.frozen(eq=False, kw_only=True)
 class FederatedSubjects:
-    """What other servers may ask about or change."""
+    """The services that federation is built on."""
 
     client: FederationClientServices
     rooms: Rooms

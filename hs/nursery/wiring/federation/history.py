@@ -23,7 +23,7 @@ def wire_history(
     accounts: AccountServices,
     aliases: AliasServices,
 ) -> Part:
-    """Build what reads history for other servers."""
+    """Build the endpoints that read history for other servers."""
     settings, events = base.settings.server, rooms.events
     access = ServerAccess(settings.server_name, rooms.acls, rooms.servers)
     visibility = ServerVisibility(base.database, events, accounts.erased)

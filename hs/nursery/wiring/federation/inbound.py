@@ -1,4 +1,4 @@
-"""What other servers send: transactions, and the queues of events that are incomplete."""
+"""Transactions of other servers, and the queues of events that lack others."""
 
 from collections.abc import Callable
 from functools import partial

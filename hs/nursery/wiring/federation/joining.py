@@ -70,7 +70,7 @@ def wire_remote_rooms(
 def wire_joining(
     base: ProcessBase, rooms: Rooms, members: MembershipServices, queries: UserQueries
 ) -> Part:
-    """Build what other servers ask for when memberships of their users or ours change."""
+    """Build the endpoints for memberships of local users and users of other servers."""
     access = HandshakeAccess(
         rooms.auth_states, ServerAccess(base.signer.server_name, rooms.acls, rooms.servers)
     )

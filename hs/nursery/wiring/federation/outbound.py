@@ -1,4 +1,4 @@
-"""What this server sends to others: the federation senders."""
+"""The federation senders."""
 
 from functools import lru_cache, partial
 

@@ -1,4 +1,4 @@
-"""The way to other servers over the network."""
+"""The transport of requests to other servers over the network."""
 
 import os
 from typing import Final
@@ -35,7 +35,7 @@ class PeerNetwork:
 
 @attrs.frozen(eq=False, kw_only=True)
 class RealPeerNetwork(PeerNetwork):
-    """The transport of the network, with what it knows of delegations."""
+    """The transport over the network, with its cache of delegations."""
 
     delegations: CachedDelegations
 

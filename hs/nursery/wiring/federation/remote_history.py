@@ -1,4 +1,4 @@
-"""What is asked of other servers for users who read rooms."""
+"""Requests to other servers for users who read rooms."""
 
 import attrs
 
@@ -21,7 +21,7 @@ from hs.services.rooms.read.remote_spaces import RemoteSpaces
 
 @attrs.frozen(eq=False, kw_only=True)
 class RemoteHistory:
-    """What is asked of other servers for users who read rooms."""
+    """Requests to other servers for users who read rooms."""
 
     older: OlderHistory
     spaces: RemoteSpaces

@@ -1,4 +1,4 @@
-"""How the services ask other servers."""
+"""Requests of the services to other servers."""
 
 import attrs
 
@@ -20,7 +20,7 @@ from hs.services.rooms.membership.remote_rooms import NoRemoteRooms, RemoteRooms
 
 @attrs.frozen(eq=False, kw_only=True)
 class RemoteQueries:
-    """What is asked about users, devices, media and policies. By default, nobody answers.
+    """Requests about users, devices, media and policies; by default, they are not sent.
 
     `lists` are the device lists of users of other servers, if this server keeps any.
     """

@@ -1,4 +1,4 @@
-"""Users of other servers, and what other servers are told about users of this one."""
+"""Users of other servers, and users of this server for other servers."""
 
 from functools import partial
 

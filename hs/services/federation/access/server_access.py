@@ -1,4 +1,4 @@
-"""Which servers may ask about a room: members of the room that its server ACL permits.
+"""Checks that a server may ask about a room: it is in the room, and the server ACL permits it.
 
 Spec: client-server API, Server Access Control Lists; server-server API, Server ACLs.
 """

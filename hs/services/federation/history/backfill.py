@@ -1,11 +1,11 @@
-"""Ask other servers for the events before a gap in a room's history.
+"""Backfill: the events before a gap in a room's history, from other servers.
 
 Rules:
 
 - A client that reaches a gap waits for up to WAIT_S; the work goes on without it, for FILL_S at
   most. All clients of this process that reach gaps of a room wait for the same work.
-- Servers in the room are asked in turn until one has events that fill a gap. Of its answer, the
-  owner of the room takes what a stored event follows, directly or by way of others.
+- Servers in the room are asked in turn until one has events that fill a gap. Of its response, the
+  owner of the room stores the events that a stored event follows, directly or through others.
 - The events whose prev_events are missing need the state before them: its IDs are asked for, and
   those state events and auth events that are missing. Up to MAX_EDGES such events are received at
   a time; the rest is received when the client scrolls on.
@@ -110,10 +110,10 @@ class HistoryBackfill:
             with trio.move_on_after(FILL_S):
                 await self._fill(fill)
         except (MatrixError, Unavailable) as error:
-            log.info("room %s: events before a gap could not be stored: %s", fill.room_id, error)
+            log.info("could not store events before a gap in room %s: %s", fill.room_id, error)
         except Exception:
-            # A fault that one room's events cause must not stop the work on others.
-            log.exception("room %s: asking for events before a gap failed", fill.room_id)
+            # An error that one room's events cause must not stop the work on others.
+            log.exception("could not fetch events before a gap in room %s", fill.room_id)
         finally:
             slots.release()
             del self._fills[fill.room_id]
@@ -130,14 +130,14 @@ class HistoryBackfill:
                 still_missing = await self._database.read(gaps.stored_events, event_ids)
                 await self._resume([gap for gap in fill.gaps if gap.event_id not in still_missing])
                 return
-        log.info("room %s: no server has the events before %d gaps", room_id, len(event_ids))
+        log.info("no server has the events before %d gaps in room %s", len(event_ids), room_id)
 
     async def _ask(self, server: ServerName, room_id: RoomID, event_ids: Sequence[EventID]) -> bool:
         """Ask one server; return whether events were stored."""
         try:
             return await self._answers.receive_before(server, room_id, event_ids)
         except* RemoteFault as faults:
-            log.info("room %s: backfill failed: %s", room_id, faults.exceptions[0])
+            log.info("backfill of room %s failed: %s", room_id, faults.exceptions[0])
         return False
 
     async def _postpone(self, postponed: Sequence[Gap]) -> None:
@@ -149,5 +149,5 @@ class HistoryBackfill:
         await self._database.write(gaps.set_retry, rows)
 
     async def _resume(self, asked: Sequence[Gap]) -> None:
-        """Let the gaps that one answer left open be asked for at once."""
+        """Allow the gaps that one response left to be asked for at once."""
         await self._database.write(gaps.set_retry, [(gap.event_id, 0, 0) for gap in asked])

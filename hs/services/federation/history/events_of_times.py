@@ -1,6 +1,6 @@
-"""Ask other servers for the event of a time that lies in a gap of the stored history.
+"""The event closest to a timestamp that lies in a gap of the stored history, from other servers.
 
-An answer is used only if it is closer than what is stored, and after the event itself has passed
+A response is used only if its event is closer than the stored ones, and after that event has passed
 all checks and was stored, as history with gaps on both sides.
 
 Spec: server-server API, GET /timestamp_to_event/{roomId}.
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 @attrs.frozen(eq=False)
 class EventsOfTimes:
-    """Finds events by time at other servers."""
+    """Finds events by timestamp at other servers."""
 
     _client: FederationClient
     _database: Database
@@ -61,7 +61,7 @@ class EventsOfTimes:
                 return None
             is_stored = await self._answers.receive_single(server, room_id, found[0])
         except* (RemoteFault, MatrixError) as faults:
-            log.info("room %s: no event of a time: %s", room_id, faults.exceptions[0])
+            log.info("no event by timestamp in room %s: %s", room_id, faults.exceptions[0])
         else:
             return found[0] if is_stored else None
         return None

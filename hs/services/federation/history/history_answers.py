@@ -1,9 +1,9 @@
-"""Turn a server's answer to a backfill request into stored events.
+"""Fetching of history from one server, to be stored by the owner of the room.
 
 Rules:
 
-- Only events that lead from a stored event backwards are taken; the owner of the room checks that
-  again, and everything else about them.
+- Only events are used to which prev_events lead from a stored event; the owner of the room checks
+  that again, and everything else about them.
 - State events and auth events are stored first, as outliers, a few hundred at a time, so that the
   room is not locked for long. An event is left out if the server does not have all of the state
   before it.
@@ -69,7 +69,7 @@ class HistoryAnswers:
         return bool(events) and await self._receive(asking, events, [])
 
     async def receive_single(self, server: ServerName, room_id: RoomID, event_id: EventID) -> bool:
-        """Store an event of a room's history, wherever it is; return whether it is stored.
+        """Store an event anywhere in a room's history; return whether it is stored.
 
         Raises: RemoteFault; NotFound and others of RoomReceiver.
         """

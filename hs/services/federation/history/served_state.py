@@ -2,8 +2,8 @@
 
 Rules:
 
-- The asking server must be in the room, and may see the event itself. State events are not
-  redacted: whoever sees an event may read the state before it.
+- The asking server must be in the room, and must be allowed to see the event itself. State events
+  are not redacted: a server that may see an event may read the state before it.
 - Events are sent in parts (`streamed_events`).
 
 Spec: server-server API, Retrieving events; Retrieves the complete auth chain.

@@ -1,7 +1,7 @@
-"""Ask other servers about rooms and spaces that this server is not in.
+"""Rooms and spaces that this server is not in, as other servers show them.
 
-What servers answer is kept for CACHED_S, because each page of a hierarchy repeats the walk; by the
-servers that were asked, so that one that lies spoils no answers of others.
+Responses are cached for CACHED_S, because each page of a hierarchy repeats the walk. The servers
+that were asked are part of the key, so that a malicious one cannot change the results of others.
 
 Spec: server-server API, Spaces.
 """
@@ -83,7 +83,7 @@ class SpacesOfOthers:
             try:
                 space = await get_space(self._client, server, room_id, suggested_only)
             except RemoteFault as fault:
-                log.info("room %s: its summary is not available: %s", room_id, fault)
+                log.info("could not fetch the hierarchy of room %s: %s", room_id, fault)
             if space is not None:
                 break
         self._cached.put(key, _Answer(space, self._clock.now_ms() + CACHED_S * 1000))

@@ -49,7 +49,7 @@ class EarlyPresence:
                 del self._waiting[next(iter(self._waiting))]
 
     async def run(self) -> None:
-        """Publish what is kept when local users have joined rooms, until cancelled."""
+        """Publish the kept presence when local users have joined rooms, until cancelled."""
         while True:
             await self._joined.wait()
             self._joined = trio.Event()

@@ -2,9 +2,9 @@
 
 Rules:
 
-- Each EDU counts on its own: one that is malformed or not allowed is skipped.
-- A server speaks for its own users only, and about rooms that they and this server are in and whose
-  ACL permits it.
+- Each EDU is processed by itself; one that is malformed or not allowed is skipped.
+- A server may send EDUs about its own users only, and about rooms that they and this server are in
+  and whose ACL permits it.
 - EDUs that must not be lost are stored when `receive` returns; if that fails, `receive` raises, and
   the other server sends its transaction again.
 
@@ -43,11 +43,11 @@ class RemoteDeviceLists(Protocol):
     """
 
     async def update_device(self, origin: ServerName, content: Mapping[str, Any]) -> None:
-        """Take an m.device_list_update."""
+        """Apply an m.device_list_update."""
         ...
 
     async def update_signing_keys(self, origin: ServerName, content: Mapping[str, Any]) -> None:
-        """Take an m.signing_key_update."""
+        """Apply an m.signing_key_update."""
         ...
 
 

@@ -65,7 +65,7 @@ class SharedRoomChecks:
 
 @attrs.frozen(eq=False)
 class InboundTyping:
-    """Takes m.typing EDUs."""
+    """Applies m.typing EDUs."""
 
     _checks: SharedRoomChecks
     _writer: TypingWriter
@@ -90,7 +90,7 @@ class _SentReceipt:
 
 @attrs.frozen(eq=False)
 class InboundReceipts:
-    """Takes m.receipt EDUs."""
+    """Applies m.receipt EDUs."""
 
     _checks: SharedRoomChecks
     _database: Database
@@ -131,7 +131,7 @@ class InboundReceipts:
         for receipt in receipts:
             room, stream_id = positions.get(receipt.event_id, (room_id, None))
             is_thread = receipt.thread_id not in roots or receipt.thread_id in threads
-            # If every event counted as a thread, a user could have as many receipts as there are.
+            # Otherwise a user could have a receipt for each event of the room.
             if room == room_id and is_thread:
                 moves.append(
                     Move(
@@ -170,7 +170,7 @@ def _receipt(user_id: UserID, value: object, now_ms: int) -> _SentReceipt | None
 
 @attrs.frozen(eq=False)
 class InboundPresence:
-    """Takes m.presence EDUs."""
+    """Applies m.presence EDUs."""
 
     _database: Database
     _writer: PresenceWriter

@@ -1,9 +1,9 @@
-"""Limit the forward extremities of rooms by dummy events, which cite many of them.
+"""Limits on the forward extremities of rooms, kept by dummy events that cite many of them.
 
 Each event that arrives is resolved with the states at all forward extremities, so a server that
 forks a room without end would make it slower and slower. A dummy event has no content and is not
-sent to other servers: each has to limit its own extremities, and the dummy events of all servers
-would be new ones. Others get it when a later event cites it.
+sent to other servers: each limits its own extremities, and the dummy events of all servers would be
+new extremities. Other servers fetch it when a later event cites it.
 """
 
 import logging
@@ -23,7 +23,7 @@ from hs.services.rooms.store.memberships import Memberships
 log = logging.getLogger(__name__)
 
 PAUSE_S: Final = 1.0
-"""Pause before a room is looked at: the events of a transaction are limited together."""
+"""Pause before dummy events are sent, so that all events of a transaction have arrived."""
 
 RETRY_S: Final = 3600.0
 MAX_EVENTS: Final = 20
@@ -53,7 +53,7 @@ class ExtremityLimits:
     _changed: trio.Event = attrs.Factory(trio.Event)
 
     def note(self, room_id: RoomID) -> None:
-        """Have a room limited, if it has too many forward extremities."""
+        """Queue a room for dummy events, if it has too many forward extremities."""
         if self._rooms.extremity_count(room_id) <= self._threshold:
             return
         if trio.current_time() < self._failed_s.get(room_id, 0) + RETRY_S:
@@ -62,7 +62,7 @@ class ExtremityLimits:
         self._changed.set()
 
     async def run(self) -> None:
-        """Limit the rooms that are noted, until cancelled."""
+        """Send dummy events to the queued rooms, until cancelled."""
         while True:
             await self._changed.wait()
             await trio.sleep(PAUSE_S)

@@ -26,13 +26,14 @@ def watch_edus(metrics: Metrics, edus: InboundEdus) -> None:
 def watch_inbox(metrics: Metrics, inbox: OwnedRoomInbox, queues: PduQueues) -> None:
     """Report the PDUs for the rooms that this process owns."""
     received = counter_family(
-        "hs_federation_inbound_pdus", "PDUs of other servers, by what became of them", ("outcome",)
+        "hs_federation_inbound_pdus", "PDUs of other servers, by outcome", ("outcome",)
     )
     refused = counter_family(
         "hs_federation_inbound_pdus_refused", "PDUs that were refused or rejected", ("origin",)
     )
     given_up = counter_family(
-        "hs_federation_inbound_pdus_given_up", "PDUs deleted, as what they cite was not obtained"
+        "hs_federation_inbound_pdus_given_up",
+        "PDUs deleted because events that they cite could not be fetched",
     )
     waiting = MetricFamily(
         "hs_federation_inbound_pdus_waiting", "PDUs that wait for events that they cite"

@@ -1,17 +1,17 @@
-"""Fetch the events that received events cite and this server lacks.
+"""Fetching of events that received events cite and this server lacks.
 
 Rules:
 
-- The answers of other servers are only candidates: an event is kept if something that is held
-  already cites it, and `RoomReceiver.receive` checks it like any other.
-- First the events in between are asked for, backwards from the events that wait. If a gap stays,
-  the state after each event in it that is cited is asked for, to be resolved with the state after
-  the others; or else the state before the event that cites them. A server that has rejected a cited
-  event has no state for it. Auth events that are missing come last.
-- A server has what its own events cite. If it answers without any of that, its events are taken
-  for nonsense: nothing more is asked about them, and the caller need not wait for them.
-- Everything is bounded: rounds, events, the size of each response, the requests, the time. What
-  is not found within the bounds is left; the caller tries again later, and gives up.
+- A fetched event is used only if an event that is held already cites it, and
+  `RoomReceiver.receive` checks it like any other.
+- First the events in between are fetched, backwards from the events that wait. If a gap remains,
+  the states after the missing events that are cited are fetched, to be resolved with the states
+  after the others; if that fails, the state before the event that cites them, as a server that has
+  rejected a cited event has no state for it. Missing auth events are fetched last.
+- A server has the events that its own events cite. If it responds without any of them, nothing more
+  is asked about its events, and the caller need not wait for them.
+- Everything is bounded: rounds, events, the size of each response, the requests, the time. The
+  caller tries again later to fetch what was not found, and gives up at last.
 - Whole states are fetched one after the other: one may take hundreds of megabytes while it is read.
   The wait for it is not part of the time: servers that send theirs slowly delay others, not more.
 - One server is asked for the events in between and for the state, the next ones only if it fails.
@@ -67,7 +67,7 @@ T = TypeVar("T")
 
 @attrs.define(eq=False)
 class FetchedEvents:
-    """What was obtained: events to receive, outliers in their auth order, states at gaps.
+    """Fetched events: those to receive, outliers in their auth order, and states at gaps.
 
     `unfounded` are the waiting events of which their server has nothing that they cite.
     """
@@ -99,7 +99,7 @@ class MissingEventFetcher:
         waiting: Sequence[Event],
         extremities: Collection[EventID],
     ) -> FetchedEvents:
-        """Fetch what events of one room cite; `servers` are asked in their order.
+        """Fetch missing events that events of one room cite; `servers` are asked in their order.
 
         The first server has sent the events. `extremities` are the room's forward extremities.
         """
@@ -234,7 +234,7 @@ class _Walk:
         return True
 
     async def _state_before(self, server: ServerName, event_id: EventID) -> list[EventID] | None:
-        """Return the state before an event, once all its events are there; None if they are not."""
+        """Return the state before an event and fetch its events; None if not all were obtained."""
         if server not in self._servers:
             return None
         try:
@@ -364,7 +364,7 @@ class _Walk:
         return None
 
     async def _ask_in_turn(self, ask: Callable[[ServerName], Awaitable[T]]) -> T | None:
-        """Return the first answer of a server; None if none answers."""
+        """Return the first successful response of a server; None if there is none."""
         for server in list(self._servers):
             try:
                 return await ask(server)
@@ -373,7 +373,7 @@ class _Walk:
         return None
 
     def _note(self, fault: RemoteFault) -> None:
-        """Record a failure; a server that gave no answer at all is not asked again."""
+        """Record a failure; a server that did not respond at all is not asked again."""
         self.faults.append(fault)
         if fault.error is None:
             self._servers = [server for server in self._servers if server != fault.server]

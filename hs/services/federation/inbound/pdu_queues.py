@@ -1,16 +1,17 @@
-"""The queues of PDUs that wait for events which they cite, worked through by the rooms' owner.
+"""The queues of PDUs that wait for events that they cite, processed by the owner of the rooms.
 
 Rules:
 
-- A queue is the PDUs of one room that one server has sent. They are rows until they are stored as
-  events, or given up. All that is done to them may be done again: a crash loses or doubles nothing.
-- Of one room and of one server, a few queues are worked on at a time. So a server that sends
-  nonsense, or does not answer, delays its own events only.
-- A queue whose events stay incomplete is tried again later and later, and at last its oldest PDUs
-  are deleted. Events that cite those later have them fetched again, so little is lost. PDUs that
-  cite what not even their server has are deleted at once.
-- A queue is tried at once if an event arrives that it waits for.
-- The queues of a room that this server is joining wait for it; they were kept without its ACL.
+- A queue contains the PDUs of one room that one server has sent. They are rows until they are
+  stored as events, or deleted. Each step is idempotent, so a crash loses and duplicates none.
+- Of one room and of one server, a few queues are processed at a time. So a server that sends
+  invalid events, or does not respond, delays its own events only.
+- A queue that still lacks events is processed again after pauses that grow, and at last its oldest
+  PDUs are deleted. They are fetched again when a later event cites them, so little is lost. PDUs
+  that cite events that not even their server has are deleted at once.
+- A queue is processed at once if an event arrives that it waits for.
+- The queues of a room that this server is joining wait for it; they were stored without a check of
+  its ACL.
 """
 
 import logging
@@ -46,10 +47,10 @@ from hs.storage.federation.inbound_pdus import WaitingPdu
 log = logging.getLogger(__name__)
 
 MAX_QUEUED: Final = 500
-"""Longest queue of one server in one room."""
+"""PDUs of one server that may wait in one room."""
 
 MAX_QUEUED_OF_ORIGIN: Final = 5000
-"""Longest of all queues of one server together."""
+"""PDUs of one server that may wait in all rooms together."""
 
 PDUS_AT_ONCE: Final = 100
 QUEUES_AT_ONCE: Final = 8
@@ -62,21 +63,24 @@ PAUSE_FACTOR: Final = 4.0
 ROOM_PAUSE_S: Final = 5.0
 """Pause of the queues of a room that has not arrived; its arrival ends the pause."""
 
+RETRY_S: Final = 60.0
+"""Pause after an error of this server."""
+
 OTHER_SERVERS: Final = 3
-"""Servers that are asked if the one that sent the events does not answer."""
+"""Servers that are asked if the one that sent the events does not respond."""
 
 OUTLIERS_AT_ONCE: Final = 500
-"""Outliers that are stored in one turn of the room: others use the room in between."""
+"""Outliers that are stored while the room is locked once."""
 
 QueueKey = tuple[RoomID, ServerName]
 
 
 @attrs.define(eq=False)
 class QueueState:
-    """What the owner remembers of a queue. `due_s` is in the time of trio.
+    """The state of a queue in memory. `due_s` is a time of trio's clock.
 
-    `lacking` are the events that it waited for when it was tried last. `additions` counts the calls
-    that have added PDUs.
+    `lacking` are the events that it waited for when it was processed last. `additions` counts the
+    calls that have added PDUs.
     """
 
     length: int
@@ -148,7 +152,7 @@ class PduQueues:
         return sum(state.length for state in queues if state is not None)
 
     def note_received(self, room_id: RoomID, event_ids: Collection[EventID]) -> None:
-        """Have the queues tried that wait for one of these events."""
+        """Process the queues now that wait for one of these events."""
         for state in self._states.get(room_id, {}).values():
             if not state.lacking.isdisjoint(event_ids):
                 state.due_s = trio.current_time()
@@ -169,7 +173,7 @@ class PduQueues:
                     self._changed.set()
 
     async def run(self) -> None:
-        """Work through the queues until cancelled."""
+        """Process the queues until cancelled."""
         for queue in await self._database.read(inbound_pdus.list_queues):
             if self._owns(RoomID(queue.room_id)):
                 key = (RoomID(queue.room_id), ServerName(queue.origin))
@@ -193,7 +197,7 @@ class PduQueues:
         return queues[origin]
 
     def _start_due(self, nursery: trio.Nursery) -> float:
-        """Start work on the queues that are due; return the seconds until the next one is."""
+        """Start processing the queues that are due; return the seconds until another one is."""
         now_s, next_s = trio.current_time(), float("inf")
         due: list[tuple[float, QueueKey]] = []
         for room_id, queues in self._states.items():
@@ -225,8 +229,14 @@ class PduQueues:
         try:
             await self._try_head(key, state)
         except (MatrixError, Unavailable) as fault:
-            log.warning("PDUs of %s in room %s are tried again: %s", origin, room_id, fault)
-            state.due_s = trio.current_time() + LONGEST_PAUSE_S / 10
+            log.warning(
+                "processing PDUs of %s in room %s failed, retrying in %.0f s: %s",
+                origin,
+                room_id,
+                RETRY_S,
+                fault,
+            )
+            state.due_s = trio.current_time() + RETRY_S
         finally:
             self._busy.discard(key)
             self._busy_rooms -= Counter([room_id])
@@ -234,7 +244,7 @@ class PduQueues:
             self._changed.set()
 
     async def _try_head(self, key: QueueKey, state: QueueState) -> None:
-        """Receive the oldest PDUs of a queue, with what they cite."""
+        """Receive the oldest PDUs of a queue, and the missing events that they cite."""
         additions = state.additions
         rows = await self._database.read(inbound_pdus.oldest, *key, PDUS_AT_ONCE)
         if not rows:
@@ -256,7 +266,7 @@ class PduQueues:
         except (MatrixError, Unavailable):
             raise
         except Exception:
-            # What one server sends must not stop the queues of all others.
+            # The PDUs of one server must not stop the queues of all others.
             log.exception("could not process PDUs of %s in room %s", key[1], key[0])
             waiting = rows
         done = {row.event_id for row in rows} - {row.event_id for row in waiting} - unfounded
@@ -273,7 +283,10 @@ class PduQueues:
     async def _receive(
         self, key: QueueKey, state: QueueState, rows: Sequence[WaitingPdu]
     ) -> tuple[Sequence[WaitingPdu], frozenset[str]]:
-        """Receive PDUs, with what they cite; return those that still wait, and unfounded IDs."""
+        """Receive PDUs and the missing events that they cite.
+
+        Return the PDUs that still wait, and the IDs of unfounded ones.
+        """
         result = await self._receiver.receive(key[0], [row.pdu for row in rows], [], {})
         waiting = _waiting(rows, result)
         unfounded: frozenset[str] = frozenset()
@@ -330,7 +343,7 @@ class PduQueues:
     async def _give_up(self, key: QueueKey, state: QueueState, waiting: Collection[str]) -> None:
         self.given_up += len(waiting)
         log.warning(
-            "deleting %d events of %s in room %s: what they cite could not be obtained",
+            "deleting %d PDUs of %s in room %s: events that they cite could not be fetched",
             len(waiting),
             key[1],
             key[0],

@@ -3,9 +3,9 @@
 Rules:
 
 - When a call returns without an error, each PDU is stored: as an event, or in `inbound_pdus`.
-- A rejected event is stored, so its result is not an error: the room may go on from it.
+- A rejected event is stored, so its result is not an error: later events may cite it.
 - A PDU that can be appended is appended, even while others of its room wait: a server that cites
-  events which nobody has delays no others.
+  events that no server has does not delay others.
 - Only PDUs that are signed, and of a room that this server is in or is joining, ever wait.
 
 Spec: server-server API, Transactions; Checks performed on receipt of a PDU.
@@ -196,7 +196,7 @@ class OwnedRoomInbox:
 
 
 def _event_id(encoded: bytes, version: str | None) -> EventID | None:
-    """Return the ID of a PDU that is not stored, as far as it can be known."""
+    """Return the ID of a PDU that is not stored; None if it cannot be computed."""
     pdu: dict[str, Any] = orjson.loads(encoded)
     rules = ROOM_VERSIONS.get(version or "")
     if rules is None:

@@ -6,9 +6,9 @@ Rules:
   be lost. If storing fails, so does the request, and the other server sends the transaction again.
 - Nothing is remembered of a transaction: PDUs that are stored already are not stored again, nor are
   to-device messages, and repeating any other EDU changes nothing.
-- Each PDU and each EDU counts on its own; a malformed one changes nothing for the others. A
-  transaction is sent again until it is accepted, so what any user of a room can send must never
-  have it refused as a whole: neither deeply nested PDUs nor many values.
+- Each PDU and each EDU is processed by itself; a malformed one does not affect the others. A
+  transaction is sent again until it is accepted, so nothing that a user of a room can send may have
+  it refused as a whole: neither deeply nested PDUs nor many values.
 
 Spec: server-server API, Transactions.
 """
@@ -52,7 +52,7 @@ _PDU_HEAD: Final = msgspec.json.Decoder(_PduHead)
 
 @attrs.frozen(eq=False)
 class InboundTransactions:
-    """Takes the transactions of other servers, in any process."""
+    """Receives the transactions of other servers, in any process."""
 
     _inbox: RoomInbox
     _edus: InboundEdus

@@ -6,9 +6,9 @@ Rules:
 - The servers that the client named come first, then the server that invited the user, then those
   of users named in the stripped state of an invite or knock, then those known to be in the room,
   then the one named in the room ID.
-- Servers that refuse, because of a ban or the join rules, speak for the room if MAX_REFUSALS of
-  them agree: anybody can name a server that is not in the room, and it may say anything. All other
-  failures, also a response that violates the protocol, concern this server only.
+- If MAX_REFUSALS servers refuse because of a ban or the join rules, no other server is asked. One
+  refusal is not enough: anybody can name a server that is not in the room, and it may say anything.
+  After any other failure, also an invalid response, the next server is tried.
 """
 
 import logging
@@ -121,7 +121,7 @@ def in_time(deadline_s: float) -> Iterator[None]:
 
 
 def error_for_client(fault: RemoteFault) -> Exception:
-    """Return what a client is told about a failed server: that server's error, if it concerns it.
+    """Return the error for the client: the other server's, if it is about the client's request.
 
     Spec: server-server API, PUT send_join: malformed requests are this server's fault.
     """

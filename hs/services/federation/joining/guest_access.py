@@ -1,7 +1,7 @@
 """Whether guests of this server may join rooms that it is not in.
 
-Only this server knows that a user is a guest, so it asks before the join, and refuses it unless a
-server in the room says that guests may join.
+Only this server knows that a user is a guest. So it asks before the join, and refuses it unless a
+server in the room responds that guests may join.
 
 Spec: client-server API, Guest Access; server-server API, Spaces (`guest_can_join`).
 """

@@ -3,9 +3,8 @@
 Rules:
 
 - A server changes the memberships of its own users only, and only in rooms that this server is in.
-- A join that needs the permission of a user who may invite gets that permission twice: when the
-  template is built, and when the signed event arrives, as the room may have changed. Only then does
-  this server sign it.
+- A restricted join is authorised twice: when the template is built, and when the signed event
+  arrives, as the room may have changed. Only then does this server sign it.
 - An accepted event is sent on to all servers in the room.
 
 Spec: server-server API, Joining Rooms, Restricted rooms, Knocking upon a room, Leaving Rooms.
@@ -39,7 +38,7 @@ _CHECKED_MEMBERSHIPS: Final = (event_types.JOIN, event_types.INVITE)
 
 @attrs.frozen(eq=False, kw_only=True)
 class MembershipHandshakes:
-    """Serves make_join, send_join and their like."""
+    """Serves make_join and send_join, and the same requests for knocks and leaves."""
 
     signer: Signer
     access: HandshakeAccess

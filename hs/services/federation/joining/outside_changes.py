@@ -1,7 +1,7 @@
 """Knocks on rooms that this server is not in, and the end of knocks and invites there.
 
-A rejection is final, whether or not another server hears of it: if none does, this server stores a
-leave event of its own.
+A rejection is final. If no other server can be told of it, this server stores a leave event of its
+own.
 
 Spec: server-server API, Knocking upon a room, Leaving Rooms (Rejecting Invites).
 """
@@ -29,7 +29,7 @@ from hs.services.rooms.store.memberships import Memberships
 
 KNOCK_DEADLINE_S: Final = 120.0
 LEAVE_DEADLINE_S: Final = 30.0
-"""Time in which other servers may hear of a rejection, while the client waits."""
+"""Time for telling other servers of a rejection, while the client waits."""
 
 _REJECTABLE: Final = (event_types.INVITE, event_types.KNOCK)
 
@@ -80,7 +80,7 @@ class OutsideChanges:
                 servers = await self.candidates.of(room_id, user_id, ())
                 event = await try_in_turn(servers, partial(self._leave_through, expected=expected))
             except (MatrixError, RemoteFault) as fault:
-                log.info("no server heard that %s rejected %s: %s", user_id, room_id, fault)
+                log.info("no server was told that %s rejected %s: %s", user_id, room_id, fault)
         if event is None:
             await self.leaves.leave(own, content)
         else:

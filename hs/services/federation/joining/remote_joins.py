@@ -1,12 +1,12 @@
-"""Join rooms through servers that are in them.
+"""Joins of rooms through servers that are in them.
 
 Rules:
 
-- Of several joins of one room in this process, one is under way at a time. The next one finds the
-  room here, and is made as in any other local room.
-- What a server sends is checked by the owner of the room; a server that sends a wrong room is
-  left out, and the next one is tried.
-- The owner of the room keeps the events that arrive between the join and the room.
+- Of several joins of one room in this process, one is under way at a time. The next one finds that
+  this server is in the room, and needs no other server.
+- The owner of the room checks the response to send_join. If it is not valid, the next server is
+  tried.
+- The owner of the room stores the events that arrive between the join and the room.
 - All attempts together have a deadline, and few rooms are received at the same time.
 
 Spec: server-server API, Joining Rooms, Restricted rooms.
@@ -56,7 +56,7 @@ class RemoteJoins:
         via: Sequence[ServerName],
         content: Mapping[str, Any],
     ) -> bool:
-        """Join a room; return False if this server is in it by now, and nothing was done.
+        """Join a room; return False, and do nothing, if this server is in the room already.
 
         Raises: MatrixError, RemoteFault.
         """
@@ -105,11 +105,11 @@ class RemoteJoins:
             )
         except Forbidden as refusal:
             raise RemoteFault(
-                server, f"it sent a wrong room: {refusal.message}", retry=False
+                server, f"its response to send_join is not valid: {refusal.message}", retry=False
             ) from refusal
         verdict = result.verdicts[0]
         if verdict.outcome not in (PduOutcome.ACCEPTED, PduOutcome.KNOWN):
-            reason = f"it sent a room that does not allow the join: {verdict.reason}"
+            reason = f"the state that it sent does not allow the join: {verdict.reason}"
             raise RemoteFault(server, reason, retry=False)
 
 

@@ -1,4 +1,4 @@
-"""Joins, leaves and invites through other servers."""
+"""Joins, knocks, leaves and invites through other servers."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -21,12 +21,12 @@ from hs.services.federation.requests.membership import EventTemplate
 from hs.services.rooms.append.event_builder import random_opaque
 from hs.services.rooms.membership.member_events import AUTHORISER
 
-_TAKEN: Final = ("depth", "prev_events", "auth_events")
+_FROM_TEMPLATE: Final = ("depth", "prev_events", "auth_events")
 
 
 @attrs.frozen
 class ExpectedMember:
-    """The member event that a template must be for; `content` is what this server puts into it."""
+    """The member event that a template must be for; `content` is set by this server."""
 
     room_id: RoomID
     user_id: UserID
@@ -61,7 +61,7 @@ class TemplateSigner:
                 raise _wrong(server, f"content.{AUTHORISER}")
             content[AUTHORISER] = authoriser
         pdu: JsonObject = {
-            **{field: event[field] for field in _TAKEN if field in event},
+            **{field: event[field] for field in _FROM_TEMPLATE if field in event},
             "type": event_types.MEMBER,
             "room_id": expected.room_id,
             "sender": expected.user_id,

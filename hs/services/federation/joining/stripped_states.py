@@ -1,8 +1,8 @@
 """Stripped state in invites and knocks: what other servers send, and what this server sends.
 
-Since version 1.16 of the specification the entries are whole events. Rooms of version 12 cannot be
-named without their create event, so there everything is checked; in older rooms, entries as servers
-sent them before are accepted.
+Since version 1.16 of the specification the entries are whole events. The ID of a room of version 12
+is the hash of its create event, so there all entries must be valid events; in older rooms, stripped
+events without signatures are accepted as well.
 
 Spec: server-server API, Inviting to a room; client-server API, Stripped state; MSC4311.
 """
@@ -64,19 +64,19 @@ class StrippedStates:
     async def _valid(
         self, room_id: RoomID, rules: RoomVersion, entries: Sequence[Any]
     ) -> list[JsonObject]:
-        shaped = [entry for entry in entries[:MAX_ENTRIES] if _is_stripped_event(entry)]
-        whole = [n for n, entry in enumerate(shaped) if "signatures" in entry]
+        stripped = [entry for entry in entries[:MAX_ENTRIES] if _is_stripped_event(entry)]
+        signed = [index for index, entry in enumerate(stripped) if "signatures" in entry]
         checked: dict[int, Event] = {}
         with trio.move_on_after(KEYS_TIMEOUT_S):
             results = await self._checker.check(
-                room_id, rules, [_encoded(shaped[n]) for n in whole]
+                room_id, rules, [_encoded(stripped[index]) for index in signed]
             )
-            pairs = zip(whole, results, strict=True)
-            checked = {n: result for n, result in pairs if isinstance(result, Event)}
+            pairs = zip(signed, results, strict=True)
+            checked = {index: result for index, result in pairs if isinstance(result, Event)}
         valid = []
-        for n, entry in enumerate(shaped):
-            if n in checked:
-                valid.append({**entry, "content": dict(checked[n].content)})
+        for index, entry in enumerate(stripped):
+            if index in checked:
+                valid.append({**entry, "content": dict(checked[index].content)})
             elif "signatures" not in entry and not rules.room_id_is_create_hash:
                 valid.append(entry)
         return valid

@@ -1,9 +1,9 @@
-"""The delivery of what waits for one destination: one transaction at a time, in order.
+"""The delivery to one destination: one transaction at a time, in order.
 
 A transaction that failed is sent again with the same content and ID. A destination that fails for
-KEEP_S falls behind: its row is stored, its queue is dropped, and when it answers again it gets the
-latest event of each room that it shares, and the latest change of each user's devices. What happens
-while it catches up waits in its queue, so it misses nothing when it has caught up.
+KEEP_S falls behind: its row is stored, its queue is dropped, and when it responds again it is sent
+the latest event of each room that it shares, and the latest change of each user's devices. New
+events wait in its queue while it catches up, so it misses nothing.
 
 The row of a destination that has caught up is deleted when the stored position of the sender is
 below all that waits for it: a restart before that begins to catch up again.
@@ -75,7 +75,7 @@ class DestinationDelivery:
     _slots: trio.CapacityLimiter = attrs.Factory(lambda: trio.CapacityLimiter(TRIED_AT_ONCE))
 
     async def run(self, destination: Destination) -> None:
-        """Send all that waits for a destination, or up to its next failure."""
+        """Send everything queued for a destination, or until a request fails."""
         while True:
             if destination.behind is not None:
                 async with self._slots:
@@ -85,7 +85,7 @@ class DestinationDelivery:
                 continue
             transaction = destination.sending or await self._compose(destination)
             if transaction is None:
-                # Whatever arrived since the queues were looked at has begun another round.
+                # PDUs and EDUs that were queued during the last await need another round.
                 if not self._has_work(destination):
                     return
             elif not await self._send(destination, transaction):
@@ -120,7 +120,7 @@ class DestinationDelivery:
         return destination.sending
 
     async def _send(self, destination: Destination, transaction: Transaction) -> bool:
-        """Send a transaction; return whether the destination is to be served further."""
+        """Send a transaction; return False if it has to be sent again."""
         if not await self._request(destination, transaction):
             return False
         if transaction.message_ids:
@@ -139,9 +139,7 @@ class DestinationDelivery:
             if fault.error is None or fault.error.status not in _FAULTS_OF_CONTENT:
                 await self._note_failure(destination, fault)
                 return False
-            log.warning(
-                "%s rejected a transaction, which is dropped: %s", destination.server, fault
-            )
+            log.warning("dropping a transaction that %s rejected: %s", destination.server, fault)
         counts = self.counts
         counts.transactions += 1
         counts.pdus += len(transaction.pdus)
@@ -160,7 +158,7 @@ class DestinationDelivery:
         if is_behind or now_s - destination.failing_since_s >= KEEP_S:
             behind = self.destinations.fall_behind(destination)
             if not is_behind:
-                log.warning("%s, it is behind until it answers", fault)
+                log.warning("%s falls behind until it responds: %s", destination.server, fault)
             await self.store_behind(destination, behind)
         self.destinations.retry_in(destination, pause_s)
 

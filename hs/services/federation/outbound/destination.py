@@ -1,9 +1,10 @@
-"""One server that this one sends to: what waits for it, and how far behind it is.
+"""One destination: the queue of PDUs and EDUs for it, and how far behind it is.
 
 Rules:
 
-- PDUs and EDUs stay here until the destination has accepted them. So what `holds` returns is never
-  above anything that could still be lost.
+- PDUs and EDUs stay here until the destination has accepted them. So the positions that
+  `first_event`, `first_device_change` and `first_receipt` return are never above one that could
+  still be lost.
 - A destination that is behind has a row in the database, from which it catches up. PDUs and EDUs
   for it are dropped, except while it catches up: then they follow what it has missed.
 - A dropped event is always above `events_after`, which is lowered if need be: events of several
@@ -32,8 +33,8 @@ LAST_RETRY_S: Final = 3600.0
 class QueuedEdu:
     """An EDU, or a part of one, that waits for a destination.
 
-    `edu` is canonical JSON. `receipt` and `presence` are parts that are sent together.
-    `position` is that of its row in a table stream; of other streams it is 0.
+    `edu` is canonical JSON. `receipt` and `presence` are parts, of which many are sent in one EDU.
+    `receipts_at` and `devices_at` are the positions of its row in these streams, or 0.
     """
 
     edu: bytes = b""
@@ -89,7 +90,7 @@ class Destination:
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing is to be done or remembered."""
+        """Whether nothing is queued for it, and nothing is to be remembered."""
         return not (self.pdus or self.edus or self.has_messages or self.behind or self.has_row)
 
     def add_pdu(self, pdu: OutgoingPdu) -> bool:
@@ -135,7 +136,7 @@ class Destination:
         return self.behind
 
     def accept(self, transaction: Transaction) -> None:
-        """Remove what the destination has accepted."""
+        """Remove the PDUs and EDUs that the destination has accepted."""
         self.sending = None
         accepted = set(transaction.pdus)
         if accepted:
@@ -146,7 +147,7 @@ class Destination:
                 del self.edus[key]
 
     def forget_caught_up(self, event_ids: Iterable[EventID], devices_after: int) -> None:
-        """Remove what the destination has got while it caught up."""
+        """Remove PDUs and EDUs that the destination was sent while it caught up."""
         caught_up = set(event_ids)
         self.pdus = deque(pdu for pdu in self.pdus if pdu.event_id not in caught_up)
         for key, edu in list(self.edus.items()):

@@ -1,8 +1,8 @@
 """All destinations of one federation sender, and the tasks that serve them.
 
-A destination is in memory while something waits for it or it is behind; a task serves it while
-there is something to send. One that failed has no task until its time has come, or until it is
-heard.
+A destination is in memory while something is queued for it or it is behind; a task serves it while
+there is something to send. One that failed has no task until the time of its next attempt, or until
+a request of it arrives.
 """
 
 import heapq
@@ -31,16 +31,16 @@ log = logging.getLogger(__name__)
 
 
 class Delivery(Protocol):
-    """What serves a destination until nothing is left or it fails."""
+    """Serves a destination until nothing is left to send or it fails."""
 
     async def run(self, destination: Destination) -> None:
-        """Send what waits for a destination."""
+        """Send everything queued for a destination."""
         ...
 
 
 @attrs.define(eq=False)
 class DeliveredPositions:
-    """The last event, and the last device list change, that all queues have got."""
+    """The last event, and the last device list change, that were queued for all destinations."""
 
     events: int = 0
     devices: int = 0
@@ -138,7 +138,7 @@ class Destinations:
                 self._start(destination)
 
     def note_heard(self, servers: Iterable[ServerName]) -> None:
-        """Try destinations at once that were heard."""
+        """Try destinations now that have sent a request or responded to one."""
         for server in servers:
             destination = self._by_name.get(server)
             if destination is not None and destination.retry_s > trio.current_time():
@@ -154,13 +154,13 @@ class Destinations:
             self._due_changed.set()
 
     def fall_behind(self, destination: Destination) -> Behind:
-        """Drop what waits for a destination; it has to catch up."""
+        """Drop the queue of a destination, which has to catch up."""
         return destination.fall_behind(
             self._clock.now_ms(), self.delivered.events, self.delivered.devices
         )
 
     def forget_idle(self, destination: Destination) -> None:
-        """Remove a destination for which nothing is to be done."""
+        """Remove a destination that is idle."""
         if destination.is_idle and not destination.is_running and self._has(destination):
             del self._by_name[destination.server]
 

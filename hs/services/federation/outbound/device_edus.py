@@ -1,7 +1,7 @@
 """EDUs about the devices and the cross-signing keys of local users.
 
-The updates of a user's devices are a chain: each names the one before, whoever got it. A server
-that misses one asks for all devices.
+The updates of a user's devices are a chain: each names the previous one, whichever servers that was
+sent to. A server that misses one asks for all devices.
 
 Spec: server-server API, Device Management and End-to-End Encryption.
 """
@@ -25,7 +25,7 @@ UNSTABLE_SIGNING_KEY_UPDATE: Final = "org.matrix.signing_key_update"
 
 @attrs.frozen(eq=False)
 class DeviceEdus:
-    """Renders the EDUs about changes; `shows_names` says whether other servers see their names."""
+    """Renders the EDUs about changes; `shows_names`: other servers see display names of devices."""
 
     _database: Database
     _keys: UserKeysReader

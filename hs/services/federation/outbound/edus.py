@@ -1,4 +1,4 @@
-"""The JSON of EDUs, and their joining: one EDU has the receipts or the presence of many.
+"""The JSON of EDUs. Receipts and presence of many users are combined in one EDU.
 
 Spec: server-server API, EDUs.
 """
@@ -57,7 +57,7 @@ def presence_part(row: PresenceRow, now_ms: int) -> QueuedEdu:
 
 
 def joined_edus(queued: Iterable[QueuedEdu]) -> list[bytes]:
-    """Return the EDUs of queued ones, receipts and presence joined."""
+    """Return the EDUs to send, with receipts and presence combined."""
     edus: list[bytes] = []
     presence: list[bytes] = []
     receipts: list[dict[str, dict[str, dict[str, bytes]]]] = []

@@ -2,9 +2,9 @@
 
 An event goes to the servers that are in its room after it, and to those that were in it before. The
 latter are the servers that left with it, and the server of a user who was removed by it even if
-that user was only invited. Servers of events that arrive are taken from memory while the feed
-delivers them, and so are exact. Of a room that is not in memory they are read afterwards, together
-with those that have left since.
+that user was only invited. The servers in the room are taken from memory while the feed delivers
+the event, and so are exact. If the room is not in memory, they are read afterwards, together with
+those that have left since.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -32,7 +32,7 @@ _REMOVING: Final = frozenset((event_types.LEAVE, event_types.BAN))
 
 @attrs.frozen(eq=False)
 class SentEvent:
-    """An event to send; without `servers` they are to be read, and without `pdu` it is.
+    """An event to send; `servers` or `pdu` are None if they have yet to be read.
 
     `left` are servers that get it although they may not be in the room; `known_to` has it already.
     """
@@ -72,7 +72,7 @@ class EventRouting:
                 continue
             if row.outlier or row.soft_failed or row.rejected:
                 continue
-            # Each server joins its own forward extremities: those of all would be new ones.
+            # Each server limits its own extremities: the dummy events of all would be new ones.
             if row.type == event_types.DUMMY:
                 continue
             room_id = RoomID(row.room_id)

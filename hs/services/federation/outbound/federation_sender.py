@@ -1,8 +1,8 @@
 """The duty that sends to a share of the other servers, in one process at a time.
 
-It reads the streams in their order, queues what it finds for the destinations, and stores once in a
-while up to where all of them have everything. A run begins with what is stored, so it needs nothing
-of an earlier one. If more rows wait than fit, they are read from the tables instead.
+It follows the streams, queues PDUs and EDUs for the destinations, and stores once in a while the
+position up to which all of them have everything. A run begins at the stored position. If the queue
+of rows overflows, they are read from the tables instead.
 """
 
 import random
@@ -53,7 +53,7 @@ _Entry = SentEvent | MovedReceipt | ChangedDevice | str
 
 @attrs.frozen(eq=False, kw_only=True)
 class Routing:
-    """What finds the destinations of each kind of rows."""
+    """The routing of each kind of rows to destinations."""
 
     events: EventRouting
     receipts: ReceiptRouting
@@ -97,7 +97,7 @@ class FederationSender:
         return self._queue.waiting + len(self.destinations)
 
     async def run(self) -> None:
-        """Send for ever, beginning with what is stored."""
+        """Send for ever, beginning at the stored position."""
         self.destinations.clear()
         begin = self._feed_position()  # of the very first run
         self._reached = await self._positions.load() or begin
@@ -121,7 +121,7 @@ class FederationSender:
                 continue
 
     async def _read(self) -> None:
-        """Read what is stored, then what the feed brings, until the queue overflows."""
+        """Read the stored rows, then those of the feed, until the queue overflows."""
         start = self._feed_position()  # no await since the queue was opened
         reached = self._reached
         assert reached is not None
@@ -177,7 +177,7 @@ class FederationSender:
                 self.destinations.note_messages(servers)
 
     def _on_destinations(self, batch: Batch[DestinationRow]) -> None:
-        """Try servers at once that any process has heard, or had a response from."""
+        """Try servers now that have sent any process a request or a response."""
         servers = [ServerName(row.server) for _, row in batch.rows if not row.retry_ms]
         self.destinations.note_heard(servers)
 

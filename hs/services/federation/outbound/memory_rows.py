@@ -74,8 +74,8 @@ class MemoryRows:
         self._memberships = memberships
         self._states = states
         self._presence_rules = presence
-        self._typing: dict[RoomID, frozenset[UserID]] = {}  # who types now
-        self._sent: dict[RoomID, frozenset[UserID]] = {}  # who was announced
+        self._typing: dict[RoomID, frozenset[UserID]] = {}  # users who are typing
+        self._sent: dict[RoomID, frozenset[UserID]] = {}  # users announced as typing
         self._rooms_waiting: dict[RoomID, None] = {}
         self._presence: dict[UserID, PresenceRow] = {}
         self._joins: dict[_Join, None] = {}
@@ -89,7 +89,7 @@ class MemoryRows:
             feed.subscribe(EVENTS, self._on_events)
 
     async def run(self) -> None:
-        """Queue what arrives, until cancelled."""
+        """Queue EDUs for the rows that arrive, until cancelled."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._type_again)
             while True:
@@ -103,7 +103,7 @@ class MemoryRows:
                     await self._send_presence(user_id, row)
                 joins, self._joins = self._joins, {}
                 for join in joins:
-                    await self._introduce(join)
+                    await self._send_presence_of_members(join)
 
     async def _send_typing(self, room_id: RoomID) -> None:
         servers = await self._rooms.servers_in(room_id)
@@ -133,8 +133,8 @@ class MemoryRows:
         else:
             self._destinations.send_edu(servers, ("presence", user_id), part)
 
-    async def _introduce(self, join: _Join) -> None:
-        """Send the presence of local members to servers that have not had it."""
+    async def _send_presence_of_members(self, join: _Join) -> None:
+        """Send the presence of local members to servers that have not been sent it."""
         present = await self._memberships.present(join.room_id)
         if join.user_id.endswith(self._suffix):
             members, servers = [join.user_id], await self._rooms.servers_in(join.room_id)

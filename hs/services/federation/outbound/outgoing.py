@@ -1,4 +1,4 @@
-"""What is sent to other servers: PDUs, EDUs, and the transactions that carry them."""
+"""Outgoing PDUs, and the encoding of transactions."""
 
 import base64
 import hashlib
@@ -17,8 +17,8 @@ MAX_PDUS: Final = 50
 MAX_EDUS: Final = 100
 MAX_EDU_BYTES: Final = 1 << 20
 
-_BODIES: Final = 32
-"""Bodies that are kept, since most destinations of an event get the same one."""
+_CACHED_BODIES: Final = 32
+"""Most destinations of an event are sent the same body."""
 
 
 @attrs.frozen(eq=False)
@@ -54,7 +54,7 @@ class TransactionEncoder:
         encoded = self._recent.get(key)
         if encoded is None:
             encoded = self._recent[key] = self._encode(pdus, edus)
-            if len(self._recent) > _BODIES:
+            if len(self._recent) > _CACHED_BODIES:
                 self._recent.popitem(last=False)
         return encoded
 

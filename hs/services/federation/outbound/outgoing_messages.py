@@ -1,4 +1,4 @@
-"""To-device messages to users of other servers, and what senders are told through the feed.
+"""To-device messages to users of other servers, and the rows that wake their senders.
 
 Spec: server-server API, Send-to-device messaging.
 """
@@ -40,7 +40,7 @@ class OutgoingMessages:
     """
 
     _database: Database
-    _news: MemoryWriter[FederationRow]
+    _rows: MemoryWriter[FederationRow]
     _clock: Clock
 
     def encode_messages(
@@ -62,7 +62,7 @@ class OutgoingMessages:
     def announce_messages(self, outgoing: Sequence[OutgoingEdu]) -> None:
         """Wake the senders of messages that were stored."""
         servers = tuple(edu.destination for edu in outgoing)
-        self._news.append_nowait([FederationRow(servers, MESSAGES)])
+        self._rows.append_nowait([FederationRow(servers, MESSAGES)])
 
     async def clean_up(self) -> None:
         """Delete messages that have waited for too long, and those of which there are too many."""

@@ -17,7 +17,7 @@ def watch_sender(metrics: Metrics, sender: FederationSender) -> None:
     """Report the destinations of a sender, what waits for them, and what was sent."""
     destinations = MetricFamily(
         "hs_federation_destinations",
-        "Servers that are being sent to, wait for more, failed a moment ago, or lack events",
+        "Destinations that are being sent to, wait for new events, fail, or have to catch up",
         ("state",),
     )
     queued = MetricFamily(

@@ -1,9 +1,9 @@
 """How far a federation sender has delivered each stream to all of its destinations.
 
 A sender that starts with another list of senders than the one before begins at the lowest position
-that any sender has stored, because its destinations were another sender's. The first one to start
-stores that position for all of them, so one that starts much later begins there too. Positions of
-earlier lists are deleted when each sender of the present list has stored its own.
+that any sender has stored, because its destinations were another sender's. The sender that starts
+first stores that position for all of them, so a sender that starts much later begins there too.
+Positions of earlier lists are deleted when each sender of the present list has stored its own.
 """
 
 from collections.abc import Mapping, Sequence

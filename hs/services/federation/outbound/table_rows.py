@@ -1,4 +1,4 @@
-"""Receipts and device lists that other servers get: rows of tables, of which none is lost.
+"""Receipts and changes of device lists for other servers, from table streams: none is lost.
 
 Receipts in a large room would cause a transaction to each of its servers for each reader. So a room
 causes a limited number of transactions a second; until then receipts wait for the next transaction.
@@ -68,7 +68,7 @@ class _WaitingRoom:
 
 @attrs.define(eq=False)
 class ReceiptRouting:
-    """Queues receipts; a room causes at most so many transactions a second."""
+    """Queues receipts; a room causes at most `transactions_per_s` transactions."""
 
     _database: Database
     _rooms: RoomServers

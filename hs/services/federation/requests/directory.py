@@ -1,6 +1,6 @@
 """Requests for the room directories and space hierarchies of other servers.
 
-Of what a server sends, only well-formed fields are taken.
+Malformed fields of a response are ignored.
 
 Spec: server-server API, Published Room Directory; Spaces.
 """
@@ -30,7 +30,7 @@ _REQUIRED: Final[Mapping[str, type]] = {
     "world_readable": bool,
     "guest_can_join": bool,
 }
-_TEXTS: Final = (
+_TEXT_FIELDS: Final = (
     *("name", "topic", "canonical_alias", "avatar_url", "join_rule", "room_type"),
     *("encryption", "room_version"),
 )
@@ -115,7 +115,7 @@ def _room(value: Any) -> JsonObject | None:
         if type(value.get(name)) is not kind:
             return None
         room[name] = value[name]
-    room.update((name, value[name]) for name in _TEXTS if isinstance(value.get(name), str))
+    room.update((name, value[name]) for name in _TEXT_FIELDS if isinstance(value.get(name), str))
     return room
 
 

@@ -1,6 +1,6 @@
 """Requests for the events of a room and for its state.
 
-PDUs are returned as they came; nothing about them is checked.
+PDUs are returned as they were received, without any check.
 
 Spec: server-server API, PDUs; Backfilling and retrieving missing events; Retrieving events.
 """
@@ -148,7 +148,9 @@ def _pdus_in(server: ServerName, response: JsonObject, field: str) -> list[Pdu]:
 def _ids_in(server: ServerName, response: JsonObject, field: str) -> list[EventID]:
     ids = response.get(field)
     if not isinstance(ids, list) or len(ids) > MAX_STATE_IDS:
-        raise RemoteFault(server, f"its response has no list {field}, or too long a one")
+        raise RemoteFault(
+            server, f"its response has no list {field} of at most {MAX_STATE_IDS} IDs"
+        )
     return [EventID(each) for each in ids if _may_be_event_id(each)]
 
 

@@ -1,4 +1,4 @@
-"""Requests by which memberships change in rooms of other servers.
+"""Requests that change memberships through other servers.
 
 Spec: server-server API, Joining Rooms, Knocking upon a room, Inviting to a room, Leaving Rooms,
 Third-party invites.

@@ -1,4 +1,4 @@
-"""Requests for the event of a time. Spec: server-server API, Retrieving events."""
+"""Requests for the event closest to a timestamp. Spec: server-server API, Retrieving events."""
 
 from typing import Final, Literal
 
@@ -35,5 +35,5 @@ async def get_event_at_time(
     except InvalidParam:
         event_id = None
     if event_id is None or type(found_ts) is not int:
-        raise RemoteFault(server, "its response is not an event and its time", retry=False)
+        raise RemoteFault(server, "its response has no event_id and origin_server_ts", retry=False)
     return event_id, found_ts

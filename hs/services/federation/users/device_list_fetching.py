@@ -1,7 +1,7 @@
 """Fetching of stale device lists, in the process that owns the stream `device_lists`.
 
-It begins with the stale lists in the database, so a restart forgets none. Of each server one list
-is fetched at a time. A server that fails is asked again with growing delays, or when it sends the
+The stale lists are rows in the database, so a restart loses none. Of each server one list is
+fetched at a time. A server that fails is asked again after delays that grow, or when it sends the
 next update of the list.
 """
 
@@ -83,7 +83,7 @@ class DeviceListFetching:
                 response = await fetch_devices(self._client, user_id, TIMEOUT_S)
                 fetched = parse_device_list(user_id, response)
             except RemoteFault as fault:
-                # A server that does not answer is not asked for the other lists either.
+                # A server that does not respond is not asked for the other lists either.
                 failed = records[number:] if fault.error is None else [record]
                 await self._postpone(failed, fault)
                 if fault.error is None:

@@ -21,12 +21,12 @@ class DeviceListUpdates:
     _writer: RemoteDeviceListWriter
 
     async def update_device(self, origin: ServerName, content: Mapping[str, Any]) -> None:
-        """Take an m.device_list_update. Raises: InvalidParam, Forbidden."""
+        """Apply an m.device_list_update. Raises: InvalidParam, Forbidden."""
         user_id = own_user(origin, content.get("user_id"))
         await self._writer.update_device(parse_device_update(user_id, content))
 
     async def update_signing_keys(self, origin: ServerName, content: Mapping[str, Any]) -> None:
-        """Take an m.signing_key_update. Raises: InvalidParam, Forbidden."""
+        """Apply an m.signing_key_update. Raises: InvalidParam, Forbidden."""
         user_id = own_user(origin, content.get("user_id"))
         keys = parse_signing_keys(user_id, content)
         if keys:

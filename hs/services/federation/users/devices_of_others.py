@@ -1,4 +1,4 @@
-"""Devices and keys of users of other servers: from kept lists, else from their servers.
+"""Devices and keys of users of other servers: from stored lists, else from their servers.
 
 Spec: server-server API, Device Management; End-to-End Encryption.
 """
@@ -32,7 +32,7 @@ from hs.storage.federation import remote_devices
 from hs.storage.federation.remote_devices import RemoteKeys
 
 FEW_USERS: Final = 5
-"""Up to so many new lists are fetched whole, so that the next update can be applied to them."""
+"""Up to this many new lists are fetched whole, so that the next update can be applied to them."""
 
 MAX_USERS_ASKED: Final = 500
 KEYS_TIMEOUT_S: Final = 10.0
@@ -145,7 +145,7 @@ class DevicesOfOthers:
         try:
             return await self._writer.track(user_ids)
         except Unavailable as error:
-            log.info("device lists of %d users are not kept: %s", len(user_ids), error)
+            log.info("could not store device lists of %d users: %s", len(user_ids), error)
             return {}
 
     async def _ask(
@@ -174,7 +174,7 @@ async def _load_complete(
     """Return the keys of users with complete lists, and the users without any list."""
     lists = await remote_devices.find_lists(tx, user_ids)
     complete = [user_id for user_id, record in lists.items() if not record.is_stale]
-    # Who shares no room any more is forgotten a moment later.
+    # The lists of users who share no room any more are deleted a moment later.
     complete = await remote_devices.users_sharing(tx, complete, server_name)
     keys = await remote_devices.load_keys(tx, complete) if complete else {}
     return keys, [user_id for user_id in user_ids if user_id not in lists]

@@ -1,4 +1,4 @@
-"""The profiles of users of other servers: asked on demand, and kept for a minute.
+"""The profiles of users of other servers: requested on demand, and cached for a minute.
 
 Spec: server-server API, Querying for information.
 """
@@ -34,7 +34,7 @@ class _KnownProfile(NamedTuple):
 
 @attrs.define(eq=False)
 class ProfilesOfOthers:
-    """The RemoteProfiles of a server with federation. Only answers are cached, not failures."""
+    """The RemoteProfiles of a server with federation. Only responses are cached, not failures."""
 
     _client: FederationClient
     _clock: Clock

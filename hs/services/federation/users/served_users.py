@@ -1,4 +1,4 @@
-"""What other servers are told about the users of this server: profiles, devices and keys.
+"""Profiles, devices and keys of the users of this server, for other servers.
 
 Users of other servers have no keys here. A request about a user's devices needs no shared room: the
 specification has no such rule, and an invited user's server asks before the first room is shared.

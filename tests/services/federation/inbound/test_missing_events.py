@@ -268,7 +268,7 @@ async def test_events_are_given_up_when_nobody_has_what_they_cite(
     await inbound.send(later)
     await inbound.work()
 
-    assert caplog.text.count("could not be obtained") == 1
+    assert caplog.text.count("could not be fetched") == 1
     assert await statuses(inbound, [lost, later]) == {EventStatus.ACCEPTED}
 
 
