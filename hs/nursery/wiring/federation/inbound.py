@@ -25,16 +25,16 @@ from hs.services.federation.inbound.ephemeral_edus import (
     SharedRoomChecks,
 )
 from hs.services.federation.inbound.extremity_limits import ExtremityLimits
-from hs.services.federation.inbound.inbound_metrics import watch_edus, watch_inbox
+from hs.services.federation.inbound.inbound_metrics import watch_edus, watch_pdus
+from hs.services.federation.inbound.inbound_pdus import InboundPdus, OwnedInboundPdus
 from hs.services.federation.inbound.missing_events import MissingEventFetcher
 from hs.services.federation.inbound.pdu_queues import PduQueues
-from hs.services.federation.inbound.room_inbox import OwnedRoomInbox, RoomInbox
 from hs.services.federation.inbound.transactions import InboundTransactions
 
 
 @attrs.frozen(eq=False)
-class _OwnedInbox:
-    inbox: OwnedRoomInbox
+class _OwnedRooms:
+    pdus: OwnedInboundPdus
     queues: PduQueues
     limits: ExtremityLimits
 
@@ -48,16 +48,16 @@ def wire_inbound(
     *,
     lists: RemoteDeviceLists | None,
 ) -> Part:
-    """Build the endpoint, and in processes that own rooms the inbox and its queues."""
+    """Build the endpoint, and in processes that own rooms the receiver of PDUs and its queues."""
     owned = None if rooms.owner is None else _owned(base, client, rooms, rooms.owner)
 
-    def inbox() -> OwnedRoomInbox:
+    def pdus() -> OwnedInboundPdus:
         assert owned is not None
-        return owned.inbox
+        return owned.pdus
 
     early = _early_presence(base, ephemeral)
     edus = _edus(base, rooms, devices, ephemeral, lists, early)
-    transactions = InboundTransactions(base.sharded(RoomInbox, EVENTS, inbox), edus)
+    transactions = InboundTransactions(base.sharded(InboundPdus, EVENTS, pdus), edus)
     endpoints = [TransactionsApi(transactions)]
     metrics: list[Callable[[Metrics], None]] = [partial(watch_edus, edus=edus)]
     duties = [] if early is None else [Duty("early presence", early.run)]
@@ -71,7 +71,7 @@ def wire_inbound(
             Duty("incomplete PDUs", queues.run, lambda: queues.length),
             Duty("forward extremities", owned.limits.run),
         ],
-        metrics=[*metrics, partial(watch_inbox, inbox=owned.inbox, queues=queues)],
+        metrics=[*metrics, partial(watch_pdus, pdus=owned.pdus, queues=queues)],
     )
 
 
@@ -106,7 +106,7 @@ def _edus(
 
 def _owned(
     base: ProcessBase, client: FederationClientServices, rooms: Rooms, owner: RoomOwner
-) -> _OwnedInbox:
+) -> _OwnedRooms:
     limits = ExtremityLimits(
         owner.hot,
         rooms.appender,
@@ -128,7 +128,7 @@ def _owned(
         expected=owner.receiver.expected,
     )
     queues.follow(base.feed)
-    inbox = OwnedRoomInbox(
+    pdus = OwnedInboundPdus(
         base.database,
         owner.receiver,
         rooms.memberships,
@@ -139,4 +139,4 @@ def _owned(
         expected=owner.receiver.expected,
         checker=rooms.checker,
     )
-    return _OwnedInbox(inbox, queues, limits)
+    return _OwnedRooms(pdus, queues, limits)

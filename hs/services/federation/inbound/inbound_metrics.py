@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 from hs.lib.metrics import MetricFamily, Metrics, MetricSample, counter_family
 from hs.services.federation.inbound.edus import InboundEdus
+from hs.services.federation.inbound.inbound_pdus import OwnedInboundPdus
 from hs.services.federation.inbound.pdu_queues import PduQueues
-from hs.services.federation.inbound.room_inbox import OwnedRoomInbox
 
 
 def watch_edus(metrics: Metrics, edus: InboundEdus) -> None:
@@ -23,7 +23,7 @@ def watch_edus(metrics: Metrics, edus: InboundEdus) -> None:
     metrics.add_source((received,), read)
 
 
-def watch_inbox(metrics: Metrics, inbox: OwnedRoomInbox, queues: PduQueues) -> None:
+def watch_pdus(metrics: Metrics, pdus: OwnedInboundPdus, queues: PduQueues) -> None:
     """Report the PDUs for the rooms that this process owns."""
     received = counter_family(
         "hs_federation_inbound_pdus", "PDUs of other servers, by outcome", ("outcome",)
@@ -41,9 +41,9 @@ def watch_inbox(metrics: Metrics, inbox: OwnedRoomInbox, queues: PduQueues) -> N
     lag = MetricFamily("hs_federation_inbound_lag_seconds", "Age of the oldest PDU that waits")
 
     def read() -> Iterator[MetricSample]:
-        for outcome, count in inbox.counts.outcomes.items():
+        for outcome, count in pdus.counts.outcomes.items():
             yield received, (outcome,), count
-        for origin, count in inbox.counts.refused.items():
+        for origin, count in pdus.counts.refused.items():
             yield refused, (origin,), count
         yield given_up, (), queues.given_up
         yield waiting, (), queues.length

@@ -26,7 +26,7 @@ from hs.core.edus import Edu, parse_edu
 from hs.core.errors import BadJson, InvalidParam, MatrixError
 from hs.core.ids import EventID, RoomID, ServerName, parse_room_id
 from hs.services.federation.inbound.edus import InboundEdus
-from hs.services.federation.inbound.room_inbox import RoomInbox
+from hs.services.federation.inbound.inbound_pdus import InboundPdus
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ _PDU_HEAD: Final = msgspec.json.Decoder(_PduHead)
 class InboundTransactions:
     """Receives the transactions of other servers, in any process."""
 
-    _inbox: RoomInbox
+    _pdus: InboundPdus
     _edus: InboundEdus
 
     async def receive(self, origin: ServerName, content: bytes) -> Results:
@@ -67,11 +67,11 @@ class InboundTransactions:
         by_room = _by_room(origin, transaction.pdus)
         if len(by_room) == 1:
             # The usual case.
-            await self._deliver(origin, *next(iter(by_room.items())), results)
+            await self._receive_pdus(origin, *next(iter(by_room.items())), results)
         elif by_room:
             async with trio.open_nursery() as nursery:
                 for room_id, room_pdus in by_room.items():
-                    nursery.start_soon(self._deliver, origin, room_id, room_pdus, results)
+                    nursery.start_soon(self._receive_pdus, origin, room_id, room_pdus, results)
         errors = [result["error"] for result in results.values() if result]
         if errors:
             text = "refused %d PDUs of %s, the first one because: %.200s"
@@ -82,13 +82,13 @@ class InboundTransactions:
                 await self._edus.receive(origin, edu)
         return results
 
-    async def _deliver(
+    async def _receive_pdus(
         self, origin: ServerName, room_id: RoomID, pdus: list[bytes], results: Results
     ) -> None:
-        for delivered in await self._inbox.deliver(room_id, origin, pdus):
-            if delivered.event_id is not None:
-                error = delivered.error[:MAX_ERROR_CHARS]
-                results[delivered.event_id] = {"error": error} if error else {}
+        for result in await self._pdus.receive(room_id, origin, pdus):
+            if result.event_id is not None:
+                error = result.error[:MAX_ERROR_CHARS]
+                results[result.event_id] = {"error": error} if error else {}
 
 
 def _parse(content: bytes) -> _Transaction:

@@ -1,4 +1,4 @@
-"""The PDUs of a room as they arrive, delivered to the process that owns the room.
+"""PDUs of other servers, received by the process that owns their room.
 
 Rules:
 
@@ -38,7 +38,7 @@ from hs.storage.rooms import rooms as room_rows
 
 log = logging.getLogger(__name__)
 
-DELIVERY_TIMEOUT_S: Final = 60.0
+RECEIVE_TIMEOUT_S: Final = 60.0
 MAX_ORIGINS_COUNTED: Final = 100
 OTHER_ORIGINS: Final = "other"
 
@@ -46,20 +46,20 @@ _COUNTED_AS_REFUSED: Final = frozenset({PduOutcome.REFUSED, PduOutcome.REJECTED}
 
 
 @attrs.frozen
-class DeliveredPdu:
+class PduResult:
     """The result for one PDU; `error` is empty if it was stored. Some PDUs have no event ID."""
 
     event_id: EventID | None
     error: str = ""
 
 
-class RoomInbox(Protocol):
-    """Takes PDUs of rooms from other servers."""
+class InboundPdus(Protocol):
+    """Receives PDUs of other servers."""
 
-    @rpc(timeout_s=DELIVERY_TIMEOUT_S)
-    async def deliver(
+    @rpc(timeout_s=RECEIVE_TIMEOUT_S)
+    async def receive(
         self, room_id: RoomID, origin: ServerName, pdus: list[bytes]
-    ) -> list[DeliveredPdu]:
+    ) -> list[PduResult]:
         """Store PDUs of a room that a server has sent; return their results, in the same order.
 
         Idempotent. Raises: LimitExceeded, if too many PDUs of this server wait in the room;
@@ -69,7 +69,7 @@ class RoomInbox(Protocol):
 
 
 @attrs.define(eq=False)
-class InboxCounts:
+class InboundPduCounts:
     """Counters for metrics: PDUs by outcome, and refused or rejected PDUs by origin."""
 
     outcomes: Counter[str] = attrs.Factory(Counter)
@@ -84,8 +84,8 @@ class InboxCounts:
 
 
 @attrs.frozen(eq=False)
-class OwnedRoomInbox:
-    """The RoomInbox of the process that owns the rooms."""
+class OwnedInboundPdus:
+    """The InboundPdus of the process that owns the rooms."""
 
     _database: Database
     _receiver: RoomReceiver
@@ -96,12 +96,12 @@ class OwnedRoomInbox:
     _withdrawals: InviteWithdrawals = attrs.field(kw_only=True)
     _expected: ExpectedRooms = attrs.field(kw_only=True)
     _checker: PduChecker = attrs.field(kw_only=True)
-    counts: InboxCounts = attrs.Factory(InboxCounts)
+    counts: InboundPduCounts = attrs.Factory(InboundPduCounts)
 
-    async def deliver(
+    async def receive(
         self, room_id: RoomID, origin: ServerName, pdus: list[bytes]
-    ) -> list[DeliveredPdu]:
-        """Store PDUs of a room; see RoomInbox."""
+    ) -> list[PduResult]:
+        """Store PDUs of a room; see InboundPdus."""
         if not (await self._memberships.present(room_id)).local:
             ends = await self._withdrawals.receive(room_id, pdus)
             rules = self._expected.rules_of(room_id)
@@ -130,11 +130,11 @@ class OwnedRoomInbox:
             },
         )
         self._limits.note(room_id)
-        return self._delivered(room_id, origin, received.verdicts)
+        return self._results(room_id, origin, received.verdicts)
 
     async def _keep(
         self, room_id: RoomID, origin: ServerName, pdus: list[bytes], rules: RoomVersion
-    ) -> list[DeliveredPdu]:
+    ) -> list[PduResult]:
         """Keep the PDUs of a room that this server is joining until it has received the room."""
         checked = await self._checker.check(room_id, rules, pdus)
         waiting = {
@@ -150,14 +150,14 @@ class OwnedRoomInbox:
             else PduVerdict(pdu.event_id, PduOutcome.REFUSED, pdu.reason)
             for pdu in checked
         ]
-        return self._delivered(room_id, origin, verdicts)
+        return self._results(room_id, origin, verdicts)
 
-    def _delivered(
+    def _results(
         self, room_id: RoomID, origin: ServerName, verdicts: Sequence[PduVerdict]
-    ) -> list[DeliveredPdu]:
+    ) -> list[PduResult]:
         self._record(room_id, origin, verdicts)
         return [
-            DeliveredPdu(
+            PduResult(
                 verdict.event_id, verdict.reason if verdict.outcome is PduOutcome.REFUSED else ""
             )
             for verdict in verdicts
@@ -170,7 +170,7 @@ class OwnedRoomInbox:
         pdus: Sequence[bytes],
         reason: str,
         but: Collection[EventID] = (),
-    ) -> list[DeliveredPdu]:
+    ) -> list[PduResult]:
         versions = await self._database.read(room_rows.versions, [room_id])
         event_ids = [_event_id(pdu, versions.get(room_id)) for pdu in pdus]
         verdicts = [
@@ -180,7 +180,7 @@ class OwnedRoomInbox:
             for event_id in event_ids
         ]
         self._record(room_id, origin, verdicts)
-        return [DeliveredPdu(verdict.event_id, verdict.reason) for verdict in verdicts]
+        return [PduResult(verdict.event_id, verdict.reason) for verdict in verdicts]
 
     def _record(self, room_id: RoomID, origin: ServerName, verdicts: Sequence[PduVerdict]) -> None:
         reasons = []
