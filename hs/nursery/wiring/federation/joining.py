@@ -11,6 +11,7 @@ from hs.services.accounts.limits.appservice_users import UserQueries
 from hs.services.federation.access.server_access import ServerAccess
 from hs.services.federation.access.streamed_events import StreamedEvents
 from hs.services.federation.joining.candidates import ServerCandidates
+from hs.services.federation.joining.federated_rooms import FederatedRooms
 from hs.services.federation.joining.guest_access import GuestAccess
 from hs.services.federation.joining.incoming_invites import IncomingInvites
 from hs.services.federation.joining.join_responses import JoinResponses
@@ -20,7 +21,6 @@ from hs.services.federation.joining.outside_changes import OutsideChanges
 from hs.services.federation.joining.remote_aliases import RemoteAliases
 from hs.services.federation.joining.remote_joins import RemoteJoins
 from hs.services.federation.joining.room_access import HandshakeAccess
-from hs.services.federation.joining.rooms_of_others import RoomsOfOthers
 from hs.services.federation.joining.signed_templates import TemplateSigner
 from hs.services.federation.joining.stripped_states import StrippedStates
 from hs.services.federation.joining.third_party_exchange import ThirdPartyExchange
@@ -37,7 +37,7 @@ def wire_remote_rooms(
     candidates = ServerCandidates(base.signer.server_name, rooms.memberships, base.database)
     templates = TemplateSigner(base.signer, base.clock)
     stripped = _stripped_states(base, rooms)
-    return RoomsOfOthers(
+    return FederatedRooms(
         aliases=RemoteAliases(client),
         joins=RemoteJoins(
             client=client,

@@ -10,9 +10,9 @@ from hs.services.directory.public_rooms import RoomDirectories
 from hs.services.federation.access.server_access import ServerAccess
 from hs.services.federation.access.servers_to_ask import ServersToAsk
 from hs.services.federation.history.backfill import HistoryBackfill
-from hs.services.federation.history.events_of_times import EventsOfTimes
-from hs.services.federation.history.history_answers import HistoryAnswers
-from hs.services.federation.history.spaces_of_others import SpacesOfOthers
+from hs.services.federation.history.events_by_time import EventsByTime
+from hs.services.federation.history.federated_spaces import FederatedSpaces
+from hs.services.federation.history.history_fetcher import HistoryFetcher
 from hs.services.federation.requests.directory import RemoteRoomDirectories
 from hs.services.rooms.membership.remote_rooms import RemoteRooms
 from hs.services.rooms.read.older_history import OlderHistory
@@ -39,18 +39,18 @@ def wire_remote_history(
     database = base.database
     access = ServerAccess(base.settings.server.server_name, rooms.acls, rooms.servers)
     servers = ServersToAsk(rooms.servers, access)
-    answers = HistoryAnswers(federation.client, database, rooms.receiver)
+    fetcher = HistoryFetcher(federation.client, database, rooms.receiver)
     backfill = HistoryBackfill(
         database=database,
         clock=base.clock,
         room_servers=rooms.servers,
         servers=servers,
-        answers=answers,
-        times=EventsOfTimes(federation.client, database, servers, answers),
+        fetcher=fetcher,
+        times=EventsByTime(federation.client, database, servers, fetcher),
     )
     return RemoteHistory(
         older=backfill,
-        spaces=SpacesOfOthers(federation.client, remote_rooms, base.clock),
+        spaces=FederatedSpaces(federation.client, remote_rooms, base.clock),
         directories=RemoteRoomDirectories(federation.client),
         part=Part(runners=[("backfill", backfill.run)]),
     )

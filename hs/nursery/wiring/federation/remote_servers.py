@@ -10,9 +10,9 @@ from hs.nursery.wiring.http_clients import HttpClients
 from hs.services.accounts.profiles.profiles import NoRemoteProfiles, RemoteProfiles
 from hs.services.devices.remote_devices import NoRemoteDevices, RemoteDevices
 from hs.services.federation.requests.policies import RemotePolicyServers
-from hs.services.federation.users.devices_of_others import DevicesOfOthers
-from hs.services.federation.users.media_of_others import MediaOfOthers
-from hs.services.federation.users.profiles_of_others import ProfilesOfOthers
+from hs.services.federation.users.federated_devices import FederatedDevices
+from hs.services.federation.users.federated_media import FederatedMedia
+from hs.services.federation.users.federated_profiles import FederatedProfiles
 from hs.services.media.remote_media import NoRemoteMedia, RemoteMedia
 from hs.services.rooms.append.policy_servers import NoPolicyServers, PolicyServers
 from hs.services.rooms.membership.remote_rooms import NoRemoteRooms, RemoteRooms
@@ -45,11 +45,11 @@ def wire_remote_queries(
     """Build the queries, which need no other service."""
     lists = wire_remote_device_lists(base, federation.client)
     return RemoteQueries(
-        profiles=ProfilesOfOthers(federation.client, base.clock),
-        devices=DevicesOfOthers(
+        profiles=FederatedProfiles(federation.client, base.clock),
+        devices=FederatedDevices(
             federation.client, base.database, lists.writer, wire_outgoing_messages(base)
         ),
         policies=RemotePolicyServers(federation.client),
-        media=MediaOfOthers(federation.client, http.public, base.settings.media.max_upload_size),
+        media=FederatedMedia(federation.client, http.public, base.settings.media.max_upload_size),
         lists=lists,
     )

@@ -25,8 +25,8 @@ from hs.core.errors import MatrixError, RemoteFault, Unavailable
 from hs.core.ids import EventID, RoomID, ServerName
 from hs.lib.clock import Clock
 from hs.services.federation.access.servers_to_ask import ServersToAsk
-from hs.services.federation.history.events_of_times import EventsOfTimes
-from hs.services.federation.history.history_answers import HistoryAnswers
+from hs.services.federation.history.events_by_time import EventsByTime
+from hs.services.federation.history.history_fetcher import HistoryFetcher
 from hs.services.rooms.read.older_history import NO_GAPS, GapReport, TimeQuery
 from hs.services.rooms.store.room_servers import RoomServers
 from hs.storage.database import Database
@@ -62,8 +62,8 @@ class HistoryBackfill:
     _clock: Clock
     _room_servers: RoomServers
     _servers: ServersToAsk
-    _answers: HistoryAnswers
-    _times: EventsOfTimes
+    _fetcher: HistoryFetcher
+    _times: EventsByTime
     _fills: dict[RoomID, _Fill] = attrs.Factory(dict)
     _queue: list[_Fill] = attrs.Factory(list)
     _wake: trio.Event = attrs.Factory(trio.Event)
@@ -135,7 +135,7 @@ class HistoryBackfill:
     async def _ask(self, server: ServerName, room_id: RoomID, event_ids: Sequence[EventID]) -> bool:
         """Ask one server; return whether events were stored."""
         try:
-            return await self._answers.receive_before(server, room_id, event_ids)
+            return await self._fetcher.receive_before(server, room_id, event_ids)
         except* RemoteFault as faults:
             log.info("backfill of room %s failed: %s", room_id, faults.exceptions[0])
         return False

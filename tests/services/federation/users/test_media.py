@@ -12,7 +12,7 @@ import trio
 
 from hs.core.ids import ServerName, UserID
 from hs.lib.http_client import HttpResponse
-from hs.services.federation.users.media_of_others import MediaOfOthers
+from hs.services.federation.users.federated_media import FederatedMedia
 from hs.services.federation_client.peer_transport import PeerRequest, PeerResponse
 from hs.settings.sections.media import MediaSettings
 from hs.storage.inline import open_inline
@@ -180,7 +180,7 @@ async def test_wrong_responses_are_errors_and_store_nothing(
 
 async def test_redirect_is_followed(servers: Servers) -> None:
     scripted(servers, multipart("location: https://cdn.example/file", b""))
-    media = MediaOfOthers(servers.near.client, ContentNetwork(), MAX_BYTES)
+    media = FederatedMedia(servers.near.client, ContentNetwork(), MAX_BYTES)
 
     async with media.download(FAR, "abc", 0) as content:
         body = b"".join([part async for part in content.parts])

@@ -8,7 +8,7 @@ import pytest
 from hs.core.errors import Forbidden, NotFound, RemoteFault
 from hs.core.ids import ServerName, UserID
 from hs.lib.clock import FixedClock
-from hs.services.federation.users.profiles_of_others import MAX_AGE_MS
+from hs.services.federation.users.federated_profiles import MAX_AGE_MS
 from hs.storage.database import Database
 from tests.support.composition import SETTINGS
 from tests.support.devices import Process

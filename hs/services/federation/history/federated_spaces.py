@@ -50,7 +50,7 @@ def _answers() -> LruCache[_Key, _Answer]:
 
 
 @attrs.frozen(eq=False)
-class SpacesOfOthers:
+class FederatedSpaces:
     """The RemoteSpaces of a server with federation."""
 
     _client: FederationClient

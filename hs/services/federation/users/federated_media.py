@@ -44,7 +44,7 @@ _DEFAULT_TYPE: Final = "application/octet-stream"
 
 
 @attrs.define(eq=False)
-class MediaOfOthers:
+class FederatedMedia:
     """The RemoteMedia of a server with federation.
 
     Redirects are followed with `http`, which requests URLs that other servers choose.

@@ -55,7 +55,7 @@ class OutgoingMessageEncoder(Protocol):
 
 
 @attrs.frozen(eq=False)
-class DevicesOfOthers:
+class FederatedDevices:
     """The RemoteDevices of a server with federation."""
 
     _client: FederationClient

@@ -33,7 +33,7 @@ class _KnownProfile(NamedTuple):
 
 
 @attrs.define(eq=False)
-class ProfilesOfOthers:
+class FederatedProfiles:
     """The RemoteProfiles of a server with federation. Only responses are cached, not failures."""
 
     _client: FederationClient

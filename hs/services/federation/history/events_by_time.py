@@ -15,7 +15,7 @@ import trio
 from hs.core.errors import MatrixError, RemoteFault
 from hs.core.ids import EventID, ServerName
 from hs.services.federation.access.servers_to_ask import ServersToAsk
-from hs.services.federation.history.history_answers import HistoryAnswers
+from hs.services.federation.history.history_fetcher import HistoryFetcher
 from hs.services.federation.requests.timestamps import get_event_at_time
 from hs.services.federation_client.client import FederationClient
 from hs.services.rooms.read.older_history import TimeQuery
@@ -31,13 +31,13 @@ log = logging.getLogger(__name__)
 
 
 @attrs.frozen(eq=False)
-class EventsOfTimes:
+class EventsByTime:
     """Finds events by timestamp at other servers."""
 
     _client: FederationClient
     _database: Database
     _servers: ServersToAsk
-    _answers: HistoryAnswers
+    _fetcher: HistoryFetcher
 
     async def find_closer(self, query: TimeQuery) -> EventID | None:
         """Find and store an event that is closer to a time; see OlderHistory."""
@@ -59,7 +59,7 @@ class EventsOfTimes:
             )
             if found is None or not query.is_closer(found[1]):
                 return None
-            is_stored = await self._answers.receive_single(server, room_id, found[0])
+            is_stored = await self._fetcher.receive_single(server, room_id, found[0])
         except* (RemoteFault, MatrixError) as faults:
             log.info("no event by timestamp in room %s: %s", room_id, faults.exceptions[0])
         else:

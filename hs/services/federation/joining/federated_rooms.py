@@ -19,7 +19,7 @@ from hs.services.rooms.append.drafts import Draft
 
 
 @attrs.frozen(eq=False, kw_only=True)
-class RoomsOfOthers:
+class FederatedRooms:
     """The RemoteRooms of a server with federation."""
 
     aliases: RemoteAliases

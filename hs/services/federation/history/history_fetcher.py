@@ -46,8 +46,8 @@ Events = Mapping[EventID, Event]
 
 
 @attrs.frozen(eq=False)
-class HistoryAnswers:
-    """Asks one server for history and has the owner of the room store it."""
+class HistoryFetcher:
+    """Fetches history from one server and has the owner of the room store it."""
 
     _client: FederationClient
     _database: Database
@@ -63,10 +63,10 @@ class HistoryAnswers:
         versions = await self._database.read(rooms.versions, [room_id])
         if room_id not in versions:
             return False
-        asking = _Asking(self._client, server, room_id, room_version(versions[room_id]))
+        requests = _RoomRequests(self._client, server, room_id, room_version(versions[room_id]))
         pdus = await backfill(self._client, server, room_id, event_ids, MAX_EVENTS)
-        events = _leading_back(await asking.parse(pdus), event_ids)
-        return bool(events) and await self._receive(asking, events, [])
+        events = _leading_back(await requests.parse(pdus), event_ids)
+        return bool(events) and await self._receive(requests, events, [])
 
     async def receive_single(self, server: ServerName, room_id: RoomID, event_id: EventID) -> bool:
         """Store an event anywhere in a room's history; return whether it is stored.
@@ -78,22 +78,24 @@ class HistoryAnswers:
         versions = await self._database.read(rooms.versions, [room_id])
         if room_id not in versions:
             return False
-        asking = _Asking(self._client, server, room_id, room_version(versions[room_id]))
-        events = await asking.single_events([event_id])
-        return bool(events) and await self._receive(asking, events, [event_id])
+        requests = _RoomRequests(self._client, server, room_id, room_version(versions[room_id]))
+        events = await requests.single_events([event_id])
+        return bool(events) and await self._receive(requests, events, [event_id])
 
-    async def _receive(self, asking: "_Asking", events: Events, asked_for: list[EventID]) -> bool:
+    async def _receive(
+        self, requests: "_RoomRequests", events: Events, asked_for: list[EventID]
+    ) -> bool:
         stored = await self._stored(
             {each for event in events.values() for each in (*event.prev_events, *event.auth_events)}
         )
-        states = await self._states(asking, events, stored)
-        await self._store_auth_events(asking, events)
+        states = await self._states(requests, events, stored)
+        await self._store_auth_events(requests, events)
         pdus = [event.canonical for event in events.values()]
-        result = await self._receiver.backfill(asking.room_id, pdus, [], states, asked_for)
+        result = await self._receiver.backfill(requests.room_id, pdus, [], states, asked_for)
         return any(verdict.outcome in _STORED for verdict in result.verdicts)
 
     async def _states(
-        self, asking: "_Asking", events: Events, stored: Mapping[EventID, bool]
+        self, requests: "_RoomRequests", events: Events, stored: Mapping[EventID, bool]
     ) -> dict[EventID, list[EventID]]:
         """Store the state before the events whose prev_events are missing; return its IDs."""
         edges = [
@@ -104,23 +106,27 @@ class HistoryAnswers:
         edges.sort(key=lambda event: event.depth, reverse=True)
         states: dict[EventID, list[EventID]] = {}
         for edge in edges[:MAX_EDGES]:
-            ids = await get_state_ids(self._client, asking.server, asking.room_id, edge.event_id)
+            ids = await get_state_ids(
+                self._client, requests.server, requests.room_id, edge.event_id
+            )
             known = await self._stored({*ids.state, *ids.auth_chain})
             missing = {each for each in (*ids.state, *ids.auth_chain) if each not in known}
-            fetched = await asking.state_events(missing, edge)
+            fetched = await requests.state_events(missing, edge)
             if any(each not in known and each not in fetched for each in ids.state):
-                raise RemoteFault(asking.server, f"it lacks state at {edge.event_id}", retry=False)
-            await self._store_outliers(asking.room_id, fetched)
+                raise RemoteFault(
+                    requests.server, f"it lacks state at {edge.event_id}", retry=False
+                )
+            await self._store_outliers(requests.room_id, fetched)
             states[edge.event_id] = ids.state
         return states
 
-    async def _store_auth_events(self, asking: "_Asking", events: Events) -> None:
+    async def _store_auth_events(self, requests: "_RoomRequests", events: Events) -> None:
         cited = {each for event in events.values() for each in event.auth_events}
         known = await self._stored(cited)
         missing = [each for each in cited if each not in known and each not in events]
         if missing:
-            fetched = await asking.single_events(missing[:MAX_SINGLE_EVENTS])
-            await self._store_outliers(asking.room_id, fetched)
+            fetched = await requests.single_events(missing[:MAX_SINGLE_EVENTS])
+            await self._store_outliers(requests.room_id, fetched)
 
     async def _store_outliers(self, room_id: RoomID, events: Events) -> None:
         ordered = await trio.to_thread.run_sync(auth_order, list(events.values()))
@@ -134,7 +140,7 @@ class HistoryAnswers:
 
 
 @attrs.frozen(eq=False)
-class _Asking:
+class _RoomRequests:
     """Requests to one server about one room."""
 
     client: FederationClient
