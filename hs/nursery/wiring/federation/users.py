@@ -15,8 +15,8 @@ from hs.nursery.wiring.accounts.accounts import AccountServices
 from hs.nursery.wiring.devices import DeviceServices
 from hs.nursery.wiring.media import MediaServices
 from hs.nursery.wiring.rooms.rooms import Rooms
+from hs.services.federation.users.device_list_cleanup import DeviceListCleanup
 from hs.services.federation.users.device_list_fetching import DeviceListFetching
-from hs.services.federation.users.device_list_forgetting import DeviceListForgetting
 from hs.services.federation.users.device_list_storage import (
     LocalRemoteDeviceListWriter,
     RemoteDeviceListWriter,
@@ -54,7 +54,7 @@ def wire_device_list_duties(
     """Build the duties of the process that owns the device lists."""
     if lists is None or not base.ownership.is_mine(DEVICE_LISTS):
         return Part()
-    forgetting = DeviceListForgetting(
+    cleanup = DeviceListCleanup(
         database=base.database,
         feed=base.feed,
         stream=base.table(DEVICE_LISTS),
@@ -64,7 +64,7 @@ def wire_device_list_duties(
     return Part(
         duties=[
             Duty("stale device lists", partial(lists.fetching.run, lists.writer)),
-            Duty("device lists to forget", forgetting.run, forgetting.waiting),
+            Duty("device list cleanup", cleanup.run, cleanup.waiting),
         ]
     )
 

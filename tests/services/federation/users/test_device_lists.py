@@ -235,7 +235,7 @@ async def test_list_is_forgotten_when_no_room_is_shared(near: Near) -> None:
     rooms = await near.server.world.memberships.joined_rooms(ANN)
     since = (await near.devices.sync(ANN, "HERS"))["next_batch"]
 
-    async with near.server.process.duties("device lists to forget"):
+    async with near.server.process.duties("device list cleanup"):
         for room_id in rooms:
             await near.server.world.leave(room_id, ANN)
         assert await near.query(token) == {"PHONE"}
@@ -330,7 +330,7 @@ async def test_user_who_left_and_rejoined_has_changed(near: Near, is_kept: bool)
     token = token or await near.devices.device(ANN, "HERS")
     far.devices = ["TABLET"]
 
-    async with near.server.process.duties("device lists to forget"):
+    async with near.server.process.duties("device list cleanup"):
         since = (await near.devices.sync(ANN, "HERS"))["next_batch"]
         await far.change_membership(near, "leave", "join")
 

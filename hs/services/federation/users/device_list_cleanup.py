@@ -1,9 +1,9 @@
-"""Forgetting of device lists of users who no longer share a room with users of this server.
+"""Deletion of device lists of users who no longer share a room with users of this server.
 
 Their servers send no more updates, so a list that was kept would be wrong when a room is shared
-again. So would be that of a user who left and came back before it was forgotten: of the rooms of a
-user who left one, only those count that the user joined before that. What ended while the process
-did not run is found when it starts.
+again. So would be the list of a user who left and came back before it was deleted: of the rooms of
+a user who left a room, only those count that the user joined before that. Lists of users who left
+while the process did not run are deleted when it starts.
 """
 
 from collections.abc import Iterator
@@ -34,7 +34,7 @@ class _Departure(NamedTuple):
 
 
 @attrs.define(eq=False)
-class DeviceListForgetting:
+class DeviceListCleanup:
     """The duty that deletes device lists, in the process that owns the stream `device_lists`."""
 
     _database: Database
@@ -49,32 +49,34 @@ class DeviceListForgetting:
         self._departures.follow(self._feed, EVENTS, self._departed)
 
     def waiting(self) -> int:
-        """Return how many departures wait."""
+        """Return the number of departures that wait."""
         return self._departures.waiting
 
     async def run(self) -> None:
-        """Forget lists for ever."""
+        """Delete lists for ever."""
         with self._departures.opened():
-            await self.forget_all()
-            await self._departures.serve(self._forget, at_most=AT_ONCE)
+            await self.delete_all_unshared()
+            await self._departures.serve(self._delete_lists_of, at_most=AT_ONCE)
 
-    async def forget_all(self) -> None:
-        """Forget the lists of all users who share no room."""
+    async def delete_all_unshared(self) -> None:
+        """Delete the lists of all users who share no room."""
         after = ""
         while users := await self._database.read(remote_devices.list_users, after, AT_ONCE):
-            await self._stream.write(_forget, users, self._server_name, remote_devices.ANY_TIME)
+            await self._stream.write(
+                _delete_unshared, users, self._server_name, remote_devices.ANY_TIME
+            )
             after = users[-1]
 
-    async def _forget(self, departures: list[_Departure]) -> None:
+    async def _delete_lists_of(self, departures: list[_Departure]) -> None:
         users = {each.left: each.position for each in departures if each.left.startswith("@")}
         if users:
             first = min(users.values())
-            await self._stream.write(_forget, list(users), self._server_name, first)
+            await self._stream.write(_delete_unshared, list(users), self._server_name, first)
         for departure in departures:
             if departure.left.startswith("@"):
                 continue
             if not await self._servers.is_in_room(RoomID(departure.left), self._server_name):
-                await self.forget_all()
+                await self.delete_all_unshared()
                 return
 
     def _departed(self, batch: Batch[EventRow]) -> Iterator[_Departure]:
@@ -90,10 +92,10 @@ class DeviceListForgetting:
                     yield _Departure(row.room_id, position)
 
 
-async def _forget(
+async def _delete_unshared(
     tx: Tx, ids: StreamIds, user_ids: list[str], server_name: ServerName, before: int
 ) -> tuple[None, _Rows]:
-    """Forget the users who share no room that they joined before a position."""
+    """Delete the lists of users who share no room that they joined before a position."""
     known = list(await remote_devices.find_lists(tx, user_ids))
     sharing = set(await remote_devices.users_sharing(tx, known, server_name, before))
     await remote_devices.delete_lists(tx, [user for user in known if user not in sharing])
