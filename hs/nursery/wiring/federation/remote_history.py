@@ -10,9 +10,9 @@ from hs.services.directory.public_rooms import RoomDirectories
 from hs.services.federation.access.server_access import ServerAccess
 from hs.services.federation.access.servers_to_ask import ServersToAsk
 from hs.services.federation.history.backfill import HistoryBackfill
-from hs.services.federation.history.events_by_time import EventsByTime
 from hs.services.federation.history.federated_spaces import FederatedSpaces
 from hs.services.federation.history.history_fetcher import HistoryFetcher
+from hs.services.federation.history.timestamp_lookup import TimestampLookup
 from hs.services.federation.requests.directory import RemoteRoomDirectories
 from hs.services.rooms.membership.remote_rooms import RemoteRooms
 from hs.services.rooms.read.older_history import OlderHistory
@@ -46,7 +46,7 @@ def wire_remote_history(
         room_servers=rooms.servers,
         servers=servers,
         fetcher=fetcher,
-        times=EventsByTime(federation.client, database, servers, fetcher),
+        times=TimestampLookup(federation.client, database, servers, fetcher),
     )
     return RemoteHistory(
         older=backfill,

@@ -25,8 +25,8 @@ from hs.core.errors import MatrixError, RemoteFault, Unavailable
 from hs.core.ids import EventID, RoomID, ServerName
 from hs.lib.clock import Clock
 from hs.services.federation.access.servers_to_ask import ServersToAsk
-from hs.services.federation.history.events_by_time import EventsByTime
 from hs.services.federation.history.history_fetcher import HistoryFetcher
+from hs.services.federation.history.timestamp_lookup import TimestampLookup
 from hs.services.rooms.read.older_history import NO_GAPS, GapReport, TimeQuery
 from hs.services.rooms.store.room_servers import RoomServers
 from hs.storage.database import Database
@@ -63,7 +63,7 @@ class HistoryBackfill:
     _room_servers: RoomServers
     _servers: ServersToAsk
     _fetcher: HistoryFetcher
-    _times: EventsByTime
+    _times: TimestampLookup
     _fills: dict[RoomID, _Fill] = attrs.Factory(dict)
     _queue: list[_Fill] = attrs.Factory(list)
     _wake: trio.Event = attrs.Factory(trio.Event)

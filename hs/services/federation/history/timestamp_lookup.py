@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 
 @attrs.frozen(eq=False)
-class EventsByTime:
+class TimestampLookup:
     """Finds events by timestamp at other servers."""
 
     _client: FederationClient
