@@ -23,8 +23,8 @@ from hs.nursery.wiring.accounts.threepids import (
     threepid_endpoints,
     wire_threepids,
 )
-from hs.services.accounts.account_data.account_data import (
-    AccountDataService,
+from hs.services.accounts.account_data.account_data import AccountDataService
+from hs.services.accounts.account_data.account_data_writer import (
     AccountDataWriter,
     LocalAccountDataWriter,
 )

@@ -1,4 +1,4 @@
-"""Account data: written by the owner of the stream `account_data`, cached in every process.
+"""Account data, cached in every process.
 
 Tags are room account data of the type m.tag, fully-read markers of the type m.fully_read.
 
@@ -12,35 +12,35 @@ Rules:
   sync reports the deletion, as `{}`.
 - Requests of clients (`get`, `tags`) read the database: a client may have written through another
   process whose rows have not arrived here. So does whoever changes what is stored (`stored`).
-- The owner reads and writes an entry in one transaction, and all writes go through the owner, so
-  concurrent changes of different tags do not overwrite each other.
 
 Spec: client-server API, Client Config; Room Tagging; Ignoring Users.
 """
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import attrs
 import immutables
 import orjson
 
-from hs.core.canonical_json import JsonObject, shrink_to_fit
+from hs.core.canonical_json import JsonObject
 from hs.core.errors import BadJson, InvalidParam, MatrixError, NotFound, TooLarge
 from hs.core.ids import EventID, RoomID, UserID
 from hs.core.streams import ACCOUNT_DATA, AccountDataRow
 from hs.lib.caching.loading_cache import LoadingCache
 from hs.lib.caching.lru_cache import LruCache
 from hs.repl.feed import Batch, Feed
-from hs.repl.rpc import rpc
-from hs.repl.writers import StreamIds, TableWriter
+from hs.services.accounts.account_data.account_data_writer import (
+    FULLY_READ,
+    TAG,
+    AccountDataWriter,
+    check_size_of_tags,
+    tags_in,
+)
 from hs.storage.accounts import account_data
 from hs.storage.accounts.account_data import DELETED, GLOBAL
-from hs.storage.database import Database, Tx
-from hs.storage.ephemeral import receipts
+from hs.storage.database import Database
 
-TAG = "m.tag"
-FULLY_READ = "m.fully_read"
 PUSH_RULES = "m.push_rules"
 IGNORED_USER_LIST = "m.ignored_user_list"
 DIRECT = "m.direct"
@@ -51,11 +51,8 @@ MAX_TYPE_BYTES = 255
 MAX_TAG_BYTES = 255
 MAX_ENTRIES = 100_000  # of one user
 MAX_BYTES = 16 * 1024 * 1024  # of one user
-MAX_TAGS_BYTES = 65_536  # of one room: each change of a tag rewrites all of them
 _ENTRY_BYTES = 300  # in memory, beside the content
 _SERVER_MANAGED = frozenset((FULLY_READ, PUSH_RULES))
-
-Written = tuple[None, list[tuple[int, AccountDataRow]]]
 
 
 class AccountDataEntry(NamedTuple):
@@ -94,66 +91,6 @@ class _UserData:
 
 def _weigh(user_id: UserID, user_data: _UserData) -> int:
     return user_data.size + _ENTRY_BYTES * (1 + len(user_data.entries))
-
-
-class AccountDataWriter(Protocol):
-    """The writer of account data: local, or the proxy of another process."""
-
-    @rpc
-    async def put(self, user_id: UserID, room_id: str, type_: str, content: bytes) -> None:
-        """Set an entry, or delete it if `content` is DELETED; `room_id` is "" if global."""
-        ...
-
-    @rpc
-    async def delete(self, user_id: UserID, room_id: str, type_: str) -> None:
-        """Delete an entry, if it exists."""
-        ...
-
-    @rpc
-    async def move_fully_read(
-        self, user_id: UserID, room_id: RoomID, event_id: EventID, stream_id: int
-    ) -> None:
-        """Move the fully-read marker of a room to an event, unless it is further on already."""
-        ...
-
-    @rpc
-    async def put_tag(self, user_id: UserID, room_id: RoomID, tag: str, content: bytes) -> None:
-        """Set a tag of a room."""
-        ...
-
-    @rpc
-    async def remove_tag(self, user_id: UserID, room_id: RoomID, tag: str) -> None:
-        """Remove a tag of a room, if it is set."""
-        ...
-
-
-@attrs.define(eq=False)
-class LocalAccountDataWriter:
-    """The writer in the process that owns the stream."""
-
-    _stream: TableWriter[AccountDataRow]
-
-    async def put(self, user_id: UserID, room_id: str, type_: str, content: bytes) -> None:
-        """Set an entry, or delete it; an equal content is not a change."""
-        await self._stream.write(_put, user_id, room_id, type_, content)
-
-    async def delete(self, user_id: UserID, room_id: str, type_: str) -> None:
-        """Delete an entry, if it exists."""
-        await self._stream.write(_delete, user_id, room_id, type_)
-
-    async def move_fully_read(
-        self, user_id: UserID, room_id: RoomID, event_id: EventID, stream_id: int
-    ) -> None:
-        """Move the fully-read marker of a room to an event, unless it is further on already."""
-        await self._stream.write(_move_fully_read, user_id, room_id, event_id, stream_id)
-
-    async def put_tag(self, user_id: UserID, room_id: RoomID, tag: str, content: bytes) -> None:
-        """Set a tag of a room."""
-        await self._stream.write(_put_tag, user_id, room_id, tag, content)
-
-    async def remove_tag(self, user_id: UserID, room_id: RoomID, tag: str) -> None:
-        """Remove a tag of a room, if it is set."""
-        await self._stream.write(_remove_tag, user_id, room_id, tag)
 
 
 @attrs.define(eq=False)
@@ -241,7 +178,7 @@ class AccountDataService:
             raise InvalidParam(f"'type' must have 1 to {MAX_TYPE_BYTES} bytes")
         if type_ == TAG and room_id is not None:
             _check_tags(content)
-            _check_size_of_tags(orjson.dumps(content))
+            check_size_of_tags(orjson.dumps(content))
         user_data = await self._cache.get(user_id)
         _check_entries(user_data, (room_id or GLOBAL, type_))
         # A deletion is written even if there is no entry: clients wait for their change in /sync.
@@ -259,7 +196,7 @@ class AccountDataService:
 
     async def tags(self, user_id: UserID, room_id: RoomID) -> dict[str, Any]:
         """Return a room's tags with their contents, from the database."""
-        return _tags_in(await self.stored(user_id, room_id, TAG))
+        return tags_in(await self.stored(user_id, room_id, TAG))
 
     async def put_tag(
         self, user_id: UserID, room_id: RoomID, tag: str, content: JsonObject
@@ -342,11 +279,6 @@ def _check_entries(user_data: _UserData, key: _Key) -> None:
         raise InvalidParam("The account data has too many entries")
 
 
-def _check_size_of_tags(encoded: bytes) -> None:
-    if len(encoded) > MAX_TAGS_BYTES:
-        raise TooLarge(f"The tags of a room must not be larger than {MAX_TAGS_BYTES} bytes")
-
-
 def _check_client_may_set(type_: str) -> None:
     if type_ in _SERVER_MANAGED:
         raise MatrixError("M_BAD_JSON", 405, f"{type_} cannot be set through this endpoint")
@@ -359,11 +291,6 @@ def _entry(room_id: str, type_: str, content: bytes) -> AccountDataEntry:
 def _ignored_in(content: bytes) -> frozenset[UserID]:
     users = orjson.loads(content).get("ignored_users")
     return frozenset(map(UserID, users)) if isinstance(users, dict) else frozenset()
-
-
-def _tags_in(content: bytes | None) -> dict[str, Any]:
-    tags = orjson.loads(content).get("tags") if content is not None else None
-    return tags if isinstance(tags, dict) else {}
 
 
 def _check_tags(content: Mapping[str, Any]) -> None:
@@ -380,52 +307,3 @@ def _check_tag(content: Mapping[str, Any]) -> None:
     order = content.get("order")
     if order is not None and (isinstance(order, bool) or not isinstance(order, int | float)):
         raise BadJson("'order' must be a number")
-
-
-async def _put(
-    tx: Tx, ids: StreamIds, user_id: str, room_id: str, type_: str, content: bytes
-) -> Written:
-    if await account_data.get(tx, user_id, room_id, type_) == content:
-        return None, []
-    stream_id = await ids.next_id()
-    stored_content = shrink_to_fit(content)
-    await account_data.put(tx, user_id, room_id, type_, stored_content, stream_id)
-    return None, [(stream_id, AccountDataRow(user_id, room_id or None, type_, stored_content))]
-
-
-async def _delete(tx: Tx, ids: StreamIds, user_id: str, room_id: str, type_: str) -> Written:
-    if await account_data.get(tx, user_id, room_id, type_) is None:
-        return None, []
-    stream_id = await ids.next_id()
-    await account_data.put(tx, user_id, room_id, type_, DELETED, stream_id)
-    return None, [(stream_id, AccountDataRow(user_id, room_id or None, type_, DELETED))]
-
-
-async def _move_fully_read(
-    tx: Tx, ids: StreamIds, user_id: str, room_id: str, event_id: str, stream_id: int
-) -> Written:
-    stored = await account_data.get(tx, user_id, room_id, FULLY_READ)
-    current = None if stored is None else orjson.loads(stored).get("event_id")
-    if isinstance(current, str):
-        location = await receipts.event_position(tx, current)
-        if location is not None and location[1] >= stream_id:
-            return None, []
-    return await _put(tx, ids, user_id, room_id, FULLY_READ, orjson.dumps({"event_id": event_id}))
-
-
-async def _put_tag(
-    tx: Tx, ids: StreamIds, user_id: str, room_id: str, tag: str, content: bytes
-) -> Written:
-    tags = _tags_in(await account_data.get(tx, user_id, room_id, TAG))
-    tags[tag] = orjson.loads(content)
-    encoded = orjson.dumps({"tags": tags})
-    _check_size_of_tags(encoded)
-    return await _put(tx, ids, user_id, room_id, TAG, encoded)
-
-
-async def _remove_tag(tx: Tx, ids: StreamIds, user_id: str, room_id: str, tag: str) -> Written:
-    tags = _tags_in(await account_data.get(tx, user_id, room_id, TAG))
-    if tag not in tags:
-        return None, []
-    del tags[tag]
-    return await _put(tx, ids, user_id, room_id, TAG, orjson.dumps({"tags": tags}))

@@ -17,7 +17,8 @@ from hs.core.errors import InvalidParam, MatrixError
 from hs.core.events import event_types
 from hs.core.events.event import Event
 from hs.core.ids import RoomID, UserID, parse_room_id
-from hs.services.accounts.account_data.account_data import DIRECT, TAG, AccountDataService
+from hs.services.accounts.account_data.account_data import DIRECT, AccountDataService
+from hs.services.accounts.account_data.account_data_writer import TAG
 from hs.services.directory.aliases import LocalAliases
 from hs.services.rooms.store.auth_state import AuthStateReader
 from hs.services.rooms.store.memberships import Memberships
