@@ -19,12 +19,12 @@ async def test_event_by_time(database: Database, growth: Growth, size: int) -> N
         world.clock.advance(1000)
         middle_ms = world.clock.now_ms()
         await add_history(world, room_id, ALICE, size // 2)
-        timelines = world.process.services.reading.timelines
+        timestamps = world.process.services.reading.timestamps
         requester = Requester(ALICE, "DEVICE")
 
         async def closest() -> int:
-            event = await timelines.at_time(requester, room_id, middle_ms, "f")
-            await timelines.at_time(requester, room_id, middle_ms - 1, "b")
+            event = await timestamps.closest_event(requester, room_id, middle_ms, "f")
+            await timestamps.closest_event(requester, room_id, middle_ms - 1, "b")
             return event.origin_server_ts
 
         await growth.measure("/timestamp_to_event", database.engine, size, closest)

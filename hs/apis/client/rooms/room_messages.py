@@ -16,11 +16,11 @@ from hs.core.requester import Requester
 from hs.services.rooms.read.timelines import (
     DEFAULT_LIMIT,
     ContextPage,
-    EventByTime,
     MessagesPage,
     MessagesRequest,
     Timelines,
 )
+from hs.services.rooms.read.timestamp_search import EventByTime, TimestampSearch
 
 
 def parse_filter(text: str) -> EventFilter:
@@ -95,6 +95,7 @@ class RoomMessagesApi:
     """Endpoints that read the history of rooms."""
 
     timelines: Timelines
+    timestamps: TimestampSearch
 
     @route(
         "GET",
@@ -158,6 +159,6 @@ class RoomMessagesApi:
     )
     async def get_event_by_timestamp(self, request: GetEventByTimestampRequest) -> EventByTime:
         """Spec: client-server API, GET /rooms/{roomId}/timestamp_to_event."""
-        return await self.timelines.at_time(
+        return await self.timestamps.closest_event(
             request.requester, request.room_id, request.ts, request.direction
         )

@@ -25,6 +25,7 @@ from hs.services.rooms.read.room_previews import RoomPreviews
 from hs.services.rooms.read.room_snapshot import RoomSnapshots
 from hs.services.rooms.read.room_state import RoomState, ServiceUsers
 from hs.services.rooms.read.timelines import Timelines
+from hs.services.rooms.read.timestamp_search import TimestampSearch
 from hs.services.rooms.read.visibility import Visibility
 from hs.services.rooms.store.aggregations import AggregationStore
 from hs.services.rooms.store.membership_history import MembershipHistory
@@ -39,6 +40,7 @@ class RoomReading:
     rendering: EventRenderer
     serializer: EventSerializer
     timelines: Timelines
+    timestamps: TimestampSearch
     state: RoomState
     snapshots: RoomSnapshots
     previews: RoomPreviews
@@ -63,6 +65,7 @@ def wire_reading(
     visibility = _visibility(base, rooms, accounts, history, retention)
     serializer, positions = EventSerializer(visibility, rendering), TokenPositions(database)
     timelines = _timelines(base, rooms, visibility, serializer, remote.older)
+    timestamps = TimestampSearch(database, events, visibility, remote.older)
     state = RoomState(
         database=database,
         events=events,
@@ -82,8 +85,7 @@ def wire_reading(
         positions=positions,
         timelines=timelines,
     )
-    server_name = base.settings.server.server_name
-    previews = RoomPreviews(database, states, memberships, server_name, remote.spaces)
+    previews = RoomPreviews(database, states, memberships, base.signer.server_name, remote.spaces)
     hierarchy = Hierarchy(events, states, previews, remote.spaces)
     return RoomReading(
         membership_history=history,
@@ -91,6 +93,7 @@ def wire_reading(
         rendering=rendering,
         serializer=serializer,
         timelines=timelines,
+        timestamps=timestamps,
         state=state,
         snapshots=RoomSnapshots(database, visibility, timelines, serializer, state),
         previews=previews,
@@ -98,7 +101,7 @@ def wire_reading(
         retention=retention,
         part=Part(
             endpoints=[
-                RoomMessagesApi(timelines),
+                RoomMessagesApi(timelines, timestamps),
                 RoomStateApi(state, memberships),
                 RoomRelationsApi(related),
                 RoomSummaryApi(previews, hierarchy),

@@ -10,9 +10,9 @@ Rules:
   visibility.
 - Events that are hidden or filtered out may make a page empty. A request reads at most MAX_PASSES
   batches of growing size, then returns a token to continue from. Only a page without `end` is the
-  last one. The search for the event of a time gives up after as many batches.
+  last one.
 
-Spec: client-server API, `/messages`, `/context`, `/event`, `/timestamp_to_event`.
+Spec: client-server API, `/messages`, `/context`, `/event`.
 """
 
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ from hs.core.ids import EventID, RoomID
 from hs.core.requester import Requester
 from hs.core.tokens import TopologicalToken
 from hs.services.rooms.read.event_serializer import EventSerializer
-from hs.services.rooms.read.older_history import OlderHistory, TimeQuery
+from hs.services.rooms.read.older_history import OlderHistory
 from hs.services.rooms.read.pagination import (
     HISTORY_END,
     HISTORY_START,
@@ -51,8 +51,6 @@ MAX_LIMIT: Final = 1000
 DEFAULT_LIMIT: Final = 10
 MAX_PASSES: Final = 5
 MAX_FILLS: Final = 3  # how often other servers are asked for older events, for a page
-FIRST_TIMED: Final = 10
-_MAX_TS: Final = 2**60
 
 Direction = Literal["b", "f"]
 
@@ -89,14 +87,6 @@ class ContextPage:
     start: str
     end: str
     state: orjson.Fragment
-
-
-@attrs.frozen
-class EventByTime:
-    """The event closest to a timestamp."""
-
-    event_id: EventID
-    origin_server_ts: int
 
 
 @attrs.frozen
@@ -262,51 +252,6 @@ class Timelines:
             (older.next_token or token_before(first.stored)).encode(),
             (newer.next_token or token_after(last.stored)).encode(),
         )
-
-    async def at_time(
-        self, requester: Requester, room_id: RoomID, ts: int, direction: Direction
-    ) -> EventByTime:
-        """Return the visible event closest to a timestamp, at or after it ("f"), or before it.
-
-        Raises: Forbidden, NotFound.
-        """
-        await self._visibility.check_may_read(requester.user_id, room_id)
-        ts = max(-_MAX_TS, min(_MAX_TS, ts))
-        stored = await self._stored_at_time(requester, room_id, ts, direction)
-        time_query = TimeQuery(room_id, ts, direction)
-        if stored is not None:
-            depth, found_ts = stored.event.depth, stored.event.origin_server_ts
-            time_query = attrs.evolve(time_query, depth=depth, found_ts=found_ts)
-        closer_id = await self._older.find_closer(time_query)
-        closer = None if closer_id is None else await self._events.get_one(closer_id)
-        if (
-            closer is not None
-            and time_query.is_closer(closer.event.origin_server_ts)
-            and await self._visibility.filter_one(requester.user_id, closer) is not None
-        ):
-            stored = closer
-        if stored is None:
-            raise NotFound(f"Unable to find event from {ts} in direction {direction}")
-        return EventByTime(stored.event_id, stored.event.origin_server_ts)
-
-    async def _stored_at_time(
-        self, requester: Requester, room_id: RoomID, ts: int, direction: Direction
-    ) -> StoredEvent | None:
-        read = timelines.after_time if direction == "f" else timelines.before_time
-        # All events of the time itself are candidates, also those from before our stream.
-        position = (ts, -HISTORY_END[1] if direction == "f" else HISTORY_END[1])
-        size = FIRST_TIMED
-        for _ in range(MAX_PASSES):
-            batch = await self._database.read(read, room_id, position, size)
-            events = await self._events.get(EventID(each.event_id) for each in batch)
-            seen = await self._visibility.filter_visible(requester.user_id, list(events.values()))
-            if seen:
-                return seen[0].stored
-            if len(batch) < size:
-                break
-            position = (batch[-1].origin_server_ts, batch[-1].stream_id)
-            size = min(MAX_LIMIT, 8 * size)
-        return None
 
     async def _walk_of(self, request: MessagesRequest, access: OriginAccess) -> _Walk:
         low, high = await self._bounds(request.room_id, access)

@@ -29,8 +29,8 @@ async def say_at_intervals(far: FederatedServer, room_id: RoomID, count: int) ->
 
 async def find(server: FederatedServer, room_id: RoomID, ts: int, direction: Direction) -> EventID:
     """Return the event closest to a time, as Bea may find it."""
-    timelines = server.process.services.reading.timelines
-    return (await timelines.at_time(Requester(BEA), room_id, ts, direction)).event_id
+    timestamps = server.process.services.reading.timestamps
+    return (await timestamps.closest_event(Requester(BEA), room_id, ts, direction)).event_id
 
 
 @pytest.mark.parametrize("direction", ["f", "b"])
