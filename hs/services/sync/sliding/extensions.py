@@ -46,7 +46,7 @@ from hs.services.sync.sliding.request import (
     ProfileExtensionRequest,
     ScopedExtensionRequest,
 )
-from hs.services.sync.sliding.room_lists import RequestedRooms, SlidingSyncContext
+from hs.services.sync.sliding.requested_rooms import RequestedRooms, SlidingSyncContext
 from hs.services.sync.sliding.sticky_extension import (
     STICKY_EXTENSION,
     StickyExtension,

@@ -22,34 +22,34 @@ that state, only changed rooms need to be examined.
 Spec: MSC4186, Lists and subscriptions.
 """
 
-from bisect import bisect_left, insort
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from typing import Any, Final
 
 import attrs
 import orjson
 
 from hs.core.events import event_types
-from hs.core.ids import RoomID, UserID
+from hs.core.ids import RoomID
 from hs.core.positions import VectorPosition
 from hs.lib.caching.lru_cache import LruCache
 from hs.services.rooms.read.rendering import content_of
 from hs.services.rooms.read.visibility import Visibility
 from hs.services.rooms.store.event_store import EventStore
-from hs.services.rooms.store.memberships import LocalMembership, RoomsOf
+from hs.services.rooms.store.memberships import LocalMembership
 from hs.services.rooms.store.recent_events import RecentEvents
 from hs.services.rooms.store.state_store import StateStore
-from hs.services.sync.sliding.account_data_view import AccountDataView
 from hs.services.sync.sliding.connections import SlidingConnection
 from hs.services.sync.sliding.request import (
     RoomListFilters,
-    RoomParameters,
-    SlidingListRequest,
-    SlidingRequest,
     SlidingSyncVariant,
     pattern_count,
-    room_parameters,
+)
+from hs.services.sync.sliding.requested_rooms import (
+    RequestedRooms,
+    RoomOrder,
+    SlidingSyncContext,
+    select_rooms,
+    uses_spaces,
 )
 from hs.services.sync.sliding.room_activity import RoomActivity, RoomListProperties
 from hs.storage.database import Database
@@ -63,81 +63,6 @@ _LIST_BYTES: Final = 1000
 _PATTERN_BYTES: Final = 250
 _LISTED_BYTES: Final = 16
 _PRESENT: Final = (event_types.JOIN, event_types.INVITE, event_types.KNOCK)
-
-
-@attrs.define(eq=False)
-class RequestedRooms:
-    """The rooms that a request selects, by list and together."""
-
-    counts: dict[str, int]
-    by_list: dict[str, Sequence[RoomID]]
-    subscribed: Sequence[RoomID]
-    rooms: dict[RoomID, RoomParameters]
-    facts: Mapping[RoomID, RoomListProperties]
-    """The properties of all rooms that may be listed, whether in a range or not."""
-    depends_on_order: bool
-    """Whether new events can change which rooms are in the ranges."""
-    reports_leaving: bool
-    """Whether a room is included only to report that the user left it."""
-    matching: Callable[[], AbstractSet[RoomID]]
-    """Returns the rooms that pass the filters of a list, whether in a range or not."""
-    sent_at: int = -1
-    """The number of the connection state that records these rooms as sent."""
-    _lists_of: dict[RoomID, list[str]] | None = None
-
-    def lists_of(self, room_id: RoomID) -> list[str]:
-        """Return the names of the lists whose ranges include a room."""
-        if self._lists_of is None:
-            self._lists_of = {}
-            for name, room_ids in self.by_list.items():
-                for listed_id in room_ids:
-                    self._lists_of.setdefault(listed_id, []).append(name)
-        return self._lists_of.get(room_id, [])
-
-
-@attrs.frozen(eq=False)
-class SlidingSyncContext:
-    """A request with its user, connection state, and the user's rooms and account data."""
-
-    user_id: UserID
-    request: SlidingRequest
-    connection: SlidingConnection
-    rooms: RoomsOf
-    account_data: AccountDataView
-
-
-@attrs.frozen(eq=False)
-class RoomOrder:
-    """The rooms of each list, the latest first, and the sort key of each room."""
-
-    keys: dict[RoomID, int]
-    by_list: dict[str, list[RoomID]]
-    _matching: set[RoomID] = attrs.field(factory=set, init=False)
-
-    def matching(self) -> AbstractSet[RoomID]:
-        """Return the rooms of all lists; computed once, as a move changes only their order."""
-        if not self._matching:
-            self._matching.update(*self.by_list.values())
-        return self._matching
-
-    def move(self, room_id: RoomID, key: int) -> None:
-        """Change the sort key of a room, in time that hardly grows with the lists."""
-        before = self.keys[room_id]
-        listed: list[list[RoomID]] = []
-        for room_ids in self.by_list.values():
-            index = bisect_left(room_ids, -before, key=self._place)
-            while index < len(room_ids) and self.keys[room_ids[index]] == before:
-                if room_ids[index] == room_id:
-                    del room_ids[index]
-                    listed.append(room_ids)
-                    break
-                index += 1
-        self.keys[room_id] = key
-        for room_ids in listed:
-            insort(room_ids, room_id, key=self._place)
-
-    def _place(self, room_id: RoomID) -> int:
-        return -self.keys[room_id]
 
 
 @attrs.define(eq=False)
@@ -219,13 +144,15 @@ class RoomLists:
             return False
         if not changed or not requested.depends_on_order:
             return True
-        if any(_uses_spaces(parameters) for parameters in context.request.lists.values()):
+        if any(uses_spaces(parameters) for parameters in context.request.lists.values()):
             return False
         sort_key = _sort_key_of(context)
         for room_id in changed:
             key = sort_key(context.rooms[room_id], requested.facts[room_id])
             cached.order.move(room_id, key)
-        cached.requested = _select(context, cached.order, requested.facts, requested.subscribed)
+        cached.requested = select_rooms(
+            context, cached.order, requested.facts, requested.subscribed
+        )
         if cached.requested.rooms == requested.rooms:
             cached.requested.sent_at = requested.sent_at
         return True
@@ -241,7 +168,7 @@ class RoomLists:
             matching = await self._filter_rooms(context, parameters.filters, ordered, facts)
             order.by_list[name] = list(matching)
         subscribed = [room_id for room_id in context.request.room_subscriptions if room_id in shown]
-        requested = _select(context, order, facts, subscribed)
+        requested = select_rooms(context, order, facts, subscribed)
         requested.reports_leaving = reports_leaving
         return requested, order
 
@@ -349,41 +276,6 @@ def _sort_key_of(
     return bump_stamp_of
 
 
-def _uses_spaces(parameters: SlidingListRequest) -> bool:
-    return parameters.filters is not None and parameters.filters.spaces is not None
-
-
-def _select(
-    context: SlidingSyncContext,
-    order: RoomOrder,
-    facts: Mapping[RoomID, RoomListProperties],
-    subscribed: Sequence[RoomID],
-) -> RequestedRooms:
-    """Return the rooms in the ranges of the lists, and the subscribed rooms."""
-    requested = RequestedRooms(
-        counts={},
-        by_list={},
-        subscribed=subscribed,
-        rooms={},
-        facts=facts,
-        depends_on_order=False,
-        reports_leaving=False,
-        matching=order.matching,
-    )
-    unions = _Unions({})
-    for name, parameters in context.request.lists.items():
-        matching = order.by_list[name]
-        requested.counts[name] = len(matching)
-        requested.by_list[name] = in_ranges = _in_ranges(parameters, matching)
-        if len(in_ranges) < len(matching) or _uses_spaces(parameters):
-            requested.depends_on_order = True
-        unions.add(requested.rooms, in_ranges, room_parameters(parameters, context.user_id))
-    for room_id in subscribed:
-        subscription = context.request.room_subscriptions[room_id]
-        unions.add(requested.rooms, (room_id,), room_parameters(subscription, context.user_id))
-    return requested
-
-
 def _weigh(key: ConnectionKey, cached: _CachedLists) -> int:
     return cached.weight
 
@@ -400,48 +292,6 @@ def _weight(context: SlidingSyncContext, requested: RequestedRooms, order: RoomO
         + (len(request.lists) + len(request.room_subscriptions)) * _LIST_BYTES
         + (pattern_count(request) + sum(sets.values())) * _PATTERN_BYTES
     )
-
-
-def _in_ranges(parameters: SlidingListRequest, room_ids: Sequence[RoomID]) -> Sequence[RoomID]:
-    ranges = parameters.windows()
-    if ranges is None:
-        return list(room_ids)
-    if len(ranges) == 1:
-        start, end = ranges[0]
-        return list(room_ids[start : end + 1])
-    indexes = sorted(
-        {n for start, end in ranges for n in range(start, min(end + 1, len(room_ids)))}
-    )
-    return [room_ids[n] for n in indexes]
-
-
-@attrs.frozen(eq=False)
-class _Unions:
-    """The parameters of rooms that are in several lists, computed and kept once for all of them."""
-
-    _by_parts: dict[tuple[int, int], RoomParameters]
-    # Keeps the parts alive, which are known by their addresses.
-    _parts: list[RoomParameters] = attrs.field(factory=list, init=False)
-
-    def add(
-        self,
-        rooms: dict[RoomID, RoomParameters],
-        room_ids: Iterable[RoomID],
-        config: RoomParameters,
-    ) -> None:
-        """Add the parameters of a list or subscription to those of its rooms."""
-        self._parts.append(config)
-        for room_id in room_ids:
-            existing = rooms.get(room_id)
-            rooms[room_id] = config if existing is None else self._union(existing, config)
-
-    def _union(self, existing: RoomParameters, config: RoomParameters) -> RoomParameters:
-        parts = (id(existing), id(config))
-        union = self._by_parts.get(parts)
-        if union is None:
-            union = self._by_parts[parts] = existing.union(config)
-            self._parts.append(existing)
-        return union
 
 
 def _matches(

@@ -12,7 +12,7 @@ from hs.core.tokens import SyncToken
 from hs.services.rooms.store.memberships import LocalMembership
 from hs.services.sync.sliding.connection_state import SentRoom
 from hs.services.sync.sliding.request import RoomParameters
-from hs.services.sync.sliding.room_lists import RequestedRooms, SlidingSyncContext
+from hs.services.sync.sliding.requested_rooms import RequestedRooms, SlidingSyncContext
 
 NOT_YET_JOINED: Final = (event_types.INVITE, event_types.KNOCK)
 _PRESENT: Final = (event_types.JOIN, *NOT_YET_JOINED)

@@ -42,9 +42,10 @@ from hs.services.rooms.store.stored_event import StoredEvent
 from hs.services.sync.positions import SyncPosition
 from hs.services.sync.sliding.connection_state import SentRoom
 from hs.services.sync.sliding.request import SlidingSyncVariant
+from hs.services.sync.sliding.requested_rooms import RequestedRooms
 from hs.services.sync.sliding.response_state import ResponseState, member_key
 from hs.services.sync.sliding.room_activity import RoomListProperties
-from hs.services.sync.sliding.room_lists import RequestedRooms, bump_stamp_of
+from hs.services.sync.sliding.room_lists import bump_stamp_of
 from hs.services.sync.sliding.room_plans import RoomPlan
 from hs.services.sync.sliding.room_response import AVATAR_KEY, NAME_KEY, RoomResponse
 from hs.services.sync.sliding.timeline_slice import TimelineSlices

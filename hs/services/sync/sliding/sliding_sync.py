@@ -59,7 +59,8 @@ from hs.services.sync.sliding.connections import (
 )
 from hs.services.sync.sliding.extensions import ExtensionContext, SlidingExtensions
 from hs.services.sync.sliding.request import SlidingRequest, SlidingSyncVariant, validate_request
-from hs.services.sync.sliding.room_lists import RequestedRooms, RoomLists, SlidingSyncContext
+from hs.services.sync.sliding.requested_rooms import RequestedRooms, SlidingSyncContext
+from hs.services.sync.sliding.room_lists import RoomLists
 from hs.services.sync.sliding.room_plans import (
     ChangesSincePos,
     RoomPlan,

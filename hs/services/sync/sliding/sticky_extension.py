@@ -38,7 +38,7 @@ from hs.services.rooms.store.state_store import StateStore
 from hs.services.rooms.store.sticky_events import StickyEvents, StickyScope
 from hs.services.rooms.store.stored_event import membership_in
 from hs.services.sync.sliding.request import StickyExtensionRequest
-from hs.services.sync.sliding.room_lists import RequestedRooms, SlidingSyncContext
+from hs.services.sync.sliding.requested_rooms import RequestedRooms, SlidingSyncContext
 from hs.services.sync.sticky_section import MAX_EVENTS, visible_sticky_events
 
 STICKY_EXTENSION: Final = "org.matrix.msc4354.sticky_events"

@@ -3,7 +3,7 @@
 from random import Random
 
 from hs.core.ids import RoomID
-from hs.services.sync.sliding.room_lists import RoomOrder
+from hs.services.sync.sliding.requested_rooms import RoomOrder
 
 ROOMS = [RoomID(f"!{number}:test.example") for number in range(200)]
 
