@@ -83,7 +83,12 @@ async def _measure(options: argparse.Namespace, figures: Figures) -> None:
                 await server.register()
             measured = [server for server in servers if server.label in (HS, SYNAPSE)]
             bench = Bench(
-                measured, stand_ins, figures, _report, options.rounds, options.transactions
+                measured,
+                stand_ins,
+                figures,
+                _report,
+                rounds=options.rounds,
+                transactions=options.transactions,
             )
             for scenario in exchanges:
                 await _run(bench, scenario, options, servers[-1])

@@ -35,9 +35,9 @@ class Bench:
     stand_ins: StandIns
     figures: Figures
     report: Callable[[str], None]
-    rounds: int = 3
-    transactions: int = 10
-    _transactions_sent: int = 0
+    rounds: int = attrs.field(default=3, kw_only=True)
+    transactions: int = attrs.field(default=10, kw_only=True)
+    _transactions_sent: int = attrs.field(default=0, init=False)
 
     def record(self, operation: str, server: MeasuredServer, cpu_s: float, count: int = 1) -> None:
         """Record the CPU time of a number of operations."""

@@ -88,7 +88,15 @@ def make_forks(version: str, entries: int, conflicts: Conflicting) -> Forks:
         # It cites the join too, so that this is no forward extremity any more.
         ends.append(room.build_after(users[0], [sides[-1][-1], join], side))
     merge, late = (room.build_after(users[0], ends, body) for body in ("merge", "late"))
-    return Forks(room, before, join, (sides[0], sides[1]), (ends[0], ends[1]), merge, late)
+    return Forks(
+        room,
+        before_join=before,
+        join=join,
+        sides=(sides[0], sides[1]),
+        ends=(ends[0], ends[1]),
+        merge=merge,
+        late=late,
+    )
 
 
 async def measure_resolution(
