@@ -64,6 +64,12 @@ class EventRow:
     outside: bool = False  # an outlier: a local user's membership in a room that we are not in
     number: int = 0  # the event's stream ID, if it is not that of the row (outliers, history)
     after_gap: bool = False  # this server lacks events before it
+    hidden: bool = False  # accepted, and not shown to clients
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether clients may see the event: it is accepted, and not hidden."""
+        return not (self.outlier or self.soft_failed or self.rejected or self.hidden)
 
     def changes(self) -> tuple[StateChange, ...]:
         """Return the changes to the current state of the room."""

@@ -135,7 +135,7 @@ async def _check_read(
     final: FinalMessages,
 ) -> list[str]:
     problems = []
-    void = view.having(EventStatus.SOFT_FAILED, EventStatus.REJECTED)
+    void = view.having(EventStatus.SOFT_FAILED, EventStatus.REJECTED, EventStatus.HIDDEN)
     wanted = {
         each.event_id
         for each in clients.acknowledged
@@ -165,7 +165,7 @@ async def _check_read(
 
 def _check_shown(clients: Clients, view: _RoomOfServer) -> list[str]:
     problems = []
-    void = view.having(EventStatus.SOFT_FAILED, EventStatus.REJECTED)
+    void = view.having(EventStatus.SOFT_FAILED, EventStatus.REJECTED, EventStatus.HIDDEN)
     for reader in clients.readers.values():
         if server_of(reader.user_id) == view.server.name and (bad := void & reader.timeline):
             problems.append(f"{reader.user_id} was shown {bad}, which were not accepted")

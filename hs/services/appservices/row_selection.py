@@ -71,7 +71,7 @@ class EventSelection:
         for stream_id, row in batch.rows:
             if not waiting.position.covers(batch.writer, stream_id):
                 waiting.position = waiting.position.advance(batch.writer, stream_id)
-                if row.outside or not (row.outlier or row.soft_failed or row.rejected):
+                if row.outside or row.is_shown:
                     self.select(row.room_id, row.event_id, row.type, row.sender, row.state_key)
             # An event that was read by catching up may be newer than the members that were loaded.
             if row.type == event_types.MEMBER or row.state_changes is not None:

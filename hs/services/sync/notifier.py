@@ -343,7 +343,7 @@ class Notifier:
         for _, row in batch.rows:
             if row.type == event_types.MEMBER or row.state_changes is not None:
                 woken |= self._on_memberships(row)
-            if not (row.rejected or row.soft_failed or row.outlier):
+            if row.is_shown:
                 woken |= self._by_room.get(row.room_id, _NO_WATCHES)
         for watch in woken:
             watch.wake()

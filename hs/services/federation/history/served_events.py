@@ -32,7 +32,7 @@ MAX_STARTS: Final = 20  # event IDs in one request
 MAX_WALKED: Final = 500
 MAX_TIMED: Final = 100
 
-_SERVED: Final = frozenset((EventStatus.ACCEPTED, EventStatus.SOFT_FAILED))
+_SERVED: Final = frozenset((EventStatus.ACCEPTED, EventStatus.SOFT_FAILED, EventStatus.HIDDEN))
 _LAST: Final = 2**62
 
 

@@ -2,8 +2,8 @@
 
 Each event that arrives is resolved with the states at all forward extremities, so a server that
 forks a room without end would make it slower and slower. A dummy event has no content and is not
-sent to other servers: each limits its own extremities, and the dummy events of all servers would be
-new extremities. Other servers fetch it when a later event cites it.
+shown to clients. It is not sent to other servers: each has to limit its own extremities, and the
+dummy events of all servers would be new ones. Others get it when a later event cites it.
 """
 
 import logging

@@ -70,10 +70,9 @@ class EventRouting:
                 left[row.room_id] = left.get(row.room_id, frozenset()) | gone
             if not (row.relay or row.sender.endswith(suffix)):
                 continue
-            if row.outlier or row.soft_failed or row.rejected:
-                continue
-            # Each server limits its own extremities: the dummy events of all would be new ones.
-            if row.type == event_types.DUMMY:
+            # Each server joins its own forward extremities: the dummy events of all, which are
+            # hidden, would be new ones.
+            if not row.is_shown:
                 continue
             room_id = RoomID(row.room_id)
             servers = self._rooms.servers_nowait(room_id)

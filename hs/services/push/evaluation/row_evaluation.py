@@ -43,7 +43,7 @@ class RowEvaluation:
 
         Raises: NotInMemory; then nothing was added.
         """
-        if (row.outlier and not row.outside) or row.soft_failed or row.rejected:
+        if not (row.is_shown or row.outside):
             return
         try:
             redacted_id = self._redacted_nowait(row)

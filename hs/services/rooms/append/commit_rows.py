@@ -147,6 +147,7 @@ def event_row(
         outlier=pending.status == EventStatus.OUTLIER,
         soft_failed=pending.status == EventStatus.SOFT_FAILED,
         rejected=pending.status == EventStatus.REJECTED,
+        hidden=pending.status == EventStatus.HIDDEN,
         redacts=event.redacts,
         relates_to=None if relation is None else (relation.rel_type, relation.parent_id),
         txn=None if pending.txn is None else (pending.txn.device_id, pending.txn.txn_id),

@@ -305,6 +305,10 @@ async def _set_links(
     ]
     if redactions:
         await events.add_redactions(tx, redactions)
+    applied = {pending.redacted_by for pending in pending_events if pending.redacted_by is not None}
+    if applied:
+        # Redactions whose target was unknown until now were hidden.
+        await events.set_status(tx, [(each, int(EventStatus.ACCEPTED)) for each in sorted(applied)])
     redacted = {
         pending.redacts: pending.event.event_id
         for pending in pending_events

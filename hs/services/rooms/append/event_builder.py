@@ -28,8 +28,9 @@ from hs.services.rooms.append.hot_room import (
     head_after,
     own_state_change,
 )
-from hs.services.rooms.append.pending_events import PendingEvent
+from hs.services.rooms.append.pending_events import PendingEvent, is_dummy
 from hs.services.rooms.store.room_summaries import SUMMARISED_TYPES, summary_after
+from hs.services.rooms.store.stored_event import EventStatus
 
 MAX_DEPTH: Final = 2**53 - 1
 
@@ -66,6 +67,8 @@ class EventBuilder:
         event = self._build(room, head, draft)
         check_auth(event, head.events, head.power)
         pending = PendingEvent(event, head.snapshot, own_state_change(head, event), txn=draft.txn)
+        if is_dummy(event):
+            pending.status = EventStatus.HIDDEN
         after = head_after(head, event, room.create)
         if target is not None and draft.redacts is not None:
             _check_may_redact(event, target, head)

@@ -170,6 +170,11 @@ def relation_to_store(event: Event) -> Relation | None:
     return relation
 
 
+def is_dummy(event: Event) -> bool:
+    """Return whether an event is in a room only to join forward extremities."""
+    return event.type == event_types.DUMMY and event.state_key is None
+
+
 def membership_of(event: Event) -> str | None:
     """Return the membership in an m.room.member event; None for other events."""
     if event.type != event_types.MEMBER or event.state_key is None:

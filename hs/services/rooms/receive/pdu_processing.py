@@ -16,7 +16,8 @@ Rules:
 - Only accepted events add backward extremities: nothing vouches for what the others cite.
 - A redaction and its target may arrive in either order. A redaction applies if the state before
   it allows it, and only the first one that applies counts. A new one that does not apply to its
-  target is soft-failed, as clients must not see it.
+  target is soft-failed, as clients must not see it. One whose target is unknown is hidden until
+  the target is known.
 
 Spec: server-server API, Checks performed on receipt of a PDU, steps 4 to 7.
 """
@@ -38,13 +39,20 @@ from hs.core.events.format import create_event_id_of
 from hs.core.ids import EventID
 from hs.services.rooms.append.event_builder import head_without_redacted
 from hs.services.rooms.append.hot_room import RoomHead, extremity
-from hs.services.rooms.append.pending_events import PendingEvent, StateEntryChange, membership_of
+from hs.services.rooms.append.pending_events import (
+    PendingEvent,
+    StateEntryChange,
+    is_dummy,
+    membership_of,
+)
 from hs.services.rooms.receive.event_receiver import PduOutcome, PduVerdict
 from hs.services.rooms.receive.received_room import KnownEvent, ReceivedRoom
 from hs.services.rooms.store.state_snapshots import Snapshot
 from hs.services.rooms.store.stored_event import EventStatus
 
 MAX_EVENTS_WALKED: Final = 1000
+
+_IN_FORCE: Final = frozenset((EventStatus.ACCEPTED, EventStatus.HIDDEN))
 
 _OUTCOMES: Mapping[EventStatus, PduOutcome] = {
     EventStatus.ACCEPTED: PduOutcome.ACCEPTED,
@@ -164,6 +172,8 @@ class PduProcessor:
             pending.missing_prev_events = missing
             await self._apply_redactions(pending)
             head = await self._advance_head(pending)
+            if not pending.changes and await self._is_hidden(event, state_before):
+                pending.status = EventStatus.HIDDEN
         room.add(pending, head)
         return PduVerdict(event.event_id, _OUTCOMES[status], rejection or "")
 
@@ -282,7 +292,7 @@ class PduProcessor:
             redaction = (await self._room.find_known([redaction_id])).get(redaction_id)
             if (
                 redaction is None
-                or redaction.status != EventStatus.ACCEPTED
+                or redaction.status not in _IN_FORCE
                 or not redaction.has_state_before
             ):
                 continue
@@ -312,6 +322,21 @@ class PduProcessor:
             return False
         target = (await self._room.find_known([target_id])).get(target_id)
         return target is not None and not await self._applies(event, target.event, state_before)
+
+    async def _is_hidden(self, event: Event, state_before: Snapshot) -> bool:
+        """Return whether clients must not see an accepted event, that is a dummy event or a
+        redaction that has no effect.
+
+        A redaction of an unknown target is shown once the target is known and it applies.
+        """
+        if is_dummy(event):
+            return True
+        if event.redacts is None or event.state_key is not None:
+            return False
+        target = (await self._room.find_known([event.redacts])).get(event.redacts)
+        if target is None or target.status == EventStatus.REJECTED:
+            return True
+        return not await self._applies(event, target.event, state_before)
 
     async def _applies(self, redaction: Event, target: Event, state_before: Snapshot) -> bool:
         state = await self._room.auth_state(state_before, redaction)

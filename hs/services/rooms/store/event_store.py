@@ -215,7 +215,9 @@ class EventStore:
         redaction = self._redactions.get(stored.event_id)
         if redaction is not None:
             stored.redacted_by = redaction
-        put(stored.event_id, stored)
+        if stored.status != EventStatus.HIDDEN:
+            # A hidden event may be shown later, by a row that does not name it.
+            put(stored.event_id, stored)
         return stored
 
     def _on_rows(self, batch: Batch[EventRow]) -> None:
@@ -226,7 +228,7 @@ class EventStore:
         event_id = EventID(row.event_id)
         redacted_by = None if row.redacted_by is None else EventID(row.redacted_by)
         event = self._expected.pop(event_id, None)
-        if row.pdu is not None:
+        if row.pdu is not None and not row.hidden:
             unparsed = _UnparsedEvent(row, row.pdu, row.number or stream_id, writer, redacted_by)
             self._entries.put(
                 event_id, unparsed if event is None else _stored_event(unparsed, event)
@@ -267,7 +269,9 @@ def _status(row: EventRow) -> EventStatus:
         return EventStatus.OUTLIER
     if row.rejected:
         return EventStatus.REJECTED
-    return EventStatus.SOFT_FAILED if row.soft_failed else EventStatus.ACCEPTED
+    if row.soft_failed:
+        return EventStatus.SOFT_FAILED
+    return EventStatus.HIDDEN if row.hidden else EventStatus.ACCEPTED
 
 
 def _from_record(record: LoadedEvent) -> StoredEvent:

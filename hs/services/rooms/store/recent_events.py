@@ -140,10 +140,17 @@ class RecentEvents:
         for stream_id, row in batch.rows:
             if row.type == event_types.MEMBER or row.state_changes is not None:
                 self._last_membership_change[batch.writer] = stream_id
-            if not (row.outlier or row.rejected or row.soft_failed):
+            if row.after_gap and (row.is_shown or row.hidden):
+                self._note_gap(RoomID(row.room_id), stream_id)
+            if row.is_shown:
                 self._append(batch.writer, stream_id, row)
         while self._count > self._max_entries and self._rooms:
             self._drop_oldest()
+
+    def _note_gap(self, room_id: RoomID, stream_id: int) -> None:
+        self._gaps[room_id] = stream_id
+        if len(self._gaps) > MAX_GAPS:
+            del self._gaps[next(iter(self._gaps))]
 
     def _append(self, writer: str, stream_id: int, row: EventRow) -> None:
         room_id = RoomID(row.room_id)
@@ -154,10 +161,6 @@ class RecentEvents:
         else:
             self._rooms.move_to_end(room_id)
         recent.entries.append(_entry(writer, stream_id, row))
-        if row.after_gap:
-            self._gaps[room_id] = stream_id
-            if len(self._gaps) > MAX_GAPS:
-                del self._gaps[next(iter(self._gaps))]
         self._count += 1
         if len(recent.entries) > self._per_room:
             dropped = recent.entries.popleft()

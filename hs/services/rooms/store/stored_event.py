@@ -21,6 +21,7 @@ class EventStatus(enum.IntEnum):
     SOFT_FAILED = 1  # in the event graph, not sent to clients
     REJECTED = 2  # fails the authorization rules; stored so that it is not fetched again
     OUTLIER = 3  # stored without the state before it
+    HIDDEN = 4  # accepted, but not sent to clients
 
 
 @attrs.define(slots=True, eq=False)

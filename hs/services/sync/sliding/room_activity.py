@@ -120,7 +120,7 @@ class RoomActivity:
 
     def _on_events(self, batch: Batch[EventRow]) -> None:
         for stream_id, row in batch.rows:
-            if row.outlier or row.rejected or row.soft_failed:
+            if not row.is_shown:
                 continue
             room_id = RoomID(row.room_id)
             if room_id not in self._follower:

@@ -2,11 +2,14 @@
 
 import pytest
 
+from hs.core.events.event_types import DUMMY
+from hs.services.rooms.append.drafts import Draft
 from hs.services.rooms.store.stored_event import EventStatus
 from hs.storage.database import Tx
 from tests.services.federation.inbound.inbound_scene import Inbound
 from tests.support.peers import ADMIN, CORA
 from tests.support.rooms import ALICE
+from tests.support.syncing import Syncing
 
 HI = ("m.room.message", {"body": "hi"})
 LIMITS = "forward extremities"
@@ -60,3 +63,19 @@ async def test_room_where_no_local_user_may_send_is_left(
         await inbound.wait_until(has_failed)
 
     assert await inbound.server.world.database.read(senders_of_dummies) == []
+
+
+async def test_dummy_events_are_not_shown_to_clients(inbound: Inbound) -> None:
+    server, room_id = inbound.server, inbound.room_id
+    client = Syncing(server.world)
+    since = (await client.sync(ALICE))["next_batch"]
+
+    await server.world.append(room_id, Draft(DUMMY, ALICE, {}))
+    theirs = inbound.history.add(CORA, DUMMY, {})
+    await inbound.send(theirs)
+
+    assert room_id not in (await client.sync(ALICE, since)).get("rooms", {}).get("join", {})
+    room = (await client.sync(ALICE))["rooms"]["join"][room_id]
+    assert DUMMY not in {event["type"] for event in room["timeline"]["events"]}
+    assert await inbound.status(theirs) is EventStatus.HIDDEN
+    assert server.world.rooms.extremity_count(room_id) == 2
