@@ -89,7 +89,6 @@ RESTRICTIONS = (
         "the number of active users would not be limited",
         spares_all=_allows_any_number_of_users,
     ),
-    Restriction("limit_remote_rooms", _is_enabled, "users could join rooms of any complexity"),
     Restriction(
         "limit_large_remote_room_joins", _is_enabled, "users could join rooms of any complexity"
     ),

@@ -33,7 +33,7 @@ _IGNORED = {
     "password_providers": "modules are not supported",
     "spam_checker": "modules are not supported",
     "third_party_event_rules": "modules are not supported",
-    "limit_large_remote_room_joins": "old name of limit_remote_rooms, which has no effect",
+    "limit_large_remote_room_joins": "use `limit_remote_rooms`",
     "account_validity": "it has no effect in this version",
     "oidc_config": "it has no effect in this version",
     "saml2_enabled": "it has no effect in this version",

@@ -220,6 +220,7 @@ def _assemble(loading: _Loading, groups: dict[str, Any], environ: Mapping[str, s
         outgoing=groups["outside"],
         federation=groups["federation"],
         peer_requests=blocks.federation,
+        remote_rooms=blocks.limit_remote_rooms,
         key_exchange=groups["key_exchange"],
         delegates=blocks.account_threepid_delegates,
         captcha=groups["captcha"],

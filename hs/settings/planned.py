@@ -69,7 +69,6 @@ _BLOCKING: tuple[Row, ...] = (
         "Third-party identifiers of users who are never blocked.",
     ),
     ("server_context", TEXT, None, "Label for statistics."),
-    ("limit_remote_rooms", OBJECT, {}, "Reject joins of remote rooms that are too complex."),
 )
 _MEDIA: tuple[Row, ...] = (
     ("enable_local_media_storage", BOOLEAN, True, "Store media on the local disk."),

@@ -30,6 +30,7 @@ from hs.settings.sections.federation import (
     FederationSettings,
     KeyExchangeSettings,
     PeerRequestSettings,
+    RemoteRoomLimit,
 )
 from hs.settings.sections.identity import CaptchaSettings, DelegateSettings, LookupSettings
 from hs.settings.sections.listeners import DEFAULT_LISTENERS, LISTENERS, Listener
@@ -139,6 +140,9 @@ class BlockSettings:
         PeerRequestSettings,
         "Timeouts, retries and backoff of requests to other servers.",
     )
+    limit_remote_rooms: RemoteRoomLimit = sub_block(
+        RemoteRoomLimit, "Limit of the complexity of rooms that are joined through other servers."
+    )
 
 
 @attrs.frozen(kw_only=True)
@@ -176,6 +180,7 @@ class Settings:
     appservices: AppserviceSettings = AppserviceSettings()
     outgoing: OutgoingSettings = OutgoingSettings()
     federation: FederationSettings = FederationSettings()
+    remote_rooms: RemoteRoomLimit = RemoteRoomLimit()
     peer_requests: PeerRequestSettings = PeerRequestSettings()
     key_exchange: KeyExchangeSettings = KeyExchangeSettings()
     delegates: DelegateSettings = DelegateSettings()
@@ -261,6 +266,7 @@ _BLOCK_SECTIONS = {
     "room_prejoin_state": "API configuration",
     "stats": "Rooms",
     "federation": "Federation",
+    "limit_remote_rooms": "Homeserver blocking",
 }
 
 

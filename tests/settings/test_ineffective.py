@@ -23,7 +23,6 @@ ACTIVE = {
     "experimental_features.msc3866": "{enabled: true, require_approval_for_new_accounts: true}",
     "account_validity": "{enabled: true, period: 6w}",
     "limit_usage_by_mau": "true",
-    "limit_remote_rooms": "{enabled: true, complexity: 0.5}",
     "limit_large_remote_room_joins": "{enabled: true}",
     "outbound_federation_restricted_to": "[sender1]",
 }
@@ -43,7 +42,6 @@ INACTIVE = {
     "experimental_features.msc3866": "{enabled: true, require_approval_for_new_accounts: false}",
     "account_validity": "",
     "limit_usage_by_mau": "false",
-    "limit_remote_rooms": "{enabled: false}",
     "limit_large_remote_room_joins": "{enabled: false}",
     "outbound_federation_restricted_to": "",
 }

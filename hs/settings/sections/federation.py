@@ -149,6 +149,25 @@ class FederationSettings:
 
 
 @attrs.frozen(kw_only=True)
+class RemoteRoomLimit:
+    """Which rooms of other servers are too complex to be joined."""
+
+    enabled: bool = setting(BOOLEAN, False, "Reject joins of too complex rooms of other servers.")
+    complexity: float = setting(
+        FACTOR,
+        1.0,
+        "Maximum complexity: the number of a room's state events, in units of 500.",
+        shown=1,
+    )
+    complexity_error: str = setting(
+        STRING,
+        "This room is too large for your homeserver. Ask its administrator.",
+        "Message for users.",
+    )
+    admins_can_join: bool = setting(BOOLEAN, False, "Let server administrators join any room.")
+
+
+@attrs.frozen(kw_only=True)
 class KeyServerSettings:
     """A notary: a server that is asked for the keys of servers that cannot be reached."""
 

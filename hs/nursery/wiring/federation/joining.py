@@ -2,6 +2,7 @@
 
 from hs.apis.federation.invites import InvitesApi
 from hs.apis.federation.joins import MembershipHandshakesApi
+from hs.apis.federation.room_complexity import RoomComplexityApi
 from hs.nursery.part import Part
 from hs.nursery.process_base import ProcessBase
 from hs.nursery.wiring.federation.client import FederationClientServices
@@ -11,6 +12,7 @@ from hs.services.accounts.limits.appservice_users import UserQueries
 from hs.services.federation.access.server_access import ServerAccess
 from hs.services.federation.access.streamed_events import StreamedEvents
 from hs.services.federation.joining.candidates import ServerCandidates
+from hs.services.federation.joining.complexity_limit import ComplexityLimit
 from hs.services.federation.joining.federated_rooms import FederatedRooms
 from hs.services.federation.joining.guest_access import GuestAccess
 from hs.services.federation.joining.incoming_invites import IncomingInvites
@@ -21,6 +23,7 @@ from hs.services.federation.joining.outside_changes import OutsideChanges
 from hs.services.federation.joining.remote_aliases import RemoteAliases
 from hs.services.federation.joining.remote_joins import RemoteJoins
 from hs.services.federation.joining.room_access import HandshakeAccess
+from hs.services.federation.joining.room_complexity import RoomComplexity
 from hs.services.federation.joining.signed_templates import TemplateSigner
 from hs.services.federation.joining.stripped_states import StrippedStates
 from hs.services.federation.joining.third_party_exchange import ThirdPartyExchange
@@ -45,6 +48,7 @@ def wire_remote_rooms(
             templates=templates,
             memberships=rooms.memberships,
             receiver=rooms.receiver,
+            limit=ComplexityLimit(base.settings.remote_rooms, client, templates, base.database),
         ),
         guests=GuestAccess(client, candidates),
         changes=OutsideChanges(
@@ -104,6 +108,7 @@ def wire_joining(
         endpoints=[
             MembershipHandshakesApi(handshakes, responses, stripped),
             InvitesApi(invites, exchange),
+            RoomComplexityApi(RoomComplexity(base.database, access)),
         ]
     )
 

@@ -26,6 +26,7 @@ from hs.core.events.event import Event
 from hs.core.ids import RoomID, ServerName, UserID
 from hs.lib.keyed_lock import KeyedLock
 from hs.services.federation.joining.candidates import ServerCandidates, in_time, try_in_turn
+from hs.services.federation.joining.complexity_limit import ComplexityLimit
 from hs.services.federation.joining.signed_templates import ExpectedMember, TemplateSigner
 from hs.services.federation.requests.membership import SentJoin, make_membership, send_join
 from hs.services.federation_client.client import FederationClient
@@ -46,6 +47,7 @@ class RemoteJoins:
     templates: TemplateSigner
     memberships: Memberships
     receiver: RoomReceiver
+    limit: ComplexityLimit
     locks: KeyedLock[RoomID] = attrs.Factory(KeyedLock)
     slots: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(ROOMS_AT_ONCE))
 
@@ -64,7 +66,8 @@ class RemoteJoins:
             async with self.locks.hold(room_id):
                 if (await self.memberships.present(room_id)).local:
                     return False
-                await self._join(ExpectedMember(room_id, user_id, content), via)
+                is_limited = await self.limit.applies_to(user_id)
+                await self._join(ExpectedMember(room_id, user_id, content), via, is_limited)
         return True
 
     async def join_authorised(
@@ -79,20 +82,28 @@ class RemoteJoins:
             return False
         with in_time(DEADLINE_S):
             async with self.locks.hold(room_id):
-                await self._join(ExpectedMember(room_id, user_id, content), ())
+                await self._join(ExpectedMember(room_id, user_id, content), (), False)
         return True
 
-    async def _join(self, expected: ExpectedMember, via: Sequence[ServerName]) -> None:
+    async def _join(
+        self, expected: ExpectedMember, via: Sequence[ServerName], is_limited: bool
+    ) -> None:
         servers = await self.candidates.of(expected.room_id, expected.user_id, via)
         async with self.slots:
-            await try_in_turn(servers, partial(self._join_through, expected=expected))
+            await try_in_turn(servers, partial(self._join_through, expected, is_limited))
 
-    async def _join_through(self, server: ServerName, expected: ExpectedMember) -> None:
+    async def _join_through(
+        self, expected: ExpectedMember, is_limited: bool, server: ServerName
+    ) -> None:
         room_id, user_id = expected.room_id, expected.user_id
+        if is_limited:
+            await self.limit.check_before(server, room_id)
         template = await make_membership(self.client, server, "join", room_id, user_id)
         event = self.templates.sign(server, template, expected)
         await self.receiver.expect_room(room_id, event.rules.identifier)
         sent = await send_join(self.client, server, event)
+        if is_limited:
+            await self.limit.check_state(server, room_id, user_id, len(sent.state))
         if AUTHORISER in event.content:
             event = _with_their_signatures(server, event, sent)
         try:
