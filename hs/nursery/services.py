@@ -35,7 +35,11 @@ from hs.nursery.wiring.ephemeral import EphemeralServices, wire_ephemeral
 from hs.nursery.wiring.federation.client import FederationClientServices, wire_federation_client
 from hs.nursery.wiring.federation.federation import FederatedSubjects, wire_federation
 from hs.nursery.wiring.federation.joining import wire_remote_rooms
-from hs.nursery.wiring.federation.peers import PeerNetwork, wire_peer_network
+from hs.nursery.wiring.federation.peers import (
+    PeerNetwork,
+    restrict_peer_network,
+    wire_peer_network,
+)
 from hs.nursery.wiring.federation.remote_history import RemoteHistory, wire_remote_history
 from hs.nursery.wiring.federation.remote_servers import (
     RemoteQueries,
@@ -233,6 +237,7 @@ def _build_core(base: ProcessBase, network: Network) -> CoreServices:
     peers = (
         wire_peer_network(base) if network.peers is None else PeerNetwork(transport=network.peers)
     )
+    peers = restrict_peer_network(base, peers)
     federation = wire_federation_client(base, peers.transport)
     queries = remote or wire_remote_queries(base, federation, http)
     device_writers = wire_device_writers(base)

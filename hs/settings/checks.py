@@ -139,6 +139,14 @@ def _check_processes(settings: Settings, add_problem: AddProblem) -> None:
                     f"listener",
                 )
 
+    for name in workers.peer_processes:
+        if name != MAIN and name not in workers.instances:
+            add_problem(
+                "instance_map",
+                f"{name} in outbound_federation_restricted_to has no address",
+                f"add `{name}: {{host: …, port: …}}` with the address of its replication listener",
+            )
+
 
 def _check_this_worker(settings: Settings, add_problem: AddProblem) -> None:
     workers = settings.workers
@@ -150,12 +158,13 @@ def _check_this_worker(settings: Settings, add_problem: AddProblem) -> None:
             "this worker is not told where the main process is reachable",
             "add `main: {host: …, port: …}` with the address of its replication listener",
         )
-    written = [stream for stream in workers.writers if workers.writes(stream)]
-    if written and not _offers(settings, "replication"):
+    reasons = [f"writes {stream}" for stream in workers.writers if workers.writes(stream)]
+    if workers.name in workers.peer_processes:
+        reasons.append("sends the requests to other servers")
+    if reasons and not _offers(settings, "replication"):
         add_problem(
             "worker_listeners",
-            f"{workers.name} writes {', '.join(written)}, so other processes must be able to "
-            f"reach it",
+            f"{workers.name} {', '.join(reasons)}, so other processes must be able to reach it",
             "add a listener with `resources: [{names: [replication]}]`",
         )
 

@@ -61,7 +61,6 @@ def _allows_any_number_of_users(values: Mapping[str, Any]) -> bool:
 _MORE_USERS_THAN_FIT = 10_000_000
 _CODE = "third-party modules are not loaded, so nothing is checked or changed by them"
 _LOGIN = "users could not log in this way, but could with a password"
-_FEDERATION = "it would not restrict the exchange with other servers"
 
 RESTRICTIONS = (
     Restriction("modules", bool, _CODE),
@@ -92,7 +91,6 @@ RESTRICTIONS = (
     Restriction(
         "limit_large_remote_room_joins", _is_enabled, "users could join rooms of any complexity"
     ),
-    Restriction("outbound_federation_restricted_to", bool, _FEDERATION),
 )
 RESTRICTING_KEYS = frozenset(restriction.key for restriction in RESTRICTIONS)
 

@@ -11,7 +11,6 @@ from hs.settings.kinds import (
     OBJECT,
     SIZE,
     STRING,
-    STRINGS,
     Kind,
     list_of,
     map_of,
@@ -112,12 +111,6 @@ _OPERATION: tuple[Row, ...] = (
     ),
     ("opentracing", OBJECT, {}, "Tracing of requests."),
     ("background_updates", OBJECT, {}, "Speed of background migrations."),
-    (
-        "outbound_federation_restricted_to",
-        STRINGS,
-        [],
-        "Workers through which all requests to other servers go.",
-    ),
     ("worker_manhole", optional(COUNT), None, "Like `manhole`, for a worker."),
     ("worker_daemonize", BOOLEAN, False, "Like `daemonize`, for a worker."),
 )

@@ -84,6 +84,7 @@ def resolve_workers(
         appservices=holders(_APPSERVICES),
         pushers=holders(_PUSHERS),
         federation_senders=holders(_SENDERS),
+        peer_processes=tuple(map(process_name, keys.outbound_federation_restricted_to)),
         media_jobs=_media_jobs(keys, app, name),
         serves_media=app == MEDIA_APP or keys.enable_media_repo,
     )

@@ -24,7 +24,6 @@ ACTIVE = {
     "account_validity": "{enabled: true, period: 6w}",
     "limit_usage_by_mau": "true",
     "limit_large_remote_room_joins": "{enabled: true}",
-    "outbound_federation_restricted_to": "[sender1]",
 }
 INACTIVE = {
     "modules": "[]",
@@ -43,7 +42,6 @@ INACTIVE = {
     "account_validity": "",
     "limit_usage_by_mau": "false",
     "limit_large_remote_room_joins": "{enabled: false}",
-    "outbound_federation_restricted_to": "",
 }
 
 

@@ -168,6 +168,12 @@ class WorkerKeys:
     federation_sender_instances: tuple[str, ...] = setting(
         NAMES, (), "The processes that send to other servers.", shown=[]
     )
+    outbound_federation_restricted_to: tuple[str, ...] = setting(
+        NAMES,
+        (),
+        "The only processes that send requests to other servers; the rest send through them.",
+        shown=[],
+    )
     enable_media_repo: bool = setting(BOOLEAN, True, "This process serves media.")
     media_instance_running_background_jobs: str | None = setting(
         optional(STRING), None, "The process for the media's periodic tasks."
@@ -189,6 +195,7 @@ class WorkerSettings:
 
     Names are `main` or a worker's name. `writers` has an entry for each name in STREAMS. A duty has
     no holders if only an old switch says that another process has it, without naming the process.
+    If any are named, only `peer_processes` connect to other servers.
     """
 
     name: str = MAIN
@@ -201,6 +208,7 @@ class WorkerSettings:
     appservices: tuple[str, ...] = (MAIN,)
     pushers: tuple[str, ...] = (MAIN,)
     federation_senders: tuple[str, ...] = (MAIN,)
+    peer_processes: tuple[str, ...] = ()
     media_jobs: tuple[str, ...] = (MAIN,)
     serves_media: bool = True
 
@@ -218,6 +226,7 @@ class WorkerSettings:
             *self.appservices,
             *self.pushers,
             *self.federation_senders,
+            *self.peer_processes,
             *self.media_jobs,
         )
         writers = (name for names in self.writers.values() for name in names)

@@ -19,6 +19,11 @@ from hs.services.federation_client.delegations import CachedDelegations
 from hs.services.federation_client.network_transport import NetworkTransport
 from hs.services.federation_client.peer_tls import peer_tls
 from hs.services.federation_client.peer_transport import PeerTransport
+from hs.services.federation_client.proxied_transport import (
+    OwnPeerRequests,
+    PeerRequests,
+    ProxiedTransport,
+)
 from hs.settings.settings import Settings
 
 CONNECTIONS: Final = 1000
@@ -43,6 +48,25 @@ class RealPeerNetwork(PeerNetwork):
 def wire_peer_network(base: ProcessBase) -> PeerNetwork:
     """Build the transport of a process."""
     return build_peer_network(base.settings, base.bridge, base.clock)
+
+
+def restrict_peer_network(base: ProcessBase, peers: PeerNetwork) -> PeerNetwork:
+    """Let only the processes of `outbound_federation_restricted_to` send requests themselves."""
+    names = base.settings.workers.peer_processes
+    if not names:
+        return peers
+    if base.plan.instance not in names:
+        proxies = {name: base.owned_by(name, PeerRequests, _no_requests) for name in names}
+        return PeerNetwork(transport=ProxiedTransport(proxies))
+    own = OwnPeerRequests(peers.transport)
+    base.owned_by(base.plan.instance, PeerRequests, lambda: own)
+    runner = ("requests of other processes to other servers", own.run)
+    part = attrs.evolve(peers.part, runners=[*peers.part.runners, runner])
+    return PeerNetwork(transport=peers.transport, part=part)
+
+
+def _no_requests() -> PeerRequests:
+    raise AssertionError("another process has them")
 
 
 def build_peer_network(settings: Settings, bridge: Bridge, clock: Clock) -> RealPeerNetwork:
