@@ -9,7 +9,6 @@ from hs.settings.kinds import (
     DURATION,
     INTEGER,
     OBJECT,
-    SIZE,
     STRING,
     Kind,
     list_of,
@@ -71,18 +70,6 @@ _BLOCKING: tuple[Row, ...] = (
 )
 _MEDIA: tuple[Row, ...] = (
     ("enable_local_media_storage", BOOLEAN, True, "Store media on the local disk."),
-    (
-        "remote_media_download_burst_count",
-        SIZE,
-        "500MiB",
-        "Size of remote media that a client may download at once.",
-    ),
-    (
-        "remote_media_download_per_second",
-        SIZE,
-        "87KiB",
-        "Rate of remote media downloads per client, in bytes per second.",
-    ),
 )
 _REGISTRATION: tuple[Row, ...] = ()
 _APIS: tuple[Row, ...] = (

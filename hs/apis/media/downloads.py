@@ -10,11 +10,12 @@ from hs.apis.media.serving import RangeConditions, ServedFile, serve
 from hs.apis.web.auth import NONE, USER_OR_GUEST
 from hs.apis.web.drain import Drain
 from hs.apis.web.render import Response
-from hs.apis.web.request import header, path, query
+from hs.apis.web.request import header, path, query, remote_address
 from hs.apis.web.route import route
 from hs.core.errors import InvalidParam, NotFound
 from hs.core.ids import ServerName
 from hs.core.requester import Requester
+from hs.lib.client_sources import source_of
 from hs.services.media.media_names import parse_address
 from hs.services.media.repository import Media, MediaRepository
 from hs.services.media.thumbnail_sizes import RequestedThumbnail
@@ -36,6 +37,7 @@ class DownloadRequest:
     range: str | None = header("range", default=None)
     if_range: str | None = header("if-range", default=None)
     if_none_match: str | None = header("if-none-match", default=None)
+    client_ip: str = remote_address()
 
 
 @attrs.frozen
@@ -54,6 +56,7 @@ class ThumbnailRequest:
     range: str | None = header("range", default=None)
     if_range: str | None = header("if-range", default=None)
     if_none_match: str | None = header("if-none-match", default=None)
+    client_ip: str = remote_address()
 
 
 @attrs.frozen
@@ -167,7 +170,8 @@ class MediaDownloadApi:
         Raises: NotFound; NotYetUploaded after the timeout, or as soon as the process drains.
         """
         origin, media_id = self._parse_address(request)
-        find = partial(self.repository.find, origin, media_id, has_token=has_token)
+        client = source_of(request.client_ip)
+        find = partial(self.repository.find, origin, media_id, has_token=has_token, client=client)
         return await find_until_drained(find, request.timeout_ms, self.drain)
 
     def _parse_address(self, request: DownloadRequest | ThumbnailRequest) -> tuple[ServerName, str]:

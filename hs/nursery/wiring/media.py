@@ -13,6 +13,7 @@ from hs.nursery.part import Part
 from hs.nursery.plan import MEDIA_JOBS
 from hs.nursery.process_base import ProcessBase
 from hs.services.media.content_stores import ContentStore, FolderStore, MediaStorage, ProviderStore
+from hs.services.media.download_limit import RemoteDownloadLimit
 from hs.services.media.folder_owner import FolderOwner
 from hs.services.media.last_access import MediaAccessTimes
 from hs.services.media.media_cleanup import CLEANUP_PERIOD_S, MediaCleanup
@@ -52,6 +53,7 @@ def wire_media(base: ProcessBase, remote: RemoteMedia, drain: Drain) -> MediaSer
         arrivals=UploadWaiters(base.feed, base.memory(CACHES)),
         uses=uses,
         remote=remote,
+        limit=RemoteDownloadLimit(settings, base.limiters),
     )
     thumbnails = Thumbnails(contents, database, sandbox, settings)
     return MediaServices(

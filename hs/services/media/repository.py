@@ -38,6 +38,7 @@ from hs.lib.caching.single_flight import SingleFlight
 from hs.lib.clock import Clock
 from hs.lib.keyed_lock import KeyedLock
 from hs.services.media.content_stores import MediaStorage
+from hs.services.media.download_limit import RemoteDownloadLimit
 from hs.services.media.last_access import MediaAccessTimes
 from hs.services.media.media_folder import SpooledFile
 from hs.services.media.media_names import clean_name, clean_type, new_location, new_media_id
@@ -77,6 +78,7 @@ class MediaRepository:
     _arrivals: UploadWaiters
     _uses: MediaAccessTimes
     _remote: RemoteMedia
+    _limit: RemoteDownloadLimit
     _downloading: SingleFlight[tuple[str, str]] = attrs.field(factory=SingleFlight, init=False)
     # The database serialises a user's transactions with limits by repeating one of two concurrent
     # transactions; this lock avoids that within the process.
@@ -129,17 +131,24 @@ class MediaRepository:
         return await self._receive(self._draft(owner, upload), upload, (), len(content))
 
     async def find(
-        self, origin: ServerName, media_id: str, timeout_ms: int, *, has_token: bool
+        self,
+        origin: ServerName,
+        media_id: str,
+        timeout_ms: int,
+        *,
+        has_token: bool,
+        client: str | None = None,
     ) -> Media:
         """Return the media of an address, waiting for the upload if it has none yet.
 
-        Raises: NotFound, NotYetUploaded, TooLarge, RemoteFault.
+        What is downloaded from other servers counts against the limit of the `client`.
+        Raises: NotFound, NotYetUploaded, TooLarge, LimitExceeded, RemoteFault.
         """
         timeout_ms = max(0, min(timeout_ms, LONGEST_WAIT_MS))
         if origin == self._server_name:
             record = await self._find_local(media_id, timeout_ms)
         else:
-            record = await self._find_remote(origin, media_id, timeout_ms)
+            record = await self._find_remote(origin, media_id, timeout_ms, client)
         requires_token = self._settings.enable_authenticated_media and record.needs_token
         if record.quarantined_by is not None or (requires_token and not has_token):
             raise NotFound(_NOT_FOUND)
@@ -245,15 +254,22 @@ class MediaRepository:
     def _has_expired(self, record: Media) -> bool:
         return record.location is None and (record.expires_ms or 0) <= self._clock.now_ms()
 
-    async def _find_remote(self, origin: ServerName, media_id: str, timeout_ms: int) -> Media:
+    async def _find_remote(
+        self, origin: ServerName, media_id: str, timeout_ms: int, client: str | None
+    ) -> Media:
         if origin in self._settings.prevent_media_downloads_from:
             raise NotFound(_NOT_FOUND)
         stored = await self._database.read(media.get, origin, media_id)
         if stored is not None:
             return stored
-        return await self._downloading.run(
+        if client is not None:
+            self._limit.check(client)
+        record = await self._downloading.run(
             (origin, media_id), self._download, origin, media_id, timeout_ms
         )
+        if client is not None:
+            self._limit.count(client, record.size_bytes)
+        return record
 
     async def _download(self, origin: ServerName, media_id: str, timeout_ms: int) -> Media:
         async with self._remote.download(origin, media_id, timeout_ms) as content:

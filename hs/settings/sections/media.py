@@ -243,6 +243,18 @@ class MediaSettings:
         "Servers whose media cannot be downloaded through this server.",
         shown=[],
     )
+    remote_media_download_per_second: int = setting(
+        SIZE,
+        87 * 1024,
+        "Rate at which each client address may have remote media downloaded, in bytes per second.",
+        shown="87KiB",
+    )
+    remote_media_download_burst_count: int = setting(
+        SIZE,
+        500 * 1024**2,
+        "Size of remote media that each client address may have downloaded at once.",
+        shown="500MiB",
+    )
     media_retention: MediaRetentionSettings = sub_block(
         MediaRetentionSettings, "Deletion of media that are no longer used."
     )

@@ -111,3 +111,20 @@ async def test_remote_media_has_its_own_retention(database: Database, tmp_path: 
         assert len(world.files("content")) == 1
         await world.repository.find(REMOTE, "abc", 0, has_token=True)
         assert remote.downloads == 2
+
+
+async def test_client_has_only_so_much_downloaded(database: Database, tmp_path: Path) -> None:
+    remote = RemoteServer(content=bytes(900))
+    limits = {"remote_media_download_per_second": 10, "remote_media_download_burst_count": 1000}
+    async with open_media(database, tmp_path, remote=remote, **limits) as world:
+
+        async def download(media_id: str, address: str = "192.0.2.1") -> int:
+            client = attrs.evolve(world.client, client_ip=address)
+            path = f"/_matrix/client/v1/media/download/{REMOTE}/{media_id}"
+            return (await client.get(path, token="alice")).status
+
+        statuses = [await download(media_id) for media_id in ("a", "b", "c")]
+        again, elsewhere = await download("a"), await download("c", "192.0.2.2")
+
+    assert statuses == [200, 200, 429]
+    assert (again, elsewhere) == (200, 200)
