@@ -18,6 +18,7 @@ import attrs
 from hs.core.errors import RemoteFault
 from hs.core.ids import ServerName
 from hs.core.streams import DESTINATIONS, DestinationRow
+from hs.lib.backoff import Backoff
 from hs.lib.caching.single_flight import SingleFlight
 from hs.lib.clock import Clock
 from hs.repl.feed import Feed
@@ -135,6 +136,16 @@ class ServerBackoff:
             )
         else:
             self._failing.pop(row.server, None)
+
+
+def retries_of(settings: PeerRequestSettings) -> Backoff:
+    """Return the intervals without requests to a server that fails, for senders that wait."""
+    return Backoff(
+        settings.destination_min_retry_interval / 1000,
+        settings.destination_max_retry_interval / 1000,
+        factor=settings.destination_retry_multiplier,
+        jitter=JITTER,
+    )
 
 
 async def _recover(tx: Tx, ids: SharedStreamIds, server: str) -> Written:

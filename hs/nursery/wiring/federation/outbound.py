@@ -29,6 +29,7 @@ from hs.services.federation.outbound.table_rows import (
     ServersOfUsers,
 )
 from hs.services.federation_client.client import FederationClient
+from hs.services.federation_client.server_backoff import retries_of
 
 
 def wire_outgoing_messages(base: ProcessBase) -> OutgoingMessages:
@@ -101,6 +102,7 @@ def _sender(
         encoder=TransactionEncoder(server_name, base.clock),
         destinations=destinations,
         devices=devices,
+        retries=retries_of(base.settings.peer_requests),
     )
     positions = SenderPositions(database, base.plan.instance, senders)
     return FederationSender(

@@ -2,7 +2,8 @@
 
 A transaction that failed is sent again with the same content and ID. A destination that fails for
 KEEP_S falls behind: its row is stored, its queue is dropped, and when it responds again it is sent
-the latest event of each room that it shares, and the latest change of each user's devices. New
+the latest event of each room that it shares, and the latest change of each user's devices. It is
+tried at the intervals of `retries`, those of other requests, or when a request of it arrives. New
 events wait in its queue while it catches up, so it misses nothing.
 
 The row of a destination that has caught up is deleted when the stored position of the sender is
@@ -18,6 +19,7 @@ import trio
 
 from hs.core.errors import RemoteFault
 from hs.core.ids import EventID, ServerName, UserID, server_of
+from hs.lib.backoff import Backoff
 from hs.services.federation.outbound.destination import (
     Behind,
     Destination,
@@ -64,13 +66,17 @@ class DeliveryCounts:
 
 @attrs.frozen(eq=False, kw_only=True)
 class DestinationDelivery:
-    """Sends to one destination at a time; each task that uses it serves another destination."""
+    """Sends to one destination at a time; each task that uses it serves another destination.
+
+    `retries` has the delays between attempts to reach a destination that is behind.
+    """
 
     database: Database
     client: FederationClient
     encoder: TransactionEncoder
     destinations: Destinations
     devices: DeviceEdus
+    retries: Backoff
     counts: DeliveryCounts = attrs.Factory(DeliveryCounts)
     _slots: trio.CapacityLimiter = attrs.Factory(lambda: trio.CapacityLimiter(TRIED_AT_ONCE))
 
@@ -131,7 +137,8 @@ class DestinationDelivery:
     async def _request(self, destination: Destination, transaction: Transaction) -> bool:
         encoded = transaction.encoded
         try:
-            # Each destination has pauses of its own, which begin with a second.
+            # Each destination has pauses of its own, which begin with a second, and are those of
+            # other requests when it is behind.
             await self.client.request(
                 destination.server, "PUT", encoded.uri, encoded.body, ignores_backoff=True
             )
@@ -146,6 +153,8 @@ class DestinationDelivery:
         counts.edus += len(transaction.edus) + len(transaction.message_ids)
         destination.failing_since_s = None
         destination.backoff.reset()
+        if destination.behind is not None:
+            destination.behind.failures = 0
         return True
 
     async def _note_failure(self, destination: Destination, fault: RemoteFault) -> None:
@@ -159,6 +168,8 @@ class DestinationDelivery:
             behind = self.destinations.fall_behind(destination)
             if not is_behind:
                 log.warning("%s falls behind until it responds: %s", destination.server, fault)
+            behind.failures += 1
+            pause_s = max(pause_s, self.retries.delay_s(behind.failures))
             await self.store_behind(destination, behind)
         self.destinations.retry_in(destination, pause_s)
 

@@ -46,13 +46,17 @@ class QueuedEdu:
 
 @attrs.define(eq=False)
 class Behind:
-    """How far a destination is behind. `is_stored` is False while its row is out of date."""
+    """How far a destination is behind. `is_stored` is False while its row is out of date.
+
+    `failures` counts the attempts to reach it since it fell behind.
+    """
 
     since_ms: int
     events_after: int
     devices_after: int
     is_stored: bool = False
     is_catching_up: bool = False
+    failures: int = 0
 
     def is_at(self, events_after: int, devices_after: int) -> bool:
         """Return whether it catches up and its positions are still these."""

@@ -1,5 +1,6 @@
 """Destinations that fail: their queue is sent again, or they catch up when they answer again."""
 
+import attrs
 import trio
 import trio.testing
 
@@ -7,6 +8,7 @@ from hs.core.ids import ServerName, UserID
 from hs.services.federation.outbound.delivery import KEEP_S
 from hs.services.federation.outbound.destination import MAX_QUEUED_PDUS
 from hs.services.federation_client.peer_transport import PeerRequest, PeerResponse
+from hs.settings.sections.federation import PeerRequestSettings
 from hs.storage.database import Database
 from hs.storage.federation import outbound as storage
 from hs.storage.federation.outbound import BehindRecord
@@ -20,6 +22,7 @@ from tests.services.federation.sending import (
     shared_room,
     wait_until,
 )
+from tests.support.composition import SETTINGS
 from tests.support.federation import FederatedServer, PeerNetwork, open_server, open_servers
 from tests.support.rooms import message
 
@@ -186,3 +189,32 @@ async def test_long_queue_of_a_slow_server_is_dropped(
 
     assert other.bodies() == [str(number) for number in range(len(other.bodies()))]
     assert len(far.pdus()) <= 51
+
+
+async def test_server_that_is_behind_is_tried_at_the_configured_intervals(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    intervals = PeerRequestSettings(
+        destination_min_retry_interval=1_000_000,
+        destination_retry_multiplier=2,
+        destination_max_retry_interval=10_000_000,
+    )
+    settings = attrs.evolve(SETTINGS, peer_requests=intervals)
+    async with open_servers(NEAR, settings=settings) as (near,):
+        far = ReceivingPeer(FAR, near.network)
+        room_id, _ = await shared_room(near, far)
+        near.network.down.add(FAR)
+        async with sending(near):
+            await near.world.send(room_id, ANN, "late")
+            await wait_until_behind(near)
+            tried = len(near.network.uris(FAR))
+            await trio.sleep(790)
+            early = len(near.network.uris(FAR)) - tried
+            await trio.sleep(3000)
+            later = len(near.network.uris(FAR)) - tried
+            near.network.down.clear()
+            await trio.sleep(3300)
+            await wait_until(far.bodies)
+
+    assert (early, later) == (0, 2)
+    assert far.bodies() == ["late"]
