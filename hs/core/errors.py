@@ -408,17 +408,24 @@ class RemoteFault(Exception):
     """A remote server failed or violated the protocol.
 
     `error` is the Matrix error that it responded with, if any; `retry` says whether a later attempt
-    may succeed.
+    may succeed. `retry_after_s` is the time for which it asked to be left alone, if it did.
     """
 
     def __init__(
-        self, server: str, message: str, *, error: MatrixError | None = None, retry: bool = True
+        self,
+        server: str,
+        message: str,
+        *,
+        error: MatrixError | None = None,
+        retry: bool = True,
+        retry_after_s: float | None = None,
     ) -> None:
         super().__init__(message)
         self.server = server
         self.message = message
         self.error = error
         self.retry = retry
+        self.retry_after_s = retry_after_s
 
     def __str__(self) -> str:
         return f"{self.server}: {self.message}"

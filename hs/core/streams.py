@@ -401,6 +401,7 @@ class DestinationRow:
     failing_since_ms: int = 0
     retry_ms: int = 0
     interval_ms: int = 0
+    is_limited: bool = False  # it responded, that it wants no requests until then
 
 
 DESTINATIONS = StreamDef("destinations", DestinationRow, StreamKind.TABLE, StreamWriters.ANY)

@@ -42,6 +42,7 @@ class _RemoteFaultFields(msgspec.Struct, array_like=True, frozen=True):
     message: str
     retry: bool
     error: _MatrixErrorFields | None
+    retry_after_s: float | None = None
 
 
 class RpcFailed(Exception):
@@ -69,7 +70,7 @@ def remote_fault_payload(fault: RemoteFault) -> bytes:
     """Encode a RemoteFault."""
     error = _describe(fault.error) if fault.error is not None else None
     return msgspec.msgpack.encode(
-        _RemoteFaultFields(fault.server, fault.message, fault.retry, error)
+        _RemoteFaultFields(fault.server, fault.message, fault.retry, error, fault.retry_after_s)
     )
 
 
@@ -91,7 +92,13 @@ def raise_from(reply: RpcReply, instance: str, method: str) -> None:
         case RpcOutcome.REMOTE_FAULT:
             fault = msgspec.msgpack.decode(reply.payload, type=_RemoteFaultFields)
             error = _restore(fault.error) if fault.error is not None else None
-            raise RemoteFault(fault.server, fault.message, error=error, retry=fault.retry)
+            raise RemoteFault(
+                fault.server,
+                fault.message,
+                error=error,
+                retry=fault.retry,
+                retry_after_s=fault.retry_after_s,
+            )
         case _:
             text = msgspec.msgpack.decode(reply.payload, type=str)
             raise RpcFailed(f"{method} at {instance}: {text}")

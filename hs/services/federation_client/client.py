@@ -22,6 +22,7 @@ from hs.services.federation_client.peer_transport import (
     PeerTransport,
     StreamedResponse,
 )
+from hs.services.federation_client.retry_after import retry_after_s
 
 Query = Mapping[str, str | int | Iterable[str]]
 
@@ -173,13 +174,21 @@ def check_status(server: ServerName, response: PeerResponse) -> None:
         errcode = None
     if not isinstance(errcode, str) and response.status in (404, 405):
         errcode = "M_UNRECOGNIZED"  # older servers respond with a page of their web server
+    wait_s = retry_after_s(response)
     if not isinstance(errcode, str):
-        raise RemoteFault(server, f"it responded with status {response.status}", retry=retry)
+        message = f"it responded with status {response.status}"
+        raise RemoteFault(server, message, retry=retry, retry_after_s=wait_s)
     text, version = body.get("error"), body.get("room_version")
     message = text[:MAX_MESSAGE_CHARS] if isinstance(text, str) else ""
     extra = {"room_version": version} if isinstance(version, str) else {}
     error = matrix_error(errcode, response.status, message, **extra)
-    raise RemoteFault(server, f"it responded {errcode}: {message:.200}", error=error, retry=retry)
+    raise RemoteFault(
+        server,
+        f"it responded {errcode}: {message:.200}",
+        error=error,
+        retry=retry,
+        retry_after_s=wait_s,
+    )
 
 
 def error_in(response: PeerResponse) -> JsonObject:

@@ -14,6 +14,7 @@ from hs.services.federation_client.peer_transport import (
     PeerTransport,
     StreamedResponse,
 )
+from hs.services.federation_client.retry_after import LIMITED, retry_after_s
 from hs.services.federation_client.server_backoff import ServerBackoff
 
 # The responses of a reverse proxy whose server is down.
@@ -36,7 +37,7 @@ class GatedTransport:
         except RemoteFault as fault:
             await self._note_fault(request.server, fault)
             raise
-        await self._note_status(request.server, response.status)
+        await self._note_response(request.server, response)
         return response
 
     @asynccontextmanager
@@ -45,7 +46,8 @@ class GatedTransport:
         await self._check(request)
         try:
             async with self._network.stream(request) as response:
-                await self._note_status(request.server, response.status)
+                head = PeerResponse(response.status, response.headers, b"")
+                await self._note_response(request.server, head)
                 yield response
         except RemoteFault as fault:
             if fault.server == request.server:
@@ -64,8 +66,11 @@ class GatedTransport:
         if fault.retry and fault.error is None:
             await self._backoff.failed(server)
 
-    async def _note_status(self, server: ServerName, status: int) -> None:
-        if status in DOWN:
+    async def _note_response(self, server: ServerName, response: PeerResponse) -> None:
+        wait_s = retry_after_s(response)
+        if response.status in DOWN:
             await self._backoff.failed(server)
-        else:
+        elif wait_s:
+            await self._backoff.limited(server, wait_s)
+        elif response.status != LIMITED:
             await self._backoff.responded(server)

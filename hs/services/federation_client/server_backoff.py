@@ -6,9 +6,12 @@ Rules:
   that time, for a longer interval. Failures of requests that began before count only once.
 - A response ends the backoff. So does a request of the server, but not within GRACE_MS of the last
   failure: a server may be able to reach this one and not the other way round.
+- A server that responds 429 with a time gets no requests for that time. Its own requests do not end
+  this, a later response does.
 - The rows are in the database, and every process follows them.
 """
 
+import math
 import random
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -73,7 +76,8 @@ class ServerBackoff:
         failing = self._failing.get(server)
         if failing is not None and failing.retry_ms > self._clock.now_ms():
             wait_s = (failing.retry_ms - self._clock.now_ms()) / 1000
-            raise RemoteFault(server, f"it did not respond; the next attempt is in {wait_s:.0f} s")
+            reason = "it limits requests" if failing.is_limited else "it did not respond"
+            raise RemoteFault(server, f"{reason}; the next attempt is in {wait_s:.0f} s")
 
     async def failed(self, server: ServerName) -> None:
         """Note that a server did not respond."""
@@ -89,11 +93,19 @@ class ServerBackoff:
         if server in self._failing:
             await self._flights.run(("responded", server), self._write_response, server)
 
+    async def limited(self, server: ServerName, wait_s: float) -> None:
+        """Note that a server wants no requests for some time."""
+        await self.load()
+        failing = self._failing.get(server)
+        is_known = failing is not None and failing.retry_ms > self._clock.now_ms()
+        if not is_known:
+            await self._flights.run(("limited", server), self._write_limit, server, wait_s)
+
     async def heard(self, server: ServerName) -> None:
         """Note that a request of a server arrived, whose signature is valid."""
         await self.load()
         failing = self._failing.get(server)
-        if failing is None:
+        if failing is None or failing.is_limited:
             return
         failed_ms = failing.retry_ms - failing.interval_ms
         if self._clock.now_ms() >= failed_ms + GRACE_MS:
@@ -101,6 +113,9 @@ class ServerBackoff:
 
     async def _write_failure(self, server: ServerName) -> None:
         await self._writer.write(self._fail, server, self._clock.now_ms(), self._chance())
+
+    async def _write_limit(self, server: ServerName, wait_s: float) -> None:
+        await self._writer.write(_limit, server, self._clock.now_ms(), math.ceil(wait_s * 1000))
 
     async def _write_response(self, server: ServerName) -> None:
         await self._writer.write(_recover, server)
@@ -113,7 +128,7 @@ class ServerBackoff:
             return None, []
         interval_ms = settings.destination_min_retry_interval
         since_ms = now_ms
-        if before is not None:
+        if before is not None and not before.is_limited:
             since_ms = before.failing_since_ms
             factor = settings.destination_retry_multiplier * (1 - JITTER * chance)
             longer_ms = max(interval_ms, round(before.interval_ms * factor))
@@ -132,7 +147,7 @@ class ServerBackoff:
     def _apply(self, row: DestinationRow) -> None:
         if row.retry_ms:
             self._failing[row.server] = FailingServer(
-                row.server, row.failing_since_ms, row.retry_ms, row.interval_ms
+                row.server, row.failing_since_ms, row.retry_ms, row.interval_ms, row.is_limited
             )
         else:
             self._failing.pop(row.server, None)
@@ -146,6 +161,16 @@ def retries_of(settings: PeerRequestSettings) -> Backoff:
         factor=settings.destination_retry_multiplier,
         jitter=JITTER,
     )
+
+
+async def _limit(tx: Tx, ids: SharedStreamIds, server: str, now_ms: int, wait_ms: int) -> Written:
+    before = await storage.get(tx, server)
+    if before is not None and before.retry_ms > now_ms:
+        return None, []
+    limited = FailingServer(server, now_ms, now_ms + wait_ms, wait_ms, is_limited=True)
+    stream_id = await ids.next_id()
+    await storage.save(tx, limited)
+    return None, [(stream_id, DestinationRow(*limited))]
 
 
 async def _recover(tx: Tx, ids: SharedStreamIds, server: str) -> Written:

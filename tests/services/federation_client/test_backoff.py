@@ -10,6 +10,8 @@ import pytest
 from hs.core.errors import RemoteFault
 from hs.core.ids import ServerName
 from hs.lib.clock import FixedClock
+from hs.services.federation_client.peer_transport import PeerResponse
+from hs.services.federation_client.retry_after import retry_after_s
 from hs.settings.sections.federation import FederationSettings, PeerRequestSettings
 from hs.storage.database import Database
 from tests.support.composition import SETTINGS, Neighbourhood, open_process, worker_settings
@@ -180,3 +182,63 @@ async def test_users_see_the_whitelist_if_it_is_served(
 
     assert (refused.status, missing.status) == (401, 404)
     assert served.json == {"whitelist_enabled": names is not None, "whitelist": list(names or ())}
+
+
+async def test_server_that_limits_requests_is_left_alone_for_as_long_as_it_says(
+    database: Database,
+) -> None:
+    clock, network = FixedClock(), PeerNetwork()
+    limited = (429, {"errcode": "M_LIMIT_EXCEEDED", "error": "", "retry_after_ms": 90_000})
+    peer = ScriptedPeer(FAR, network, {f"GET {PATH}": limited})
+    async with two_processes(database, network, clock) as (main, reader):
+        backoff = main.process.services.core.federation.backoff
+        await fails(main, "M_LIMIT_EXCEEDED")
+        await fails(reader, "it limits requests; the next attempt is in 90 s")
+        clock.advance(70_000)
+        await backoff.heard(FAR)
+        await fails(main, "the next attempt is in 20 s")
+
+        peer.responses[f"GET {PATH}"] = (200, {})
+        clock.advance(20_000)
+        await main.client.get(FAR, PATH)
+
+        assert backoff.count() == 0
+    assert len(peer.received) == 2
+
+
+async def test_limit_does_not_lengthen_the_intervals_of_failures(database: Database) -> None:
+    clock, network = FixedClock(), PeerNetwork()
+    ScriptedPeer(FAR, network, {f"GET {PATH}": (429, {"retry_after_ms": 3_600_000})})
+    async with two_processes(database, network, clock) as (main, _):
+        await fails(main, "429")
+        clock.advance(3_600_000)
+        network.down.add(FAR)
+        await fails(main, "connection refused")
+        await fails(main, "next attempt is in 600 s")
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "expected"),
+    [
+        ({"retry-after": "120"}, b"{}", 120),
+        ({"retry-after": "120"}, b'{"retry_after_ms": 5000}', 120),
+        ({}, b'{"retry_after_ms": 5000}', 5),
+        ({}, b'{"retry_after_ms": 1e300}', None),
+        ({}, b'{"retry_after_ms": -5}', 0),
+        ({}, b"not JSON", None),
+        ({"retry-after": "99999999"}, b"", 3600),
+        ({"retry-after": "-1"}, b"", None),
+        (
+            {
+                "retry-after": "Tue, 01 Dec 2026 10:00:30 GMT",
+                "date": "Tue, 01 Dec 2026 10:00:00 GMT",
+            },
+            b"",
+            30,
+        ),
+        ({"retry-after": "Tue, 01 Dec 2026 10:00:30 GMT"}, b"", None),
+    ],
+)
+def test_time_in_a_response(headers: dict[str, str], body: bytes, expected: float | None) -> None:
+    assert retry_after_s(PeerResponse(429, headers, body)) == expected
+    assert retry_after_s(PeerResponse(500, headers, body)) is None

@@ -171,7 +171,7 @@ class DestinationDelivery:
             behind.failures += 1
             pause_s = max(pause_s, self.retries.delay_s(behind.failures))
             await self.store_behind(destination, behind)
-        self.destinations.retry_in(destination, pause_s)
+        self.destinations.retry_in(destination, max(pause_s, fault.retry_after_s or 0.0))
 
     # Catching up
 

@@ -218,3 +218,22 @@ async def test_server_that_is_behind_is_tried_at_the_configured_intervals(
 
     assert (early, later) == (0, 2)
     assert far.bodies() == ["late"]
+
+
+async def test_server_that_limits_requests_gets_nothing_for_as_long_as_it_says(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with open_servers(NEAR) as (near,):
+        far = ReceivingPeer(FAR, near.network)
+        limited = (429, {"errcode": "M_LIMIT_EXCEEDED", "retry_after_ms": 50_000})
+        far.responses["PUT /_matrix/federation/v1/send/"] = limited
+        room_id, _ = await shared_room(near, far)
+        async with sending(near):
+            await near.world.send(room_id, ANN, "late")
+            await trio.sleep(49)
+            tried = len([uri for uri in near.network.uris(FAR) if "/send/" in uri])
+            far.responses["PUT /_matrix/federation/v1/send/"] = far._accept
+            await wait_until(far.bodies)
+
+    assert tried == 1
+    assert far.bodies() == ["late"]
