@@ -205,7 +205,7 @@ def build_services(
             base.part,
             wire_appservices(base, core.appservices, rooms, reading, aliases.public_rooms),
             wire_server_info(base, sessions, accounts, login.login),
-            wire_admin_api(base, accounts, login),
+            wire_admin_api(base, accounts, login, core.federation),
         ],
         # Last, so that its notifier wakes clients once all other subscribers are up to date.
         sync=wire_sync(base, rooms, reading, sources, threads, admission=admission, drain=drain),
