@@ -65,6 +65,7 @@ class EventRow:
     number: int = 0  # the event's stream ID, if it is not that of the row (outliers, history)
     after_gap: bool = False  # this server lacks events before it
     hidden: bool = False  # accepted, and not shown to clients
+    distributed: bool = False  # another server sends the event of this one to the others
 
     @property
     def is_shown(self) -> bool:

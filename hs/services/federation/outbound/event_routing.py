@@ -68,7 +68,7 @@ class EventRouting:
             if row.left_servers:
                 gone = frozenset(map(ServerName, row.left_servers))
                 left[row.room_id] = left.get(row.room_id, frozenset()) | gone
-            if not (row.relay or row.sender.endswith(suffix)):
+            if row.distributed or not (row.relay or row.sender.endswith(suffix)):
                 continue
             # Each server joins its own forward extremities: the dummy events of all, which are
             # hidden, would be new ones.

@@ -165,6 +165,7 @@ def event_row(
         else (lost_relation.rel_type, lost_relation.parent_id),
         sticky_until=_sticky_until(pending, now_ms),
         relay=pending.relay,
+        distributed=pending.distributed,
         left_servers=numbers.left_servers.get(event.event_id, ()),
         outside=pending.outside,
         number=0 if number == stream_id else number,

@@ -215,7 +215,8 @@ async def _set_heads(tx: Tx, work: CommitWork, numbers: CommitNumbers) -> None:
             continue
         last = max((numbers.events[pending.event.event_id] for pending in batch.events), default=0)
         for pending in batch.events:
-            if pending.relay or pending.event.sender.endswith(suffix):
+            is_own = pending.event.sender.endswith(suffix) and not pending.distributed
+            if pending.relay or is_own:
                 sent[batch.room_id] = numbers.events[pending.event.event_id]
         heads[batch.room_id] = (
             head,

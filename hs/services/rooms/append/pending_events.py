@@ -52,6 +52,7 @@ class PendingEvent:
     - `outside`: an outlier, the membership of a local user in a room that this server is not in;
       with the `stripped_state` that the user may see, a JSON array.
     - `relay`: this server sends the event of another server to all servers in the room.
+    - `distributed`: another server sends the event of this one to all servers in the room.
     - `stream_id`: set by the commit.
     """
 
@@ -68,6 +69,7 @@ class PendingEvent:
     fills_gap: bool = False
     outlier_id: int | None = None
     relay: bool = False
+    distributed: bool = False
     outside: bool = False
     stripped_state: bytes | None = None
     stream_id: int = 0

@@ -216,7 +216,7 @@ async def _receive_with_state(room: ReceivedRoom, room_import: RoomImport) -> Re
         states[event.event_id] = list(room_import.state.values())
         outliers = list(room_import.outliers)
     await room.load({cited for each in outliers for cited in (each.event_id, *each.auth_events)})
-    return await _receive(PduProcessor(room, states), [event], outliers)
+    return await _receive(PduProcessor(room, states, distributed=True), [event], outliers)
 
 
 async def _receive(

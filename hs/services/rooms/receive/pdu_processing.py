@@ -68,13 +68,15 @@ class PduProcessor:
     `states` maps events of the call to the state before them, and events that these cite and that
     are missing to the state after them.
 
-    The policy server of the room has not signed `not_recommended`.
+    The policy server of the room has not signed `not_recommended`. Events that are `distributed`
+    are sent to the others by another server, though they may be of this one.
     """
 
     _room: ReceivedRoom
     _states: Mapping[EventID, Sequence[EventID]]
     _relay: bool = False
     _not_recommended: frozenset[EventID] = attrs.field(default=frozenset(), kw_only=True)
+    _distributed: bool = attrs.field(default=False, kw_only=True)
     missing_prev_events: set[EventID] = attrs.Factory(set)
     missing_auth_events: set[EventID] = attrs.Factory(set)
     _gaps: frozenset[EventID] = frozenset()  # events that stored ones follow
@@ -165,6 +167,7 @@ class PduProcessor:
             fills_gap=fills_gap,
             outlier_id=None if known is None else known.stream_id,
             relay=self._relay and status == EventStatus.ACCEPTED,
+            distributed=self._distributed,
         )
         head = room.head
         if status == EventStatus.ACCEPTED:

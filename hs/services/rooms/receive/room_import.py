@@ -11,6 +11,7 @@ Rules:
   was stored stays as history, with a gap in between: prev_events of the event that are not stored
   with their state become backward extremities.
 - If the event is stored already with the state before it, nothing changes.
+- The server that sent the room sends the event to the others.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -118,6 +119,7 @@ async def import_room(room: ReceivedRoom, room_import: RoomImport) -> PduVerdict
             each for each in event.prev_events if not processor.has_state_before(each)
         ),
         outlier_id=None if known is None else known.stream_id,
+        distributed=True,
     )
     after = imported.head.with_state(own, room.room.create)
     room.add(pending, after.with_extremities((extremity(event),)))

@@ -1,5 +1,8 @@
 """Events that leave: to the servers in the room, in order, once the network allows it."""
 
+import trio
+import trio.testing
+
 from hs.core.events import event_types
 from hs.core.ids import ServerName, UserID
 from hs.services.rooms.append.drafts import Draft
@@ -96,3 +99,17 @@ async def test_last_leave_of_this_server_is_sent() -> None:
             await wait_until(far.pdus)
 
     assert far.pdus()[0]["state_key"] == ANN
+
+
+async def test_join_through_another_server_is_not_sent_again(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with open_servers(NEAR) as (near,):
+        far = ReceivingPeer(FAR, near.network)
+        async with sending(near):
+            room_id, _ = await shared_room(near, far)
+            await near.world.send(room_id, ANN, "first")
+            await wait_until(far.bodies)
+            await trio.sleep(10)
+
+    assert [pdu["type"] for pdu in far.pdus()] == ["m.room.message"]
