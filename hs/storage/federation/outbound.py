@@ -25,7 +25,14 @@ BEGIN_POSITIONS = InsertRows(
 SENDERS_OF = "SELECT count(DISTINCT sender) FROM federation_positions WHERE senders = $1"
 DELETE_OTHERS = "DELETE FROM federation_positions WHERE senders <> $1"
 LOWEST = "SELECT min(position) FROM federation_positions WHERE stream = $1"
-DELETE_RELAYED = "DELETE FROM relayed_events WHERE stream_id <= $1"
+# An event that was an outlier is found by its position as long as it is the last one of its room.
+DELETE_RELAYED = """
+DELETE FROM relayed_events WHERE stream_id <= $1 AND NOT EXISTS (
+    SELECT 1 FROM events e JOIN room_heads h ON h.room_id = e.room_id
+    WHERE e.event_id = relayed_events.event_id AND e.stream_id <> relayed_events.stream_id
+    AND h.sent_id = relayed_events.stream_id
+)
+"""
 
 BEHIND = "SELECT server, since_ms, events_after, devices_after FROM behind_destinations"
 SET_BEHIND = InsertRows(
@@ -41,20 +48,24 @@ DELETE_BEHIND = sql(
 )
 
 _EVENT = "e.stream_id, e.writer, e.event_id, e.room_id, e.type, e.state_key, e.sender, e.pdu"
+_RELAYED_EVENT = _EVENT.replace("e.stream_id", "r.stream_id")
 # Server names have no characters that LIKE treats specially.
 OWN_EVENTS = f"""
 SELECT {_EVENT} FROM events e
 WHERE e.stream_id > $1 AND e.status = 0 AND e.sender LIKE $2 ORDER BY e.stream_id LIMIT $3
 """
 RELAYED_EVENTS = f"""
-SELECT {_EVENT.replace("e.stream_id", "r.stream_id")} FROM relayed_events r
+SELECT {_RELAYED_EVENT} FROM relayed_events r
 JOIN events e ON e.event_id = r.event_id
 WHERE r.stream_id > $1 AND e.status = 0 ORDER BY r.stream_id LIMIT $2
 """
 EVENTS_OF = sql(
     lambda d: (
         f"SELECT {_EVENT} FROM events e WHERE e.status = 0 "
-        f"AND {d.any_of('e.stream_id', 1, 'bigint')} ORDER BY e.stream_id"
+        f"AND {d.any_of('e.stream_id', 1, 'bigint')} "
+        f"UNION ALL SELECT {_RELAYED_EVENT} FROM relayed_events r "
+        "JOIN events e ON e.event_id = r.event_id WHERE e.status = 0 "
+        f"AND e.stream_id <> r.stream_id AND {d.any_of('r.stream_id', 1, 'bigint')} ORDER BY 1"
     )
 )
 # The servers in a room, and those that left it with an event or after it.

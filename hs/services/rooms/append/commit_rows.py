@@ -46,11 +46,13 @@ class CommitWork:
 class CommitNumbers:
     """Stream IDs and snapshot IDs in this run, and what was looked up.
 
+    `positions` are those of the rows; an outlier that now gets its place keeps its older stream ID.
     `senders` are those of events, `left_servers` the servers that left with an event.
     """
 
     events: dict[str, int]
     snapshots: dict[int, int]
+    positions: Mapping[str, int]
     senders: dict[str, str] = attrs.Factory(dict)
     left_servers: Mapping[EventID, tuple[str, ...]] = attrs.Factory(dict)
 

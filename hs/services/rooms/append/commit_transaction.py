@@ -74,6 +74,10 @@ async def commit_group(
     numbers = CommitNumbers(
         events=await _number(tx, work, pending_events, stream_ids),
         snapshots={},
+        positions={
+            pending.event.event_id: stream_id
+            for pending, stream_id in zip(pending_events, stream_ids, strict=True)
+        },
         senders={pending.event.event_id: pending.event.sender for pending in pending_events},
     )
     snapshot_ids: Sequence[int] = ()
@@ -156,7 +160,7 @@ async def _count_servers(
     changing = [pending for pending in pending_events if pending.changes]
     if not changing:
         return ()
-    counts = await count_servers(tx, changing, numbers.events, work.server_name)
+    counts = await count_servers(tx, changing, numbers.positions, work.server_name)
     numbers.left_servers = counts.left
     return counts.rows
 
@@ -216,8 +220,8 @@ async def _set_heads(tx: Tx, work: CommitWork, numbers: CommitNumbers) -> None:
         last = max((numbers.events[pending.event.event_id] for pending in batch.events), default=0)
         for pending in batch.events:
             is_own = pending.event.sender.endswith(suffix) and not pending.distributed
-            if pending.relay or is_own:
-                sent[batch.room_id] = numbers.events[pending.event.event_id]
+            if (pending.relay or is_own) and not pending.fills_gap:
+                sent[batch.room_id] = numbers.positions[pending.event.event_id]
         heads[batch.room_id] = (
             head,
             max(last, heads[batch.room_id][1] if batch.room_id in heads else 0),

@@ -31,10 +31,10 @@ class ServerCounts:
 async def count_servers(
     tx: Tx,
     pending_events: Iterable[PendingEvent],
-    stream_ids: Mapping[str, int],
+    positions: Mapping[str, int],
     server_name: str,
 ) -> ServerCounts:
-    """Return the changes that events make; `stream_ids` are their numbers.
+    """Return the changes that events make; `positions` are those of their rows.
 
     The stored counts are read only if users of other servers leave.
     """
@@ -57,7 +57,7 @@ async def count_servers(
     for (_, server), event_id in left.items():
         by_event[event_id] = (*by_event.get(event_id, ()), server)
     rows = [
-        (*key, difference, stream_ids[left[key]] if key in left else None)
+        (*key, difference, positions[left[key]] if key in left else None)
         for key, difference in sorted(differences.items())
     ]
     return ServerCounts(rows, by_event)

@@ -15,9 +15,11 @@ from hs.storage.federation.outbound import BehindRecord
 from hs.storage.inline import open_inline
 from hs.storage.migrate import bundled_migrations, migrate
 from tests.services.federation.sending import (
+    JOIN,
     ReceivingPeer,
     announce_heard,
     have_pdus,
+    receive,
     sending,
     shared_room,
     wait_until,
@@ -237,3 +239,25 @@ async def test_server_that_limits_requests_gets_nothing_for_as_long_as_it_says(
 
     assert tried == 1
     assert far.bodies() == ["late"]
+
+
+async def test_relayed_event_that_was_an_outlier_is_caught_up(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with open_servers(NEAR) as (near,):
+        far, other = ReceivingPeer(FAR, near.network), ReceivingPeer(OTHER, near.network)
+        room_id, history = await shared_room(near, far)
+        near.network.down.add(FAR)
+        async with sending(near):
+            await near.world.send(room_id, ANN, "first")
+            await wait_until_behind(near)
+            joined = history.add(other.user, "m.room.member", JOIN, other.user)
+            receiver = near.process.services.core.rooms.receiver
+            await receiver.receive(room_id, [], [joined.canonical], {})
+            await receive(near, joined, relay=True)
+            await trio.sleep(10 * KEEP_S)  # positions are stored meanwhile
+            near.network.down.clear()
+            await announce_heard(near, FAR)
+            await wait_until(far.pdus)
+
+    assert [pdu.get("state_key") for pdu in far.pdus()] == [other.user]
