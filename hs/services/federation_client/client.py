@@ -152,8 +152,7 @@ def segment(text: str) -> str:
 def object_in(server: ServerName, response: PeerResponse) -> JsonObject:
     """Return the JSON object of a successful response. Raises: RemoteFault."""
     check_status(server, response)
-    if count_values(response.body) > MAX_VALUES:
-        raise RemoteFault(server, f"its response has more than {MAX_VALUES} values", retry=False)
+    check_values(server, response.body)
     try:
         value = parse_json(response.body)
     except MatrixError as fault:
@@ -161,6 +160,12 @@ def object_in(server: ServerName, response: PeerResponse) -> JsonObject:
     if not isinstance(value, dict):
         raise RemoteFault(server, "its response is not a JSON object")
     return value
+
+
+def check_values(server: ServerName, body: bytes) -> None:
+    """Raise RemoteFault if the JSON of a response has so many values that they take gigabytes."""
+    if count_values(body) > MAX_VALUES:
+        raise RemoteFault(server, f"its response has more than {MAX_VALUES} values", retry=False)
 
 
 def check_status(server: ServerName, response: PeerResponse) -> None:

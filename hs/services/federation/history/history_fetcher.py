@@ -6,12 +6,13 @@ Rules:
   that again, and everything else about them.
 - State events and auth events are stored first, as outliers, a few hundred at a time, so that the
   room is not locked for long. An event is left out if the server does not have all of the state
-  before it.
+  before it. Whole states are fetched one after the other.
 
 Spec: server-server API, Backfilling and retrieving missing events; Retrieving events.
 """
 
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
 import attrs
@@ -37,6 +38,7 @@ from hs.storage.rooms import gaps, rooms
 MAX_EVENTS: Final = 100
 MAX_EDGES: Final = 5
 MAX_SINGLE_EVENTS: Final = 30  # more are fetched together with the rest of the state
+MAX_UNKNOWN_STATE: Final = 30_000
 EVENTS_AT_ONCE: Final = 5
 OUTLIERS_AT_ONCE: Final = 300
 
@@ -52,6 +54,7 @@ class HistoryFetcher:
     _client: FederationClient
     _database: Database
     _receiver: RoomReceiver
+    _whole_states: trio.Semaphore = attrs.Factory(lambda: trio.Semaphore(1))
 
     async def receive_before(
         self, server: ServerName, room_id: RoomID, event_ids: Sequence[EventID]
@@ -111,7 +114,7 @@ class HistoryFetcher:
             )
             known = await self._stored({*ids.state, *ids.auth_chain})
             missing = {each for each in (*ids.state, *ids.auth_chain) if each not in known}
-            fetched = await requests.state_events(missing, edge)
+            fetched = await self._state_events(requests, missing, edge)
             if any(each not in known and each not in fetched for each in ids.state):
                 raise RemoteFault(
                     requests.server, f"it lacks state at {edge.event_id}", retry=False
@@ -119,6 +122,24 @@ class HistoryFetcher:
             await self._store_outliers(requests.room_id, fetched)
             states[edge.event_id] = ids.state
         return states
+
+    async def _state_events(
+        self, requests: "_RoomRequests", missing: Collection[EventID], edge: Event
+    ) -> dict[EventID, Event]:
+        """Return those of the missing events of the state before an event that the server has."""
+        if len(missing) <= MAX_SINGLE_EVENTS:
+            return await requests.single_events(missing)
+        if len(missing) > MAX_UNKNOWN_STATE:
+            raise RemoteFault(requests.server, f"too much state at {edge.event_id}", retry=False)
+        async with self._whole_states:
+            return await get_state(
+                self._client,
+                requests.server,
+                requests.room_id,
+                edge.event_id,
+                wanted=missing,
+                parse=partial(_event_of_room, requests.room_id, requests.rules),
+            )
 
     async def _store_auth_events(self, requests: "_RoomRequests", events: Events) -> None:
         cited = {each for event in events.values() for each in event.auth_events}
@@ -152,14 +173,6 @@ class _RoomRequests:
         """Return those PDUs that are events of the room."""
         return await trio.to_thread.run_sync(_parse, self.room_id, self.rules, pdus)
 
-    async def state_events(self, missing: Collection[EventID], edge: Event) -> dict[EventID, Event]:
-        """Return those of the missing events of the state before an event that the server has."""
-        if len(missing) <= MAX_SINGLE_EVENTS:
-            return await self.single_events(missing)
-        pdus = await get_state(self.client, self.server, self.room_id, edge.event_id)
-        events = await self.parse(pdus)
-        return {event_id: events[event_id] for event_id in missing if event_id in events}
-
     async def single_events(self, event_ids: Collection[EventID]) -> dict[EventID, Event]:
         """Return those of the events that the server has."""
         pdus: list[Any] = []
@@ -184,12 +197,18 @@ def _parse(room_id: RoomID, rules: RoomVersion, pdus: Sequence[Any]) -> dict[Eve
     events: dict[EventID, Event] = {}
     for pdu in pdus:
         try:
-            event = parse_old_pdu(pdu, rules)
+            event = _event_of_room(room_id, rules, pdu)
         except InvalidEvent:
             continue
-        if event.room_id == room_id:
-            events[event.event_id] = event
+        events[event.event_id] = event
     return events
+
+
+def _event_of_room(room_id: RoomID, rules: RoomVersion, pdu: Any) -> Event:
+    event = parse_old_pdu(pdu, rules)
+    if event.room_id != room_id:
+        raise InvalidEvent("It belongs to another room")
+    return event
 
 
 def _leading_back(events: Events, event_ids: Sequence[EventID]) -> dict[EventID, Event]:

@@ -12,8 +12,8 @@ Rules:
   is asked about its events, and the caller need not wait for them.
 - Everything is bounded: rounds, events, the size of each response, the requests, the time. The
   caller tries again later to fetch what was not found, and gives up at last.
-- Whole states are fetched one after the other: one may take hundreds of megabytes while it is read.
-  The wait for it is not part of the time: servers that send theirs slowly delay others, not more.
+- Whole states are fetched one after the other, and only their unknown events are kept. The wait for
+  it is not part of the time: servers that send theirs slowly delay others, not more.
 - One server is asked for the events in between and for the state, the next ones only if it fails.
   Single events are asked for several at a time.
 
@@ -257,9 +257,15 @@ class _Walk:
         wanted -= self.held.keys()
         if len(wanted) > MAX_SINGLE_EVENTS:
             async with self._turn_for_whole_state():
-                pdus = await requests.get_state(self._client, server, self._room_id, event_id)
-                found = await self._parse(pdus)
-            self.state_events.update((each, found[each]) for each in wanted & found.keys())
+                found = await requests.get_state(
+                    self._client,
+                    server,
+                    self._room_id,
+                    event_id,
+                    wanted=wanted,
+                    parse=partial(_event_of_room, rules=self._rules, room_id=self._room_id),
+                )
+            self.state_events.update(found)
         else:
             self.state_events.update(await self._fetch_single(wanted, server))
         return None if wanted - self.state_events.keys() else state
@@ -391,7 +397,13 @@ def _parse_all(pdus: Sequence[Any], rules: RoomVersion, room_id: RoomID) -> dict
 
 def _parse_in_room(pdu: Any, rules: RoomVersion, room_id: RoomID) -> Event | None:
     try:
-        event = parse_pdu(pdu, rules)
+        return _event_of_room(pdu, rules, room_id)
     except InvalidEvent:
         return None
-    return event if event.room_id == room_id else None
+
+
+def _event_of_room(pdu: Any, rules: RoomVersion, room_id: RoomID) -> Event:
+    event = parse_pdu(pdu, rules)
+    if event.room_id != room_id:
+        raise InvalidEvent("It belongs to another room")
+    return event

@@ -5,15 +5,25 @@ PDUs are returned as they were received, without any check.
 Spec: server-server API, PDUs; Backfilling and retrieving missing events; Retrieving events.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence, Set
+from itertools import chain
 from typing import Any, Final, NamedTuple
 
+import msgspec
 import orjson
+import trio
 
-from hs.core.canonical_json import JsonObject
-from hs.core.errors import RemoteFault
+from hs.core.canonical_json import JsonObject, parse_json
+from hs.core.errors import InvalidEvent, MatrixError, RemoteFault
+from hs.core.events.event import Event
 from hs.core.ids import EventID, RoomID, ServerName
-from hs.services.federation_client.client import FederationClient, segment, uri_of
+from hs.services.federation_client.client import (
+    FederationClient,
+    check_status,
+    check_values,
+    segment,
+    uri_of,
+)
 
 PREFIX: Final = "/_matrix/federation/v1"
 EVENTS_TIMEOUT_S: Final = 30.0
@@ -25,6 +35,16 @@ MAX_STATE_BYTES: Final = 64 << 20
 MAX_STATE_IDS: Final = 200_000
 
 Pdu = Any
+ParsePdu = Callable[[Pdu], Event]
+"""Parses a PDU. Raises: InvalidEvent."""
+
+
+class _StateBody(msgspec.Struct):
+    pdus: list[msgspec.Raw]
+    auth_chain: list[msgspec.Raw]
+
+
+_STATE: Final = msgspec.json.Decoder(_StateBody)
 
 
 class StateIds(NamedTuple):
@@ -107,17 +127,50 @@ async def get_state_ids(
 
 
 async def get_state(
-    client: FederationClient, server: ServerName, room_id: RoomID, event_id: EventID
-) -> list[Pdu]:
-    """Return the events of the state before an event and of its auth chain. Raises: RemoteFault."""
-    response = await client.get(
+    client: FederationClient,
+    server: ServerName,
+    room_id: RoomID,
+    event_id: EventID,
+    *,
+    wanted: Collection[EventID],
+    parse: ParsePdu,
+) -> dict[EventID, Event]:
+    """Return those events that are wanted of the state before an event and of its auth chain.
+
+    One PDU after the other is parsed, and only what is wanted is kept: the response may be large.
+    Raises: RemoteFault.
+    """
+    response = await client.exchange(
         server,
-        f"{PREFIX}/state/{segment(room_id)}",
-        {"event_id": event_id},
+        "GET",
+        uri_of(f"{PREFIX}/state/{segment(room_id)}", {"event_id": event_id}),
+        None,
         timeout_s=STATE_TIMEOUT_S,
         max_bytes=MAX_STATE_BYTES,
     )
-    return [*_pdus_in(server, response, "pdus"), *_pdus_in(server, response, "auth_chain")]
+    check_status(server, response)
+    return await trio.to_thread.run_sync(
+        _events_of_state, server, response.body, frozenset(wanted), parse
+    )
+
+
+def _events_of_state(
+    server: ServerName, body: bytes, wanted: Set[EventID], parse: ParsePdu
+) -> dict[EventID, Event]:
+    check_values(server, body)
+    try:
+        state = _STATE.decode(body)
+    except (msgspec.MsgspecError, RecursionError) as fault:
+        raise RemoteFault(server, f"its state is malformed: {fault}", retry=False) from None
+    events: dict[EventID, Event] = {}
+    for raw in chain(state.pdus, state.auth_chain):
+        try:
+            event = parse(parse_json(bytes(raw)))
+        except (MatrixError, InvalidEvent):
+            continue
+        if event.event_id in wanted:
+            events[event.event_id] = event
+    return events
 
 
 async def backfill(

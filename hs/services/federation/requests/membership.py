@@ -21,6 +21,7 @@ from hs.services.federation_client.client import (
     MAX_RESPONSE_BYTES,
     FederationClient,
     check_status,
+    check_values,
     is_unrecognized,
     segment,
     uri_of,
@@ -103,6 +104,7 @@ async def send_join(client: FederationClient, server: ServerName, event: Event) 
 
 
 def _sent_join(server: ServerName, decoder: Any, raw: bytes) -> SentJoin:
+    check_values(server, raw)
     try:
         decoded = decoder.decode(raw)
     except (msgspec.MsgspecError, RecursionError) as fault:
