@@ -53,9 +53,13 @@ ON CONFLICT (name) DO UPDATE SET position = excluded.position
 """
 PROGRESS = "SELECT position FROM push_progress WHERE name = $1"
 MARKS = "SELECT room_id, thread_id, stream_id FROM push_marks WHERE user_id = $1"
+# Also the invites of local users to rooms of other servers, which are outliers.
 NEWER_EVENTS = """
-SELECT stream_id, writer, event_id FROM events
-WHERE stream_id > $1 AND status = 0 ORDER BY stream_id LIMIT $2
+SELECT e.stream_id, e.writer, e.event_id FROM events e
+WHERE e.stream_id > $1 AND (e.status = 0 OR (e.status = 3 AND EXISTS (
+    SELECT 1 FROM local_memberships m
+    WHERE m.user_id = e.state_key AND m.room_id = e.room_id AND m.event_id = e.event_id
+))) ORDER BY e.stream_id LIMIT $2
 """
 # The outcomes in rooms, newest first, without those for which the user has an exception.
 OUTCOMES_OF_ROOMS = sql(

@@ -17,6 +17,7 @@ from hs.repl.feed import Batch
 from hs.services.push.evaluation.event_context import ContextReader
 from hs.services.push.evaluation.row_evaluation import FAILED
 from hs.services.rooms.store.event_store import EventStore
+from hs.services.rooms.store.stored_event import EventStatus
 from hs.storage.database import Database, DatabaseUnavailable
 from hs.storage.push import push_rules as storage
 
@@ -123,6 +124,7 @@ class MissedEvents:
             event = stored.event
             is_member = event.type == event_types.MEMBER
             target = None if event.redacts is None else redacted.get(event.redacts)
+            is_outside = stored.status == EventStatus.OUTLIER
             rows[event_id] = EventRow(
                 room_id=event.room_id,
                 event_id=event_id,
@@ -133,6 +135,8 @@ class MissedEvents:
                 origin_server_ts=event.origin_server_ts,
                 membership=event.content.get("membership") if is_member else None,
                 prev_membership=event_types.JOIN if event_id in joined_before else None,
+                outlier=is_outside,
+                outside=is_outside,
                 redacts=event.redacts,
                 snapshot_id=stored.snapshot_id,
                 redaction_applies=target is not None and target.redacted_by == event_id,

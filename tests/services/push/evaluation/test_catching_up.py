@@ -18,6 +18,7 @@ from hs.services.push.evaluation import evaluation_duty, missed_events
 from hs.services.push.evaluation.evaluation_duty import ROWS_AT_ONCE
 from hs.services.push.evaluation.missed_events import MissedEvents
 from hs.services.rooms.append.drafts import Draft
+from hs.services.rooms.receive.outside_memberships import OutsideMembership
 from hs.services.rooms.store.stored_event import EventStatus
 from hs.storage.database import (
     Database,
@@ -37,6 +38,7 @@ from tests.support.evaluating import (
     until_unread,
     writing_settings,
 )
+from tests.support.peers import ADMIN, History
 from tests.support.rooms import ALICE, BOB, open_world
 from tests.support.unread import WITH_THREADS
 
@@ -225,6 +227,19 @@ async def test_event_that_a_slow_writer_commits_behind_those_read_is_not_lost(
         watched: Any = WatchedDatabase(database, push_rules.list_events_after, commit)
         async with open_world(watched, evaluating_settings(), neighbours=neighbours):
             await until_notifying(database, room_id, [event.event_id for event in sent])
+
+
+async def test_missed_invite_to_a_room_of_another_server_notifies(database: Database) -> None:
+    history = History("11")
+    history.begin()
+    invite = history.add(ADMIN, "m.room.member", {"membership": "invite"}, BOB)
+    neighbours = Neighbourhood()
+    async with open_world(database, writing_settings(), neighbours=neighbours) as writing:
+        outside = writing.process.services.core.rooms.outside
+        membership = OutsideMembership("11", invite.canonical, b"[]")
+        assert await outside.store(invite.room_id, membership)
+        async with open_world(database, evaluating_settings(), neighbours=neighbours):
+            await until_notifying(database, invite.room_id, [invite.event_id])
 
 
 async def test_other_tasks_run_while_a_large_batch_is_evaluated(database: Database) -> None:
