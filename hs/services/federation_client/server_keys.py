@@ -9,6 +9,8 @@ Rules:
 - Keys that are used after half of their validity are fetched again in the background.
 - The response of a notary must be signed by the server itself and by the notary. It may be old, so
   it extends the validity of keys, and neither shortens it nor replaces a key that is known.
+- Of each server a limited number of keys is kept. One that publishes others all the time loses the
+  ability to have its older events verified, and no more.
 """
 
 import logging
@@ -59,6 +61,9 @@ MAX_DUE: Final = 1000
 MAX_FORMER_KEYS: Final = 10
 MAX_FORMER_BYTES: Final = 8192
 """Of a response that is kept for others because the server no longer publishes its keys."""
+
+MAX_FURTHER_KEYS: Final = 400
+"""Keys of a server that are kept besides those of its latest response: those valid last."""
 
 REFRESH_PERIOD_S: Final = 30.0
 REFRESH_PAUSE_MS: Final = 900_000
@@ -284,7 +289,7 @@ class ServerKeys:
         response = KeyResponse(server, published.response, now_ms, published.valid_until_ms)
         await self._database.write(_save, response, _records(published))
         known = self._known.get(server)
-        keys = {**({} if known is None else known.keys), **published.keys}
+        keys = {**({} if known is None else _last_valid(known.keys)), **published.keys}
         self._known.put(server, _KnownKeys(keys, (now_ms + published.valid_until_ms) // 2))
 
     async def _ask_notaries(
@@ -322,7 +327,8 @@ class ServerKeys:
             except (InvalidSignature, InvalidSigningKey) as fault:
                 log.info("ignoring keys of %s from %s: %s", server, notary.server_name, fault)
                 continue
-            await self._database.write(storage.extend, _records(published))
+            records = _records(published)
+            await self._database.write(storage.extend, server, records, MAX_FURTHER_KEYS)
         await self._load(wanted.keys())
 
     async def _keys_of_notary(self, notary: ServerName) -> Mapping[str, VerifyKey]:
@@ -350,7 +356,13 @@ async def _save(tx: Tx, response: KeyResponse, keys: Sequence[KeyRecord]) -> Non
                     for key_id in dropped[: max(0, MAX_FORMER_KEYS - kept)]
                 ],
             )
-    await storage.save_published(tx, response, keys)
+    await storage.save_published(tx, response, keys, MAX_FURTHER_KEYS)
+
+
+def _last_valid(keys: Mapping[str, ServerKey]) -> dict[str, ServerKey]:
+    """Return as many keys as are kept besides those of a new response."""
+    order = sorted(keys, key=lambda key_id: (-keys[key_id].valid_until_ms, key_id))
+    return {key_id: keys[key_id] for key_id in order[:MAX_FURTHER_KEYS]}
 
 
 def _records(published: PublishedKeys) -> list[KeyRecord]:

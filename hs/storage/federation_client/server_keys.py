@@ -23,6 +23,13 @@ EXTEND_KEYS = InsertRows(
         "AND excluded.verify_key = server_keys.verify_key"
     ),
 )
+# Those that were valid last are kept. SQLite wants a limit before an offset.
+TRIM = """
+DELETE FROM server_keys WHERE server = $1 AND key_id IN (
+    SELECT key_id FROM server_keys WHERE server = $1
+    ORDER BY valid_until_ms DESC, key_id LIMIT 100000 OFFSET $2
+)
+"""
 KEYS_OF = sql(
     lambda d: (
         "SELECT server, key_id, verify_key, valid_until_ms FROM server_keys "
@@ -97,14 +104,21 @@ class KeyTimes(NamedTuple):
     valid_until_ms: int
 
 
-async def save_published(tx: Tx, response: KeyResponse, keys: Sequence[KeyRecord]) -> None:
-    """Store what a server itself published."""
+async def save_published(
+    tx: Tx, response: KeyResponse, keys: Sequence[KeyRecord], most: int
+) -> None:
+    """Store what a server itself published, and keep `most` of its keys that are stored."""
     await tx.execute(SAVE_RESPONSE, *response)
+    await tx.execute(TRIM, response.server, most)
     await tx.insert_rows(REPLACE_KEYS, keys)
 
 
-async def extend(tx: Tx, keys: Sequence[KeyRecord]) -> None:
-    """Store keys from a notary, which may be older than those that are stored."""
+async def extend(tx: Tx, server: str, keys: Sequence[KeyRecord], most: int) -> None:
+    """Store keys of a server from a notary, which may be older than those that are stored.
+
+    `most` of the stored keys are kept.
+    """
+    await tx.execute(TRIM, server, most)
     await tx.insert_rows(EXTEND_KEYS, keys)
 
 

@@ -13,13 +13,14 @@ from hs.core.ids import ServerName
 from hs.core.signing.keys import Signer, SigningKey, VerifyKey
 from hs.core.signing.signed_json import sign_json, verify_json
 from hs.lib.clock import FixedClock
+from hs.services.federation_client import server_keys
 from hs.services.federation_client.key_responses import KEYS_URI, QUERY_URI
 from hs.services.federation_client.key_ring import VerifyKeyRequest
 from hs.services.federation_client.peer_transport import PeerRequest, PeerResponse
 from hs.services.federation_client.server_keys import ServerKeys
 from hs.settings.sections.federation import KeyExchangeSettings, KeyServerSettings
 from hs.settings.sections.server import OldKey
-from hs.storage.database import Database
+from hs.storage.database import Database, Tx
 from hs.storage.inline import open_inline
 from hs.storage.migrate import bundled_migrations, migrate
 from tests.support.composition import SETTINGS, ComposedProcess, open_process
@@ -424,3 +425,38 @@ async def test_requests_of_silent_servers_do_not_delay_the_keys_of_events(
             assert trio.current_time() == 0
         # Those that got no turn gave up.
         assert trio.current_time() <= 61
+
+
+async def count_keys(tx: Tx) -> int:
+    count: int = await tx.fetchval("SELECT count(*) FROM server_keys WHERE server = $1", FAR)
+    return count
+
+
+@pytest.mark.parametrize("through_notary", [False, True])
+async def test_limited_number_of_keys_of_a_server_is_kept(
+    database: Database, monkeypatch: pytest.MonkeyPatch, through_notary: bool
+) -> None:
+    monkeypatch.setattr(server_keys, "MAX_FURTHER_KEYS", 10)
+    clock, network = FixedClock(), PeerNetwork()
+    far = KeyPublisher(FAR, network, clock=clock)
+    notary = KeyPublisher(NOTARY, network, clock=clock)
+    notary.responses[f"POST {QUERY_URI}"] = lambda request: (
+        200,
+        {"server_keys": [sign_json(far.keys(), notary.signer)]},
+    )
+    if through_notary:
+        network.down.add(FAR)
+    async with near(database, network, clock, KeyServerSettings(server_name=NOTARY)) as process:
+        keys: ServerKeys = process.services.core.federation.keys
+        for number in range(5):
+            retired = {
+                f"ed25519:{number}_{old}": {"key": KEY.base64, "expired_ts": clock.ms - old}
+                for old in range(8)
+            }
+            far.old_keys = retired
+            clock.advance(2 * DAY_MS)
+            assert await is_found(process, needs(clock.ms))
+            newest = VerifyKeyRequest(FAR, frozenset(retired), None)
+            assert len((await keys.keys_for([newest]))[newest]) == 8
+
+        assert await database.read(count_keys) <= 10 + 9
