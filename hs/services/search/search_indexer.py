@@ -10,7 +10,8 @@ Rules:
   positions that the feed has delivered: other writers may still commit lower stream IDs. Once all
   stored events are indexed, the progress covers everything that the feed had delivered before the
   read began.
-- Backfilled events have descending negative stream IDs, and a progress of their own.
+- Backfilled events have a stream and a progress of their own; their stream IDs are the positions in
+  it with a minus.
 - Events of encrypted rooms are not indexed. When a room becomes encrypted, its entries are deleted;
   when an event is redacted, its entry is.
 - A search waits, for a limited time, until the index covers what its process had seen when the
@@ -18,7 +19,7 @@ Rules:
 """
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from typing import Any, Final
 
 import attrs
@@ -28,10 +29,11 @@ import trio
 from hs.core.events import event_types
 from hs.core.positions import VectorPosition
 from hs.core.search_words import words_of
+from hs.core.stream_def import StreamDef
 from hs.core.streams import BACKFILL, EVENTS, EventRow
 from hs.repl.feed import Batch, Feed
 from hs.repl.feed_queue import FeedQueue, WhenFull
-from hs.storage.database import Database
+from hs.storage.database import Database, Tx
 from hs.storage.directory import search as storage
 from hs.storage.directory.search import IndexableEvent, IndexEntry, IndexRemovals
 
@@ -42,9 +44,11 @@ PAUSE_S: Final = 0.05
 
 LOG_EVERY: Final = 20_000
 FORWARDS: Final = "events"
-BACKWARDS: Final = "backfill"
+BACKWARDS: Final = "backfilled events"
 LOGS: Final = (FORWARDS, BACKWARDS)
 """The logs of events and of backfilled events, which grow in opposite directions."""
+
+ReadLog = Callable[[Tx, int, int], Coroutine[Any, Any, list[IndexableEvent]]]
 
 KEYS: Final = {
     "content.body": (event_types.MESSAGE, "body"),
@@ -58,13 +62,29 @@ _ACCEPTED: Final = 0
 log = logging.getLogger(__name__)
 
 
+@attrs.frozen
+class _Log:
+    """A log to index. `read` lists events beyond a stream ID: a position times `sign`."""
+
+    name: str
+    stream: StreamDef[EventRow]
+    read: ReadLog
+    sign: int
+
+
+_LOGS: Final = {
+    FORWARDS: _Log(FORWARDS, EVENTS, storage.list_events_after, 1),
+    BACKWARDS: _Log(BACKWARDS, BACKFILL, storage.list_events_before, -1),
+}
+
+
 class SearchIndexer:
     """The indexer, which runs in one process."""
 
     def __init__(self, database: Database, feed: Feed) -> None:
         self._database = database
         self._feed = feed
-        self._position: VectorPosition | None = None  # as stored; None until it was read
+        self._positions: dict[str, VectorPosition] = {}  # as stored, of the logs that were read
         # The names of the logs with new events: each may be in hand and wait again.
         self._grown: FeedQueue[str] = FeedQueue(
             "search index", 2 * len(LOGS), WhenFull.DROP_NEWEST, is_open=False
@@ -74,7 +94,7 @@ class SearchIndexer:
 
     async def run(self) -> None:
         """Index stored events, then new ones, until cancelled."""
-        self._position = None
+        self._positions.clear()
         with self._grown.opened():
             await self.catch_up()
             # Events gather for a moment, so that they are indexed in one transaction.
@@ -85,47 +105,38 @@ class SearchIndexer:
         await self._index(LOGS)
 
     async def _index(self, logs: Collection[str]) -> None:
-        if FORWARDS in logs:
-            await self._index_events()
-        if BACKWARDS in logs:
-            await self._index_backfilled()
+        for name in LOGS:
+            if name in logs:
+                await self._index_log(_LOGS[name])
 
-    async def _index_events(self) -> None:
-        delivered = self._feed.position(EVENTS)
-        position = self._position or await self._read_progress()
+    async def _index_log(self, indexed: "_Log") -> None:
+        name = indexed.name
+        delivered = self._feed.position(indexed.stream)
+        position = self._positions.get(name) or await self._read_progress(name)
         start = logged = after = position.floor
         while True:
-            events = await self._database.read_long(storage.list_events_after, after, BATCH)
+            events = await self._database.read_long(indexed.read, indexed.sign * after, BATCH)
             is_last = len(events) < BATCH
             if is_last:
                 position = position.merge(delivered)
             else:
-                after = events[-1].stream_id
-                # Other writers may still commit lower stream IDs than those not delivered here yet.
+                after = indexed.sign * events[-1].stream_id
+                # Other writers may still commit lower positions than those not delivered here yet.
                 position = position.raise_floor(min(after, delivered.floor))
-            await self._put(events, FORWARDS, position.encode())
-            self._position = position
+            await self._put(events, name, position.encode())
+            self._positions[name] = position
             if is_last:
                 break
             if after - logged >= LOG_EVERY:
                 logged = after
                 total = await self._database.read(storage.highest_stream_id)
-                log.info("search index: indexed events up to %d of %d", after, total)
+                log.info("search index: indexed %s up to %d of %d", name, after, total)
             await trio.sleep(PAUSE_S)
         if logged > start:
-            log.info("search index: all events are indexed")
+            log.info("search index: all %s are indexed", name)
 
-    async def _index_backfilled(self) -> None:
-        """Index backfilled events, which have descending stream IDs."""
-        progress = await self._database.read(storage.load_progress, BACKWARDS)
-        below = int(progress) if progress is not None else 0
-        while events := await self._database.read_long(storage.list_events_before, below, BATCH):
-            below = events[-1].stream_id
-            await self._put(events, BACKWARDS, str(below))
-            await trio.sleep(PAUSE_S)
-
-    async def _read_progress(self) -> VectorPosition:
-        progress = await self._database.read(storage.load_progress, FORWARDS)
+    async def _read_progress(self, name: str) -> VectorPosition:
+        progress = await self._database.read(storage.load_progress, name)
         return VectorPosition() if progress is None else VectorPosition.parse(progress)
 
     async def _put(self, events: Sequence[IndexableEvent], name: str, position: str) -> None:

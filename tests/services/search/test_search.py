@@ -16,6 +16,7 @@ from hs.core.requester import Requester
 from hs.core.streams import BACKFILL
 from hs.repl.feed import Batch
 from hs.services.rooms.append.drafts import Draft
+from hs.services.rooms.store.stored_event import EventStatus
 from hs.services.search.search_request import MessageSearchRequest, SearchContextRequest
 from hs.settings.sections.rooms import RoomSettings
 from hs.storage.database import Database, Tx
@@ -348,6 +349,36 @@ async def test_events_that_arrive_during_indexing_are_indexed_next(
             await all_sent.wait()
         assert await progress.wait_current(WAIT_S)
         nursery.cancel_scope.cancel()
+
+
+async def make_backfilled(tx: Tx, event_id: EventID, stream_id: int, status: int) -> None:
+    """Turn an event into a backfilled one."""
+    statement = "UPDATE events SET stream_id = $2, status = $3 WHERE event_id = $1"
+    await tx.execute(statement, event_id, stream_id, status)
+
+
+async def test_backfilled_event_that_a_slow_writer_commits_late_is_found(
+    database: Database,
+) -> None:
+    async with open_searching(database) as searching:
+        world, feed = searching.world, searching.world.feed
+        room_id = await world.create_room(ALICE)
+        slow = (await world.send(room_id, ALICE, "plan of the slow writer")).event_id
+        quick = (await world.send(room_id, ALICE, "plan of the quick one")).event_id
+        # The slow writer has a lower position and commits later.
+        feed.start_at(BACKFILL, "slow", 0)
+        await database.write(make_backfilled, slow, -1, EventStatus.OUTLIER)
+        await database.write(make_backfilled, quick, -2, EventStatus.ACCEPTED)
+        feed.start_at(BACKFILL, "main", 2)
+        world.events.forget(quick)
+        world.events.forget(slow)
+        assert await searching.finds(ALICE, "plan") == [quick]
+
+        await database.write(make_backfilled, slow, -1, EventStatus.ACCEPTED)
+        feed.start_at(BACKFILL, "slow", 1)
+        world.events.forget(slow)
+
+        assert set(await searching.finds(ALICE, "plan")) == {slow, quick}
 
 
 async def test_events_stored_before_indexing_are_found_after_a_restart(
