@@ -24,7 +24,8 @@ from hs.core.errors import RemoteFault
 from hs.core.ids import ServerName
 from hs.lib.aio import Bridge
 from hs.lib.clock import FixedClock
-from hs.lib.http_client import HttpClient
+from hs.lib.http_client import HttpClient, HttpUnreachable
+from hs.lib.http_client.directed import OpenResponse
 from hs.nursery.plan import plan_of
 from hs.nursery.process_base import ProcessBase, build_process_base
 from hs.nursery.services import Network, Services, build_services
@@ -145,6 +146,16 @@ class _NoTraffic:
     waiting_out: int = 0
 
 
+class NoDownloads:
+    """The Downloads of a process that reaches nobody."""
+
+    def stream(
+        self, url: str, *, timeout_s: float, max_bytes: int
+    ) -> AbstractAsyncContextManager[OpenResponse]:
+        """Raise HttpUnreachable."""
+        raise HttpUnreachable(f"{url} cannot be reached")
+
+
 class UnreachablePeers:
     """The PeerTransport of tests without other servers: none can be reached."""
 
@@ -251,7 +262,9 @@ async def open_process(
     )
     clients = None
     if http is not None:
-        clients = HttpClients(public=http, direct=http, trusted=http, previews=http)
+        clients = HttpClients(
+            public=http, direct=http, trusted=http, previews=http, downloads=NoDownloads()
+        )
     drain = Drain()
     services = build_services(
         base,

@@ -9,6 +9,8 @@ from hs import __version__
 from hs.lib.http_client import HttpClient
 from hs.lib.http_client.addresses import ALLOW_ALL, AddressRules, parse_networks
 from hs.lib.http_client.bridged import BridgedHttpClient
+from hs.lib.http_client.directed import DirectedHttpClient
+from hs.lib.http_client.downloads import Downloads, HttpsDownloads
 from hs.lib.http_client.sessions import HttpSessions
 from hs.lib.http_client.targets import NO_PROXIES, Proxies, proxies_from_environment
 from hs.nursery.part import Part
@@ -22,13 +24,15 @@ class HttpClients:
 
     `public` requests URLs that users and other servers choose; `direct` does so without a forward
     proxy (identity servers); `trusted` requests URLs that the administrator configured
-    (application services); `previews` requests the links in messages.
+    (application services); `previews` requests the links in messages; `downloads` receives large
+    files from URLs that other servers choose.
     """
 
     public: HttpClient
     direct: HttpClient
     trusted: HttpClient
     previews: HttpClient
+    downloads: Downloads
     part: Part = attrs.Factory(Part)
 
 
@@ -55,17 +59,22 @@ def wire_http_clients(base: ProcessBase) -> HttpClients:
     public, direct = client(rules, proxies), client(rules, NO_PROXIES)
     trusted, previews = client(ALLOW_ALL, NO_PROXIES), client(preview_rules, proxies)
     # They close their connections when the process ends.
+    directed = DirectedHttpClient(HttpSessions(base.bridge, rules, proxies=proxies))
     runners = [
         ("HTTP client for public addresses", public.sessions.run),
         ("HTTP client without proxy", direct.sessions.run),
         ("HTTP client for configured addresses", trusted.sessions.run),
         ("HTTP client for URL previews", previews.sessions.run),
+        ("HTTP client for downloads", directed.sessions.run),
     ]
     return HttpClients(
         public=public,
         direct=direct,
         trusted=trusted,
         previews=previews,
+        downloads=HttpsDownloads(
+            directed, user_agent(settings), tls or ssl.create_default_context()
+        ),
         part=Part(runners=runners),
     )
 

@@ -50,6 +50,8 @@ def wire_remote_queries(
             federation.client, base.database, lists.writer, wire_outgoing_messages(base)
         ),
         policies=RemotePolicyServers(federation.client),
-        media=FederatedMedia(federation.client, http.public, base.settings.media.max_upload_size),
+        media=FederatedMedia(
+            federation.client, http.downloads, base.settings.media.max_upload_size
+        ),
         lists=lists,
     )

@@ -14,7 +14,9 @@ import trio
 
 from hs.core.errors import MatrixError, NotFound, NotYetUploaded, RemoteFault
 from hs.core.ids import ServerName
-from hs.lib.http_client import HttpClient, HttpFault
+from hs.lib.http_client import HttpFault
+from hs.lib.http_client.directed import OpenResponse
+from hs.lib.http_client.downloads import Downloads
 from hs.services.federation.users.multipart import (
     MalformedMultipart,
     MultipartReader,
@@ -35,7 +37,6 @@ DOWNLOAD_S: Final = 300.0
 
 MAX_AT_ONCE: Final = 10  # from one server
 MAX_METADATA_BYTES: Final = 65_536
-MAX_REDIRECTS: Final = 3
 _MAX_ERROR_BYTES: Final = 65_536
 _MULTIPART_BYTES: Final = 131_072
 _DOWNLOAD: Final = "/_matrix/federation/v1/media/download/"
@@ -47,11 +48,11 @@ _DEFAULT_TYPE: Final = "application/octet-stream"
 class FederatedMedia:
     """The RemoteMedia of a server with federation.
 
-    Redirects are followed with `http`, which requests URLs that other servers choose.
+    Redirects lead to URLs that other servers choose.
     """
 
     _client: FederationClient
-    _http: HttpClient
+    _downloads: Downloads
     _max_bytes: int
     _turns: WeakValueDictionary[ServerName, trio.CapacityLimiter] = attrs.field(
         factory=WeakValueDictionary, init=False
@@ -133,18 +134,14 @@ class FederatedMedia:
         if not url.startswith("https://"):
             raise RemoteFault(origin, "it redirects to a URL that is not https", retry=False)
         try:
-            response = await self._http.send(
-                "GET",
-                url,
-                timeout_s=DOWNLOAD_S,
-                max_bytes=self._max_bytes,
-                redirects=MAX_REDIRECTS,
+            response = await stack.enter_async_context(
+                self._downloads.stream(url, timeout_s=DOWNLOAD_S, max_bytes=self._max_bytes)
             )
         except HttpFault as fault:
-            raise RemoteFault(origin, f"the URL to which it redirects failed: {fault}") from None
+            raise _redirect_fault(origin, fault.message) from None
         if response.status != 200:
-            raise RemoteFault(origin, f"the URL to which it redirects: status {response.status}")
-        parts = await stack.enter_async_context(aclosing(_single_part(response.body)))
+            raise _redirect_fault(origin, f"status {response.status}")
+        parts = await stack.enter_async_context(aclosing(_redirected_parts(origin, response)))
         return _content(response.headers, parts)
 
 
@@ -167,8 +164,18 @@ async def _received(origin: ServerName, reader: MultipartReader) -> AsyncGenerat
         raise RemoteFault(origin, f"its response is malformed: {fault}") from None
 
 
-async def _single_part(content: bytes) -> AsyncGenerator[bytes, None]:
-    yield content
+async def _redirected_parts(
+    origin: ServerName, response: OpenResponse
+) -> AsyncGenerator[bytes, None]:
+    try:
+        async for part in response.parts:
+            yield part
+    except HttpFault as fault:
+        raise _redirect_fault(origin, fault.message) from None
+
+
+def _redirect_fault(origin: ServerName, reason: str) -> RemoteFault:
+    return RemoteFault(origin, f"the URL to which it redirects failed: {reason}")
 
 
 def _content(headers: Mapping[str, str], parts: AsyncIterable[bytes]) -> RemoteContent:

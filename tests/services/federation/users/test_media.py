@@ -1,7 +1,7 @@
 """Media of other servers, and media of this server for other servers."""
 
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,10 @@ import orjson
 import pytest
 import trio
 
+from hs.core.errors import RemoteFault
 from hs.core.ids import ServerName, UserID
-from hs.lib.http_client import HttpResponse
+from hs.lib.http_client import HttpFault, HttpTimedOut, ResponseTooLarge
+from hs.lib.http_client.directed import OpenResponse
 from hs.services.federation.users.federated_media import FederatedMedia
 from hs.services.federation_client.peer_transport import PeerRequest, PeerResponse
 from hs.settings.sections.media import MediaSettings
@@ -188,11 +190,41 @@ async def test_redirect_is_followed(servers: Servers) -> None:
     assert (content.content_type, content.upload_name, body) == ("text/css", None, b"elsewhere")
 
 
-class ContentNetwork:
-    """An HTTP client that reaches one URL."""
+@pytest.mark.parametrize(
+    "network", [(404, None), (200, HttpTimedOut("too slow")), (200, ResponseTooLarge("too large"))]
+)
+async def test_redirect_that_fails_is_a_fault_of_the_server(
+    servers: Servers, network: tuple[int, HttpFault | None]
+) -> None:
+    scripted(servers, multipart("location: https://cdn.example/file", b""))
+    media = FederatedMedia(servers.near.client, ContentNetwork(*network), MAX_BYTES)
 
-    async def send(self, method: str, url: str, **more: Any) -> HttpResponse:
-        """Return the file."""
-        await trio.lowlevel.checkpoint()
-        assert (method, url, more["max_bytes"]) == ("GET", "https://cdn.example/file", MAX_BYTES)
-        return HttpResponse(200, {"content-type": "text/css"}, b"elsewhere", url)
+    async def read() -> None:
+        async with media.download(FAR, "abc", 0) as content:
+            async for part in content.parts:
+                assert part
+
+    with pytest.raises(RemoteFault, match="to which it redirects"):
+        await read()
+
+
+class ContentNetwork:
+    """The Downloads of one URL."""
+
+    def __init__(self, status: int = 200, fault: HttpFault | None = None) -> None:
+        self._status, self._fault = status, fault
+
+    @asynccontextmanager
+    async def stream(
+        self, url: str, *, timeout_s: float, max_bytes: int
+    ) -> AsyncIterator[OpenResponse]:
+        """Open the file, whose second part fails if there is a fault."""
+        assert (url, max_bytes) == ("https://cdn.example/file", MAX_BYTES)
+        yield OpenResponse(self._status, {"content-type": "text/css"}, self._parts())
+
+    async def _parts(self) -> AsyncIterator[bytes]:
+        for part in (b"else", b"where"):
+            await trio.lowlevel.checkpoint()
+            yield part
+            if self._fault is not None:
+                raise self._fault
