@@ -18,7 +18,6 @@ from hs.services.appservices.appservice_identities import AppserviceIdentities
 from hs.services.appservices.appservice_registry import AppserviceRegistry
 from hs.services.appservices.appservice_sender import AppserviceSender
 from hs.services.appservices.event_interest import EventInterest
-from hs.services.appservices.invite_state import InviteStates
 from hs.services.appservices.key_requests import AppserviceKeyRequests
 from hs.services.appservices.network_directory import NetworkRoomLists
 from hs.services.appservices.ping import AppservicePing
@@ -27,6 +26,7 @@ from hs.services.appservices.queries import AppserviceQueries
 from hs.services.appservices.third_party_networks import ThirdPartyNetworks
 from hs.services.appservices.transactions import TransactionMaker
 from hs.services.directory.public_rooms import PublicRooms
+from hs.services.rooms.read.invite_state import InviteStates
 from hs.services.rooms.read.stripped_state import StrippedState
 
 

@@ -33,6 +33,8 @@ from hs.services.push.pushers.pushers import EMAIL, HTTP, Pushers
 from hs.services.push.pushers.unsubscribe_links import UnsubscribeLinks
 from hs.services.push.unread.push_pruning import CLEANUP_PERIOD_S as PRUNING_PERIOD_S
 from hs.services.push.unread.push_pruning import NotificationCleanup
+from hs.services.rooms.read.invite_state import InviteStates
+from hs.services.rooms.read.stripped_state import StrippedState
 
 SENT_AT_ONCE = 100
 SENT_AGAIN_AT_ONCE = 20
@@ -65,6 +67,9 @@ def wire_pushers(
         settings=base.settings.push,
         events=rooms.events,
         states=rooms.states,
+        invites=InviteStates(
+            rooms.memberships, StrippedState(database, rooms.events, rooms.states)
+        ),
         members=rooms.memberships,
         counts=push.counts,
     )

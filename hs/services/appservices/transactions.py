@@ -35,7 +35,7 @@ from hs.lib.clock import Clock
 from hs.lib.http_client import HttpFault
 from hs.services.appservices.appservice_client import AppserviceClient, AppserviceRoute
 from hs.services.appservices.ephemeral_queue import OutgoingQueue, render_receipts, take_oldest
-from hs.services.appservices.invite_state import InviteStates
+from hs.services.rooms.read.invite_state import InviteStates
 from hs.services.rooms.read.rendering import EventRenderer
 from hs.services.rooms.store.event_store import EventStore
 from hs.services.rooms.store.stored_event import StoredEvent

@@ -1,4 +1,4 @@
-"""The stripped state in invites that are sent to application services."""
+"""The stripped state that invited users see, for what is sent about an invite."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from hs.services.rooms.store.memberships import Memberships
 
 @attrs.frozen(eq=False)
 class InviteStates:
-    """The stripped state that invited users see."""
+    """Reads the stripped state of single invites."""
 
     _memberships: Memberships
     _stripped: StrippedState
