@@ -30,6 +30,7 @@ DERIVED = {
     "enable_registration_without_verification",
     "global_factor",
     "jwt_config",
+    "limit_remote_rooms",
     "login_via_existing_session",
     "password_config",
     "per_cache_factors",

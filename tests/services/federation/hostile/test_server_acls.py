@@ -30,6 +30,7 @@ TABLE: dict[str, str] = {
     f"POST {V1}/get_missing_events/{{room_id}}": "missing",
     f"GET {V1}/timestamp_to_event/{{room_id}}": "ts dir",
     f"GET {V1}/hierarchy/{{room_id}}": "",
+    "GET /_matrix/federation/unstable/rooms/{room_id}/complexity": "",
     f"GET {V1}/make_join/{{room_id}}/{{user_id}}": "ver",
     f"GET {V1}/make_leave/{{room_id}}/{{user_id}}": "",
     f"GET {V1}/make_knock/{{room_id}}/{{user_id}}": "ver",
