@@ -6,7 +6,7 @@ Of the honest servers that are in a room, as the server of its founder sees it:
 - each has stored every acknowledged event once, has not rejected it, and shows it once to a client
   that reads back from the end of the room. One exception: a server may have soft-failed an event
   whose sender lost the permission to send it elsewhere at the same time, as the specification
-  wants.
+  wants. Then a server that joins later does not get it.
 - they agree which events are rejected. Soft failures may differ: they depend on what a server knew
   when the event arrived.
 
@@ -136,6 +136,8 @@ async def _check_read(
 ) -> list[str]:
     problems = []
     void = view.having(EventStatus.SOFT_FAILED, EventStatus.REJECTED, EventStatus.HIDDEN)
+    # A server passes on none that it has soft-failed, to one that was not in the room then.
+    void |= home.having(EventStatus.SOFT_FAILED) - view.statuses.keys()
     wanted = {
         each.event_id
         for each in clients.acknowledged
