@@ -17,6 +17,7 @@ from tests.support.servers.nio_encryption import (
     say,
     sync_until,
     text,
+    verify_by_emoji,
 )
 from tests.support.servers.processes import Cluster
 
@@ -63,19 +64,7 @@ def test_devices_verify_each_other_by_emoji(cluster: Cluster) -> None:
         alice, bob, _ = await join_encrypted_room(cluster.any_url, cluster.any_url, "nioverify")
         bobs_device = alice.device_store[bob.user_id][bob.device_id]
 
-        done(await alice.start_key_verification(bobs_device), nio.ToDeviceResponse)
-        await sync_until(lambda: bob.key_verifications, bob)
-        txn_id = next(iter(bob.key_verifications))
-        alices_sas, bobs_sas = alice.key_verifications[txn_id], bob.key_verifications[txn_id]
-        done(await bob.accept_key_verification(txn_id), nio.ToDeviceResponse)
-        await sync_until(
-            lambda: alices_sas.established_sas and bobs_sas.established_sas, alice, bob
-        )
-        emoji = [alices_sas.get_emoji(), bobs_sas.get_emoji()]
-        for client in (alice, bob):
-            confirmed = await client.confirm_short_auth_string(txn_id)
-            done(confirmed, nio.ToDeviceResponse)
-        await sync_until(lambda: alices_sas.verified and bobs_sas.verified, alice, bob)
+        emoji = await verify_by_emoji(alice, bob)
 
         assert emoji[0] == emoji[1]
         assert bobs_device.verified

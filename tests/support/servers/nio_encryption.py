@@ -94,6 +94,23 @@ async def join_encrypted_room(
     return alice, bob, room_id
 
 
+async def verify_by_emoji(alice: AnyProcessClient, bob: AnyProcessClient) -> list[Any]:
+    """Have two devices verify each other; return the emoji that Alice and that Bob has seen."""
+    bobs_device = alice.device_store[bob.user_id][bob.device_id]
+    done(await alice.start_key_verification(bobs_device), nio.ToDeviceResponse)
+    await sync_until(lambda: bob.key_verifications, bob)
+    txn_id = next(iter(bob.key_verifications))
+    alices_sas, bobs_sas = alice.key_verifications[txn_id], bob.key_verifications[txn_id]
+    done(await bob.accept_key_verification(txn_id), nio.ToDeviceResponse)
+    await sync_until(lambda: alices_sas.established_sas and bobs_sas.established_sas, alice, bob)
+    emoji = [alices_sas.get_emoji(), bobs_sas.get_emoji()]
+    for client in (alice, bob):
+        confirmed = await client.confirm_short_auth_string(txn_id)
+        done(confirmed, nio.ToDeviceResponse)
+    await sync_until(lambda: alices_sas.verified and bobs_sas.verified, alice, bob)
+    return emoji
+
+
 def has_device_keys(client: AnyProcessClient, other: AnyProcessClient) -> bool:
     """Return whether a client has the device keys of another client."""
     return other.device_id in client.device_store[other.user_id]

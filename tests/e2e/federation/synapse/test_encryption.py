@@ -1,10 +1,9 @@
 """matrix-nio devices of both servers in one encrypted room."""
 
-import nio
 import pytest
 
 from tests.support.servers.mixed_federation import MixedFederation
-from tests.support.servers.nio_client import done, run_scenario
+from tests.support.servers.nio_client import run_scenario
 from tests.support.servers.nio_encryption import (
     collect_decrypted,
     has_device_keys,
@@ -13,6 +12,7 @@ from tests.support.servers.nio_encryption import (
     say,
     sync_until,
     text,
+    verify_by_emoji,
 )
 
 pytest.importorskip("vodozemac", reason="matrix-nio encrypts with vodozemac: matrix-nio[e2e]")
@@ -57,22 +57,10 @@ def test_devices_of_both_servers_verify_each_other(mixed: MixedFederation, near:
 
     async def scenario() -> None:
         alice, bob, _ = await join_encrypted_room(near_url, far_url, f"verify-{near}")
-        bobs_device = alice.device_store[bob.user_id][bob.device_id]
 
-        done(await alice.start_key_verification(bobs_device), nio.ToDeviceResponse)
-        await sync_until(lambda: bob.key_verifications, bob)
-        txn_id = next(iter(bob.key_verifications))
-        alices_sas, bobs_sas = alice.key_verifications[txn_id], bob.key_verifications[txn_id]
-        done(await bob.accept_key_verification(txn_id), nio.ToDeviceResponse)
-        await sync_until(
-            lambda: alices_sas.established_sas and bobs_sas.established_sas, alice, bob
-        )
-        for client in (alice, bob):
-            confirmed = await client.confirm_short_auth_string(txn_id)
-            done(confirmed, nio.ToDeviceResponse)
-        await sync_until(lambda: alices_sas.verified and bobs_sas.verified, alice, bob)
+        emoji = await verify_by_emoji(alice, bob)
 
-        assert alices_sas.get_emoji() == bobs_sas.get_emoji()
+        assert emoji[0] == emoji[1]
         for client in (alice, bob):
             await client.close()
 
