@@ -6,8 +6,8 @@ from hs.storage.database import Database, ForeignKeyViolation, Tx
 from hs.storage.devices import devices, key_uploads, one_time_keys, to_device
 from hs.storage.migrate import bundled_migrations, migrate, statements_for
 from tests.support.rooms import ALICE
+from tests.support.sql.plans import explain_by_index
 
-EXPLAIN = {"sqlite": "EXPLAIN QUERY PLAN", "postgres": "EXPLAIN"}
 DEVICES = 2000
 
 
@@ -27,12 +27,6 @@ async def inboxes(tx: Tx, count: int) -> dict[int, int]:
     return {n: devices_by_user[f"@u{n}:hs.test"]["DEVICE"] for n in range(count)}
 
 
-async def plan_of(tx: Tx, requested: list[int]) -> str:
-    statement = getattr(one_time_keys.CLAIM.statement, tx.dialect.engine)
-    rows = await tx.fetch(f"{EXPLAIN[tx.dialect.engine]} {statement}", requested, "x")
-    return "\n".join(str(tuple(row)) for row in rows).lower()
-
-
 async def claim(tx: Tx, requested: list[int], algorithm: str) -> list[tuple[int, bytes]]:
     return await one_time_keys.claim_keys(tx, dict.fromkeys(requested, algorithm))
 
@@ -41,14 +35,16 @@ async def test_claim_takes_the_oldest_key_of_each_device(database: Database) -> 
     await database.write(upload_keys)
     requested = await database.read(inboxes, 100)
 
-    plan = await database.read(plan_of, list(requested.values())[:10])
+    plan = await database.read_long(
+        explain_by_index, one_time_keys.CLAIM.statement, list(requested.values())[:10], "x"
+    )
     claims = [await database.write(claim, list(requested.values()), "x")]
     late = await database.write(one_time_keys.claim_deferred, requested.values(), "x")
     claims.append(one_time_keys.read_claimed(late.rows))
 
     # The plan looks at the keys of the requested devices only.
-    assert "seq scan" not in plan
-    assert "scan one_time_keys" not in plan
+    assert "Seq Scan" not in plan
+    assert "SCAN one_time_keys" not in plan
     for number, keys in enumerate(claims):
         assert set(keys) == {(requested[n], b"%d-%d" % (n, number)) for n in range(100)}
 

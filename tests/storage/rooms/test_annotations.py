@@ -3,14 +3,9 @@
 from hs.storage.database import Database, Tx
 from hs.storage.rooms import annotations, relation_writes
 from hs.storage.rooms.relation_writes import RelationRecord
+from tests.support.sql.plans import explain_by_index
 
-EXPLAIN = {"sqlite": "EXPLAIN QUERY PLAN", "postgres": "EXPLAIN"}
 REACTION = ("$parent", "m.reaction", "@u7:hs.test", "k")
-
-
-async def plan_of(tx: Tx, statement: str) -> str:
-    rows = await tx.fetch(f"{EXPLAIN[tx.dialect.engine]} {statement}", *REACTION)
-    return "\n".join(str(tuple(row)) for row in rows)
 
 
 async def react(tx: Tx, count: int) -> None:
@@ -37,7 +32,7 @@ async def test_reaction_is_looked_up_by_its_sender(database: Database) -> None:
     await database.write(react, 3000)
 
     event_id = await database.read(annotations.find_annotation, *REACTION)
-    plan = await database.read(plan_of, annotations.FIND)
+    plan = await database.read_long(explain_by_index, annotations.FIND, *REACTION)
 
     assert event_id == "$r7"
     assert "relations_senders" in plan
