@@ -45,7 +45,12 @@ def wire_remote_queries(
     """Build the queries, which need no other service."""
     lists = wire_remote_device_lists(base, federation.client)
     return RemoteQueries(
-        profiles=FederatedProfiles(federation.client, base.clock),
+        profiles=FederatedProfiles(
+            federation.client,
+            base.clock,
+            base.feed,
+            None if base.cluster is None else base.cluster.freshness,
+        ),
         devices=FederatedDevices(
             federation.client, base.database, lists.writer, wire_outgoing_messages(base)
         ),

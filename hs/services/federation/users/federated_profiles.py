@@ -1,5 +1,11 @@
 """The profiles of users of other servers: requested on demand, and cached for a minute.
 
+A member event of the user that shows another display name or avatar than the cached profile ends
+that minute: clients that have just seen the new name ask for the profile. The profile is requested
+again rather than taken from the event, as a user may have another name in one room. So a flood of
+member events costs look-ups in a cache, and a request to the server that sends them for each
+request of a client.
+
 Spec: server-server API, Querying for information.
 """
 
@@ -7,12 +13,17 @@ from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 import attrs
+import orjson
 
 from hs.core.errors import Forbidden, NotFound, RemoteFault
+from hs.core.events import event_types
 from hs.core.ids import UserID
+from hs.core.streams import EVENTS, EventRow
+from hs.lib.caching.loading_cache import LoadingCache
 from hs.lib.caching.lru_cache import LruCache
-from hs.lib.caching.single_flight import SingleFlight
 from hs.lib.clock import Clock
+from hs.repl.feed import Batch, Feed
+from hs.repl.freshness import Freshness
 from hs.services.accounts.profiles.profile_writer import AVATAR_URL, DISPLAYNAME
 from hs.services.federation.requests.users import query_profile
 from hs.services.federation_client.client import FederationClient
@@ -34,15 +45,22 @@ class _KnownProfile(NamedTuple):
 
 @attrs.define(eq=False)
 class FederatedProfiles:
-    """The RemoteProfiles of a server with federation. Only responses are cached, not failures."""
+    """The RemoteProfiles of a server with federation. Only responses are cached, not failures.
+
+    `freshness` is None for a server's only process, which has seen all events.
+    """
 
     _client: FederationClient
     _clock: Clock
+    _feed: Feed
+    _freshness: Freshness | None
     _known: LruCache[_ProfileQuery, _KnownProfile] = attrs.field(init=False)
-    _flights: SingleFlight[_ProfileQuery] = attrs.field(factory=SingleFlight, init=False)
+    _cache: LoadingCache[_ProfileQuery, _KnownProfile] = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self._known = LruCache("remote_profiles", max_entries=MAX_CACHED)
+        self._cache = LoadingCache(self._known, self._ask)
+        self._feed.subscribe(EVENTS, self._on_events)
 
     async def profile_of(self, user_id: UserID, field: str | None = None) -> Mapping[str, Any]:
         """Return a profile, or only one field of it.
@@ -50,28 +68,64 @@ class FederatedProfiles:
         Raises: NotFound, Forbidden, RemoteFault.
         """
         query = _ProfileQuery(user_id, field)
-        now_ms = self._clock.now_ms()
-        known = self._known.get(query)
-        if known is None or known.expires_ms <= now_ms:
-            profile = await self._flights.run(query, self._ask, query)
-            known = _KnownProfile(profile, now_ms + MAX_AGE_MS)
-            self._known.put(query, known)
+        if query in self._known and self._freshness is not None:
+            # The client may have seen a newer member event through another process.
+            await self._freshness.catch_up()
+        known = await self._cache.get(query)
+        if known.expires_ms <= self._clock.now_ms():
+            self._cache.invalidate(query)
+            known = await self._cache.get(query)
         if known.profile is None:
             raise NotFound("User not found")
         return known.profile
 
-    async def _ask(self, query: _ProfileQuery) -> Mapping[str, Any] | None:
-        """Ask the user's server; return None if it says that there is no such profile."""
+    async def _ask(self, query: _ProfileQuery) -> _KnownProfile:
+        """Ask the user's server; the profile is None if it says that there is no such one."""
+        expires_ms = self._clock.now_ms() + MAX_AGE_MS
         try:
             response = await query_profile(self._client, *query)
         except RemoteFault as fault:
             if fault.error is not None and fault.error.errcode == "M_NOT_FOUND":
-                return None
+                return _KnownProfile(None, expires_ms)
             if fault.error is not None and fault.error.errcode == "M_FORBIDDEN":
                 raise Forbidden("The user's server does not show profiles") from None
             raise
-        return {name: value for name, value in response.items() if _is_valid(name, value)}
+        profile = {name: value for name, value in response.items() if _is_valid(name, value)}
+        return _KnownProfile(profile, expires_ms)
+
+    def _on_events(self, batch: Batch[EventRow]) -> None:
+        if batch.reset:
+            self._cache.invalidate_all()
+        for _, row in batch.rows:
+            if (
+                row.type == event_types.MEMBER
+                and row.membership == event_types.JOIN
+                and row.sender == row.state_key
+                and row.is_shown
+            ):
+                self._compare(UserID(row.sender), row.pdu)
+
+    def _compare(self, user_id: UserID, pdu: bytes | None) -> None:
+        """Invalidate what a member event contradicts; of local users, nothing is cached."""
+        queries = [_ProfileQuery(user_id, field) for field in (None, *_TEXT_FIELDS)]
+        cached = self._known.cached_among(queries)
+        shown = _content_of(pdu) if cached else None
+        for query in queries:
+            known = self._known.get(query) if query in cached else None
+            # A profile that is not cached may be on its way here.
+            if known is None or shown is None or not _agrees(known.profile or {}, shown, query):
+                self._cache.invalidate(query)
 
 
 def _is_valid(name: str, value: object) -> bool:
     return isinstance(value, str) if name in _TEXT_FIELDS else value is not None
+
+
+def _content_of(pdu: bytes | None) -> Mapping[str, Any] | None:
+    content = None if pdu is None else orjson.loads(pdu).get("content")
+    return content if isinstance(content, dict) else None
+
+
+def _agrees(profile: Mapping[str, Any], shown: Mapping[str, Any], query: _ProfileQuery) -> bool:
+    fields = _TEXT_FIELDS if query.field is None else (query.field,)
+    return all(profile.get(field) == shown.get(field) for field in fields)
