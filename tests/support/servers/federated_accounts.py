@@ -1,4 +1,7 @@
-"""Accounts on servers that federate: what users do in rooms, and what their clients have seen."""
+"""Accounts on servers that federate: what users do in rooms, and what their clients have seen.
+
+Clients fill the gaps of limited timelines with `/messages`, as people do who scroll up.
+"""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import count
@@ -33,6 +36,7 @@ class RoomView:
     typing: list[str] = attrs.Factory(list)
     receipts: dict[str, str] = attrs.Factory(dict)  # event ID by user ID
     before: str = ""  # token of what came before the first timeline
+    filled: set[str] = attrs.Factory(set)  # events of filled gaps
 
     @property
     def texts(self) -> list[str]:
@@ -55,13 +59,22 @@ class RoomView:
         for event in [*room.get("state", {}).get("events", []), *events]:
             if "state_key" in event:
                 self.state[event["type"], event["state_key"]] = event["content"]
-        self.timeline += events
+        self.append(events)
         for event in room.get("ephemeral", {}).get("events", []):
             if event["type"] == "m.typing":
                 self.typing = event["content"]["user_ids"]
             elif event["type"] == "m.receipt":
                 for event_id, by_type in event["content"].items():
                     self.receipts.update(dict.fromkeys(by_type.get("m.read", {}), event_id))
+
+    def append(self, events: Iterable[dict[str, Any]]) -> None:
+        """Append events to the timeline; those of a filled gap may arrive once more."""
+        self.timeline += [each for each in events if each["event_id"] not in self.filled]
+
+    def fill(self, missed: Sequence[dict[str, Any]]) -> None:
+        """Append the events of a gap, which a later sync may contain."""
+        self.append(missed)
+        self.filled.update(event["event_id"] for event in missed)
 
 
 @attrs.define
@@ -171,13 +184,22 @@ class Account(Person):
         answer = await self.get(target)
         for membership, rooms in answer.get("rooms", {}).items():
             for room_id, room in rooms.items():
-                self.view(room_id).add(membership, room)
+                view = self.view(room_id)
+                if view.timeline and room.get("timeline", {}).get("limited"):
+                    await self._fill_gap(room_id, view, room["timeline"])
+                view.add(membership, room)
         for event in answer.get("presence", {}).get("events", []):
             self.presence[event["sender"]] = event["content"]
         self.device_messages += answer.get("to_device", {}).get("events", [])
         self.changed_devices.update(answer.get("device_lists", {}).get("changed", []))
         self.left_devices.update(answer.get("device_lists", {}).get("left", []))
         self.since = answer["next_batch"]
+
+    async def _fill_gap(self, room_id: str, view: RoomView, timeline: dict[str, Any]) -> None:
+        """Add what was missed, of all the history: what is sent late is not always the latest."""
+        known = {event["event_id"] for event in (*view.timeline, *timeline["events"])}
+        earlier = await self.history(room_id, timeline["prev_batch"])
+        view.fill([event for event in earlier if event["event_id"] not in known])
 
     async def until(
         self, condition: Callable[[], object], *, what: str, limit_s: float = WAIT_S
