@@ -403,6 +403,7 @@ class DestinationRow:
     retry_ms: int = 0
     interval_ms: int = 0
     is_limited: bool = False  # it responded, that it wants no requests until then
+    failures: int = 0
 
 
 DESTINATIONS = StreamDef("destinations", DestinationRow, StreamKind.TABLE, StreamWriters.ANY)

@@ -41,7 +41,6 @@ class RequestOptions(TypedDict, total=False):
 
     timeout_s: float
     max_bytes: int
-    is_patient: bool
     ignores_backoff: bool
 
 
@@ -112,7 +111,6 @@ class FederationClient:
                 body=body,
                 timeout_s=options.get("timeout_s", self.timeout_s),
                 max_bytes=options.get("max_bytes", MAX_RESPONSE_BYTES),
-                is_patient=options.get("is_patient", False),
                 ignores_backoff=options.get("ignores_backoff", False),
             )
         )

@@ -4,7 +4,6 @@ A request that cannot have been received, or that may be received twice, is trie
 short delay. Of several addresses, the next one is tried if there is no connection to one of them.
 """
 
-import math
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from typing import Final, TypeVar
@@ -40,7 +39,6 @@ from hs.settings.sections.federation import PeerRequestSettings
 IDEMPOTENT: Final = frozenset(("GET", "PUT", "DELETE"))
 TEMPORARY: Final = frozenset((502, 503, 504))
 FIRST_SHORT_DELAY_S: Final = 0.5
-FIRST_LONG_DELAY_S: Final = 4.0
 MAX_ADDRESSES: Final = 4
 DISCOVERY_S: Final = 25.0
 
@@ -60,10 +58,10 @@ class NetworkTransport:
     async def send(self, request: PeerRequest) -> PeerResponse:
         """Send a request and return the response. Raises: RemoteFault, if there is none.
 
-        `timeout_s` bounds all attempts together, of a patient request each of them.
+        `timeout_s` bounds all attempts together.
         """
         route = await self._route(request)
-        with trio.move_on_after(math.inf if request.is_patient else request.timeout_s):
+        with trio.move_on_after(request.timeout_s):
             response = await self._send_repeatedly(request, route)
             return PeerResponse(response.status, response.headers, response.body)
         raise _timed_out(request)
@@ -96,15 +94,8 @@ class NetworkTransport:
 
     async def _send_repeatedly(self, request: PeerRequest, route: ServerRoute) -> HttpResponse:
         settings = self._settings
-        retries, delays = (
-            settings.max_short_retries,
-            Backoff(FIRST_SHORT_DELAY_S, settings.max_short_retry_delay / 1000),
-        )
-        if request.is_patient:
-            retries, delays = (
-                settings.max_long_retries,
-                Backoff(FIRST_LONG_DELAY_S, settings.max_long_retry_delay / 1000),
-            )
+        retries = settings.max_short_retries
+        delays = Backoff(FIRST_SHORT_DELAY_S, settings.max_short_retry_delay / 1000)
         is_idempotent = request.method in IDEMPOTENT
         while True:
             try:

@@ -15,9 +15,8 @@ class PeerRequest:
 
     `server` is the name from which the address is discovered; `uri` is the path with its query
     string. `timeout_s` bounds the whole exchange, but not the discovery of the address, which is
-    bounded and cached; `max_bytes` bounds the body of the response. A patient request, for which
-    no client waits, is repeated for minutes while the server is unreachable. A request that ignores
-    the backoff is sent even if the server did not respond a short time ago.
+    bounded and cached; `max_bytes` bounds the body of the response. A request that ignores the
+    backoff is sent even if the server did not respond a short time ago.
     """
 
     server: ServerName
@@ -27,7 +26,6 @@ class PeerRequest:
     body: bytes | None
     timeout_s: float
     max_bytes: int
-    is_patient: bool = False
     ignores_backoff: bool = False
 
 

@@ -2,8 +2,8 @@
 
 Rules:
 
-- The first failure of a server stops requests for the minimum interval; each further one, after
-  that time, for a longer interval. Failures of requests that began before count only once.
+- The first failure of a server stops requests for a second; each further one, after that time, for
+  a longer interval (`RetryIntervals`). Failures of requests that began before count only once.
 - A response ends the backoff. So does a request of the server, but not within GRACE_MS of the last
   failure: a server may be able to reach this one and not the other way round.
 - A server that responds 429 with a time gets no requests for that time. Its own requests do not end
@@ -12,8 +12,7 @@ Rules:
 """
 
 import math
-import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import attrs
@@ -21,20 +20,19 @@ import attrs
 from hs.core.errors import RemoteFault
 from hs.core.ids import ServerName
 from hs.core.streams import DESTINATIONS, DestinationRow
-from hs.lib.backoff import Backoff
 from hs.lib.caching.single_flight import SingleFlight
 from hs.lib.clock import Clock
 from hs.repl.feed import Feed
 from hs.repl.followers import TableFollower
 from hs.repl.shared_writer import SharedStreamIds, SharedTableWriter
 from hs.repl.writers import Rows
+from hs.services.federation_client.retry_intervals import RetryIntervals
 from hs.settings.sections.federation import PeerRequestSettings
 from hs.storage.database import Database, Tx
 from hs.storage.federation_client import destinations as storage
 from hs.storage.federation_client.destinations import FailingServer
 
 GRACE_MS: Final = 60_000
-JITTER: Final = 0.2
 
 Written = tuple[None, Rows[DestinationRow]]
 
@@ -48,12 +46,13 @@ class ServerBackoff:
     _writer: SharedTableWriter[DestinationRow]
     _clock: Clock
     _settings: PeerRequestSettings
-    _chance: Callable[[], float] = random.random
+    _intervals: RetryIntervals = attrs.field(init=False)
     _failing: dict[str, FailingServer] = attrs.field(factory=dict, init=False)
     _follower: TableFollower[Sequence[FailingServer], DestinationRow] = attrs.field(init=False)
     _flights: SingleFlight[tuple[str, str]] = attrs.field(factory=SingleFlight, init=False)
 
     def __attrs_post_init__(self) -> None:
+        self._intervals = RetryIntervals.of(self._settings)
         self._follower = TableFollower(
             self._feed, DESTINATIONS, self._read, self._replace, self._apply
         )
@@ -112,7 +111,7 @@ class ServerBackoff:
             await self.responded(server)
 
     async def _write_failure(self, server: ServerName) -> None:
-        await self._writer.write(self._fail, server, self._clock.now_ms(), self._chance())
+        await self._writer.write(self._fail, server, self._clock.now_ms())
 
     async def _write_limit(self, server: ServerName, wait_s: float) -> None:
         await self._writer.write(_limit, server, self._clock.now_ms(), math.ceil(wait_s * 1000))
@@ -120,20 +119,17 @@ class ServerBackoff:
     async def _write_response(self, server: ServerName) -> None:
         await self._writer.write(_recover, server)
 
-    async def _fail(
-        self, tx: Tx, ids: SharedStreamIds, server: str, now_ms: int, chance: float
-    ) -> Written:
-        settings, before = self._settings, await storage.get(tx, server)
+    async def _fail(self, tx: Tx, ids: SharedStreamIds, server: str, now_ms: int) -> Written:
+        before = await storage.get(tx, server)
         if before is not None and before.retry_ms > now_ms:
             return None, []
-        interval_ms = settings.destination_min_retry_interval
-        since_ms = now_ms
+        since_ms, failures = now_ms, 1
         if before is not None and not before.is_limited:
-            since_ms = before.failing_since_ms
-            factor = settings.destination_retry_multiplier * (1 - JITTER * chance)
-            longer_ms = max(interval_ms, round(before.interval_ms * factor))
-            interval_ms = min(longer_ms, settings.destination_max_retry_interval)
-        failing = FailingServer(server, since_ms, now_ms + interval_ms, interval_ms)
+            since_ms, failures = before.failing_since_ms, before.failures + 1
+        interval_ms = round(self._intervals.after_s(failures) * 1000)
+        failing = FailingServer(
+            server, since_ms, now_ms + interval_ms, interval_ms, failures=failures
+        )
         stream_id = await ids.next_id()
         await storage.save(tx, failing)
         return None, [(stream_id, DestinationRow(*failing))]
@@ -147,20 +143,15 @@ class ServerBackoff:
     def _apply(self, row: DestinationRow) -> None:
         if row.retry_ms:
             self._failing[row.server] = FailingServer(
-                row.server, row.failing_since_ms, row.retry_ms, row.interval_ms, row.is_limited
+                row.server,
+                row.failing_since_ms,
+                row.retry_ms,
+                row.interval_ms,
+                row.is_limited,
+                row.failures,
             )
         else:
             self._failing.pop(row.server, None)
-
-
-def retries_of(settings: PeerRequestSettings) -> Backoff:
-    """Return the intervals without requests to a server that fails, for senders that wait."""
-    return Backoff(
-        settings.destination_min_retry_interval / 1000,
-        settings.destination_max_retry_interval / 1000,
-        factor=settings.destination_retry_multiplier,
-        jitter=JITTER,
-    )
 
 
 async def _limit(tx: Tx, ids: SharedStreamIds, server: str, now_ms: int, wait_ms: int) -> Written:

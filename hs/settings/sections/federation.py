@@ -65,33 +65,34 @@ class PeerRequestSettings:
     max_short_retry_delay: int = setting(
         DURATION,
         2000,
-        "Maximum delay between the attempts of a request that a client waits for.",
+        "Maximum delay between the attempts of one request.",
         shown="2s",
     )
-    max_short_retries: int = setting(COUNT, 3, "Number of further attempts of such a request.")
+    max_short_retries: int = setting(COUNT, 3, "Number of further attempts of one request.")
     max_long_retry_delay: int = setting(
         DURATION,
         60_000,
-        "Maximum delay between the attempts of a request that nobody waits for.",
+        "Maximum interval without requests to a server after its first failures. These intervals "
+        "begin with a second and are doubled.",
         shown="60s",
     )
-    max_long_retries: int = setting(COUNT, 10, "Number of further attempts of such a request.")
+    max_long_retries: int = setting(COUNT, 10, "Number of such intervals.")
     destination_min_retry_interval: int = setting(
         DURATION,
         600_000,
-        "Time without requests to a server after its first failure.",
+        "Interval without requests to a server that still fails after that.",
         shown="10m",
     )
     destination_retry_multiplier: float = setting(
         FACTOR,
         2.0,
-        "Factor by which that time grows with each further failure.",
+        "Factor by which that interval grows with each further failure.",
         shown=2,
     )
     destination_max_retry_interval: int = setting(
         DURATION,
         7 * 86_400_000,
-        "Maximum of that time.",
+        "Maximum of that interval.",
         shown="1w",
     )
 

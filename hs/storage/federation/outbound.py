@@ -34,7 +34,10 @@ DELETE FROM relayed_events WHERE stream_id <= $1 AND NOT EXISTS (
 )
 """
 
-BEHIND = "SELECT server, since_ms, events_after, devices_after FROM behind_destinations"
+BEHIND = """
+SELECT b.server, b.since_ms, b.events_after, b.devices_after, coalesce(d.failures, 0)
+FROM behind_destinations b LEFT JOIN destinations d ON d.server = b.server
+"""
 SET_BEHIND = InsertRows(
     "behind_destinations",
     "server text, since_ms bigint, events_after bigint, devices_after bigint",
@@ -117,12 +120,13 @@ class SenderPositionRecord(NamedTuple):
 
 
 class BehindRecord(NamedTuple):
-    """A row of `behind_destinations`."""
+    """A row of `behind_destinations`; `failures` is known if the server still fails."""
 
     server: str
     since_ms: int
     events_after: int
     devices_after: int
+    failures: int = 0
 
 
 class SentEventRecord(NamedTuple):
@@ -204,7 +208,7 @@ async def list_behind(tx: Tx) -> list[BehindRecord]:
 
 async def set_behind(tx: Tx, rows: Sequence[BehindRecord]) -> None:
     """Store destinations that are behind, each at most once."""
-    await tx.insert_rows(SET_BEHIND, rows)
+    await tx.insert_rows(SET_BEHIND, [row[:4] for row in rows])
 
 
 async def delete_behind(tx: Tx, servers: Sequence[str]) -> None:

@@ -4,13 +4,16 @@ from typing import NamedTuple
 
 from hs.storage.database import Row, Tx
 
-_COLUMNS = "SELECT server, failing_since_ms, retry_ms, interval_ms, is_limited FROM destinations"
+_COLUMNS = (
+    "SELECT server, failing_since_ms, retry_ms, interval_ms, is_limited, failures FROM destinations"
+)
 LIST_FAILING = _COLUMNS
 GET = f"{_COLUMNS} WHERE server = $1"
 SAVE = (
-    "INSERT INTO destinations (server, failing_since_ms, retry_ms, interval_ms, is_limited) "
-    "VALUES ($1, $2, $3, $4, $5) ON CONFLICT (server) DO UPDATE SET retry_ms = excluded.retry_ms, "
-    "interval_ms = excluded.interval_ms, is_limited = excluded.is_limited"
+    "INSERT INTO destinations (server, failing_since_ms, retry_ms, interval_ms, is_limited, "
+    "failures) VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (server) DO UPDATE SET "
+    "retry_ms = excluded.retry_ms, interval_ms = excluded.interval_ms, "
+    "is_limited = excluded.is_limited, failures = excluded.failures"
 )
 DELETE = "DELETE FROM destinations WHERE server = $1"
 
@@ -18,7 +21,8 @@ DELETE = "DELETE FROM destinations WHERE server = $1"
 class FailingServer(NamedTuple):
     """A row of `destinations`; times in milliseconds.
 
-    A server that `is_limited` responds, and wants no requests until `retry_ms`.
+    A server that `is_limited` responds, and wants no requests until `retry_ms`. `failures` is the
+    number of attempts since it responded for the last time.
     """
 
     server: str
@@ -26,6 +30,7 @@ class FailingServer(NamedTuple):
     retry_ms: int
     interval_ms: int
     is_limited: bool = False
+    failures: int = 0
 
 
 async def list_failing(tx: Tx) -> list[FailingServer]:
@@ -41,7 +46,7 @@ async def get(tx: Tx, server: str) -> FailingServer | None:
 
 async def save(tx: Tx, failing: FailingServer) -> None:
     """Insert or change the row of a server."""
-    await tx.execute(SAVE, *failing[:4], int(failing.is_limited))
+    await tx.execute(SAVE, *failing[:4], int(failing.is_limited), failing.failures)
 
 
 async def delete(tx: Tx, server: str) -> None:
@@ -50,4 +55,4 @@ async def delete(tx: Tx, server: str) -> None:
 
 
 def _failing(row: Row) -> FailingServer:
-    return FailingServer(row[0], row[1], row[2], row[3], bool(row[4]))
+    return FailingServer(row[0], row[1], row[2], row[3], bool(row[4]), row[5])

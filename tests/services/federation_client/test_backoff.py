@@ -13,6 +13,7 @@ from hs.lib.clock import FixedClock
 from hs.services.federation_client.peer_transport import PeerResponse
 from hs.services.federation_client.retry_after import retry_after_s
 from hs.settings.sections.federation import FederationSettings, PeerRequestSettings
+from hs.settings.settings import Settings
 from hs.storage.database import Database
 from tests.support.composition import SETTINGS, Neighbourhood, open_process, worker_settings
 from tests.support.federation import FederatedServer, PeerNetwork, ScriptedPeer, settings_of
@@ -21,22 +22,24 @@ from tests.support.web import Tokens
 NEAR, FAR = ServerName("near.example"), ServerName("far.example")
 PATH = "/_matrix/federation/v1/version"
 MINUTE_MS = 60_000
-BACKOFF = settings_of(NEAR, attrs.evolve(SETTINGS, peer_requests=PeerRequestSettings()))
+BACKOFF = settings_of(
+    NEAR, attrs.evolve(SETTINGS, peer_requests=PeerRequestSettings(max_long_retries=0))
+)
 
 
 @asynccontextmanager
 async def two_processes(
-    database: Database, network: PeerNetwork, clock: FixedClock
+    database: Database, network: PeerNetwork, clock: FixedClock, settings: Settings = BACKOFF
 ) -> AsyncIterator[tuple[FederatedServer, FederatedServer]]:
     """Run two processes of one server."""
     neighbours = Neighbourhood()
-    settings = [worker_settings(BACKOFF, name, "main", "reader") for name in ("main", "reader")]
+    of_each = [worker_settings(settings, name, "main", "reader") for name in ("main", "reader")]
     transport = network.transport_of(NEAR)
     async with open_process(
-        database, settings[0], clock=clock, neighbours=neighbours, peers=transport
+        database, of_each[0], clock=clock, neighbours=neighbours, peers=transport
     ) as main:
         async with open_process(
-            database, settings[1], clock=clock, neighbours=neighbours, peers=transport
+            database, of_each[1], clock=clock, neighbours=neighbours, peers=transport
         ) as reader:
             yield FederatedServer(NEAR, network, main), FederatedServer(NEAR, network, reader)
 
@@ -77,8 +80,42 @@ async def test_interval_grows_up_to_a_limit(database: Database) -> None:
             clock.advance(failing.interval_ms)
 
     assert intervals[0] == 10 * MINUTE_MS
-    assert all(1.6 <= later / before <= 2 for before, later in pairwise(intervals[:9]))
-    assert intervals[-1] == 7 * 24 * 60 * MINUTE_MS
+    assert all(1.6 <= later / before <= 2.5 for before, later in pairwise(intervals[:9]))
+    assert 0.8 <= intervals[-1] / (7 * 24 * 60 * MINUTE_MS) <= 1
+
+
+async def test_first_intervals_begin_with_a_second(database: Database) -> None:
+    clock, network = FixedClock(), PeerNetwork(down={FAR})
+    chosen = PeerRequestSettings(max_long_retries=4, max_long_retry_delay=3_000)
+    settings = settings_of(NEAR, attrs.evolve(SETTINGS, peer_requests=chosen))
+    intervals = []
+    for _ in range(3):  # each time after a restart
+        async with two_processes(database, network, clock, settings) as processes:
+            for server in processes:
+                await fails(server, "connection refused")
+                await fails(server, "next attempt")
+                failing = server.process.services.core.federation.backoff.failing(FAR)
+                assert failing is not None
+                intervals.append(failing.interval_ms / 1000)
+                clock.advance(failing.interval_ms)
+
+    longest = [1, 2, 3, 3, 600, 1200]
+    assert all(0.8 * most <= each <= most for each, most in zip(intervals, longest, strict=True))
+    assert intervals[4] == 600
+
+
+async def test_response_ends_the_count_of_failures(database: Database) -> None:
+    clock, network = FixedClock(), PeerNetwork(down={FAR})
+    ScriptedPeer(FAR, network, {f"GET {PATH}": (200, {})})
+    settings = settings_of(NEAR, attrs.evolve(SETTINGS, peer_requests=PeerRequestSettings()))
+    async with two_processes(database, network, clock, settings) as (main, reader):
+        for _ in range(3):
+            for server in (main, reader):
+                await fails(server, "connection refused")
+                clock.advance(2_000)
+            network.down.clear()
+            await main.client.get(FAR, PATH)
+            network.down.add(FAR)
 
 
 async def test_backoff_survives_a_restart(database: Database) -> None:

@@ -400,19 +400,7 @@ async def test_silent_web_server_does_not_use_up_the_time_of_requests(
     assert [(request.host, request.port) for request in http.requests] == [("far.example", 8448)]
 
 
-async def test_patient_request_is_repeated_for_minutes(
-    autojump_clock: trio.testing.MockClock,
-) -> None:
-    http = ScriptedHttp([HttpNotConnected("refused") for _ in range(10)])
-    began = trio.current_time()
-
-    response = await scripted(http).send(request_to("far.example", is_patient=True))
-
-    assert response.status == 200
-    assert 120 < trio.current_time() - began < 600
-
-
-async def test_short_request_is_repeated_for_seconds(
+async def test_request_is_repeated_for_seconds(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     http = ScriptedHttp([HttpNotConnected("refused") for _ in range(10)])

@@ -29,7 +29,7 @@ from hs.services.federation.outbound.table_rows import (
     ServersOfUsers,
 )
 from hs.services.federation_client.client import FederationClient
-from hs.services.federation_client.server_backoff import retries_of
+from hs.services.federation_client.retry_intervals import RetryIntervals
 
 
 def wire_outgoing_messages(base: ProcessBase) -> OutgoingMessages:
@@ -102,7 +102,7 @@ def _sender(
         encoder=TransactionEncoder(server_name, base.clock),
         destinations=destinations,
         devices=devices,
-        retries=retries_of(base.settings.peer_requests),
+        intervals=RetryIntervals.of(base.settings.peer_requests),
     )
     positions = SenderPositions(database, base.plan.instance, senders)
     return FederationSender(

@@ -1,10 +1,11 @@
 """The delivery to one destination: one transaction at a time, in order.
 
-A transaction that failed is sent again with the same content and ID. A destination that fails for
-KEEP_S falls behind: its row is stored, its queue is dropped, and when it responds again it is sent
-the latest event of each room that it shares, and the latest change of each user's devices. It is
-tried at the intervals of `retries`, those of other requests, or when a request of it arrives. New
-events wait in its queue while it catches up, so it misses nothing.
+A transaction that failed is sent again with the same content and ID, at the intervals of other
+requests (`RetryIntervals`), or when a request of the destination arrives. A destination that fails
+for KEEP_S, or is not tried for as long, falls behind: its row is stored, its queue is dropped, and
+when it responds again it is sent the latest event of each room that it shares, and the latest
+change of each user's devices. New events wait in its queue while it catches up, so it misses
+nothing.
 
 The row of a destination that has caught up is deleted when the stored position of the sender is
 below all that waits for it: a restart before that begins to catch up again.
@@ -19,7 +20,6 @@ import trio
 
 from hs.core.errors import RemoteFault
 from hs.core.ids import EventID, ServerName, UserID, server_of
-from hs.lib.backoff import Backoff
 from hs.services.federation.outbound.destination import (
     Behind,
     Destination,
@@ -37,6 +37,7 @@ from hs.services.federation.outbound.outgoing import (
     TransactionEncoder,
 )
 from hs.services.federation_client.client import FederationClient
+from hs.services.federation_client.retry_intervals import RetryIntervals
 from hs.storage.database import Database
 from hs.storage.federation import outbound as storage
 from hs.storage.federation import outgoing_to_device
@@ -66,17 +67,14 @@ class DeliveryCounts:
 
 @attrs.frozen(eq=False, kw_only=True)
 class DestinationDelivery:
-    """Sends to one destination at a time; each task that uses it serves another destination.
-
-    `retries` has the delays between attempts to reach a destination that is behind.
-    """
+    """Sends to one destination at a time; each task that uses it serves another destination."""
 
     database: Database
     client: FederationClient
     encoder: TransactionEncoder
     destinations: Destinations
     devices: DeviceEdus
-    retries: Backoff
+    intervals: RetryIntervals
     counts: DeliveryCounts = attrs.Factory(DeliveryCounts)
     _slots: trio.CapacityLimiter = attrs.Factory(lambda: trio.CapacityLimiter(TRIED_AT_ONCE))
 
@@ -137,8 +135,7 @@ class DestinationDelivery:
     async def _request(self, destination: Destination, transaction: Transaction) -> bool:
         encoded = transaction.encoded
         try:
-            # Each destination has pauses of its own, which begin with a second, and are those of
-            # other requests when it is behind.
+            # The pauses of a destination are its own: other requests may be sent in between.
             await self.client.request(
                 destination.server, "PUT", encoded.uri, encoded.body, ignores_backoff=True
             )
@@ -152,9 +149,7 @@ class DestinationDelivery:
         counts.pdus += len(transaction.pdus)
         counts.edus += len(transaction.edus) + len(transaction.message_ids)
         destination.failing_since_s = None
-        destination.backoff.reset()
-        if destination.behind is not None:
-            destination.behind.failures = 0
+        destination.failures = 0
         return True
 
     async def _note_failure(self, destination: Destination, fault: RemoteFault) -> None:
@@ -162,14 +157,13 @@ class DestinationDelivery:
         now_s = trio.current_time()
         if destination.failing_since_s is None:
             destination.failing_since_s = now_s
-        pause_s = destination.backoff.next_s()
+        destination.failures += 1
+        pause_s = self.intervals.after_s(destination.failures)
         is_behind = destination.behind is not None
-        if is_behind or now_s - destination.failing_since_s >= KEEP_S:
+        if is_behind or max(now_s - destination.failing_since_s, pause_s) >= KEEP_S:
             behind = self.destinations.fall_behind(destination)
             if not is_behind:
                 log.warning("%s falls behind until it responds: %s", destination.server, fault)
-            behind.failures += 1
-            pause_s = max(pause_s, self.retries.delay_s(behind.failures))
             await self.store_behind(destination, behind)
         self.destinations.retry_in(destination, max(pause_s, fault.retry_after_s or 0.0))
 

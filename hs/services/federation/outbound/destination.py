@@ -18,15 +18,11 @@ from typing import Final
 import attrs
 
 from hs.core.ids import EventID, ServerName
-from hs.lib.backoff import Backoff
 from hs.services.federation.outbound.outgoing import OutgoingPdu, TransactionBody
 from hs.storage.federation.outbound import BehindRecord
 
 MAX_QUEUED_PDUS: Final = 1000
 MAX_QUEUED_EDUS: Final = 2000
-
-FIRST_RETRY_S: Final = 1.0
-LAST_RETRY_S: Final = 3600.0
 
 
 @attrs.frozen(eq=False)
@@ -46,17 +42,13 @@ class QueuedEdu:
 
 @attrs.define(eq=False)
 class Behind:
-    """How far a destination is behind. `is_stored` is False while its row is out of date.
-
-    `failures` counts the attempts to reach it since it fell behind.
-    """
+    """How far a destination is behind. `is_stored` is False while its row is out of date."""
 
     since_ms: int
     events_after: int
     devices_after: int
     is_stored: bool = False
     is_catching_up: bool = False
-    failures: int = 0
 
     def is_at(self, events_after: int, devices_after: int) -> bool:
         """Return whether it catches up and its positions are still these."""
@@ -78,7 +70,7 @@ class Transaction:
 
 @attrs.define(eq=False)
 class Destination:
-    """What this server knows of one destination."""
+    """What this server knows of one destination; `failures` are those since the last success."""
 
     server: ServerName
     pdus: deque[OutgoingPdu] = attrs.Factory(deque)
@@ -90,7 +82,7 @@ class Destination:
     sending: Transaction | None = None
     retry_s: float = 0.0  # no attempt before this time
     failing_since_s: float | None = None
-    backoff: Backoff = attrs.Factory(lambda: Backoff(FIRST_RETRY_S, LAST_RETRY_S))
+    failures: int = 0
 
     @property
     def is_idle(self) -> bool:

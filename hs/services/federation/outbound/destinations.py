@@ -126,6 +126,7 @@ class Destinations:
                 destination.behind = Behind(
                     record.since_ms, record.events_after, record.devices_after, is_stored=True
                 )
+                destination.failures = record.failures
                 self.retry_in(destination, FIRST_LOOK_S * jitter())
 
     # Waking

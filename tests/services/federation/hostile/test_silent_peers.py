@@ -61,4 +61,3 @@ async def test_every_request_is_bounded() -> None:
     for request in requests:
         assert request.timeout_s <= max(JOIN_TIMEOUT_S, 330), request.uri
         assert request.max_bytes <= MAX_ROOM_BYTES, request.uri
-        assert not request.is_patient

@@ -5,6 +5,7 @@ import trio
 import trio.testing
 
 from hs.core.ids import ServerName, UserID
+from hs.lib.clock import FixedClock
 from hs.services.federation.outbound.delivery import KEEP_S
 from hs.services.federation.outbound.destination import MAX_QUEUED_PDUS
 from hs.services.federation_client.peer_transport import PeerRequest, PeerResponse
@@ -193,10 +194,52 @@ async def test_long_queue_of_a_slow_server_is_dropped(
     assert len(far.pdus()) <= 51
 
 
+async def test_server_that_was_away_for_minutes_is_sent_events_within_a_minute(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    settings = attrs.evolve(SETTINGS, peer_requests=PeerRequestSettings())
+    async with open_servers(NEAR, settings=settings) as (near,):
+        far = ReceivingPeer(FAR, near.network)
+        room_id, _ = await shared_room(near, far)
+        for away_s in (2.0, 20.0, 70.0, 200.0):
+            far.transactions.clear()
+            near.network.down.add(FAR)
+            async with sending(near):
+                await near.world.send(room_id, ANN, f"during {away_s}")
+                await trio.sleep(away_s)
+                near.network.down.clear()
+                await wait_until(far.bodies, min(60.0, away_s))
+
+            assert far.bodies() == [f"during {away_s}"]
+            assert near.process.services.core.federation.backoff.count() == 0
+
+
+async def test_restart_of_the_sender_goes_on_with_the_intervals(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    clock, intervals = FixedClock(), PeerRequestSettings(max_long_retries=7)
+    settings = attrs.evolve(SETTINGS, peer_requests=intervals)
+    async with open_servers(NEAR, settings=settings, clock=clock) as (near,):
+        far = ReceivingPeer(FAR, near.network)
+        room_id, _ = await shared_room(near, far)
+        near.network.down.add(FAR)
+        async with sending(near):
+            await near.world.send(room_id, ANN, "late")
+            for _ in range(200):  # the time of all early attempts
+                await trio.sleep(1)
+                clock.advance(1000)
+        tried = len(near.network.uris(FAR))
+        async with sending(near):
+            await trio.sleep(60)
+
+    assert len(near.network.uris(FAR)) - tried == 1
+
+
 async def test_server_that_is_behind_is_tried_at_the_configured_intervals(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     intervals = PeerRequestSettings(
+        max_long_retries=6,
         destination_min_retry_interval=1_000_000,
         destination_retry_multiplier=2,
         destination_max_retry_interval=10_000_000,
