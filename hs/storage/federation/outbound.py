@@ -71,15 +71,11 @@ EVENTS_OF = sql(
         f"AND e.stream_id <> r.stream_id AND {d.any_of('r.stream_id', 1, 'bigint')} ORDER BY 1"
     )
 )
-# The servers in a room, and those that left it with an event or after it.
-SERVERS_SINCE = """
-SELECT server FROM room_servers WHERE room_id = $1 AND (joined_members > 0 OR left_id >= $2)
-"""
 _LAST_ID = "CASE WHEN s.joined_members > 0 THEN h.sent_id ELSE s.left_id END"
 MISSED_ROOMS = f"""
 SELECT {_LAST_ID} AS last_id, CASE WHEN s.joined_members > 0 THEN 1 ELSE 0 END
 FROM room_servers s JOIN room_heads h ON h.room_id = s.room_id
-WHERE s.server = $1 AND {_LAST_ID} > $2 ORDER BY last_id LIMIT $3
+WHERE s.server = $1 AND {_LAST_ID} > $2 AND {_LAST_ID} >= s.joined_id ORDER BY last_id LIMIT $3
 """
 
 RECEIPTS = """
@@ -231,16 +227,11 @@ async def find_events(tx: Tx, stream_ids: Sequence[int]) -> list[SentEventRecord
     return _sent_events(await tx.fetch(EVENTS_OF, list(stream_ids)))
 
 
-async def servers_since(tx: Tx, room_id: str, stream_id: int) -> list[str]:
-    """List the servers in a room, and those that left it with an event or after it."""
-    return [row[0] for row in await tx.fetch(SERVERS_SINCE, room_id, stream_id)]
-
-
 async def missed_events(tx: Tx, server: str, after: int, limit: int) -> list[tuple[int, bool]]:
     """List, in order, the last events of a server's rooms after a stream ID.
 
     Each is (stream_id, whether the server is in the room). Of a room that the server has left it
-    is the event by which it left.
+    is the event by which it left. Events from before it joined are left out.
     """
     rows = await tx.fetch(MISSED_ROOMS, server, after, limit)
     return [(row[0], bool(row[1])) for row in rows]

@@ -1,10 +1,12 @@
 """The servers that have users joined to rooms, and the events that are sent to them.
 
-A row of `room_servers` counts the joined members of one server. Its count is 0 after the last of
-them left: then `left_id` is the event by which that happened.
+A row of `room_servers` counts the joined members of one server. It has the last two periods in
+which the server was in the room, as the stream IDs of the rows by which it joined and left. Its
+count is 0 after the last member left: then `left_id` is the end of the last period.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from hs.storage.database import Tx
 from hs.storage.dialect import sql
@@ -16,6 +18,20 @@ OF_ROOMS = sql(
         f"WHERE joined_members > 0 AND {d.any_of('room_id', 1, 'text')}"
     )
 )
+LAST_CHANGES = sql(
+    lambda d: (
+        "SELECT room_id, max(CASE WHEN joined_members > 0 THEN joined_id ELSE left_id END) "
+        f"FROM room_servers WHERE {d.any_of('room_id', 1, 'text')} AND server <> $2 "
+        "GROUP BY room_id"
+    )
+)
+# The servers in a room after an event, and those that left it with the event.
+AT_EVENT = """
+SELECT server FROM room_servers WHERE room_id = $1 AND (
+    joined_id <= $2 AND (joined_members > 0 OR left_id >= $2)
+    OR earlier_joined_id <= $2 AND earlier_left_id >= $2
+)
+"""
 COUNTS = sql(
     lambda d: (
         "SELECT s.room_id, s.server, s.joined_members FROM room_servers s "
@@ -23,13 +39,20 @@ COUNTS = sql(
         "ON s.room_id = requested.room_id AND s.server = requested.server"
     )
 )
+_BEGINS = "CASE WHEN room_servers.joined_members <= 0 AND excluded.joined_id > 0 THEN"
 ADD = InsertRows(
     "room_servers",
-    "room_id text, server text, joined_members bigint, left_id bigint",
+    "room_id text, server text, joined_members bigint, joined_id bigint, left_id bigint",
     conflict=(
         "ON CONFLICT (room_id, server) DO UPDATE SET "
         "joined_members = room_servers.joined_members + excluded.joined_members, "
-        "left_id = coalesce(excluded.left_id, room_servers.left_id)"
+        f"joined_id = {_BEGINS} excluded.joined_id ELSE room_servers.joined_id END, "
+        f"left_id = {_BEGINS} excluded.left_id "
+        "ELSE coalesce(excluded.left_id, room_servers.left_id) END, "
+        f"earlier_joined_id = {_BEGINS} room_servers.joined_id "
+        "ELSE room_servers.earlier_joined_id END, "
+        f"earlier_left_id = {_BEGINS} room_servers.left_id "
+        "ELSE room_servers.earlier_left_id END"
     ),
 )
 IS_IN_ROOM = """
@@ -54,9 +77,34 @@ ORDER BY theirs.room_id
 ADD_RELAYED = InsertRows("relayed_events", "stream_id bigint, event_id text")
 
 
+class CountChange(NamedTuple):
+    """How a commit changes the joined members of a server in a room.
+
+    `joined_id` is the row of its first join in the commit, or 0: if it was not in the room, that
+    begins a period. `left_id` is the row by which the last member left, if that is so.
+    """
+
+    room_id: str
+    server: str
+    difference: int
+    joined_id: int
+    left_id: int | None
+
+
 async def servers_of(tx: Tx, room_ids: Sequence[str]) -> list[tuple[str, str]]:
     """List (room_id, server) for all servers in rooms."""
     return [(row[0], row[1]) for row in await tx.fetch(OF_ROOMS, list(room_ids))]
+
+
+async def last_changes(tx: Tx, room_ids: Sequence[str], except_server: str) -> dict[str, int]:
+    """Return the stream IDs at which a server but one has joined or left last, by room."""
+    rows = await tx.fetch(LAST_CHANGES, list(room_ids), except_server)
+    return {row[0]: row[1] or 0 for row in rows}
+
+
+async def servers_at(tx: Tx, room_id: str, stream_id: int) -> list[str]:
+    """List the servers in a room after an event, and those that left with it."""
+    return [row[0] for row in await tx.fetch(AT_EVENT, room_id, stream_id)]
 
 
 async def counts(tx: Tx, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], int]:
@@ -65,8 +113,8 @@ async def counts(tx: Tx, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str
     return {(row[0], row[1]): row[2] for row in rows}
 
 
-async def add(tx: Tx, rows: Sequence[tuple[str, str, int, int | None]]) -> None:
-    """Add to the counts: (room_id, server, difference, left_id), each key at most once."""
+async def add(tx: Tx, rows: Sequence[CountChange]) -> None:
+    """Add to the counts, to each row at most once."""
     await tx.insert_rows(ADD, rows)
 
 

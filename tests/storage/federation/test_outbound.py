@@ -10,16 +10,17 @@ SENDERS, OLD_SENDERS = '["a","b"]', '["a"]'
 
 async def fill(tx: Tx) -> None:
     """Add rooms in which FAR is, was, or never was, and changes of devices of their members."""
-    for room, members, left_id, sent_id in (
-        ("!in", 2, None, 5),
-        ("!old", 1, None, 2),
-        ("!left", 0, 7, 9),
-        ("!received", 1, None, None),
+    for room, members, joined_id, left_id, sent_id in (
+        ("!in", 2, 5, None, 5),
+        ("!old", 1, 1, None, 2),
+        ("!left", 0, 1, 7, 9),
+        ("!joined", 1, 9, None, 8),
+        ("!received", 1, 1, None, None),
     ):
         await tx.execute(
-            "INSERT INTO room_servers (room_id, server, joined_members, left_id) "
-            "VALUES ($1, $2, $3, $4)",
-            *(room, FAR, members, left_id),
+            "INSERT INTO room_servers (room_id, server, joined_members, joined_id, left_id) "
+            "VALUES ($1, $2, $3, $4, $5)",
+            *(room, FAR, members, joined_id, left_id),
         )
         await tx.execute(
             "INSERT INTO room_heads (room_id, extremities, snapshot_id, depth, stream_id, sent_id) "

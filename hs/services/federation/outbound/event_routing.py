@@ -3,8 +3,8 @@
 An event goes to the servers that are in its room after it, and to those that were in it before. The
 latter are the servers that left with it, and the server of a user who was removed by it even if
 that user was only invited. The servers in the room are taken from memory while the feed delivers
-the event, and so are exact. If the room is not in memory, they are read afterwards, together with
-those that have left since.
+the event. If the room is not in memory, or if servers have joined or left since the event, those
+at the event are read: a server that joins afterwards is not sent what it may not see.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -34,7 +34,8 @@ _REMOVING: Final = frozenset((event_types.LEAVE, event_types.BAN))
 class SentEvent:
     """An event to send; `servers` or `pdu` are None if they have yet to be read.
 
-    `left` are servers that get it although they may not be in the room; `known_to` has it already.
+    `removed` are servers that get it although they may not be in the room; `known_to` has it
+    already.
     """
 
     writer: str
@@ -43,7 +44,7 @@ class SentEvent:
     room_id: RoomID
     known_to: ServerName
     pdu: bytes | None
-    left: frozenset[ServerName]
+    removed: frozenset[ServerName]
     servers: Servers | None = None
 
 
@@ -59,15 +60,7 @@ class EventRouting:
     def select(self, batch: Batch[EventRow]) -> Iterator[SentEvent]:
         """Select the events of a batch that some server gets."""
         suffix = f":{self._server_name}"
-        if not any(row.relay or row.sender.endswith(suffix) for _, row in batch.rows):
-            return iter(())
-        selected: list[SentEvent] = []
-        # Memory has the servers after the batch, so those that left with later rows are added.
-        left: dict[str, frozenset[ServerName]] = {}
-        for stream_id, row in reversed(batch.rows):
-            if row.left_servers:
-                gone = frozenset(map(ServerName, row.left_servers))
-                left[row.room_id] = left.get(row.room_id, frozenset()) | gone
+        for stream_id, row in batch.rows:
             if row.distributed or not (row.relay or row.sender.endswith(suffix)):
                 continue
             # Each server joins its own forward extremities: the dummy events of all, which are
@@ -75,22 +68,19 @@ class EventRouting:
             if not row.is_shown:
                 continue
             room_id = RoomID(row.room_id)
-            servers = self._rooms.servers_nowait(room_id)
-            removed = left.get(row.room_id, frozenset()) | self._removed_server(row)
+            servers = self._rooms.servers_after_nowait(room_id, stream_id)
+            removed = self._removed_server(row).union(map(ServerName, row.left_servers))
             if servers is None or servers or removed:
-                selected.append(
-                    SentEvent(
-                        writer=batch.writer,
-                        stream_id=stream_id,
-                        event_id=EventID(row.event_id),
-                        room_id=room_id,
-                        known_to=self._server_that_knows(row.sender, row.state_key),
-                        pdu=row.pdu,
-                        left=removed,
-                        servers=servers,
-                    )
+                yield SentEvent(
+                    writer=batch.writer,
+                    stream_id=stream_id,
+                    event_id=EventID(row.event_id),
+                    room_id=room_id,
+                    known_to=self._server_that_knows(row.sender, row.state_key),
+                    pdu=row.pdu,
+                    removed=removed,
+                    servers=servers,
                 )
-        return reversed(selected)
 
     async def route(self, sent: Sequence[SentEvent]) -> None:
         """Queue events, in their order."""
@@ -102,10 +92,10 @@ class EventRouting:
         for event in sent:
             servers = event.servers
             if servers is None:
-                servers = await self._servers_since(event)
+                servers = await self._rooms.servers_at(event.room_id, event.stream_id)
             pdu = pdus.get(event.event_id) if event.pdu is None else event.pdu
             if pdu is not None:
-                self._send(event, servers | event.left, pdu)
+                self._send(event, servers | event.removed, pdu)
             self._destinations.note_delivered(event.stream_id)
 
     async def catch_up(self, after: VectorPosition, start: VectorPosition) -> None:
@@ -141,17 +131,13 @@ class EventRouting:
                 room_id=RoomID(record.room_id),
                 known_to=self._server_that_knows(record.sender, record.state_key),
                 pdu=record.pdu,
-                left=self._server_of_member(record.type, record.state_key),
+                removed=self._server_of_member(record.type, record.state_key),
             )
             for record in records
             if not after.covers(record.writer, record.stream_id)
             and start.covers(record.writer, record.stream_id)
         ]
         await self.route(sent)
-
-    async def _servers_since(self, event: SentEvent) -> Servers:
-        servers = await self._database.read(storage.servers_since, event.room_id, event.stream_id)
-        return frozenset(ServerName(server) for server in servers if server != self._server_name)
 
     async def _load(self, event_ids: list[EventID]) -> dict[str, bytes]:
         found = await self._database.read(events.find, event_ids)

@@ -38,7 +38,7 @@ from hs.services.rooms.append.pending_events import (
     PendingEvent,
     membership_of,
 )
-from hs.services.rooms.append.server_counts import CountRow, count_servers
+from hs.services.rooms.append.server_counts import count_servers
 from hs.services.rooms.store.stored_event import EventStatus
 from hs.storage.database import Tx
 from hs.storage.rooms import (
@@ -51,6 +51,7 @@ from hs.storage.rooms import (
     timeline_gaps,
     transaction_ids,
 )
+from hs.storage.rooms.room_servers import CountChange
 from hs.storage.rooms.state import Key, SnapshotRecord
 
 
@@ -156,7 +157,7 @@ async def _look_up_stored_events(
 
 async def _count_servers(
     tx: Tx, work: CommitWork, pending_events: Sequence[PendingEvent], numbers: CommitNumbers
-) -> Sequence[CountRow]:
+) -> Sequence[CountChange]:
     changing = [pending for pending in pending_events if pending.changes]
     if not changing:
         return ()

@@ -10,11 +10,10 @@ from hs.core.ids import EventID
 from hs.services.rooms.append.pending_events import PendingEvent
 from hs.storage.database import Tx
 from hs.storage.rooms import room_servers
+from hs.storage.rooms.room_servers import CountChange
 
-CountRow = tuple[str, str, int, int | None]  # room ID, server, difference, see room_servers
 
-
-class _CountChange(NamedTuple):
+class _MemberChange(NamedTuple):
     key: tuple[str, str]  # room ID, server
     event_id: EventID
     difference: int
@@ -24,7 +23,7 @@ class _CountChange(NamedTuple):
 class ServerCounts:
     """The rows to add to `room_servers`, and by event the other servers that left with it."""
 
-    rows: Sequence[CountRow]
+    rows: Sequence[CountChange]
     left: Mapping[EventID, tuple[str, ...]]
 
 
@@ -44,9 +43,12 @@ async def count_servers(
     }
     counts = await room_servers.counts(tx, sorted(leaving)) if leaving else {}
     differences: dict[tuple[str, str], int] = {}
+    joined: dict[tuple[str, str], int] = {}
     left: dict[tuple[str, str], EventID] = {}
     for key, event_id, difference in changes:
         differences[key] = differences.get(key, 0) + difference
+        if difference > 0:
+            joined.setdefault(key, positions[event_id])
         if key in leaving:
             counts[key] = counts.get(key, 0) + difference
             if counts[key] <= 0 and difference < 0:
@@ -57,15 +59,17 @@ async def count_servers(
     for (_, server), event_id in left.items():
         by_event[event_id] = (*by_event.get(event_id, ()), server)
     rows = [
-        (*key, difference, positions[left[key]] if key in left else None)
+        CountChange(
+            *key, difference, joined.get(key, 0), positions[left[key]] if key in left else None
+        )
         for key, difference in sorted(differences.items())
     ]
     return ServerCounts(rows, by_event)
 
 
-def _changes(pending_events: Iterable[PendingEvent]) -> list[_CountChange]:
+def _changes(pending_events: Iterable[PendingEvent]) -> list[_MemberChange]:
     return [
-        _CountChange(
+        _MemberChange(
             (pending.event.room_id, change.state_key.partition(":")[2]),
             pending.event.event_id,
             1 if change.membership == event_types.JOIN else -1,

@@ -9,7 +9,7 @@ from hs.core.streams import EVENTS, EventRow
 from hs.lib.caching.lru_cache import LruCache
 from hs.repl.feed import Batch, Feed
 from hs.repl.followers import KeyFollower
-from hs.storage.database import Database
+from hs.storage.database import Database, Tx
 from hs.storage.rooms import room_servers
 
 MAX_WEIGHT: Final = 500_000  # servers in rooms that are kept in memory, each room counting for more
@@ -19,21 +19,28 @@ Servers = frozenset[ServerName]
 
 
 class _ServerChange(NamedTuple):
+    position: int
     came: tuple[ServerName, ...]
     left: tuple[ServerName, ...]
+
+
+class _RoomEntry(NamedTuple):
+    servers: Servers
+    changed_at: int  # stream ID of the row by which a server has joined or left last
 
 
 class RoomServers:
     """The other servers in rooms, in memory for rooms that were used recently.
 
     Rows keep it exact: a join names the server that is in the room now, and `left_servers` those
-    that no longer are.
+    that no longer are. What was read may be ahead of the feed, so memory tells which servers were
+    in the room at an event only if none has joined or left since.
     """
 
     def __init__(self, database: Database, feed: Feed, server_name: ServerName) -> None:
         self._database = database
         self._server_name = server_name
-        self._rooms: LruCache[RoomID, Servers] = LruCache(
+        self._rooms: LruCache[RoomID, _RoomEntry] = LruCache(
             "servers_of_rooms", max_weight=MAX_WEIGHT, weigh=_weigh
         )
         self._follower = KeyFollower(self._rooms, self._read, _with_change)
@@ -41,15 +48,31 @@ class RoomServers:
 
     def servers_nowait(self, room_id: RoomID) -> Servers | None:
         """Return the other servers in a room if they are in memory."""
-        return self._rooms.get(room_id)
+        entry = self._rooms.get(room_id)
+        return None if entry is None else entry.servers
+
+    def servers_after_nowait(self, room_id: RoomID, stream_id: int) -> Servers | None:
+        """Return the other servers in a room after an event, if memory tells."""
+        entry = self._rooms.get(room_id)
+        return None if entry is None or stream_id < entry.changed_at else entry.servers
+
+    async def servers_at(self, room_id: RoomID, stream_id: int) -> Servers:
+        """Return the other servers in a room after an event, and those that left with it."""
+        # If none has joined or left since the event before it, none has left with it.
+        servers = self.servers_after_nowait(room_id, stream_id - 1)
+        if servers is not None:
+            return servers
+        stored = await self._database.read(room_servers.servers_at, room_id, stream_id)
+        return frozenset(ServerName(server) for server in stored if server != self._server_name)
 
     async def servers_in(self, room_id: RoomID) -> Servers:
         """Return the other servers in a room, as of this process's feed; the set never changes."""
-        return await self._follower.get(room_id)
+        return (await self._follower.get(room_id)).servers
 
     async def servers_of_rooms(self, room_ids: Collection[RoomID]) -> dict[RoomID, Servers]:
         """Return the other servers in many rooms, reading those not in memory together."""
-        return await self._follower.get_many(room_ids)
+        entries = await self._follower.get_many(room_ids)
+        return {room_id: entry.servers for room_id, entry in entries.items()}
 
     async def is_in_room(self, room_id: RoomID, server: ServerName) -> bool:
         """Return whether any server, also this one, is in a room, as the database has it now."""
@@ -66,20 +89,29 @@ class RoomServers:
         rooms = await self._database.read(room_servers.shared_rooms, server, self._server_name)
         return [RoomID(room_id) for room_id in rooms]
 
-    async def _read(self, room_ids: list[RoomID]) -> dict[RoomID, Servers]:
-        servers: dict[RoomID, list[ServerName]] = {room_id: [] for room_id in room_ids}
-        for room_id, server in await self._database.read(room_servers.servers_of, room_ids):
+    async def _read(self, room_ids: list[RoomID]) -> dict[RoomID, _RoomEntry]:
+        async def read(tx: Tx) -> tuple[list[tuple[str, str]], dict[str, int]]:
+            changes = await room_servers.last_changes(tx, room_ids, self._server_name)
+            return await room_servers.servers_of(tx, room_ids), changes
+
+        servers: dict[str, list[ServerName]] = {room_id: [] for room_id in room_ids}
+        rows, changed_at = await self._database.read(read)
+        for room_id, server in rows:
             if server != self._server_name:
-                servers[RoomID(room_id)].append(ServerName(server))
-        return {room_id: frozenset(names) for room_id, names in servers.items()}
+                servers[room_id].append(ServerName(server))
+        return {
+            room_id: _RoomEntry(frozenset(servers[room_id]), changed_at.get(room_id, 0))
+            for room_id in room_ids
+        }
 
     def _on_events(self, batch: Batch[EventRow]) -> None:
-        for _, row in batch.rows:
+        for stream_id, row in batch.rows:
             if row.state_changes is None and row.type != event_types.MEMBER:
                 continue
             room_id = RoomID(row.room_id)
             if room_id in self._follower:
                 change = _ServerChange(
+                    stream_id,
                     tuple(self._servers_joining(row)),
                     tuple(ServerName(server) for server in row.left_servers),
                 )
@@ -93,11 +125,15 @@ class RoomServers:
                     yield server
 
 
-def _with_change(servers: Servers, change: _ServerChange) -> Servers:
+def _with_change(entry: _RoomEntry, change: _ServerChange) -> _RoomEntry:
+    servers = entry.servers
     if servers.issuperset(change.came) and servers.isdisjoint(change.left):
-        return servers
-    return servers.union(change.came).difference(change.left)
+        return entry
+    return _RoomEntry(
+        servers.union(change.came).difference(change.left),
+        max(entry.changed_at, change.position),
+    )
 
 
-def _weigh(room_id: RoomID, servers: Servers) -> int:
-    return _ROOM_WEIGHT + len(servers)
+def _weigh(room_id: RoomID, entry: _RoomEntry) -> int:
+    return _ROOM_WEIGHT + len(entry.servers)

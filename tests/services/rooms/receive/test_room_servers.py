@@ -124,3 +124,51 @@ async def test_room_of_local_users_has_no_other_servers(world: ReceivingWorld) -
 
     assert await world.servers.servers_in(room_id) == frozenset()
     assert await stored_counts(world, room_id) == {OURS: (2, False)}
+
+
+async def test_servers_at_an_event_are_those_of_its_time(world: ReceivingWorld) -> None:
+    room_id, history = await import_joined_room(world)
+    sent = [await world.send(room_id, ALICE)]
+    # Left, back, left, and back again: of the last two periods the bounds are known.
+    for _ in range(2):
+        for content in ({"membership": "leave"}, JOIN):
+            await receive(world, history.add(CORA, "m.room.member", content, CORA))
+            sent.append(await world.send(room_id, ALICE))
+    at_end = await world.servers.servers_in(room_id)
+
+    servers = [await world.servers.servers_at(room_id, event.stream_id) for event in sent]
+    in_memory = [world.servers.servers_after_nowait(room_id, event.stream_id) for event in sent]
+
+    assert [THREE in each for each in servers] == [False, False, True, False, True]
+    assert all({ONE, TWO} <= each for each in servers)
+    assert at_end == {ONE, TWO, THREE}
+    assert in_memory == [None, None, None, None, at_end]
+
+
+async def test_server_is_in_the_room_at_the_event_by_which_it_leaves(
+    world: ReceivingWorld,
+) -> None:
+    room_id, history = await import_joined_room(world)
+
+    await receive(world, history.add(CORA, "m.room.member", {"membership": "leave"}, CORA))
+    left_at, row = world.seen[-1]
+    after = await world.send(room_id, ALICE)
+
+    assert row.left_servers == (THREE,)
+    assert THREE in await world.servers.servers_at(room_id, left_at)
+    assert THREE not in await world.servers.servers_at(room_id, after.stream_id)
+
+
+async def test_join_and_leave_in_one_commit_begin_a_period(world: ReceivingWorld) -> None:
+    room_id, history = await import_joined_room(world)
+    await receive(world, history.add(CORA, "m.room.member", {"membership": "leave"}, CORA))
+    between = await world.send(room_id, ALICE)
+
+    joined = history.add(CORA, "m.room.member", JOIN, CORA)
+    left = history.add(CORA, "m.room.member", {"membership": "leave"}, CORA)
+    await receive(world, joined, left)
+    positions = [stream_id for stream_id, row in world.seen if row.event_id == joined.event_id]
+
+    assert THREE not in await world.servers.servers_at(room_id, between.stream_id)
+    assert THREE in await world.servers.servers_at(room_id, positions[0])
+    assert THREE in await world.servers.servers_at(room_id, between.stream_id - 1)
