@@ -142,14 +142,7 @@ class ServerBackoff:
 
     def _apply(self, row: DestinationRow) -> None:
         if row.retry_ms:
-            self._failing[row.server] = FailingServer(
-                row.server,
-                row.failing_since_ms,
-                row.retry_ms,
-                row.interval_ms,
-                row.is_limited,
-                row.failures,
-            )
+            self._failing[row.server] = FailingServer(*attrs.astuple(row))
         else:
             self._failing.pop(row.server, None)
 

@@ -89,7 +89,7 @@ class Destinations:
             if self.is_mine(server):
                 destination = self._destination(server)
                 if not destination.add_pdu(pdu):
-                    self.fall_behind(destination)
+                    self._drop_queue(destination)
                 self._start(destination)
 
     def send_edu(self, servers: Iterable[ServerName], key: Hashable, edu: QueuedEdu) -> None:
@@ -98,7 +98,7 @@ class Destinations:
             if self.is_mine(server):
                 destination = self._destination(server)
                 if not destination.add_edu(key, edu):
-                    self.fall_behind(destination)
+                    self._drop_queue(destination)
                 self._start(destination)
 
     def add_edu_for_later(
@@ -216,6 +216,10 @@ class Destinations:
     def _has(self, destination: Destination) -> bool:
         """Return whether this object has not been forgotten, and perhaps replaced, meanwhile."""
         return self._by_name.get(destination.server) is destination
+
+    def _drop_queue(self, destination: Destination) -> None:
+        log.warning("%s falls behind: too much is queued for it", destination.server)
+        self.fall_behind(destination)
 
     def _destination(self, server: ServerName) -> Destination:
         destination = self._by_name.get(server)
