@@ -15,6 +15,8 @@ from hs.nursery.wiring.devices import DeviceServices
 from hs.nursery.wiring.ephemeral import EphemeralServices
 from hs.nursery.wiring.federation.client import FederationClientServices
 from hs.nursery.wiring.rooms.rooms import RoomOwner, Rooms
+from hs.services.federation.access.server_access import ServerAccess
+from hs.services.federation.history.state_fetcher import StateFetcher
 from hs.services.federation.inbound.device_messages import InboundDeviceMessages
 from hs.services.federation.inbound.early_presence import EarlyPresence
 from hs.services.federation.inbound.edus import InboundEdus, RemoteDeviceLists
@@ -118,7 +120,9 @@ def _owned(
         base.database,
         owner.receiver,
         owner.hot,
-        MissingEventFetcher(client.client, base.database, rooms.events),
+        MissingEventFetcher(
+            client.client, rooms.events, StateFetcher(client.client, base.database)
+        ),
         rooms.memberships,
         limits=limits,
         clock=base.clock,
@@ -131,7 +135,7 @@ def _owned(
     pdus = OwnedInboundPdus(
         base.database,
         owner.receiver,
-        rooms.memberships,
+        ServerAccess(base.settings.server.server_name, rooms.acls, rooms.servers),
         rooms.acls,
         queues,
         limits=limits,

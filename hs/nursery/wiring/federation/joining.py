@@ -29,7 +29,7 @@ from hs.services.federation.joining.stripped_states import StrippedStates
 from hs.services.federation.joining.third_party_exchange import ThirdPartyExchange
 from hs.services.rooms.membership.remote_rooms import RemoteRooms
 from hs.services.rooms.membership.restricted_joins import RestrictedJoins
-from hs.services.rooms.read.stripped_state import included_state
+from hs.services.rooms.read.stripped_state import StrippedState, included_state
 
 
 def wire_remote_rooms(
@@ -37,7 +37,8 @@ def wire_remote_rooms(
 ) -> RemoteRooms:
     """Build joining, leaving and inviting through other servers."""
     client = federation.client
-    candidates = ServerCandidates(base.signer.server_name, rooms.memberships, base.database)
+    received = StrippedState(base.database, rooms.events, rooms.states)
+    candidates = ServerCandidates(base.signer.server_name, rooms.memberships, received)
     templates = TemplateSigner(base.signer, base.clock)
     stripped = _stripped_states(base, rooms)
     return FederatedRooms(

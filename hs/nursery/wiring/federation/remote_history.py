@@ -12,6 +12,7 @@ from hs.services.federation.access.servers_to_ask import ServersToAsk
 from hs.services.federation.history.backfill import HistoryBackfill
 from hs.services.federation.history.federated_spaces import FederatedSpaces
 from hs.services.federation.history.history_fetcher import HistoryFetcher
+from hs.services.federation.history.state_fetcher import StateFetcher
 from hs.services.federation.history.timestamp_lookup import TimestampLookup
 from hs.services.federation.requests.directory import RemoteRoomDirectories
 from hs.services.rooms.membership.remote_rooms import RemoteRooms
@@ -39,7 +40,8 @@ def wire_remote_history(
     database = base.database
     access = ServerAccess(base.settings.server.server_name, rooms.acls, rooms.servers)
     servers = ServersToAsk(rooms.servers, access)
-    fetcher = HistoryFetcher(federation.client, database, rooms.receiver)
+    states = StateFetcher(federation.client, database)
+    fetcher = HistoryFetcher(federation.client, database, rooms.receiver, states)
     backfill = HistoryBackfill(
         database=database,
         clock=base.clock,

@@ -25,13 +25,13 @@ from hs.core.events.format import parse_pdu
 from hs.core.ids import EventID, RoomID, ServerName
 from hs.core.versions import ROOM_VERSIONS, RoomVersion
 from hs.repl.rpc import rpc
+from hs.services.federation.access.server_access import ServerAccess
 from hs.services.federation.inbound.extremity_limits import ExtremityLimits
 from hs.services.federation.inbound.pdu_queues import PduQueues
 from hs.services.rooms.receive.event_receiver import PduOutcome, PduVerdict, RoomReceiver
 from hs.services.rooms.receive.expected_rooms import ExpectedRooms
 from hs.services.rooms.receive.pdu_checks import PduChecker
 from hs.services.rooms.receive.withdrawals import InviteWithdrawals
-from hs.services.rooms.store.memberships import Memberships
 from hs.services.rooms.store.server_acls import ServerAcls
 from hs.storage.database import Database
 from hs.storage.rooms import rooms as room_rows
@@ -89,7 +89,7 @@ class OwnedInboundPdus:
 
     _database: Database
     _receiver: RoomReceiver
-    _memberships: Memberships
+    _access: ServerAccess
     _acls: ServerAcls
     _queues: PduQueues
     _limits: ExtremityLimits = attrs.field(kw_only=True)
@@ -102,7 +102,7 @@ class OwnedInboundPdus:
         self, room_id: RoomID, origin: ServerName, pdus: list[bytes]
     ) -> list[PduResult]:
         """Store PDUs of a room; see InboundPdus."""
-        if not (await self._memberships.present(room_id)).local:
+        if not await self._access.is_here(room_id):
             ends = await self._withdrawals.receive(room_id, pdus)
             rules = self._expected.rules_of(room_id)
             if rules is not None:

@@ -10,44 +10,31 @@ Rules:
   rejected a cited event has no state for it. Missing auth events are fetched last.
 - A server has the events that its own events cite. If it responds without any of them, nothing more
   is asked about its events, and the caller need not wait for them.
-- Everything is bounded: rounds, events, the size of each response, the requests, the time. The
-  caller tries again later to fetch what was not found, and gives up at last.
-- Whole states are fetched one after the other, and only their unknown events are kept. The wait for
-  it is not part of the time: servers that send theirs slowly delay others, not more.
+- Everything is bounded: rounds, events, the size of each response, the requests (see
+  StateFetcher), the time. The caller tries again later to fetch what was not found, and gives up
+  at last.
 - One server is asked for the events in between and for the state, the next ones only if it fails.
-  Single events are asked for several at a time.
 
 Spec: server-server API, Backfilling and retrieving missing events; Retrieving events.
 """
 
-import math
-from collections.abc import (
-    AsyncIterator,
-    Awaitable,
-    Callable,
-    Collection,
-    Iterable,
-    Mapping,
-    Sequence,
-)
-from contextlib import asynccontextmanager
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Final
 
 import attrs
 import trio
 
-from hs.core.errors import InvalidEvent, RemoteFault
+from hs.core.errors import RemoteFault
 from hs.core.events.event import Event
 from hs.core.events.format import parse_pdu
-from hs.core.ids import EventID, RoomID, ServerName
+from hs.core.ids import EventID, ServerName
 from hs.core.versions import RoomVersion
+from hs.services.federation.history.state_fetcher import RoomFetch, StateFetcher
 from hs.services.federation.requests import events as requests
 from hs.services.federation_client.client import FederationClient
 from hs.services.rooms.receive.graph_order import auth_order
 from hs.services.rooms.store.event_store import EventStore
-from hs.storage.database import Database
-from hs.storage.rooms import events as event_rows
 
 MAX_ROUNDS: Final = 8
 EVENTS_PER_ROUND: Final = 50
@@ -55,14 +42,8 @@ MAX_EVENTS_BETWEEN: Final = 200
 MAX_LATEST: Final = 20
 MAX_GAPS: Final = 5
 MAX_STATES_AT_GAP: Final = 3
-MAX_SINGLE_EVENTS: Final = 100
-SINGLE_EVENTS_AT_ONCE: Final = 10
 MAX_AUTH_ROUNDS: Final = 5
-MAX_UNKNOWN_STATE: Final = 30_000
 FETCH_TIMEOUT_S: Final = 180.0
-MIN_PDUS_FOR_THREAD: Final = 100
-
-T = TypeVar("T")
 
 
 @attrs.define(eq=False)
@@ -88,9 +69,8 @@ class MissingEventFetcher:
     """Fetches missing events of rooms that this server is in."""
 
     _client: FederationClient
-    _database: Database
     _events: EventStore
-    _whole_states: trio.Semaphore = attrs.Factory(lambda: trio.Semaphore(1))
+    _fetcher: StateFetcher
 
     async def fetch(
         self,
@@ -104,27 +84,20 @@ class MissingEventFetcher:
         The first server has sent the events. `extremities` are the room's forward extremities.
         """
         room_id = waiting[0].room_id
-        walk = _Walk(
-            self._client,
-            self._database,
-            self._events,
-            rules=rules,
-            room_id=room_id,
-            servers=list(servers),
-            whole_states=self._whole_states,
-        )
-        walk.held.update((event.event_id, event) for event in waiting)
-        with walk.scope:
-            walk.scope.deadline = trio.current_time() + FETCH_TIMEOUT_S
+        held = {event.event_id: event for event in waiting}
+        fetch = self._fetcher.begin(room_id, servers, partial(parse_pdu, rules=rules), held)
+        walk = _Walk(self._client, self._events, fetch, held)
+        with fetch.scope:
+            fetch.scope.deadline = trio.current_time() + FETCH_TIMEOUT_S
             await walk.fetch_between(extremities)
             await walk.fetch_states()
             await walk.fetch_auth_events()
-        outliers = list({**walk.auth_events, **walk.state_events}.values())
+        outliers = list({**walk.auth_events, **fetch.state_events}.values())
         return FetchedEvents(
             events=[each for each in walk.held.values() if each.event_id not in walk.unfounded],
             outliers=auth_order(outliers),
             states=walk.states,
-            faults=walk.faults,
+            faults=fetch.faults,
             unfounded=walk.unfounded,
         )
 
@@ -134,20 +107,12 @@ class _Walk:
     """One fetch. `held` are the events to receive: those that wait, and those in between."""
 
     _client: FederationClient
-    _database: Database
     _events: EventStore
-    _rules: RoomVersion = attrs.field(kw_only=True)
-    _room_id: RoomID = attrs.field(kw_only=True)
-    _servers: list[ServerName] = attrs.field(kw_only=True)
-    _whole_states: trio.Semaphore = attrs.field(kw_only=True)
-    held: dict[EventID, Event] = attrs.Factory(dict)
-    state_events: dict[EventID, Event] = attrs.Factory(dict)
+    _fetch: RoomFetch
+    held: dict[EventID, Event]
     auth_events: dict[EventID, Event] = attrs.Factory(dict)
     states: dict[EventID, list[EventID]] = attrs.Factory(dict)
-    faults: list[RemoteFault] = attrs.Factory(list)
-    scope: trio.CancelScope = attrs.Factory(trio.CancelScope)
     unfounded: frozenset[EventID] = frozenset()
-    _single_requests: int = 0
 
     # Events in between
 
@@ -162,14 +127,14 @@ class _Walk:
             ask = partial(
                 requests.get_missing_events,
                 self._client,
-                room_id=self._room_id,
+                room_id=self._fetch.room_id,
                 earliest=earliest,
                 latest=[event.event_id for event in gaps],
                 limit=min(EVENTS_PER_ROUND, most - len(self.held)),
             )
-            candidates = await self._parse(await self._ask_in_turn(ask) or ())
+            candidates = await self._fetch.parse(await self._fetch.ask_in_turn(ask) or ())
             if not self._add_cited(candidates):
-                if round_number == 0 and not self.faults:
+                if round_number == 0 and not self._fetch.faults:
                     # The server that has sent the events has answered, none of the others.
                     self.unfounded = frozenset(event.event_id for event in gaps)
                 return
@@ -206,12 +171,12 @@ class _Walk:
         gaps = [each for each in await self._gaps() if each.event_id not in self.unfounded]
         for event in gaps[:MAX_GAPS]:
             missing = sorted(set(event.prev_events) - await self._with_state(event.prev_events))
-            for server in list(self._servers):
+            for server in self._fetch.servers:
                 if len(missing) <= MAX_STATES_AT_GAP and await self._add_states_after(
                     server, missing
                 ):
                     break
-                state = await self._state_before(server, event.event_id)
+                state = await self._fetch.state_before(server, event.event_id)
                 if state is not None:
                     self.states[event.event_id] = state
                     break
@@ -221,63 +186,17 @@ class _Walk:
         for event_id in missing:
             if event_id in self.states:
                 continue
-            before = await self._state_before(server, event_id)
+            before = await self._fetch.state_before(server, event_id)
             if before is None:
                 return False
-            if await self._unknown([event_id]) and event_id not in self.state_events:
-                found = await self._fetch_single([event_id], server)
+            if await self._fetch.unknown([event_id]) and event_id not in self._fetch.state_events:
+                found = await self._fetch.single_events([event_id], server)
                 if event_id not in found:
                     return False
                 if found[event_id].state_key is not None:
-                    self.state_events.update(found)
+                    self._fetch.state_events.update(found)
             self.states[event_id] = [*before, event_id]
         return True
-
-    async def _state_before(self, server: ServerName, event_id: EventID) -> list[EventID] | None:
-        """Return the state before an event and fetch its events; None if not all were obtained."""
-        if server not in self._servers:
-            return None
-        try:
-            return await self._fetch_state(server, event_id)
-        except RemoteFault as fault:
-            self._note(fault)
-            return None
-
-    async def _fetch_state(self, server: ServerName, event_id: EventID) -> list[EventID] | None:
-        state, auth_chain = await requests.get_state_ids(
-            self._client, server, self._room_id, event_id
-        )
-        wanted = await self._unknown({*state, *auth_chain})
-        wanted -= self.state_events.keys()
-        if len(wanted) > MAX_UNKNOWN_STATE:
-            return None
-        for each in wanted & self.held.keys():
-            # It may come after this event in the order of processing, so it is an outlier first.
-            self.state_events[each] = self.held[each]
-        wanted -= self.held.keys()
-        if len(wanted) > MAX_SINGLE_EVENTS:
-            async with self._turn_for_whole_state():
-                found = await requests.get_state(
-                    self._client,
-                    server,
-                    self._room_id,
-                    event_id,
-                    wanted=wanted,
-                    parse=partial(_event_of_room, rules=self._rules, room_id=self._room_id),
-                )
-            self.state_events.update(found)
-        else:
-            self.state_events.update(await self._fetch_single(wanted, server))
-        return None if wanted - self.state_events.keys() else state
-
-    @asynccontextmanager
-    async def _turn_for_whole_state(self) -> AsyncIterator[None]:
-        """Wait until no other whole state is fetched; the time of this walk does not go on."""
-        remaining_s = self.scope.deadline - trio.current_time()
-        self.scope.deadline = math.inf
-        async with self._whole_states:
-            self.scope.deadline = trio.current_time() + remaining_s
-            yield
 
     # Auth events
 
@@ -291,15 +210,15 @@ class _Walk:
         ask = partial(
             requests.get_event_auth,
             self._client,
-            room_id=self._room_id,
+            room_id=self._fetch.room_id,
             event_id=lacking.event_id,
         )
-        offered = await self._parse(await self._ask_in_turn(ask) or ())
+        offered = await self._fetch.parse(await self._fetch.ask_in_turn(ask) or ())
         for _ in range(MAX_AUTH_ROUNDS):
             if not wanted:
                 return
             found = {each: offered[each] for each in wanted & offered.keys()}
-            found.update(await self._fetch_single(wanted - offered.keys()))
+            found.update(await self._fetch.single_events(wanted - offered.keys()))
             self.auth_events.update(found)
             # The offered chain is walked to its end before anything else is asked for.
             while new := self._cited_in(found.values(), offered):
@@ -322,88 +241,5 @@ class _Walk:
         cited = {each for event in events for each in event.auth_events}
         cited -= self.held.keys()
         cited -= self.auth_events.keys()
-        cited -= self.state_events.keys()
-        return await self._unknown(cited)
-
-    # Requests
-
-    async def _unknown(self, event_ids: Collection[EventID]) -> set[EventID]:
-        if not event_ids:
-            return set()
-        known = await self._database.read(event_rows.stream_ids_of, list(event_ids))
-        return {each for each in event_ids if each not in known}
-
-    async def _fetch_single(
-        self, event_ids: Collection[EventID], first: ServerName | None = None
-    ) -> dict[EventID, Event]:
-        """Fetch events one by one, several at once; within the bound of the whole walk."""
-        wanted = sorted(event_ids)[: max(0, MAX_SINGLE_EVENTS - self._single_requests)]
-        self._single_requests += len(wanted)
-        servers = [first] if first is not None else []
-        servers += [server for server in self._servers if server != first]
-        found: dict[EventID, Event] = {}
-        remaining = iter(wanted)
-
-        async def work() -> None:
-            for event_id in remaining:
-                event = await self._fetch_event(event_id, servers)
-                if event is not None:
-                    found[event_id] = event
-
-        async with trio.open_nursery() as nursery:
-            for _ in range(min(SINGLE_EVENTS_AT_ONCE, len(wanted))):
-                nursery.start_soon(work)
-        return found
-
-    async def _fetch_event(self, event_id: EventID, servers: Sequence[ServerName]) -> Event | None:
-        for server in servers:
-            if server not in self._servers:
-                continue
-            try:
-                pdu = await requests.get_event(self._client, server, event_id)
-            except RemoteFault as fault:
-                self._note(fault)
-                continue
-            event = _parse_in_room(pdu, self._rules, self._room_id)
-            if event is not None and event.event_id == event_id:
-                return event
-        return None
-
-    async def _ask_in_turn(self, ask: Callable[[ServerName], Awaitable[T]]) -> T | None:
-        """Return the first successful response of a server; None if there is none."""
-        for server in list(self._servers):
-            try:
-                return await ask(server)
-            except RemoteFault as fault:
-                self._note(fault)
-        return None
-
-    def _note(self, fault: RemoteFault) -> None:
-        """Record a failure; a server that did not respond at all is not asked again."""
-        self.faults.append(fault)
-        if fault.error is None:
-            self._servers = [server for server in self._servers if server != fault.server]
-
-    async def _parse(self, pdus: Sequence[Any]) -> dict[EventID, Event]:
-        if len(pdus) < MIN_PDUS_FOR_THREAD:
-            return _parse_all(pdus, self._rules, self._room_id)
-        return await trio.to_thread.run_sync(_parse_all, pdus, self._rules, self._room_id)
-
-
-def _parse_all(pdus: Sequence[Any], rules: RoomVersion, room_id: RoomID) -> dict[EventID, Event]:
-    parsed = (_parse_in_room(pdu, rules, room_id) for pdu in pdus)
-    return {event.event_id: event for event in parsed if event is not None}
-
-
-def _parse_in_room(pdu: Any, rules: RoomVersion, room_id: RoomID) -> Event | None:
-    try:
-        return _event_of_room(pdu, rules, room_id)
-    except InvalidEvent:
-        return None
-
-
-def _event_of_room(pdu: Any, rules: RoomVersion, room_id: RoomID) -> Event:
-    event = parse_pdu(pdu, rules)
-    if event.room_id != room_id:
-        raise InvalidEvent("It belongs to another room")
-    return event
+        cited -= self._fetch.state_events.keys()
+        return await self._fetch.unknown(cited)

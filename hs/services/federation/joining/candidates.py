@@ -18,14 +18,12 @@ from contextlib import contextmanager
 from typing import Final, TypeVar
 
 import attrs
-import orjson
 import trio
 
 from hs.core.errors import MatrixError, RemoteFault, may_be_relayed
 from hs.core.ids import RoomID, ServerName, UserID, parse_server_name, server_in, server_of
+from hs.services.rooms.read.stripped_state import StrippedState
 from hs.services.rooms.store.memberships import Memberships
-from hs.storage.database import Database
-from hs.storage.sync.sliding_sync import load_stripped_state
 
 MAX_SERVERS: Final = 20
 MAX_REFUSALS: Final = 3
@@ -44,7 +42,7 @@ class ServerCandidates:
 
     _server_name: ServerName
     _memberships: Memberships
-    _database: Database
+    _stripped: StrippedState
 
     async def of(
         self, room_id: RoomID, user_id: UserID, via: Sequence[ServerName]
@@ -54,13 +52,15 @@ class ServerCandidates:
         present = await self._memberships.present(room_id)
         counts = Counter(server_of(member) for member in present.joined)
         named = server_in(room_id)
-        stripped = await self._servers_in_stripped_state(room_id, user_id)
+        stripped = (
+            () if own is None else (await self._stripped.of(user_id, {room_id: own}))[room_id]
+        )
 
         def all_candidates() -> Iterator[str]:
             yield from via
             if own is not None:
                 yield server_of(own.sender)
-            yield from stripped
+            yield from (event["sender"].partition(":")[2] for event in stripped)
             yield from (server for server, _ in counts.most_common(MAX_SERVERS))
             if named is not None:
                 yield named
@@ -73,12 +73,6 @@ class ServerCandidates:
                 continue
         found.pop(self._server_name, None)
         return list(found)[:MAX_SERVERS]
-
-    async def _servers_in_stripped_state(self, room_id: RoomID, user_id: UserID) -> list[str]:
-        """Return the servers of those who set the state that an invite or knock shows."""
-        rows = await self._database.read(load_stripped_state, [room_id], user_id)
-        events = orjson.loads(rows[room_id]) if room_id in rows else ()
-        return [event["sender"].partition(":")[2] for event in events]
 
 
 async def try_in_turn(
