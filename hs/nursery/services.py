@@ -210,10 +210,12 @@ def build_services(
         # Last, so that its notifier wakes clients once all other subscribers are up to date.
         sync=wire_sync(base, rooms, reading, sources, threads, admission=admission, drain=drain),
     )
-    return attrs.evolve(services, federation=_build_federation(base, services, drain))
+    return attrs.evolve(services, federation=_build_federation(base, services, admission, drain))
 
 
-def _build_federation(base: ProcessBase, services: Services, drain: Drain) -> list[Part]:
+def _build_federation(
+    base: ProcessBase, services: Services, admission: Admission, drain: Drain
+) -> list[Part]:
     core = services.core
     subjects = FederatedSubjects(
         client=core.federation,
@@ -227,6 +229,7 @@ def _build_federation(base: ProcessBase, services: Services, drain: Drain) -> li
         media=services.media,
         appservices=core.appservices,
         lists=core.queries.lists,
+        admission=admission,
         drain=drain,
     )
     return wire_federation(base, subjects)

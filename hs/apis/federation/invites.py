@@ -56,7 +56,6 @@ class InvitesApi:
         "PUT",
         "/_matrix/federation/v2/invite/{room_id}/{event_id}",
         auth=FEDERATION,
-        work=WorkClass.PEERS,
         fresh=always,
     )
     async def invite(self, request: Invite) -> dict[str, Any]:
@@ -67,7 +66,6 @@ class InvitesApi:
         "PUT",
         "/_matrix/federation/v1/invite/{room_id}/{event_id}",
         auth=FEDERATION,
-        work=WorkClass.PEERS,
         fresh=always,
     )
     async def invite_v1(self, request: OldInvite) -> list[Any]:

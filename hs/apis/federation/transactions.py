@@ -3,7 +3,6 @@
 import attrs
 
 from hs.apis.web.auth import FEDERATION
-from hs.apis.web.limits import WorkClass
 from hs.apis.web.request import origin, path, raw_body
 from hs.apis.web.route import route
 from hs.core.ids import EventID, ServerName
@@ -31,7 +30,7 @@ class TransactionResponse:
 
 @attrs.frozen
 class TransactionsApi:
-    """The endpoint of transactions."""
+    """The endpoint of transactions; InboundTransactions enters the gates."""
 
     transactions: InboundTransactions
 
@@ -39,7 +38,6 @@ class TransactionsApi:
         "PUT",
         "/_matrix/federation/v1/send/{txn_id}",
         auth=FEDERATION,
-        work=WorkClass.PEERS,
         max_body_bytes=MAX_BODY_BYTES,
     )
     async def send_transaction(self, request: SendTransaction) -> TransactionResponse:

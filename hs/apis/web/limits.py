@@ -9,8 +9,10 @@ Rules of admission:
 - Waiting requests enter in order of arrival; a new one never overtakes them. But of one user, only
   a few run or wait there at a time, so one user cannot fill a gate; the rest waits outside.
 - Nothing that a peer can delay happens in a slot: the body was read before, and the response is
-  sent afterwards. The exception is PEERS: events of other servers may need the keys of further
-  ones, which need not respond. It has many slots, of which each server gets a few (OriginLimits).
+  sent afterwards. The exceptions are the gates of requests with events of other servers. Such
+  events may need the keys of further servers, which need not respond, so a request that lacks keys
+  enters PEER_KEYS first, and PEERS when they are there. PEERS includes what waits for other
+  servers for another reason. Both have many slots, of which each server gets a few (OriginLimits).
 - Only computing occupies a slot. The handler of a long poll enters the gate itself while it is
   computing, and never while it already holds a slot of that gate, as this could deadlock.
 """
@@ -41,6 +43,7 @@ class WorkClass(enum.Enum):
     HEAVY = "heavy"
     FEDERATION = "federation"
     PEERS = "peers"
+    PEER_KEYS = "peer_keys"
 
 
 class RateLimits(Protocol):
@@ -159,6 +162,7 @@ DEFAULT_GATES: Mapping[WorkClass, GateSize] = {
     WorkClass.HEAVY: GateSize(running=8, waiting=500, of_user=2),
     WorkClass.FEDERATION: GateSize(running=50, waiting=1000),
     WorkClass.PEERS: GateSize(running=300, waiting=1000),
+    WorkClass.PEER_KEYS: GateSize(running=300, waiting=1000),
 }
 
 

@@ -130,7 +130,7 @@ class ServerKeys:
         self, needs: Collection[VerifyKeyRequest]
     ) -> Mapping[VerifyKeyRequest, Mapping[str, VerifyKey]]:
         """Return the required keys that could be obtained; see KeyRing."""
-        lacking = await self._lacking_in_store(needs)
+        lacking = await self.lacking(needs)
         if lacking:
             await self._obtain(lacking)
         return {need: self._usable(need) for need in needs}
@@ -141,12 +141,24 @@ class ServerKeys:
         Requests in the names of many servers that do not respond delay only other requests whose
         keys are unknown, and not the keys of events.
         """
-        lacking = await self._lacking_in_store([need])
+        lacking = await self.lacking([need])
         if lacking:
             with trio.move_on_after(2 * OBTAIN_S):
                 async with self._origins:
                     await self._obtain(lacking)
         return self._usable(need)
+
+    async def lacking(self, needs: Collection[VerifyKeyRequest]) -> Sequence[VerifyKeyRequest]:
+        """Return the needs that neither memory nor the database can meet."""
+        lacking = self._lacking(needs)
+        if lacking:
+            await self._load({need.server for need in lacking})
+        return self._lacking(lacking)
+
+    def note_lacking(self, servers: Collection[ServerName]) -> None:
+        """Ask servers again only after a time: another caller has not obtained their keys."""
+        for server in servers:
+            self._note_attempt(server, is_lacking=True)
 
     async def fetch_again(self, servers: Collection[ServerName]) -> None:
         """Fetch the current keys of servers; the caller limits how often.
@@ -169,15 +181,6 @@ class ServerKeys:
     def refreshes_due(self) -> int:
         """Return the number of servers whose keys are to be fetched again, for metrics."""
         return len(self._due)
-
-    async def _lacking_in_store(
-        self, needs: Collection[VerifyKeyRequest]
-    ) -> Sequence[VerifyKeyRequest]:
-        """Return the needs that neither memory nor the database can meet."""
-        lacking = self._lacking(needs)
-        if lacking:
-            await self._load({need.server for need in lacking})
-        return self._lacking(lacking)
 
     def _lacking(self, needs: Collection[VerifyKeyRequest]) -> list[VerifyKeyRequest]:
         own = self._own.server_name

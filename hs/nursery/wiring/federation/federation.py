@@ -1,5 +1,7 @@
 """Federation: the endpoints, the sending and the receiving of events."""
 
+from contextlib import nullcontext
+
 import attrs
 
 from hs.apis.federation.directory import DirectoryQueryApi
@@ -7,6 +9,7 @@ from hs.apis.federation.openid_userinfo import OpenIdUserInfoApi
 from hs.apis.federation.third_party_binds import ThirdPartyBindsApi
 from hs.apis.federation.version import ServerVersionApi
 from hs.apis.web.drain import Drain
+from hs.apis.web.limits import Admission, WorkClass
 from hs.nursery.part import Part
 from hs.nursery.process_base import ProcessBase
 from hs.nursery.wiring.accounts.accounts import AccountServices
@@ -29,6 +32,7 @@ from hs.nursery.wiring.rooms.aliases import AliasServices
 from hs.nursery.wiring.rooms.membership import MembershipServices
 from hs.nursery.wiring.rooms.reading import RoomReading
 from hs.nursery.wiring.rooms.rooms import Rooms
+from hs.services.federation.access.event_admission import EventAdmission
 
 
 @attrs.frozen(eq=False, kw_only=True)
@@ -46,11 +50,13 @@ class FederatedSubjects:
     media: MediaServices
     appservices: AppserviceClients
     lists: RemoteDeviceLists | None
+    admission: Admission
     drain: Drain
 
 
 def wire_federation(base: ProcessBase, subjects: FederatedSubjects) -> list[Part]:
     """Build federation, a part for each of its subjects."""
+    admission = _event_admission(subjects)
     return [
         _wire_server_api(subjects),
         wire_served_media(base, subjects.media, subjects.drain),
@@ -64,12 +70,24 @@ def wire_federation(base: ProcessBase, subjects: FederatedSubjects) -> list[Part
             subjects.rooms,
             subjects.devices,
             subjects.ephemeral,
+            admission,
             lists=None if subjects.lists is None else subjects.lists.updates,
         ),
-        wire_joining(base, subjects.rooms, subjects.members, subjects.appservices.queries),
+        wire_joining(
+            base, subjects.rooms, subjects.members, subjects.appservices.queries, admission
+        ),
         wire_history(base, subjects.rooms, subjects.reading, subjects.accounts, subjects.aliases),
         wire_served_users(base, subjects.accounts, subjects.devices),
     ]
+
+
+def _event_admission(subjects: FederatedSubjects) -> EventAdmission:
+    gates = subjects.admission
+    return EventAdmission(
+        subjects.client.keys,
+        waiting=gates.gate(WorkClass.PEER_KEYS) or nullcontext(),
+        running=gates.gate(WorkClass.PEERS) or nullcontext(),
+    )
 
 
 def _wire_server_api(subjects: FederatedSubjects) -> Part:

@@ -15,6 +15,7 @@ from hs.nursery.wiring.devices import DeviceServices
 from hs.nursery.wiring.ephemeral import EphemeralServices
 from hs.nursery.wiring.federation.client import FederationClientServices
 from hs.nursery.wiring.rooms.rooms import RoomOwner, Rooms
+from hs.services.federation.access.event_admission import EventAdmission
 from hs.services.federation.access.server_access import ServerAccess
 from hs.services.federation.history.state_fetcher import StateFetcher
 from hs.services.federation.inbound.device_messages import InboundDeviceMessages
@@ -47,6 +48,7 @@ def wire_inbound(
     rooms: Rooms,
     devices: DeviceServices,
     ephemeral: EphemeralServices,
+    admission: EventAdmission,
     *,
     lists: RemoteDeviceLists | None,
 ) -> Part:
@@ -59,7 +61,7 @@ def wire_inbound(
 
     early = _early_presence(base, ephemeral)
     edus = _edus(base, rooms, devices, ephemeral, lists, early)
-    transactions = InboundTransactions(base.sharded(InboundPdus, EVENTS, pdus), edus)
+    transactions = InboundTransactions(base.sharded(InboundPdus, EVENTS, pdus), edus, admission)
     endpoints = [TransactionsApi(transactions)]
     metrics: list[Callable[[Metrics], None]] = [partial(watch_edus, edus=edus)]
     duties = [] if early is None else [Duty("early presence", early.run)]
@@ -142,5 +144,6 @@ def _owned(
         withdrawals=rooms.withdrawals,
         expected=owner.receiver.expected,
         checker=rooms.checker,
+        keys=client.keys,
     )
     return _OwnedRooms(pdus, queues, limits)

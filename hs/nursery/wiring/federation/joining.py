@@ -9,6 +9,7 @@ from hs.nursery.wiring.federation.client import FederationClientServices
 from hs.nursery.wiring.rooms.membership import MembershipServices
 from hs.nursery.wiring.rooms.rooms import Rooms
 from hs.services.accounts.limits.appservice_users import UserQueries
+from hs.services.federation.access.event_admission import EventAdmission
 from hs.services.federation.access.server_access import ServerAccess
 from hs.services.federation.access.streamed_events import StreamedEvents
 from hs.services.federation.joining.candidates import ServerCandidates
@@ -73,7 +74,11 @@ def wire_remote_rooms(
 
 
 def wire_joining(
-    base: ProcessBase, rooms: Rooms, members: MembershipServices, queries: UserQueries
+    base: ProcessBase,
+    rooms: Rooms,
+    members: MembershipServices,
+    queries: UserQueries,
+    admission: EventAdmission,
 ) -> Part:
     """Build the endpoints for memberships of local users and users of other servers."""
     access = HandshakeAccess(
@@ -103,6 +108,7 @@ def wire_joining(
         limits=members.limits,
         queries=queries,
         outside=rooms.outside,
+        admission=admission,
     )
     exchange = ThirdPartyExchange(access, members.third_party_invites)
     return Part(

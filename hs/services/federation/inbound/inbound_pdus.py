@@ -28,6 +28,7 @@ from hs.repl.rpc import rpc
 from hs.services.federation.access.server_access import ServerAccess
 from hs.services.federation.inbound.extremity_limits import ExtremityLimits
 from hs.services.federation.inbound.pdu_queues import PduQueues
+from hs.services.federation_client.server_keys import ServerKeys
 from hs.services.rooms.receive.event_receiver import PduOutcome, PduVerdict, RoomReceiver
 from hs.services.rooms.receive.expected_rooms import ExpectedRooms
 from hs.services.rooms.receive.pdu_checks import PduChecker
@@ -58,10 +59,15 @@ class InboundPdus(Protocol):
 
     @rpc(timeout_s=RECEIVE_TIMEOUT_S)
     async def receive(
-        self, room_id: RoomID, origin: ServerName, pdus: list[bytes]
+        self,
+        room_id: RoomID,
+        origin: ServerName,
+        pdus: list[bytes],
+        without_keys: list[ServerName],
     ) -> list[PduResult]:
         """Store PDUs of a room that a server has sent; return their results, in the same order.
 
+        The servers `without_keys` were asked for their keys in vain, and are not asked again.
         Idempotent. Raises: LimitExceeded, if too many PDUs of this server wait in the room;
         MatrixError 503, may be retried.
         """
@@ -92,6 +98,7 @@ class OwnedInboundPdus:
     _access: ServerAccess
     _acls: ServerAcls
     _queues: PduQueues
+    _keys: ServerKeys = attrs.field(kw_only=True)
     _limits: ExtremityLimits = attrs.field(kw_only=True)
     _withdrawals: InviteWithdrawals = attrs.field(kw_only=True)
     _expected: ExpectedRooms = attrs.field(kw_only=True)
@@ -99,9 +106,14 @@ class OwnedInboundPdus:
     counts: InboundPduCounts = attrs.Factory(InboundPduCounts)
 
     async def receive(
-        self, room_id: RoomID, origin: ServerName, pdus: list[bytes]
+        self,
+        room_id: RoomID,
+        origin: ServerName,
+        pdus: list[bytes],
+        without_keys: list[ServerName],
     ) -> list[PduResult]:
         """Store PDUs of a room; see InboundPdus."""
+        self._keys.note_lacking(without_keys)
         if not await self._access.is_here(room_id):
             ends = await self._withdrawals.receive(room_id, pdus)
             rules = self._expected.rules_of(room_id)

@@ -2,6 +2,7 @@
 
 Rules:
 
+- The keys of its PDUs are obtained before it is admitted (EventAdmission).
 - A transaction is acknowledged when each of its PDUs is stored, and each of its EDUs that must not
   be lost. If storing fails, so does the request, and the other server sends the transaction again.
 - Nothing is remembered of a transaction: PDUs that are stored already are not stored again, nor are
@@ -14,7 +15,7 @@ Spec: server-server API, Transactions.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import attrs
@@ -25,6 +26,7 @@ from hs.core.canonical_json import parse_shallow_json
 from hs.core.edus import Edu, parse_edu
 from hs.core.errors import BadJson, InvalidParam, MatrixError
 from hs.core.ids import EventID, RoomID, ServerName, parse_room_id
+from hs.services.federation.access.event_admission import EventAdmission
 from hs.services.federation.inbound.edus import InboundEdus
 from hs.services.federation.inbound.inbound_pdus import InboundPdus
 
@@ -56,6 +58,7 @@ class InboundTransactions:
 
     _pdus: InboundPdus
     _edus: InboundEdus
+    _admission: EventAdmission
 
     async def receive(self, origin: ServerName, content: bytes) -> Results:
         """Store the PDUs and EDUs of a transaction; return the result of each PDU by event ID.
@@ -63,32 +66,47 @@ class InboundTransactions:
         Raises: BadJson; LimitExceeded, if too many PDUs of this server wait; MatrixError 503.
         """
         transaction = _parse(content)
-        results: Results = {}
         by_room = _by_room(origin, transaction.pdus)
+
+        async def receive(without_keys: Sequence[ServerName]) -> Results:
+            results = await self._receive_rooms(origin, by_room, without_keys)
+            for raw in transaction.edus:
+                edu = _edu_in(bytes(raw))
+                if edu is not None:
+                    await self._edus.receive(origin, edu)
+            return results
+
+        return await self._admission.run(by_room.values(), receive)
+
+    async def _receive_rooms(
+        self,
+        origin: ServerName,
+        by_room: Mapping[RoomID, list[bytes]],
+        without_keys: Sequence[ServerName],
+    ) -> Results:
+        results: Results = {}
+
+        async def receive(room_id: RoomID) -> None:
+            received = await self._pdus.receive(
+                room_id, origin, by_room[room_id], list(without_keys)
+            )
+            for result in received:
+                if result.event_id is not None:
+                    error = result.error[:MAX_ERROR_CHARS]
+                    results[result.event_id] = {"error": error} if error else {}
+
         if len(by_room) == 1:
             # The usual case.
-            await self._receive_pdus(origin, *next(iter(by_room.items())), results)
+            await receive(next(iter(by_room)))
         elif by_room:
             async with trio.open_nursery() as nursery:
-                for room_id, room_pdus in by_room.items():
-                    nursery.start_soon(self._receive_pdus, origin, room_id, room_pdus, results)
+                for room_id in by_room:
+                    nursery.start_soon(receive, room_id)
         errors = [result["error"] for result in results.values() if result]
         if errors:
             text = "refused %d PDUs of %s, the first one because: %.200s"
             log.info(text, len(errors), origin, errors[0])
-        for raw in transaction.edus:
-            edu = _edu_in(bytes(raw))
-            if edu is not None:
-                await self._edus.receive(origin, edu)
         return results
-
-    async def _receive_pdus(
-        self, origin: ServerName, room_id: RoomID, pdus: list[bytes], results: Results
-    ) -> None:
-        for result in await self._pdus.receive(room_id, origin, pdus):
-            if result.event_id is not None:
-                error = result.error[:MAX_ERROR_CHARS]
-                results[result.event_id] = {"error": error} if error else {}
 
 
 def _parse(content: bytes) -> _Transaction:

@@ -23,9 +23,10 @@ from hs.core.ids import EventID, RoomID, ServerName, UserID
 from hs.core.signing.keys import Signer
 from hs.core.versions import RoomVersion, room_version
 from hs.services.accounts.limits.appservice_users import UserQueries
+from hs.services.federation.access.event_admission import EventAdmission
 from hs.services.federation.joining.room_access import HandshakeAccess
 from hs.services.federation.joining.signed_events import ExpectedEvent, parse_submitted
-from hs.services.federation.joining.stripped_states import StrippedStates
+from hs.services.federation.joining.stripped_states import MAX_ENTRIES, StrippedStates
 from hs.services.rooms.membership.invite_permissions import InvitePermissions
 from hs.services.rooms.membership.membership_limits import MembershipLimits
 from hs.services.rooms.receive.outside_memberships import OutsideMembership, OutsideMemberships
@@ -63,6 +64,7 @@ class IncomingInvites:
     limits: MembershipLimits
     queries: UserQueries
     outside: OutsideMemberships
+    admission: EventAdmission
 
     async def receive(self, origin: ServerName, request: InviteRequest) -> Event:
         """Return the invite, signed by this server as well.
@@ -70,6 +72,10 @@ class IncomingInvites:
         Raises: BadJson, InvalidParam, MissingParam, Forbidden, InviteBlocked, NotFound,
             IncompatibleRoomVersion, LimitExceeded.
         """
+        entries = (request.event, *request.room_state[:MAX_ENTRIES])
+        return await self.admission.run([entries], lambda _: self._receive(origin, request))
+
+    async def _receive(self, origin: ServerName, request: InviteRequest) -> Event:
         rules = _rules_of(request.room_version)
         room = await self._room(origin, request.room_id, rules)
         event, target = await self._checked_event(origin, request, rules)

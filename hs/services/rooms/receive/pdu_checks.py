@@ -95,7 +95,8 @@ def _select_keys(
     return keys, missing
 
 
-def _latest(needs: Collection[VerifyKeyRequest]) -> dict[ServerName, VerifyKeyRequest]:
+def latest_needs(needs: Collection[VerifyKeyRequest]) -> dict[ServerName, VerifyKeyRequest]:
+    """Return, by server, what is needed of it for its latest event."""
     by_server: dict[ServerName, list[VerifyKeyRequest]] = {}
     for need in needs:
         by_server.setdefault(need.server, []).append(need)
@@ -136,7 +137,7 @@ def _parse_all(
     parsed = [_parse(room_id, rules, pdu, parse) for pdu in pdus]
     events = [event for event in parsed if isinstance(event, Event)]
     needs = {need for event in events for need in required_keys(event)}
-    return parsed, _KeyNeeds(needs, _latest(needs))
+    return parsed, _KeyNeeds(needs, latest_needs(needs))
 
 
 def _verify(parsed: Sequence[CheckedPdu], keys: Keys) -> list[CheckedPdu]:

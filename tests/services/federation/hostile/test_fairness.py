@@ -6,13 +6,14 @@ import orjson
 import pytest
 import trio
 
-from hs.apis.web.limits import DEFAULT_GATES, Admission, WorkClass
+from hs.apis.web.limits import DEFAULT_GATES, Admission, GateSize, WorkClass
 from hs.apis.web.origin_limits import OriginLimits
-from hs.core.ids import ServerName
+from hs.core.ids import ServerName, UserID, server_of
 from hs.services.federation.history import state_fetcher
 from hs.services.federation_client.peer_transport import PeerRequest, PeerResponse
 from hs.services.rooms.store.stored_event import EventStatus
 from hs.settings.sections.rate_limits import FederationRates
+from hs.storage.database import Database
 from tests.services.federation.inbound.inbound_scene import (
     ONE,
     PREFIX,
@@ -20,6 +21,7 @@ from tests.services.federation.inbound.inbound_scene import (
     THREE,
     TWO,
     Inbound,
+    open_inbound,
 )
 from tests.support.federation import ScriptedPeer
 from tests.support.peers import ADMIN, BERT, CORA
@@ -63,6 +65,33 @@ async def test_event_of_a_silent_server_delays_no_other_transaction(
         with trio.fail_after(1):
             assert await inbound.send(good, origin=TWO) == {good.event_id: {}}
     assert await inbound.status(good) is EventStatus.ACCEPTED
+
+
+async def test_events_whose_keys_arrive_slowly_leave_room_for_known_servers(
+    inline_database: Database, monkeypatch: pytest.MonkeyPatch, autojump_clock: Any
+) -> None:
+    monkeypatch.setitem(DEFAULT_GATES, WorkClass.PEERS, GateSize(running=2, waiting=5))
+    monkeypatch.setitem(DEFAULT_GATES, WorkClass.PEER_KEYS, GateSize(running=4, waiting=5))
+    async with open_inbound(inline_database) as inbound:
+        late = []
+        for number in range(8):
+            sender = UserID(f"@x:late{number}.example")
+            peer = ScriptedPeer(server_of(sender), inbound.server.network)
+            slow(peer, "/key/", 9)
+            late.append(inbound.history.draft(sender, *HI))
+        good = inbound.history.add(BERT, *HI)
+
+        async with trio.open_nursery() as nursery:
+            for event in late:
+                nursery.start_soon(_send, inbound, [event])
+            await trio.sleep(5)
+            with trio.fail_after(1):
+                assert await inbound.send(good, origin=TWO) == {good.event_id: {}}
+
+        assert await inbound.status(good) is EventStatus.ACCEPTED
+        for event in late:
+            # Its signature was verified, but the sender is not in the room.
+            assert await inbound.status(event) is EventStatus.REJECTED
 
 
 async def _has_any(asked: list[str]) -> bool:
