@@ -3,6 +3,7 @@
 Spec: client-server API, User Directory.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
@@ -74,31 +75,35 @@ class UserDirectoryUpdater:
     async def _read_members(self) -> None:
         position = await self._database.read(storage.load_progress)
         while True:
+            # Gaps are read first: what precedes them is seen by what is read afterwards.
+            gaps = await self._database.read(timeline_gaps.list_after, position, BATCH)
             members = await self._database.read(storage.list_members_after, position, BATCH)
-            if not members:
+            numbers = [
+                [stream_id for _, stream_id in gaps],
+                [member.stream_id for member in members],
+            ]
+            upto = min((each[-1] for each in numbers if len(each) == BATCH), default=math.inf)
+            reached = [number for each in numbers for number in each if number <= upto]
+            if not reached:
                 return
-            rooms = {member.room_id for member in members}
-            await self._read_imported(rooms, position, members[-1].stream_id)
-            pdus = {member.user_id: member.pdu for member in members}
+            for room_id in {room_id for room_id, stream_id in gaps if stream_id <= upto}:
+                await self._read_imported(room_id)
+            pdus = {member.user_id: member.pdu for member in members if member.stream_id <= upto}
             local = {user_id for user_id in pdus if user_id.endswith(self._suffix)}
-            position = members[-1].stream_id
+            position = max(reached)
             await self._put(self._remote_profiles(pdus), local, position)
-            if len(members) < BATCH:
+            if upto == math.inf:
                 # Newer events are in the queue again; they are read after gathering.
                 return
 
-    async def _read_imported(self, room_ids: set[str], after: int, upto: int) -> None:
-        """Read the members of rooms whose state came from other servers between two positions."""
-        gaps = await self._database.read(timeline_gaps.latest, sorted(room_ids), upto)
-        for room_id in [each for each, stream_id in gaps.items() if stream_id > after]:
-            last, is_complete = "", False
-            while not is_complete:
-                members = await self._database.read(
-                    storage.list_imported_members, room_id, last, BATCH
-                )
-                await self._put(self._remote_profiles(dict(members)), set(), None)
-                is_complete = len(members) < BATCH
-                last = members[-1][0] if members else last
+    async def _read_imported(self, room_id: str) -> None:
+        """Read the members of a room whose state came from other servers."""
+        last, is_complete = "", False
+        while not is_complete:
+            members = await self._database.read(storage.list_imported_members, room_id, last, BATCH)
+            await self._put(self._remote_profiles(dict(members)), set(), None)
+            is_complete = len(members) < BATCH
+            last = members[-1][0] if members else last
 
     def _remote_profiles(self, pdus: Mapping[str, bytes]) -> dict[str, Mapping[str, Any]]:
         """Return the profiles in the member events of joined users of other servers."""
@@ -159,7 +164,11 @@ class UserDirectory:
 
 
 def _changed_members(batch: Batch[EventRow]) -> tuple[str, ...]:
-    return (_MEMBERS,) if any(row.type == event_types.MEMBER for _, row in batch.rows) else ()
+    # Any event that follows a gap may have changed members.
+    is_changed = any(
+        row.type == event_types.MEMBER or row.state_changes is not None for _, row in batch.rows
+    )
+    return (_MEMBERS,) if is_changed else ()
 
 
 def _changed_profiles(batch: Batch[CacheRow]) -> Iterator[str]:

@@ -17,6 +17,9 @@ LATEST = sql(
         f"WHERE {d.any_of('room_id', 1, 'text')} AND stream_id <= $2 GROUP BY room_id"
     )
 )
+AFTER = """
+SELECT room_id, stream_id FROM timeline_gaps WHERE stream_id > $1 ORDER BY stream_id LIMIT $2
+"""
 
 
 async def add(tx: Tx, rows: Sequence[tuple[str, int]]) -> None:
@@ -27,3 +30,8 @@ async def add(tx: Tx, rows: Sequence[tuple[str, int]]) -> None:
 async def latest(tx: Tx, room_ids: Sequence[str], upto: int) -> dict[str, int]:
     """Return the latest gap of each room up to a stream ID; most rooms have none."""
     return {row[0]: row[1] for row in await tx.fetch(LATEST, list(room_ids), upto)}
+
+
+async def list_after(tx: Tx, after: int, limit: int) -> list[tuple[str, int]]:
+    """List (room_id, stream ID) of the gaps after a stream ID, in order."""
+    return [(row[0], row[1]) for row in await tx.fetch(AFTER, after, limit)]

@@ -6,7 +6,11 @@ from hs.core.ids import ServerName, UserID
 from hs.core.requester import Requester
 from hs.services.directory import user_directory
 from hs.services.rooms.membership.room_joins import JoinRequest
+from hs.storage.database import Database
+from tests.services.federation.inbound.inbound_scene import JOIN, open_inbound
 from tests.support.federation import FederatedServer, open_servers
+from tests.support.peers import CORA, DORA
+from tests.support.rooms import ALICE
 
 NEAR, FAR = ServerName("near.example"), ServerName("far.example")
 ANN, DAN = UserID("@ann:far.example"), UserID("@dan:far.example")
@@ -36,3 +40,19 @@ async def test_members_are_found_until_the_room_is_left(monkeypatch: pytest.Monk
         await members.membership.leave(Requester(BEN), room_id)
 
         assert await found_ids(near, BEN, "stein") == []
+
+
+async def test_members_after_a_gap_are_found(database: Database) -> None:
+    async with open_inbound(database) as inbound:
+        history = inbound.history
+        assert await found_ids(inbound.server, ALICE, "lake") == []
+        history.add(DORA, "m.room.member", {**JOIN, "displayname": "Dora Lake"}, DORA)
+        messages = [
+            history.add(CORA, "m.room.message", {"body": str(number)}) for number in range(250)
+        ]
+        inbound.serve_history()
+
+        await inbound.send(messages[-1])
+        await inbound.work()
+
+        assert await found_ids(inbound.server, ALICE, "lake") == [DORA]
