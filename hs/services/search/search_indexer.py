@@ -11,7 +11,8 @@ Rules:
   stored events are indexed, the progress covers everything that the feed had delivered before the
   read began.
 - Backfilled events have a stream and a progress of their own; their stream IDs are the positions in
-  it with a minus.
+  it with a minus. Outliers that become part of a room's history keep their stream IDs, and have a
+  position beyond those that are indexed already.
 - Events of encrypted rooms are not indexed. When a room becomes encrypted, its entries are deleted;
   when an event is redacted, its entry is.
 - A search waits, for a limited time, until the index covers what its process had seen when the
@@ -64,7 +65,7 @@ log = logging.getLogger(__name__)
 
 @attrs.frozen
 class _Log:
-    """A log to index. `read` lists events beyond a stream ID: a position times `sign`."""
+    """A log to index. `read` lists events beyond a position times `sign`."""
 
     name: str
     stream: StreamDef[EventRow]
@@ -120,7 +121,7 @@ class SearchIndexer:
             if is_last:
                 position = position.merge(delivered)
             else:
-                after = indexed.sign * events[-1].stream_id
+                after = indexed.sign * events[-1].position
                 # Other writers may still commit lower positions than those not delivered here yet.
                 position = position.raise_floor(min(after, delivered.floor))
             await self._put(events, name, position.encode())

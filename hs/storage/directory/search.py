@@ -51,15 +51,32 @@ ENCRYPTED_ROOMS = sql(
     )
 )
 _TEXTS: Final = (
-    "SELECT stream_id, writer, event_id, room_id, type, sender, origin_server_ts, status, "
-    "redacted_by, pdu FROM events"
+    "e.stream_id, e.event_id, e.room_id, e.type, e.sender, e.origin_server_ts, e.status, "
+    "e.redacted_by, e.pdu"
 )
 _KINDS: Final = (
     "type IN ('m.room.message', 'm.room.name', 'm.room.topic', 'm.room.redaction', "
     "'m.room.encryption') AND (type IN ('m.room.message', 'm.room.redaction') OR state_key = '')"
 )
-NEWER = f"{_TEXTS} WHERE stream_id > $1 AND {_KINDS} ORDER BY stream_id LIMIT $2"
-OLDER = f"{_TEXTS} WHERE stream_id < $1 AND {_KINDS} ORDER BY stream_id DESC LIMIT $2"
+
+
+def _log(comparison: str, order: str) -> str:
+    """Return the query for events beyond a position, also for outliers that were placed there."""
+    return f"""
+SELECT * FROM (
+    SELECT * FROM (
+        SELECT e.stream_id AS position, {_TEXTS} FROM events e
+        WHERE e.stream_id {comparison} $1 AND {_KINDS} ORDER BY e.stream_id {order} LIMIT $2
+    ) stored UNION ALL SELECT * FROM (
+        SELECT p.position, {_TEXTS} FROM placed_outliers p JOIN events e ON e.stream_id = p.number
+        WHERE p.position {comparison} $1 AND {_KINDS} ORDER BY p.position {order} LIMIT $2
+    ) placed
+) log ORDER BY position {order} LIMIT $2
+"""
+
+
+NEWER = _log(">", "ASC")
+OLDER = _log("<", "DESC")
 REDACTED_BY = sql(
     lambda d: (
         "SELECT e.stream_id FROM redactions r JOIN events e ON e.event_id = r.redacts "
@@ -178,10 +195,10 @@ _NO_SENDERS: Final[Sequence[str]] = ()
 
 
 class IndexableEvent(NamedTuple):
-    """An event that may contain text, or redacts another event."""
+    """An event that may contain text, or redacts another event; `position` is that in its log."""
 
+    position: int
     stream_id: int
-    writer: str
     event_id: str
     room_id: str
     type: str
@@ -255,12 +272,12 @@ async def remove(tx: Tx, stream_ids: Sequence[int]) -> None:
 
 
 async def list_events_after(tx: Tx, after: int, limit: int) -> list[IndexableEvent]:
-    """List events after a stream ID, in order."""
+    """List events after a position, in order."""
     return [_indexable(row) for row in await tx.fetch(NEWER, after, limit)]
 
 
 async def list_events_before(tx: Tx, below: int, limit: int) -> list[IndexableEvent]:
-    """List events before a stream ID, latest first."""
+    """List events before a position, latest first."""
     return [_indexable(row) for row in await tx.fetch(OLDER, below, limit)]
 
 

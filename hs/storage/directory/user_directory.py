@@ -26,9 +26,18 @@ ON CONFLICT (name) DO UPDATE SET position = excluded.position
 """
 PROGRESS = "SELECT position FROM directory_progress WHERE name = 'members'"
 NEWER_MEMBERS = """
-SELECT stream_id, room_id, state_key, pdu FROM events
-WHERE stream_id > $1 AND type = 'm.room.member' AND status = 0
-ORDER BY stream_id LIMIT $2
+SELECT * FROM (
+    SELECT * FROM (
+        SELECT e.stream_id, e.room_id, e.state_key, e.pdu FROM events e
+        WHERE e.stream_id > $1 AND e.type = 'm.room.member' AND e.status = 0
+        ORDER BY e.stream_id LIMIT $2
+    ) stored UNION ALL SELECT * FROM (
+        SELECT p.position, e.room_id, e.state_key, e.pdu FROM placed_outliers p
+        JOIN events e ON e.stream_id = p.number
+        WHERE p.position > $1 AND e.type = 'm.room.member' AND e.status = 0
+        ORDER BY p.position LIMIT $2
+    ) placed
+) log ORDER BY stream_id LIMIT $2
 """
 # Events that came with the state of a room have negative stream IDs.
 IMPORTED_MEMBERS = """
@@ -97,7 +106,7 @@ class DirectoryUser(NamedTuple):
 
 
 class MemberEvent(NamedTuple):
-    """A member event of a room."""
+    """A member event of a room; `stream_id` is later than its own if it was an outlier."""
 
     stream_id: int
     room_id: str

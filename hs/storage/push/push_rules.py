@@ -54,12 +54,21 @@ ON CONFLICT (name) DO UPDATE SET position = excluded.position
 PROGRESS = "SELECT position FROM push_progress WHERE name = $1"
 MARKS = "SELECT room_id, thread_id, stream_id FROM push_marks WHERE user_id = $1"
 # Also the invites of local users to rooms of other servers, which are outliers.
+# Outliers that became part of their rooms have lower stream IDs than positions.
 NEWER_EVENTS = """
-SELECT e.stream_id, e.writer, e.event_id FROM events e
-WHERE e.stream_id > $1 AND (e.status = 0 OR (e.status = 3 AND EXISTS (
-    SELECT 1 FROM local_memberships m
-    WHERE m.user_id = e.state_key AND m.room_id = e.room_id AND m.event_id = e.event_id
-))) ORDER BY e.stream_id LIMIT $2
+SELECT * FROM (
+    SELECT * FROM (
+        SELECT e.stream_id, e.writer, e.event_id FROM events e
+        WHERE e.stream_id > $1 AND (e.status = 0 OR (e.status = 3 AND EXISTS (
+            SELECT 1 FROM local_memberships m
+            WHERE m.user_id = e.state_key AND m.room_id = e.room_id AND m.event_id = e.event_id
+        ))) ORDER BY e.stream_id LIMIT $2
+    ) stored UNION ALL SELECT * FROM (
+        SELECT p.position, p.writer, e.event_id FROM placed_outliers p
+        JOIN events e ON e.stream_id = p.number
+        WHERE p.position > $1 AND e.status = 0 ORDER BY p.position LIMIT $2
+    ) placed
+) log ORDER BY stream_id LIMIT $2
 """
 # The outcomes in rooms, newest first, without those for which the user has an exception.
 OUTCOMES_OF_ROOMS = sql(
@@ -166,7 +175,7 @@ async def load_position(tx: Tx) -> str | None:
 
 
 async def list_events_after(tx: Tx, after: int, limit: int) -> list[tuple[int, str, str]]:
-    """List (stream ID, writer, event ID) of accepted events above a stream ID, in order."""
+    """List (position, writer, event ID) of accepted events above a position, in order."""
     return [(row[0], row[1], row[2]) for row in await tx.fetch(NEWER_EVENTS, after, limit)]
 
 

@@ -99,6 +99,9 @@ REDACTIONS_OF = sql(
 )
 SET_STATUS = UpdateRows("events", key="event_id text", values="status smallint")
 SET_PLACE = UpdateRows("events", key="event_id text", values="snapshot_id bigint, status smallint")
+ADD_PLACED = InsertRows(
+    "placed_outliers", "position bigint, writer text, number bigint, room_id text"
+)
 ADD_BACKWARD = InsertRows(
     "backward_extremities",
     "room_id text, event_id text, depth bigint",
@@ -197,6 +200,14 @@ async def set_status(tx: Tx, pairs: Sequence[tuple[str, int]]) -> None:
 async def place_outliers(tx: Tx, rows: Sequence[tuple[str, int, int]]) -> None:
     """Turn outliers into events of the graph: (event_id, snapshot_id, status)."""
     await tx.update_rows(SET_PLACE, rows)
+
+
+async def add_placed_outliers(tx: Tx, rows: Sequence[tuple[int, str, int, str]]) -> None:
+    """Store where outliers were placed: (position, writer, stream_id of the event, room_id).
+
+    The positions of history are negative.
+    """
+    await tx.insert_rows(ADD_PLACED, rows)
 
 
 async def add_backward_extremities(tx: Tx, rows: Sequence[tuple[str, str, int]]) -> None:

@@ -106,6 +106,7 @@ _ROOM_TABLES: Final = (
     "delayed_events",
     "sticky_events",
     "timeline_gaps",
+    "placed_outliers",
     "inbound_pdus",
     "thread_subscriptions",
     "notice_rooms",

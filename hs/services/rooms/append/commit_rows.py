@@ -74,6 +74,15 @@ def outlier_update(pending: PendingEvent, numbers: CommitNumbers) -> tuple[str, 
     return pending.event.event_id, snapshot_id, int(pending.status)
 
 
+def placed_outlier(
+    pending: PendingEvent, work: CommitWork, numbers: CommitNumbers
+) -> tuple[int, str, int, str]:
+    event = pending.event
+    position = numbers.positions[event.event_id]
+    number = numbers.events[event.event_id]
+    return (-position if work.is_history else position), work.writer, number, event.room_id
+
+
 def event_record(pending: PendingEvent, work: CommitWork, numbers: CommitNumbers) -> EventRecord:
     event = pending.event
     return EventRecord(

@@ -30,6 +30,7 @@ from hs.services.rooms.append.commit_rows import (
     event_record,
     event_row,
     outlier_update,
+    placed_outlier,
     relation_record,
     sticky_record,
 )
@@ -104,6 +105,8 @@ async def commit_group(
     outliers = [pending for pending in pending_events if pending.outlier_id]
     if outliers:
         await events.place_outliers(tx, [outlier_update(pending, numbers) for pending in outliers])
+        placed = [placed_outlier(pending, work, numbers) for pending in outliers]
+        await events.add_placed_outliers(tx, placed)
     await _set_heads(tx, work, numbers)
     await _set_state(tx, work, pending_events, numbers)
     rows = [
