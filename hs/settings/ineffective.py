@@ -1,6 +1,6 @@
 """Keys that restrict or identify users or servers and have no effect in this version.
 
-A server that passed over them would admit what its administrator forbids, so it refuses to start,
+A server that passed over them would do what its administrator forbids, so it refuses to start,
 unless the administrator names the key in `--allow-ineffective`. When a key becomes effective, its
 entry here is deleted; a test checks that no effective key has one.
 """
@@ -32,6 +32,10 @@ class Restriction:
 def _is_enabled(value: Any) -> bool:
     """Return whether a block has `enabled: true`."""
     return bool(value.get("enabled") if isinstance(value, Mapping) else value)
+
+
+def _is_off(value: Any) -> bool:
+    return value is False
 
 
 def _is_not_disabled(value: Any) -> bool:
@@ -87,6 +91,9 @@ RESTRICTIONS = (
         bool,
         "the number of active users would not be limited",
         spares_all=_allows_any_number_of_users,
+    ),
+    Restriction(
+        "enable_local_media_storage", _is_off, "media would be kept in the local media folder"
     ),
     Restriction(
         "limit_large_remote_room_joins", _is_enabled, "users could join rooms of any complexity"

@@ -23,6 +23,7 @@ ACTIVE = {
     "experimental_features.msc3866": "{enabled: true, require_approval_for_new_accounts: true}",
     "account_validity": "{enabled: true, period: 6w}",
     "limit_usage_by_mau": "true",
+    "enable_local_media_storage": "false",
     "limit_large_remote_room_joins": "{enabled: true}",
 }
 INACTIVE = {
@@ -41,6 +42,7 @@ INACTIVE = {
     "experimental_features.msc3866": "{enabled: true, require_approval_for_new_accounts: false}",
     "account_validity": "",
     "limit_usage_by_mau": "false",
+    "enable_local_media_storage": "true",
     "limit_large_remote_room_joins": "{enabled: false}",
 }
 
