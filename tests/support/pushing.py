@@ -8,6 +8,7 @@ import attrs
 import orjson
 import trio
 
+from hs.core.events import event_types
 from hs.core.ids import EventID, RoomID, UserID
 from hs.core.requester import Requester
 from hs.lib.http_client import (
@@ -18,10 +19,12 @@ from hs.lib.http_client import (
     HttpTimedOut,
 )
 from hs.services.push.pushers.pushers import Pushers
+from hs.services.rooms.receive.outside_memberships import OutsideMembership
 from hs.settings.sections.mail import MailSettings
 from hs.settings.settings import Settings
 from hs.storage.database import Database
 from tests.support.composition import SETTINGS
+from tests.support.peers import ADMIN, History
 from tests.support.rooms import World
 from tests.support.unread import UnreadScene, open_unread
 
@@ -190,3 +193,23 @@ async def open_pushing(
                 nursery.start_soon(scene.run_sending)
             yield scene
             nursery.cancel_scope.cancel()
+
+
+async def invite_from_outside(
+    world: World, user_id: UserID, room_name: str, inviter_name: str
+) -> RoomID:
+    """Invite a user to a room of other servers that has a name; return the room."""
+    history = History("11")
+    history.begin()
+    invite = history.add(ADMIN, event_types.MEMBER, {"membership": "invite"}, user_id)
+    inviter = {"membership": "join", "displayname": inviter_name}
+    stripped = [
+        {"type": kind, "state_key": state_key, "sender": ADMIN, "content": content}
+        for kind, state_key, content in (
+            (event_types.NAME, "", {"name": room_name}),
+            (event_types.MEMBER, ADMIN, inviter),
+        )
+    ]
+    membership = OutsideMembership("11", invite.canonical, orjson.dumps(stripped))
+    assert await world.process.services.core.rooms.outside.store(invite.room_id, membership)
+    return invite.room_id

@@ -24,6 +24,7 @@ from hs.services.push.pushers.default_email_pushers import DefaultEmailPushers
 from hs.services.push.pushers.email_content import NotificationEmailContent
 from hs.services.push.pushers.email_pusher import EmailPusher, EmailPusherDependencies
 from hs.services.push.pushers.http_pusher import HttpPusher, HttpPusherDependencies
+from hs.services.push.pushers.notified_rooms import NotifiedRooms
 from hs.services.push.pushers.push_gateway import PushGateway
 from hs.services.push.pushers.pusher_cleanup import CLEANUP_PERIOD_S, PusherCleanup
 from hs.services.push.pushers.pusher_duty import PusherDuty, PusherFactory
@@ -66,10 +67,7 @@ def wire_pushers(
         http=http.public,
         settings=base.settings.push,
         events=rooms.events,
-        states=rooms.states,
-        invites=InviteStates(
-            rooms.memberships, StrippedState(database, rooms.events, rooms.states)
-        ),
+        rooms=_notified_rooms(base, rooms),
         members=rooms.memberships,
         counts=push.counts,
     )
@@ -100,6 +98,11 @@ def wire_pushers(
         ],
     )
     return PusherServices(pushers=pushers, gateway=gateway, unsubscribing=unsubscribing, part=part)
+
+
+def _notified_rooms(base: ProcessBase, rooms: Rooms) -> NotifiedRooms:
+    stripped = StrippedState(base.database, rooms.events, rooms.states)
+    return NotifiedRooms(rooms.events, rooms.states, InviteStates(rooms.memberships, stripped))
 
 
 def newcomers_mail(base: ProcessBase, writer: PusherWriter) -> list[NewUserListener]:
@@ -170,8 +173,7 @@ def _mail_lines(
         settings=settings,
         server_name=base.settings.server.server_name,
         unsubscribing=unsubscribing,
-        events=rooms.events,
-        states=rooms.states,
+        rooms=_notified_rooms(base, rooms),
         members=rooms.memberships,
     )
     tools = EmailPusherDependencies(

@@ -1,6 +1,7 @@
 """The content of e-mails about unread messages."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
 import attrs
@@ -10,10 +11,9 @@ from hs.core.ids import EventID, RoomID, UserID
 from hs.lib.mail.mailer import Mail
 from hs.lib.mail.templates import Templates
 from hs.services.push.pushers.delivery import Push, Pusher
+from hs.services.push.pushers.notified_rooms import NotifiedRooms
 from hs.services.push.pushers.unsubscribe_links import UnsubscribeLinks
-from hs.services.rooms.store.event_store import EventStore
 from hs.services.rooms.store.memberships import Memberships
-from hs.services.rooms.store.state_store import StateStore
 from hs.services.rooms.store.stored_event import StoredEvent
 from hs.settings.sections.mail import SUBJECT_VARIABLES, MailSettings
 
@@ -49,8 +49,7 @@ class NotificationEmailContent:
     _settings: MailSettings
     _server_name: str
     _unsubscribing: UnsubscribeLinks
-    _events: EventStore
-    _states: StateStore
+    _rooms: NotifiedRooms
     _members: Memberships
 
     async def write(self, pusher: Pusher, unread: Sequence[Unread], reason: Push) -> Mail:
@@ -59,7 +58,7 @@ class NotificationEmailContent:
             await self._room(RoomID(room_id), pusher.user_id, of_room)
             for room_id, of_room in _by_room(unread, reason.room_id).items()
         ]
-        names = await self._names(unread)
+        names = await self._names(unread, pusher.user_id)
         subject = self._subject(rooms, names)
         key = pusher.key
         link = self._unsubscribing.link(pusher.user_id, key.app_id, key.pushkey)
@@ -89,34 +88,34 @@ class NotificationEmailContent:
         )
 
     async def _room(self, room_id: RoomID, user_id: UserID, unread: Sequence[Unread]) -> _Room:
-        name = await self._state_text(room_id, event_types.NAME, "", "name")
-        name = name or await self._state_text(room_id, event_types.CANONICAL_ALIAS, "", "alias")
-        room_type = await self._state_text(room_id, event_types.CREATE, "", "type")
+        texts = partial(self._rooms.text, room_id, user_id)
+        name = await texts((event_types.NAME, ""), "name")
+        name = name or await texts((event_types.CANONICAL_ALIAS, ""), "alias")
+        room_type = await texts(event_types.CREATE_KEY, "type")
         title = name or await self._names_of_heroes(room_id, user_id)
         return _Room(room_id, title, bool(name), room_type == _SPACE, unread)
 
     async def _names_of_heroes(self, room_id: RoomID, user_id: UserID) -> str:
         heroes = await self._members.heroes(room_id, user_id)
-        names = [await self._name_in(room_id, hero) for hero in heroes[:MAX_HEROES]]
+        names = [await self._name_in(room_id, user_id, hero) for hero in heroes[:MAX_HEROES]]
         return ", ".join(names) or "a room without a name"
 
     async def _own_name(self, room_id: RoomID, user_id: UserID) -> str:
-        name = await self._name_in(room_id, user_id)
+        name = await self._name_in(room_id, user_id, user_id)
         return name if name != user_id else user_id[1:].partition(":")[0]
 
-    async def _name_in(self, room_id: RoomID, user_id: UserID) -> str:
-        name = await self._state_text(room_id, event_types.MEMBER, user_id, "displayname")
-        return name or user_id
+    async def _name_in(self, room_id: RoomID, user_id: UserID, member: UserID) -> str:
+        """Return the name of a member, as a user sees it."""
+        key = (event_types.MEMBER, member)
+        return await self._rooms.text(room_id, user_id, key, "displayname") or member
 
-    async def _state_text(self, room_id: RoomID, type_: str, state_key: str, field: str) -> str:
-        stored = await self._states.current_event(room_id, type_, state_key)
-        value = None if stored is None else stored.event.content.get(field)
-        return value if isinstance(value, str) else ""
-
-    async def _names(self, unread: Sequence[Unread]) -> dict[tuple[str, str], str]:
+    async def _names(self, unread: Sequence[Unread], user_id: UserID) -> dict[tuple[str, str], str]:
         """Return the names of all senders by room and user."""
         senders = {(RoomID(push.room_id), stored.event.sender) for push, stored in unread}
-        return {(room, sender): await self._name_in(room, sender) for room, sender in senders}
+        return {
+            (room_id, sender): await self._name_in(room_id, user_id, sender)
+            for room_id, sender in senders
+        }
 
     def _subject(self, rooms: Sequence[_Room], names: Mapping[tuple[str, str], str]) -> str:
         subjects, first = self._settings.subjects, rooms[0]

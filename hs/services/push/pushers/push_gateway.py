@@ -4,7 +4,7 @@ Spec: push gateway API, POST notify.
 """
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import attrs
@@ -13,17 +13,15 @@ import orjson
 from hs.core.canonical_json import JsonObject
 from hs.core.events import event_types
 from hs.core.events.event import Event
-from hs.core.events.event_types import StateKey
 from hs.core.ids import EventID, RoomID, UserID
 from hs.core.push.evaluate import tweaks_in
 from hs.lib.http_client import HttpClient, HttpFault
 from hs.services.push.pushers.delivery import DeliveryResult, Push, Pusher
+from hs.services.push.pushers.notified_rooms import NotifiedRooms
 from hs.services.push.pushers.pushers import EVENT_ID_ONLY, NO_BADGE
 from hs.services.push.unread.unread_counts import UnreadCounts
-from hs.services.rooms.read.invite_state import InviteStates
 from hs.services.rooms.store.event_store import EventStore
 from hs.services.rooms.store.memberships import Memberships
-from hs.services.rooms.store.state_store import StateStore
 from hs.services.rooms.store.stored_event import StoredEvent
 from hs.settings.sections.push import PushSettings
 
@@ -44,8 +42,7 @@ class PushGateway:
     _http: HttpClient
     _settings: PushSettings
     _events: EventStore
-    _states: StateStore
-    _invites: InviteStates
+    _rooms: NotifiedRooms
     _members: Memberships
     _counts: UnreadCounts
 
@@ -118,8 +115,8 @@ class PushGateway:
             "room_alias": (event_types.CANONICAL_ALIAS, "", "alias"),
             "sender_display_name": (event_types.MEMBER, event.sender, "displayname"),
         }
-        contents = await self._contents(
-            event, user_id, [(type_, state_key) for type_, state_key, _ in keys.values()]
+        contents = await self._rooms.contents(
+            event.room_id, user_id, [(type_, state_key) for type_, state_key, _ in keys.values()]
         )
         names = {}
         for name, (type_, state_key, field) in keys.items():
@@ -129,21 +126,6 @@ class PushGateway:
         if "room_alias" in names:
             names.setdefault("room_name", names["room_alias"])
         return names
-
-    async def _contents(
-        self, event: Event, user_id: UserID, keys: Collection[StateKey]
-    ) -> Mapping[StateKey, Mapping[str, Any]]:
-        """Return contents of state events; of a room of other servers, those in its invite."""
-        event_ids = await self._states.current_of_keys(event.room_id, keys)
-        if not event_ids and event.state_key == user_id:
-            stripped = await self._invites.invite_state(event.room_id, user_id)
-            return {(each["type"], each["state_key"]): each["content"] for each in stripped}
-        events = await self._events.get(event_ids.values())
-        return {
-            key: events[event_id].event.content
-            for key, event_id in event_ids.items()
-            if event_id in events
-        }
 
     async def _send(self, pusher: Pusher, notification: JsonObject) -> DeliveryResult:
         try:

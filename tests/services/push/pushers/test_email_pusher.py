@@ -15,7 +15,7 @@ from hs.storage.accounts.threepids import ThreepidRecord
 from hs.storage.database import Database
 from hs.storage.push import pushers as storage
 from hs.storage.push.pushers import PusherKey
-from tests.support.pushing import WITH_EMAIL, PushScene, open_pushing
+from tests.support.pushing import WITH_EMAIL, PushScene, invite_from_outside, open_pushing
 from tests.support.rooms import ALICE, BOB
 from tests.support.servers.smtp import MailBox, open_mail_box, plain_of
 
@@ -186,3 +186,17 @@ async def test_email_about_an_invite_says_so(sqlite_database: Database) -> None:
         assert mail["Subject"] == f"[Matrix] {ALICE} invites you to chat"
         assert "You are invited." in plain_of(mail)
         assert f"https://matrix.to/#/{room_id}" in plain_of(mail)
+
+
+async def test_email_about_an_invite_to_a_room_of_another_server_names_room_and_sender(
+    sqlite_database: Database,
+) -> None:
+    async with open_email(sqlite_database) as email:
+        await invite_from_outside(email.scene.world, BOB, "Tea", "Ada")
+        await email.scene.unread.settle()
+
+        await email.work()
+
+        [subject] = email.subjects()
+        assert "Ada" in subject
+        assert "Tea" in subject

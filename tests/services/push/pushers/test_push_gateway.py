@@ -5,7 +5,6 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import attrs
-import orjson
 import pytest
 
 from hs.core.events import event_types
@@ -13,14 +12,20 @@ from hs.core.ids import RoomID
 from hs.services.push.pushers.delivery import DeliveryResult, Push, Pusher
 from hs.services.push.pushers.push_gateway import PushGateway
 from hs.services.rooms.append.drafts import Draft
-from hs.services.rooms.receive.outside_memberships import OutsideMembership
 from hs.settings.sections.push import PushSettings
 from hs.storage.database import Database
 from hs.storage.push import pushers as storage
 from hs.storage.push.pushers import PusherKey
 from tests.support.composition import SETTINGS
-from tests.support.peers import ADMIN, History
-from tests.support.pushing import AWAY, URL, Answer, FakeGateway, PushScene, open_pushing
+from tests.support.pushing import (
+    AWAY,
+    URL,
+    Answer,
+    FakeGateway,
+    PushScene,
+    invite_from_outside,
+    open_pushing,
+)
 from tests.support.rooms import ALICE, BOB, CAROL, member
 
 
@@ -161,25 +166,13 @@ async def test_notification_of_an_invite_names_the_user_as_target(
 async def test_invite_to_a_room_of_another_server_has_the_names_of_its_stripped_state(
     database: Database,
 ) -> None:
-    history = History("11")
-    history.begin()
-    invite = history.add(ADMIN, "m.room.member", {"membership": "invite"}, BOB)
-    stripped = [
-        {"type": kind, "state_key": state_key, "sender": ADMIN, "content": content}
-        for kind, state_key, content in (
-            ("m.room.name", "", {"name": "Tea"}),
-            ("m.room.member", ADMIN, {"membership": "join", "displayname": "Ada"}),
-        )
-    ]
     async with open_gateway(database) as scene:
-        outside = scene.pushing.world.process.services.core.rooms.outside
-        membership = OutsideMembership("11", invite.canonical, orjson.dumps(stripped))
-        assert await outside.store(invite.room_id, membership)
+        room_id = await invite_from_outside(scene.pushing.world, BOB, "Tea", "Ada")
 
         await scene.deliver()
 
         [notification] = scene.http.sent
-        assert notification["room_id"] == invite.room_id
+        assert notification["room_id"] == room_id
         assert notification["room_name"] == "Tea"
         assert notification["sender_display_name"] == "Ada"
 
