@@ -11,6 +11,7 @@ run consists of is in `scenario`, what must be true at its end in `invariants`.
 """
 
 import argparse
+import gc
 import os
 import sys
 import time
@@ -35,6 +36,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=STEPS, help="number of operations")
     options = parser.parse_args()
     prepare_template()
+    gc.freeze()
     failed = []
     began = time.perf_counter()
     seeds = list(_numbers(options.seeds))

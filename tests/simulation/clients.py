@@ -65,7 +65,6 @@ class Clients:
     rooms: list[SharedRoom] = attrs.Factory(list)
     acknowledged: list[Acknowledged] = attrs.Factory(list)
     readers: dict[UserID, Reader] = attrs.Factory(dict)
-    left: set[tuple[ServerName, RoomID]] = attrs.Factory(set)  # perhaps
     counts: Counter[str] = attrs.Factory(Counter)
     problems: list[str] = attrs.Factory(list)
     _number: int = 0
@@ -176,17 +175,11 @@ class Clients:
     ) -> None:
         """Invite, kick, ban or unban a user."""
         path = ("rooms", room.room_id, action)
-        self._note_end(target, room, action)
         await self.call(user_id, "POST", *path, json={"user_id": target})
-
-    def _note_end(self, user_id: UserID, room: SharedRoom, action: str) -> None:
-        if action in ("leave", "kick", "ban"):
-            self.left.add((server_of(user_id), room.room_id))
 
     async def leave(self, user_id: UserID, room: SharedRoom) -> None:
         """Leave a room, or reject an invite."""
         if user_id != room.founder:
-            self._note_end(user_id, room, "leave")
             await self.call(user_id, "POST", "rooms", room.room_id, "leave", json={})
 
     # Reading

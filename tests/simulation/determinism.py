@@ -6,10 +6,13 @@ clock that jumps ahead when all tasks wait. The order of sets of strings depends
 which only the start of the interpreter can set.
 """
 
+import gc
 import hashlib
 import random
+import ssl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 from unittest import mock
 
@@ -35,8 +38,25 @@ def seeded(seed: int) -> Iterator[random.Random]:
         mock.patch.object(random, "_urandom", secret.randbytes),
         mock.patch.object(trio.to_thread, "run_sync", _run_here),
         mock.patch.object(time_slice, "MAX_S", float("inf")),
+        mock.patch.object(ssl, "create_default_context", _default_context),
+        _no_collections(),
     ):
         yield random.Random(f"scenario {seed}")
+
+
+# Each start of a server reads the system's certificates, which nothing here uses.
+_default_context = cache(ssl.create_default_context)
+
+
+@contextmanager
+def _no_collections() -> Iterator[None]:
+    """Leave garbage until the end of a run, which is short: collecting it takes a tenth of it."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+        gc.collect()
 
 
 async def _run_here(function: Callable[..., Any], *args: Any, **_: Any) -> Any:

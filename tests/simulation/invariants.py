@@ -10,10 +10,10 @@ Of the honest servers that are in a room, as the server of its founder sees it:
 - they agree which events are rejected. Soft failures may differ: they depend on what a server knew
   when the event arrived.
 
-A server that others do not see in the room need not know that. A state resolution that takes back
-its join, as the room had closed at the same time, is no event that anybody could send to it; and a
-server that misses what is before its ban is refused when it asks for that. So is one that misses
-what another server sent before its users left: what nobody has got by then may be lost.
+A server that others do not see in the room has the event by which its users were removed. It need
+not know if a state resolution has taken back their joins, as the room had closed at the same time:
+that is no event that anybody could send to it. The founder's server has the events by which users
+have left.
 
 Of all honest servers: no client was ever shown an event that its server has rejected or
 soft-failed, nor one of those that the malicious server made so that no server may accept them. Only
@@ -70,9 +70,11 @@ async def check_all(clients: Clients, final: FinalMessages, mallory: Mallory | N
         problems += _check_agreement(room, home, views)
         problems += _check_stored(clients, room, views)
         for view in views:
+            problems += _check_shown(clients, view)
             if view.joined and view.expected(home):
                 problems += await _check_read(clients, room, home, view, final)
-            problems += _check_shown(clients, view)
+                # Readers made their servers fetch history; now redactions of it may be shown.
+                problems += _check_shown(clients, await _view(view.server, room))
     problems += _check_never_shown(clients, mallory)
     return problems
 
@@ -92,8 +94,14 @@ def _check_agreement(
     problems = []
     for view in views:
         name = f"{room.room_id} (version {room.version}) at {view.server.name}"
+        if view is home:
+            continue
+        problems += [
+            f"{name}: {user_id} is joined, and the server has not received {event_id}"
+            for user_id, event_id in _unknown_departures(view, home)
+        ]
         expected = view.expected(home)
-        if not expected or view is home:
+        if not expected:
             continue
         if view.joined != expected:
             problems.append(f"{name}: joined are {view.joined}, not {expected}")
@@ -110,6 +118,16 @@ def _check_agreement(
         if rejected & both:
             problems.append(f"{name}: not equally rejected are {sorted(rejected & both)}")
     return problems
+
+
+def _unknown_departures(view: _RoomOfServer, home: _RoomOfServer) -> list[tuple[UserID, EventID]]:
+    """Return the users whom only their own server sees in the room, as it lacks an event."""
+    departures = [
+        (user_id, home.state.events["m.room.member", user_id])
+        for user_id in view.joined
+        if home.state.membership(user_id) in ("leave", "ban")
+    ]
+    return [departure for departure in departures if departure[1] not in view.statuses]
 
 
 def _check_stored(clients: Clients, room: SharedRoom, views: list[_RoomOfServer]) -> list[str]:
@@ -138,12 +156,7 @@ async def _check_read(
     void = view.having(EventStatus.SOFT_FAILED, EventStatus.REJECTED, EventStatus.HIDDEN)
     # A server passes on none that it has soft-failed, to one that was not in the room then.
     void |= home.having(EventStatus.SOFT_FAILED) - view.statuses.keys()
-    wanted = {
-        each.event_id
-        for each in clients.acknowledged
-        if each.room_id == room.room_id
-        and ((each.server, room.room_id) not in clients.left or each.event_id in home.statuses)
-    }
+    wanted = {each.event_id for each in clients.acknowledged if each.room_id == room.room_id}
     for user_id in view.joined:
         who = f"{user_id} in {room.room_id} (version {room.version})"
         found = await clients.scroll(user_id, room)

@@ -13,7 +13,7 @@ import trio
 from hs.core.ids import EventID, RoomID, UserID, server_of
 from tests.simulation.clients import Clients, SharedRoom
 from tests.simulation.network import SimulatedNetwork
-from tests.simulation.rows import read_extremities, read_state
+from tests.simulation.rows import read_extremities, read_state, read_statuses
 from tests.simulation.servers import SimulatedServer
 
 LOOK_EVERY_S: Final = 5.0
@@ -75,7 +75,17 @@ async def _join_again(clients: Clients, room: SharedRoom) -> None:
     The answer to their join was lost, or a state resolution has taken it back and another has not.
     """
     for user_id in await _lost_joins(clients, room):
+        await _check_departure_known(clients, room, user_id)
         await clients.join(user_id, room)
+
+
+async def _check_departure_known(clients: Clients, room: SharedRoom, user_id: UserID) -> None:
+    """Note a problem if a user has left the room, and the founder's server does not know."""
+    home, own = (clients.servers[server_of(each)].store for each in (room.founder, user_id))
+    state = await read_state(own, room.room_id)
+    event_id = state.events.get(("m.room.member", user_id))
+    if event_id is not None and event_id not in await read_statuses(home, room.room_id):
+        clients.problems.append(f"{user_id} left by {event_id}, which {room.founder} cannot know")
 
 
 async def _lost_joins(clients: Clients, room: SharedRoom) -> list[UserID]:

@@ -58,6 +58,7 @@ ADD = InsertRows(
 IS_IN_ROOM = """
 SELECT 1 FROM room_servers WHERE room_id = $1 AND server = $2 AND joined_members > 0
 """
+WAS_IN_ROOM = "SELECT 1 FROM room_servers WHERE room_id = $1 AND server = $2"
 LARGEST = """
 SELECT server FROM room_servers WHERE room_id = $1 AND joined_members > 0 AND server <> $2
 ORDER BY joined_members DESC, server LIMIT $3
@@ -121,6 +122,11 @@ async def add(tx: Tx, rows: Sequence[CountChange]) -> None:
 async def is_in_room(tx: Tx, room_id: str, server: str) -> bool:
     """Return whether a server has a user who is joined to a room."""
     return await tx.fetchval(IS_IN_ROOM, room_id, server) is not None
+
+
+async def was_in_room(tx: Tx, room_id: str, server: str) -> bool:
+    """Return whether a server has, or had, a user who is joined to a room."""
+    return await tx.fetchval(WAS_IN_ROOM, room_id, server) is not None
 
 
 async def list_largest(tx: Tx, room_id: str, except_server: str, limit: int) -> list[str]:

@@ -2,7 +2,8 @@
 
 Rules:
 
-- The asking server must be in the room; events that it may not see are redacted.
+- The asking server must be in the room; events that it may not see are redacted. One that was in
+  the room gets those events that it may see, no others.
 - Rejected events and outliers of a room's history are not sent. A walk goes on behind rejected and
   soft-failed events, and ends at outliers.
 - A walk follows prev_events, the deepest or the nearest first. Its events are read in advance in
@@ -17,7 +18,7 @@ from typing import Final, Literal
 
 import attrs
 
-from hs.core.errors import InvalidParam, NotFound
+from hs.core.errors import Forbidden, InvalidParam, NotFound
 from hs.core.ids import EventID, RoomID, ServerName
 from hs.services.federation.access.server_access import ServerAccess
 from hs.services.federation.history.server_visibility import ServerVisibility
@@ -71,14 +72,18 @@ class ServedEvents:
         if stored is None or stored.status == EventStatus.REJECTED:
             raise NotFound("Event not found")
         room_id = stored.event.room_id
-        await self._access.check_in_room(origin, room_id)
-        return (await self._visibility.pdus_for(origin, room_id, (stored,)))[0]
+        pdus = await self._pdus_for(
+            await self._access.check_was_in_room(origin, room_id), origin, room_id, (stored,)
+        )
+        if not pdus:
+            raise Forbidden("Your server is not in the room")
+        return pdus[0]
 
     async def backfill(
         self, origin: ServerName, room_id: RoomID, event_ids: Sequence[EventID], limit: int
     ) -> list[bytes]:
         """Return events and those before them, the deepest first. Raises: NotFound, Forbidden."""
-        await self._access.check_in_room(origin, room_id)
+        is_present = await self._access.check_was_in_room(origin, room_id)
         limit = min(limit, MAX_BACKFILL)
         if limit <= 0:
             raise InvalidParam("limit must be greater than zero")
@@ -92,11 +97,11 @@ class ServedEvents:
             )
             await self._events.get(EventID(each.event_id) for each in batch)
         events = await walk.deepest_first(starts, limit)
-        return await self._visibility.pdus_for(origin, room_id, events)
+        return await self._pdus_for(is_present, origin, room_id, events)
 
     async def missing_events(self, origin: ServerName, query: MissingEventsQuery) -> list[bytes]:
         """Return the events before some events, oldest first. Raises: NotFound, Forbidden."""
-        await self._access.check_in_room(origin, query.room_id)
+        is_present = await self._access.check_was_in_room(origin, query.room_id)
         latest = await self._in_room(query.room_id, query.latest)
         earliest = frozenset(query.earliest)
         starts = [each for each in latest if each.event_id not in earliest]
@@ -105,7 +110,7 @@ class ServedEvents:
         events = await walk.nearest_first(starts, limit)
         # Events that cite each other in a batch are received in the order of their depths anyway.
         events.sort(key=lambda stored: (stored.event.depth, stored.stream_id))
-        return await self._visibility.pdus_for(origin, query.room_id, events)
+        return await self._pdus_for(is_present, origin, query.room_id, events)
 
     async def at_time(self, origin: ServerName, query: TimedEventQuery) -> tuple[EventID, int]:
         """Return the ID and timestamp of the closest event that a server may see.
@@ -124,6 +129,17 @@ class ServedEvents:
             if event_id in visible:
                 return event_id, stored[event_id].event.origin_server_ts
         raise NotFound(f"Unable to find event from {query.ts} in direction {query.direction}")
+
+    async def _pdus_for(
+        self,
+        is_present: bool,
+        origin: ServerName,
+        room_id: RoomID,
+        events: Sequence[StoredEvent],
+    ) -> list[bytes]:
+        if is_present:
+            return await self._visibility.pdus_for(origin, room_id, events)
+        return await self._visibility.pdus_for_departed(origin, room_id, events)
 
     async def _in_room(self, room_id: RoomID, event_ids: Collection[EventID]) -> list[StoredEvent]:
         if len(event_ids) > MAX_STARTS:

@@ -2,8 +2,8 @@
 
 Rules:
 
-- The asking server must be in the room, and must be allowed to see the event itself. State events
-  are not redacted: a server that may see an event may read the state before it.
+- The asking server must be or have been in the room, and be allowed to see the event itself. State
+  events are not redacted: a server that may see an event may read the state before it.
 - Events are sent in parts (`streamed_events`).
 
 Spec: server-server API, Retrieving events; Retrieves the complete auth chain.
@@ -73,7 +73,7 @@ class ServedState:
         return self._streamed.encode({"auth_chain": list(chain)})
 
     async def _event(self, origin: ServerName, room_id: RoomID, event_id: EventID) -> StoredEvent:
-        await self._access.check_in_room(origin, room_id)
+        is_present = await self._access.check_was_in_room(origin, room_id)
         stored = await self._events.get_one(event_id)
         if (
             stored is None
@@ -81,7 +81,9 @@ class ServedState:
             or stored.status == EventStatus.REJECTED
         ):
             raise NotFound(f"Could not find event {event_id}")
-        if not await self._visibility.visible_ids(origin, room_id, (stored,)):
+        visibility = self._visibility
+        see = visibility.visible_ids if is_present else visibility.visible_to_departed
+        if not await see(origin, room_id, (stored,)):
             raise Forbidden("You do not have permission to access the state at the event")
         return stored
 

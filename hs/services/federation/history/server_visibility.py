@@ -7,6 +7,8 @@ Rules:
 - A server sees the events of its own users, and those that change their memberships.
 - Memberships are looked up only if they matter: the history is not shared, or the sender is erased.
   Of a server with very many users in the room, the first MAX_USERS are looked up.
+- A server that is not in the room any more sees the events of the time when it was, and nothing of
+  the others, not even in redacted form.
 - Outliers have no state before them. They are state events of the room, which any server in it may
   read.
 
@@ -65,6 +67,25 @@ class ServerVisibility:
         if unsure:
             visible |= await self._seen_by_members(server, room_id, unsure, visibilities)
         return frozenset(visible)
+
+    async def visible_to_departed(
+        self, server: ServerName, room_id: RoomID, events: Collection[StoredEvent]
+    ) -> frozenset[EventID]:
+        """Return those events of a room that a server may see that is not in it any more."""
+        placed = [stored for stored in events if stored.snapshot_id is not None]
+        visible = {stored.event_id for stored in placed if _is_of(server, stored.event)}
+        unsure = [stored for stored in placed if stored.event_id not in visible]
+        if unsure:
+            joined = {stored.snapshot_id or 0: HistoryVisibility.JOINED for stored in unsure}
+            visible |= await self._seen_by_members(server, room_id, unsure, joined)
+        return frozenset(visible)
+
+    async def pdus_for_departed(
+        self, server: ServerName, room_id: RoomID, events: Sequence[StoredEvent]
+    ) -> list[bytes]:
+        """Return those events that a server may see that is not in the room any more."""
+        visible = await self.visible_to_departed(server, room_id, events)
+        return [stored.effective_event.canonical for stored in events if stored.event_id in visible]
 
     async def pdus_for(
         self, server: ServerName, room_id: RoomID, events: Sequence[StoredEvent]

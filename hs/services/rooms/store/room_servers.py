@@ -78,6 +78,10 @@ class RoomServers:
         """Return whether any server, also this one, is in a room, as the database has it now."""
         return await self._database.read(room_servers.is_in_room, room_id, server)
 
+    async def was_in_room(self, room_id: RoomID, server: ServerName) -> bool:
+        """Return whether a server is in a room or has left it, as the database has it now."""
+        return await self._database.read(room_servers.was_in_room, room_id, server)
+
     async def largest_in(self, room_id: RoomID, limit: int) -> list[ServerName]:
         """Return other servers in a room, those with most members first."""
         read = room_servers.list_largest

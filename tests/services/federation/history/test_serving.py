@@ -207,6 +207,55 @@ async def test_state_at_an_invisible_event_is_forbidden() -> None:
         await room.ask(f"state_ids/{segment(room.room_id)}", {"event_id": room.join})
 
 
+async def test_removed_server_gets_what_precedes_its_removal_and_no_more() -> None:
+    async with open_shared() as room:
+        first, _ = await room.say("first", "second")
+        removal = await room.far.world.set_membership(room.room_id, ANN, BEA, "ban")
+        (later,) = await room.say("later")
+        state_path = f"state_ids/{segment(room.room_id)}"
+
+        before = await missing(
+            room, earliest_events=[first], latest_events=[removal.event_id], limit=9
+        )
+        around = await missing(room, earliest_events=[first], latest_events=[later], limit=9)
+        single = await room.ask(f"event/{segment(first)}")
+        state = await room.ask(state_path, {"event_id": removal.event_id})
+        for path, query in (
+            (f"event/{segment(later)}", None),
+            (state_path, {"event_id": later}),
+            (f"event_auth/{segment(room.room_id)}/{segment(later)}", None),
+        ):
+            with pytest.raises(RemoteFault, match="M_FORBIDDEN"):
+                await room.ask(path, query)
+
+    assert bodies_of(before) == ["second"]
+    assert ids_of(around)[-1] == removal.event_id
+    assert bodies_of(around) == ["second"]
+    assert bodies_of(single["pdus"]) == ["first"]
+    assert room.join in state["pdu_ids"]
+
+
+async def test_server_that_was_never_in_the_room_gets_nothing() -> None:
+    async with open_servers(NEAR, FAR) as (near, far):
+        room_id = await far.world.create_room(ANN)
+        invite = await far.world.set_membership(room_id, ANN, BEA, "invite")
+
+        with pytest.raises(RemoteFault, match="M_FORBIDDEN"):
+            await near.client.get(FAR, f"{V1}/event/{segment(invite.event_id)}")
+
+
+async def test_server_whose_users_have_left_serves_its_last_events() -> None:
+    async with open_shared() as room:
+        (last,) = await room.say("last")
+        departure = await room.far.world.set_membership(room.room_id, ANN, ANN, "leave")
+
+        found = await missing(room, earliest_events=[room.join], latest_events=[departure.event_id])
+        state = await room.ask(f"state_ids/{segment(room.room_id)}", {"event_id": last})
+
+    assert bodies_of(found) == ["last"]
+    assert room.join in state["pdu_ids"]
+
+
 async def test_closest_event_to_a_time_is_found() -> None:
     async with open_shared() as room:
         room.far.world.clock.advance(1000)
