@@ -19,6 +19,7 @@ RETRY_S = 0.05
 POLL_MS = 1_000
 TIMELINE = 7  # short, so that timelines are often limited
 ANSWER_S = 120.0  # longer than a process waits for another that is being restarted
+LOOK_AGAIN_S = 5.0
 REPEATED = 0.1  # the share of acknowledged requests that are sent once more
 # The statuses of a process that is starting, or that cannot reach another one.
 TRY_AGAIN = {502, 503, 504}
@@ -123,7 +124,8 @@ class Reader:
     """A client that syncs; `gaps` counts the limited timelines that it has filled.
 
     `limit` is that of timelines. With `reads_all`, it looks for missed events in all of the
-    history: those that other servers send late are not always the latest.
+    history: those that other servers send late are not always the latest. It does so once more in
+    the end, as people scroll up again: the servers that have the events may have been away.
     """
 
     person: Person
@@ -146,6 +148,8 @@ class Reader:
             event_id for timeline in self.timelines.values() for event_id in timeline.seen
         }:
             await self.sync()
+            if self.reads_all and self.gaps:
+                await self._scroll_up()
 
     async def sync(self) -> None:
         """Sync once."""
@@ -157,6 +161,11 @@ class Reader:
         for room_id, room in answer.get("rooms", {}).get("join", {}).items():
             await self._merge(room_id, room["timeline"])
         self.since = answer["next_batch"]
+
+    async def _scroll_up(self) -> None:
+        await trio.sleep(LOOK_AGAIN_S)
+        for room_id, timeline in self.timelines.items():
+            timeline.add_found(await self._gap(room_id, "", timeline.seen))
 
     async def _merge(self, room_id: str, timeline: dict[str, Any]) -> None:
         assembled = self.timelines.setdefault(room_id, Timeline())
@@ -176,7 +185,9 @@ class Reader:
         missed: list[str] = []
         room, limit = f"{CLIENT}/rooms/{quote(room_id)}", 500 if self.reads_all else 20
         while True:
-            target = f"{room}/messages?dir=b&limit={limit}&from={quote(before)}"
+            target = f"{room}/messages?dir=b&limit={limit}"
+            if before:
+                target += f"&from={quote(before)}"
             page = (await self.person.request("GET", target)).json
             for event in page["chunk"]:
                 if event["event_id"] not in known:

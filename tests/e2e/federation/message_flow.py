@@ -133,7 +133,7 @@ class MessageFlow:
                 faults += await self._faults_of_history(account, room_id)
             if not faults:
                 await until_agreed(self.servers, room_id, self.accounts)
-        assert not faults, "\n".join([self.summary(), *faults[:50]])
+        assert not faults, "\n".join([self.summary(), f"{len(faults)} faults", *faults[:50]])
         log.info("%s", self.summary())
 
     async def _faults_of_history(self, account: Account, room_id: str) -> list[str]:

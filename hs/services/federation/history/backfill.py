@@ -10,12 +10,14 @@ Rules:
   those state events and auth events that are missing. Up to MAX_EDGES such events are received at
   a time; the rest is received when the client scrolls on.
 - If no server has an event, it is not asked for again until a time that grows with each failure.
+  That a server could not be reached says nothing of its events: it is asked again soon.
 
 Spec: server-server API, Backfilling and retrieving missing events.
 """
 
 import logging
 from collections.abc import Sequence
+from enum import Enum, auto
 from typing import Final
 
 import attrs
@@ -41,8 +43,18 @@ MAX_FILLS: Final = 4
 MAX_WAITING_FILLS: Final = 100
 RETRY_S: Final = 60
 MAX_RETRY_S: Final = 24 * 3600
+UNREACHED_S: Final = 5
+"""Pause if a server could not be reached; ServerBackoff limits the requests to it."""
 
 log = logging.getLogger(__name__)
+
+
+class _Result(Enum):
+    """What came of asking a server."""
+
+    STORED = auto()
+    NOTHING = auto()
+    UNREACHED = auto()
 
 
 @attrs.define(eq=False)
@@ -125,20 +137,34 @@ class HistoryBackfill:
         servers = await self._servers.in_room(room_id, MAX_SERVERS)
         # Recorded in advance: work that is cut off at FILL_S counts as a failure as well.
         await self._postpone(fill.gaps)
+        all_reached = True
         for server in servers:
-            if await self._ask(server, room_id, event_ids):
+            result = await self._ask(server, room_id, event_ids)
+            if result is _Result.STORED:
                 still_missing = await self._database.read(gaps.stored_events, event_ids)
                 await self._resume([gap for gap in fill.gaps if gap.event_id not in still_missing])
                 return
-        log.info("no server has the events before %d gaps in room %s", len(event_ids), room_id)
+            all_reached &= result is not _Result.UNREACHED
+        if all_reached:
+            log.info("no server has the events before %d gaps in room %s", len(event_ids), room_id)
+        else:
+            retry_ms = self._clock.now_ms() + UNREACHED_S * 1000
+            rows = [(gap.event_id, gap.failures, retry_ms) for gap in fill.gaps]
+            await self._database.write(gaps.set_retry, rows)
 
-    async def _ask(self, server: ServerName, room_id: RoomID, event_ids: Sequence[EventID]) -> bool:
-        """Ask one server; return whether events were stored."""
+    async def _ask(
+        self, server: ServerName, room_id: RoomID, event_ids: Sequence[EventID]
+    ) -> _Result:
+        """Ask one server for the missing events and those before them."""
+        result = _Result.NOTHING
         try:
-            return await self._fetcher.receive_before(server, room_id, event_ids)
+            if await self._fetcher.receive_before(server, room_id, event_ids):
+                return _Result.STORED
         except* RemoteFault as faults:
             log.info("backfill of room %s failed: %s", room_id, faults.exceptions[0])
-        return False
+            if any(_is_unreached(fault) for fault in faults.exceptions):
+                result = _Result.UNREACHED
+        return result
 
     async def _postpone(self, postponed: Sequence[Gap]) -> None:
         now_ms = self._clock.now_ms()
@@ -151,3 +177,12 @@ class HistoryBackfill:
     async def _resume(self, asked: Sequence[Gap]) -> None:
         """Allow the gaps that one response left to be asked for at once."""
         await self._database.write(gaps.set_retry, [(gap.event_id, 0, 0) for gap in asked])
+
+
+def _is_unreached(fault: BaseException) -> bool:
+    """Return whether a server did not respond, or only with an error of its own."""
+    return (
+        isinstance(fault, RemoteFault)
+        and fault.retry
+        and (fault.error is None or fault.error.status >= 500)
+    )

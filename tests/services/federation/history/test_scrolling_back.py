@@ -11,6 +11,7 @@ from hs.core.ids import EventID, RoomID, ServerName, UserID
 from hs.core.requester import Requester
 from hs.core.streams import EVENTS
 from hs.services.federation.history import backfill
+from hs.services.federation_client.peer_transport import PeerRequest, PeerResponse
 from hs.services.rooms.append.drafts import Draft
 from hs.services.rooms.read.timelines import MessagesRequest
 from hs.services.rooms.receive.event_receiver import PduOutcome
@@ -181,19 +182,46 @@ async def test_gap_that_nobody_fills_is_asked_for_less_and_less() -> None:
         room_id = await far.world.create_room(ANN)
         await say(far, room_id, ANN, "a")
         await join_through(far, near, room_id, BEA)
-        near.network.down.add(FAR)
-        clock = near.world.clock
+        answer, clock = near.network.answers[FAR], near.world.clock
 
+        async def answer_nothing(_: PeerRequest) -> PeerResponse:
+            return PeerResponse(200, {}, b'{"pdus": []}')
+
+        near.network.answers[FAR] = answer_nothing
         counts = []
         for pause_s in (0, 0, backfill.RETRY_S + 1, backfill.RETRY_S + 1, backfill.RETRY_S + 1):
             clock.advance(pause_s * 1000)
             assert texts(await scroll(near.process, room_id)) == []
             counts.append(asked(far))
-        near.network.down.clear()
+        near.network.answers[FAR] = answer
         clock.advance(backfill.MAX_RETRY_S * 1000)
 
         assert texts(await scroll(near.process, room_id)) == ["a"]
     assert counts == [1, 1, 2, 2, 3]
+
+
+@pytest.mark.parametrize("status", [None, 503])
+async def test_gap_is_asked_for_again_soon_if_a_server_was_away(status: int | None) -> None:
+    async with open_servers(NEAR, FAR, THIRD) as (near, far, third):
+        room_id = await far.world.create_room(ANN, join=(UserID("@ben:far.example"),))
+        await join_through(far, third, room_id, CAT)
+        await say(far, room_id, ANN, "a")
+        await join_through(far, near, room_id, BEA)
+        answer, clock = near.network.answers[FAR], near.world.clock
+
+        async def answer_error(_: PeerRequest) -> PeerResponse:
+            return PeerResponse(status or 0, {}, b"{}")
+
+        if status is None:
+            near.network.down.add(FAR)
+        near.network.answers[FAR] = answer_error
+        for _ in range(4):
+            assert texts(await scroll(near.process, room_id)) == []
+            clock.advance(backfill.UNREACHED_S * 1000)
+        near.network.answers[FAR] = answer
+        near.network.down.clear()
+
+        assert texts(await scroll(near.process, room_id)) == ["a"]
 
 
 async def test_members_see_only_what_the_history_visibility_allows() -> None:
