@@ -1,6 +1,7 @@
 """Measures federation beside Synapse, and prints a table of CPU times in milliseconds.
 
     python -m tests.federation_bench --synapse /path/to/venv/bin/python
+    python -m tests.federation_bench --earlier /path/to/another/checkout --only outbound
     python -m tests.federation_bench --only resolution
 
 The servers run on one CPU, the stand-in servers and this program on another.
@@ -18,7 +19,7 @@ from pathlib import Path
 import trio
 
 from tests.federation_bench.exchanges import Bench
-from tests.federation_bench.figures import HS, SYNAPSE, Figures
+from tests.federation_bench.figures import EARLIER, HS, SYNAPSE, Figures
 from tests.federation_bench.forks import measure_resolution
 from tests.federation_bench.measured_servers import (
     MeasuredServer,
@@ -38,6 +39,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--synapse", metavar="PYTHON", help="a Python that has Synapse")
+    parser.add_argument(
+        "--earlier", metavar="FOLDER", help="another checkout of hs, for comparison"
+    )
     parser.add_argument("--only", action="append", choices=SCENARIOS)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--members", type=int, nargs="+", default=[100, 5000])
@@ -81,7 +85,7 @@ async def _measure(options: argparse.Namespace, figures: Figures) -> None:
         async with open_stand_ins(options.destinations, port, tls) as stand_ins:
             for server in servers:
                 await server.register()
-            measured = [server for server in servers if server.label in (HS, SYNAPSE)]
+            measured = [server for server in servers if server.label in (HS, SYNAPSE, EARLIER)]
             bench = Bench(
                 measured,
                 stand_ins,
@@ -102,7 +106,11 @@ def _start(
     scenarios: Sequence[str],
 ) -> list[MeasuredServer]:
     prefix = ["taskset", "-c", options.server_cpu]
-    servers = [stack.enter_context(running_hs(folder / "hs", certificates, prefix))]
+    servers = [stack.enter_context(running_hs(HS, folder / "hs", certificates, prefix))]
+    if options.earlier:
+        other = ["env", f"PYTHONPATH={options.earlier}", *prefix]
+        server = running_hs(EARLIER, folder / "earlier", certificates, other)
+        servers.append(stack.enter_context(server))
     labels = [SYNAPSE] if options.synapse else []
     if options.synapse and "join-of-synapse" in scenarios:
         labels.append("another Synapse")
@@ -127,7 +135,7 @@ async def _run(
         case "join":
             for members in options.joined_members:
                 await bench.join_of_stand_in(members)
-        case "join-of-synapse" if last.label not in (HS, SYNAPSE):
+        case "join-of-synapse" if last.label not in (HS, SYNAPSE, EARLIER):
             await bench.join_of_server(last, options.joined_members[0])
 
 

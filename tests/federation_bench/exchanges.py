@@ -9,7 +9,7 @@ import trio
 from hs.core.canonical_json import JsonObject
 from hs.core.events.event import Event
 from hs.core.ids import RoomID, UserID
-from tests.federation_bench.figures import HS, SYNAPSE, Figures
+from tests.federation_bench.figures import Figures
 from tests.federation_bench.measured_servers import MeasuredServer
 from tests.federation_bench.prepared_rooms import PreparedRoom, prepare_room, users_of
 from tests.federation_bench.stand_ins import (
@@ -41,8 +41,7 @@ class Bench:
 
     def record(self, operation: str, server: MeasuredServer, cpu_s: float, count: int = 1) -> None:
         """Record the CPU time of a number of operations."""
-        label = HS if server.label == HS else SYNAPSE
-        self.report(self.figures.add(operation, label, cpu_s * 1000 / count))
+        self.report(self.figures.add(operation, server.label, cpu_s * 1000 / count))
 
     async def inbound(self, members: int) -> None:
         """Measure transactions in a room of many members, one of which is local."""

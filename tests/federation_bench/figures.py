@@ -1,10 +1,11 @@
 """The figures of a run, and the table that they make."""
 
+from collections.abc import Sequence
 from statistics import median
 
 import attrs
 
-HS, SYNAPSE = "hs", "Synapse"
+HS, SYNAPSE, EARLIER = "hs", "Synapse", "earlier hs"
 
 
 @attrs.define
@@ -20,20 +21,24 @@ class Figures:
 
     def lines(self) -> list[str]:
         """Return the table with the medians, the factors, and all values."""
-        table = ["| operation | Synapse | hs | factor | all of Synapse; of hs |"]
-        table.append("| --- | ---: | ---: | ---: | --- |")
+        has_earlier = any(server == EARLIER for _, server in self.values)
+        columns = ["operation", SYNAPSE, *([EARLIER] if has_earlier else []), HS, "factor", "all"]
+        table = [_row(columns), _row(["---"] * len(columns))]
         for operation in dict.fromkeys(operation for operation, _ in self.values):
-            theirs = self.values.get((operation, SYNAPSE), [])
-            ours = self.values.get((operation, HS), [])
-            cells = [
-                operation,
-                _cell(theirs),
-                _cell(ours),
-                f"{median(theirs) / median(ours):.1f}" if theirs and ours else "",
-                f"{_listed(theirs)}; {_listed(ours)}",
-            ]
-            table.append(f"| {' | '.join(cells)} |")
+            values = {
+                server: self.values.get((operation, server), [])
+                for server in (SYNAPSE, EARLIER, HS)
+                if server != EARLIER or has_earlier
+            }
+            theirs, ours = values[SYNAPSE], values[HS]
+            factor = f"{median(theirs) / median(ours):.1f}" if theirs and ours else ""
+            listed = "; ".join(map(_listed, values.values()))
+            table.append(_row([operation, *map(_cell, values.values()), factor, listed]))
         return table
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 def _cell(values: list[float]) -> str:

@@ -115,7 +115,7 @@ def _settings(port: int, tls_port: int, certificates: Certificates) -> dict[str,
 
 @contextmanager
 def running_hs(
-    folder: Path, certificates: Certificates, prefix: Sequence[str]
+    label: str, folder: Path, certificates: Certificates, prefix: Sequence[str]
 ) -> Iterator[MeasuredServer]:
     """Run hs; `prefix` is put before its command."""
     port, tls_port = free_ports(2)
@@ -127,7 +127,7 @@ def running_hs(
     try:
         cluster.start()
         assert main.process is not None
-        yield MeasuredServer("hs", ServerName(settings["server_name"]), port, main.process.pid)
+        yield MeasuredServer(label, ServerName(settings["server_name"]), port, main.process.pid)
         cluster.stop()
     finally:
         cluster.kill_all()

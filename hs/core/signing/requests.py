@@ -9,7 +9,7 @@ from typing import Final
 
 import attrs
 
-from hs.core.canonical_json import canonical_json, encode_deep, parse_json
+from hs.core.canonical_json import encode_checked, encode_deep, parse_json
 from hs.core.errors import Unauthorized
 from hs.core.ids import ServerName, parse_server_name
 from hs.core.signing.keys import Signer
@@ -53,14 +53,12 @@ def authorization_header(
 
     `uri` is the path with its query string, `body` is canonical JSON.
     """
-    message = signed_bytes(method, uri, signer.server_name, destination, body)
-    fields = {
-        "origin": signer.server_name,
-        "destination": destination,
-        "key": signer.key.key_id,
-        "sig": signer.key.sign(message),
-    }
-    return "X-Matrix " + ",".join(f'{name}="{value}"' for name, value in fields.items())
+    origin, key = signer.server_name, signer.key
+    signature = key.sign(signed_bytes(method, uri, origin, destination, body))
+    return (
+        f'X-Matrix origin="{origin}",destination="{destination}",'
+        f'key="{key.key_id}",sig="{signature}"'
+    )
 
 
 def signed_bytes(method: str, uri: str, origin: str, destination: str, body: bytes | None) -> bytes:
@@ -68,7 +66,7 @@ def signed_bytes(method: str, uri: str, origin: str, destination: str, body: byt
 
     `body` is canonical JSON. It comes first in the sorted keys, so it need not be encoded again.
     """
-    rest = canonical_json(
+    rest = encode_checked(
         {"method": method, "uri": uri, "origin": origin, "destination": destination}
     )
     return rest if body is None else b'{"content":' + body + b"," + rest[1:]

@@ -52,8 +52,6 @@ class HttpSessions:
     _proxies: Proxies = attrs.field(default=NO_PROXIES, kw_only=True)
     _tls: ssl.SSLContext | None = attrs.field(default=None, kw_only=True)
     _resolve: Resolve | None = attrs.field(default=None, kw_only=True)
-    _connections: int = attrs.field(default=CONNECTIONS, kw_only=True)
-    _connections_per_host: int = attrs.field(default=CONNECTIONS_PER_HOST, kw_only=True)
     _addresses: PermittedAddresses = attrs.field(init=False)
     _direct: aiohttp.ClientSession | None = attrs.field(default=None, init=False)
     _proxied: aiohttp.ClientSession | None = attrs.field(default=None, init=False)
@@ -113,7 +111,7 @@ class HttpSessions:
                 resolver=CheckingResolver(self._addresses),
                 socket_factory=self._addresses.make_socket,
                 use_dns_cache=False,
-                limit_per_host=self._connections_per_host,
+                limit_per_host=CONNECTIONS_PER_HOST,
             )
             self._direct = open_session(connector)
         return self._direct
@@ -126,7 +124,7 @@ class HttpSessions:
 
     def _connector(self, **options: Any) -> Connector:
         return Connector(
-            limit=self._connections, keepalive_timeout=IDLE_S, ssl=self._tls or True, **options
+            limit=CONNECTIONS, keepalive_timeout=IDLE_S, ssl=self._tls or True, **options
         )
 
     async def _close(self) -> None:

@@ -59,13 +59,13 @@ def wire_http_clients(base: ProcessBase) -> HttpClients:
     public, direct = client(rules, proxies), client(rules, NO_PROXIES)
     trusted, previews = client(ALLOW_ALL, NO_PROXIES), client(preview_rules, proxies)
     # They close their connections when the process ends.
-    directed = DirectedHttpClient(HttpSessions(base.bridge, rules, proxies=proxies))
+    directed = DirectedHttpClient(rules, proxies)
     runners = [
         ("HTTP client for public addresses", public.sessions.run),
         ("HTTP client without proxy", direct.sessions.run),
         ("HTTP client for configured addresses", trusted.sessions.run),
         ("HTTP client for URL previews", previews.sessions.run),
-        ("HTTP client for downloads", directed.sessions.run),
+        ("HTTP client for downloads", directed.run),
     ]
     return HttpClients(
         public=public,

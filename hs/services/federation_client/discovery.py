@@ -5,6 +5,7 @@ Spec: server-server API, Resolving server names. The numbers in comments are its
 
 import ipaddress
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Final, Protocol
 
 import attrs
@@ -15,6 +16,7 @@ from hs.lib.srv_records import SrvRecord
 
 DEFAULT_PORT: Final = 8448
 MAX_PORT: Final = 65535
+CACHED_NAMES: Final = 10_000
 SRV_SERVICES: Final = ("_matrix-fed._tcp", "_matrix._tcp")
 
 
@@ -57,11 +59,7 @@ async def discover(server: ServerName, delegations: Delegations) -> ServerRoute:
 
     Raises: RemoteFault, if its name is not valid, or if it says that it has no address.
     """
-    try:
-        parse_server_name(server)
-    except InvalidParam as fault:
-        raise RemoteFault(server, fault.message, retry=False) from None
-    route = _fixed_route(server, "server name")  # 1, 2
+    route = _route_by_name(server)
     if route is not None:
         return route
     hostname = server
@@ -82,6 +80,16 @@ async def discover(server: ServerName, delegations: Delegations) -> ServerRoute:
         return ServerRoute(addresses, hostname, hostname, f"{how}SRV record of {service}")
     address = ServerAddress(hostname, DEFAULT_PORT)  # 3.5, 6
     return ServerRoute((address,), hostname, hostname, f"{how}port {DEFAULT_PORT}")
+
+
+@lru_cache(maxsize=CACHED_NAMES)
+def _route_by_name(server: ServerName) -> ServerRoute | None:
+    """Return the route that the name alone determines. Raises: RemoteFault."""
+    try:
+        parse_server_name(server)
+    except InvalidParam as fault:
+        raise RemoteFault(server, fault.message, retry=False) from None
+    return _fixed_route(server, "server name")  # 1, 2
 
 
 def _fixed_route(name: ServerName, how: str) -> ServerRoute | None:

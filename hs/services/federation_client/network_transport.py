@@ -60,11 +60,14 @@ class NetworkTransport:
 
         `timeout_s` bounds all attempts together.
         """
-        route = await self._route(request)
-        with trio.move_on_after(request.timeout_s):
+        route: ServerRoute | None = None
+        # A single scope, as each costs more than the encryption of a request.
+        with trio.CancelScope(deadline=trio.current_time() + DISCOVERY_S) as scope:
+            route = await discover(request.server, self._delegations)
+            scope.deadline = trio.current_time() + request.timeout_s
             response = await self._send_repeatedly(request, route)
             return PeerResponse(response.status, response.headers, response.body)
-        raise _timed_out(request)
+        raise _no_address(request) if route is None else _timed_out(request)
 
     @asynccontextmanager
     async def stream(self, request: PeerRequest) -> AsyncIterator[StreamedResponse]:
@@ -90,7 +93,7 @@ class NetworkTransport:
         """
         with trio.move_on_after(DISCOVERY_S):
             return await discover(request.server, self._delegations)
-        raise RemoteFault(request.server, f"no address was found in {DISCOVERY_S:g} s")
+        raise _no_address(request)
 
     async def _send_repeatedly(self, request: PeerRequest, route: ServerRoute) -> HttpResponse:
         settings = self._settings
@@ -119,13 +122,11 @@ class NetworkTransport:
         attempt: Callable[[DirectedRequest], Awaitable[T]],
     ) -> T:
         """Return the result for the first address that can be connected to. Raises: HttpFault."""
-        *others, last = [
-            self._directed(request, route, address) for address in route.addresses[:MAX_ADDRESSES]
-        ]
-        for directed in others:
+        addresses = route.addresses[:MAX_ADDRESSES]
+        for address in addresses[:-1]:
             with suppress(HttpNotConnected):
-                return await attempt(directed)
-        return await attempt(last)
+                return await attempt(self._directed(request, route, address))
+        return await attempt(self._directed(request, route, addresses[-1]))
 
     def _directed(
         self, request: PeerRequest, route: ServerRoute, address: ServerAddress
@@ -156,6 +157,10 @@ async def _parts(request: PeerRequest, parts: AsyncIterator[bytes]) -> AsyncGene
 def _remote_fault(request: PeerRequest, fault: HttpFault) -> RemoteFault:
     is_final = isinstance(fault, HttpBlocked | ResponseTooLarge)
     return RemoteFault(request.server, fault.message, retry=not is_final)
+
+
+def _no_address(request: PeerRequest) -> RemoteFault:
+    return RemoteFault(request.server, f"no address was found in {DISCOVERY_S:g} s")
 
 
 def _timed_out(request: PeerRequest) -> RemoteFault:

@@ -26,7 +26,9 @@ class PeerTls:
 
     def context(self, host: str) -> ssl.SSLContext:
         """Return the context for connections whose certificate is for a host."""
-        return self.verifying if self.is_verified(host) else self.trusting
+        if not self._unverified or self.is_verified(host):
+            return self.verifying
+        return self.trusting
 
 
 def peer_tls(settings: FederationSettings) -> PeerTls:

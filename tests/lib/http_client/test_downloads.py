@@ -6,14 +6,11 @@ from contextlib import asynccontextmanager
 
 import attrs
 import pytest
-import trio
 
-from hs.lib.aio import Bridge
 from hs.lib.http_client import HttpBlocked, HttpFault, ResponseTooLarge
 from hs.lib.http_client.addresses import ALLOW_ALL, AddressRules
 from hs.lib.http_client.directed import DirectedHttpClient
 from hs.lib.http_client.downloads import HttpsDownloads
-from hs.lib.http_client.sessions import HttpSessions
 from tests.support.outgoing import PRIVATE
 from tests.support.servers.certificates import Certificates, make_certificates
 from tests.support.servers.sites import Site, SiteResponse, open_site
@@ -46,7 +43,7 @@ class Files:
 
 @asynccontextmanager
 async def open_files(
-    bridge: Bridge, certificates: Certificates, rules: AddressRules = ALLOW_ALL
+    certificates: Certificates, rules: AddressRules = ALLOW_ALL
 ) -> AsyncIterator[Files]:
     async def resolve(host: str) -> Sequence[str]:
         return ["127.0.0.1"]
@@ -55,16 +52,15 @@ async def open_files(
     context.load_cert_chain(certificates.certificate, certificates.key)
     tls = ssl.create_default_context(cafile=str(certificates.authority))
     async with open_site(context) as site:
-        http = DirectedHttpClient(HttpSessions(bridge, rules, resolve=resolve))
+        http = DirectedHttpClient(rules, resolve=resolve)
         try:
             yield Files(site, HttpsDownloads(http, "test/1", tls))
         finally:
-            with trio.CancelScope(shield=True):
-                await http.sessions.aclose()
+            http.close()
 
 
-async def test_file_is_received_in_parts(bridge: Bridge, certificates: Certificates) -> None:
-    async with open_files(bridge, certificates) as files:
+async def test_file_is_received_in_parts(certificates: Certificates) -> None:
+    async with open_files(certificates) as files:
         files.site.pages["/file"] = SiteResponse(LARGE)
 
         parts = await files.receive(files.url("/file?a=b"))
@@ -74,8 +70,8 @@ async def test_file_is_received_in_parts(bridge: Bridge, certificates: Certifica
     assert b"".join(parts) == LARGE
 
 
-async def test_redirects_are_followed(bridge: Bridge, certificates: Certificates) -> None:
-    async with open_files(bridge, certificates) as files:
+async def test_redirects_are_followed(certificates: Certificates) -> None:
+    async with open_files(certificates) as files:
         files.site.pages["/file"] = SiteResponse(b"content")
         files.site.pages["/1"] = SiteResponse(status=302, headers={"location": "/2"})
         target = files.url("/file")
@@ -87,8 +83,8 @@ async def test_redirects_are_followed(bridge: Bridge, certificates: Certificates
             await files.receive(files.url("/loop"))
 
 
-async def test_redirect_to_http_is_refused(bridge: Bridge, certificates: Certificates) -> None:
-    async with open_files(bridge, certificates) as files:
+async def test_redirect_to_http_is_refused(certificates: Certificates) -> None:
+    async with open_files(certificates) as files:
         location = "http://files.example/file"
         files.site.pages["/file"] = SiteResponse(status=302, headers={"location": location})
 
@@ -96,16 +92,16 @@ async def test_redirect_to_http_is_refused(bridge: Bridge, certificates: Certifi
             await files.receive(files.url("/file"))
 
 
-async def test_blocked_address_is_not_reached(bridge: Bridge, certificates: Certificates) -> None:
-    async with open_files(bridge, certificates, PRIVATE) as files:
+async def test_blocked_address_is_not_reached(certificates: Certificates) -> None:
+    async with open_files(certificates, PRIVATE) as files:
         with pytest.raises(HttpBlocked):
             await files.receive(files.url("/file"))
 
         assert files.site.requests == []
 
 
-async def test_too_large_file_is_given_up(bridge: Bridge, certificates: Certificates) -> None:
-    async with open_files(bridge, certificates) as files:
+async def test_too_large_file_is_given_up(certificates: Certificates) -> None:
+    async with open_files(certificates) as files:
         files.site.pages["/file"] = SiteResponse(LARGE)
 
         with pytest.raises(ResponseTooLarge):

@@ -95,7 +95,7 @@ async def open_network(
         files = BridgedHttpClient(
             HttpSessions(bridge, rules, tls=tls.verifying, resolve=resolve), "test/1"
         )
-        requests = DirectedHttpClient(HttpSessions(bridge, rules, proxies=proxies, resolve=resolve))
+        requests = DirectedHttpClient(rules, proxies, resolve)
         network: Network
 
         class Lookups:
@@ -111,7 +111,7 @@ async def open_network(
         finally:
             with trio.CancelScope(shield=True):
                 await files.sessions.aclose()
-                await requests.sessions.aclose()
+                requests.close()
 
 
 def all_names_lead_here() -> Callable[[str], Awaitable[Sequence[str]]]:

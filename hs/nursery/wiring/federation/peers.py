@@ -75,12 +75,11 @@ def build_peer_network(settings: Settings, bridge: Bridge, clock: Clock) -> Real
     rules = address_rules(outgoing.ip_range_blacklist, outgoing.ip_range_whitelist)
     proxies = chosen_proxies(outgoing, proxies_from_environment(os.environ))
     agent, tls = user_agent(outgoing), peer_tls(settings.federation)
-    sessions = HttpSessions(
-        bridge,
+    requests = DirectedHttpClient(
         rules,
-        proxies=proxies,
+        proxies,
         connections=CONNECTIONS,
-        connections_per_host=CONNECTIONS_PER_SERVER,
+        connections_per_target=CONNECTIONS_PER_SERVER,
     )
     verifying, trusting = (
         BridgedHttpClient(HttpSessions(bridge, rules, proxies=proxies, tls=context), agent)
@@ -91,11 +90,9 @@ def build_peer_network(settings: Settings, bridge: Bridge, clock: Clock) -> Real
         SystemSrvLookup(),
         clock,
     )
-    transport = NetworkTransport(
-        delegations, DirectedHttpClient(sessions), tls, agent, settings.peer_requests
-    )
+    transport = NetworkTransport(delegations, requests, tls, agent, settings.peer_requests)
     runners = [
-        ("connections to other servers", sessions.run),
+        ("connections to other servers", requests.run),
         ("HTTP client for well-known files", verifying.sessions.run),
         ("HTTP client for well-known files of unverified servers", trusting.sessions.run),
     ]
