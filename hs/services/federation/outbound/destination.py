@@ -87,7 +87,8 @@ class Destination:
     @property
     def is_idle(self) -> bool:
         """Whether nothing is queued for it, and nothing is to be remembered."""
-        return not (self.pdus or self.edus or self.has_messages or self.behind or self.has_row)
+        has_queue = self.pdus or self.edus or self.has_messages or self.sending
+        return not (has_queue or self.behind or self.has_row)
 
     def add_pdu(self, pdu: OutgoingPdu) -> bool:
         """Queue a PDU, or have it found when the destination catches up.
@@ -122,6 +123,8 @@ class Destination:
                 min([devices_after, *(at - 1 for at in self._devices())]),
             )
         self.behind.is_catching_up = False
+        if self.sending is not None and self.sending.message_ids:
+            self.has_messages = True  # to-device messages stay in their table
         self.sending = None
         pdus, self.pdus = self.pdus, deque()
         self._drop(pdus)

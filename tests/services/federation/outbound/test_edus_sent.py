@@ -3,6 +3,7 @@
 from typing import Any
 
 import attrs
+import pytest
 import trio
 import trio.testing
 
@@ -13,6 +14,7 @@ from hs.nursery.wiring.federation.outbound import wire_outgoing_messages
 from hs.services.devices.device_list_writer import NewSignature, SigningKeyUpload
 from hs.services.devices.remote_devices import OutgoingMessage
 from hs.services.ephemeral.receipts import Move
+from hs.services.federation.outbound.delivery import KEEP_S
 from hs.storage.database import Database, Tx
 from hs.storage.devices import device_keys
 from hs.storage.federation import outgoing_to_device
@@ -224,6 +226,20 @@ async def wait_until_delivered(database: Database) -> None:
     with trio.fail_after(10):
         while await database.read(outgoing_to_device.list_destinations):  # noqa: ASYNC110  # bounded
             await trio.sleep(0.05)
+
+
+@pytest.mark.parametrize("away_s", [10, 2 * KEEP_S])
+async def test_single_message_is_sent_again_after_failures(
+    away_s: float, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with open_servers(NEAR) as (near,):
+        far = ReceivingPeer(FAR, near.network)
+        near.network.down.add(FAR)
+        async with sending(near):
+            await send_messages(near, OutgoingMessage(far.user, "A", {"number": 0}))
+            await trio.sleep(away_s)
+            near.network.down.clear()
+            await wait_until(lambda: len(far.edus()) == 1, within_s=4000)
 
 
 async def test_messages_wait_while_the_server_is_away(
