@@ -16,7 +16,7 @@ from hs.services.rooms.receive.received_room import RoomStores
 from hs.services.rooms.store.auth_chains import AuthGraph
 from hs.services.rooms.store.state_resolution import StateResolver
 from hs.storage.database import Database
-from tests.support.peers import AllKeysKeyRing
+from tests.support.peers import TEST_SERVER, AllKeysKeyRing
 from tests.support.rooms import World, open_world
 
 
@@ -31,7 +31,14 @@ class ReceivingWorld(World):
         World.__attrs_post_init__(self)
         self.auth_graph = AuthGraph(self.database)
         resolver = StateResolver(self.events, self.auth_graph)
-        stores = RoomStores(self.database, self.rooms, self.events, self.states, resolver)
+        stores = RoomStores(
+            database=self.database,
+            rooms=self.rooms,
+            events=self.events,
+            states=self.states,
+            resolver=resolver,
+            server_name=TEST_SERVER,
+        )
         self.receiver = OwnedRoomReceiver(
             PduChecker(AllKeysKeyRing()), stores, self.memberships.is_local
         )

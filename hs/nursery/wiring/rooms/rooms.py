@@ -32,6 +32,7 @@ from hs.services.rooms.receive.outside_memberships import (
 )
 from hs.services.rooms.receive.pdu_checks import PduChecker
 from hs.services.rooms.receive.received_room import RoomStores
+from hs.services.rooms.receive.resolved_heads import ResolvedHeads
 from hs.services.rooms.receive.withdrawals import InviteWithdrawals
 from hs.services.rooms.retention.request_cleanup import CLEANUP_PERIOD_S, RoomCleanup
 from hs.services.rooms.store.auth_chains import AuthGraph
@@ -170,6 +171,15 @@ def _owner(
         max_bytes=hot_bytes,
     )
     builder = EventBuilder(base.signer, base.clock)
+    stores = RoomStores(
+        database=base.database,
+        rooms=hot,
+        events=events,
+        states=states,
+        resolver=resolver,
+        server_name=base.signer.server_name,
+    )
+    forks = ResolvedHeads(stores)
     writer = RoomWriter(
         hot,
         events,
@@ -177,15 +187,15 @@ def _owner(
         builder,
         lambda room_id: base.ownership.is_mine(EVENTS, room_id),
         policies=policies,
+        forks=forks,
     )
-    stores = RoomStores(base.database, hot, events, states, resolver)
     return RoomOwner(
         committer=committer,
         history_committer=history_committer,
         hot=hot,
         writer=writer,
         receiver=OwnedRoomReceiver(checker, stores, memberships.is_local, policies=policies),
-        templates=OwnedEventTemplates(hot, events, builder, policies),
+        templates=OwnedEventTemplates(hot, events, builder, policies, forks),
         outside=OwnedOutsideMemberships(base.database, memberships, hot, committer),
     )
 

@@ -1,7 +1,7 @@
 """Limits on the forward extremities of rooms, kept by dummy events that cite many of them.
 
-Each event that arrives is resolved with the states at all forward extremities, so a server that
-forks a room without end would make it slower and slower. A dummy event has no content and is not
+Each event that arrives is resolved with the states at the forward extremities that count, so a
+server that forks a room makes it slower. A dummy event has no content and is not
 shown to clients. It is not sent to other servers: each has to limit its own extremities, and the
 dummy events of all servers would be new ones. Others get it when a later event cites it.
 """

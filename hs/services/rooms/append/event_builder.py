@@ -16,7 +16,7 @@ from hs.core.events import event_types
 from hs.core.events.build import EventDraft, GraphPosition, build_event
 from hs.core.events.event import Event
 from hs.core.events.redaction import redact
-from hs.core.ids import EventID, RoomID, ServerName, server_of
+from hs.core.ids import EventID, RoomID, ServerName
 from hs.core.signing.keys import Signer
 from hs.core.versions import RoomVersion
 from hs.lib.clock import Clock
@@ -57,6 +57,7 @@ class EventBuilder:
     ) -> tuple[PendingEvent, RoomHead]:
         """Build the event that follows `head`; return it and the head after it.
 
+        It cites all extremities of `head`, of which there are at most MAX_PREV_EVENTS.
         `target` is the event that a redaction redacts; None if it is unknown or already redacted.
         Raises: Forbidden, by the auth rules; InvalidParam, if nobody could send the event;
             TooLarge; BadJson.
@@ -103,7 +104,7 @@ class EventBuilder:
 
     def _build(self, room: HotRoom, head: RoomHead, draft: Draft) -> Event:
         rules = room.rules
-        prev_events = head.prev_events(server_of(draft.sender))
+        prev_events = head.extremities
         auth_events = [
             head.events[key]
             for key in auth_types_for_event(

@@ -8,14 +8,16 @@ from typing import Final, Protocol
 import attrs
 import orjson
 
+from hs.core.auth.rules import check_auth
 from hs.core.canonical_json import JsonObject
 from hs.core.errors import MatrixError
 from hs.core.events import event_types
 from hs.core.events.event import Event
-from hs.core.ids import EventID, RoomID
+from hs.core.ids import EventID, RoomID, server_of
 from hs.repl.rpc import rpc
 from hs.services.rooms.append.drafts import Draft
 from hs.services.rooms.append.event_builder import EventBuilder
+from hs.services.rooms.append.forked_heads import ForkedHeads, is_forked
 from hs.services.rooms.append.hot_room import HotRoom, RoomHead
 from hs.services.rooms.append.hot_rooms import HotRooms, RoomDropped
 from hs.services.rooms.append.policy_servers import PolicyServerCheck
@@ -66,6 +68,7 @@ class OwnedEventTemplates:
     _events: EventStore
     _builder: EventBuilder
     _policies: PolicyServerCheck
+    _forks: ForkedHeads
 
     async def template(self, room_id: RoomID, draft: Draft) -> BuiltEvent:
         """Build an unsigned event; see EventTemplates."""
@@ -96,7 +99,12 @@ class OwnedEventTemplates:
                 async with self._rooms.hold(room_id) as room:
                     await self._load_auth_events(room, draft)
                     head = room.head
-                    pending, _ = self._builder.build_event(room, head, draft)
+                    cited = head
+                    if is_forked(room):
+                        cited = await self._forks.cited_head(room, server_of(draft.sender))
+                    pending, _ = self._builder.build_event(room, cited, draft)
+                    if cited is not head:
+                        check_auth(pending.event, head.events, head.power)
                     policy_id = head.snapshot.map.get(_POLICY_KEY)
                     return pending.event, _current(head, draft), policy_id
             except RoomDropped:

@@ -45,6 +45,8 @@ AUTH_TYPES: Final = frozenset(
     )
 )
 MAX_PREV_EVENTS: Final = 10
+MAX_EXTREMITIES_OF_SERVER: Final = 20
+MAX_EXTREMITIES: Final = 100
 MAX_STATE_EVENTS: Final = 4096
 
 _ROOM_BYTES: Final = 4000
@@ -107,22 +109,11 @@ class RoomHead:
         depth = max((end.depth for end in extremities), default=self.depth)
         return attrs.evolve(self, extremities=extremities, depth=depth)
 
-    def prev_events(self, server_name: ServerName) -> tuple[Extremity, ...]:
-        """Return the extremities that a new event of this server cites.
-
-        If there are too many, each server has its turn, this one first, and the deepest of each
-        come first. Other servers see only the state after what is cited. One that forks the room,
-        at any depth, must not keep the events out that make the new one's sender a member.
-        """
+    def cited_extremities(self, server_name: ServerName) -> tuple[Extremity, ...]:
+        """Return the extremities that a new event of this server cites."""
         if len(self.extremities) <= MAX_PREV_EVENTS:
             return self.extremities
-        turns: Counter[ServerName] = Counter()
-        ordered = []
-        for end in sorted(self.extremities, key=lambda end: end.depth, reverse=True):
-            ordered.append((turns[end.server], end.server != server_name, end))
-            turns[end.server] += 1
-        ordered.sort(key=lambda entry: entry[:2])
-        return tuple(end for *_, end in ordered[:MAX_PREV_EVENTS])
+        return tuple(end for _, end in in_turns(self.extremities, server_name)[:MAX_PREV_EVENTS])
 
     def _apply_entry(self, key: StateKey, event: Event | None) -> None:
         # Mutates: only called on a head that is still being built.
@@ -217,6 +208,42 @@ def extremity(event: Event) -> Extremity:
     )
 
 
+def in_turns(
+    extremities: Iterable[Extremity], server_name: ServerName
+) -> list[tuple[int, Extremity]]:
+    """Sort extremities by importance: each with the number of its server's turn.
+
+    Each server has its turn, this one first, and the deepest of each come first. Other servers see
+    only the state after what an event cites. One that forks the room, at any depth, must not keep
+    the events out that make the new one's sender a member.
+    """
+    turns: Counter[ServerName] = Counter()
+    ordered = []
+    for end in sorted(extremities, key=lambda end: (-end.depth, end.event_id)):
+        ordered.append((turns[end.server], end.server != server_name, end))
+        turns[end.server] += 1
+    ordered.sort(key=lambda entry: entry[:2])
+    return [(turn, end) for turn, _, end in ordered]
+
+
+def limited_extremities(
+    extremities: tuple[Extremity, ...], server_name: ServerName
+) -> tuple[Extremity, ...]:
+    """Return the forward extremities that count, if a room has too many of them.
+
+    The state after an event that does not count becomes part of the room's state when another event
+    cites it. So a server that forks a room without end does not make each event slower, and the
+    servers in the room agree as soon as one of them has joined its forks.
+    """
+    if len(extremities) <= MAX_EXTREMITIES_OF_SERVER:
+        return extremities
+    first = [
+        end for turn, end in in_turns(extremities, server_name) if turn < MAX_EXTREMITIES_OF_SERVER
+    ]
+    kept = set(first[:MAX_EXTREMITIES])
+    return tuple(end for end in extremities if end in kept)
+
+
 def encoded_reference_hash(event: Event) -> str:
     """Return the reference hash of an event, as room versions 1 and 2 cite it."""
     return encode_base64(reference_hash(event.pdu, event.rules))
@@ -236,17 +263,13 @@ def head_before_create(create: Event) -> RoomHead:
 
 
 def head_after(head: RoomHead, event: Event, create: Event) -> RoomHead:
-    """Return the head after an authorized event of this server, which cites `prev_events()`."""
-    uncited: tuple[Extremity, ...] = ()
-    if len(head.extremities) > MAX_PREV_EVENTS:
-        cited = head.prev_events(server_of(event.sender))
-        uncited = tuple(end for end in head.extremities if end not in cited)
+    """Return the head after an authorized event, which cites all of its extremities."""
     if event.state_key is not None:
         head = head.with_state({(event.type, event.state_key): event}, create)
     # Not attrs.evolve, which costs five times as much for each message that is sent.
     return RoomHead(
         snapshot=head.snapshot,
-        extremities=(*uncited, extremity(event)),
+        extremities=(extremity(event),),
         depth=max(head.depth, event.depth),
         events=head.events,
         members=head.members,

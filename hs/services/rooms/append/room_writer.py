@@ -3,8 +3,9 @@
 Rules:
 
 - All drafts of a call become events of one batch, or none does.
-- From `_fetch` to `submit` nothing is awaited except the policy server, and after that the room is
-  checked. So the head that the events were built on is the head that they are added to.
+- From `_fetch` to `submit` nothing is awaited except the policy server and the states of forks, and
+  after that the room is checked. So the head that the events were built on is the head that they
+  are added to.
 - A transaction ID yields one event: the device's transactions are loaded before the lock, and
   looked at again under the lock, as an equal request may have begun in between. If an earlier
   commit of the request failed in between, only the database knows the result, and the call starts
@@ -23,14 +24,16 @@ from typing import Final
 import attrs
 
 from hs.core.auth.member_rules import membership_in
+from hs.core.auth.rules import check_auth
 from hs.core.errors import BadState, Forbidden, MatrixError
 from hs.core.events import event_types
 from hs.core.events.event import Event
-from hs.core.ids import EventID, RoomID
+from hs.core.ids import EventID, RoomID, server_of
 from hs.core.versions import RoomVersion, room_version
 from hs.lib.time_slice import TimeSlice
 from hs.services.rooms.append.drafts import AppendedEvent, Draft
-from hs.services.rooms.append.event_builder import EventBuilder
+from hs.services.rooms.append.event_builder import EventBuilder, head_without_redacted
+from hs.services.rooms.append.forked_heads import ForkedHeads, is_forked
 from hs.services.rooms.append.hot_room import (
     HotRoom,
     RoomHead,
@@ -90,6 +93,7 @@ class RoomWriter:
     _builder: EventBuilder
     _owns: Callable[[RoomID], bool]
     _policies: PolicyServerCheck
+    _forks: ForkedHeads
 
     async def append(self, room_id: RoomID, drafts: list[Draft]) -> list[AppendedEvent]:
         """Append events to a room; see RoomAppender."""
@@ -175,7 +179,10 @@ class RoomWriter:
         self, room: HotRoom, call: _AppendCall
     ) -> tuple[list[_Result], EventBatch | None]:
         await self._fetch(room, call)
-        # From here to `submit` nothing is awaited except the policy server.
+        forked = None
+        if is_forked(room):
+            forked = await self._forks.cited_head(room, server_of(call.drafts[0].sender))
+        # From here to `submit` nothing is awaited except the policy server and the states of forks.
         head = room.head
         results: list[_Result] = []
         events: list[PendingEvent] = []
@@ -185,7 +192,11 @@ class RoomWriter:
                 _check_replaced(room, head, draft)
                 target = _redaction_target(room, draft, events, call)
                 before = head
-                pending, head = self._builder.build_event(room, before, draft, target)
+                if forked is None:
+                    pending, head = self._builder.build_event(room, before, draft, target)
+                else:
+                    pending, forked = self._builder.build_event(room, forked, draft, target)
+                    head = _head_with(before, pending, target, room)
                 _check_membership_before(before, draft)
                 room.annotations.check(pending.event)
                 events.append(pending)
@@ -193,6 +204,8 @@ class RoomWriter:
             results.append(result)
         if not events:
             return results, None
+        if forked is not None:
+            head = await self._forks.joined_head(room, events, head)
         if _POLICY_KEY in room.head.snapshot.map:
             await self._sign_by_policy_server(room, events)
         batch = self._rooms.submit(room, events, head, on_finished=_Finish(call.devices))
@@ -323,6 +336,22 @@ def _check_replaced(room: HotRoom, head: RoomHead, draft: Draft) -> None:
     if current != draft.replaces:
         pending = None if current is None else room.pending.get(current)
         raise _ReplacedMeanwhile(None if pending is None else pending.batch)
+
+
+def _head_with(
+    before: RoomHead, pending: PendingEvent, target: Event | None, room: HotRoom
+) -> RoomHead:
+    """Return the head with the entry of an event that cites only some of the extremities.
+
+    Raises: Forbidden, if the current state does not allow the event.
+    """
+    event = pending.event
+    check_auth(event, before.events, before.power)
+    pending.changes = own_state_change(before, event)
+    head = head_after(before, event, room.create)
+    return (
+        head if pending.redacts is None or target is None else head_without_redacted(head, target)
+    )
 
 
 def _check_membership_before(head: RoomHead, draft: Draft) -> None:

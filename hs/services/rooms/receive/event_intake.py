@@ -19,7 +19,6 @@ Spec: server-server API, Checks performed on receipt of a PDU; Rejection; Soft f
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, TypeVar
-from weakref import WeakKeyDictionary
 
 import attrs
 
@@ -29,7 +28,6 @@ from hs.core.events.event import Event
 from hs.core.events.format import parse_old_pdu
 from hs.core.ids import EventID, RoomID
 from hs.core.versions import room_version
-from hs.services.rooms.append.hot_room import HotRoom
 from hs.services.rooms.append.hot_rooms import RoomDropped
 from hs.services.rooms.append.policy_servers import PolicyServerCheck
 from hs.services.rooms.receive.event_receiver import (
@@ -42,7 +40,7 @@ from hs.services.rooms.receive.expected_rooms import ExpectedRooms
 from hs.services.rooms.receive.graph_order import arrival_order, auth_order
 from hs.services.rooms.receive.pdu_checks import CheckedPdu, PduChecker, RefusedPdu
 from hs.services.rooms.receive.pdu_processing import PduProcessor
-from hs.services.rooms.receive.received_room import ReceivedRoom, RecentStates, RoomStores
+from hs.services.rooms.receive.received_room import ReceivedRoom, RoomStores
 from hs.services.rooms.receive.room_import import (
     RoomImport,
     check_room_import,
@@ -67,7 +65,6 @@ class OwnedRoomReceiver:
     _is_local: Callable[[str], bool]
     _policies: PolicyServerCheck | None = attrs.field(default=None, kw_only=True)
     expected: ExpectedRooms = attrs.Factory(ExpectedRooms)
-    _recent_states: WeakKeyDictionary[HotRoom, RecentStates] = attrs.Factory(WeakKeyDictionary)
 
     async def receive(
         self,
@@ -186,8 +183,7 @@ class OwnedRoomReceiver:
         for _ in range(ATTEMPTS):
             try:
                 async with self._stores.rooms.hold(room_id, make) as room:
-                    states = self._recent_states.setdefault(room, RecentStates())
-                    received_room = ReceivedRoom(room, self._stores, states, room.head)
+                    received_room = ReceivedRoom.of(room, self._stores)
                     result = await process(received_room)
                     received_room.submit_new()
             except RoomDropped:

@@ -13,6 +13,8 @@ Rules:
   against the current state resolved with the state before it.
 - Only accepted events change the head. They replace the forward extremities that they cite,
   directly or by way of soft-failed and rejected events, which never are extremities.
+- Of too many forward extremities some do not count. If that is the event itself, it leaves the head
+  as it is, until an event that cites it arrives.
 - Only accepted events add backward extremities: nothing vouches for what the others cite.
 - A redaction and its target may arrive in either order. A redaction applies if the state before
   it allows it, and only the first one that applies counts. A new one that does not apply to its
@@ -243,8 +245,13 @@ class PduProcessor:
         if event.state_key is not None:
             after = after.after({(event.type, event.state_key): event.event_id})
         room.announce(pending, after)
+        end = extremity(event)
+        ends = room.limited((*uncited, end))
+        if end not in ends:
+            pending.only_own_entry = event.state_key is None
+            return self._without_redacted(room.head, pending)
         if uncited:
-            others = [await room.state_after(end.event_id) for end in uncited]
+            others = [await room.state_after(each.event_id) for each in ends if each != end]
             after = await room.resolve([after, *others])
         if pending.state_before is old.snapshot and not uncited:
             changes = own_entry(event)
@@ -256,7 +263,7 @@ class PduProcessor:
         pending.changes = state_changes(old, changes)
         pending.only_own_entry = changes == own_entry(event)
         head = self._without_redacted(head, pending)
-        return head.with_extremities((*uncited, extremity(event)))
+        return head.with_extremities(ends)
 
     def _without_redacted(self, head: RoomHead, pending: PendingEvent) -> RoomHead:
         if pending.redacts is None:

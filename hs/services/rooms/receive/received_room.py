@@ -17,6 +17,7 @@ Rules:
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final
+from weakref import WeakKeyDictionary
 
 import attrs
 
@@ -24,9 +25,14 @@ from hs.core.auth.selection import auth_state_types
 from hs.core.events.event import Event
 from hs.core.events.event_types import StateKey
 from hs.core.events.redaction import redact
-from hs.core.ids import EventID
+from hs.core.ids import EventID, ServerName
 from hs.core.stateres.conflict import Conflict, find_conflict
-from hs.services.rooms.append.hot_room import HotRoom, RoomHead
+from hs.services.rooms.append.hot_room import (
+    Extremity,
+    HotRoom,
+    RoomHead,
+    limited_extremities,
+)
 from hs.services.rooms.append.hot_rooms import HotRooms
 from hs.services.rooms.append.pending_events import EventBatch, NewRoomRow, PendingEvent
 from hs.services.rooms.store import state_snapshots
@@ -88,13 +94,15 @@ class RecentStates:
 
 @attrs.frozen(eq=False)
 class RoomStores:
-    """The stores that a ReceivedRoom reads and writes."""
+    """The stores that a ReceivedRoom reads and writes; `recent` are states of the hot rooms."""
 
     database: Database
     rooms: HotRooms
     events: EventStore
     states: StateStore
     resolver: StateResolver
+    server_name: ServerName = attrs.field(kw_only=True)
+    recent: WeakKeyDictionary[HotRoom, RecentStates] = attrs.Factory(WeakKeyDictionary)
 
 
 @attrs.define(eq=False)
@@ -124,6 +132,15 @@ class ReceivedRoom:
     def __attrs_post_init__(self) -> None:
         for pending in self.room.pending.values():
             self._index(pending)
+
+    @classmethod
+    def of(cls, room: HotRoom, stores: RoomStores) -> "ReceivedRoom":
+        """Return a held room, without new events."""
+        return cls(room, stores, stores.recent.setdefault(room, RecentStates()), room.head)
+
+    def limited(self, extremities: tuple[Extremity, ...]) -> tuple[Extremity, ...]:
+        """Return the forward extremities that count, if there are too many."""
+        return limited_extremities(extremities, self._stores.server_name)
 
     async def load(self, event_ids: Iterable[EventID]) -> None:
         """Load events, for `get_known`."""
