@@ -8,12 +8,11 @@ from hypothesis import HealthCheck, settings
 
 from hs.lib.aio import Bridge, open_bridge
 from hs.storage.database import Database
-from hs.storage.inline import open_inline
-from hs.storage.migrate import bundled_migrations, migrate
 from tests.support.limits import limit
 from tests.support.servers.postgres import PostgresMissing, PostgresServer, running_postgres
 from tests.support.servers.redis import RedisMissing, RedisServer, running_redis
 from tests.support.sql.databases import (
+    fresh_inline,
     fresh_postgres,
     fresh_sqlite,
     make_postgres_template,
@@ -102,8 +101,7 @@ async def database(
 ) -> AsyncIterator[Database]:
     """A fresh, migrated database, once on each engine."""
     if engine == "inline":
-        async with open_inline() as opened:
-            await migrate(opened, bundled_migrations(), ["pre", "post"])
+        async with fresh_inline() as opened:
             yield opened
     elif isinstance(database_source, Path):
         async with fresh_sqlite(database_source, tmp_path / "test.db") as opened:

@@ -17,7 +17,6 @@ import sys
 import time
 from collections.abc import Iterator
 
-from tests.simulation.database import prepare_template
 from tests.simulation.determinism import Trace
 from tests.simulation.scenario import STEPS, Outcome, run_seed
 
@@ -35,7 +34,6 @@ def main() -> int:
     parser.add_argument("--twice", action="store_true", help="run each seed twice and compare")
     parser.add_argument("--steps", type=int, default=STEPS, help="number of operations")
     options = parser.parse_args()
-    prepare_template()
     gc.freeze()
     failed = []
     began = time.perf_counter()

@@ -5,8 +5,6 @@ has no effect, as if it had been killed.
 """
 
 import random
-import sqlite3
-from functools import cache
 from typing import Final, ParamSpec, TypeVar
 
 import attrs
@@ -15,8 +13,6 @@ import trio
 from hs.storage.database import DatabaseLoad, Unit
 from hs.storage.dialect import SQLITE
 from hs.storage.inline import InlineDatabase
-from hs.storage.migrate import bundled_migrations, migrate
-from hs.storage.sqlite.tx import connect
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -27,29 +23,6 @@ SLOWEST_S: Final = 0.05
 
 class ProcessDied(Exception):
     """The process was killed."""
-
-
-@cache
-def _template() -> sqlite3.Connection:
-    conn = connect(":memory:")
-
-    async def fill() -> None:
-        await migrate(InlineDatabase(conn), bundled_migrations(), ["pre", "post"])
-
-    trio.run(fill)
-    return conn
-
-
-def prepare_template() -> None:
-    """Migrate the database that all others are copied from; outside of trio."""
-    _template()
-
-
-def new_database() -> InlineDatabase:
-    """Return an empty, migrated database."""
-    conn = connect(":memory:")
-    _template().backup(conn)
-    return InlineDatabase(conn)
 
 
 @attrs.define(eq=False)

@@ -16,12 +16,13 @@ from hs.lib.tasks import keep_running
 from hs.services.federation_client.peer_transport import PeerRequest, PeerResponse
 from hs.settings.settings import Settings
 from hs.storage.inline import InlineDatabase
-from tests.simulation.database import MortalDatabase, new_database
+from tests.simulation.database import MortalDatabase
 from tests.simulation.determinism import VirtualClock
 from tests.simulation.network import NoAnswer, SimulatedNetwork, SimulatedTransport
 from tests.simulation.watch import SoftFailureWatch
 from tests.support.composition import ComposedProcess, open_process
 from tests.support.federation import settings_of
+from tests.support.sql.databases import new_inline
 from tests.support.web import WebClient, WebResponse
 
 DUTIES: Final = frozenset(
@@ -70,7 +71,7 @@ class SimulatedServer:
     network: SimulatedNetwork
     settings: Settings
     users: list[UserID]
-    store: InlineDatabase = attrs.Factory(new_database)
+    store: InlineDatabase = attrs.Factory(new_inline)
     life: Life | None = None
     _database: MortalDatabase | None = None
     _transport: SimulatedTransport | None = None

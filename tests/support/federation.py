@@ -35,11 +35,10 @@ from hs.services.federation_client.peer_transport import (
 from hs.settings.sections.server import SigningKeySettings
 from hs.settings.settings import Settings
 from hs.storage.database import Database
-from hs.storage.inline import open_inline
-from hs.storage.migrate import bundled_migrations, migrate
 from tests.support.composition import SETTINGS, ComposedProcess, Neighbourhood, open_process
 from tests.support.peers import TEST_SERVER, signer_of
 from tests.support.rooms import World
+from tests.support.sql.databases import fresh_inline
 from tests.support.web import WebClient
 
 Answer = Callable[[PeerRequest], Awaitable[PeerResponse]]
@@ -196,8 +195,7 @@ async def open_servers(
     async with AsyncExitStack() as stack:
         servers = []
         for name in names:
-            database = await stack.enter_async_context(open_inline())
-            await migrate(database, bundled_migrations(), ["pre", "post"])
+            database = await stack.enter_async_context(fresh_inline())
             server = open_server(name, network, database, settings=settings, clock=clock)
             servers.append(await stack.enter_async_context(server))
         yield tuple(servers)

@@ -20,9 +20,8 @@ from hs.services.ephemeral.typing_notifications import (
     TypingUsers,
 )
 from hs.storage.database import Database
-from hs.storage.inline import open_inline
-from hs.storage.migrate import bundled_migrations, migrate
 from tests.support.rooms import ALICE, BOB, World, open_world
+from tests.support.sql.databases import fresh_inline
 
 ROOM = RoomID("!room:test.example")
 OTHER_ROOM = RoomID("!other:test.example")
@@ -67,8 +66,7 @@ async def open_typing(database: Database) -> AsyncIterator[Typing]:
 @pytest.fixture
 async def inline_database() -> AsyncIterator[Database]:
     """An in-memory database that runs inline, so that it works with a virtual clock."""
-    async with open_inline() as database:
-        await migrate(database, bundled_migrations(), ["pre", "post"])
+    async with fresh_inline() as database:
         yield database
 
 

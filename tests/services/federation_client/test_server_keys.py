@@ -21,11 +21,10 @@ from hs.services.federation_client.server_keys import ServerKeys
 from hs.settings.sections.federation import KeyExchangeSettings, KeyServerSettings
 from hs.settings.sections.server import OldKey
 from hs.storage.database import Database, Tx
-from hs.storage.inline import open_inline
-from hs.storage.migrate import bundled_migrations, migrate
 from tests.support.composition import SETTINGS, ComposedProcess, open_process
 from tests.support.federation import PeerNetwork, ScriptedPeer, open_servers, settings_of
 from tests.support.peers import signer_of
+from tests.support.sql.databases import fresh_inline
 from tests.support.web import WebClient
 
 NEAR, FAR, NOTARY = (ServerName(f"{name}.example") for name in ("near", "far", "notary"))
@@ -413,8 +412,7 @@ async def test_requests_of_silent_servers_do_not_delay_the_keys_of_events(
         await trio.sleep_forever()
 
     network.answers.update(dict.fromkeys(silent, say_nothing))
-    async with open_inline() as database:
-        await migrate(database, bundled_migrations(), ["pre", "post"])
+    async with fresh_inline() as database:
         async with near(database, network, clock) as process, trio.open_nursery() as nursery:
             keys = process.services.core.federation.keys
             for server in silent:

@@ -14,9 +14,8 @@ from hs.core.errors import MatrixError
 from hs.core.ids import RoomID, UserID
 from hs.lib.clock import FixedClock
 from hs.services.rooms.append.drafts import Draft
-from hs.storage.inline import open_inline
-from hs.storage.migrate import bundled_migrations, migrate
 from tests.support.rooms import ALICE, BOB, CAROL, member
+from tests.support.sql.databases import fresh_inline
 from tests.support.syncing import Syncing, open_syncing
 
 USERS = (ALICE, BOB, CAROL)
@@ -140,8 +139,7 @@ async def check(s: Syncing, client: Client, room_id: RoomID) -> None:
 
 
 async def play(steps: Sequence[Step], clients: Sequence[Client]) -> None:
-    async with open_inline() as database:
-        await migrate(database, bundled_migrations(), ["pre", "post"])
+    async with fresh_inline() as database:
         room_id: RoomID | None = None
         lives: list[list[Step]] = [[]]
         for step in steps:

@@ -1,8 +1,11 @@
 """Fresh, migrated databases for tests: a copied SQLite file, or one PostgreSQL database emptied."""
 
 import shutil
+import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, closing
+from functools import cache
 from pathlib import Path
 
 import asyncpg
@@ -10,11 +13,12 @@ import trio
 
 from hs.lib.aio import Bridge, open_bridge
 from hs.storage.database import Database
-from hs.storage.inline import open_inline
+from hs.storage.inline import InlineDatabase
 from hs.storage.migrate import bundled_migrations, migrate
 from hs.storage.postgres.config import PostgresConfig
 from hs.storage.postgres.database import open_postgres
 from hs.storage.sqlite.threads import open_sqlite
+from hs.storage.sqlite.tx import connect
 from tests.support.servers.postgres import PostgresServer
 
 TEMPLATE = "hs_template"
@@ -80,11 +84,30 @@ def make_postgres_template(server: PostgresServer) -> None:
     server.psql(_KEEP_SEED, database=TEMPLATE)
 
 
+@cache
+def _inline_template() -> sqlite3.Connection:
+    conn = connect(":memory:")
+
+    async def fill() -> None:
+        await migrate(InlineDatabase(conn), bundled_migrations(), ["pre", "post"])
+
+    # In a run of its own, so that a test's run goes the same way whether it is the first or not.
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(trio.run, fill).result()
+    return conn
+
+
+def new_inline() -> InlineDatabase:
+    """Return a migrated, empty SQLite database in memory, which may outlive a run of trio."""
+    conn = connect(":memory:")
+    _inline_template().backup(conn)
+    return InlineDatabase(conn)
+
+
 @asynccontextmanager
 async def fresh_inline() -> AsyncIterator[Database]:
     """Open a migrated, empty SQLite database that needs no thread: for tests in virtual time."""
-    async with open_inline() as database:
-        await migrate(database, bundled_migrations(), ["pre", "post"])
+    with closing(new_inline()) as database:
         yield database
 
 

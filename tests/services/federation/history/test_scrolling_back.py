@@ -16,8 +16,6 @@ from hs.services.rooms.append.drafts import Draft
 from hs.services.rooms.read.timelines import MessagesRequest
 from hs.services.rooms.receive.event_receiver import PduOutcome
 from hs.storage.database import Database
-from hs.storage.inline import open_inline
-from hs.storage.migrate import bundled_migrations, migrate
 from hs.storage.rooms import events
 from tests.services.federation.shared_rooms import build_remotely, join_through, pass_on, receive
 from tests.support.composition import SETTINGS, ComposedProcess, Neighbourhood, worker_settings
@@ -30,6 +28,7 @@ from tests.support.federation import (
 )
 from tests.support.peers import ADMIN, BERT, TEST_SERVER, History
 from tests.support.rooms import member, message
+from tests.support.sql.databases import fresh_inline
 from tests.support.syncing import Syncing, bodies
 
 NEAR, FAR, THIRD = (ServerName(f"{name}.example") for name in ("near", "far", "third"))
@@ -277,9 +276,8 @@ async def test_process_that_does_not_own_the_room_reads_history() -> None:
     )
     async with (
         open_servers(FAR, network=network) as (far,),
-        open_inline() as database,
+        fresh_inline() as database,
     ):
-        await migrate(database, bundled_migrations(), ["pre", "post"])
         async with (
             open_server(NEAR, network, database, settings=owner, neighbours=neighbours) as near,
             open_server(NEAR, network, database, settings=reader, neighbours=neighbours) as second,

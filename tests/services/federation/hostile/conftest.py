@@ -8,9 +8,8 @@ import pytest
 
 from hs.apis.web.request_log import access_log
 from hs.storage.database import Database
-from hs.storage.inline import open_inline
-from hs.storage.migrate import bundled_migrations, migrate
 from tests.services.federation.inbound.inbound_scene import Inbound, open_inbound
+from tests.support.sql.databases import fresh_inline
 
 
 @pytest.fixture
@@ -23,8 +22,7 @@ async def inbound(database: Database) -> AsyncIterator[Inbound]:
 @pytest.fixture
 async def inline_database() -> AsyncIterator[Database]:
     """A database without threads, for virtual time."""
-    async with open_inline() as database:
-        await migrate(database, bundled_migrations(), ["pre", "post"])
+    async with fresh_inline() as database:
         yield database
 
 

@@ -15,8 +15,6 @@ from hs.core.requester import Requester
 from hs.core.versions import ROOM_VERSIONS
 from hs.services.federation_client.peer_transport import PeerRequest, PeerResponse
 from hs.settings.sections.retention import AutoAcceptSettings
-from hs.storage.inline import open_inline
-from hs.storage.migrate import bundled_migrations, migrate
 from hs.storage.rooms import purge
 from tests.services.federation.joining.rooms_between import (
     ANN,
@@ -39,6 +37,7 @@ from tests.support.federation import (
     open_server,
     open_servers,
 )
+from tests.support.sql.databases import fresh_inline
 
 INVITE = "PUT /_matrix/federation/v2/invite"
 
@@ -177,8 +176,7 @@ async def test_forgotten_invite_is_purged() -> None:
 async def test_invite_from_another_server_is_accepted_automatically() -> None:
     network = PeerNetwork()
     settings = attrs.evolve(SETTINGS, auto_accept=AutoAcceptSettings(enabled=True))
-    async with open_inline() as database, open_servers(FAR, network=network) as (far,):
-        await migrate(database, bundled_migrations(), ["pre", "post"])
+    async with fresh_inline() as database, open_servers(FAR, network=network) as (far,):
         async with open_server(NEAR, network, database, settings=settings) as near:
             await register(near, BEN)
             room_id = await invite_ben(far)

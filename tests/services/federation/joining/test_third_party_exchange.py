@@ -16,8 +16,6 @@ from hs.core.signing.signed_json import sign_json
 from hs.lib.http_client import HttpResponse
 from hs.services.rooms.append.drafts import Draft
 from hs.services.rooms.membership.room_joins import JoinRequest
-from hs.storage.inline import open_inline
-from hs.storage.migrate import bundled_migrations, migrate
 from tests.services.federation.joining.rooms_between import (
     ANN,
     BEN,
@@ -32,6 +30,7 @@ from tests.services.federation.joining.rooms_between import (
 from tests.services.federation.outbound.test_between_servers import SeenEvents
 from tests.services.federation.sending import sending, wait_until
 from tests.support.federation import FederatedServer, PeerNetwork, open_server
+from tests.support.sql.databases import fresh_inline
 
 IDENTITY_SERVER = Signer(ServerName("id.example"), SigningKey.from_seed("0", bytes(32)))
 KEY_URL = "https://id.example/valid"
@@ -49,9 +48,7 @@ class ValidKeys:
 @asynccontextmanager
 async def open_near_and_far() -> AsyncIterator[tuple[FederatedServer, FederatedServer]]:
     network = PeerNetwork()
-    async with open_inline() as near_database, open_inline() as far_database:
-        for database in (near_database, far_database):
-            await migrate(database, bundled_migrations(), ["pre", "post"])
+    async with fresh_inline() as near_database, fresh_inline() as far_database:
         async with (
             open_server(NEAR, network, near_database, http=ValidKeys()) as near,
             open_server(FAR, network, far_database, http=ValidKeys()) as far,

@@ -13,8 +13,6 @@ from hs.settings.sections.federation import PeerRequestSettings
 from hs.storage.database import Database
 from hs.storage.federation import outbound as storage
 from hs.storage.federation.outbound import BehindRecord
-from hs.storage.inline import open_inline
-from hs.storage.migrate import bundled_migrations, migrate
 from tests.services.federation.sending import (
     JOIN,
     ReceivingPeer,
@@ -28,6 +26,7 @@ from tests.services.federation.sending import (
 from tests.support.composition import SETTINGS
 from tests.support.federation import FederatedServer, PeerNetwork, open_server, open_servers
 from tests.support.rooms import message
+from tests.support.sql.databases import fresh_inline
 
 NEAR, FAR, OTHER = (ServerName(f"{name}.example") for name in ("near", "far", "other"))
 ANN = UserID("@ann:near.example")
@@ -147,8 +146,7 @@ async def test_restart_continues_with_servers_that_are_behind(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     network = PeerNetwork()
-    async with open_inline() as database:
-        await migrate(database, bundled_migrations(), ["pre", "post"])
+    async with fresh_inline() as database:
         await check_restart(network, database)
 
 

@@ -9,11 +9,10 @@ from hs.core.errors import RemoteFault
 from hs.core.ids import ServerName, UserID
 from hs.lib.clock import FixedClock
 from hs.settings.sections.federation import PeerRequestSettings
-from hs.storage.inline import open_inline
-from hs.storage.migrate import bundled_migrations, migrate
 from tests.services.federation.sending import ReceivingPeer, sending, shared_room, wait_until
 from tests.support.composition import SETTINGS
 from tests.support.federation import PeerNetwork, open_server
+from tests.support.sql.databases import fresh_inline
 
 NEAR, FAR = (ServerName(f"{name}.example") for name in ("near", "far"))
 ANN = UserID("@ann:near.example")
@@ -24,8 +23,7 @@ async def test_server_that_is_heard_gets_events_at_once(
 ) -> None:
     settings = attrs.evolve(SETTINGS, peer_requests=PeerRequestSettings())
     network, clock = PeerNetwork(), FixedClock()
-    async with open_inline() as database:
-        await migrate(database, bundled_migrations(), ["pre", "post"])
+    async with fresh_inline() as database:
         async with open_server(NEAR, network, database, settings=settings, clock=clock) as near:
             far = ReceivingPeer(FAR, network)
             room_id, _ = await shared_room(near, far)

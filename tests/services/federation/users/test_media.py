@@ -17,12 +17,11 @@ from hs.lib.http_client.directed import OpenResponse
 from hs.services.federation.users.federated_media import FederatedMedia
 from hs.services.federation_client.peer_transport import PeerRequest, PeerResponse
 from hs.settings.sections.media import MediaSettings
-from hs.storage.inline import open_inline
-from hs.storage.migrate import bundled_migrations, migrate
 from tests.support.composition import SETTINGS
 from tests.support.devices import Process
 from tests.support.federation import FederatedServer, PeerNetwork, ScriptedPeer, open_server
 from tests.support.media import picture
+from tests.support.sql.databases import fresh_inline
 from tests.support.web import WebResponse
 
 NEAR, FAR = ServerName("near.example"), ServerName("far.example")
@@ -65,8 +64,7 @@ async def servers(tmp_path: Path) -> AsyncIterator[Servers]:
         opened: list[FederatedServer] = []
         tokens: list[str] = []
         for name in (NEAR, FAR):
-            database = await stack.enter_async_context(open_inline())
-            await migrate(database, bundled_migrations(), ["pre", "post"])
+            database = await stack.enter_async_context(fresh_inline())
             media = MediaSettings(media_store_path=tmp_path / name, max_upload_size=MAX_BYTES)
             settings = attrs.evolve(SETTINGS, media=media)
             server = open_server(name, network, database, settings=settings)

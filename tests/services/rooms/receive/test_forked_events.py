@@ -14,11 +14,10 @@ from hs.core.events.format import MAX_PREV_EVENTS
 from hs.core.ids import EventID, RoomID, UserID
 from hs.services.rooms.receive.event_receiver import PduOutcome
 from hs.storage.database import Database
-from hs.storage.inline import open_inline
-from hs.storage.migrate import bundled_migrations, migrate
 from tests.core.stateres import oracle
 from tests.support.peers import PEERS, History, State, random_history
 from tests.support.receiving import ReceivingWorld, open_receiving
+from tests.support.sql.databases import fresh_inline
 
 VERSIONS = ("1", "2", "6", "11", "12")
 
@@ -124,8 +123,7 @@ def test_states_equal_those_of_the_specification(version: str, number: int, orde
     history = joined_history(version, number)
 
     async def run() -> None:
-        async with open_inline() as database:
-            await migrate(database, bundled_migrations(), ["pre", "post"])
+        async with fresh_inline() as database:
             async with open_receiving(database) as world:
                 rng = random.Random(order)
                 room_id = await import_history(world, history)

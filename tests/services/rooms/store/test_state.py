@@ -13,11 +13,10 @@ from hs.services.rooms.store import state_snapshots
 from hs.services.rooms.store.state_snapshots import Snapshot, unstored
 from hs.services.rooms.store.state_store import StateStore
 from hs.storage.database import Database
-from hs.storage.inline import open_inline
-from hs.storage.migrate import bundled_migrations, migrate
 from hs.storage.rooms import state
 from tests.support.composition import SETTINGS, Neighbourhood, worker_settings
 from tests.support.rooms import ALICE, BOB, CAROL, World, message, open_world
+from tests.support.sql.databases import fresh_inline
 
 CHANGES = st.lists(
     st.one_of(
@@ -135,8 +134,7 @@ def test_snapshots_equal_the_replayed_state(
     calls: list[list[tuple[str, str] | None]],
 ) -> None:
     async def check() -> None:
-        async with open_inline() as database:
-            await migrate(database, bundled_migrations(), ["pre", "post"])
+        async with fresh_inline() as database:
             async with open_world(database) as world:
                 room_id = await world.create_room(ALICE)
                 for changes in calls:
