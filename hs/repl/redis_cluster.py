@@ -1,8 +1,7 @@
 """A process among others: rows over Redis, calls over HTTP."""
 
-import ssl
-
 from hs.lib.aio import Bridge
+from hs.lib.default_tls import default_tls
 from hs.repl.cluster import Cluster
 from hs.repl.feed import Feed
 from hs.repl.freshness import Freshness
@@ -29,7 +28,7 @@ def connect(
     """
     instance = ownership.topology.instance
     secret = replication_secret_of(settings)
-    sender = PooledSender(ownership.topology.locations, ssl.create_default_context())
+    sender = PooledSender(ownership.topology.locations, default_tls())
 
     async def look() -> None:
         await intake.look()

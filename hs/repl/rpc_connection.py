@@ -20,6 +20,7 @@ import attrs
 import h11
 import trio
 
+from hs.lib.default_tls import default_tls
 from hs.repl.ownership import Location
 from hs.repl.rpc_client import InstanceUnreachable
 
@@ -162,7 +163,7 @@ class PooledSender:
             stream = await trio.open_tcp_stream(location.host, location.port)
         if not location.tls:
             return _Connection(stream, h11.Connection(h11.CLIENT))
-        context = self._ssl_context or ssl.create_default_context()
+        context = self._ssl_context or default_tls()
         encrypted = trio.SSLStream(
             stream, context, server_hostname=location.host, https_compatible=True
         )

@@ -6,6 +6,7 @@ import ssl
 import attrs
 
 from hs import __version__
+from hs.lib.default_tls import default_tls
 from hs.lib.http_client import HttpClient
 from hs.lib.http_client.addresses import ALLOW_ALL, AddressRules, parse_networks
 from hs.lib.http_client.bridged import BridgedHttpClient
@@ -72,9 +73,7 @@ def wire_http_clients(base: ProcessBase) -> HttpClients:
         direct=direct,
         trusted=trusted,
         previews=previews,
-        downloads=HttpsDownloads(
-            directed, user_agent(settings), tls or ssl.create_default_context()
-        ),
+        downloads=HttpsDownloads(directed, user_agent(settings), tls or default_tls()),
         part=Part(runners=runners),
     )
 
