@@ -8,9 +8,10 @@ local_content/…     files of a Synapse that used this folder before; read in p
 
 Rules:
 
-- All disk access happens in threads, limited by THREADS, so that slow disks delay only media. If
-  the disk does not answer within ANSWER_S, the request fails, and what it was using is left to the
-  thread that still waits for the disk.
+- All disk access happens in threads, limited by THREADS, so that slow disks delay only media. Few
+  of them read the same file, so that a single file that hangs delays no others. If the disk does
+  not answer within ANSWER_S, the request fails, and what it was using is left to the thread that
+  still waits for the disk.
 - Content is written to a temporary file in the same folder and renamed when it is complete. A file
   under `content` or `thumbnails` is therefore always complete.
 - At most CHUNK_BYTES per upload or download are held in memory (plus one part as received).
@@ -24,7 +25,7 @@ import os
 import tempfile
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import IO, Final, TypeVar
 
@@ -118,32 +119,32 @@ class MediaFolder:
 
     async def size_of(self, location: str) -> int | None:
         """Return the size of a file; None if it does not exist."""
-        return await self._run_in_thread(_size_of, self.path_of(location))
+        return await self._run_on(location, _size_of, self.path_of(location))
 
     async def readable_size_of(self, location: str) -> int | None:
         """Return the same as `size_of`, once the disk has returned the beginning of the file.
 
         So a disk that hangs is noticed before the response begins.
         """
-        return await self._run_in_thread(_readable_size_of, self.path_of(location))
+        return await self._run_on(location, _readable_size_of, self.path_of(location))
 
     async def head_of(self, location: str, length: int) -> bytes:
         """Read the beginning of a file."""
-        return await self._run_in_thread(_head_of, self.path_of(location), length)
+        return await self._run_on(location, _head_of, self.path_of(location), length)
 
     async def written_ms(self, location: str) -> int:
         """Return the modification time of a file."""
         path = self.path_of(location)
-        return await self._run_in_thread(lambda: int(path.stat().st_mtime * 1000))
+        return await self._run_on(location, lambda: int(path.stat().st_mtime * 1000))
 
     async def read(self, location: str, start: int, length: int) -> AsyncIterator[bytes]:
         """Yield a range of a file in chunks; the file is open until the iterator is closed."""
-        file = await self._run_in_thread(_open_at, self.path_of(location), start)
+        file = await self._run_on(location, _open_at, self.path_of(location), start)
         is_left_to_thread = False
         try:
             while length:
                 try:
-                    part = await self._run_in_thread(file.read, min(length, CHUNK_BYTES))
+                    part = await self._run_on(location, file.read, min(length, CHUNK_BYTES))
                 except MediaFolderHangs:
                     is_left_to_thread = True
                     raise
@@ -195,9 +196,19 @@ class MediaFolder:
     async def _run_in_thread(self, function: Callable[..., T], *args: object) -> T:
         return await self._run_for(ANSWER_S, function, *args)
 
+    async def _run_on(self, location: str, function: Callable[..., T], *args: object) -> T:
+        """Run a function that reads a file."""
+        with self._noticing_hangs():
+            return await self.threads.run_for(ANSWER_S, location, function, *args)
+
     async def _run_for(self, answer_s: float, function: Callable[..., T], *args: object) -> T:
+        with self._noticing_hangs():
+            return await self.threads.run_for(answer_s, None, function, *args)
+
+    @contextmanager
+    def _noticing_hangs(self) -> Iterator[None]:
         try:
-            return await self.threads.run_for(answer_s, function, *args)
+            yield
         except DiskHangs as error:
             raise MediaFolderHangs(f"{self.root}: {error}") from error
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
-from hs.lib.disk_threads import DiskHangs, DiskThreads
+from hs.lib.disk_threads import THREADS_OF_FILE, DiskHangs, DiskThreads
 from hs.services.media import media_folder
 from hs.services.media.media_folder import CONTENT, TEMPORARY, THREADS
 from hs.storage.database import Database
@@ -63,6 +64,10 @@ async def test_downloads_from_a_hung_disk_are_unavailable(
             async with trio.open_nursery() as nursery:
                 for _ in range(3 * THREADS):
                     nursery.start_soon(download)
+                await trio.testing.wait_all_tasks_blocked(0.1)
+                # Other files are read meanwhile.
+                assert await world.content_of(other) == b"other"
+                assert not responses
             versions = await world.client.get(VERSIONS)
             refused = await world.client.get(path, token="alice")
 
@@ -70,8 +75,9 @@ async def test_downloads_from_a_hung_disk_are_unavailable(
             (503, "M_UNKNOWN")
         }
         assert (versions.status, refused.status) == (200, 503)
-        assert threading.active_count() - threads_before <= THREADS + 2
-        assert world.contents.folder.threads.left_behind == THREADS
+        assert threading.active_count() - threads_before <= THREADS_OF_FILE + 3
+        assert world.contents.folder.threads.left_behind == THREADS_OF_FILE
+        assert await world.content_of(other) == b"other"
 
         answer(file)
         with trio.fail_after(DEADLINE_S):
