@@ -43,6 +43,14 @@ class Shares(Generic[K]):
         """
         return Share(self, key)
 
+    def acquire_nowait(self, key: K) -> bool:
+        """Take a place of a key, if one is free."""
+        taken = self._taken.get(key, 0)
+        if taken < self._running:
+            self._taken[key] = taken + 1
+            return True
+        return False
+
     async def acquire(self, key: K) -> None:
         """Wait for a place of a key. Raises: ShareExceeded."""
         taken = self._taken.get(key, 0)

@@ -5,6 +5,7 @@ from typing import Any
 import attrs
 
 from hs.apis.web.auth import NONE
+from hs.apis.web.limits import WorkClass
 from hs.apis.web.render import Empty
 from hs.apis.web.request import body
 from hs.apis.web.route import route
@@ -27,8 +28,8 @@ class ThirdPartyBindsApi:
     third_party_invites: ThirdPartyInvites
 
     # Some identity servers still use POST, which predates the specification.
-    @route("PUT", "/_matrix/federation/v1/3pid/onbind", auth=NONE)
-    @route("POST", "/_matrix/federation/v1/3pid/onbind", auth=NONE)
+    @route("PUT", "/_matrix/federation/v1/3pid/onbind", auth=NONE, work=WorkClass.OTHERS)
+    @route("POST", "/_matrix/federation/v1/3pid/onbind", auth=NONE, work=WorkClass.OTHERS)
     async def on_bind(self, request: OnBindRequest) -> Empty:
         """Spec: server-server API, Third-party invites."""
         await self.third_party_invites.accept_bound(request.mxid, request.invites)

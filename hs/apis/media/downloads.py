@@ -9,6 +9,7 @@ from hs.apis.media.lookup import find_until_drained, read_thumbnail
 from hs.apis.media.serving import RangeConditions, ServedFile, serve
 from hs.apis.web.auth import NONE, USER_OR_GUEST
 from hs.apis.web.drain import Drain
+from hs.apis.web.limits import WorkClass
 from hs.apis.web.render import Response
 from hs.apis.web.request import header, path, query, remote_address
 from hs.apis.web.route import route
@@ -80,6 +81,7 @@ class MediaDownloadApi:
         "GET",
         "/_matrix/client/v1/media/download/{server_name}/{media_id}/{file_name}",
         auth=USER_OR_GUEST,
+        work=WorkClass.MEDIA,
         cancel_on_disconnect=True,
         extra_paths=["/_matrix/client/v1/media/download/{server_name}/{media_id}"],
     )
@@ -91,6 +93,7 @@ class MediaDownloadApi:
         "GET",
         "/_matrix/media/v3/download/{server_name}/{media_id}/{file_name}",
         auth=NONE,
+        work=WorkClass.MEDIA,
         cancel_on_disconnect=True,
         extra_paths=[
             "/_matrix/media/v3/download/{server_name}/{media_id}",
@@ -106,6 +109,7 @@ class MediaDownloadApi:
         "GET",
         "/_matrix/client/v1/media/thumbnail/{server_name}/{media_id}",
         auth=USER_OR_GUEST,
+        work=WorkClass.MEDIA,
         cancel_on_disconnect=True,
     )
     async def get_thumbnail(self, request: ThumbnailRequest) -> Response:
@@ -116,6 +120,7 @@ class MediaDownloadApi:
         "GET",
         "/_matrix/media/v3/thumbnail/{server_name}/{media_id}",
         auth=NONE,
+        work=WorkClass.MEDIA,
         cancel_on_disconnect=True,
         extra_paths=["/_matrix/media/v1/thumbnail/{server_name}/{media_id}"],
     )

@@ -112,7 +112,7 @@ class Dispatcher:
         handle = await self._prepare(endpoint, http_request)
         gate = self.admission.gate(endpoint.work)
         if gate is not None:
-            handle = partial(gate.run, http_request.requester, handle)
+            handle = partial(gate.run, _sharer_of(http_request), handle)
         if http_request.origin is not None:
             handle = partial(self.admission.origins.run, http_request.origin, handle)
         if endpoint.cancel_on_disconnect:
@@ -139,6 +139,15 @@ class Dispatcher:
         await self.take_turn(http_request)
         reject_many_values(raw, MAX_BRACKETS * max(1, endpoint.max_body_bytes >> 20))
         await authenticate_origin(self.origins, http_request)
+
+
+def _sharer_of(http_request: HttpRequest) -> str | None:
+    """Return whose share of a gate a request counts for: of a user, else of an address."""
+    requester = http_request.requester
+    if requester is not None:
+        # An application service acts for many users, which may all be one.
+        return None if requester.appservice_id is not None else requester.user_id
+    return None if http_request.origin is not None else source_of(http_request.client_ip)
 
 
 _READ_FIRST = {BodyUse.JSON, BodyUse.BYTES}

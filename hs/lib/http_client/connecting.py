@@ -62,7 +62,7 @@ class Connecting:
     _proxies: Proxies = NO_PROXIES
     _resolve: Resolve | None = None
     _threads: trio.CapacityLimiter = attrs.field(
-        factory=lambda: trio.CapacityLimiter(RESOLVER_THREADS), init=False
+        default=RESOLVER_THREADS, converter=trio.CapacityLimiter, alias="resolver_threads"
     )
 
     async def open(self, target: ConnectionTarget) -> TlsWire:

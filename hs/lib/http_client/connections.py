@@ -55,6 +55,7 @@ class PermittedAddresses:
 
     _rules: AddressRules
     _resolve: Resolve | None = None
+    _max_threads: int = RESOLVER_THREADS
     _threads: ThreadPoolExecutor | None = attrs.field(default=None, init=False)
 
     async def all_addresses(self, host: str) -> Sequence[str]:
@@ -63,7 +64,7 @@ class PermittedAddresses:
             return await self._resolve(host)
         if self._threads is None:
             # A separate pool, as slow names must not delay other look-ups on the loop.
-            self._threads = ThreadPoolExecutor(RESOLVER_THREADS, "outgoing HTTP resolver")
+            self._threads = ThreadPoolExecutor(self._max_threads, "outgoing HTTP resolver")
         loop = asyncio.get_running_loop()
         addresses = await loop.run_in_executor(self._threads, _system_resolve, host)
         return list(dict.fromkeys(addresses))

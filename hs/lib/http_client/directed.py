@@ -25,7 +25,7 @@ from hs.lib.http_client import (
     ResponseTooLarge,
 )
 from hs.lib.http_client.addresses import AddressRules
-from hs.lib.http_client.connecting import Connecting, ConnectionTarget, Resolve
+from hs.lib.http_client.connecting import RESOLVER_THREADS, Connecting, ConnectionTarget, Resolve
 from hs.lib.http_client.connection_pool import Connection, ConnectionPool, TargetConnections
 from hs.lib.http_client.http1 import ResponseHead, ResponseParser, encode_request
 from hs.lib.http_client.targets import NO_PROXIES, Proxies
@@ -87,8 +87,9 @@ class DirectedHttpClient:
         *,
         connections: int = CONNECTIONS,
         connections_per_target: int = CONNECTIONS_PER_TARGET,
+        resolver_threads: int = RESOLVER_THREADS,
     ) -> None:
-        connecting = Connecting(rules, proxies, resolve)
+        connecting = Connecting(rules, proxies, resolve, resolver_threads=resolver_threads)
         self._pool = ConnectionPool(connecting.open, connections, connections_per_target)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:

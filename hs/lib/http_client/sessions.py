@@ -24,6 +24,7 @@ from hs.lib.aio import Bridge
 from hs.lib.http_client import HttpBlocked
 from hs.lib.http_client.addresses import AddressRules
 from hs.lib.http_client.connections import (
+    RESOLVER_THREADS,
     CheckingResolver,
     Connector,
     PermittedAddresses,
@@ -52,12 +53,15 @@ class HttpSessions:
     _proxies: Proxies = attrs.field(default=NO_PROXIES, kw_only=True)
     _tls: ssl.SSLContext | None = attrs.field(default=None, kw_only=True)
     _resolve: Resolve | None = attrs.field(default=None, kw_only=True)
+    _connections: int = attrs.field(default=CONNECTIONS, kw_only=True)
+    _connections_per_host: int = attrs.field(default=CONNECTIONS_PER_HOST, kw_only=True)
+    _resolver_threads: int = attrs.field(default=RESOLVER_THREADS, kw_only=True)
     _addresses: PermittedAddresses = attrs.field(init=False)
     _direct: aiohttp.ClientSession | None = attrs.field(default=None, init=False)
     _proxied: aiohttp.ClientSession | None = attrs.field(default=None, init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._addresses = PermittedAddresses(self._rules, self._resolve)
+        self._addresses = PermittedAddresses(self._rules, self._resolve, self._resolver_threads)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Wait until cancelled, then close all connections."""
@@ -111,7 +115,7 @@ class HttpSessions:
                 resolver=CheckingResolver(self._addresses),
                 socket_factory=self._addresses.make_socket,
                 use_dns_cache=False,
-                limit_per_host=CONNECTIONS_PER_HOST,
+                limit_per_host=self._connections_per_host,
             )
             self._direct = open_session(connector)
         return self._direct
@@ -124,7 +128,7 @@ class HttpSessions:
 
     def _connector(self, **options: Any) -> Connector:
         return Connector(
-            limit=CONNECTIONS, keepalive_timeout=IDLE_S, ssl=self._tls or True, **options
+            limit=self._connections, keepalive_timeout=IDLE_S, ssl=self._tls or True, **options
         )
 
     async def _close(self) -> None:

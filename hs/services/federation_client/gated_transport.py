@@ -8,6 +8,7 @@ import attrs
 
 from hs.core.errors import RemoteFault
 from hs.core.ids import ServerName
+from hs.lib.held_slots import left_slot
 from hs.services.federation_client.peer_transport import (
     PeerRequest,
     PeerResponse,
@@ -23,7 +24,10 @@ DOWN: Final = frozenset((502, 503, 504))
 
 @attrs.frozen(eq=False)
 class GatedTransport:
-    """Passes requests on to the network; `permitted` None permits all servers."""
+    """Passes requests on to the network; `permitted` None permits all servers.
+
+    Requests of clients and servers leave their slot of a gate meanwhile.
+    """
 
     _network: PeerTransport
     _backoff: ServerBackoff
@@ -33,7 +37,8 @@ class GatedTransport:
         """Send a request and return the response. Raises: RemoteFault."""
         await self._check(request)
         try:
-            response = await self._network.send(request)
+            with left_slot():
+                response = await self._network.send(request)
         except RemoteFault as fault:
             await self._note_fault(request.server, fault)
             raise
@@ -45,10 +50,11 @@ class GatedTransport:
         """Open a response without reading its body. Raises: RemoteFault."""
         await self._check(request)
         try:
-            async with self._network.stream(request) as response:
-                head = PeerResponse(response.status, response.headers, b"")
-                await self._note_response(request.server, head)
-                yield response
+            with left_slot():
+                async with self._network.stream(request) as response:
+                    head = PeerResponse(response.status, response.headers, b"")
+                    await self._note_response(request.server, head)
+                    yield response
         except RemoteFault as fault:
             if fault.server == request.server:
                 await self._note_fault(request.server, fault)

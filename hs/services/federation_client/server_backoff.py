@@ -8,7 +8,9 @@ Rules:
   failure: a server may be able to reach this one and not the other way round.
 - A server that responds 429 with a time gets no requests for that time. Its own requests do not end
   this, a later response does.
-- The rows are in the database, and every process follows them.
+- The rows are in the database, and every process follows them. Clients can name any number of
+  servers that do not exist. So only a few failures are noted per second, and of more than
+  MAX_FAILING servers, those are forgotten that have failed for the shortest time.
 """
 
 import math
@@ -22,6 +24,7 @@ from hs.core.ids import ServerName
 from hs.core.streams import DESTINATIONS, DestinationRow
 from hs.lib.caching.single_flight import SingleFlight
 from hs.lib.clock import Clock
+from hs.lib.limiter import RateLimiter, TokenBucketRate
 from hs.repl.feed import Feed
 from hs.repl.followers import TableFollower
 from hs.repl.shared_writer import SharedStreamIds, SharedTableWriter
@@ -33,6 +36,9 @@ from hs.storage.federation_client import destinations as storage
 from hs.storage.federation_client.destinations import FailingServer
 
 GRACE_MS: Final = 60_000
+MAX_FAILING: Final = 50_000
+FORGOTTEN_AT_ONCE: Final = 100
+NEW_FAILURES: Final = TokenBucketRate(per_second=20, burst=1000)
 
 Written = tuple[None, Rows[DestinationRow]]
 
@@ -50,6 +56,7 @@ class ServerBackoff:
     _failing: dict[str, FailingServer] = attrs.field(factory=dict, init=False)
     _follower: TableFollower[Sequence[FailingServer], DestinationRow] = attrs.field(init=False)
     _flights: SingleFlight[tuple[str, str]] = attrs.field(factory=SingleFlight, init=False)
+    _new: RateLimiter[None] = attrs.field(factory=lambda: RateLimiter(NEW_FAILURES), init=False)
 
     def __attrs_post_init__(self) -> None:
         self._intervals = RetryIntervals.of(self._settings)
@@ -83,7 +90,9 @@ class ServerBackoff:
         await self.load()
         failing = self._failing.get(server)
         is_known = failing is not None and failing.retry_ms > self._clock.now_ms()
-        if not is_known and self._settings.destination_min_retry_interval:
+        if is_known or not self._settings.destination_min_retry_interval:
+            return
+        if failing is not None or not self._new.take(None, self._clock.now_ms() / 1000):
             await self._flights.run(("failed", server), self._write_failure, server)
 
     async def responded(self, server: ServerName) -> None:
@@ -131,8 +140,13 @@ class ServerBackoff:
             server, since_ms, now_ms + interval_ms, interval_ms, failures=failures
         )
         stream_id = await ids.next_id()
+        rows = [(stream_id, DestinationRow(*failing))]
+        if before is None and len(self._failing) >= MAX_FAILING:
+            for forgotten in await storage.list_shortest(tx, FORGOTTEN_AT_ONCE):
+                await storage.delete(tx, forgotten)
+                rows.append((await ids.next_id(), DestinationRow(forgotten)))
         await storage.save(tx, failing)
-        return None, [(stream_id, DestinationRow(*failing))]
+        return None, rows
 
     async def _read(self) -> Sequence[FailingServer]:
         return await self._database.read(storage.list_failing)

@@ -15,6 +15,7 @@ SAVE = (
     "retry_ms = excluded.retry_ms, interval_ms = excluded.interval_ms, "
     "is_limited = excluded.is_limited, failures = excluded.failures"
 )
+LIST_SHORTEST = "SELECT server FROM destinations ORDER BY interval_ms, retry_ms LIMIT $1"
 DELETE = "DELETE FROM destinations WHERE server = $1"
 
 
@@ -47,6 +48,11 @@ async def get(tx: Tx, server: str) -> FailingServer | None:
 async def save(tx: Tx, failing: FailingServer) -> None:
     """Insert or change the row of a server."""
     await tx.execute(SAVE, *failing[:4], int(failing.is_limited), failing.failures)
+
+
+async def list_shortest(tx: Tx, limit: int) -> list[str]:
+    """List servers of those that have failed for the shortest time."""
+    return [row[0] for row in await tx.fetch(LIST_SHORTEST, limit)]
 
 
 async def delete(tx: Tx, server: str) -> None:

@@ -10,6 +10,8 @@ import pytest
 from hs.core.errors import RemoteFault
 from hs.core.ids import ServerName
 from hs.lib.clock import FixedClock
+from hs.lib.limiter import RateLimiter, TokenBucketRate
+from hs.services.federation_client import server_backoff
 from hs.services.federation_client.peer_transport import PeerResponse
 from hs.services.federation_client.retry_after import retry_after_s
 from hs.settings.sections.federation import FederationSettings, PeerRequestSettings
@@ -279,3 +281,37 @@ async def test_limit_does_not_lengthen_the_intervals_of_failures(database: Datab
 def test_time_in_a_response(headers: dict[str, str], body: bytes, expected: float | None) -> None:
     assert retry_after_s(PeerResponse(429, headers, body)) == expected
     assert retry_after_s(PeerResponse(500, headers, body)) is None
+
+
+async def test_names_of_servers_that_do_not_exist_are_noted_up_to_a_limit(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_backoff, "MAX_FAILING", 20)
+    monkeypatch.setattr(server_backoff, "FORGOTTEN_AT_ONCE", 5)
+    clock, network = FixedClock(), PeerNetwork()
+    async with two_processes(database, network, clock) as (main, reader):
+        for _ in range(2):
+            await fails(main, "connection refused")
+            clock.advance(10 * MINUTE_MS)
+        for number in range(60):
+            with pytest.raises(RemoteFault):
+                await main.client.get(ServerName(f"invented{number}.example"), PATH)
+
+        for process in (main, reader):
+            backoff = process.process.services.core.federation.backoff
+            await backoff.load()
+            assert 15 <= backoff.count() <= 20
+            # It has failed for longer than the others.
+            assert backoff.failing(FAR) is not None
+
+
+async def test_few_invented_names_are_noted_per_second(database: Database) -> None:
+    clock, network = FixedClock(), PeerNetwork()
+    async with two_processes(database, network, clock) as (main, _):
+        backoff = main.process.services.core.federation.backoff
+        rate = TokenBucketRate(per_second=1, burst=5)
+        backoff._new = RateLimiter(rate)
+        for number in range(20):
+            with pytest.raises(RemoteFault):
+                await main.client.get(ServerName(f"invented{number}.example"), PATH)
+        assert backoff.count() == 5

@@ -5,6 +5,7 @@ from typing import Any
 import attrs
 
 from hs.apis.web.auth import OPTIONAL, USER_OR_GUEST
+from hs.apis.web.limits import WorkClass
 from hs.apis.web.render import Empty
 from hs.apis.web.request import path, whole_body
 from hs.apis.web.route import route
@@ -66,13 +67,27 @@ class ProfilesApi:
     changes: ProfileChanges
     audience: ProfileVisibility
 
-    @route("GET", PROFILE, auth=OPTIONAL, extra_paths=[UNSTABLE_PROFILE])
+    @route(
+        "GET",
+        PROFILE,
+        auth=OPTIONAL,
+        work=WorkClass.OTHERS,
+        cancel_on_disconnect=True,
+        extra_paths=[UNSTABLE_PROFILE],
+    )
     async def get_profile(self, request: GetProfileRequest) -> dict[str, Any]:
         """Spec: client-server API, Profiles."""
         await self.audience.check(request.requester, request.user_id)
         return dict(await self.profiles.get(request.user_id))
 
-    @route("GET", FIELD, auth=OPTIONAL, extra_paths=[UNSTABLE_FIELD])
+    @route(
+        "GET",
+        FIELD,
+        auth=OPTIONAL,
+        work=WorkClass.OTHERS,
+        cancel_on_disconnect=True,
+        extra_paths=[UNSTABLE_FIELD],
+    )
     async def get_profile_field(self, request: GetProfileFieldRequest) -> dict[str, Any]:
         """Spec: client-server API, Profiles."""
         await self.audience.check(request.requester, request.user_id)

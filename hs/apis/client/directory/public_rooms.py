@@ -5,6 +5,7 @@ from typing import Any
 import attrs
 
 from hs.apis.web.auth import OPTIONAL, USER_OR_GUEST
+from hs.apis.web.limits import WorkClass
 from hs.apis.web.request import body, query
 from hs.apis.web.route import route
 from hs.core.errors import InvalidParam, MissingToken
@@ -74,14 +75,14 @@ class PublicRoomsApi:
     server_name: ServerName
     open_to_all: bool
 
-    @route("GET", _PATH, auth=OPTIONAL, cancel_on_disconnect=True)
+    @route("GET", _PATH, auth=OPTIONAL, work=WorkClass.OTHERS, cancel_on_disconnect=True)
     async def get_public_rooms(self, request: GetPublicRoomsRequest) -> PublicRoomsResponse:
         """Spec: client-server API, Published room directory."""
         if request.requester is None and (not self.open_to_all or request.server is not None):
             raise MissingToken("Missing access token")
         return await self._page(request.server, PublicRoomsRequest(request.limit, request.since))
 
-    @route("POST", _PATH, auth=USER_OR_GUEST, cancel_on_disconnect=True)
+    @route("POST", _PATH, auth=USER_OR_GUEST, work=WorkClass.OTHERS, cancel_on_disconnect=True)
     async def query_public_rooms(self, request: QueryPublicRoomsRequest) -> PublicRoomsResponse:
         """Spec: client-server API, Published room directory."""
         if request.include_all_networks and request.third_party_instance_id is not None:

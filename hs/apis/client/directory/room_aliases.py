@@ -5,6 +5,7 @@ from typing import Literal
 import attrs
 
 from hs.apis.web.auth import NONE, USER
+from hs.apis.web.limits import WorkClass
 from hs.apis.web.render import Empty
 from hs.apis.web.request import body, path
 from hs.apis.web.route import always, route
@@ -96,7 +97,7 @@ class RoomAliasesApi:
     naming: RoomAliases
     public_rooms: PublicRooms
 
-    @route("GET", _ALIAS, auth=NONE)
+    @route("GET", _ALIAS, auth=NONE, work=WorkClass.OTHERS, cancel_on_disconnect=True)
     async def get_room_alias(self, request: GetRoomAliasRequest) -> RoomAliasResponse:
         """Spec: client-server API, Room aliases."""
         room_id, servers = await self.naming.look_up(request.alias)

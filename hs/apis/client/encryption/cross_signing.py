@@ -4,6 +4,7 @@ from typing import Any, Protocol
 
 import attrs
 
+from hs.apis.web.limits import WorkClass
 from hs.apis.web.render import Empty
 from hs.apis.web.request import body, whole_body
 from hs.apis.web.route import route
@@ -81,6 +82,7 @@ class CrossSigningApi:
     @route(
         "POST",
         "/_matrix/client/v3/keys/signatures/upload",
+        work=WorkClass.OTHERS,
         extra_paths=["/_matrix/client/unstable/keys/signatures/upload"],
     )
     async def upload_signatures(self, request: UploadSignaturesRequest) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from typing import Literal
 import attrs
 
 from hs.apis.web.auth import USER
+from hs.apis.web.limits import WorkClass
 from hs.apis.web.request import body
 from hs.apis.web.route import route
 from hs.core.canonical_json import JsonObject
@@ -47,7 +48,13 @@ class CreateRoomApi:
 
     creation: RoomCreationWithInvites
 
-    @route("POST", "/_matrix/client/v3/createRoom", auth=USER, rate="room_creation")
+    @route(
+        "POST",
+        "/_matrix/client/v3/createRoom",
+        auth=USER,
+        rate="room_creation",
+        work=WorkClass.CREATE,
+    )
     async def create_room(self, request: CreateRoomRequest) -> CreateRoomResponse:
         """Spec: client-server API, POST /createRoom."""
         new_room = NewRoomRequest(

@@ -3,6 +3,7 @@
 import attrs
 
 from hs.apis.web.auth import USER, USER_OR_GUEST
+from hs.apis.web.limits import WorkClass
 from hs.apis.web.render import Empty
 from hs.apis.web.request import body, path, query, whole_body
 from hs.apis.web.route import route
@@ -124,8 +125,14 @@ class MembershipApi:
     removal: RemovalWithRedaction
     third_party_invites: ThirdPartyInvites
 
-    @route("POST", f"{_ROOM}/join", auth=USER_OR_GUEST, fresh=_is_by_guest)
-    @route("POST", "/_matrix/client/v3/join/{room_id}", auth=USER_OR_GUEST, fresh=_is_by_guest)
+    @route("POST", f"{_ROOM}/join", auth=USER_OR_GUEST, work=WorkClass.OTHERS, fresh=_is_by_guest)
+    @route(
+        "POST",
+        "/_matrix/client/v3/join/{room_id}",
+        auth=USER_OR_GUEST,
+        work=WorkClass.OTHERS,
+        fresh=_is_by_guest,
+    )
     async def join_room(self, request: JoinRoomRequest) -> JoinRoomResponse:
         """Spec: client-server API, Joining rooms."""
         room_id, via = await self.naming.find_room(
@@ -136,7 +143,13 @@ class MembershipApi:
         await self.joins.join(request.requester, room_id, join)
         return JoinRoomResponse(room_id)
 
-    @route("POST", "/_matrix/client/v3/knock/{room_id}", auth=USER, rate="message")
+    @route(
+        "POST",
+        "/_matrix/client/v3/knock/{room_id}",
+        auth=USER,
+        rate="message",
+        work=WorkClass.OTHERS,
+    )
     async def knock_room(self, request: KnockRoomRequest) -> JoinRoomResponse:
         """Spec: client-server API, Knocking on rooms."""
         room_id, via = await self.naming.find_room(
@@ -145,7 +158,7 @@ class MembershipApi:
         await self.joins.knock(request.requester, room_id, JoinRequest(request.reason, via))
         return JoinRoomResponse(room_id)
 
-    @route("POST", f"{_ROOM}/leave", auth=USER_OR_GUEST)
+    @route("POST", f"{_ROOM}/leave", auth=USER_OR_GUEST, work=WorkClass.OTHERS)
     async def leave_room(self, request: LeaveRoomRequest) -> Empty:
         """Spec: client-server API, Leaving rooms."""
         await self.membership.leave(request.requester, request.room_id, request.reason)
@@ -157,7 +170,7 @@ class MembershipApi:
         await self.membership.forget(request.requester, request.room_id)
         return Empty()
 
-    @route("POST", f"{_ROOM}/invite", auth=USER)
+    @route("POST", f"{_ROOM}/invite", auth=USER, work=WorkClass.OTHERS)
     async def invite_user(self, request: InviteRequest) -> Empty:
         """Spec: client-server API, Joining rooms; Third-party invites."""
         if request.user_id is None:

@@ -152,6 +152,8 @@ class RoomMessagesApi:
         "GET",
         "/_matrix/client/v1/rooms/{room_id}/timestamp_to_event",
         auth=USER,
+        work=WorkClass.OTHERS,
+        cancel_on_disconnect=True,
         extra_paths=[
             "/_matrix/client/unstable/org.matrix.msc3030/rooms/{room_id}/timestamp_to_event"
         ],

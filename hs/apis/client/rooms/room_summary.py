@@ -3,6 +3,7 @@
 import attrs
 
 from hs.apis.web.auth import OPTIONAL, USER
+from hs.apis.web.limits import WorkClass
 from hs.apis.web.request import path, query
 from hs.apis.web.route import always, route
 from hs.core.canonical_json import JsonObject
@@ -61,6 +62,8 @@ class RoomSummaryApi:
         "GET",
         "/_matrix/client/v1/room_summary/{room}",
         auth=OPTIONAL,
+        work=WorkClass.OTHERS,
+        cancel_on_disconnect=True,
         fresh=always,
         extra_paths=[
             "/_matrix/client/unstable/im.nheko.summary/summary/{room}",
@@ -76,6 +79,7 @@ class RoomSummaryApi:
         "GET",
         "/_matrix/client/v1/rooms/{room_id}/hierarchy",
         auth=USER,
+        work=WorkClass.OTHERS,
         fresh=always,
         extra_paths=["/_matrix/client/unstable/org.matrix.msc2946/rooms/{room_id}/hierarchy"],
         cancel_on_disconnect=True,

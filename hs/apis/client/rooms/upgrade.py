@@ -3,6 +3,7 @@
 import attrs
 
 from hs.apis.web.auth import USER
+from hs.apis.web.limits import WorkClass
 from hs.apis.web.request import body, path
 from hs.apis.web.route import always, route
 from hs.core.ids import RoomID
@@ -38,6 +39,7 @@ class RoomUpgradeApi:
         "/_matrix/client/v3/rooms/{room_id}/upgrade",
         auth=USER,
         rate="room_creation",
+        work=WorkClass.CREATE,
         fresh=always,
     )
     async def upgrade_room(self, request: UpgradeRoomRequest) -> UpgradeRoomResponse:

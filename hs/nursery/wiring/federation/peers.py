@@ -28,6 +28,9 @@ from hs.settings.settings import Settings
 
 CONNECTIONS: Final = 1000
 CONNECTIONS_PER_SERVER: Final = 10
+WELL_KNOWN_CONNECTIONS: Final = 300
+# Names without a working name server occupy a thread each for up to half a minute.
+RESOLVER_THREADS: Final = 100
 
 
 @attrs.frozen(eq=False, kw_only=True)
@@ -80,9 +83,20 @@ def build_peer_network(settings: Settings, bridge: Bridge, clock: Clock) -> Real
         proxies,
         connections=CONNECTIONS,
         connections_per_target=CONNECTIONS_PER_SERVER,
+        resolver_threads=RESOLVER_THREADS,
     )
     verifying, trusting = (
-        BridgedHttpClient(HttpSessions(bridge, rules, proxies=proxies, tls=context), agent)
+        BridgedHttpClient(
+            HttpSessions(
+                bridge,
+                rules,
+                proxies=proxies,
+                tls=context,
+                connections=WELL_KNOWN_CONNECTIONS,
+                resolver_threads=RESOLVER_THREADS,
+            ),
+            agent,
+        )
         for context in (tls.verifying, tls.trusting)
     )
     delegations = CachedDelegations(

@@ -26,6 +26,7 @@ import trio
 from hs.core.errors import MatrixError, RemoteFault, Unavailable
 from hs.core.ids import EventID, RoomID, ServerName
 from hs.lib.clock import Clock
+from hs.lib.held_slots import left_slot
 from hs.services.federation.access.servers_to_ask import ServersToAsk
 from hs.services.federation.history.history_fetcher import HistoryFetcher
 from hs.services.federation.history.timestamp_lookup import TimestampLookup
@@ -96,7 +97,7 @@ class HistoryBackfill:
             fill = self._fills[room_id] = _Fill(room_id, found)
             self._queue.append(fill)
             self._wake.set()
-        with trio.move_on_after(WAIT_S):
+        with trio.move_on_after(WAIT_S), left_slot():
             await fill.done.wait()
             return GapReport(changed=True)
         return GapReport(late_at=found[0].depth)

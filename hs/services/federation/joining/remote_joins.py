@@ -3,16 +3,19 @@
 Rules:
 
 - Of several joins of one room in this process, one is under way at a time. The next one finds that
-  this server is in the room, and needs no other server.
+  this server is in the room, and needs no other server. It waits for TURN_S at most, so a join
+  through slow servers cannot keep others out of a room.
 - The owner of the room checks the response to send_join. If it is not valid, the next server is
   tried.
 - The owner of the room stores the events that arrive between the join and the room.
-- All attempts together have a deadline, and few rooms are received at the same time.
+- All attempts together have a deadline, and few rooms are received at the same time, of which each
+  user gets a few.
 
 Spec: server-server API, Joining Rooms, Restricted rooms.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Any, Final
 
@@ -20,11 +23,12 @@ import attrs
 import orjson
 import trio
 
-from hs.core.errors import Forbidden, InvalidEvent, RemoteFault
+from hs.core.errors import Forbidden, InvalidEvent, LimitExceeded, RemoteFault
 from hs.core.events.build import with_signatures
 from hs.core.events.event import Event
 from hs.core.ids import RoomID, ServerName, UserID
 from hs.lib.keyed_lock import KeyedLock
+from hs.lib.shares import ShareExceeded, Shares
 from hs.services.federation.joining.candidates import ServerCandidates, in_time, try_in_turn
 from hs.services.federation.joining.complexity_limit import ComplexityLimit
 from hs.services.federation.joining.signed_templates import ExpectedMember, TemplateSigner
@@ -35,7 +39,11 @@ from hs.services.rooms.receive.event_receiver import PduOutcome, RoomReceiver
 from hs.services.rooms.store.memberships import Memberships
 
 DEADLINE_S: Final = 240.0
+TURN_S: Final = 20.0
 ROOMS_AT_ONCE: Final = 16
+ROOMS_OF_USER: Final = 3
+MAX_WAITING: Final = 100
+RETRY_MS: Final = 10_000
 
 
 @attrs.frozen(eq=False, kw_only=True)
@@ -49,7 +57,10 @@ class RemoteJoins:
     receiver: RoomReceiver
     limit: ComplexityLimit
     locks: KeyedLock[RoomID] = attrs.Factory(KeyedLock)
-    slots: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(ROOMS_AT_ONCE))
+    slots: trio.Semaphore = attrs.field(factory=lambda: trio.Semaphore(ROOMS_AT_ONCE))
+    shares: Shares[UserID] = attrs.field(
+        factory=lambda: Shares(running=ROOMS_OF_USER, waiting=MAX_WAITING)
+    )
 
     async def join(
         self,
@@ -63,7 +74,7 @@ class RemoteJoins:
         Raises: MatrixError, RemoteFault.
         """
         with in_time(DEADLINE_S):
-            async with self.locks.hold(room_id):
+            async with self._turn(room_id):
                 if (await self.memberships.present(room_id)).local:
                     return False
                 is_limited = await self.limit.applies_to(user_id)
@@ -81,7 +92,7 @@ class RemoteJoins:
         if len(present.local) == len(present.joined):
             return False
         with in_time(DEADLINE_S):
-            async with self.locks.hold(room_id):
+            async with self._turn(room_id):
                 await self._join(ExpectedMember(room_id, user_id, content), (), False)
         return True
 
@@ -89,8 +100,24 @@ class RemoteJoins:
         self, expected: ExpectedMember, via: Sequence[ServerName], is_limited: bool
     ) -> None:
         servers = await self.candidates.of(expected.room_id, expected.user_id, via)
-        async with self.slots:
-            await try_in_turn(servers, partial(self._join_through, expected, is_limited))
+        await try_in_turn(servers, partial(self._join_through, expected, is_limited))
+
+    @asynccontextmanager
+    async def _turn(self, room_id: RoomID) -> AsyncIterator[None]:
+        """Wait for another join of the room, but not for long."""
+        async with AsyncExitStack() as stack:
+            with trio.move_on_after(TURN_S):
+                await stack.enter_async_context(self.locks.hold(room_id))
+            yield
+
+    @asynccontextmanager
+    async def _receiving(self, user_id: UserID) -> AsyncIterator[None]:
+        """Wait until the user may receive a room. Raises: LimitExceeded."""
+        try:
+            async with self.shares.hold(user_id), self.slots:
+                yield
+        except ShareExceeded:
+            raise LimitExceeded("Too many joins at once", retry_after_ms=RETRY_MS) from None
 
     async def _join_through(
         self, expected: ExpectedMember, is_limited: bool, server: ServerName
@@ -101,6 +128,12 @@ class RemoteJoins:
         template = await make_membership(self.client, server, "join", room_id, user_id)
         event = self.templates.sign(server, template, expected)
         await self.receiver.expect_room(room_id, event.rules.identifier)
+        async with self._receiving(user_id):
+            await self._receive(server, event, is_limited)
+
+    async def _receive(self, server: ServerName, event: Event, is_limited: bool) -> None:
+        """Send a join, and store the room in the response."""
+        room_id, user_id = event.room_id, event.sender
         sent = await send_join(self.client, server, event)
         if is_limited:
             await self.limit.check_state(server, room_id, user_id, len(sent.state))
