@@ -62,7 +62,7 @@ class Connecting:
     _proxies: Proxies = NO_PROXIES
     _resolve: Resolve | None = None
     _threads: trio.CapacityLimiter = attrs.field(
-        default=RESOLVER_THREADS, converter=trio.CapacityLimiter, alias="resolver_threads"
+        factory=lambda: trio.CapacityLimiter(RESOLVER_THREADS), kw_only=True
     )
 
     async def open(self, target: ConnectionTarget) -> TlsWire:

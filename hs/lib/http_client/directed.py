@@ -89,7 +89,8 @@ class DirectedHttpClient:
         connections_per_target: int = CONNECTIONS_PER_TARGET,
         resolver_threads: int = RESOLVER_THREADS,
     ) -> None:
-        connecting = Connecting(rules, proxies, resolve, resolver_threads=resolver_threads)
+        threads = trio.CapacityLimiter(resolver_threads)
+        connecting = Connecting(rules, proxies, resolve, threads=threads)
         self._pool = ConnectionPool(connecting.open, connections, connections_per_target)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
