@@ -132,6 +132,9 @@ class MessageFlow:
             for account in self.accounts:
                 faults += await self._faults_of_history(account, room_id)
             if not faults:
+                # What a server was told late may be a further extremity, until it cites it.
+                for account in self.accounts:
+                    await account.send(room_id, f"that is all of {account.user_id} in {room_id}")
                 await until_agreed(self.servers, room_id, self.accounts)
         assert not faults, "\n".join([self.summary(), f"{len(faults)} faults", *faults[:50]])
         log.info("%s", self.summary())

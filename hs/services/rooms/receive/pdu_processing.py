@@ -12,7 +12,8 @@ Rules:
   behind a gap may be authorized by state changes that we have not received, so it is checked
   against the current state resolved with the state before it.
 - Only accepted events change the head. They replace the forward extremities that they cite,
-  directly or by way of soft-failed and rejected events, which never are extremities.
+  directly or by way of soft-failed and rejected events, which never are extremities. History only
+  removes those that it cites.
 - Of too many forward extremities some do not count. If that is the event itself, it leaves the head
   as it is, until an event that cites it arrives.
 - Only accepted events add backward extremities: nothing vouches for what the others cite.
@@ -237,7 +238,7 @@ class PduProcessor:
         event = pending.event
         assert pending.state_before is not None
         if pending.fills_gap:
-            return self._without_redacted(room.head, pending)
+            return await self._head_after_history(self._without_redacted(room.head, pending), event)
         cited = await self._cited_extremities(event)
         uncited = [end for end in room.head.extremities if end.event_id not in cited]
         old = room.head
@@ -264,6 +265,20 @@ class PduProcessor:
         pending.only_own_entry = changes == own_entry(event)
         head = self._without_redacted(head, pending)
         return head.with_extremities(ends)
+
+    async def _head_after_history(self, head: RoomHead, event: Event) -> RoomHead:
+        """Return the head without extremities that received history follows.
+
+        They stay until a new event cites them if the state depends on them, or if the head is not
+        going to be stored.
+        """
+        room = self._room
+        cited = await self._cited_extremities(event)
+        left = tuple(end for end in head.extremities if end.event_id not in cited)
+        if room.is_history or not left or len(left) == len(head.extremities):
+            return head
+        after = await room.resolve([await room.state_after(end.event_id) for end in left])
+        return head if await room.changes_to(after) else head.with_extremities(left)
 
     def _without_redacted(self, head: RoomHead, pending: PendingEvent) -> RoomHead:
         if pending.redacts is None:
