@@ -16,7 +16,7 @@ import socket
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Final
+from typing import Final, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 import attrs
@@ -36,8 +36,7 @@ RESOLVER_THREADS: Final = 8
 Resolve = Callable[[str], Awaitable[Sequence[str]]]
 
 
-@attrs.frozen
-class ConnectionTarget:
+class ConnectionTarget(NamedTuple):
     """Where a connection goes, and the name or address for which its certificate is verified."""
 
     host: str

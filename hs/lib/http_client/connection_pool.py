@@ -19,7 +19,7 @@ import trio
 from hs.lib.http_client.connecting import ConnectionTarget
 from hs.lib.http_client.wires import Wire
 
-IDLE_S: Final = 30.0
+IDLE_S: Final = 120.0  # a TLS handshake costs as much CPU as several requests
 SWEEP_S: Final = 10.0
 
 

@@ -29,12 +29,10 @@ MAX_INTERIM: Final = 20
 MAX_CHUNK_LINE_BYTES: Final = 1024
 OVERHEAD_BYTES: Final = 1 << 18
 MAX_URI_CHARS: Final = 8192
+CACHED_NAME_CHARS: Final = 64
 
-_TOKEN_BYTES: Final = (
-    b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
-)
 _CONTROLS: Final = bytes(byte for byte in (*range(32), 127) if byte not in b"\t\r\n")
-_STATUS_LINE: Final = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: .*)?", re.DOTALL)
+_STATUS_LINE: Final = re.compile(r"HTTP/1\.([01]) ([1-9][0-9]{2})(?: .*)?", re.DOTALL)
 _LENGTH: Final = re.compile(r"[0-9]{1,15}", re.ASCII)
 _CHUNK_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,12})[\t ]*(?:;.*)?")
 _URI: Final = re.compile(r"/[!\"$-\[\]-~]*")  # printable ASCII but # and \
@@ -74,18 +72,17 @@ def encode_connect(authority: str, headers: Mapping[str, str]) -> bytes:
 
 
 def _encode(method: str, target: str, headers: Mapping[str, str], body: bytes | None) -> bytes:
-    lines = [f"{method} {target} HTTP/1.1"]
+    head = f"{method} {target} HTTP/1.1\r\n"
     for name, value in headers.items():
         if not _is_token(name):
             raise HttpBlocked(f"{name!r:.60} is not the name of a header")
-        lines.append(f"{name}: {value}")
-    if body is not None:
-        lines.append(f"content-length: {len(body)}")
-    head = "\r\n".join(lines).encode("utf-8", "replace")
-    breaks = len(lines) - 1
-    if head.count(b"\r") != breaks or head.count(b"\n") != breaks or b"\0" in head:
+        head += f"{name}: {value}\r\n"
+    lines = len(headers) + 1
+    if head.count("\r") != lines or head.count("\n") != lines or "\0" in head:
         raise HttpBlocked("a header contains characters that are not allowed")
-    return b"%s\r\n\r\n%s" % (head, body or b"")
+    if body is None:
+        return f"{head}\r\n".encode("utf-8", "replace")
+    return f"{head}content-length: {len(body)}\r\n\r\n".encode("utf-8", "replace") + body
 
 
 @lru_cache(maxsize=100)
@@ -103,6 +100,7 @@ class ResponseParser:
     __slots__ = (
         "_buffer",
         "_interim",
+        "_is_counted",
         "_is_head_request",
         "_left",
         "_overhead",
@@ -124,6 +122,7 @@ class ResponseParser:
         self._step: Callable[[list[bytes]], bool] = self._take_head
         self._scanned = 0
         self._interim = 0
+        self._is_counted = False
         self._is_head_request = method == "HEAD"
         self._left = 0  # of the body or of the chunk
         self._received = 0  # content of chunks
@@ -141,6 +140,11 @@ class ResponseParser:
         if self.is_complete:
             self.is_persistent = False
             return b""
+        if self._is_counted and not self._buffer and len(received) <= self._left:
+            # The bulk of a large body is passed on as it is.
+            self._left -= len(received)
+            self.is_complete = not self._left
+            return received
         self._buffer += received
         content: list[bytes] = []
         while self._step(content):
@@ -185,15 +189,14 @@ class ResponseParser:
             raise HttpUnreachable("the server sends responses that were not asked for")
         return True
 
-    def _begin_body(self, version: bytes, status: int, headers: Mapping[str, str]) -> None:
-        options = headers.get("connection", "").lower().split(",")
-        self.is_persistent = version == b"1" and "close" not in map(str.strip, options)
+    def _begin_body(self, version: str, status: int, headers: Mapping[str, str]) -> None:
+        self.is_persistent = version == "1" and not _closes(headers.get("connection"))
         self.head = ResponseHead(status, headers)
         encoding, length = headers.get("transfer-encoding"), headers.get("content-length")
         if length is not None and not _LENGTH.fullmatch(length):
             raise HttpUnreachable("the response has an invalid content-length")
         if encoding is not None and (
-            length is not None or version != b"1" or encoding.lower() != "chunked"
+            length is not None or version != "1" or encoding.lower() != "chunked"
         ):
             raise HttpUnreachable("the length of the response is ambiguous")
         if self._is_head_request or status in _WITHOUT_BODY:
@@ -203,6 +206,7 @@ class ResponseParser:
         elif length is not None:
             self._left = int(length)
             self._step = self._take_counted
+            self._is_counted = True
             self.is_complete = not self._left
         else:
             self.is_persistent = False
@@ -245,7 +249,7 @@ class ResponseParser:
     def _take_trailer(self, content: list[bytes]) -> bool:
         line = self._take_line()
         if line:
-            _parse_field(line)
+            _field(line.decode("utf-8", "replace"))
         elif line is not None:
             self.is_complete = True
         return bool(line)
@@ -280,9 +284,10 @@ class ResponseParser:
         return len(part)
 
 
-def _parse_head(head: bytes) -> tuple[bytes, int, Mapping[str, str]]:
-    """Return the digit of the version, the status and the headers."""
-    status_line, *lines = head.split(b"\r\n")
+def _parse_head(head: bytes) -> tuple[str, int, Mapping[str, str]]:
+    """Return the last digit of the version, the status and the headers."""
+    # Decoded at once: the bytes of all delimiters have no other meaning in UTF-8.
+    status_line, *lines = head.decode("utf-8", "replace").split("\r\n")
     match = _STATUS_LINE.fullmatch(status_line)
     if match is None:
         raise HttpUnreachable("the response does not begin with a status line")
@@ -291,16 +296,31 @@ def _parse_head(head: bytes) -> tuple[bytes, int, Mapping[str, str]]:
     _check_text(head, len(lines))
     headers: dict[str, str] = {}
     for line in lines:
-        name, value = _parse_field(line)
+        name, value = _field(line)
         headers[name] = f"{headers[name]}, {value}" if name in headers else value
     return match[1], int(match[2]), headers
 
 
-def _parse_field(line: bytes) -> tuple[str, str]:
-    name, colon, value = line.partition(b":")
-    if not (name and colon) or name.translate(None, _TOKEN_BYTES):
+def _closes(connection: str | None) -> bool:
+    return connection is not None and "close" in map(str.strip, connection.lower().split(","))
+
+
+def _field(line: str) -> tuple[str, str]:
+    name, colon, value = line.partition(":")
+    if not colon:
         raise HttpUnreachable("the response has an invalid header")
-    return name.decode("ascii").lower(), value.strip(b"\t ").decode("utf-8", "replace")
+    name = _lower_case(name) if len(name) <= CACHED_NAME_CHARS else _lower_case_of(name)
+    return name, value.strip("\t ")
+
+
+def _lower_case_of(name: str) -> str:
+    """Return the name of a header in lower case. Raises: HttpUnreachable."""
+    if not _TOKEN.fullmatch(name):
+        raise HttpUnreachable("the response has an invalid header")
+    return name.lower()
+
+
+_lower_case = lru_cache(maxsize=1000)(_lower_case_of)
 
 
 def _check_text(text: bytes, breaks: int) -> None:

@@ -54,6 +54,11 @@ class NetworkTransport:
     _tls: PeerTls
     _user_agent: str
     _settings: PeerRequestSettings
+    _delays: Backoff = attrs.field(init=False)
+
+    @_delays.default
+    def _make_delays(self) -> Backoff:
+        return Backoff(FIRST_SHORT_DELAY_S, self._settings.max_short_retry_delay / 1000)
 
     async def send(self, request: PeerRequest) -> PeerResponse:
         """Send a request and return the response. Raises: RemoteFault, if there is none.
@@ -96,23 +101,21 @@ class NetworkTransport:
         raise _no_address(request)
 
     async def _send_repeatedly(self, request: PeerRequest, route: ServerRoute) -> HttpResponse:
-        settings = self._settings
-        retries = settings.max_short_retries
-        delays = Backoff(FIRST_SHORT_DELAY_S, settings.max_short_retry_delay / 1000)
+        retries, failures = self._settings.max_short_retries, 0
         is_idempotent = request.method in IDEMPOTENT
         while True:
             try:
                 response = await self._try_addresses(request, route, self._http.send)
-                if not (is_idempotent and response.status in TEMPORARY and retries):
+                if not (is_idempotent and response.status in TEMPORARY and failures < retries):
                     return response
             except HttpUnreachable as fault:
                 may_repeat = is_idempotent or isinstance(fault, HttpNotConnected)
-                if not (may_repeat and retries):
+                if not (may_repeat and failures < retries):
                     raise _remote_fault(request, fault) from None
             except HttpFault as fault:
                 raise _remote_fault(request, fault) from None
-            retries -= 1
-            await trio.sleep(delays.next_s())
+            failures += 1
+            await trio.sleep(self._delays.delay_s(failures))
             route = await self._route(request)
 
     async def _try_addresses(

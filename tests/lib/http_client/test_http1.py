@@ -200,6 +200,7 @@ def test_garbage_is_refused_or_incomplete(parts: list[bytes]) -> None:
         OK + b"name: value\r\n folded\r\n\r\n",
         OK + b" name: value\r\n\r\n",
         OK + b"no colon\r\n\r\n",
+        OK + b"nocolon\r\n\r\n",
         OK + b": no name\r\n\r\n",
         OK + b"na\xc3\xafve: value\r\n\r\n",
         OK + b"name: va\0lue\r\n\r\n",
@@ -216,6 +217,7 @@ def test_garbage_is_refused_or_incomplete(parts: list[bytes]) -> None:
         CHUNKED + b"1\nab\r\n\r\n",
         CHUNKED + b"1;a=\0\r\n",
         CHUNKED + b"0\r\nno colon\r\n\r\n",
+        CHUNKED + b"0\r\nnocolon\r\n\r\n",
     ],
 )
 def test_hostile_response_is_refused(raw: bytes) -> None:

@@ -12,7 +12,8 @@ below all that waits for it: a restart before that begins to catch up again.
 """
 
 import logging
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
+from itertools import islice
 from typing import Final
 
 import attrs
@@ -23,7 +24,6 @@ from hs.core.ids import EventID, ServerName, UserID, server_of
 from hs.services.federation.outbound.destination import (
     Behind,
     Destination,
-    QueuedEdu,
     Transaction,
 )
 from hs.services.federation.outbound.destinations import Destinations
@@ -88,11 +88,10 @@ class DestinationDelivery:
                     return
                 continue
             transaction = destination.sending or await self._compose(destination)
-            if transaction is None:
-                # PDUs and EDUs that were queued during the last await need another round.
-                if not self._has_work(destination):
-                    return
-            elif not await self._send(destination, transaction):
+            if transaction is not None and not await self._send(destination, transaction):
+                return
+            # PDUs and EDUs that were queued during the last await need another round.
+            if not self._has_work(destination):
                 return
 
     def _has_work(self, destination: Destination) -> bool:
@@ -112,10 +111,11 @@ class DestinationDelivery:
             taken = _within_bytes(messages)
             destination.has_messages |= len(messages) == MAX_EDUS or taken < len(messages)
             del messages[taken:]
-        pdus = tuple(pdu for pdu, _ in zip(destination.pdus, range(MAX_PDUS), strict=False))
+        pdus = tuple(islice(destination.pdus, MAX_PDUS))
         edus = [edu for _, edu in messages]
-        entries = _next_edus(destination, MAX_EDUS - len(edus))
-        edus += joined_edus([edu for _, edu in entries])
+        entries = tuple(islice(destination.edus.items(), MAX_EDUS - len(edus)))
+        if entries:
+            edus += joined_edus([edu for _, edu in entries])
         if not pdus and not edus:
             return None
         encoded = self.encoder.encode([pdu.pdu for pdu in pdus], edus)
@@ -257,11 +257,6 @@ class DestinationDelivery:
 
     def _page(self, pdus: list[OutgoingPdu]) -> Transaction:
         return Transaction(self.encoder.encode([pdu.pdu for pdu in pdus], ()), tuple(pdus))
-
-
-def _next_edus(destination: Destination, count: int) -> tuple[tuple[Hashable, QueuedEdu], ...]:
-    entries = zip(destination.edus.items(), range(count), strict=False)
-    return tuple(entry for entry, _ in entries)
 
 
 def _within_bytes(messages: list[tuple[int, bytes]]) -> int:
