@@ -27,11 +27,13 @@ from hs.lib.http_client.addresses import Address, AddressRules, parse_address
 from hs.lib.http_client.http1 import ResponseParser, encode_connect
 from hs.lib.http_client.targets import NO_PROXIES, Proxies, parse_target
 from hs.lib.http_client.wires import SocketWire, TlsWire, connect_socket, tls_over
+from hs.lib.turns import Turns
 
 CONNECT_S: Final = 10.0
 NEXT_ADDRESS_S: Final = 0.25
 MAX_ADDRESSES: Final = 8
 RESOLVER_THREADS: Final = 8
+HANDSHAKES_OF_PASS: Final = 4
 
 Resolve = Callable[[str], Awaitable[Sequence[str]]]
 
@@ -63,6 +65,7 @@ class Connecting:
     _threads: trio.CapacityLimiter = attrs.field(
         factory=lambda: trio.CapacityLimiter(RESOLVER_THREADS), kw_only=True
     )
+    _turns: Turns[None] = attrs.field(factory=lambda: Turns(HANDSHAKES_OF_PASS), init=False)
 
     async def open(self, target: ConnectionTarget) -> TlsWire:
         """Open a connection. Raises: HttpBlocked, HttpNotConnected."""
@@ -74,12 +77,13 @@ class Connecting:
         try:
             if proxy is not None:
                 await self._check_before_proxy(target.host, checked.literal)
-                connect = partial(_open_tunnel, proxy, target)
+                connect = partial(_open_tunnel, proxy, target, self._turns)
             else:
                 addresses = await self._permitted_addresses(target.host, checked.literal)
                 connect = partial(_connect_first, addresses, target.port)
             with trio.move_on_after(CONNECT_S):
-                return await _start_tls(await connect(), target.tls, target.certificate_name)
+                lower = await connect()
+                return await _start_tls(lower, target.tls, target.certificate_name, self._turns)
         except (OSError, ValueError) as error:
             raise HttpNotConnected(f"{target.authority}: {_reason(error)}") from error
         raise HttpNotConnected(f"{target.authority}: no connection after {CONNECT_S:g} s")
@@ -114,12 +118,12 @@ class Connecting:
 
 
 async def _start_tls(
-    lower: SocketWire | TlsWire, context: ssl.SSLContext, server_name: str
+    lower: SocketWire | TlsWire, context: ssl.SSLContext, server_name: str, turns: Turns[None]
 ) -> TlsWire:
     """Begin TLS. Raises: OSError, ValueError."""
     try:
         wire = tls_over(lower, context, server_name)
-        await wire.handshake()
+        await wire.handshake(turns)
     except BaseException:
         lower.close()
         raise
@@ -158,14 +162,16 @@ async def _connect_first(addresses: Sequence[str], port: int) -> SocketWire:
     return chosen
 
 
-async def _open_tunnel(proxy: str, target: ConnectionTarget) -> SocketWire | TlsWire:
+async def _open_tunnel(
+    proxy: str, target: ConnectionTarget, turns: Turns[None]
+) -> SocketWire | TlsWire:
     """Let a proxy connect to a server. Raises: OSError, ValueError, HttpBlocked."""
     parts = urlsplit(proxy)
     host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
     addresses = await trio.to_thread.run_sync(system_resolve, host, abandon_on_cancel=True)
     wire: SocketWire | TlsWire = await _connect_first(addresses[:MAX_ADDRESSES], port)
     if parts.scheme == "https":
-        wire = await _start_tls(wire, target.tls, host)
+        wire = await _start_tls(wire, target.tls, host, turns)
     headers = {}
     if parts.username is not None:
         credentials = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()

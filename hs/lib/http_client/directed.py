@@ -288,17 +288,29 @@ async def _read(
         if decompressor is None:
             body += part
         else:
-            while part and not decompressor.eof:
-                body += decompressor.decompress(part, STEP_BYTES)
-                _check_size(len(body), request)
-                part = decompressor.unconsumed_tail
-                await trio.lowlevel.checkpoint()
+            await _decompress(decompressor, part, body, request)
         if exchange.parser.is_complete:
             break
         part = await exchange.receive(request)
     if decompressor is not None and received and not decompressor.eof:
         raise HttpUnreachable("the compressed response is truncated")
     return bytes(body)
+
+
+async def _decompress(
+    decompressor: "zlib._Decompress", part: bytes, body: bytearray, request: DirectedRequest
+) -> None:
+    while not decompressor.eof:
+        try:
+            step = decompressor.decompress(part, STEP_BYTES)
+        except zlib.error as error:
+            raise HttpUnreachable(f"{request.authority}: {error}") from None
+        body += step
+        _check_size(len(body), request)
+        part = decompressor.unconsumed_tail
+        if len(step) < STEP_BYTES:
+            return
+        await trio.lowlevel.checkpoint()
 
 
 def _decompressor(head: ResponseHead) -> "zlib._Decompress | None":

@@ -16,6 +16,8 @@ from typing import Final, Protocol
 import attrs
 import trio
 
+from hs.lib.turns import Turns
+
 READ_BYTES: Final = 1 << 16
 _SLICE_BYTES: Final = 1 << 18
 
@@ -115,9 +117,13 @@ class TlsWire:
     _tls: ssl.SSLObject
     _is_sending: bool = False
 
-    async def handshake(self) -> None:
-        """Agree on keys, and verify the certificate. Raises: OSError, ValueError."""
+    async def handshake(self, turns: Turns[None]) -> None:
+        """Agree on keys, and verify the certificate. Raises: OSError, ValueError.
+
+        Each step computes for up to a millisecond, in a turn of its own.
+        """
         while True:
+            await turns.take(None)
             try:
                 self._tls.do_handshake()
             except ssl.SSLWantReadError:

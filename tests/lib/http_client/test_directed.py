@@ -1,5 +1,6 @@
 """The connections of directed requests: reuse, faults, limits, tunnels. All on this machine."""
 
+import gzip
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -9,7 +10,7 @@ import pytest
 import trio
 import trio.testing
 
-from hs.lib.http_client import HttpBlocked, HttpNotConnected, HttpUnreachable
+from hs.lib.http_client import HttpBlocked, HttpFault, HttpNotConnected, HttpUnreachable
 from hs.lib.http_client.addresses import ALLOW_ALL, AddressRules
 from hs.lib.http_client.connecting import ConnectionTarget
 from hs.lib.http_client.connection_pool import IDLE_S, SWEEP_S, ConnectionPool
@@ -241,6 +242,31 @@ async def test_large_request_and_response_are_complete(certificates: Certificate
 
     assert [response.body for response in responses] == [content] * 2
     assert reached.site.connections == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "encoding", "fault"),
+    [
+        (gzip.compress(b"hello"), "gzip", None),
+        (gzip.compress(bytes(600_000)), "x-gzip", None),
+        (gzip.compress(bytes(100_000_000)), "gzip", "larger than"),
+        (gzip.compress(b"hello")[:-9], "gzip", "truncated"),
+        (b"not compressed", "gzip", "header"),
+        (b"hello", "br", "unsupported"),
+    ],
+)
+async def test_compressed_response_is_decompressed_within_bounds(
+    certificates: Certificates, content: bytes, encoding: str, fault: str | None
+) -> None:
+    async with reach(certificates) as reached:
+        headers = {"content-encoding": encoding}
+        reached.site.pages["/"] = SiteResponse(content, headers=headers)
+
+        if fault is None:
+            assert await reached.get() == gzip.decompress(content)
+        else:
+            with pytest.raises(HttpFault, match=fault):
+                await reached.get()
 
 
 async def test_response_before_the_end_of_the_request_is_received(

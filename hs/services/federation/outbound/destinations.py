@@ -24,6 +24,9 @@ from hs.storage.federation.outbound import BehindRecord
 FIRST_LOOK_S: Final = 30.0
 """Within this time after the start all destinations that are behind are tried."""
 
+BEGUN_AT_ONCE: Final = 20
+"""Tasks that begin in one pass of the scheduler: each computes for some 0.2 ms before it waits."""
+
 AFTER_FAULT_S: Final = 60.0
 """Pause of a destination after an unexpected error."""
 
@@ -175,8 +178,10 @@ class Destinations:
                 await self._has_ready.wait()
                 self._has_ready = trio.Event()
                 ready, self._ready = self._ready, []
-                for destination in ready:
+                for number, destination in enumerate(ready, 1):
                     nursery.start_soon(self._serve, delivery, destination)
+                    if number % BEGUN_AT_ONCE == 0:
+                        await trio.lowlevel.checkpoint()
 
     async def _serve(self, delivery: Delivery, destination: Destination) -> None:
         try:
