@@ -18,6 +18,7 @@ from pathlib import Path
 
 import trio
 
+from hs.nursery.boot import tune_garbage_collector
 from tests.federation_bench.exchanges import Bench
 from tests.federation_bench.figures import EARLIER, HS, SYNAPSE, Figures
 from tests.federation_bench.forks import measure_resolution
@@ -69,6 +70,7 @@ def _report(line: str) -> None:
 async def _measure(options: argparse.Namespace, figures: Figures) -> None:
     scenarios = options.only or SCENARIOS
     if "resolution" in scenarios:
+        tune_garbage_collector()  # as a server does
         await measure_resolution(options.entries, options.rounds, figures, _report)
     exchanges = [name for name in scenarios if name != "resolution"]
     if not exchanges:

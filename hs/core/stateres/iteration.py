@@ -3,7 +3,8 @@
 Spec: rooms/v2, State resolution, Definitions.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 
 import attrs
 
@@ -40,17 +41,22 @@ class PartialState:
     def load_for(self, events: Sequence[Event]) -> LoadSteps:
         """Load all events that checking the given events may read."""
         yield from self.store.load_auth_events(events)
-        current = {self.get(key) for event in events for key in needed_keys(event)}
-        yield from self.store.load(event_id for event_id in current if event_id is not None)
+        yield from self.store.load(self._current(map(needed_keys, events)))
 
     def try_in_order(self, events: Sequence[Event]) -> LoadSteps:
         """Apply the events that are allowed, in the given order; ignore the others."""
-        yield from self.load_for(events)
+        keys = {event.event_id: needed_keys(event) for event in events}
+        yield from self.store.load_auth_events(events)
+        yield from self.store.load(self._current(keys.values()))
         for event in events:
             if event.state_key is not None and self.allows(
-                event, self._auth_state_with_cited(event)
+                event, self._auth_state_with_cited(event, keys[event.event_id])
             ):
                 self.changes[event.type, event.state_key] = event.event_id
+
+    def _current(self, keys: Iterable[Iterable[StateKey]]) -> list[EventID]:
+        current = map(self.get, dict.fromkeys(chain.from_iterable(keys)))
+        return [event_id for event_id in current if event_id is not None]
 
     def allows(self, event: Event, auth_state: Mapping[StateKey, Event]) -> bool:
         """Return whether the authorisation rules allow an event in a state."""
@@ -65,13 +71,15 @@ class PartialState:
         current = ((key, self.event(key)) for key in needed_keys(event))
         return {key: state_event for key, state_event in current if state_event is not None}
 
-    def _auth_state_with_cited(self, event: Event) -> dict[StateKey, Event]:
+    def _auth_state_with_cited(
+        self, event: Event, keys: Iterable[StateKey]
+    ) -> dict[StateKey, Event]:
         """Return the state to check an event against.
 
         For keys that this state lacks, the event's own auth events are used unless rejected.
         """
         auth_state: dict[StateKey, Event] = {}
-        for key in needed_keys(event):
+        for key in keys:
             if self.get(key) is not None:
                 state_event = self.event(key)
             else:
