@@ -351,7 +351,10 @@ class ReceivedRoom:
 
     async def changes_to(self, state: Snapshot) -> dict[StateKey, Event | None]:
         """Return the changes that turn the current state into `state`."""
-        changed_ids = state_difference(self.head.snapshot.map, state.map)
+        old, new = self.head.snapshot.map, state.map
+        # The states of forks are compared without reading them whole.
+        keys = state_snapshots.differing_keys((self.head.snapshot, state))
+        changed_ids = {key: new.get(key) for key in sorted(keys) if old.get(key) != new.get(key)}
         ids = {event_id for event_id in changed_ids.values() if event_id is not None}
         known = await self.find_known(ids)
         return {
