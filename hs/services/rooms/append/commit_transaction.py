@@ -104,9 +104,7 @@ async def commit_group(
     await events.insert(tx, [event_record(pending, work, numbers) for pending in new])
     outliers = [pending for pending in pending_events if pending.outlier_id]
     if outliers:
-        await events.place_outliers(tx, [outlier_update(pending, numbers) for pending in outliers])
-        placed = [placed_outlier(pending, work, numbers) for pending in outliers]
-        await events.add_placed_outliers(tx, placed)
+        await _place_outliers(tx, work, outliers, numbers)
     await _set_heads(tx, work, numbers)
     await _set_state(tx, work, pending_events, numbers)
     rows = [
@@ -127,6 +125,14 @@ async def commit_group(
         await sticky_events.insert(tx, sticky)
     await _set_links(tx, work, pending_events, numbers)
     return CommitResult(stream_ids, snapshot_ids, key_ids), rows
+
+
+async def _place_outliers(
+    tx: Tx, work: CommitWork, outliers: Sequence[PendingEvent], numbers: CommitNumbers
+) -> None:
+    await events.place_outliers(tx, [outlier_update(pending, numbers) for pending in outliers])
+    placed = [placed_outlier(pending, work, numbers) for pending in outliers]
+    await events.add_placed_outliers(tx, placed)
 
 
 def _keys_of_outliers(
