@@ -54,10 +54,13 @@ END $$
 """
 _TABLES = "SELECT tablename FROM pg_tables WHERE schemaname = 'public'"
 _SEQUENCES = "SELECT sequencename FROM pg_sequences WHERE schemaname = 'public'"
+# From the catalog, as the views of information_schema take 30 ms.
 _SHAPE = """
-SELECT string_agg(table_name || '.' || column_name || ':' || data_type, ',' ORDER BY
-                  table_name, ordinal_position)
-FROM information_schema.columns WHERE table_schema = 'public'
+SELECT string_agg(c.relname || '.' || a.attname || ':' || a.atttypid, ',' ORDER BY
+                  c.relname, a.attnum)
+FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
+WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'S')
+  AND a.attnum > 0 AND NOT a.attisdropped
 """
 
 
@@ -134,11 +137,13 @@ async def _make_fresh(server: PostgresServer) -> None:
         await _recreate(server)
         return
     try:
-        for name in {row[0] for row in await conn.fetch(_TABLES)} - server.tables:
-            await conn.execute(f'DROP TABLE "{name}" CASCADE')
-        for name in {row[0] for row in await conn.fetch(_SEQUENCES)} - server.sequences:
-            await conn.execute(f'DROP SEQUENCE "{name}"')
         same_shape = await conn.fetchval(_SHAPE) == server.shape
+        if not same_shape:
+            for name in {row[0] for row in await conn.fetch(_TABLES)} - server.tables:
+                await conn.execute(f'DROP TABLE "{name}" CASCADE')
+            for name in {row[0] for row in await conn.fetch(_SEQUENCES)} - server.sequences:
+                await conn.execute(f'DROP SEQUENCE "{name}"')
+            same_shape = await conn.fetchval(_SHAPE) == server.shape
         if same_shape:
             await conn.execute(_EMPTY)
     finally:
