@@ -58,7 +58,7 @@ def server() -> Iterator[tuple[str, list[dict[str, Any]]]]:
     received: list[dict[str, Any]] = []
     handler = type("OwnRegistrar", (Registrar,), {"received": received})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as http:
-        thread = threading.Thread(target=http.serve_forever)
+        thread = threading.Thread(target=http.serve_forever, args=(0.02,))
         thread.start()
         yield f"http://127.0.0.1:{http.server_port}", received
         http.shutdown()
@@ -166,7 +166,7 @@ def test_certificate_of_a_local_listener_is_not_verified(
     context.load_cert_chain(certificates.certificate, certificates.key)
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as http:
         http.socket = context.wrap_socket(http.socket, server_side=True)
-        threading.Thread(target=http.serve_forever).start()
+        threading.Thread(target=http.serve_forever, args=(0.02,)).start()
         config = tmp_path / "homeserver.yaml"
         config.write_text(
             f"server_name: example.org\nregistration_shared_secret: {SECRET}\n"

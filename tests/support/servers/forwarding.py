@@ -28,7 +28,7 @@ def forwarded(port: int, upstream_ports: Sequence[int]) -> Iterator[None]:
         request_queue_size = 100
 
     with Server(("127.0.0.1", port), Connection) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.1,), daemon=True)
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
         thread.start()
         try:
             yield
