@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
+import msgspec
 import trio
 
 from hs.core.stream_def import StreamDef, StreamKind, StreamWriters
@@ -229,11 +230,7 @@ class Intake:
                 known = commits[0].previous if commits else newest
                 self._feed.deliver(Batch(stream, writer, 0, known, [], reset=True))
             for commit in commits:
-                rows = (
-                    decode_rows(stream, commit.row_bytes)
-                    if self._feed.has_subscribers(stream)
-                    else []
-                )
+                rows = self._decode(lane, commit.row_bytes)
                 self._feed.deliver(Batch(stream, writer, known, commit.position, rows))
                 known = commit.position
             if known >= newest:
@@ -246,7 +243,7 @@ class Intake:
             stream, newest = lane.stream, lane.waiting[-1]
             lane.waiting.clear()
             self._feed.begin_epoch(stream, lane.writer, newest.epoch)
-            rows = decode_rows(stream, newest.rows) if self._feed.has_subscribers(stream) else []
+            rows = self._decode(lane, newest.rows)
             self._feed.deliver(Batch(stream, lane.writer, 0, newest.position, rows, reset=True))
         return True
 
@@ -257,12 +254,26 @@ class Intake:
         if recent is None:
             return False
         self._feed.begin_epoch(stream, writer, recent.epoch)
-        rows = decode_rows(stream, recent.rows)
+        rows = self._decode(lane, recent.rows)
         if recent.reset or recent.position > known:
             self._feed.deliver(
                 Batch(stream, writer, recent.prev, recent.position, rows, reset=recent.reset)
             )
         return True
+
+    def _decode(self, lane: _Lane, encoded: bytes | msgspec.Raw) -> list[tuple[int, Any]]:
+        """Decode rows; leave out those of a commit that cannot be decoded.
+
+        Otherwise they would end this process, and again after each restart.
+        """
+        if not self._feed.has_subscribers(lane.stream):
+            return []
+        try:
+            return decode_rows(lane.stream, encoded)
+        except msgspec.DecodeError as error:
+            name, writer = lane.stream.name, lane.writer
+            log.error("leaving out rows of stream %s of %s, not decodable: %s", name, writer, error)
+            return []
 
 
 async def _read_commits(

@@ -1,5 +1,6 @@
 """Lost, repeated and late messages: the feed delivers every row once, in order."""
 
+import pytest
 import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -57,6 +58,25 @@ async def delivered_of(database: Database, positions: list[int], pauses: set[int
             assert await feed.wait_for(NOTES, "w1", 20, 60)
         nursery.cancel_scope.cancel()
     return delivered
+
+
+async def test_rows_that_cannot_be_decoded_are_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    async def log_malformed(tx: Tx) -> None:
+        malformed = encode_rows([(13, Note(13))])  # type: ignore[arg-type]  # on purpose
+        commit = LoggedCommit(13, 12, malformed)
+        await stream_log.append(tx, "receipts", "w1", commit, 0)
+        await stream_log.append(
+            tx, "receipts", "w1", LoggedCommit(20, 13, encode_rows([(20, Note("20"))])), 0
+        )
+        await stream_log.set_position(tx, "receipts", "w1", "life", 20)
+
+    async with open_inline() as database:
+        await make_tables(database)
+        await database.write(log_commits, 12)
+        await database.write(log_malformed)
+
+        assert await delivered_of(database, [], set()) == [*range(1, 13), 20]
+    assert "not decodable" in caplog.text
 
 
 @settings(max_examples=40, deadline=None)

@@ -13,6 +13,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 import attrs
+import msgspec
 import trio
 
 from hs.apis.web.app import Application
@@ -22,6 +23,7 @@ from hs.apis.web.limits import Admission
 from hs.apis.web.route import collect
 from hs.core.errors import RemoteFault
 from hs.core.ids import ServerName
+from hs.core.streams import CATALOGUE
 from hs.lib.aio import Bridge
 from hs.lib.clock import FixedClock
 from hs.lib.http_client import HttpClient, HttpUnreachable
@@ -32,7 +34,7 @@ from hs.nursery.services import Network, Services, build_services
 from hs.nursery.wiring.federation.remote_servers import RemoteServers
 from hs.nursery.wiring.http_clients import HttpClients
 from hs.repl.cluster import Cluster, Connect
-from hs.repl.feed import Feed
+from hs.repl.feed import Batch, Feed
 from hs.repl.freshness import Freshness, Look
 from hs.repl.inproc import InProcHub, InProcTransport
 from hs.repl.inproc_rpc import InProcSender
@@ -40,6 +42,7 @@ from hs.repl.intake import Intake
 from hs.repl.memory_writer import attach_writers
 from hs.repl.ownership import Ownership
 from hs.repl.recent_rows import RecentRows
+from hs.repl.row_codec import decode_rows, encode_rows
 from hs.repl.rpc_client import RpcClients
 from hs.repl.rpc_connection import PooledSender
 from hs.repl.rpc_http import RpcEndpoint
@@ -232,6 +235,21 @@ def worker_settings(
     return attrs.evolve(settings, workers=workers)
 
 
+def check_rows(feed: Feed) -> list[str]:
+    """Return a list to which all rows are added from now on that other processes cannot decode."""
+    malformed: list[str] = []
+
+    def check(batch: Batch[Any]) -> None:
+        try:
+            decode_rows(batch.stream, encode_rows(batch.rows))
+        except msgspec.DecodeError as error:
+            malformed.append(f"{batch.rows}: {error}")
+
+    for stream in CATALOGUE:
+        feed.subscribe(stream, check)
+    return malformed
+
+
 @asynccontextmanager
 async def open_process(
     database: Database,
@@ -253,12 +271,7 @@ async def open_process(
     connect: Connect = neighbours.connect
     clock = clock or FixedClock()
     base = build_process_base(
-        settings,
-        plan_of(settings),
-        clock,
-        bridge or NO_BRIDGE,
-        database,
-        connect=connect,
+        settings, plan_of(settings), clock, bridge or NO_BRIDGE, database, connect=connect
     )
     clients = None
     if http is not None:
@@ -276,6 +289,7 @@ async def open_process(
         # As in production, rows of other processes arrive once all subscribers are there.
         neighbours.hub.enter(base.transport)
     process = ComposedProcess(base=base, services=services, clock=clock, drain=drain)
+    malformed = check_rows(base.feed)
     async with trio.open_nursery() as streams:
         if base.cluster is not None:
             await streams.start(base.cluster.server.run)
@@ -293,3 +307,4 @@ async def open_process(
             yield process
             runners.cancel_scope.cancel()
         streams.cancel_scope.cancel()
+    assert not malformed

@@ -163,7 +163,8 @@ def _receipt(user_id: UserID, value: object, now_ms: int) -> _SentReceipt | None
             thread = parse_event_id(thread)
     except InvalidParam:
         return None
-    if not isinstance(ts, int) or not 0 <= ts <= MAX_INTEGER:
+    # A bool is an int, and no other process could decode the row.
+    if type(ts) is not int or not 0 <= ts <= MAX_INTEGER:
         ts = now_ms
     return _SentReceipt(user_id, event_id, thread, ts)
 
@@ -207,11 +208,11 @@ def _presence(origin: ServerName, value: object, now_ms: int) -> PresenceRow | N
     if state not in STATES:
         return None
     is_status = isinstance(status, str) and len(status) <= MAX_STATUS_CHARS and "\0" not in status
-    is_ago = isinstance(ago, int) and 0 <= ago <= now_ms
+    active_ms = now_ms - ago if isinstance(ago, int) and 0 <= ago <= now_ms else 0
     return PresenceRow(
         user_id=user_id,
         state=state,
-        last_active_ts=now_ms - int(ago or 0) if is_ago else 0,
+        last_active_ts=active_ms,
         status_msg=status if is_status else None,
         currently_active=value.get("currently_active") is True,
     )

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from hs.core.ids import ServerName
+from hs.storage.database import Tx
 from tests.services.federation.hostile.conftest import ServerLog
 from tests.services.federation.inbound.inbound_scene import ONE, THREE, TWO, Inbound, count_rows
 from tests.services.federation.inbound.test_edus import typing_users
@@ -109,3 +110,21 @@ async def test_flood_of_equal_edus_changes_nothing_further(inbound: Inbound) -> 
 
     assert typing_users(inbound) == (CORA,)
     assert [await database.read(count_rows, table) for table in TABLES] == counts
+
+
+@pytest.mark.parametrize("time", [True, 1.5, -1, 2**60, "1", None])
+async def test_receipt_with_a_wrong_time_is_published_with_another(
+    inbound: Inbound, time: Any
+) -> None:
+    """Rows whose fields have wrong types would end the other processes (open_process checks it)."""
+    receipt = {"event_ids": [inbound.history.ends[0]], "data": {"ts": time}}
+
+    content = {inbound.room_id: {"m.read": {CORA: receipt}}}
+    await inbound.send(origin=THREE, edus=[edu("m.receipt", content)])
+
+    times = await inbound.server.process.base.database.read(_receipt_times, CORA)
+    assert times == [inbound.server.process.clock.now_ms()]
+
+
+async def _receipt_times(tx: Tx, user_id: str) -> list[int]:
+    return [row[0] for row in await tx.fetch("SELECT ts FROM receipts WHERE user_id = $1", user_id)]
