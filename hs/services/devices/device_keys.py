@@ -24,7 +24,7 @@ from hs.services.devices.key_objects import (
     public_key_of,
 )
 from hs.services.devices.one_time_keys import OneTimeKeys, parse_key_upload, with_required_count
-from hs.services.devices.remote_devices import RemoteDevices, ask_servers
+from hs.services.devices.remote_devices import AnswerBudget, RemoteDevices, ask_servers
 from hs.services.devices.user_keys import UserKeys, UserKeysReader
 
 MAX_USERS_AT_ONCE: Final = 500
@@ -96,10 +96,14 @@ class KeyDirectory:
         failures: dict[str, Any] = {}
         if not by_server:
             return {**answer, "failures": failures}
+        budget = AnswerBudget()
 
         async def query_server(server: ServerName) -> None:
             users = by_server[server]
-            await self._query_remote(server, users, timeout_ms / 1000, answer, failures)
+            try:
+                await self._query_remote(server, users, timeout_ms / 1000, answer, budget)
+            except RemoteFault as fault:
+                failures[server] = {"status": 503, "message": fault.message}
 
         await ask_servers(by_server, query_server)
         await self._add_own_signatures(viewer, answer["master_keys"])
@@ -154,16 +158,14 @@ class KeyDirectory:
         requested: DeviceQuery,
         timeout_s: float,
         answer: dict[str, dict[str, Any]],
-        failures: dict[str, Any],
+        budget: AnswerBudget,
     ) -> None:
-        try:
-            response = await self._remote.query(server, requested, timeout_s)
-        except RemoteFault as fault:
-            failures[server] = {"status": 503, "message": fault.message}
-            return
+        budget.check(server)
+        response = await self._remote.query(server, requested, timeout_s)
         for section in ("device_keys", "master_keys", "self_signing_keys"):
             members = response.get(section)
             if isinstance(members, dict):
+                budget.take(server, members)
                 answer[section].update(
                     {user_id: members[user_id] for user_id in requested if user_id in members}
                 )

@@ -35,7 +35,7 @@ from hs.services.devices.inbox_writer import InboxWriter
 from hs.services.devices.key_objects import parse_fallback_keys, parse_one_time_keys
 from hs.services.devices.one_time_key_claims import ClaimedKeys, unclaimed
 from hs.services.devices.one_time_key_storage import KeyUpload
-from hs.services.devices.remote_devices import RemoteDevices, ask_servers
+from hs.services.devices.remote_devices import AnswerBudget, RemoteDevices, ask_servers
 from hs.storage.database import Database, Tx
 from hs.storage.devices import one_time_keys
 
@@ -155,9 +155,14 @@ class OneTimeKeys:
         if not by_server:
             return {"one_time_keys": answer, "failures": failures}
 
+        budget = AnswerBudget()
+
         async def claim_from(server: ServerName) -> None:
             users = by_server[server]
-            await self._claim_remote(server, users, timeout_ms / 1000, answer, failures)
+            try:
+                await self._claim_remote(server, users, timeout_ms / 1000, answer, budget)
+            except RemoteFault as fault:
+                failures[server] = {"status": 503, "message": fault.message}
 
         await ask_servers(by_server, claim_from)
         return {"one_time_keys": answer, "failures": failures}
@@ -190,13 +195,11 @@ class OneTimeKeys:
         requested: Mapping[UserID, Mapping[str, str]],
         timeout_s: float,
         answer: dict[str, Any],
-        failures: dict[str, Any],
+        budget: AnswerBudget,
     ) -> None:
-        try:
-            claimed = await self._remote.claim(server, requested, timeout_s)
-        except RemoteFault as fault:
-            failures[server] = {"status": 503, "message": fault.message}
-            return
+        budget.check(server)
+        claimed = await self._remote.claim(server, requested, timeout_s)
+        budget.take(server, claimed)
         answer.update({user_id: claimed[user_id] for user_id in requested if user_id in claimed})
 
     async def _read(self, key: _Key) -> KeyCounts:

@@ -4,14 +4,19 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, 
 from collections.abc import Set as AbstractSet
 from typing import Any, Final, NamedTuple, Protocol
 
+import attrs
+import orjson
 import trio
 
 from hs.core.canonical_json import JsonObject
 from hs.core.errors import RemoteFault
 from hs.core.ids import ServerName, UserID
 from hs.core.positions import VectorPosition
+from hs.core.requester import Requester
 
 MAX_SERVERS_AT_ONCE: Final = 50
+MAX_ANSWER_BYTES: Final = 64 << 20
+"""Keys of other servers in one response; a client may name any number of malicious servers."""
 
 
 class SharedRoomChanges(NamedTuple):
@@ -70,6 +75,12 @@ class RemoteDevices(Protocol):
         """Return `one_time_keys` of a response to `/keys/claim`. Raises: RemoteFault."""
         ...
 
+    async def check_destinations(
+        self, requester: Requester, servers: Collection[ServerName]
+    ) -> None:
+        """Raise LimitExceeded if a user sends messages to too many unknown servers."""
+        ...
+
     def encode_messages(
         self, sender: UserID, event_type: str, messages: Sequence[OutgoingMessage]
     ) -> tuple[OutgoingEdu, ...]:
@@ -101,6 +112,27 @@ async def ask_servers(
             nursery.start_soon(ask_in_turn)
 
 
+@attrs.define(eq=False)
+class AnswerBudget:
+    """The bytes that other servers may still add to a response."""
+
+    left: int = attrs.field(factory=lambda: MAX_ANSWER_BYTES)
+
+    def take(self, server: ServerName, keys_of_users: Mapping[str, Any]) -> None:
+        """Count the keys of users. Raises: RemoteFault, if they are too many."""
+        try:
+            self.left -= len(orjson.dumps(keys_of_users))
+        except orjson.JSONEncodeError as fault:
+            raise RemoteFault(server, f"its keys are malformed: {fault}") from None
+        if self.left < 0:
+            raise RemoteFault(server, "the keys of all servers are too large for one response")
+
+    def check(self, server: ServerName) -> None:
+        """Raise RemoteFault if nothing is left."""
+        if self.left < 0:
+            raise RemoteFault(server, "it was not asked: the keys of the others are too large")
+
+
 class NoRemoteDevices:
     """The implementation for a server without federation."""
 
@@ -113,6 +145,11 @@ class NoRemoteDevices:
         self, server: ServerName, requested: Mapping[UserID, Mapping[str, str]], timeout_s: float
     ) -> JsonObject:
         raise RemoteFault(server, "federation is disabled")
+
+    async def check_destinations(
+        self, requester: Requester, servers: Collection[ServerName]
+    ) -> None:
+        return
 
     def encode_messages(
         self, sender: UserID, event_type: str, messages: Sequence[OutgoingMessage]

@@ -15,7 +15,7 @@ import orjson
 from hs.core.canonical_json import JsonObject
 from hs.core.edus import DIRECT_TO_DEVICE
 from hs.core.errors import BadJson
-from hs.core.ids import ServerName, UserID, is_user_id
+from hs.core.ids import ServerName, UserID, is_user_id, server_of
 from hs.core.requester import Requester
 from hs.lib.time_slice import TimeSlice
 from hs.services.accounts.limits.account_restrictions import check_may_signal
@@ -45,7 +45,7 @@ class ToDeviceMessages:
         """Send a message to each device; a repeated request does nothing.
 
         `messages` has the form `{user_id: {device_id: content}}`.
-        Raises: BadJson; UserSuspended, unless all messages are to the requester's own devices.
+        Raises: BadJson; LimitExceeded; UserSuspended, unless all messages are to own devices.
         """
         if messages.keys() - {requester.user_id}:
             check_may_signal(requester)
@@ -74,6 +74,9 @@ class ToDeviceMessages:
             return
         head = _head(requester.user_id, event_type)
         request = ToDeviceRequest(requester.user_id, requester.device_id or "", event_type, txn_id)
+        if remote:
+            servers = {server_of(message.user_id) for message in remote}
+            await self._remote.check_destinations(requester, servers)
         outgoing = self._remote.encode_messages(requester.user_id, event_type, remote)
         await self._writer.send(request, head, devices, local, outgoing)
         if outgoing:

@@ -33,6 +33,9 @@ MAX_MESSAGE_CHARS: Final = 1000
 MAX_VALUES: Final = 5_000_000
 """Values in the JSON of a response. Parsed, each takes up to 100 bytes, and as text 2."""
 
+PARSED_AT_ONCE: Final = 4
+"""Large responses; parsed, they may take 50 times their size."""
+
 MIN_BYTES_FOR_THREAD: Final = 1 << 18  # parsing a MiB of JSON takes about 10 ms
 
 
@@ -54,6 +57,9 @@ class FederationClient:
     _signer: Signer
     _transport: PeerTransport
     timeout_s: float = 60.0
+    _parsing: trio.CapacityLimiter = attrs.field(
+        factory=lambda: trio.CapacityLimiter(PARSED_AT_ONCE), init=False
+    )
 
     @property
     def server_name(self) -> ServerName:
@@ -86,7 +92,7 @@ class FederationClient:
         response = await self.exchange(server, method, uri, body, **options)
         if len(response.body) < MIN_BYTES_FOR_THREAD:
             return object_in(server, response)
-        return await trio.to_thread.run_sync(object_in, server, response)
+        return await trio.to_thread.run_sync(object_in, server, response, limiter=self._parsing)
 
     async def exchange(
         self,

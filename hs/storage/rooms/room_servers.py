@@ -55,6 +55,12 @@ ADD = InsertRows(
         "ELSE room_servers.earlier_left_id END"
     ),
 )
+WITH_SHARED_ROOMS = sql(
+    lambda d: (
+        "SELECT DISTINCT server FROM room_servers "
+        f"WHERE {d.any_of('server', 1, 'text')} AND joined_members > 0"
+    )
+)
 IS_IN_ROOM = """
 SELECT 1 FROM room_servers WHERE room_id = $1 AND server = $2 AND joined_members > 0
 """
@@ -90,6 +96,11 @@ class CountChange(NamedTuple):
     difference: int
     joined_id: int
     left_id: int | None
+
+
+async def with_shared_rooms(tx: Tx, servers: Sequence[str]) -> list[str]:
+    """Return the servers that are in any room."""
+    return [row[0] for row in await tx.fetch(WITH_SHARED_ROOMS, list(servers))]
 
 
 async def servers_of(tx: Tx, room_ids: Sequence[str]) -> list[tuple[str, str]]:

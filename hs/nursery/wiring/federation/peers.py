@@ -27,7 +27,8 @@ from hs.services.federation_client.proxied_transport import (
 from hs.settings.settings import Settings
 
 CONNECTIONS: Final = 1000
-CONNECTIONS_PER_SERVER: Final = 10
+# Downloads of media and requests of clients may be slow, and must leave some to other requests.
+CONNECTIONS_PER_SERVER: Final = 100
 WELL_KNOWN_CONNECTIONS: Final = 300
 # Names without a working name server occupy a thread each for up to half a minute.
 RESOLVER_THREADS: Final = 100

@@ -13,6 +13,7 @@ from hs.services.federation.requests.policies import RemotePolicyServers
 from hs.services.federation.users.federated_devices import FederatedDevices
 from hs.services.federation.users.federated_media import FederatedMedia
 from hs.services.federation.users.federated_profiles import FederatedProfiles
+from hs.services.federation.users.unknown_destinations import UnknownDestinations
 from hs.services.media.remote_media import NoRemoteMedia, RemoteMedia
 from hs.services.rooms.append.policy_servers import NoPolicyServers, PolicyServers
 from hs.services.rooms.membership.remote_rooms import NoRemoteRooms, RemoteRooms
@@ -52,7 +53,11 @@ def wire_remote_queries(
             None if base.cluster is None else base.cluster.freshness,
         ),
         devices=FederatedDevices(
-            federation.client, base.database, lists.writer, wire_outgoing_messages(base)
+            federation.client,
+            base.database,
+            lists.writer,
+            wire_outgoing_messages(base),
+            UnknownDestinations(base.database),
         ),
         policies=RemotePolicyServers(federation.client),
         media=FederatedMedia(

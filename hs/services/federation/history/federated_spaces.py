@@ -12,7 +12,8 @@ from typing import Final
 
 import attrs
 
-from hs.core.errors import RemoteFault
+from hs.core.canonical_json import encode_lenient, memory_of
+from hs.core.errors import BadJson, RemoteFault
 from hs.core.ids import RoomAlias, RoomID, ServerName
 from hs.lib.caching.lru_cache import LruCache
 from hs.lib.caching.single_flight import SingleFlight
@@ -36,17 +37,19 @@ log = logging.getLogger(__name__)
 class _Answer:
     space: RemoteSpace | None
     until_ms: int
+    weight: int
 
 
-def _weigh(key: _Key, answer: _Answer) -> int:
-    if answer.space is None:
-        return _ENTRY_BYTES
-    rooms = (answer.space.room, *answer.space.children.values())
-    return _ENTRY_BYTES * (1 + sum(1 + len(room["children_state"]) for room in rooms))
+def _size_of(space: RemoteSpace) -> int:
+    """Return about how many bytes a space takes. Raises: BadJson."""
+    rooms = [space.room, *space.children.values(), *space.inaccessible]
+    return memory_of(encode_lenient(rooms))
 
 
 def _answers() -> LruCache[_Key, _Answer]:
-    return LruCache("remote_spaces", max_weight=MAX_BYTES, weigh=_weigh)
+    return LruCache(
+        "remote_spaces", max_weight=MAX_BYTES, weigh=lambda _, answer: _ENTRY_BYTES + answer.weight
+    )
 
 
 @attrs.frozen(eq=False)
@@ -78,13 +81,14 @@ class FederatedSpaces:
 
     async def _ask(self, key: _Key) -> RemoteSpace | None:
         room_id, suggested_only, servers = key
-        space = None
+        space, weight = None, 0
         for server in servers:
             try:
-                space = await get_space(self._client, server, room_id, suggested_only)
-            except RemoteFault as fault:
+                found = await get_space(self._client, server, room_id, suggested_only)
+                if found is not None:
+                    space, weight = found, _size_of(found)
+                    break
+            except (RemoteFault, BadJson) as fault:
                 log.info("could not fetch the hierarchy of room %s: %s", room_id, fault)
-            if space is not None:
-                break
-        self._cached.put(key, _Answer(space, self._clock.now_ms() + CACHED_S * 1000))
+        self._cached.put(key, _Answer(space, self._clock.now_ms() + CACHED_S * 1000, weight))
         return space

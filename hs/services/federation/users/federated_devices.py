@@ -4,7 +4,8 @@ Spec: server-server API, Device Management; End-to-End Encryption.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from typing import Any, Final, Protocol
 
 import attrs
@@ -14,6 +15,7 @@ import trio
 from hs.core.canonical_json import JsonObject
 from hs.core.errors import RemoteFault, Unavailable
 from hs.core.ids import ServerName, UserID, server_of
+from hs.core.requester import Requester
 from hs.lib.time_slice import TimeSlice
 from hs.services.devices.remote_devices import OutgoingEdu, OutgoingMessage
 from hs.services.federation.requests import users as requests
@@ -22,10 +24,12 @@ from hs.services.federation.users.fetched_keys import (
     KEYS_OF_QUERY,
     FetchedKeys,
     device_objects,
+    encoded_key,
     member_in,
     parse_device_list,
     parse_queried_keys,
 )
+from hs.services.federation.users.unknown_destinations import UnknownDestinations
 from hs.services.federation_client.client import FederationClient
 from hs.storage.database import Database, Tx
 from hs.storage.federation import remote_devices
@@ -36,6 +40,8 @@ FEW_USERS: Final = 5
 
 MAX_USERS_ASKED: Final = 500
 KEYS_TIMEOUT_S: Final = 10.0
+SMALL_BYTES: Final = 2 << 20
+LARGE_AT_ONCE: Final = 16
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +68,10 @@ class FederatedDevices:
     _database: Database
     _writer: RemoteDeviceListWriter
     _messages: OutgoingMessageEncoder
+    _unknown: UnknownDestinations
+    _large: trio.CapacityLimiter = attrs.field(
+        factory=lambda: trio.CapacityLimiter(LARGE_AT_ONCE), init=False
+    )
 
     async def query(
         self, server: ServerName, requested: Mapping[UserID, Sequence[str]], timeout_s: float
@@ -89,7 +99,12 @@ class FederatedDevices:
         claimed: JsonObject = {}
         for user_id, devices in requested.items():
             keys = member_in(member_in(response, "one_time_keys"), user_id)
-            found = {device_id: keys[device_id] for device_id in devices if device_id in keys}
+            # Encoded, the keys of many servers take less memory.
+            found = {
+                device_id: orjson.Fragment(encoded)
+                for device_id in devices
+                if device_id in keys and (encoded := encoded_key(keys[device_id])) is not None
+            }
             if found:
                 claimed[user_id] = found
         return claimed
@@ -103,6 +118,12 @@ class FederatedDevices:
             return {}
         found = keys[user_id].cross_signing
         return {usage: orjson.loads(content) for usage, content in found.items()}
+
+    async def check_destinations(
+        self, requester: Requester, servers: Collection[ServerName]
+    ) -> None:
+        """Raise LimitExceeded if a user sends messages to too many unknown servers."""
+        await self._unknown.check(requester, servers)
 
     def encode_messages(
         self, sender: UserID, event_type: str, messages: Sequence[OutgoingMessage]
@@ -156,7 +177,7 @@ class FederatedDevices:
         timeout_s: float,
     ) -> dict[UserID, FetchedKeys]:
         """Query the keys of users, and store those with marks, which are new lists."""
-        response = await requests.query_keys(self._client, server, requested, timeout_s)
+        response = await self._query(server, requested, timeout_s)
         keys: dict[UserID, FetchedKeys] = {}
         time_slice = TimeSlice()
         for user_id in requested:
@@ -166,6 +187,22 @@ class FederatedDevices:
         if new:
             await self._writer.store(new, {found.user_id: marks[found.user_id] for found in new})
         return keys
+
+    async def _query(
+        self, server: ServerName, requested: Mapping[UserID, Sequence[str]], timeout_s: float
+    ) -> JsonObject:
+        """Query keys; few responses of unusual size are received at a time."""
+        query = partial(requests.query_keys, self._client, server, requested, timeout_s)
+        usual = requests.usual_keys_bytes(len(requested))
+        if usual <= SMALL_BYTES:
+            try:
+                return await query(usual)
+            except RemoteFault as fault:
+                # Perhaps it is too large.
+                if fault.retry or fault.error is not None:
+                    raise
+        async with self._large:
+            return await query(requests.MAX_KEYS_BYTES)
 
 
 async def _load_complete(

@@ -35,7 +35,7 @@ from hs.services.media.remote_media import RemoteContent
 DOWNLOAD_S: Final = 300.0
 """Time for a whole download, in addition to that for which the server may wait for an upload."""
 
-MAX_AT_ONCE: Final = 10  # from one server
+MAX_AT_ONCE: Final = 50  # from one server; more than those of one user
 MAX_METADATA_BYTES: Final = 65_536
 _MAX_ERROR_BYTES: Final = 65_536
 _MULTIPART_BYTES: Final = 131_072

@@ -15,9 +15,10 @@ from typing import Any, Final, NamedTuple
 import attrs
 import orjson
 
-from hs.core.errors import Forbidden, NotFound, RemoteFault
+from hs.core.canonical_json import encode_lenient, memory_of
+from hs.core.errors import BadJson, Forbidden, NotFound, RemoteFault
 from hs.core.events import event_types
-from hs.core.ids import UserID
+from hs.core.ids import UserID, server_of
 from hs.core.streams import EVENTS, EventRow
 from hs.lib.caching.loading_cache import LoadingCache
 from hs.lib.caching.lru_cache import LruCache
@@ -29,7 +30,8 @@ from hs.services.federation.requests.users import query_profile
 from hs.services.federation_client.client import FederationClient
 
 MAX_AGE_MS: Final = 60_000
-MAX_CACHED: Final = 2_000
+MAX_CACHED_BYTES: Final = 16 << 20
+_ENTRY_BYTES: Final = 1000
 _TEXT_FIELDS: Final = (DISPLAYNAME, AVATAR_URL)
 
 
@@ -41,6 +43,7 @@ class _ProfileQuery(NamedTuple):
 class _KnownProfile(NamedTuple):
     profile: Mapping[str, Any] | None  # None: the server has no such user or field
     expires_ms: int
+    weight: int
 
 
 @attrs.define(eq=False)
@@ -58,7 +61,11 @@ class FederatedProfiles:
     _cache: LoadingCache[_ProfileQuery, _KnownProfile] = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._known = LruCache("remote_profiles", max_entries=MAX_CACHED)
+        self._known = LruCache(
+            "remote_profiles",
+            max_weight=MAX_CACHED_BYTES,
+            weigh=lambda _, known: _ENTRY_BYTES + known.weight,
+        )
         self._cache = LoadingCache(self._known, self._ask)
         self._feed.subscribe(EVENTS, self._on_events)
 
@@ -86,12 +93,16 @@ class FederatedProfiles:
             response = await query_profile(self._client, *query)
         except RemoteFault as fault:
             if fault.error is not None and fault.error.errcode == "M_NOT_FOUND":
-                return _KnownProfile(None, expires_ms)
+                return _KnownProfile(None, expires_ms, 0)
             if fault.error is not None and fault.error.errcode == "M_FORBIDDEN":
                 raise Forbidden("The user's server does not show profiles") from None
             raise
         profile = {name: value for name, value in response.items() if _is_valid(name, value)}
-        return _KnownProfile(profile, expires_ms)
+        try:
+            return _KnownProfile(profile, expires_ms, memory_of(encode_lenient(profile)))
+        except BadJson as fault:
+            server = server_of(query.user_id)
+            raise RemoteFault(server, f"its response is malformed: {fault}", retry=False) from None
 
     def _on_events(self, batch: Batch[EventRow]) -> None:
         if batch.reset:

@@ -12,7 +12,7 @@ from typing import Any, Final, TypeGuard
 import attrs
 import orjson
 
-from hs.core.canonical_json import JsonObject, encode_lenient
+from hs.core.canonical_json import encode_lenient
 from hs.core.errors import BadJson, InvalidParam, RemoteFault
 from hs.core.ids import UserID, server_of
 from hs.services.devices.key_objects import MASTER, MAX_IDENTITY_BYTES, SELF_SIGNING
@@ -124,7 +124,7 @@ def _device_keys(
     if named != (user_id, device_id):
         return None
     unsigned = {} if display_name is None else {"device_display_name": display_name}
-    return _encode({**content, "unsigned": unsigned})
+    return encoded_key({**content, "unsigned": unsigned})
 
 
 def _signing_key(user_id: UserID, content: object) -> bytes | None:
@@ -132,10 +132,11 @@ def _signing_key(user_id: UserID, content: object) -> bytes | None:
         return None
     if not isinstance(content.get("keys"), dict):
         return None
-    return _encode(content)
+    return encoded_key(content)
 
 
-def _encode(content: JsonObject) -> bytes | None:
+def encoded_key(content: object) -> bytes | None:
+    """Return a key as JSON; None if that is not possible, or too long."""
     try:
         encoded = encode_lenient(content)
     except BadJson:

@@ -1,14 +1,18 @@
 """Clients whose requests make this server wait for slow servers do not delay other clients."""
 
+import json
 from collections import Counter
 from typing import Any
 
+import orjson
 import pytest
 import trio
 import trio.testing
 
 from hs.apis.web.limits import DEFAULT_GATES, WorkClass
 from hs.core.ids import ServerName, UserID
+from hs.lib.caching.lru_cache import collect_caches
+from hs.services.devices import remote_devices
 from hs.services.federation_client.peer_transport import PeerRequest, PeerResponse
 from tests.services.federation.joining.rooms_between import (
     ANN,
@@ -191,3 +195,142 @@ async def test_joins_of_one_user_leave_room_to_receive_those_of_others(
             with trio.fail_after(120):
                 await join(near, BEN, room_id, FAR)
             nursery.cancel_scope.cancel()
+
+
+def keys_of(size: int) -> Any:
+    """Return a server's response with a large device of the user x."""
+
+    async def answer(request: PeerRequest) -> PeerResponse:
+        user_id = f"@x:{request.server}"
+        keys = {"user_id": user_id, "device_id": "D", "keys": {"ed25519:D": "k"}}
+        devices = {
+            f"D{number}": {**keys, "device_id": f"D{number}", "filler": "x" * 30_000}
+            for number in range(size // 30_000)
+        }
+        body = orjson.dumps({"device_keys": {user_id: devices}})
+        return PeerResponse(200, {}, body)
+
+    return answer
+
+
+async def test_keys_of_many_servers_have_a_limit_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote_devices, "MAX_ANSWER_BYTES", 1_000_000)
+    network = PeerNetwork()
+    async with open_servers(NEAR, network=network) as (near,):
+        token = await register(near, BEN)
+        names = [f"large{number}.example" for number in range(100)]
+        network.answers.update({ServerName(name): keys_of(90_000) for name in names})
+        query: Any = {"device_keys": {f"@x:{name}": [] for name in names}}
+
+        response = await near.web().post(f"{CLIENT}/keys/query", query, token=token)
+
+    assert response.status == 200
+    assert len(response.body) < 1_100_000
+    assert len(response.json["device_keys"]) == 11
+    assert len(response.json["failures"]) == 89
+
+
+async def test_user_with_many_devices_is_found_by_a_second_query() -> None:
+    network = PeerNetwork()
+    async with open_servers(NEAR, network=network) as (near,):
+        token = await register(near, BEN)
+        network.answers[FAR] = keys_of(4_000_000)
+        query = {"device_keys": {f"@x:{FAR}": ["D7"]}}
+
+        response = await near.web().post(f"{CLIENT}/keys/query", query, token=token)
+
+    assert list(response.json["device_keys"][f"@x:{FAR}"]) == ["D7"]
+    assert [request.max_bytes for _, request in network.sent if request.server == FAR] == [
+        (1 << 20) + (1 << 15),
+        16 << 20,
+    ]
+
+
+async def test_claimed_keys_cannot_be_larger_than_keys_are() -> None:
+    network = PeerNetwork()
+
+    async def answer(request: PeerRequest) -> PeerResponse:
+        keys = {"D": {"signed_curve25519:A": {"key": "x" * 5_000_000}}}
+        return PeerResponse(200, {}, orjson.dumps({"one_time_keys": {f"@x:{FAR}": keys}}))
+
+    network.answers[FAR] = answer
+    async with open_servers(NEAR, network=network) as (near,):
+        token = await register(near, BEN)
+        claim = {"one_time_keys": {f"@x:{FAR}": {"D": "signed_curve25519"}}}
+
+        response = await near.web().post(f"{CLIENT}/keys/claim", claim, token=token)
+
+    assert response.json["one_time_keys"] == {}
+    assert "too large" in response.json["failures"][FAR]["message"]
+
+
+async def test_large_profiles_are_cached_up_to_a_limit() -> None:
+    network = PeerNetwork()
+
+    async def answer(request: PeerRequest) -> PeerResponse:
+        return PeerResponse(200, {}, orjson.dumps({"x": [0] * 50_000}))
+
+    network.answers[FAR] = answer
+    with collect_caches() as caches:
+        async with open_servers(NEAR, network=network) as (near,):
+            for number in range(30):
+                response = await near.web().get(f"{CLIENT}/profile/%40x{number}%3A{FAR}")
+                assert response.status == 200
+            (profiles,) = (cache for cache in caches if cache.name == "remote_profiles")
+            assert len(profiles) == 5
+
+
+@pytest.mark.parametrize("levels", [200, 900])
+async def test_deep_responses_of_servers_cause_no_internal_error(levels: int) -> None:
+    deep: Any = 1
+    for _ in range(levels):
+        deep = {"a": deep}
+    network = PeerNetwork()
+    room_id = f"!x:{FAR}"
+    room = {"room_id": room_id, "num_joined_members": 1, "world_readable": True}
+    child = {"type": "m.space.child", "state_key": "!c:a", "sender": ANN, "origin_server_ts": 1}
+    space = {**room, "guest_can_join": True, "join_rule": "public"}
+    space["children_state"] = [{**child, "content": {"via": ["a"], "deep": deep}}]
+    raw = json.dumps(
+        {
+            "displayname": "a", "deep": deep, "room": space, "children": [],
+            "one_time_keys": {ANN: {"D": {"a": deep}}},
+            "device_keys": {ANN: {"D": {"keys": {}, "deep": deep}}},
+            "master_keys": {ANN: {"user_id": ANN, "keys": {"a": "b"}, "usage": [], "deep": deep}},
+        }
+    ).encode()  # fmt: skip
+
+    async def answer(request: PeerRequest) -> PeerResponse:
+        return PeerResponse(200, {}, raw)
+
+    network.answers[FAR] = answer
+    async with open_servers(NEAR, network=network) as (near,):
+        web, token = near.web(), await register(near, BEN)
+        requests: list[tuple[str, str, Any]] = [
+            ("GET", f"{CLIENT}/profile/{ANN}", None),
+            ("GET", f"{CLIENT}/profile/{ANN}/deep", None),
+            ("GET", f"/_matrix/client/v1/rooms/{room_id}/hierarchy?via={FAR}", None),
+            ("POST", f"{CLIENT}/keys/claim", {"one_time_keys": {ANN: {"D": "signed_curve25519"}}}),
+            ("POST", f"{CLIENT}/keys/query", {"device_keys": {ANN: []}}),
+        ]
+        for request in requests:
+            assert await ask(web, token, *request) in (200, 400, 403, 404, 502)
+
+
+async def test_messages_to_servers_that_do_not_exist_are_limited() -> None:
+    async with open_servers(NEAR, FAR) as (near, far):
+        web, token = near.web(), await register(near, BEN)
+        room_id = await far.world.create_room(ANN)
+        await join(near, BEN, room_id, FAR)
+        path = f"{CLIENT}/sendToDevice/m.test"
+
+        async def send(number: int, *servers: str) -> int:
+            messages = {f"@x:{server}": {"*": {"a": 1}} for server in servers}
+            content = {"messages": messages}
+            return await ask(web, token, "PUT", f"{path}/{number}", content)
+
+        invented = [f"invented{number}.example" for number in range(200)]
+        assert await send(1, *invented) == 429
+        assert await send(2, *invented[:100], FAR) == 200
+        assert await send(3, "more.example") == 429
+        assert [await send(4 + number, FAR) for number in range(3)] == [200, 200, 200]
