@@ -2,6 +2,7 @@
 
 They get well-formed responses without internal errors, nothing is logged as an error, and the
 memory of the processes stays the same. The other server responds to what it is asked with lies.
+Afterwards a room in which its user has no power works, and the database is consistent.
 
 HS_FUZZ_SECONDS is the duration of the long test; HS_FUZZ_SEED repeats a run.
 """
@@ -11,17 +12,21 @@ import http.client
 import logging
 import os
 import random
+import re
+import sqlite3
 import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import attrs
+import canonicaljson
 import orjson
 import pytest
 
@@ -31,14 +36,17 @@ from hs.cli.inspect_plan import declared_endpoints
 from hs.core.ids import ServerName
 from hs.core.signing.keys import Signer, SigningKey
 from tests.support.inputs.hostile_peer import HostilePeer, PeerRoom
+from tests.support.media import picture
 from tests.support.servers.certificates import make_certificates
 from tests.support.servers.lying_server import running_lying_server
+from tests.support.servers.postgres import PostgresServer
 from tests.support.servers.processes import (
     SERVER_NAME,
     Cluster,
     ServerProcess,
     free_ports,
-    running_cluster,
+    make_cluster,
+    running,
 )
 
 pytestmark = pytest.mark.process
@@ -54,6 +62,21 @@ CLIENT = "/_matrix/client/v3"
 FEDERATION = "/_matrix/federation/v1"
 VERSIONS = ("11", "1", "12")
 MANY = {"window_size": 1, "sleep_limit": 10**6, "sleep_delay": 1, "reject_limit": 10**6}
+MAX_STALL_MS = 1000
+STALL = re.compile(r"the event loop was blocked for (\d+) ms, in (.*)")
+WRONG_STATE = """
+SELECT c.room_id, c.type, c.state_key FROM current_state c
+LEFT JOIN events e ON e.event_id = c.event_id AND e.room_id = c.room_id AND e.type = c.type
+AND e.state_key = c.state_key AND e.status IN (0, 3) WHERE e.event_id IS NULL
+"""
+WRONG_MEMBERSHIPS = """
+SELECT l.room_id, l.user_id FROM local_memberships l
+LEFT JOIN current_state c ON c.room_id = l.room_id AND c.type = 'm.room.member'
+AND c.state_key = l.user_id WHERE l.event_id != c.event_id
+"""
+HEADS = "SELECT room_id, extremities FROM room_heads"
+EVENTS = "SELECT event_id FROM events WHERE status = 0"
+HANDSHAKES = ("join", "leave", "knock")
 KEY_PATHS = ("/_matrix/key/", "/_matrix/federation/")
 
 
@@ -63,12 +86,15 @@ class Attack:
 
     cluster: Cluster
     peer: HostilePeer
+    query: Callable[[str], list[list[str]]]
+    quiet: PeerRoom = attrs.field(init=False)
     turns: threading.Lock = attrs.Factory(threading.Lock)
     connections: dict[str, http.client.HTTPConnection] = attrs.Factory(dict)
     token: str = ""
     sent: int = 0
     statuses: Counter[int] = attrs.Factory(Counter)
     served: Counter[str] = attrs.Factory(Counter)
+    serial: int = 0
     faults: dict[str, str] = attrs.Factory(dict)
 
     def exchange(
@@ -114,11 +140,21 @@ class Attack:
             self.call("POST", f"{CLIENT}/keys/upload", keys)
         for version in VERSIONS:
             self.add_room(version)
+        self.quiet = self.add_room("11", power=0)
+        path = f"{CLIENT}/rooms/{quote(self.quiet.room_id, safe='')}/state/m.room.join_rules"
+        self.call("PUT", path, {"join_rule": "knock"})
+        self.call("PUT", f"{CLIENT}/directory/room/%23a:hs.test", {"room_id": self.quiet.room_id})
+        upload = {"content-type": "image/png", "authorization": f"Bearer {self.token}"}
+        main = self.cluster.processes["main"]
+        for content in (picture(90, 60), b"text"):
+            answer = self.exchange(main, "POST", "/_matrix/media/v3/upload", content, upload)
+            uri: str = orjson.loads(answer[2])["content_uri"]
+            self.peer.media_ids.append(uri.rpartition("/")[2])
 
-    def add_room(self, version: str) -> None:
-        """Create a room where the malicious user may do everything, and join it."""
+    def add_room(self, version: str, power: int = 100) -> PeerRoom:
+        """Create a room where the malicious user has some power, and join it."""
         alice, bob = self.peer.local_users
-        users = {self.peer.user_id: 100}
+        users = {self.peer.user_id: power}
         if version != "12":
             users[bob] = 100
         room = {
@@ -129,12 +165,16 @@ class Attack:
             "power_level_content_override": {"users": users},
         }
         room_id = self.call("POST", f"{CLIENT}/createRoom", room)["room_id"]
-        self.join(room_id, version)
+        return self.join(room_id, version)
 
     def renew(self) -> None:
         """Replace the oldest room, as the malicious user may have ended it, and read everything."""
+        self.serial += 1
         for room in self.peer.rooms:
             path = f"{CLIENT}/rooms/{quote(room.room_id, safe='')}"
+            event_id = self.say(room.room_id, f"{self.serial}")
+            if event_id is not None:
+                room.event_ids.append(event_id)
             for target in (
                 f"{path}/messages?dir=b&limit=100",
                 f"{path}/state",
@@ -156,18 +196,35 @@ class Attack:
             self.read(target)
         users: dict[str, Any] = {"device_keys": {self.peer.user_id: []}}
         self.read(f"{CLIENT}/keys/query", "POST", orjson.dumps(users))
-        self.add_room(self.peer.rooms.pop(0).version)
+        oldest = next(room for room in self.peer.rooms if room is not self.quiet)
+        self.peer.rooms.remove(oldest)
+        self.add_room(oldest.version)
+
+    def say(self, room_id: str, text: str) -> str | None:
+        """Send a message of a local user, if that is possible; return its ID."""
+        path = f"{CLIENT}/rooms/{quote(room_id, safe='')}/send/m.room.message/{quote(text)}"
+        headers = {"authorization": f"Bearer {self.token}"}
+        body = orjson.dumps({"msgtype": "m.text", "body": text})
+        process = self.cluster.processes["main"]
+        status, _, answer = self.exchange(process, "PUT", path, body, headers)
+        if status >= 500 and not (status == 502 and b"policy server" in answer):
+            self.faults.setdefault(f"sending: {status}", repr(answer[:500]))
+        return orjson.loads(answer)["event_id"] if status == 200 else None
 
     def read(self, target: str, method: str = "GET", body: bytes = b"") -> None:
         """Read what the malicious server has sent, as a user."""
         headers = {"authorization": f"Bearer {self.token}"}
         process = self.peer.rng.choice(list(self.cluster.processes.values()))
-        status, _, answer = self.exchange(process, method, target, body, headers)
+        try:
+            status, _, answer = self.exchange(process, method, target, body, headers)
+        except (OSError, http.client.HTTPException) as error:
+            self.faults.setdefault(f"reading {target[:60]}: no answer", repr(error))
+            return
         # The malicious server fails as it likes.
         if status >= 500 and not (status == 502 and b"failed" in answer):
             self.faults.setdefault(f"reading {target[:60]}: {status}", repr(answer[:500]))
 
-    def join(self, room_id: str, version: str) -> None:
+    def join(self, room_id: str, version: str) -> PeerRoom:
         """Join a room as the user of the malicious server."""
         peer = self.peer
         room = PeerRoom(room_id, version)
@@ -185,6 +242,27 @@ class Attack:
         room.event_ids = [peer.id_of(each, room) for each in (*answer["state"], event)]
         room.depth = event["depth"] + 1
         peer.rooms.append(room)
+        return room
+
+    def handshake(self, endpoint: Endpoint) -> tuple[str, bytes, dict[str, str]] | None:
+        """Return the second request of a handshake whose template the server has made, if it did.
+
+        The template is changed sometimes.
+        """
+        peer, room = self.peer, self.peer.any_room()
+        kind = next(kind for kind in HANDSHAKES if f"/send_{kind}/" in endpoint.pattern)
+        user_id = f"@m{peer.rng.randrange(20)}:{peer.signer.server_name}"
+        path = f"{quote(room.room_id, safe='')}/{quote(user_id, safe='')}?ver={room.version}"
+        uri = f"{FEDERATION}/make_{kind}/{path}"
+        headers = peer.sign_headers("GET", uri, b"")
+        status, _, answer = self.exchange(self.cluster.processes["main"], "GET", uri, b"", headers)
+        if status != 200:
+            return None
+        event = peer.completed(orjson.loads(answer)["event"], room)
+        body = canonicaljson.encode_canonical_json(event)
+        uri = endpoint.paths[0].replace("{room_id}", quote(room.room_id, safe=""))
+        uri = uri.replace("{event_id}", quote(peer.id_of(event, room), safe=""))
+        return uri, body, peer.sign_headers("PUT", uri, body)
 
     def signed(self, method: str, uri: str, body: bytes) -> Any:
         """Send a valid request of the malicious server."""
@@ -196,8 +274,11 @@ class Attack:
 
     def send(self, endpoint: Endpoint) -> None:
         """Send a hostile request to one of the processes, and record the faults."""
+        second = None
+        if "/send_" in endpoint.pattern and self.peer.rng.random() < 0.7:
+            second = self.handshake(endpoint)
         with self.turns:
-            uri, body, headers = self.peer.request(endpoint)
+            uri, body, headers = second or self.peer.request(endpoint)
             process = self.peer.rng.choice(list(self.cluster.processes.values()))
         self.sent += 1
         key = f"{endpoint.method} {endpoint.pattern}"
@@ -214,6 +295,62 @@ class Attack:
         if fault is not None:
             text = f"{uri[:500]}\n    {body[:1500]!r}\n    {answer[:300]!r}"
             self.faults.setdefault(f"{key}: {fault}", text)
+
+    def check_quiet_room(self) -> None:
+        """Check that messages of both servers arrive in the room without power for the other."""
+        room, peer = self.quiet, self.peer
+        # What the malicious server has sent there is still fetched from it, in vain.
+        theirs = peer.signed(
+            {
+                **peer.build(room, "m.room.message", None, {"msgtype": "m.text", "body": "t"}),
+                "prev_events": [self.say(room.room_id, "before")],
+                "depth": 10_000,
+            },
+            room,
+        )
+        content = {
+            "origin": peer.signer.server_name, "origin_server_ts": peer.now_ms(), "pdus": [theirs]
+        }  # fmt: skip
+        uri, body = f"{FEDERATION}/send/last", orjson.dumps(content, option=orjson.OPT_SORT_KEYS)
+        answer = self.signed("PUT", uri, body)
+        their_id = peer.id_of(theirs, room)
+        assert answer == {"pdus": {their_id: {}}}
+        our_id = self.say(room.room_id, "after")
+        path = f"{CLIENT}/rooms/{quote(room.room_id, safe='')}/messages?dir=b&limit=50"
+        for process in self.cluster.processes.values():
+            headers = {"authorization": f"Bearer {self.token}"}
+            status, _, page = self.exchange(process, "GET", path, b"", headers)
+            assert status == 200
+            found = {event["event_id"] for event in orjson.loads(page)["chunk"]}
+            assert {their_id, our_id} <= found, process.name
+
+    def check_database(self) -> None:
+        """Check what is stored of rooms."""
+        assert self.query(WRONG_STATE) == []
+        assert self.query(WRONG_MEMBERSHIPS) == []
+        accepted = {row[0] for row in self.query(EVENTS)}
+        for room_id, extremities in self.query(HEADS):
+            assert set(orjson.loads(extremities)) <= accepted, room_id
+
+    def stalls(self) -> list[tuple[int, str]]:
+        """Return the longest stalls of the event loop, in milliseconds, and what caused them."""
+        found = [
+            (int(length), f"{process.name}: {calls}")
+            for process in self.cluster.processes.values()
+            for length, calls in STALL.findall(process.log.read_text("utf-8", "replace"))
+        ]
+        return sorted(found, reverse=True)[:5]
+
+    def is_alive(self) -> bool:
+        """Return whether all processes run."""
+        dead = [
+            process.name
+            for process in self.cluster.processes.values()
+            if process.process is None or process.process.poll() is not None
+        ]
+        if dead:
+            self.faults["dead"] = f"{dead}\n{self.cluster.logs()}"
+        return not dead
 
     def memory_mib(self) -> dict[str, int]:
         """Return the resident memory of each process."""
@@ -263,22 +400,32 @@ def attack(request: pytest.FixtureRequest) -> Iterator[Attack]:
         turns = threading.Lock()
 
         stack.enter_context(running_lying_server(signer, port, certificates, peer.response, turns))
-        cluster = stack.enter_context(
-            running_cluster(
-                request.param,
-                postgres,
-                redis,
-                federation_custom_ca_list=[str(certificates.authority)],
-                ip_range_blacklist=[],
-                trusted_key_servers=[],
-                rc_federation={**MANY, "concurrent": 50},
-                allow_public_rooms_over_federation=True,
-            )
-        )
-        attack = Attack(cluster, peer, turns)
+        settings = {
+            "federation_custom_ca_list": [str(certificates.authority)],
+            "ip_range_blacklist": [],
+            "trusted_key_servers": [],
+            "rc_federation": {**MANY, "concurrent": 50},
+            "allow_public_rooms_over_federation": True,
+        }
+        workers = []
+        if request.param == "T2":
+            settings["federation_sender_instances"] = workers = ["sender1"]
+        home = Path(tempfile.mkdtemp(prefix="hs-e2e-"))
+        made = make_cluster(request.param, home, postgres, redis, settings, workers)
+        cluster = stack.enter_context(running(made))
+        attack = Attack(cluster, peer, partial(query, cluster, postgres), turns)
         stack.callback(attack.close)
         attack.prepare()
         yield attack
+
+
+def query(cluster: Cluster, postgres: PostgresServer | None, statement: str) -> list[list[str]]:
+    """Return the rows of a query to the database of a server, as text."""
+    if postgres is not None:
+        output = postgres.psql(statement, database=cluster.database)
+        return [line.split("|") for line in output.splitlines()]
+    with closing(sqlite3.connect(cluster.folder / "homeserver.db")) as connection:
+        return [[str(value) for value in row] for row in connection.execute(statement)]
 
 
 def send_hostile_requests(attack: Attack, seconds: float) -> None:
@@ -293,7 +440,7 @@ def send_hostile_requests(attack: Attack, seconds: float) -> None:
     start = time.monotonic()
     memory = None
     rounds = 0
-    while time.monotonic() < start + seconds or attack.sent < ENOUGH:
+    while (time.monotonic() < start + seconds or attack.sent < ENOUGH) and attack.is_alive():
         attack.peer.rng.shuffle(endpoints)
         for endpoint in (*endpoints, *transactions * 15):
             attack.send(endpoint)
@@ -302,10 +449,14 @@ def send_hostile_requests(attack: Attack, seconds: float) -> None:
             attack.renew()
         if memory is None and time.monotonic() > start + WARM_UP * seconds:
             memory = attack.memory_mib()
+    assert attack.is_alive(), attack.faults
     grown = attack.memory_mib()
     log = "\n".join(process.errors() for process in attack.cluster.processes.values())
     summary = f"{attack.sent} requests, {dict(attack.statuses)}, memory {memory} to {grown}"
-    logging.getLogger(__name__).info(summary)
+    unserved = sorted(key for key in attack.served if not attack.served[key])
+    logger = logging.getLogger(__name__)
+    logger.info(summary)
+    logger.info("never successful: %s; stalls: %s", unserved, attack.stalls())
     lines = [f"{key}\n    {sample}" for key, sample in sorted(attack.faults.items())]
     assert not attack.faults, "\n".join([summary, *lines, log])
     assert not log.strip(), f"{summary}\n{log}"
@@ -313,6 +464,9 @@ def send_hostile_requests(attack: Attack, seconds: float) -> None:
     assert attack.statuses[200] > attack.sent // 5, summary
     assert memory is not None
     assert all(grown[name] < memory[name] + GROWTH_MIB for name in grown), summary
+    assert seconds < LONG_S or all(length < MAX_STALL_MS for length, _ in attack.stalls())
+    attack.check_quiet_room()
+    attack.check_database()
     status, _, _ = attack.exchange(
         attack.cluster.processes["main"], "GET", "/health/ready", b"", {}
     )

@@ -53,7 +53,26 @@ CONTENTS: tuple[JsonObject, ...] = (
     {"public_key": "x", "via": "hs.test"},
     {"max_lifetime": 1, "min_lifetime": 0},
     {"name": "n", "topic": "t", "url": "mxc://a/b", "algorithm": "m.megolm.v1.aes-sha2"},
+    {
+        "membership": "invite",
+        "third_party_invite": {
+            "display_name": "a",
+            "signed": {
+                "mxid": "@alice:hs.test",
+                "token": "x",
+                "signatures": {"id.example": {"ed25519:0": "A" * 86}},
+            },
+        },
+    },
+    {"display_name": "a", "public_keys": [{"public_key": "A" * 43, "key_validity_url": "x:y"}]},
+    {"membership": "join", "join_authorised_via_users_server": "@alice:hs.test"},
 )
+# Users and others that a member event may name.
+STATE_KEYS = (
+    "", "x", "@", "@:", "@a", "@a:", "@:hs.test", "@A B:hs.test", "@a:hs.test\0", "@a:hs.test:x",
+    "@" + "a" * 254, "@é:hs.test", "@nobody:hs.test", "@other:localhost", "!a:hs.test", "a" * 300,
+)  # fmt: skip
+NUMBERS = (0, 1, 10, 20, 21, 100, 101, 1000, -1, 2**31, 2**53, 2**63, 10**30, 1_700_000_000_000)
 
 
 @attrs.define
@@ -94,6 +113,10 @@ class HostilePeer:
     def request(self, endpoint: Endpoint) -> tuple[str, bytes, dict[str, str]]:
         """Return URI, body and headers of a request, mostly valid, signed."""
         room = self.any_room()
+        if "/invite/" in endpoint.pattern and self._chance(0.7):
+            # Only the malicious server is in it.
+            self.serial += 1
+            room = PeerRoom(f"!r{self.serial}:{self.signer.server_name}", "11", room.state, ["$x"])
         path, query, fields, whole = {}, [], {}, None
         parser = endpoint.parser
         if parser is not None:
@@ -113,6 +136,8 @@ class HostilePeer:
                     fields[name] = self._json(name, hints[field.name], room)
                 elif source.kind in (FieldKind.WHOLE_BODY, FieldKind.RAW_BODY):
                     whole = self._whole_body(endpoint, room, path)
+        if isinstance(fields.get("event"), dict) and self._chance(0.9):
+            path |= {"room_id": room.room_id, "event_id": self.id_of(fields["event"], room)}
         content = whole if whole is not None else (fields or None)
         if content is not None and self._chance(0.3):
             content = mutated(self.rng, content, self.rng.choice((1, 1, 2, 5)))
@@ -231,7 +256,7 @@ class HostilePeer:
             return self.rng.choice(by_name.get(ids.get(declared, ""), ("x",)))
         if plain is bool:
             return self.rng.choice(("true", "false")) if name == "suggested_only" else True
-        return self.rng.choice((0, 1, 10, 100, 1_700_000_000_000)) if plain is int else "x"
+        return self.rng.choice(NUMBERS) if plain is int else "x"
 
     def _whole_body(self, endpoint: Endpoint, room: PeerRoom, path: dict[str, str]) -> Any:
         if endpoint.pattern.endswith("/send/{txn_id}"):
@@ -251,8 +276,11 @@ class HostilePeer:
     def transaction(self) -> JsonObject:
         """Return the content of a transaction."""
         self.serial += 1
-        pdus = [self.pdu() for _ in range(self.rng.choice((0, 1, 1, 3, 10)))]
-        edus = [self.edu() for _ in range(self.rng.choice((0, 1, 3, 10)))]
+        too_many = self._chance(0.01)
+        pdu_counts = (51, 300) if too_many else (0, 1, 1, 3, 10, 50)
+        edu_counts = (101, 500) if too_many else (0, 1, 3, 10, 100)
+        pdus = [self.pdu() for _ in range(self.rng.choice(pdu_counts))]
+        edus = [self.edu() for _ in range(self.rng.choice(edu_counts))]
         return {
             "origin": self.signer.server_name,
             "origin_server_ts": self.now_ms(),
@@ -264,11 +292,15 @@ class HostilePeer:
         """Return an event of a room, valid or changed, mostly signed after the change."""
         room = self.any_room()
         rng = self.rng
+        if self._chance(0.1):
+            return self.changed_copy(room)
         content = rng.choice(CONTENTS)
         if self._chance(0.5):
             content = mutated(rng, content, rng.choice((1, 2)))
         event_type = rng.choice(EVENT_TYPES)
-        state_key = rng.choice((None, "", self.user_id, "x", rng.choice(self.local_users)))
+        state_key = rng.choice(
+            (None, "", self.user_id, rng.choice(STATE_KEYS), rng.choice(self.local_users))
+        )
         if self._chance(0.5):
             event_type, state_key, content = "m.room.message", None, {"body": "b"}
         pdu = self.build(room, event_type, state_key, content)
@@ -285,6 +317,29 @@ class HostilePeer:
             room.event_ids.append(self.id_of(signed, room))
             room.depth += 1
             del room.event_ids[:-200]
+        return signed
+
+    def changed_copy(self, room: PeerRoom) -> JsonObject:
+        """Return a state event of the room with one change, signed by the malicious server."""
+        original = self.rng.choice(list(room.state.values()))
+        copied = {name: original[name] for name in original if name != "signatures"}
+        if self._chance(0.5):
+            copied |= {"sender": self.user_id, "prev_events": room.event_ids[-1:]}
+        changed = mutated(self.rng, copied)
+        signed: JsonObject = self.signed(changed, room) if isinstance(changed, dict) else copied
+        if isinstance(signed.get("signatures"), dict) and self._chance(0.3):
+            signed["signatures"] = {**original["signatures"], **signed["signatures"]}
+        return signed
+
+    def completed(self, template: JsonObject, room: PeerRoom) -> JsonObject:
+        """Return the template of a handshake as a signed event, sometimes with a change."""
+        self.serial += 1
+        if not room_version(room.version).event_id_is_hash:
+            template["event_id"] = f"$h{self.serial}:{self.signer.server_name}"
+        if self._chance(0.5):
+            changed = mutated(self.rng, template)
+            template = changed if isinstance(changed, dict) else template
+        signed: JsonObject = self.signed(template, room)
         return signed
 
     def event(self, room: PeerRoom, membership: str) -> JsonObject:
