@@ -10,7 +10,7 @@ from hs.apis.web.render import Response
 from hs.apis.web.request import body_stream, header, path
 from hs.apis.web.route import route
 from hs.core.errors import TooLarge
-from hs.lib.turns import Turns
+from hs.lib.fairness.turns import Turns
 
 # Large enough for the state of a large room, and for the rows that fill a gap.
 MAX_CALL_BYTES = 112 * 1024 * 1024

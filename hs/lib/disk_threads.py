@@ -18,7 +18,7 @@ from typing import Final, Generic, TypeVar
 
 import trio
 
-from hs.lib.shares import Shares
+from hs.lib.fairness.shares import Shares
 
 T = TypeVar("T")
 

@@ -3,8 +3,8 @@
 import trio
 import trio.testing
 
-from hs.lib.held_slots import HeldSlot, left_slot
-from hs.lib.shares import Shares
+from hs.lib.fairness.held_slots import HeldSlot, left_slot
+from hs.lib.fairness.shares import Shares
 
 
 class Slots:

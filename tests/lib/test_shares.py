@@ -4,7 +4,7 @@ import pytest
 import trio
 import trio.testing
 
-from hs.lib.shares import ShareExceeded, Shares
+from hs.lib.fairness.shares import ShareExceeded, Shares
 
 
 async def test_tasks_of_one_key_wait_in_order_and_other_keys_do_not_wait() -> None:

@@ -2,7 +2,7 @@
 
 import trio
 
-from hs.lib.turns import MAX_KEYS, Turns
+from hs.lib.fairness.turns import MAX_KEYS, Turns
 
 OF_PASS = 4
 

@@ -9,7 +9,7 @@ from hs.core.ids import ServerName
 from hs.core.requester import Requester
 from hs.core.signing.requests import SignedRequest
 from hs.lib.client_sources import source_of
-from hs.lib.turns import Turns
+from hs.lib.fairness.turns import Turns
 
 
 class Auth(enum.Enum):

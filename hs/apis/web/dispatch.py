@@ -3,10 +3,10 @@
 The order of the steps is fixed:
 
 1. A turn of the user, or else of the client's address: of each, only a few requests begin in one
-   pass of the scheduler (hs/lib/turns.py), so cheap requests, of which no gate limits the number,
-   cannot delay those of others. A request whose body arrives later takes a turn then, so those that
-   never arrive delay nobody; one with an access token takes two. RPC calls of our own processes
-   take none.
+   pass of the scheduler (hs/lib/fairness/turns.py), so cheap requests, of which no gate limits the
+   number, cannot delay those of others. A request whose body arrives later takes a turn then, so
+   those that never arrive delay nobody; one with an access token takes two. RPC calls of our own
+   processes take none.
 2. Authentication and rate limiting, before the body of a client's request is read. A federation
    request is authenticated after its body is read, since the signature covers the body; the
    endpoint's `max_body_bytes` limits what an unauthenticated server can send.
@@ -50,7 +50,7 @@ from hs.apis.web.route import Endpoint
 from hs.apis.web.value_conversion import MAX_BRACKETS, reject_many_values
 from hs.core.errors import MatrixError, RemoteFault, Unavailable
 from hs.lib.client_sources import source_of
-from hs.lib.turns import Turns
+from hs.lib.fairness.turns import Turns
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ Rules of admission:
   a few run or wait there at a time, so one user cannot fill a gate; the rest waits outside.
 - Nothing that a peer can delay happens in a slot: the body was read before, the response is sent
   afterwards, and requests of clients leave the slot while they wait for other servers
-  (hs/lib/held_slots.py). The exceptions are the gates of requests with events of other servers.
+  (hs/lib/fairness/held_slots.py). The exceptions are the gates of requests with events of others.
   Such events may need the keys of further servers, which need not respond, so a request that lacks
   keys enters PEER_KEYS first, and PEERS when they are there. PEERS includes what waits for other
   servers for another reason. Both have many slots, of which each server gets a few (OriginLimits).
@@ -32,8 +32,8 @@ from hs.apis.web.origin_limits import OriginLimits
 from hs.core.errors import LimitExceeded
 from hs.core.ids import UserID
 from hs.core.requester import Requester
-from hs.lib.held_slots import HeldSlot
-from hs.lib.shares import ShareExceeded, Shares
+from hs.lib.fairness.held_slots import HeldSlot
+from hs.lib.fairness.shares import ShareExceeded, Shares
 
 UNLIMITED: Final = sys.maxsize
 

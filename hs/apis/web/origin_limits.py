@@ -17,7 +17,7 @@ import attrs
 import trio
 
 from hs.core.errors import LimitExceeded
-from hs.lib.shares import ShareExceeded, Shares
+from hs.lib.fairness.shares import ShareExceeded, Shares
 from hs.settings.sections.rate_limits import FederationRates
 
 T = TypeVar("T")

@@ -8,7 +8,7 @@ import attrs
 
 from hs.core.errors import RemoteFault
 from hs.core.ids import ServerName
-from hs.lib.held_slots import left_slot
+from hs.lib.fairness.held_slots import left_slot
 from hs.services.federation_client.peer_transport import (
     PeerRequest,
     PeerResponse,

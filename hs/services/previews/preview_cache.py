@@ -17,7 +17,7 @@ from hs.core.ids import UserID
 from hs.lib.caching.lru_cache import LruCache
 from hs.lib.caching.single_flight import SingleFlight
 from hs.lib.clock import Clock
-from hs.lib.shares import ShareExceeded, Shares
+from hs.lib.fairness.shares import ShareExceeded, Shares
 from hs.services.previews.preview_builder import PreviewBuilder
 from hs.services.previews.preview_fetcher import NotFetched, PreviewFetcher
 from hs.storage.database import Database

@@ -61,4 +61,4 @@ async def delete(tx: Tx, server: str) -> None:
 
 
 def _failing(row: Row) -> FailingServer:
-    return FailingServer(row[0], row[1], row[2], row[3], bool(row[4]), row[5])
+    return FailingServer(row[0], row[1], row[2], row[3], is_limited=bool(row[4]), failures=row[5])

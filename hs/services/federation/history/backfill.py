@@ -26,7 +26,7 @@ import trio
 from hs.core.errors import MatrixError, RemoteFault, Unavailable
 from hs.core.ids import EventID, RoomID, ServerName
 from hs.lib.clock import Clock
-from hs.lib.held_slots import left_slot
+from hs.lib.fairness.held_slots import left_slot
 from hs.services.federation.access.servers_to_ask import ServersToAsk
 from hs.services.federation.history.history_fetcher import HistoryFetcher
 from hs.services.federation.history.timestamp_lookup import TimestampLookup

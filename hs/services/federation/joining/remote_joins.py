@@ -27,8 +27,8 @@ from hs.core.errors import Forbidden, InvalidEvent, LimitExceeded, RemoteFault
 from hs.core.events.build import with_signatures
 from hs.core.events.event import Event
 from hs.core.ids import RoomID, ServerName, UserID
+from hs.lib.fairness.shares import ShareExceeded, Shares
 from hs.lib.keyed_lock import KeyedLock
-from hs.lib.shares import ShareExceeded, Shares
 from hs.services.federation.joining.candidates import ServerCandidates, in_time, try_in_turn
 from hs.services.federation.joining.complexity_limit import ComplexityLimit
 from hs.services.federation.joining.signed_templates import ExpectedMember, TemplateSigner
