@@ -22,12 +22,12 @@ from urllib.parse import unquote, urlsplit
 import attrs
 import trio
 
+from hs.lib.fairness.turns import Turns
 from hs.lib.http_client import HttpBlocked, HttpFault, HttpNotConnected
 from hs.lib.http_client.addresses import Address, AddressRules, parse_address
 from hs.lib.http_client.http1 import ResponseParser, encode_connect
 from hs.lib.http_client.targets import NO_PROXIES, Proxies, parse_target
 from hs.lib.http_client.wires import SocketWire, TlsWire, connect_socket, tls_over
-from hs.lib.turns import Turns
 
 CONNECT_S: Final = 10.0
 NEXT_ADDRESS_S: Final = 0.25

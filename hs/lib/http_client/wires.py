@@ -16,7 +16,7 @@ from typing import Final, Protocol
 import attrs
 import trio
 
-from hs.lib.turns import Turns
+from hs.lib.fairness.turns import Turns
 
 READ_BYTES: Final = 1 << 16
 _SLICE_BYTES: Final = 1 << 18
