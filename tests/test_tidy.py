@@ -26,7 +26,7 @@ UNIMPORTED = {
     "hs/lib/s3.py": "imported by name if configured",
     "hs/repl/redis_cluster.py": "imported by name if there are several processes",
     "hs/storage/postgres/database.py": "imported by name if the database is PostgreSQL",
-    "hs/repl/inproc_rpc.py": "tests of clusters in one trio run",
+    "hs/repl/calls/inproc.py": "tests of clusters in one trio run",
     "hs/storage/inline.py": "tests of clusters in one trio run",
 }
 

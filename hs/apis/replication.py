@@ -1,78 +1,95 @@
-"""RPC calls from the other processes, on listeners with the resource `replication`."""
+"""Connections of the other processes, on listeners with the resource `replication`."""
 
-from collections.abc import AsyncIterator
 from typing import Protocol
 
 import attrs
+import trio
 
 from hs.apis.web.auth import NONE
-from hs.apis.web.render import Response
-from hs.apis.web.request import body_stream, header, path
+from hs.apis.web.drain import Drain
+from hs.apis.web.http_request import ClientDisconnected
+from hs.apis.web.render import Response, Upgrade
+from hs.apis.web.request import header
 from hs.apis.web.route import route
-from hs.core.errors import TooLarge
+from hs.apis.web.transport import Transport
+from hs.core.errors import MatrixError
 from hs.lib.fairness.turns import Turns
 
-# Large enough for the state of a large room, and for the rows that fill a gap.
-MAX_CALL_BYTES = 112 * 1024 * 1024
+PROTOCOL = "hs-calls"
 # Callers without the secret must not delay those that have it.
 REFUSALS_OF_PASS = 8
 
 
-class RpcHandler(Protocol):
-    """Checks the shared secret and handles RPC calls."""
+class CallStream(Protocol):
+    """The bytes of a connection."""
+
+    async def read(self) -> bytes:
+        """Wait for bytes and return them; b"" at the end."""
+        ...
+
+    async def write(self, payload: bytes) -> None:
+        """Send everything. Raises: trio.BrokenResourceError."""
+        ...
+
+
+class CallHandler(Protocol):
+    """Checks the shared secret and executes the calls of a connection."""
 
     def admits(self, authorization: str) -> bool:
         """Return whether a caller has the shared secret."""
         ...
 
-    async def handle(self, path: str, body: bytes, headers: dict[str, str]) -> tuple[int, bytes]:
-        """Return status and body of the response; header names are in lower case."""
+    async def serve(self, caller: str, stream: CallStream, stopping: trio.Event) -> None:
+        """Execute the calls that arrive, until the connection closes or `stopping` is set."""
         ...
 
 
 @attrs.frozen
-class RpcRequest:
-    """POST /_synapse/replication/rpc/{protocol}/{method}."""
+class ConnectRequest:
+    """GET /_synapse/replication/calls."""
 
-    protocol: str = path()
-    method: str = path()
-    parts: AsyncIterator[bytes] = body_stream()
     authorization: str = header("authorization", default="")
-    call: str = header("x-hs-call", default="")
-    timeout: str = header("x-hs-timeout", default="30")
-    request_id: str = header("x-request-id", default="-")
+    connection: str = header("connection", default="")
+    caller: str = header("x-hs-caller", default="")
 
 
 @attrs.frozen
 class ReplicationApi:
-    """The endpoint of RPC calls between the processes of this server."""
+    """The endpoint at which the other processes of this server open their connections."""
 
-    rpc_handler: RpcHandler
+    _handler: CallHandler
+    _drain: Drain
     _refusals: Turns[None] = attrs.field(factory=lambda: Turns(REFUSALS_OF_PASS), init=False)
 
-    @route("POST", "/_synapse/replication/rpc/{protocol}/{method}", auth=NONE)
-    async def call(self, request: RpcRequest) -> Response:
-        """Handle one call; its body, which may be large, is read only from other processes."""
-        if not self.rpc_handler.admits(request.authorization):
+    @route("GET", "/_synapse/replication/calls", auth=NONE)
+    async def connect(self, request: ConnectRequest) -> Response:
+        """Switch to the protocol of calls."""
+        if not self._handler.admits(request.authorization):
             await self._refusals.take(None)
             return Response(401)
-        status, body = await self.rpc_handler.handle(
-            f"/_synapse/replication/rpc/{request.protocol}/{request.method}",
-            await _read(request.parts),
-            {
-                "authorization": request.authorization,
-                "x-hs-call": request.call,
-                "x-hs-timeout": request.timeout,
-                "x-request-id": request.request_id,
-            },
-        )
-        return Response(status, {"content-type": "application/octet-stream"}, body)
+        if request.connection.lower() != "upgrade" or not request.caller:
+            raise MatrixError(
+                "M_UNKNOWN", 426, f"This endpoint switches to the protocol {PROTOCOL}"
+            )
+
+        async def serve(transport: Transport) -> None:
+            await self._handler.serve(request.caller, _Calls(transport), self._drain.started)
+
+        return Response(101, {}, Upgrade(PROTOCOL, serve))
 
 
-async def _read(parts: AsyncIterator[bytes]) -> bytes:
-    body = bytearray()
-    async for part in parts:
-        body += part
-        if len(body) > MAX_CALL_BYTES:
-            raise TooLarge(f"A call must not be larger than {MAX_CALL_BYTES} bytes")
-    return bytes(body)
+@attrs.frozen(eq=False)
+class _Calls:
+    _transport: Transport
+
+    async def read(self) -> bytes:
+        return await self._transport.read()
+
+    async def write(self, payload: bytes) -> None:
+        sent = self._transport.write_nowait(payload)
+        if sent == len(payload):
+            return
+        try:
+            await self._transport.write(memoryview(payload)[sent:])
+        except ClientDisconnected as error:
+            raise trio.BrokenResourceError("the connection broke") from error

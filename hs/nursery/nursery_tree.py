@@ -25,9 +25,9 @@ from hs.nursery import systemd
 from hs.nursery.part import Runner
 from hs.nursery.pid_file import open_file_limit
 from hs.nursery.process import Process, ProcessReadiness
+from hs.repl.calls.reply import RpcUnavailable
 from hs.repl.leases import LeaseLost
 from hs.repl.memory_writer import attach_writers
-from hs.repl.rpc_reply import RpcUnavailable
 from hs.settings.sections.connections import ConnectionSettings
 from hs.settings.sections.listeners import Listener
 from hs.settings.settings import Settings
@@ -72,26 +72,25 @@ async def run_tree(process: Process, shutdown: Shutdown, on_listening: OnListeni
     """
     base = process.base
     internal_drain = Drain()
-    internal = Application(_own_endpoints(process), process.authenticator, drain=internal_drain)
+    internal = Application(
+        _own_endpoints(process, internal_drain), process.authenticator, drain=internal_drain
+    )
     internal_listeners = [
         listener for listener in base.plan.listeners if listener.names <= _INTERNAL
     ]
-    try:
-        async with trio.open_nursery() as replication:
-            if base.cluster is not None:
-                await replication.start(base.cluster.server.run)
-            limits = _internal_limits(base.settings.connections)
-            bound = await _listen(replication, internal, internal_listeners, base.settings, limits)
-            await replication.start(base.transport.run)
-            for prepare in process.preparations:
-                await prepare()
-            await _write(process, shutdown, lambda public: on_listening(public, bound))
-            internal_drain.begin()
-            await internal_drain.wait_idle()
-            replication.cancel_scope.cancel()
-    finally:
+    async with trio.open_nursery() as replication:
         if base.cluster is not None:
-            await base.cluster.sender.aclose()
+            await replication.start(base.cluster.sender.run)
+            await replication.start(base.cluster.server.run)
+        limits = _internal_limits(base.settings.connections)
+        bound = await _listen(replication, internal, internal_listeners, base.settings, limits)
+        await replication.start(base.transport.run)
+        for prepare in process.preparations:
+            await prepare()
+        await _write(process, shutdown, lambda public: on_listening(public, bound))
+        internal_drain.begin()
+        await internal_drain.wait_idle()
+        replication.cancel_scope.cancel()
 
 
 async def _write(process: Process, shutdown: Shutdown, on_ready: OnReady) -> None:
@@ -207,7 +206,7 @@ def _specs(listener: Listener, settings: Settings) -> list[ListenerSpec]:
 def _public_app(process: Process) -> Application:
     cluster = process.base.cluster
     return Application(
-        [*process.endpoints, *_own_endpoints(process)],
+        [*process.endpoints, *_own_endpoints(process, process.drain)],
         process.authenticator,
         origins=process.origins,
         rates=process.rates,
@@ -218,14 +217,14 @@ def _public_app(process: Process) -> Application:
     )
 
 
-def _own_endpoints(process: Process) -> list[Endpoint]:
+def _own_endpoints(process: Process, drain: Drain) -> list[Endpoint]:
     """Return the endpoints for health checks, metrics and the other processes."""
     base = process.base
     apis: list[object] = [HealthApi(SharedReadiness(ProcessReadiness(base, process.drain)))]
     if base.settings.metrics.enable_metrics:
         apis.append(MetricsApi(process.metrics))
     if base.cluster is not None:
-        apis.append(ReplicationApi(base.cluster.endpoint))
+        apis.append(ReplicationApi(base.cluster.endpoint, drain))
     return collect(*apis)
 
 

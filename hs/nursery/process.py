@@ -14,7 +14,7 @@ from hs.lib.metrics import Metrics
 from hs.lib.tasks import Duty, Supervision
 from hs.nursery.part import Runner
 from hs.nursery.process_base import ProcessBase
-from hs.repl.rpc_client import SECRET_MISMATCH
+from hs.repl.calls.client import SECRET_MISMATCH
 from hs.settings.sections.workers import MAIN
 from hs.storage.database import DatabaseError, Tx
 

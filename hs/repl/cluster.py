@@ -7,14 +7,14 @@ from typing import TypeAlias
 import attrs
 
 from hs.lib.aio import Bridge
+from hs.repl.calls.client import RpcClients
+from hs.repl.calls.endpoint import RpcEndpoint
+from hs.repl.calls.sender import LinkSender
+from hs.repl.calls.server import RpcServer
 from hs.repl.feed import Feed
 from hs.repl.freshness import Freshness
 from hs.repl.intake import Intake
 from hs.repl.ownership import Ownership
-from hs.repl.rpc_client import RpcClients
-from hs.repl.rpc_connection import PooledSender
-from hs.repl.rpc_http import RpcEndpoint
-from hs.repl.rpc_server import RpcServer
 from hs.repl.transport import Transport, TransportMetrics
 from hs.settings.settings import Settings
 from hs.storage.database import Database
@@ -27,7 +27,7 @@ class Cluster:
     clients: RpcClients
     server: RpcServer
     endpoint: RpcEndpoint
-    sender: PooledSender
+    sender: LinkSender
     traffic: TransportMetrics
     intake: Intake
     freshness: Freshness
@@ -42,7 +42,7 @@ Connect: TypeAlias = Callable[
 def connect_by_redis(
     settings: Settings, feed: Feed, ownership: Ownership, bridge: Bridge, database: Database
 ) -> tuple[Transport, Cluster]:
-    """Build the transport over Redis, and the RPC over HTTP; nothing is connected yet.
+    """Build the transport over Redis, and the RPC over sockets; nothing is connected yet.
 
     Raises: SettingsError, if there is no signing key.
     """

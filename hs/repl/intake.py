@@ -30,11 +30,11 @@ import trio
 
 from hs.core.stream_def import StreamDef, StreamKind, StreamWriters
 from hs.core.streams import CATALOGUE
+from hs.repl.calls.reply import RpcFailed, RpcUnavailable
 from hs.repl.feed import Batch, Feed
 from hs.repl.message import Message
 from hs.repl.recent_rows import RecentRows
 from hs.repl.row_codec import decode_rows
-from hs.repl.rpc_reply import RpcFailed, RpcUnavailable
 from hs.storage import stream_log
 from hs.storage.database import Database, DatabaseError, Tx
 from hs.storage.stream_log import LoggedCommit

@@ -1,7 +1,13 @@
-"""A process among others: rows over Redis, calls over HTTP."""
+"""A process among others: rows over Redis, calls over connections of their own."""
+
+import secrets
 
 from hs.lib.aio import Bridge
 from hs.lib.default_tls import default_tls
+from hs.repl.calls.client import RpcClients
+from hs.repl.calls.endpoint import RpcEndpoint
+from hs.repl.calls.sender import LinkSender
+from hs.repl.calls.server import RpcServer
 from hs.repl.cluster import Cluster
 from hs.repl.feed import Feed
 from hs.repl.freshness import Freshness
@@ -9,10 +15,6 @@ from hs.repl.intake import Intake
 from hs.repl.ownership import Ownership
 from hs.repl.recent_rows import LocalRecentRows, RecentRows
 from hs.repl.redis import RedisAddress, RedisLink, RedisTransport, channel_name
-from hs.repl.rpc_client import RpcClients
-from hs.repl.rpc_connection import PooledSender
-from hs.repl.rpc_http import RpcEndpoint
-from hs.repl.rpc_server import RpcServer
 from hs.repl.signing_key import replication_secret_of
 from hs.settings.sections.server import RedisSettings
 from hs.settings.settings import Settings
@@ -28,12 +30,17 @@ def connect(
     """
     instance = ownership.topology.instance
     secret = replication_secret_of(settings)
-    sender = PooledSender(ownership.topology.locations, default_tls())
+    sender = LinkSender(
+        ownership.topology.locations,
+        secret,
+        f"{instance}/{secrets.token_hex(12)}",
+        default_tls(),
+    )
 
     async def look() -> None:
         await intake.look()
 
-    clients = RpcClients(sender, secret, feed, look=look)
+    clients = RpcClients(sender, feed, look=look)
     intake = Intake(feed, instance, database, lambda other: clients.proxy(RecentRows, other))
     link = RedisLink(
         _redis_address(settings.redis), channel_name(settings.server.server_name), instance, bridge

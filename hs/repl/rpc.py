@@ -54,6 +54,11 @@ class RpcMethod:
     _arguments: msgspec.msgpack.Decoder[Any]
     _result: msgspec.msgpack.Decoder[Any]
 
+    @property
+    def full_name(self) -> str:
+        """The name of the Protocol and of the method."""
+        return f"{self.protocol}.{self.name}"
+
     def encode_arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
         """Encode the arguments of a call as an array.
 

@@ -1,54 +1,62 @@
-"""The endpoint of calls from other processes reads no body of a caller without the secret."""
-
-from collections.abc import AsyncIterator
+"""The endpoint at which other processes open their connections."""
 
 import attrs
+import pytest
 import trio
 
-from hs.apis.replication import ReplicationApi
-from tests.support.web import client_for
+from hs.apis.replication import CallStream, ReplicationApi
+from hs.apis.web.app import Application
+from hs.apis.web.drain import Drain
+from hs.apis.web.route import collect
+from tests.apis.web.conversation import memory_server
+from tests.support.web import Tokens
 
-PATH = "/_synapse/replication/rpc/Rooms/append"
+HEAD = "GET /_synapse/replication/calls HTTP/1.1\r\nHost: a\r\n"
+UPGRADE = "Connection: Upgrade\r\nUpgrade: hs-calls\r\nX-Hs-Caller: w1/1\r\n"
 
 
 @attrs.define
 class Handler:
-    """An RpcHandler that counts the bytes that it is given."""
+    """A CallHandler that sends back what it receives."""
 
-    received: int = 0
+    callers: list[str] = attrs.Factory(list)
 
     def admits(self, authorization: str) -> bool:
         return authorization == "Bearer secret"
 
-    async def handle(self, path: str, body: bytes, headers: dict[str, str]) -> tuple[int, bytes]:
-        await trio.lowlevel.checkpoint()
-        self.received = len(body)
-        return 200, b"done"
+    async def serve(self, caller: str, stream: CallStream, stopping: trio.Event) -> None:
+        self.callers.append(caller)
+        while received := await stream.read():
+            await stream.write(received)
 
 
-async def unread_body() -> AsyncIterator[bytes]:
-    raise AssertionError("the body is read")
-    yield b""
-
-
-async def large_body() -> AsyncIterator[bytes]:
-    for _ in range(32):
-        await trio.lowlevel.checkpoint()
-        yield b"x" * (1 << 20)
-
-
-async def test_body_of_a_caller_without_the_secret_is_not_read() -> None:
-    client = client_for(ReplicationApi(Handler()))
-
-    response = await client.request("POST", PATH, body=unread_body(), token="guess")
-
-    assert response.status == 401
-
-
-async def test_large_call_of_another_process_is_handled() -> None:
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        (UPGRADE, 401),
+        ("Authorization: Bearer guess\r\n" + UPGRADE, 401),
+        ("Authorization: Bearer secret\r\n", 426),
+    ],
+)
+async def test_connection_needs_the_secret_and_the_protocol(headers: str, status: int) -> None:
     handler = Handler()
-    client = client_for(ReplicationApi(handler))
+    application = Application(collect(ReplicationApi(handler, Drain())), Tokens())
+    async with memory_server(application) as server:
+        answered, _, _ = await server.connect().request(f"{HEAD}{headers}\r\n".encode())
 
-    response = await client.request("POST", PATH, body=large_body(), token="secret")
+    assert (answered, handler.callers) == (status, [])
 
-    assert (response.status, response.body, handler.received) == (200, b"done", 32 << 20)
+
+async def test_connection_switches_to_the_protocol_of_calls() -> None:
+    handler = Handler()
+    application = Application(collect(ReplicationApi(handler, Drain())), Tokens())
+    async with memory_server(application) as server:
+        client = server.connect()
+        await client.send(f"{HEAD}Authorization: Bearer secret\r\n{UPGRADE}\r\n".encode())
+        head = await client.stream.receive_some(65536)
+        await client.send(b"\x00ping")
+        echoed = await client.stream.receive_some(65536)
+        await client.stream.aclose()
+
+    assert head.startswith(b"HTTP/1.1 101 Switching Protocols\r\n")
+    assert (echoed, handler.callers) == (b"\x00ping", ["w1/1"])

@@ -8,16 +8,15 @@ import trio
 
 from hs.core.stream_def import StreamDef
 from hs.lib.aio import Bridge
+from hs.repl.calls.client import RpcClients
+from hs.repl.calls.inproc import InProcSender
+from hs.repl.calls.server import RpcServer
 from hs.repl.feed import Batch, Feed
-from hs.repl.inproc_rpc import InProcSender
 from hs.repl.intake import Intake
 from hs.repl.memory_writer import MemoryWriter
 from hs.repl.message import Message, MessageKind
 from hs.repl.recent_rows import LocalRecentRows, RecentRows
 from hs.repl.redis import RedisAddress, RedisLink, RedisTransport
-from hs.repl.rpc_client import RpcClients
-from hs.repl.rpc_http import RpcEndpoint
-from hs.repl.rpc_server import RpcServer
 from hs.repl.writers import TableWriter
 from hs.storage.database import Database
 from tests.repl.conftest import HINTS, NOTES, Note
@@ -100,7 +99,7 @@ class Cluster:
     def node(self, name: str) -> Node:
         """Return a new process; several of one name are its lives."""
         feed = Feed()
-        clients = RpcClients(self.sender, "s", feed, STREAMS)
+        clients = RpcClients(self.sender, feed, STREAMS)
         intake = LossyIntake(
             feed, name, self.database, lambda writer: clients.proxy(RecentRows, writer), STREAMS
         )
@@ -117,7 +116,7 @@ class Cluster:
         hints = MemoryWriter(HINTS, name, transport, 1_000_000 * self.starts)
         server = RpcServer(lambda: transport.sources)
         server.register(RecentRows, LocalRecentRows(lambda: transport.sources))
-        self.sender.connect(name, RpcEndpoint(server, "s"))
+        self.sender.connect(name, server)
         node = Node(
             name=name,
             feed=feed,

@@ -7,7 +7,6 @@ Several processes of one server share a `Neighbourhood`: rows go straight from f
 calls go through the whole path of RPC but for the sockets.
 """
 
-import ssl
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
@@ -33,20 +32,20 @@ from hs.nursery.process_base import ProcessBase, build_process_base
 from hs.nursery.services import Network, Services, build_services
 from hs.nursery.wiring.federation.remote_servers import RemoteServers
 from hs.nursery.wiring.http_clients import HttpClients
+from hs.repl.calls.client import RpcClients
+from hs.repl.calls.endpoint import RpcEndpoint
+from hs.repl.calls.inproc import InProcSender
+from hs.repl.calls.sender import LinkSender
+from hs.repl.calls.server import RpcServer
 from hs.repl.cluster import Cluster, Connect
 from hs.repl.feed import Batch, Feed
 from hs.repl.freshness import Freshness, Look
 from hs.repl.inproc import InProcHub, InProcTransport
-from hs.repl.inproc_rpc import InProcSender
 from hs.repl.intake import Intake
 from hs.repl.memory_writer import attach_writers
 from hs.repl.ownership import Ownership
 from hs.repl.recent_rows import RecentRows
 from hs.repl.row_codec import decode_rows, encode_rows
-from hs.repl.rpc_client import RpcClients
-from hs.repl.rpc_connection import PooledSender
-from hs.repl.rpc_http import RpcEndpoint
-from hs.repl.rpc_server import RpcServer
 from hs.services.accounts.sessions.server_blocking import with_server_blocking
 from hs.services.federation_client.peer_transport import (
     PeerRequest,
@@ -114,15 +113,15 @@ class Neighbourhood:
         transport = self.make_transport(feed)
         intake = Intake(feed, instance, database, lambda other: clients.proxy(RecentRows, other))
         look = self.look_of(feed, intake)
-        clients = RpcClients(self.sender, SECRET, feed, look=look)
+        clients = RpcClients(self.sender, feed, look=look)
         server = RpcServer(lambda: transport.sources)
         endpoint = RpcEndpoint(server, SECRET)
-        self.sender.connect(instance, endpoint)
+        self.sender.connect(instance, server)
         cluster = Cluster(
             clients=clients,
             server=server,
             endpoint=endpoint,
-            sender=PooledSender({}, ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)),
+            sender=LinkSender({}, SECRET, instance),
             traffic=_NoTraffic(),
             intake=intake,
             freshness=Freshness(feed, instance, database, look),

@@ -28,7 +28,7 @@ from hs.apis.web.http1_writer import ResponseHead
 from hs.apis.web.http_request import ClientDisconnected, HttpRequest
 from hs.apis.web.limits import Admission, Freshness, NoRateLimits, RateLimits
 from hs.apis.web.listener_view import STATE_KEY, ListenerView
-from hs.apis.web.render import Headers, error_response
+from hs.apis.web.render import Headers, Upgrade, error_response
 from hs.apis.web.request_log import RequestLog
 from hs.apis.web.route import UNAUTHENTICATED_MAX_BODY_BYTES, Endpoint
 from hs.apis.web.router import Match, Router, WrongMethod
@@ -209,6 +209,9 @@ async def _send(
     if headers is OK_HEADERS and cors and type(body) is bytes:
         await exchange.respond(_OK_HEAD, body)
         return len(body)
+    if isinstance(body, Upgrade):
+        await body.run(await exchange.upgrade(body.protocol))
+        return 0
     if cors:
         headers = [*headers, *CORS_HEADERS]
     send = exchange.send

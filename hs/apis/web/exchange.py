@@ -5,9 +5,10 @@ from typing import Any, Protocol
 import attrs
 
 from hs.apis.web.client_address import LOCAL, normalized_address
-from hs.apis.web.http1_writer import ResponseHead
+from hs.apis.web.http1_writer import InvalidResponse, ResponseHead
 from hs.apis.web.http_request import HttpRequest
 from hs.apis.web.listener_view import ListenerView
+from hs.apis.web.transport import Transport
 
 
 class Exchange(Protocol):
@@ -19,6 +20,10 @@ class Exchange(Protocol):
 
     async def send(self, message: Any) -> None:
         """Send the head or a part of the body of a response (ASGI)."""
+        ...
+
+    async def upgrade(self, protocol: str) -> Transport:
+        """Switch the connection to another protocol, and return it. It closes after the request."""
         ...
 
     async def receive(self) -> Any:
@@ -47,6 +52,10 @@ class AsgiExchange:
         headers = [*head.headers, (b"content-length", b"%d" % len(body))]
         await self.send({"type": "http.response.start", "status": head.status, "headers": headers})
         await self.send({"type": "http.response.body", "body": body, "more_body": False})
+
+    async def upgrade(self, protocol: str) -> Transport:
+        """Raise InvalidResponse: ASGI has no way to switch to any protocol."""
+        raise InvalidResponse(f"The protocol {protocol} is served by our own server only")
 
     def http_request(self, view: ListenerView) -> HttpRequest:
         """Return the request, as a listener with this view has received it."""

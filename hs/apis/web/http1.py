@@ -402,6 +402,18 @@ class Http1Connection:
             await self._write(full_head)
             await self._write(body)
 
+    async def upgrade(self, protocol: str) -> Transport:
+        """Switch the connection to another protocol, and return it. It closes after the request.
+
+        Spec: RFC 9110, section 15.2.2.
+        """
+        writer = self._writer
+        if writer is None:
+            raise InvalidResponse("The response has ended")
+        await self._write(writer.switching_protocols(protocol))
+        self.deadline = math.inf
+        return self._transport
+
     def _must_close(self) -> bool:
         """Return whether to close after the response: if draining, or if much body is unread."""
         request = self._request

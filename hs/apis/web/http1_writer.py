@@ -140,6 +140,18 @@ class ResponseWriter:
             b"" if self.keep_alive else b"connection: close\r\n",
         )
 
+    def switching_protocols(self, protocol: str) -> bytes:
+        """Return the head after which the connection has another protocol.
+
+        Raises: InvalidResponse.
+        """
+        if self._head is not None or self.finished:
+            raise InvalidResponse("The response has already started")
+        self._head = b""
+        self.finished, self.keep_alive = True, False
+        line = _status_line(101)
+        return b"%bconnection: upgrade\r\nupgrade: %b\r\n\r\n" % (line, protocol.encode("ascii"))
+
     def body(self, part: bytes, more: bool) -> bytes:
         """Return the bytes to send for a part of the body. Raises: InvalidResponse."""
         if self._head is None or self.finished:

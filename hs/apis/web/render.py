@@ -1,23 +1,35 @@
 """Rendering: from the result of a handler to the body and headers of a response."""
 
-from collections.abc import AsyncIterable, Mapping
+from collections.abc import AsyncIterable, Awaitable, Callable, Mapping
 from typing import Any
 
 import attrs
 import orjson
 
+from hs.apis.web.transport import Transport
 from hs.core.errors import MatrixError
 
 Headers = list[tuple[bytes, bytes]]
 
 
+@attrs.frozen(eq=False)
+class Upgrade:
+    """The switch of a connection to another protocol, which `run` speaks until it returns."""
+
+    protocol: str
+    run: Callable[[Transport], Awaitable[None]]
+
+
 @attrs.frozen
 class Response:
-    """A response with its status and headers; the body is bytes or a stream of bytes."""
+    """A response with its status and headers; the body is bytes or a stream of bytes.
+
+    With an `Upgrade`, the response is 101 whatever the status and headers.
+    """
 
     status: int = 200
     headers: Mapping[str, str] = attrs.field(factory=dict)
-    body: bytes | AsyncIterable[bytes] = b""
+    body: bytes | AsyncIterable[bytes] | Upgrade = b""
 
 
 @attrs.frozen

@@ -9,9 +9,10 @@ import trio.testing
 from hs.apis.replication import ReplicationApi
 from hs.apis.web.app import Application
 from hs.apis.web.dispatch import REQUESTS_OF_PASS
+from hs.apis.web.drain import Drain
 from hs.apis.web.route import collect
-from hs.repl.rpc_http import RpcEndpoint
-from hs.repl.rpc_server import RpcServer
+from hs.repl.calls.endpoint import RpcEndpoint
+from hs.repl.calls.server import RpcServer
 from tests.apis.web.conversation import EchoApi, MemoryServer, memory_server
 from tests.support.web import Tokens
 
@@ -32,7 +33,7 @@ def application() -> Application:
     tokens = Tokens()
     tokens.user("alice")
     tokens.user("bob")
-    replication = ReplicationApi(RpcEndpoint(RpcServer(list), "secret"))
+    replication = ReplicationApi(RpcEndpoint(RpcServer(list), "secret"), Drain())
     return Application(collect(EchoApi(), replication), tokens)
 
 
@@ -79,7 +80,7 @@ async def answered_before_bob(server: MemoryServer, *flood: bytes) -> int:
         [request("/hello").replace(b"GET", b"OPTIONS")],
         [request("/hello").replace(b"GET", b"DELETE")],
         [request("/echo/a", body=b"x")[:-1], b"x"],
-        [request("/_synapse/replication/rpc/Shop/count", "wrong", b"x")],
+        [request("/_synapse/replication/calls", "wrong")],
     ],
     ids=[
         "user",

@@ -15,7 +15,7 @@ from hs.core.ids import RoomID, UserID
 from hs.core.positions import VectorPosition
 from hs.core.streams import Unread, UnreadRow
 from hs.lib.state_machine import StateMachine
-from hs.repl.rpc_reply import RpcFailed, RpcUnavailable
+from hs.repl.calls.reply import RpcFailed, RpcUnavailable
 from hs.services.push.evaluation.evaluation_duty import EvaluationStore
 from hs.services.push.unread.progress_states import TRANSITIONS, ProgressEvent, ProgressState
 from hs.storage.database import Database, DatabaseUnavailable

@@ -8,7 +8,7 @@ import trio.testing
 
 from hs.core.ids import RoomID, UserID
 from hs.core.streams import Unread, UnreadRow
-from hs.repl.rpc_reply import RpcUnavailable
+from hs.repl.calls.reply import RpcUnavailable
 from hs.services.push.evaluation.result_store import Progress
 from hs.services.push.unread.stored_progress import GUESS_S, StoredProgress
 

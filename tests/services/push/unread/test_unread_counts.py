@@ -385,7 +385,7 @@ async def test_counts_are_exact_once_the_evaluating_process_is_reachable_again(
         async with unread.another_process() as elsewhere:
             await elsewhere.count(BOB, room_id)
 
-            unread.neighbours.sender.connect("main", cluster.endpoint)
+            unread.neighbours.sender.connect("main", cluster.server)
 
             assert await elsewhere.count(BOB, room_id) == (1, 0)
 

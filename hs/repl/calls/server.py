@@ -7,8 +7,8 @@ Rules:
 - All attempts at a call have the same key. The first one starts it, those that arrive meanwhile
   wait for it, and later ones get the remembered reply. Replies are remembered up to a number and
   a total size, which is long enough for retries.
-- When the server stops, running calls are cancelled. Their attempts get no reply (HTTP status
-  503), and the clients on whose behalf they were made may retry.
+- When the server stops, running calls are cancelled. Their attempts get an empty reply, and the
+  clients on whose behalf they were made may retry.
 """
 
 import logging
@@ -24,8 +24,9 @@ import trio
 from hs.core.errors import MatrixError, RemoteFault, Unavailable
 from hs.lib.log import REQUEST_ID
 from hs.lib.tally import Tally
-from hs.repl.rpc import RpcMethod, rpc_methods
-from hs.repl.rpc_reply import (
+from hs.repl.calls.frames import MAX_MESSAGE_BYTES
+from hs.repl.calls.reply import (
+    RpcCall,
     RpcOutcome,
     RpcReply,
     WriterPositions,
@@ -33,44 +34,37 @@ from hs.repl.rpc_reply import (
     matrix_error_payload,
     remote_fault_payload,
 )
+from hs.repl.rpc import RpcMethod, rpc_methods
 from hs.repl.transport import Source
 
+MAX_TIMEOUT_S = 600.0
 MAX_REMEMBERED = 10_000
 MAX_REMEMBERED_BYTES = 32 * 1024 * 1024
+MAX_REPLY_BYTES = MAX_MESSAGE_BYTES - 64 * 1024
+encode = msgspec.msgpack.Encoder().encode
 
 log = logging.getLogger(__name__)
 
 
-@attrs.frozen(eq=False)
-class RpcCall:
-    """A call as it was received; `key` is the same for every attempt at it."""
+CallKey = tuple[str, int]
+"""The caller, and the number that it gave the call."""
 
-    protocol: str
-    method: str
-    arguments: bytes
-    key: str
-    timeout_s: float
-    request_id: str = "-"
-
-
-@attrs.define(eq=False)
-class _Running:
-    done: trio.Event = attrs.Factory(trio.Event)
-    reply: bytes = b""
+Deliver = Callable[[bytes], None]
+"""Takes an encoded RpcReply, or b"" if there is none because the server stops."""
 
 
 @attrs.define(eq=False)
 class RpcServer:
     """The registered implementations, and the calls of them that are running.
 
-    `sources` returns the writers of this process, whose positions are part of every reply. `calls`
-    are metrics by method; a failure is a bug or a passed deadline.
+    `sources` returns the writers of this process. `calls` are metrics by method; a failure is a bug
+    or a passed deadline.
     """
 
     _sources: Callable[[], list[Source]]
-    _methods: dict[tuple[str, str], tuple[RpcMethod, Callable[..., Any]]] = attrs.Factory(dict)
-    _running: dict[str, _Running] = attrs.Factory(dict)
-    _remembered: OrderedDict[str, bytes] = attrs.Factory(OrderedDict)
+    _methods: dict[str, tuple[RpcMethod, Callable[..., Any]]] = attrs.Factory(dict)
+    _running: dict[CallKey, list[Deliver]] = attrs.Factory(dict)
+    _remembered: OrderedDict[CallKey, bytes] = attrs.Factory(OrderedDict)
     _remembered_bytes: int = 0
     _nursery: trio.Nursery | None = None
     calls: dict[str, Tally] = attrs.field(factory=dict, init=False)
@@ -83,9 +77,8 @@ class RpcServer:
     def register(self, protocol: type[Any], implementation: Any) -> None:
         """Make the `@rpc` methods of a Protocol on an object available to other processes."""
         for method in rpc_methods(protocol).values():
-            bound = getattr(implementation, method.name)
-            self._methods[method.protocol, method.name] = (method, bound)
-            self.calls[f"{method.protocol}.{method.name}"] = Tally()
+            self._methods[method.full_name] = (method, getattr(implementation, method.name))
+            self.calls[method.full_name] = Tally()
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Execute calls until cancelled."""
@@ -97,74 +90,71 @@ class RpcServer:
             finally:
                 self._nursery = None
 
-    async def execute(self, call: RpcCall) -> bytes | None:
-        """Execute a call, or join an earlier attempt at it, and return the encoded reply.
-
-        Returns None if the server is not running or stops during the call.
-        """
-        remembered = self._remembered.get(call.key)
+    def begin(self, key: CallKey, call: RpcCall, deliver: Deliver) -> None:
+        """Begin a call, or join an earlier attempt at it; deliver its reply, perhaps at once."""
+        remembered = self._remembered.get(key)
         if remembered is not None:
-            return remembered
-        running = self._running.get(call.key)
-        if running is None:
-            if self._nursery is None:
-                return None
-            running = self._running[call.key] = _Running()
-            self._nursery.start_soon(self._run_call, call, running)
-        await running.done.wait()
-        return running.reply or None
+            deliver(remembered)
+        elif key in self._running:
+            self._running[key].append(deliver)
+        elif self._nursery is None:
+            deliver(b"")
+        else:
+            self._running[key] = [deliver]
+            self._nursery.start_soon(self._run_call, key, call)
 
-    async def _run_call(self, call: RpcCall, running: _Running) -> None:
+    def positions(self) -> WriterPositions:
+        """Return how far each writer of this process has committed.
+
+        The advances of idle writers are not included: readers learn of them later.
+        """
+        return {(source.stream.name, source.writer): source.committed for source in self._sources()}
+
+    async def _run_call(self, key: CallKey, call: RpcCall) -> None:
+        reply = b""
         try:
             REQUEST_ID.set(call.request_id)
             began = perf_counter()
             outcome, payload = await self._outcome(call)
             self._count(call, outcome, perf_counter() - began)
-            reply = RpcReply(outcome, msgspec.Raw(payload), self._positions())
-            running.reply = msgspec.msgpack.encode(reply)
+            reply = encode(RpcReply(outcome, msgspec.Raw(payload)))
             if outcome is not RpcOutcome.NO_METHOD:
-                self._remember(call.key, running.reply)
+                self._remember(key, reply)
         finally:
-            del self._running[call.key]
-            running.done.set()
+            for deliver in self._running.pop(key):
+                deliver(reply)
 
     def _count(self, call: RpcCall, outcome: RpcOutcome, seconds: float) -> None:
-        tally = self.calls.get(f"{call.protocol}.{call.method}")
+        tally = self.calls.get(call.method)
         if tally is not None:
             (tally.add_failure if outcome is RpcOutcome.FAULT else tally.add)(seconds)
 
     async def _outcome(self, call: RpcCall) -> tuple[RpcOutcome, bytes]:
-        registered = self._methods.get((call.protocol, call.method))
+        registered = self._methods.get(call.method)
         if registered is None:
             return RpcOutcome.NO_METHOD, fault_payload("this process does not have the method")
         method, implementation = registered
         try:
             arguments = method.decode_arguments(call.arguments)
-            with trio.fail_after(call.timeout_s):
+            with trio.fail_after(min(max(call.timeout_s, 0.0), MAX_TIMEOUT_S)):
                 result = await implementation(*arguments)
-            return RpcOutcome.RESULT, method.encode_result(result)
+            payload = method.encode_result(result)
+            if len(payload) > MAX_REPLY_BYTES:
+                raise ValueError(f"the result has {len(payload)} bytes")
+            return RpcOutcome.RESULT, payload
         except MatrixError as error:
             return RpcOutcome.MATRIX_ERROR, matrix_error_payload(error)
         except Unavailable as cause:
-            log.warning(
-                "call of %s.%s failed, the caller may retry: %s", call.protocol, call.method, cause
-            )
+            log.warning("call of %s failed, the caller may retry: %s", call.method, cause)
             unavailable = MatrixError("M_UNKNOWN", 503, cause.ANSWER)
             return RpcOutcome.MATRIX_ERROR, matrix_error_payload(unavailable)
         except RemoteFault as fault:
             return RpcOutcome.REMOTE_FAULT, remote_fault_payload(fault)
         except Exception as error:
-            log.exception("call of %s.%s failed", call.protocol, call.method)
+            log.exception("call of %s failed", call.method)
             return RpcOutcome.FAULT, fault_payload(type(error).__name__)
 
-    def _positions(self) -> WriterPositions:
-        # Committed positions only: readers learn of the advances of idle writers later.
-        positions: WriterPositions = {}
-        for source in self._sources():
-            positions.setdefault(source.stream.name, {})[source.writer] = source.committed
-        return positions
-
-    def _remember(self, key: str, reply: bytes) -> None:
+    def _remember(self, key: CallKey, reply: bytes) -> None:
         self._remembered[key] = reply
         self._remembered_bytes += len(reply)
         while self._remembered and (

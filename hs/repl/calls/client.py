@@ -1,11 +1,10 @@
 """The client of RPC: proxies that are generated from Protocols.
 
-A caller reads its own writes: a reply has the positions of the owner's writers, and the proxy
+A caller reads its own writes: with a reply come the positions of the owner's writers, and the proxy
 returns only after the feed of this process has reached them.
 """
 
 import logging
-import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from time import perf_counter
 from typing import Any, Protocol, TypeVar
@@ -18,14 +17,22 @@ from hs.core.stream_def import StreamDef
 from hs.core.streams import CATALOGUE
 from hs.lib.log import REQUEST_ID
 from hs.lib.tally import Tally
+from hs.repl.calls.frames import MAX_MESSAGE_BYTES
+from hs.repl.calls.reply import (
+    RpcCall,
+    RpcFailed,
+    RpcReply,
+    RpcUnavailable,
+    WriterPositions,
+    raise_from,
+)
 from hs.repl.feed import Feed
 from hs.repl.freshness import catch_up
 from hs.repl.rpc import RpcMethod, rpc_methods
-from hs.repl.rpc_reply import RpcFailed, RpcReply, RpcUnavailable, WriterPositions, raise_from
 
 P = TypeVar("P")
 
-RPC_PATH = "/_synapse/replication/rpc"
+MAX_CALL_BYTES = MAX_MESSAGE_BYTES - 64 * 1024
 SECRET_MISMATCH = (
     "its worker_replication_secret or, if that is not set, its signing key differs from ours"
 )
@@ -33,19 +40,28 @@ SECRET_MISMATCH = (
 log = logging.getLogger(__name__)
 
 
+_decode_reply = msgspec.msgpack.Decoder(RpcReply).decode
+
+
 class InstanceUnreachable(Exception):
     """An instance did not reply before the deadline."""
 
 
-class RpcSender(Protocol):
-    """The transport of requests to other instances."""
+class CallRejected(Exception):
+    """An instance does not know the secret of this process."""
 
-    async def post(
-        self, instance: str, path: str, headers: Mapping[str, str], body: bytes, timeout_s: float
-    ) -> tuple[int, bytes]:
-        """Post to an instance, retrying after broken connections, and return (status, body).
 
-        Raises: InstanceUnreachable.
+class CallSender(Protocol):
+    """The transport of calls to other instances."""
+
+    async def call(
+        self, instance: str, call: RpcCall, timeout_s: float
+    ) -> tuple[bytes, WriterPositions]:
+        """Return the encoded RpcReply, or b"" if the instance is stopping.
+
+        Sends the call again after a broken connection; it is executed once. The positions are those
+        of the instance's writers which the caller may not have reached; it removes others.
+        Raises: InstanceUnreachable, CallRejected.
         """
 
 
@@ -61,8 +77,7 @@ class RpcClients:
     instance; a failure is a call without a reply or with that of a bug.
     """
 
-    _sender: RpcSender
-    _secret: str
+    _sender: CallSender
     _feed: Feed
     _streams: Mapping[str, StreamDef[Any]] = attrs.Factory(
         lambda: {stream.name: stream for stream in CATALOGUE}
@@ -94,7 +109,7 @@ class RpcClients:
         return instance in self._rejecting and instance not in self._admitting
 
     def _remote(self, method: RpcMethod, instance: str) -> Callable[..., Any]:
-        tally = self.calls[f"{method.protocol}.{method.name}", instance] = Tally()
+        tally = self.calls[method.full_name, instance] = Tally()
 
         async def call(_: object, *args: Any, **kwargs: Any) -> Any:
             began = perf_counter()
@@ -113,46 +128,47 @@ class RpcClients:
         return call
 
     async def _call(self, method: RpcMethod, instance: str, arguments: bytes) -> Any:
-        name = f"{method.protocol}.{method.name}"
+        name = method.full_name
+        if len(arguments) > MAX_CALL_BYTES:
+            raise RpcFailed(f"{name} at {instance}: the arguments have {len(arguments)} bytes")
         left_s = trio.current_effective_deadline() - trio.current_time()
         timeout_s = min(method.timeout_s, max(left_s, 0.0))
-        headers = {
-            "authorization": f"Bearer {self._secret}",
-            "content-type": "application/msgpack",
-            "x-hs-call": secrets.token_hex(12),
-            "x-hs-timeout": f"{timeout_s:.3f}",
-            "x-request-id": REQUEST_ID.get(),
-        }
-        path = f"{RPC_PATH}/{method.protocol}/{method.name}"
+        call = RpcCall(name, msgspec.Raw(arguments), timeout_s, REQUEST_ID.get())
         try:
-            status, body = await self._sender.post(instance, path, headers, arguments, timeout_s)
+            encoded, positions = await self._sender.call(instance, call, timeout_s)
         except InstanceUnreachable as error:
             log.warning("call of %s: process %s cannot be reached: %s", name, instance, error)
             raise RpcUnavailable(instance, str(error)) from error
-        if status == 401:
+        except CallRejected:
             if instance not in self._rejecting:
                 self._rejecting.add(instance)
                 log.error("process %s rejects our calls: %s", instance, SECRET_MISMATCH)
-            raise RpcUnavailable(instance, SECRET_MISMATCH)
-        if status == 503:
+            raise RpcUnavailable(instance, SECRET_MISMATCH) from None
+        if not encoded:
             raise RpcUnavailable(instance, "it is stopping")
-        if status != 200:
-            raise RpcFailed(f"{name} at {instance}: HTTP status {status}")
         self._rejecting.discard(instance)
         self._admitting.add(instance)
-        reply = msgspec.msgpack.decode(body, type=RpcReply)
+        reply = _decode_reply(encoded)
         if method.catch_up:
-            await self._catch_up(reply.positions, instance)
+            self._forget_reached(positions)
+            if positions:
+                await self._catch_up(positions, instance)
         raise_from(reply, instance, name)
         return method.decode_result(reply.payload)
 
+    def _forget_reached(self, positions: WriterPositions) -> None:
+        """Remove the positions that this process has reached, and those that it does not follow."""
+        for key, position in tuple(positions.items()):
+            name, writer = key
+            stream = self._streams.get(name)
+            seen = None if stream is None else self._feed.position_of(stream, writer)
+            if seen is None or seen >= position:
+                del positions[key]
+
     async def _catch_up(self, positions: WriterPositions, instance: str) -> None:
         targets = [
-            (stream, writer, position)
-            for name, writers in positions.items()
-            for writer, position in writers.items()
-            if (stream := self._streams.get(name)) is not None
-            and self._feed.position_of(stream, writer) is not None
+            (self._streams[name], writer, position)
+            for (name, writer), position in positions.items()
         ]
         if not await catch_up(self._feed, targets, self._look):
             log.warning("timed out waiting for replication of what %s wrote", instance)

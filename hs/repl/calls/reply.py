@@ -1,4 +1,4 @@
-"""The reply to a call: a result or an error, and the positions of the owner's writers."""
+"""A call and the reply to it: a result or an error."""
 
 import enum
 from typing import Any
@@ -8,7 +8,8 @@ import msgspec
 import hs.core.errors
 from hs.core.errors import MatrixError, RemoteFault
 
-WriterPositions = dict[str, dict[str, int]]  # stream -> writer -> position
+WriterPositions = dict[tuple[str, str], int]
+"""The positions of writers, by the names of stream and writer."""
 
 
 class RpcOutcome(enum.IntEnum):
@@ -21,12 +22,20 @@ class RpcOutcome(enum.IntEnum):
     NO_METHOD = 4  # the owner is of another release
 
 
+class RpcCall(msgspec.Struct, array_like=True, frozen=True):
+    """A call; `method` is that of a Protocol, with its name."""
+
+    method: str
+    arguments: msgspec.Raw
+    timeout_s: float
+    request_id: str = "-"
+
+
 class RpcReply(msgspec.Struct, array_like=True, frozen=True):
-    """The body of the response to a call."""
+    """The reply to a call."""
 
     outcome: RpcOutcome
     payload: msgspec.Raw
-    positions: WriterPositions = {}
 
 
 class _MatrixErrorFields(msgspec.Struct, array_like=True, frozen=True):

@@ -1,0 +1,298 @@
+"""The caller's end of connections to other processes: one for each process that is called.
+
+Rules:
+
+- A call that was sent may have been executed, whatever happens to the connection afterwards. It is
+  sent again on the next connection, with the same number, so that the owner executes it once.
+- A process that cannot be reached for GIVE_UP_S is given up, unless it announced that it is
+  restarting: then the calls to it fail. So do those that a process which hangs has received.
+- A connection is opened by the first call and stays open. While calls wait for their replies, a
+  process that sends nothing is asked for a sign of life.
+"""
+
+import ssl
+from collections.abc import Mapping, Sequence
+from itertools import count
+
+import attrs
+import h11
+import msgspec
+import trio
+
+from hs.lib.default_tls import default_tls
+from hs.repl.calls.client import CallRejected, InstanceUnreachable
+from hs.repl.calls.frames import Frame, FrameKind
+from hs.repl.calls.link import Link, LinkClosed
+from hs.repl.calls.reply import RpcCall, WriterPositions
+from hs.repl.ownership import Location
+
+LINK_PATH = "/_synapse/replication/calls"
+MAX_CALLS = 512  # running at one instance; further ones wait
+CONNECT_S = 2.0  # for one attempt
+GIVE_UP_S = 4.0
+RESTART_S = 30.0  # to wait for an instance that announced its stop, counted from then
+ASK_AFTER_S = 1.0  # without a sign of life
+HUNG_AFTER_S = 3.0  # without an answer to that
+FIRST_PAUSE_S = 0.02
+LAST_PAUSE_S = 1.0
+CHUNK = 65536
+
+BROKEN = (OSError, trio.BrokenResourceError, trio.ClosedResourceError, h11.RemoteProtocolError)
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode_positions = msgspec.msgpack.Decoder(list[tuple[str, str, int]]).decode
+
+
+@attrs.define(eq=False)
+class _Waiting:
+    """A call without a reply; `payload` is the encoded call."""
+
+    payload: bytes
+    since: float
+    done: trio.Event = attrs.Factory(trio.Event)
+    reply: bytes = b""
+    error: Exception | None = None
+
+    def fail(self, error: Exception) -> None:
+        if not self.done.is_set():
+            self.error = error
+            self.done.set()
+
+
+@attrs.define(eq=False)
+class _Instance:
+    """Another process, and the calls to it."""
+
+    location: Location
+    calls: dict[int, _Waiting] = attrs.Factory(dict)
+    slots: trio.Semaphore = attrs.Factory(lambda: trio.Semaphore(MAX_CALLS))
+    link: Link | None = None
+    is_served: bool = False  # a task connects, or is connected
+    positions: WriterPositions = attrs.Factory(dict)
+    heard_at: float = 0.0
+    restarting_until: float = 0.0
+    cause: str = "no reply in time"
+
+    def accept(self, frames: Sequence[Frame]) -> None:
+        """Take what the process sent."""
+        for kind, message_id, payload in frames:
+            if kind == FrameKind.REPLY:
+                waiting = self.calls.get(message_id)
+                if waiting is not None:  # else its caller is gone
+                    waiting.reply = payload
+                    waiting.done.set()
+            elif kind == FrameKind.POSITIONS:
+                try:
+                    positions = _decode_positions(payload)
+                except msgspec.DecodeError as error:
+                    raise LinkClosed(f"positions cannot be decoded: {error}") from error
+                for stream, writer, position in positions:
+                    self.positions[stream, writer] = position
+
+    def give_up(self, now: float) -> None:
+        """Fail the calls that have waited too long for a process that cannot be reached."""
+        if now < self.restarting_until:
+            return
+        for waiting in self.calls.values():
+            if now - max(waiting.since, self.heard_at) >= GIVE_UP_S:
+                waiting.fail(InstanceUnreachable(self.cause))
+
+    def fail_all(self, error: Exception) -> None:
+        """Fail all calls."""
+        for waiting in self.calls.values():
+            waiting.fail(error)
+
+
+@attrs.define(eq=False)
+class LinkSender:
+    """The connections of this process to others.
+
+    `caller` is a name that no other process has, and no earlier one with this process's name.
+    """
+
+    _locations: Mapping[str, Location]
+    _secret: str
+    _caller: str
+    _ssl_context: ssl.SSLContext | None = None
+    _instances: dict[str, _Instance] = attrs.field(factory=dict, init=False)
+    _numbers: "count[int]" = attrs.field(factory=lambda: count(1), init=False)
+    _nursery: trio.Nursery | None = attrs.field(default=None, init=False)
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Connect to the processes that are called, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            try:
+                task_status.started()
+                await trio.sleep_forever()
+            finally:
+                self._nursery = None
+
+    async def call(
+        self, instance: str, call: RpcCall, timeout_s: float
+    ) -> tuple[bytes, WriterPositions]:
+        """Send a call; see `CallSender.call`."""
+        called = self._instance(instance)
+        if self._nursery is None:
+            raise InstanceUnreachable("this process is stopping")
+        with trio.move_on_after(timeout_s):
+            async with called.slots:
+                waiting = _Waiting(_encode(call), trio.current_time())
+                number = next(self._numbers)
+                called.calls[number] = waiting
+                try:
+                    if called.link is not None:
+                        called.link.send(FrameKind.CALL, number, waiting.payload)
+                    elif not called.is_served:
+                        called.is_served = True
+                        self._nursery.start_soon(self._serve, called)
+                    await waiting.done.wait()
+                finally:
+                    del called.calls[number]
+                if waiting.error is not None:
+                    raise waiting.error
+                return waiting.reply, called.positions
+        raise InstanceUnreachable(called.cause if called.link is None else "no reply in time")
+
+    def expect_restart(self, instance: str) -> None:
+        """Note that an instance stops as intended, and most likely starts again."""
+        if instance in self._locations:
+            self._instance(instance).restarting_until = trio.current_time() + RESTART_S
+
+    def _instance(self, name: str) -> _Instance:
+        instance = self._instances.get(name)
+        if instance is None:
+            location = self._locations.get(name)
+            if location is None:
+                raise InstanceUnreachable("it is not in the instance map")
+            instance = self._instances[name] = _Instance(location)
+        return instance
+
+    async def _serve(self, called: _Instance) -> None:
+        """Stay connected to a process as long as it is called."""
+        pause_s = FIRST_PAUSE_S
+        try:
+            while called.calls:
+                try:
+                    await self._connect_and_exchange(called)
+                    pause_s = FIRST_PAUSE_S
+                except CallRejected as error:
+                    called.fail_all(error)
+                    return
+                except (*BROKEN, trio.TooSlowError) as error:
+                    called.cause = _text_of(error)
+                    called.give_up(trio.current_time())
+                    await trio.sleep(pause_s)
+                    pause_s = min(pause_s * 2, LAST_PAUSE_S)
+        finally:
+            called.is_served = False
+            called.fail_all(InstanceUnreachable("this process is stopping"))
+
+    async def _connect_and_exchange(self, called: _Instance) -> None:
+        """Exchange calls and replies until the connection is lost. Raises if there is none."""
+        with trio.fail_after(CONNECT_S):
+            stream = await self._open(called.location)
+        try:
+            with trio.fail_after(CONNECT_S):
+                first = await self._shake_hands(stream)
+            await _exchange(called, stream, first)
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.aclose_forcefully(stream)
+
+    async def _open(self, location: Location) -> trio.abc.Stream:
+        if location.path is not None:
+            return await trio.open_unix_socket(location.path)
+        stream = await trio.open_tcp_stream(location.host, location.port)
+        if not location.tls:
+            return stream
+        context = self._ssl_context or default_tls()
+        encrypted = trio.SSLStream(
+            stream, context, server_hostname=location.host, https_compatible=True
+        )
+        try:
+            await encrypted.do_handshake()
+        except BaseException:
+            with trio.CancelScope(shield=True):
+                await trio.aclose_forcefully(encrypted)
+            raise
+        return encrypted
+
+    async def _shake_hands(self, stream: trio.abc.Stream) -> bytes:
+        """Ask for the protocol of calls; return the bytes that followed the response."""
+        http = h11.Connection(h11.CLIENT)
+        headers = [
+            ("host", "replication"),
+            ("authorization", f"Bearer {self._secret}"),
+            ("connection", "upgrade"),
+            ("upgrade", "hs-calls"),
+            ("x-hs-caller", self._caller),
+        ]
+        request = http.send(h11.Request(method="GET", target=LINK_PATH, headers=headers))
+        await stream.send_all((request or b"") + (http.send(h11.EndOfMessage()) or b""))
+        while True:
+            event = http.next_event()
+            if event is h11.NEED_DATA:
+                http.receive_data(bytes(await stream.receive_some(CHUNK)))
+            elif isinstance(event, h11.InformationalResponse) and event.status_code == 101:
+                return http.trailing_data[0]
+            elif isinstance(event, h11.Response) and event.status_code == 401:
+                raise CallRejected
+            elif isinstance(event, h11.Response):
+                raise trio.BrokenResourceError(f"HTTP status {event.status_code}")
+            else:
+                raise trio.BrokenResourceError("the connection was closed")
+
+
+@attrs.frozen(eq=False)
+class _Bytes:
+    """The ByteStream of a trio stream."""
+
+    _stream: trio.abc.Stream
+
+    async def read(self) -> bytes:
+        try:
+            return bytes(await self._stream.receive_some(CHUNK))
+        except BROKEN:
+            return b""
+
+    async def write(self, payload: bytes) -> None:
+        await self._stream.send_all(payload)
+
+
+async def _exchange(called: _Instance, stream: trio.abc.Stream, first: bytes) -> None:
+    link = Link(_Bytes(stream))
+    called.restarting_until = 0.0
+    called.positions.clear()  # the process announces all of them on a new connection
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(link.write)
+            nursery.start_soon(link.read, called.accept, first)
+            nursery.start_soon(_watch, called, link)
+            for number, waiting in called.calls.items():
+                link.send(FrameKind.CALL, number, waiting.payload)
+            called.link = link
+    except* LinkClosed as closed:
+        called.cause = str(closed.exceptions[0])
+    finally:
+        called.link = None
+        called.heard_at = link.heard_at
+
+
+async def _watch(called: _Instance, link: Link) -> None:
+    """Ask for signs of life while calls wait. Raises: LinkClosed if there are none."""
+    while True:
+        await trio.sleep(ASK_AFTER_S)
+        silent_s = trio.current_time() - link.heard_at
+        if not called.calls or silent_s < ASK_AFTER_S:
+            continue
+        oldest = min(waiting.since for waiting in called.calls.values())
+        if trio.current_time() - max(oldest, link.heard_at) >= HUNG_AFTER_S:
+            raise LinkClosed("it does not respond")
+        link.send(FrameKind.PING, 0, b"")
+
+
+def _text_of(error: BaseException) -> str:
+    if isinstance(error, trio.TooSlowError):
+        return "no connection in time"
+    return str(error) or str(error.__cause__ or type(error).__name__)
