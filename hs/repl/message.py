@@ -34,20 +34,11 @@ class Message(msgspec.Struct, array_like=True, frozen=True):
 
 
 _encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(Message)
 
 
 def encode_message(message: Message) -> bytes:
     """Encode a message; safe in any thread."""
     return _encoder.encode(message)
-
-
-def decode_message(encoded: bytes) -> Message:
-    """Decode a message.
-
-    Raises: msgspec.ValidationError, msgspec.DecodeError.
-    """
-    return _decoder.decode(encoded)
 
 
 def rows_message(instance: str, batch: Batch[Any], epoch: int) -> Message:

@@ -10,13 +10,15 @@ Redis makes replication fast, not safe. Rules:
 - Positions are read from the database after subscribing, so no commit falls in between.
 - While Redis is down, this process polls the database once per beat. A connection on which not
   even its own ALIVE messages arrive counts as down.
+- Messages travel in sealed envelopes (envelope.py); whatever else arrives is dropped.
 - Both queues are bounded. When one is full it is emptied, which makes gaps, and the loss of
   outgoing messages is announced at the next beat.
 """
 
 import logging
+import math
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import attrs
@@ -29,12 +31,12 @@ from redis.exceptions import RedisError
 
 from hs.core.stream_def import StreamDef
 from hs.lib.aio import Bridge
+from hs.repl.envelope import Envelopes, InvalidEnvelope
 from hs.repl.feed import Batch, Feed
 from hs.repl.intake import Intake
 from hs.repl.message import (
     Message,
     MessageKind,
-    decode_message,
     encode_message,
     position_message,
     rows_message,
@@ -53,6 +55,7 @@ LAST_PAUSE_S = 5.0
 MAX_OUT = 10_000
 MAX_IN = 100_000
 MESSAGES_PER_TURN = 200  # between two checkpoints
+LOG_EVERY_S = 60.0
 
 log = logging.getLogger(__name__)
 
@@ -109,12 +112,14 @@ class RedisLink:
             await pubsub.aclose()  # type: ignore[no-untyped-call]  # redis does not annotate it
         raise RedisDown("the subscription ended")
 
-    async def publish(self, messages: Sequence["Message | tuple[Batch[Any], int]"]) -> None:
+    async def publish(
+        self, envelopes: Envelopes, messages: Sequence["Message | tuple[Batch[Any], int]"]
+    ) -> None:
         """Publish messages in order, in one round trip. A batch comes with its epoch.
 
         Raises: RedisDown.
         """
-        payloads = [self._encode(message) for message in messages]
+        payloads = list(envelopes.seal([self._encode(message) for message in messages]))
         try:
             if len(payloads) == 1:
                 await self._open_client().publish(self._channel, payloads[0])
@@ -178,6 +183,7 @@ class RedisTransport:
     feed: Feed
     _instance: str
     _link: RedisLink
+    _make_envelopes: Callable[[], Awaitable[Envelopes]]
     _bridge: Bridge
     _intake: Intake
     _expected: Sequence[tuple[StreamDef[Any], str]]
@@ -195,6 +201,8 @@ class RedisTransport:
     _advanced: trio.Event = attrs.Factory(trio.Event)
     _listening: trio.CancelScope = attrs.Factory(trio.CancelScope)
     _received_at: float = 0.0
+    _rejected_at: float = -math.inf
+    _envelopes: Envelopes = attrs.field(init=False)
     received: int = 0
     sent: int = 0
     dropped: int = 0
@@ -234,6 +242,7 @@ class RedisTransport:
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Carry messages until cancelled; started when this process follows the others."""
+        self._envelopes = await self._make_envelopes()
         try:
             async with trio.open_nursery() as nursery:
                 await nursery.start(self._intake.run)
@@ -291,19 +300,33 @@ class RedisTransport:
             else:
                 self._inbox_wake = trio.Event()
 
-    def _process(self, encoded: bytes) -> None:
+    def _process(self, envelope: bytes) -> None:
         try:
-            message = decode_message(encoded)
-            if message.instance == self._instance:
-                return
+            messages = self._envelopes.open(envelope)
+        except InvalidEnvelope as error:
+            self._log_rejection(error)
+            return
+        for message in messages:
             if message.kind is MessageKind.REPLICATE:
                 self._announce_all()
             elif message.kind is MessageKind.LEAVING:
                 self._on_leaving(message.instance)
             elif message.kind is not MessageKind.ALIVE:
-                self._intake.accept(message)
-        except msgspec.DecodeError as error:  # from another release, or from a stranger
-            log.warning("ignoring a message from Redis that cannot be decoded: %s", error)
+                self._accept(message)
+
+    def _accept(self, message: Message) -> None:
+        try:
+            self._intake.accept(message)
+        except msgspec.DecodeError as error:  # from another release
+            log.warning("ignoring rows of %s that cannot be decoded: %s", message.instance, error)
+
+    def _log_rejection(self, error: InvalidEnvelope) -> None:
+        # Limited, because whoever has the password of Redis can cause this line.
+        self.dropped += 1
+        now = trio.current_time()
+        if now >= self._rejected_at + LOG_EVERY_S:
+            self._rejected_at = now
+            log.warning("ignoring messages on Redis that are not of this server: %s", error)
 
     def _enqueue(self, message: Message | tuple[Batch[Any], int]) -> None:
         if not self.connected:
@@ -332,7 +355,7 @@ class RedisTransport:
             return
         try:
             with trio.fail_after(PUBLISH_S):
-                await self._bridge.run(self._link.publish, messages)
+                await self._bridge.run(self._link.publish, self._envelopes, messages)
         except (RedisDown, trio.TooSlowError) as error:
             log.warning("cannot publish to Redis, %d messages dropped: %s", len(messages), error)
             self.dropped += len(messages)

@@ -9,16 +9,20 @@ from hs.repl.calls.endpoint import RpcEndpoint
 from hs.repl.calls.sender import LinkSender
 from hs.repl.calls.server import RpcServer
 from hs.repl.cluster import Cluster
+from hs.repl.envelope import Envelopes, envelope_key
 from hs.repl.feed import Feed
 from hs.repl.freshness import Freshness
 from hs.repl.intake import Intake
+from hs.repl.leases import instance_lease
 from hs.repl.ownership import Ownership
 from hs.repl.recent_rows import LocalRecentRows, RecentRows
 from hs.repl.redis import RedisAddress, RedisLink, RedisTransport, channel_name
 from hs.repl.signing_key import replication_secret_of
 from hs.settings.sections.server import RedisSettings
 from hs.settings.settings import Settings
-from hs.storage.database import Database
+from hs.storage import leases
+from hs.storage.database import Database, Tx
+from hs.storage.identity import identity_of
 
 
 def connect(
@@ -45,10 +49,15 @@ def connect(
     link = RedisLink(
         _redis_address(settings.redis), channel_name(settings.server.server_name), instance, bridge
     )
+
+    async def make_envelopes() -> Envelopes:
+        return await database.write(_read_envelopes, secret, instance)
+
     transport = RedisTransport(
         feed=feed,
         instance=instance,
         link=link,
+        make_envelopes=make_envelopes,
         bridge=bridge,
         intake=intake,
         expected=ownership.expected(),
@@ -66,6 +75,14 @@ def connect(
         freshness=Freshness(feed, instance, database, intake.look),
     )
     return transport, cluster
+
+
+async def _read_envelopes(tx: Tx, secret: str, instance: str) -> Envelopes:
+    identity = await identity_of(tx, secrets.token_hex(16))
+    lease = await leases.read(tx, instance_lease(instance))
+    # The lease on the name of this process, which grows with every life of it.
+    life = 0 if lease is None else lease.fence
+    return Envelopes(envelope_key(secret, identity), instance, life)
 
 
 def _redis_address(redis: RedisSettings) -> RedisAddress:

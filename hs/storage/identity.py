@@ -1,4 +1,4 @@
-"""The random name of this database, to recognise folders that belong to it."""
+"""The random name of this database, to recognise folders and messages that belong to it."""
 
 from hs.storage.database import Tx
 

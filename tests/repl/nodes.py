@@ -11,6 +11,7 @@ from hs.lib.aio import Bridge
 from hs.repl.calls.client import RpcClients
 from hs.repl.calls.inproc import InProcSender
 from hs.repl.calls.server import RpcServer
+from hs.repl.envelope import Envelopes, envelope_key
 from hs.repl.feed import Batch, Feed
 from hs.repl.intake import Intake
 from hs.repl.memory_writer import MemoryWriter
@@ -108,10 +109,21 @@ class Cluster:
             address = RedisAddress(path=address.socket)
         link = RedisLink(address, CHANNEL, name, self.bridge)
         expected = [(NOTES, writer) for writer in self.names if writer != name]
-        transport = RedisTransport(
-            feed, name, link, bridge=self.bridge, intake=intake, expected=expected
-        )
         self.starts += 1
+        envelopes = Envelopes(envelope_key("s", "identity"), name, self.starts)
+
+        async def make_envelopes() -> Envelopes:
+            return envelopes
+
+        transport = RedisTransport(
+            feed,
+            name,
+            link,
+            make_envelopes=make_envelopes,
+            bridge=self.bridge,
+            intake=intake,
+            expected=expected,
+        )
         notes = TableWriter(NOTES, name, self.database, transport, lambda: 1_000_000)
         hints = MemoryWriter(HINTS, name, transport, 1_000_000 * self.starts)
         server = RpcServer(lambda: transport.sources)

@@ -7,24 +7,14 @@ from hypothesis import strategies as st
 
 from hs.repl.feed import Batch, Feed
 from hs.repl.intake import Intake
-from hs.repl.message import Message, MessageKind, decode_message, encode_message, rows_message
+from hs.repl.message import Message, MessageKind, rows_message
 from hs.repl.recent_rows import RecentBatch
-from hs.repl.row_codec import decode_rows, encode_rows
+from hs.repl.row_codec import encode_rows
 from hs.storage import stream_log
 from hs.storage.database import Database, Tx
 from hs.storage.inline import open_inline
 from hs.storage.stream_log import LoggedCommit
 from tests.repl.conftest import NOTES, Note, make_tables
-
-
-def test_message_survives_its_encoding_with_rows_still_encoded() -> None:
-    batch = Batch(NOTES, "w1", 4, 6, [(5, Note("a")), (6, Note("b", b"\xff"))])
-
-    message = decode_message(encode_message(rows_message("w1", batch, 9)))
-
-    assert (message.stream, message.prev, message.position) == ("receipts", 4, 6)
-    assert message.epoch == 9
-    assert decode_rows(NOTES, message.rows) == batch.rows
 
 
 class NoWriter:

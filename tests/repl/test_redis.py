@@ -6,10 +6,12 @@ import pytest
 import trio
 
 from hs.lib.aio import Bridge
+from hs.repl.envelope import Envelopes, envelope_key
 from hs.repl.intake import FeedLost
+from hs.repl.message import Message, MessageKind, encode_message
 from hs.storage.database import Database
 from tests.repl.conftest import HINTS, NOTES, Note, add_note
-from tests.repl.nodes import Cluster, Node
+from tests.repl.nodes import CHANNEL, Cluster, Node
 from tests.support.servers.redis import RedisMissing, RedisServer, running_redis
 
 pytestmark = pytest.mark.redis
@@ -252,4 +254,31 @@ async def test_process_that_missed_pruned_commits_ends(
             process.start_soon(second.intake.run)
             await trio.testing.wait_all_tasks_blocked()
             await second.intake.poll()
+    nursery.cancel_scope.cancel()
+
+
+async def test_messages_of_others_on_redis_are_ignored(
+    db: Database,
+    bridge: Bridge,
+    redis: RedisServer,
+    nursery: trio.Nursery,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    cluster = Cluster(db, bridge, redis, ("w1", "w2"))
+    first, second = cluster.node("w1"), cluster.node("w2")
+    await nursery.start(first.run)
+    await nursery.start(second.run)
+    position = Message(MessageKind.POSITION, "w1", "receipts", "w1", prev=10**9, position=10**9)
+    stranger = Envelopes(envelope_key("guess", "identity"), "w1", 10**9)
+    forged = [*stranger.seal([encode_message(position)]), encode_message(position), b"", b"\xff"]
+
+    for payload in forged:
+        redis.publish(CHANNEL, payload)
+    await first.notes.write(add_note, "true")
+
+    await second.until_seen("w1", ["true"])
+    assert second.feed.position_of(NOTES, "w1") == first.notes.position
+    assert second.transport.dropped == len(forged)
+    lines = [record for record in caplog.records if "not of this server" in record.getMessage()]
+    assert len(lines) == len(cluster.nodes)
     nursery.cancel_scope.cancel()

@@ -67,12 +67,17 @@ class RedisServer:
 
     def cli(self, *command: str) -> str:
         """Run a command with redis-cli and return its output."""
+        return self._run_cli(command, b"")
+
+    def publish(self, channel: str, payload: bytes) -> None:
+        """Publish a message on a channel."""
+        self._run_cli(("-x", "PUBLISH", channel), payload)
+
+    def _run_cli(self, arguments: Sequence[str], given: bytes) -> str:
         secret = ["-a", self.password, "--no-auth-warning"] if self.password else []
-        completed = subprocess.run(
-            ["redis-cli", "-s", self.socket, *secret, *command],
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        return completed.stdout.strip()
+        command = ["redis-cli", "-s", self.socket, *secret, *arguments]
+        completed = subprocess.run(command, input=given, capture_output=True, check=False)
+        return completed.stdout.decode().strip()
 
 
 @contextmanager
