@@ -15,7 +15,9 @@ from hs.nursery import process_metrics
 from hs.nursery.plan import Plan
 from hs.nursery.process import Process
 from hs.nursery.process_base import build_process_base
+from hs.nursery.process_report import LocalProcessReports
 from hs.nursery.services import build_services
+from hs.repl.process_reports import ProcessReports
 from hs.services.accounts.sessions.server_blocking import with_server_blocking
 from hs.settings.settings import Settings
 from hs.storage.database import Database
@@ -49,6 +51,9 @@ def compose(
         metrics=metrics,
         supervision=Supervision(),
     )
+    if base.cluster is not None:
+        reports = LocalProcessReports(process, base.cluster)
+        base.cluster.server.register(ProcessReports, reports)
     if not settings.metrics.enable_metrics:
         stalls = process_metrics.log_stalls()
         return attrs.evolve(process, duties=[*process.duties, stalls])

@@ -77,13 +77,15 @@ def tree_of(plan: Plan, settings: Settings) -> str:
     ]
     lines = [f"{'  ' * depth}{'└ ' if depth else ''}{label}" for depth, label in enumerate(labels)]
     indent = "  " * len(labels)
-    lines += [
-        f"{indent}└ listener {_address_of(listener)}: {_resources_of(listener)}"
-        for listener in plan.listeners
-    ]
+    lines += [f"{indent}└ listener {describe_listener(listener)}" for listener in plan.listeners]
     if not plan.listeners:
         lines.append(f"{indent}└ no listeners")
     return "\n".join(lines)
+
+
+def describe_listener(listener: Listener) -> str:
+    """Return the addresses and resources of a listener."""
+    return f"{_address_of(listener)}: {_resources_of(listener)}"
 
 
 def _address_of(listener: Listener) -> str:

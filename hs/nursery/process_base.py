@@ -144,7 +144,7 @@ def build_process_base(
 ) -> ProcessBase:
     """Build the base of a process. Raises: SettingsError (no signing key)."""
     feed = Feed()
-    ownership = Ownership(_topology(settings.workers))
+    ownership = Ownership(topology_of(settings.workers))
     transport: Transport
     cluster: Cluster | None = None
     if plan.shared:
@@ -186,7 +186,8 @@ def build_process_base(
     )
 
 
-def _topology(workers: WorkerSettings) -> Topology:
+def topology_of(workers: WorkerSettings) -> Topology:
+    """Return the configured processes."""
     locations = {
         name: Location(
             host=address.host,

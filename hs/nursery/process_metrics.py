@@ -298,6 +298,9 @@ def _watch_replication(metrics: Metrics, cluster: Cluster) -> None:
         "hs_replication_dropped", "Messages lost here; what they told is read from the database"
     )
     waiting = MetricFamily("hs_replication_waiting", "Messages waiting in this process", ways)
+    differing = MetricFamily(
+        "hs_processes_with_other_settings", "Other processes whose shared settings differ"
+    )
     lag = MetricFamily(
         "hs_stream_lag",
         "How far this process is behind what another one has told of its position",
@@ -316,11 +319,13 @@ def _watch_replication(metrics: Metrics, cluster: Cluster) -> None:
         yield dropped, (), traffic.dropped
         yield waiting, ("in",), traffic.waiting_in
         yield waiting, ("out",), traffic.waiting_out
-        for stream, writer, behind, begun in cluster.intake.states():
-            yield lag, (stream, writer), behind
-            yield repairs, (stream, writer), begun
+        yield differing, (), len(cluster.announced.differing)
+        for followed in cluster.intake.followed():
+            labels = (followed.stream, followed.writer)
+            yield lag, labels, followed.lag
+            yield repairs, labels, followed.repairs
 
-    families = (connected, connections, messages, dropped, waiting, lag, repairs)
+    families = (connected, connections, messages, dropped, waiting, differing, lag, repairs)
     metrics.add_source(families, read)
 
 

@@ -7,6 +7,7 @@ from typing import TypeAlias
 import attrs
 
 from hs.lib.aio import Bridge
+from hs.repl.announced import AnnouncedProcesses
 from hs.repl.calls.client import RpcClients
 from hs.repl.calls.endpoint import RpcEndpoint
 from hs.repl.calls.sender import LinkSender
@@ -31,6 +32,7 @@ class Cluster:
     traffic: TransportMetrics
     intake: Intake
     freshness: Freshness
+    announced: AnnouncedProcesses
 
 
 Connect: TypeAlias = Callable[

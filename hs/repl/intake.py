@@ -33,6 +33,7 @@ from hs.core.streams import CATALOGUE
 from hs.repl.calls.reply import RpcFailed, RpcUnavailable
 from hs.repl.feed import Batch, Feed
 from hs.repl.message import Message
+from hs.repl.process_reports import FollowedWriter
 from hs.repl.recent_rows import RecentRows
 from hs.repl.row_codec import decode_rows
 from hs.storage import stream_log
@@ -145,13 +146,18 @@ class Intake:
         finally:
             self._is_looking = False
 
-    def states(self) -> Iterator[tuple[str, str, int, int]]:
-        """Yield for each known writer: stream, writer, lag in positions, number of repairs."""
+    def followed(self) -> Iterator[FollowedWriter]:
+        """Yield how far each known writer is followed."""
         for lane in self._lanes.values():
             known = self._feed.position_of(lane.stream, lane.writer)
-            # The position of a memory writer is not known before the first repair of its lane.
-            lag = 0 if known is None else max(0, lane.announced - known)
-            yield lane.stream.name, lane.writer, lag, lane.repairs
+            yield FollowedWriter(
+                stream=lane.stream.name,
+                writer=lane.writer,
+                position=known or 0,
+                # The position of a memory writer is not known before the first repair of its lane.
+                lag=0 if known is None else max(0, lane.announced - known),
+                repairs=lane.repairs,
+            )
 
     def _lane(self, stream: StreamDef[Any], writer: str) -> _Lane:
         lane = self._lanes.get((stream.name, writer))

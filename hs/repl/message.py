@@ -16,7 +16,9 @@ class MessageKind(enum.IntEnum):
     ROWS = 0  # a commit
     POSITION = 1  # a writer has published all rows up to `position`; its last row is at `prev`
     REPLICATE = 2  # all processes shall announce their positions
-    ALIVE = 3  # proves the connection, because the sender receives it too
+    # Proves the connection, because the sender receives it too; `stream` is the digest of the
+    # shared settings.
+    ALIVE = 3
     LEAVING = 4  # the process stops as intended and most likely starts again
 
 

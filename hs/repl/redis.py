@@ -17,6 +17,7 @@ Redis makes replication fast, not safe. Rules:
 
 import logging
 import math
+import re
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
@@ -31,6 +32,7 @@ from redis.exceptions import RedisError
 
 from hs.core.stream_def import StreamDef
 from hs.lib.aio import Bridge
+from hs.repl.announced import AnnouncedProcesses
 from hs.repl.envelope import Envelopes, InvalidEnvelope
 from hs.repl.feed import Batch, Feed
 from hs.repl.intake import Intake
@@ -163,6 +165,7 @@ class RedisLink:
                 retry=Retry(NoBackoff(), 0),
                 socket_timeout=None,  # a subscription may be idle; the deadlines are set in trio
                 socket_connect_timeout=CONNECT_S,
+                client_name=_client_name(self._instance),
             )
         return self._client
 
@@ -176,8 +179,8 @@ class RedisTransport:
     """The transport between the processes of one server.
 
     `_expected` are the writers in other processes. `_on_leaving` is called with the name of an
-    instance that stops as intended. `received`, `sent`, `dropped` and `connections` are metrics;
-    see Traffic.
+    instance that stops as intended. `_announced_processes` learns of those that run. `received`,
+    `sent`, `dropped` and `connections` are metrics; see Traffic.
     """
 
     feed: Feed
@@ -188,6 +191,7 @@ class RedisTransport:
     _intake: Intake
     _expected: Sequence[tuple[StreamDef[Any], str]]
     _on_leaving: Callable[[str], None] = _ignore
+    _announced_processes: AnnouncedProcesses = attrs.Factory(lambda: AnnouncedProcesses(""))
     sources: list[Source] = attrs.Factory(list)
     shared: bool = True
     connected: bool = False
@@ -311,7 +315,9 @@ class RedisTransport:
                 self._announce_all()
             elif message.kind is MessageKind.LEAVING:
                 self._on_leaving(message.instance)
-            elif message.kind is not MessageKind.ALIVE:
+            elif message.kind is MessageKind.ALIVE:
+                self._announced_processes.note(message.instance, message.stream)
+            else:
                 self._accept(message)
 
     def _accept(self, message: Message) -> None:
@@ -397,7 +403,14 @@ class RedisTransport:
             elif trio.current_time() - self._received_at > SILENT_S:
                 self._listening.cancel()
             elif beat % ANNOUNCE_EVERY == 0:
-                self._enqueue(Message(MessageKind.ALIVE, self._instance))
+                self._enqueue(
+                    Message(MessageKind.ALIVE, self._instance, self._announced_processes.own)
+                )
+
+
+def _client_name(instance: str) -> str:
+    """Return the name that CLIENT LIST of Redis shows; it must not contain spaces."""
+    return "hs:" + re.sub(r"[^!-~]", "_", instance)
 
 
 def channel_name(server_name: str) -> str:

@@ -4,6 +4,7 @@ import secrets
 
 from hs.lib.aio import Bridge
 from hs.lib.default_tls import default_tls
+from hs.repl.announced import AnnouncedProcesses
 from hs.repl.calls.client import RpcClients
 from hs.repl.calls.endpoint import RpcEndpoint
 from hs.repl.calls.sender import LinkSender
@@ -18,6 +19,7 @@ from hs.repl.ownership import Ownership
 from hs.repl.recent_rows import LocalRecentRows, RecentRows
 from hs.repl.redis import RedisAddress, RedisLink, RedisTransport, channel_name
 from hs.repl.signing_key import replication_secret_of
+from hs.settings.digests import digest_of_all
 from hs.settings.sections.server import RedisSettings
 from hs.settings.settings import Settings
 from hs.storage import leases
@@ -50,6 +52,8 @@ def connect(
         _redis_address(settings.redis), channel_name(settings.server.server_name), instance, bridge
     )
 
+    announced = AnnouncedProcesses(digest_of_all(settings.digests))
+
     async def make_envelopes() -> Envelopes:
         return await database.write(_read_envelopes, secret, instance)
 
@@ -62,6 +66,7 @@ def connect(
         intake=intake,
         expected=ownership.expected(),
         on_leaving=sender.expect_restart,
+        announced_processes=announced,
     )
     server = RpcServer(lambda: transport.sources)
     server.register(RecentRows, LocalRecentRows(lambda: transport.sources))
@@ -73,6 +78,7 @@ def connect(
         traffic=transport,
         intake=intake,
         freshness=Freshness(feed, instance, database, intake.look),
+        announced=announced,
     )
     return transport, cluster
 

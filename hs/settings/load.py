@@ -27,6 +27,7 @@ from typing import Any
 import attrs
 
 from hs.settings.checks import check_settings, protect_replication
+from hs.settings.digests import digests_of
 from hs.settings.documents import Document, read_documents
 from hs.settings.errors import Notice, Origin, Problem, SettingsError
 from hs.settings.fields import did_you_mean, is_present, keys_of, read_key
@@ -243,6 +244,7 @@ def _assemble(loading: _Loading, groups: dict[str, Any], environ: Mapping[str, s
         files=tuple(loading.document.files),
         origins=MappingProxyType(dict(loading.document.origins)),
         folder=loading.folder,
+        digests=digests_of(loading.values),
     )
 
 

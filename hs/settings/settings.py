@@ -204,6 +204,7 @@ class Settings:
     folder: Path = Path()
     origins: Mapping[str, Origin] = attrs.field(default=MappingProxyType({}), repr=False)
     notices: tuple[Notice, ...] = ()
+    digests: Mapping[str, str] = attrs.field(default=MappingProxyType({}), repr=False)
 
     @property
     def opened_listeners(self) -> tuple[Listener, ...]:

@@ -32,6 +32,7 @@ from hs.nursery.process_base import ProcessBase, build_process_base
 from hs.nursery.services import Network, Services, build_services
 from hs.nursery.wiring.federation.remote_servers import RemoteServers
 from hs.nursery.wiring.http_clients import HttpClients
+from hs.repl.announced import AnnouncedProcesses
 from hs.repl.calls.client import RpcClients
 from hs.repl.calls.endpoint import RpcEndpoint
 from hs.repl.calls.inproc import InProcSender
@@ -125,6 +126,7 @@ class Neighbourhood:
             traffic=_NoTraffic(),
             intake=intake,
             freshness=Freshness(feed, instance, database, look),
+            announced=AnnouncedProcesses(""),
         )
         return transport, cluster
 

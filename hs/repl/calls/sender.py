@@ -118,6 +118,11 @@ class LinkSender:
     _numbers: "count[int]" = attrs.field(factory=lambda: count(1), init=False)
     _nursery: trio.Nursery | None = attrs.field(default=None, init=False)
 
+    @property
+    def connected(self) -> list[str]:
+        """The processes with which this one has a connection for its calls."""
+        return sorted(name for name, called in self._instances.items() if called.link is not None)
+
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Connect to the processes that are called, until cancelled."""
         async with trio.open_nursery() as nursery:

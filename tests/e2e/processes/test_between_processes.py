@@ -1,6 +1,10 @@
 """Servers whose processes are connected by TLS or Unix sockets, and by a protected Redis."""
 
+import json
+import os
 import random
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +18,7 @@ import yaml
 from tests.support.ledger import CLIENT, Person
 from tests.support.servers.certificates import make_certificates
 from tests.support.servers.postgres import PostgresServer
-from tests.support.servers.processes import Cluster, free_ports, make_cluster
+from tests.support.servers.processes import ROOT, Cluster, free_ports, make_cluster
 from tests.support.servers.redis import RedisMissing, RedisServer, running_redis
 
 pytestmark = [pytest.mark.process, pytest.mark.postgres, pytest.mark.redis]
@@ -81,6 +85,23 @@ def configure_unix_sockets(cluster: Cluster) -> None:
         )
 
 
+def topology_of(cluster: Cluster) -> dict[str, Any]:
+    """Return what `hs topology --json` prints."""
+    program = [sys.executable, "-c", "from hs.cli.main import run; run()", "topology", "--json"]
+    shared = cluster.processes["main"].configs[0]
+    result = subprocess.run(
+        [*program, "-c", str(shared)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert result.stdout, result.stderr
+    shown: dict[str, Any] = json.loads(result.stdout)
+    return shown
+
+
 @pytest.fixture(params=["tls", "sockets"])
 def cluster(
     request: pytest.FixtureRequest,
@@ -101,7 +122,7 @@ def cluster(
             str(certificates.authority),
         ]
         user = ["--user", "hs", "on", ">wonder", "resetchannels", "&hs.test/hs/streams", "-@all"]
-        options += [*user, "+publish", "+subscribe", "+unsubscribe", "+ping"]
+        options += [*user, "+publish", "+subscribe", "+unsubscribe", "+ping", "+client|setname"]
         redis |= {"use_tls": True, "ca_file": str(certificates.authority)}
         redis |= {
             "certificate_file": str(certificates.certificate),
@@ -152,3 +173,10 @@ async def test_every_process_sees_changes_made_through_another(cluster: Cluster)
             assert health.status == 200
     for process in cluster.processes.values():
         assert "permission" not in process.log.read_text()
+    shown = topology_of(cluster)
+    assert shown["problems"] == []
+    assert {*shown["processes"], *shown["unlisted"]} == set(ports)
+    for name, report in shown["processes"].items():
+        assert (report["instance"], report["faults"]) == (name, {})
+    assert "events" in shown["processes"]["persister1"]["writes"]
+    assert "persister1" in shown["processes"]["main"]["calls"]

@@ -1,0 +1,173 @@
+"""`hs topology`: asks the running processes of a server about themselves."""
+
+import json
+import secrets
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import attrs
+import click
+import trio
+
+from hs.cli.options import config_option, load_command_settings
+from hs.lib.default_tls import default_tls
+from hs.nursery.process_base import topology_of
+from hs.repl.calls.client import RpcClients
+from hs.repl.calls.reply import RpcFailed, RpcUnavailable
+from hs.repl.calls.sender import LinkSender
+from hs.repl.feed import Feed
+from hs.repl.process_reports import ProcessReport, ProcessReports
+from hs.repl.signing_key import replication_secret_of
+from hs.settings.sections.workers import MAIN
+from hs.settings.settings import Settings
+
+_MANY_POSITIONS = 1000  # a process that is so far behind shows clients old data
+
+
+@click.command(
+    epilog="Exit status: 0 if all processes are ready and agree, 1 if not, 2 if the configuration "
+    "is wrong."
+)
+@config_option
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def topology(configs: tuple[Path, ...], as_json: bool) -> None:
+    """Show the running processes of a server, and in what they disagree.
+
+    Asks every process in `instance_map` for its version, tasks, streams, lag and settings, at its
+    replication listener and with the secret of the configuration. Of workers without such a
+    listener it only says that the others hear of them.
+
+    \b
+        hs topology -c homeserver.yaml
+        hs topology -c homeserver.yaml --json
+    """
+    settings = load_command_settings(configs)
+    names = sorted({MAIN, *settings.workers.instances})
+    if not settings.workers.instances:
+        raise click.UsageError(
+            "instance_map is missing: the server is one process, or only main takes calls"
+        )
+    found = trio.run(_ask_all, settings, names)
+    problems = list(problems_of(found))
+    if as_json:
+        click.echo(_as_json(found, problems))
+    else:
+        for name in names:
+            click.echo("\n".join(describe(name, found[name])))
+        for name in unlisted(found):
+            click.echo(f"{click.style(name, bold=True)}  runs, has no replication listener")
+        for problem in problems:
+            click.secho(f"! {problem}", fg="red")
+    if problems:
+        raise click.exceptions.Exit(1)
+
+
+Found = Mapping[str, ProcessReport | str]
+"""The report of each process, or why there is none."""
+
+
+async def _ask_all(settings: Settings, names: list[str]) -> Found:
+    locations = topology_of(settings.workers).locations
+    caller = f"topology/{secrets.token_hex(12)}"
+    secret = replication_secret_of(settings)
+    sender = LinkSender(locations, secret, caller, default_tls())
+    clients = RpcClients(sender, Feed())
+    found: dict[str, ProcessReport | str] = {}
+
+    async def ask(name: str) -> None:
+        try:
+            found[name] = await clients.proxy(ProcessReports, name).report()
+        except RpcUnavailable as error:
+            found[name] = error.cause
+        except RpcFailed as error:
+            found[name] = str(error)
+
+    async with trio.open_nursery() as connections:
+        await connections.start(sender.run)
+        async with trio.open_nursery() as asking:
+            for name in names:
+                asking.start_soon(ask, name)
+        connections.cancel_scope.cancel()
+    return found
+
+
+def describe(name: str, report: ProcessReport | str) -> Iterator[str]:
+    """Yield the lines about a process."""
+    if isinstance(report, str):
+        yield f"{click.style(name, bold=True)}  not reached: {report}"
+        return
+    state = "not ready" if report.faults else "ready"
+    yield (
+        f"{click.style(name, bold=True)}  {state}, version {report.version}, process {report.pid} "
+        f"on {report.host}, running for {_duration(report.running_s)}"
+    )
+    lag = max((followed.lag for followed in report.follows), default=0)
+    lines = {
+        "listens": ", ".join(report.listeners),
+        "duties": ", ".join(report.duties),
+        "writes": ", ".join(report.writes),
+        "calls": ", ".join(report.calls),
+        "lag": f"{lag} positions" if lag else "",
+    }
+    for subject, text in lines.items():
+        if text:
+            yield f"    {subject:8} {text}"
+
+
+def unlisted(found: Found) -> list[str]:
+    """Return the processes of which others hear, and that are not in instance_map."""
+    heard = {
+        name
+        for report in found.values()
+        if isinstance(report, ProcessReport)
+        for name in report.hears
+    }
+    return sorted(heard - set(found))
+
+
+def problems_of(found: Found) -> Iterator[str]:
+    """Yield what is wrong with the processes, each and together."""
+    reports = {name: report for name, report in found.items() if isinstance(report, ProcessReport)}
+    for name, report in found.items():
+        if isinstance(report, str):
+            yield f"{name} is not reached: {report}"
+            continue
+        yield from (f"{name} is not ready: {fault}" for fault in report.faults.values())
+        if report.instance != name:
+            yield f"instance_map says that {name} listens where {report.instance} does"
+        for followed in report.follows:
+            if followed.lag > _MANY_POSITIONS:
+                yield (
+                    f"{name} is {followed.lag} positions behind {followed.writer} in stream "
+                    f"{followed.stream}"
+                )
+    versions = {report.version for report in reports.values()}
+    if len(versions) > 1:
+        yield f"the processes run different versions: {', '.join(sorted(versions))}"
+    reference = reports.get(MAIN)
+    if reference is None:
+        return
+    for name, report in reports.items():
+        keys = [
+            key
+            for key in sorted({*reference.settings, *report.settings})
+            if reference.settings.get(key) != report.settings.get(key)
+        ]
+        if keys:
+            yield f"{name} has other settings than {MAIN}: {', '.join(keys)}"
+
+
+def _as_json(found: Found, problems: list[str]) -> str:
+    processes = {
+        name: {"unreachable": report} if isinstance(report, str) else attrs.asdict(report)
+        for name, report in found.items()
+    }
+    shown = {"processes": processes, "unlisted": unlisted(found), "problems": problems}
+    return json.dumps(shown, indent=2, sort_keys=True)
+
+
+def _duration(seconds: float) -> str:
+    minutes, hours = seconds / 60, seconds / 3600
+    if hours >= 48:
+        return f"{hours / 24:.0f} days"
+    return f"{hours:.0f} hours" if minutes >= 120 else f"{minutes:.0f} minutes"

@@ -1,0 +1,50 @@
+"""The report of this process, for other processes and for `hs topology`."""
+
+import os
+import socket
+from collections.abc import Mapping
+from time import monotonic
+
+import attrs
+
+from hs import __version__
+from hs.nursery.plan import describe_listener
+from hs.nursery.process import Process, ProcessReadiness
+from hs.repl.cluster import Cluster
+from hs.repl.process_reports import ProcessReport
+
+
+@attrs.frozen(eq=False)
+class LocalProcessReports:
+    """The ProcessReports of this process."""
+
+    _process: Process
+    _cluster: Cluster
+    _started: float = attrs.field(factory=monotonic, init=False)
+
+    async def report(self) -> ProcessReport:
+        """Return the report of this process."""
+        base = self._process.base
+        readiness = await ProcessReadiness(base, self._process.drain).check()
+        return ProcessReport(
+            instance=base.plan.instance,
+            app=base.plan.app,
+            version=__version__,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            running_s=monotonic() - self._started,
+            listeners=tuple(map(describe_listener, base.plan.listeners)),
+            duties=base.plan.duties,
+            leases=tuple(sorted(base.leases.held)),
+            writes=self._writes(),
+            follows=tuple(self._cluster.intake.followed()),
+            calls=tuple(self._cluster.sender.connected),
+            hears=tuple(self._cluster.announced.names),
+            faults={name: fault for name, fault in readiness.items() if fault is not None},
+            settings=dict(base.settings.digests),
+        )
+
+    def _writes(self) -> Mapping[str, int]:
+        base = self._process.base
+        own = {source.stream.name: source.committed for source in base.transport.sources}
+        return dict(sorted(own.items()))

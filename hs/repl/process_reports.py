@@ -1,0 +1,54 @@
+"""What a process tells others, and administrators, about itself."""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import attrs
+
+from hs.repl.rpc import rpc
+
+
+@attrs.frozen(kw_only=True)
+class FollowedWriter:
+    """How far a process follows a writer in another process; `lag` is in positions."""
+
+    stream: str
+    writer: str
+    position: int
+    lag: int
+    repairs: int
+
+
+@attrs.frozen(kw_only=True)
+class ProcessReport:
+    """A process as it sees itself.
+
+    `duties` are those of its plan, `leases` what it does at the moment alone. `writes` are streams
+    with the position of the last commit. `calls` are the processes that it is connected to,
+    `hears` those that announce themselves on Redis. `faults` are the conditions of readiness that
+    are not met. `settings` are digests by key.
+    """
+
+    instance: str
+    app: str
+    version: str
+    host: str
+    pid: int
+    running_s: float
+    listeners: tuple[str, ...]
+    duties: tuple[str, ...]
+    leases: tuple[str, ...]
+    writes: Mapping[str, int]
+    follows: tuple[FollowedWriter, ...]
+    calls: tuple[str, ...]
+    hears: tuple[str, ...]
+    faults: Mapping[str, str]
+    settings: Mapping[str, str]
+
+
+class ProcessReports(Protocol):
+    """Reports of a process, which every process of a cluster offers to the others."""
+
+    @rpc(timeout_s=5.0, catch_up=False)
+    async def report(self) -> ProcessReport:
+        """Return the report of the process that is called."""

@@ -1,0 +1,77 @@
+"""What `hs topology` says about reports of processes."""
+
+import attrs
+import click
+
+from hs.cli.topology import describe, problems_of, unlisted
+from hs.repl.process_reports import FollowedWriter, ProcessReport
+
+MAIN = ProcessReport(
+    instance="main",
+    app="synapse.app.homeserver",
+    version="1.2.3",
+    host="a.test",
+    pid=7,
+    running_s=7300.0,
+    listeners=("127.0.0.1:9093: replication",),
+    duties=("pushers",),
+    leases=("instance:main",),
+    writes={"events": 12},
+    follows=(FollowedWriter(stream="typing", writer="sync1", position=5, lag=2, repairs=0),),
+    calls=("sync1",),
+    hears=("sync1", "sync9"),
+    faults={},
+    settings={"server_name": "aa", "rc_login": "bb"},
+)
+WORKER = attrs.evolve(MAIN, instance="sync1", duties=(), writes={}, calls=("main",), follows=())
+
+
+def test_processes_that_agree_have_no_problems() -> None:
+    assert list(problems_of({"main": MAIN, "sync1": WORKER})) == []
+
+
+def test_description_tells_what_a_process_does() -> None:
+    lines = [click.unstyle(line) for line in describe("main", MAIN)]
+
+    assert lines == [
+        "main  ready, version 1.2.3, process 7 on a.test, running for 2 hours",
+        "    listens  127.0.0.1:9093: replication",
+        "    duties   pushers",
+        "    writes   events",
+        "    calls    sync1",
+        "    lag      2 positions",
+    ]
+    assert [click.unstyle(line) for line in describe("sync1", "no connection in time")] == [
+        "sync1  not reached: no connection in time"
+    ]
+
+
+def test_processes_without_a_listener_are_known_to_others() -> None:
+    assert unlisted({"main": MAIN, "sync1": WORKER, "sync2": "away"}) == ["sync9"]
+
+
+def test_each_problem_is_named() -> None:
+    behind = FollowedWriter(stream="events", writer="persister1", position=1, lag=5000, repairs=3)
+    other = attrs.evolve(
+        WORKER,
+        version="1.2.4",
+        faults={"database": "the database does not answer"},
+        follows=(behind,),
+        settings={"server_name": "aa", "rc_login": "cc", "rc_joins": "dd"},
+    )
+
+    found: dict[str, ProcessReport | str] = {
+        "main": MAIN,
+        "sync1": other,
+        "sync2": WORKER,
+        "pusher1": "connection refused",
+    }
+
+    assert list(problems_of(found)) == [
+        "sync1 is not ready: the database does not answer",
+        "sync1 is 5000 positions behind persister1 in stream events",
+        "instance_map says that sync2 listens where sync1 does",
+        "pusher1 is not reached: connection refused",
+        "the processes run different versions: 1.2.3, 1.2.4",
+        "sync1 has other settings than main: rc_joins, rc_login",
+    ]
