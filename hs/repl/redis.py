@@ -374,6 +374,8 @@ class RedisTransport:
         self._enqueue(position_message(self._instance, source))
 
     def _announce_all(self) -> None:
+        digest = self._announced_processes.own
+        self._enqueue(Message(MessageKind.ALIVE, self._instance, digest))
         for source in self.sources:
             self._announce(source)
 
@@ -402,10 +404,6 @@ class RedisTransport:
                 await self._intake.look()
             elif trio.current_time() - self._received_at > SILENT_S:
                 self._listening.cancel()
-            elif beat % ANNOUNCE_EVERY == 0:
-                self._enqueue(
-                    Message(MessageKind.ALIVE, self._instance, self._announced_processes.own)
-                )
 
 
 def _client_name(instance: str) -> str:

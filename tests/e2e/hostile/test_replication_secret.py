@@ -18,7 +18,7 @@ from tests.support.web import WebResponse
 pytestmark = [pytest.mark.process, pytest.mark.postgres, pytest.mark.redis]
 
 CLIENT = "/_matrix/client/v3"
-RPC = "/_synapse/replication/rpc/Shop/count"
+CALLS = "/_synapse/replication/calls"
 LIMIT_S = 60.0
 OUTSIDERS = 200
 REPEATS = 3
@@ -125,8 +125,8 @@ async def test_process_with_another_secret_is_refused_by_all_and_each_logs_it_on
             assert (await ask(other, session, what)).status == 200
 
 
-def call(*headers: str, body: bytes = b"", path: str = RPC) -> bytes:
-    lines = [f"POST {path} HTTP/1.1", "Host: a", "x-hs-call: k", *headers]
+def call(*headers: str, body: bytes = b"", path: str = CALLS) -> bytes:
+    lines = [f"GET {path} HTTP/1.1", "Host: a", "Upgrade: hs-calls", "X-Hs-Caller: k", *headers]
     return "\r\n".join([*lines, "", ""]).encode() + body
 
 
@@ -134,7 +134,7 @@ REFUSED = {
     "no secret": (call("Content-Length: 0"), b"401"),
     "another secret": (call("Authorization: Bearer another", "Content-Length: 0"), b"401"),
     "secret in the query": (
-        call("Content-Length: 0", path=f"{RPC}?access_token=replication-secret"),
+        call("Content-Length: 0", path=f"{CALLS}?access_token=replication-secret"),
         b"401",
     ),
     "oversized": (call("Content-Length: 99999999999"), b"401"),
