@@ -15,7 +15,7 @@ from hs.core.ids import EventID, RoomID, ServerName, UserID, server_of
 from tests.simulation.determinism import Trace
 from tests.simulation.evil_room import NAME
 from tests.simulation.network import NoAnswer
-from tests.simulation.servers import SimulatedServer
+from tests.simulation.servers import DEVICE, SimulatedServer
 from tests.support.web import WebResponse
 
 ATTEMPTS: Final = 6
@@ -52,6 +52,7 @@ class Reader:
     timeline: set[EventID] = attrs.Factory(set)
     state: set[EventID] = attrs.Factory(set)
     bodies: set[str] = attrs.Factory(set)
+    messages: Counter[int] = attrs.Factory(Counter)  # numbers of to-device messages
 
 
 @attrs.define(eq=False)
@@ -64,6 +65,7 @@ class Clients:
     outsiders: list[UserID] = attrs.Factory(list)  # users of servers that are not honest
     rooms: list[SharedRoom] = attrs.Factory(list)
     acknowledged: list[Acknowledged] = attrs.Factory(list)
+    to_device: dict[int, tuple[UserID, bool]] = attrs.Factory(dict)  # recipient, acknowledged
     readers: dict[UserID, Reader] = attrs.Factory(dict)
     counts: Counter[str] = attrs.Factory(Counter)
     problems: list[str] = attrs.Factory(list)
@@ -145,12 +147,20 @@ class Clients:
         if response is None or response.status != 200:
             return
         content = response.json
-        target = self.chance.choice([*self.users, *self.outsiders])
+        target = self._target()
         if self.chance.random() < 0.15:
             content["events_default"] = self.chance.choice((0, 0, 10))
         elif target != room.founder:
             content.setdefault("users", {})[target] = self.chance.choice((0, 10, 50, 50, 100))
         await self.set_state(user_id, room, "m.room.power_levels", content)
+
+    async def rename(self, user_id: UserID, room: SharedRoom) -> None:
+        """Change a user's display name in a room."""
+        content = {"membership": "join", "displayname": f"name {self.number()}"}
+        path = ("rooms", room.room_id, "state", "m.room.member", user_id)
+        self._acknowledge(
+            await self.call(user_id, "PUT", *path, json=content), user_id, room, "state"
+        )
 
     def _acknowledge(
         self, response: WebResponse | None, user_id: UserID, room: SharedRoom, kind: str = "message"
@@ -159,6 +169,46 @@ class Clients:
             event_id = EventID(response.json["event_id"])
             entry = Acknowledged(event_id, room.room_id, server_of(user_id), kind)
             self.acknowledged.append(entry)
+
+    # To-device messages
+
+    async def message_device(self, user_id: UserID, recipient: UserID) -> None:
+        """Send a to-device message."""
+        number = self.number()
+        self.to_device[number] = (recipient, False)
+        path = ("sendToDevice", "m.simulation", f"txn{number}")
+        content = {"messages": {recipient: {DEVICE: {"number": number}}}}
+        response = await self.call(user_id, "PUT", *path, json=content)
+        if response is not None and response.status == 200:
+            self.to_device[number] = (recipient, True)
+
+    # Devices
+
+    async def upload_keys(self, user_id: UserID) -> None:
+        """Upload the keys of a user's device."""
+        keys = {
+            "user_id": user_id,
+            "device_id": DEVICE,
+            "algorithms": ["m.olm.v1.curve25519-aes-sha2"],
+            "keys": {f"ed25519:{DEVICE}": "A" * 43},
+            "signatures": {user_id: {f"ed25519:{DEVICE}": "A" * 86}},
+        }
+        await self.call(user_id, "POST", "keys", "upload", json={"device_keys": keys})
+
+    async def rename_device(self, user_id: UserID) -> None:
+        """Rename a user's device, which users of other servers see."""
+        content = {"display_name": f"device {self.number()}"}
+        await self.call(user_id, "PUT", "devices", DEVICE, json=content)
+
+    async def query_device(self, user_id: UserID, owner: UserID) -> str | None:
+        """Return the name of another user's device as a user sees it."""
+        content: Any = {"device_keys": {owner: []}}
+        response = await self.call(user_id, "POST", "keys", "query", json=content)
+        if response is None or response.status != 200:
+            return None
+        device = response.json["device_keys"].get(owner, {}).get(DEVICE, {})
+        name = device.get("unsigned", {}).get("device_display_name")
+        return None if name is None else str(name)
 
     # Memberships
 
@@ -177,6 +227,11 @@ class Clients:
         path = ("rooms", room.room_id, action)
         await self.call(user_id, "POST", *path, json={"user_id": target})
 
+    async def knock(self, user_id: UserID, room: SharedRoom) -> None:
+        """Knock on a room."""
+        via = [server_of(room.founder)]
+        await self.call(user_id, "POST", "knock", room.room_id, json={}, via=via)
+
     async def leave(self, user_id: UserID, room: SharedRoom) -> None:
         """Leave a room, or reject an invite."""
         if user_id != room.founder:
@@ -194,6 +249,8 @@ class Clients:
         if reader.since is not None and query.get("since") != reader.since:
             return  # two requests of one user overlapped
         reader.since = response.json["next_batch"]
+        for event in response.json.get("to_device", {}).get("events", []):
+            reader.messages[event["content"]["number"]] += 1
         rooms = response.json.get("rooms", {})
         for kind in ("join", "leave"):
             for room_id, room in rooms.get(kind, {}).items():
@@ -250,13 +307,26 @@ class Clients:
 
     # Chance
 
+    def _target(self) -> UserID:
+        """Return a user for others to invite, kick, promote; a malicious one often."""
+        is_outsider = self.outsiders and self.chance.random() < 0.3
+        return self.chance.choice(self.outsiders if is_outsider else self.users)
+
     async def act(self) -> None:
         """Have a user do something."""
         chance = self.chance
         user_id, room = chance.choice(self.users), chance.choice(self.rooms)
-        target = chance.choice([*self.users, *self.outsiders])
         action = chance.choice(_ACTIONS)
         self.counts[action] += 1
+        if action in _DEVICE_ACTIONS:
+            await self._act_on_devices(user_id, action)
+        elif action in _MEMBERSHIP_ACTIONS:
+            await self._change_membership(user_id, room, action)
+        else:
+            await self._act_in_room(user_id, room, action)
+
+    async def _act_in_room(self, user_id: UserID, room: SharedRoom, action: str) -> None:
+        chance = self.chance
         match action:
             case "send":
                 await self.send(user_id, room)
@@ -264,7 +334,8 @@ class Clients:
                 content = {action: f"{action} {self.number()}"}
                 await self.set_state(user_id, room, f"m.room.{action}", content)
             case "rules":
-                rule = {"join_rule": chance.choice(("public", "public", "invite"))}
+                knock = "knock" if int(room.version) >= 7 else "invite"
+                rule = {"join_rule": chance.choice(("public", "public", "invite", knock))}
                 await self.set_state(room.founder, room, "m.room.join_rules", rule)
             case "acl":
                 acl = {"allow": ["*"], "deny": chance.choice(([], [NAME]))}
@@ -273,28 +344,53 @@ class Clients:
                 await self.change_levels(chance.choice((user_id, room.founder)), room)
             case "redact":
                 await self.redact(user_id, room)
-            case "join":
-                await self.join(user_id, room)
-            case "leave":
-                await self.leave(user_id, room)
             case "sync":
                 await self.sync(user_id)
             case "scroll":
                 await self.scroll(user_id, room, most=2)
+
+    async def _change_membership(self, user_id: UserID, room: SharedRoom, action: str) -> None:
+        target = self._target()
+        match action:
+            case "rename":
+                await self.rename(user_id, room)
+            case "knock":
+                await self.knock(user_id, room)
+            case "join":
+                await self.join(user_id, room)
+            case "leave":
+                await self.leave(user_id, room)
+            case "expel":
+                for outsider in self.outsiders:
+                    await self.set_membership(room.founder, room, "kick", outsider)
             case _ if target != room.founder:
-                actor = chance.choice((user_id, room.founder))
+                actor = self.chance.choice((user_id, room.founder))
                 await self.set_membership(actor, room, action, target)
 
+    async def _act_on_devices(self, user_id: UserID, action: str) -> None:
+        owner = self.chance.choice(self.users)
+        match action:
+            case "message device":
+                await self.message_device(user_id, owner)
+            case "rename device":
+                await self.rename_device(user_id)
+            case "query device":
+                await self.query_device(user_id, owner)
 
+
+_DEVICE_ACTIONS: Final = ("message device", "rename device", "query device")
+_MEMBERSHIP_ACTIONS: Final = (
+    *("join",) * 6,
+    *("leave", "invite", "expel") * 2,
+    *("kick", "ban", "unban", "rename", "knock"),
+)
 _ACTIONS: Final = (
     *("send",) * 12,
     *("topic", "name") * 2,
     *("levels",) * 3,
-    *("join",) * 6,
-    *("leave",) * 2,
-    *("invite",) * 2,
-    *("kick", "ban", "unban", "redact"),
-    *("rules", "acl"),
+    *("redact", "rules", "acl"),
+    *_MEMBERSHIP_ACTIONS,
+    *_DEVICE_ACTIONS * 3,
     *("sync",) * 4,
     "scroll",
 )

@@ -9,10 +9,8 @@ which only the start of the interpreter can set.
 import gc
 import hashlib
 import random
-import ssl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
 from typing import Any
 from unittest import mock
 
@@ -38,14 +36,9 @@ def seeded(seed: int) -> Iterator[random.Random]:
         mock.patch.object(random, "_urandom", secret.randbytes),
         mock.patch.object(trio.to_thread, "run_sync", _run_here),
         mock.patch.object(time_slice, "MAX_S", float("inf")),
-        mock.patch.object(ssl, "create_default_context", _default_context),
         _no_collections(),
     ):
         yield random.Random(f"scenario {seed}")
-
-
-# Each start of a server reads the system's certificates, which nothing here uses.
-_default_context = cache(ssl.create_default_context)
 
 
 @contextmanager
@@ -64,12 +57,15 @@ async def _run_here(function: Callable[..., Any], *args: Any, **_: Any) -> Any:
     return function(*args)
 
 
+@attrs.define
 class VirtualClock(FixedClock):
-    """The clock of the servers: it follows that of trio."""
+    """The clock of a server: it follows that of trio, and is set wrong by `skew_ms`."""
+
+    skew_ms: int = attrs.field(default=0, kw_only=True)
 
     def now_ms(self) -> int:
         """Return the milliseconds since 1970-01-01 UTC."""
-        return START_MS + self.steady_ms()
+        return START_MS + self.skew_ms + self.steady_ms()
 
     def steady_ms(self) -> int:
         """Return the milliseconds since the start."""

@@ -12,14 +12,19 @@ Of the honest servers that are in a room, as the server of its founder sees it:
 
 A server that others do not see in the room has the event by which its users were removed. It need
 not know if a state resolution has taken back their joins, as the room had closed at the same time:
-that is no event that anybody could send to it. The founder's server has the events by which users
-have left.
+that is no event that anybody could send to it. Nor does it get the ban of a user who was not in the
+room, as the banning server knew it, if it was away: catching up does not find that. The founder's
+server has the events by which users have left.
 
 Of all honest servers: no client was ever shown an event that its server has rejected or
 soft-failed, nor one of those that the malicious server made so that no server may accept them. Only
 the current state may contain a soft-failed event, if the state resolution selects it. Each
-acknowledged event is stored where it was acknowledged, whatever crashed.
+acknowledged event is stored where it was acknowledged, whatever crashed. Each acknowledged
+to-device message has arrived once. Users who share a room see the present names of each other's
+devices.
 """
+
+import itertools
 
 import attrs
 
@@ -31,6 +36,7 @@ from tests.simulation.malice import Mallory
 from tests.simulation.rows import (
     StoredState,
     read_extremities,
+    read_memberships,
     read_state,
     read_statuses,
 )
@@ -67,7 +73,7 @@ async def check_all(clients: Clients, final: FinalMessages, mallory: Mallory | N
     for room in clients.rooms:
         views = [await _view(server, room) for server in clients.servers.values()]
         (home,) = (view for view in views if view.server.name == server_of(room.founder))
-        problems += _check_agreement(room, home, views)
+        problems += await _check_agreement(room, home, views)
         problems += _check_stored(clients, room, views)
         for view in views:
             problems += _check_shown(clients, view)
@@ -76,6 +82,8 @@ async def check_all(clients: Clients, final: FinalMessages, mallory: Mallory | N
                 # Readers made their servers fetch history; now redactions of it may be shown.
                 problems += _check_shown(clients, await _view(view.server, room))
     problems += _check_never_shown(clients, mallory)
+    problems += await _check_to_device(clients)
+    problems += await _check_devices(clients)
     return problems
 
 
@@ -88,7 +96,7 @@ async def _view(server: SimulatedServer, room: SharedRoom) -> _RoomOfServer:
     )
 
 
-def _check_agreement(
+async def _check_agreement(
     room: SharedRoom, home: _RoomOfServer, views: list[_RoomOfServer]
 ) -> list[str]:
     problems = []
@@ -98,7 +106,7 @@ def _check_agreement(
             continue
         problems += [
             f"{name}: {user_id} is joined, and the server has not received {event_id}"
-            for user_id, event_id in _unknown_departures(view, home)
+            for user_id, event_id in await _unknown_departures(room, view, home)
         ]
         expected = view.expected(home)
         if not expected:
@@ -120,14 +128,21 @@ def _check_agreement(
     return problems
 
 
-def _unknown_departures(view: _RoomOfServer, home: _RoomOfServer) -> list[tuple[UserID, EventID]]:
+async def _unknown_departures(
+    room: SharedRoom, view: _RoomOfServer, home: _RoomOfServer
+) -> list[tuple[UserID, EventID]]:
     """Return the users whom only their own server sees in the room, as it lacks an event."""
-    departures = [
-        (user_id, home.state.events["m.room.member", user_id])
-        for user_id in view.joined
-        if home.state.membership(user_id) in ("leave", "ban")
-    ]
-    return [departure for departure in departures if departure[1] not in view.statuses]
+    found = []
+    for user_id in view.joined:
+        departure = home.state.events.get(("m.room.member", user_id))
+        if home.state.membership(user_id) not in ("leave", "ban") or departure in view.statuses:
+            continue
+        assert departure is not None
+        memberships = await read_memberships(home.server.store, room.room_id, user_id)
+        before = list(memberships)[: list(memberships).index(departure)]
+        if before and memberships[before[-1]] == "join":
+            found.append((user_id, departure))
+    return found
 
 
 def _check_stored(clients: Clients, room: SharedRoom, views: list[_RoomOfServer]) -> list[str]:
@@ -187,6 +202,36 @@ def _check_shown(clients: Clients, view: _RoomOfServer) -> list[str]:
         rejected = view.having(EventStatus.REJECTED)
         if server_of(reader.user_id) == view.server.name and (bad := rejected & reader.state):
             problems.append(f"{reader.user_id} was shown the rejected state {bad}")
+    return problems
+
+
+async def _check_devices(clients: Clients) -> list[str]:
+    problems = []
+    names = {user_id: await clients.query_device(user_id, user_id) for user_id in clients.users}
+    for room in clients.rooms:
+        home = await read_state(clients.servers[server_of(room.founder)].store, room.room_id)
+        joined = [each for each in clients.users if home.membership(each) == "join"]
+        for viewer, owner in itertools.permutations(joined, 2):
+            name = await clients.query_device(viewer, owner)
+            if name != names[owner]:
+                problems.append(
+                    f"{viewer} sees the device of {owner} as {name!r}, which is {names[owner]!r}"
+                )
+    return problems
+
+
+async def _check_to_device(clients: Clients) -> list[str]:
+    problems = []
+    for user_id in clients.users:
+        for _ in range(2):  # the first may be given up because another is under way
+            await clients.sync(user_id)
+        arrived = clients.readers[user_id].messages
+        sent = {each for each, (recipient, _) in clients.to_device.items() if recipient == user_id}
+        acknowledged = {each for each in sent if clients.to_device[each][1]}
+        if missing := acknowledged - arrived.keys():
+            problems.append(f"to-device messages {missing} did not arrive at {user_id}")
+        if wrong := {each for each in arrived if arrived[each] > 1 or each not in sent}:
+            problems.append(f"to-device messages {wrong} arrived twice or wrongly at {user_id}")
     return problems
 
 

@@ -106,6 +106,8 @@ class Mallory:
             self.say,
             self.say,
             self.set_topic,
+            self.join_again,
+            self.join_again,
             self.sign_badly,
             self.change_content,
             self.exceed_power,
@@ -113,6 +115,10 @@ class Mallory:
             self.forge_sender,
             self.cite_unknown,
             self.cite_wrong_auth_events,
+            self.cite_superseded_auth_events,
+            self.defy_removal,
+            self.defy_removal,
+            self.defy_removal,
             self.cite_old_events,
             self.cite_rejected,
             self.be_authorized_by_rejected,
@@ -134,6 +140,12 @@ class Mallory:
     async def set_topic(self, room: EvilRoom) -> None:
         """Send a topic, which may be allowed."""
         event = self._draft(room, "m.room.topic", {"topic": str(self._next())}, "")
+        self._add(room, event)
+        await self._send(room, [event], self._some(room))
+
+    async def join_again(self, room: EvilRoom) -> None:
+        """Join after having been kicked, which may be allowed."""
+        event = self._draft(room, "m.room.member", {"membership": "join"}, USER)
         self._add(room, event)
         await self._send(room, [event], self._some(room))
 
@@ -212,6 +224,71 @@ class Mallory:
         )
         self.never_shown.add(wrong.event_id)
         await self._send(room, [wrong], room.servers)
+
+    async def cite_superseded_auth_events(self, room: EvilRoom) -> None:
+        """Send an event with auth events that are older or newer than the state before it."""
+        event_type, content, state_key = self._chance.choice(
+            (
+                ("m.room.message", {"msgtype": "m.text", "body": f"evil {self._next()}"}, None),
+                ("m.room.power_levels", {"users": {USER: 50}}, ""),
+                ("m.room.member", {"membership": "join", "displayname": str(self._next())}, USER),
+            )
+        )
+        accepted = [each for each in room.history.states if each not in room.rejected]
+        old = [self._chance.choice(accepted)] if self._chance.random() < 0.5 else None
+        draft = self._draft(room, event_type, content, state_key, after=old)
+        events = room.history.events
+        superseded = [
+            (cited, each)
+            for cited in draft.auth_events
+            for each, event in sorted(events.items())
+            if (event.type, event.state_key) == (events[cited].type, events[cited].state_key)
+            and each != cited
+            and each not in room.rejected
+        ]
+        if not superseded:
+            return
+        right, wrong = self._chance.choice(superseded)
+        auth_events = [wrong if each == right else each for each in draft.auth_events]
+        event = room.history.draft(
+            USER, event_type, content, state_key, after=draft.prev_events, auth_events=auth_events
+        )
+        if not room.is_allowed(event):
+            self.never_shown.add(event.event_id)
+        self._add(room, event)
+        await self._send(room, [event], self._some(room))
+
+    async def defy_removal(self, room: EvilRoom) -> None:
+        """Join again after having been kicked, and send a message from before that.
+
+        An earlier join and the present state allow it, the state before it does not.
+        """
+        events = room.history.events
+        own = [
+            each
+            for each in room.history.states
+            if (events[each].type, events[each].state_key) == ("m.room.member", USER)
+            and each not in room.rejected
+        ]
+        removals = [each for each in own if events[each].content["membership"] != "join"]
+        joins = [each for each in own if events[each].content["membership"] == "join"]
+        if not removals:
+            return
+        await self.join_again(room)
+        removal = self._chance.choice(removals)
+        draft = self._message(room, EVIL_BODY, after=[removal])
+        auth_events = [each for each in draft.auth_events if each not in own]
+        event = room.history.draft(
+            USER,
+            draft.type,
+            draft.content,
+            after=[removal],
+            auth_events=[*auth_events, self._chance.choice(joins)],
+        )
+        if not room.is_allowed(event):
+            self.never_shown.add(event.event_id)
+        self._add(room, event)
+        await self._send(room, [event], room.servers)
 
     async def cite_old_events(self, room: EvilRoom) -> None:
         """Send a message after old events, as if nothing had happened since."""

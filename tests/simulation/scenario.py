@@ -13,6 +13,7 @@ import trio.testing
 
 from hs.core.ids import ServerName, UserID, server_of
 from hs.settings.sections.federation import (
+    FederationSettings,
     KeyExchangeSettings,
     KeyServerSettings,
     PeerRequestSettings,
@@ -20,7 +21,7 @@ from hs.settings.sections.federation import (
 from hs.settings.sections.rooms import RoomSettings
 from tests.simulation.clients import Clients
 from tests.simulation.database import ProcessDied
-from tests.simulation.determinism import Trace, seeded
+from tests.simulation.determinism import Trace, VirtualClock, seeded
 from tests.simulation.evil_room import NAME, USER
 from tests.simulation.invariants import check_all
 from tests.simulation.malice import Mallory
@@ -47,6 +48,9 @@ class Plan:
     faults: Faults
     backoff_ms: int
     dummies_above: int
+    skews_ms: tuple[int, ...]
+    departs: bool
+    begins_cut: bool
     steps: int
 
     @classmethod
@@ -61,9 +65,11 @@ class Plan:
             delay_s=chance.choice((0.02, 0.2, 2)),
             stalls=chance.choice((0, 0.05)),
         )
+        servers = chance.choice((2, 3)) if is_evil else chance.choice((3, 3, 4))
+        longest_skew_ms = chance.choice((0, 5_000, 3_600_000))
         versions = VERSIONS if is_evil else VERSIONS + OLD_VERSIONS
         return cls(
-            servers=chance.choice((2, 3)) if is_evil else chance.choice((3, 3, 4)),
+            servers=servers,
             versions=tuple(chance.choice(versions) for _ in range(chance.choice((1, 1, 2)))),
             is_evil=is_evil,
             crashes=chance.choice((0, 0.03, 0.08)),
@@ -71,6 +77,9 @@ class Plan:
             faults=faults if is_unreliable else Faults(delay_s=0.01),
             backoff_ms=chance.choice((0, 5_000, 600_000)),
             dummies_above=chance.choice((2, 10)),
+            skews_ms=tuple(chance.randint(0, longest_skew_ms) for _ in range(servers)),
+            departs=chance.random() < 0.6,
+            begins_cut=chance.random() < 0.3,
             steps=steps,
         )
 
@@ -162,24 +171,32 @@ class _Run:
             SETTINGS,
             key_exchange=KeyExchangeSettings(trusted_key_servers=notaries),
             peer_requests=PeerRequestSettings(destination_min_retry_interval=plan.backoff_ms),
+            federation=FederationSettings(allow_device_name_lookup_over_federation=True),
             rooms=RoomSettings(dummy_events_threshold=plan.dummies_above),
         )
         async with trio.open_nursery() as nursery:
             network = SimulatedNetwork(self._chance, self._trace, nursery)
             servers = {}
-            for name in names:
+            for name, skew_ms in zip(names, plan.skews_ms, strict=True):
                 users = [UserID(f"@u{number}:{name}") for number in range(2)]
-                servers[name] = SimulatedServer(name, network, settings, users)
+                servers[name] = SimulatedServer(
+                    name, network, settings, users, clock=VirtualClock(skew_ms=skew_ms)
+                )
                 await servers[name].start()
             clients = Clients(self._chance, self._trace, servers)
             clients.outsiders += [USER] if plan.is_evil else []
             mallory = Mallory(network, names) if plan.is_evil else None
+            if plan.begins_cut:
+                pair = frozenset(self._chance.sample(names, 2))
+                nursery.start_soon(self._cut, network, pair)
             await self._begin(clients, mallory)
             network.faults = plan.faults
             async with trio.open_nursery() as acting:
                 for _ in range(plan.steps):
                     await trio.sleep(round(self._chance.expovariate(1.0), 3))
                     self._step(acting, network, clients, mallory)
+                if plan.departs:
+                    acting.start_soon(self._depart, clients)
             if mallory is not None:
                 mallory.answers.is_quiet = True
             final = await settle(network, clients)
@@ -194,13 +211,17 @@ class _Run:
 
     async def _begin(self, clients: Clients, mallory: Mallory | None) -> None:
         """Create the rooms, and let some users join."""
+        for user_id in clients.users:
+            await clients.upload_keys(user_id)
+            await clients.rename_device(user_id)
         for version in self._plan.versions:
             founder = self._chance.choice(clients.users)
             room = await clients.create_room(founder, version)
             assert room is not None
             for user_id in clients.users:
                 if user_id != founder and self._chance.random() < 0.6:
-                    assert await clients.join(user_id, room)
+                    has_joined = await clients.join(user_id, room)
+                    assert has_joined or self._plan.begins_cut
             if mallory is not None:
                 await mallory.join(room.room_id, server_of(founder))
                 assert room.room_id in mallory.rooms
@@ -223,6 +244,25 @@ class _Run:
             acting.start_soon(mallory.act)
         else:
             acting.start_soon(clients.act)
+
+    async def _depart(self, clients: Clients) -> None:
+        """Let all users of a server speak and leave a room, and others crash meanwhile.
+
+        No later event of that server will cite these if they are lost.
+        """
+        chance = self._chance
+        room = chance.choice(clients.rooms)
+        home = clients.servers[server_of(room.founder)]
+        leaving = chance.choice([each for each in clients.servers.values() if each is not home])
+        self._trace.note("departure", leaving.name, room.room_id)
+        for user_id in leaving.users:
+            await clients.send(user_id, room)
+        for user_id in leaving.users:
+            await clients.leave(user_id, room)
+        if self._plan.crashes:
+            for server in clients.servers.values():
+                await trio.sleep(round(chance.expovariate(2.0), 3))
+                await self._crash(server)
 
     async def _crash(self, server: SimulatedServer) -> None:
         if server.life is None:

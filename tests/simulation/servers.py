@@ -15,6 +15,7 @@ from hs.core.requester import Requester
 from hs.lib.tasks import keep_running
 from hs.services.federation_client.peer_transport import PeerRequest, PeerResponse
 from hs.settings.settings import Settings
+from hs.storage.devices import devices
 from hs.storage.inline import InlineDatabase
 from tests.simulation.database import MortalDatabase
 from tests.simulation.determinism import VirtualClock
@@ -31,8 +32,12 @@ DUTIES: Final = frozenset(
         "incomplete PDUs",
         "forward extremities",
         "departures",
+        "stale device lists",
+        "device list cleanup",
+        "remote device lists",
     )
 )
+DEVICE: Final = "DEVICE"
 DEATH_TIMEOUT_S: Final = 3600.0
 
 
@@ -40,7 +45,7 @@ class AnyUser:
     """An Authenticator for which the access token is the user ID."""
 
     def authenticate_nowait(self, token: str, client_ip: str, user_agent: str) -> Requester | None:
-        return Requester(UserID(token), device_id="DEVICE", token_id=1)
+        return Requester(UserID(token), device_id=DEVICE, token_id=1)
 
     async def requester_for(self, token: str, client_ip: str, user_agent: str) -> Requester:
         raise AssertionError("all tokens are known")
@@ -71,6 +76,7 @@ class SimulatedServer:
     network: SimulatedNetwork
     settings: Settings
     users: list[UserID]
+    clock: VirtualClock = attrs.field(factory=VirtualClock, kw_only=True)
     store: InlineDatabase = attrs.Factory(new_inline)
     life: Life | None = None
     _database: MortalDatabase | None = None
@@ -84,6 +90,8 @@ class SimulatedServer:
     async def start(self) -> None:
         """Begin a life, unless the server lives."""
         if self.life is None:
+            for user_id in self.users:
+                await self.store.write(devices.ensure, user_id, DEVICE, None, 0)
             self._ended = trio.Event()
             await self.network.nursery.start(self._live)
             self.network.nodes[self.name] = self
@@ -108,7 +116,7 @@ class SimulatedServer:
                     open_process(
                         database,
                         settings_of(self.name, self.settings),
-                        clock=VirtualClock(),
+                        clock=self.clock,
                         peers=transport,
                     ) as process,
                     trio.open_nursery() as nursery,
