@@ -42,7 +42,7 @@ MAX_GAPS: Final = 20
 MAX_SERVERS: Final = 5
 MAX_FILLS: Final = 4
 MAX_WAITING_FILLS: Final = 100
-RETRY_S: Final = 60
+RETRY_S: Final = 5
 MAX_RETRY_S: Final = 24 * 3600
 UNREACHED_S: Final = 5
 """Pause if a server could not be reached; ServerBackoff limits the requests to it."""
@@ -171,7 +171,7 @@ class HistoryBackfill:
         now_ms = self._clock.now_ms()
         rows = []
         for gap in postponed:
-            pause_s = min(MAX_RETRY_S, RETRY_S << min(gap.failures, 12))
+            pause_s = min(MAX_RETRY_S, RETRY_S << min(gap.failures, 15))
             rows.append((gap.event_id, gap.failures + 1, now_ms + pause_s * 1000))
         await self._database.write(gaps.set_retry, rows)
 
