@@ -2,7 +2,7 @@
 
 They get well-formed responses without internal errors, nothing is logged as an error, and the
 memory of the processes stays the same. The other server responds to what it is asked with lies.
-Afterwards a room in which its user has no power works, and the database is consistent.
+Afterwards another room of both servers works, and the database is consistent.
 
 HS_FUZZ_SECONDS is the duration of the long test; HS_FUZZ_SEED repeats a run.
 """
@@ -140,10 +140,13 @@ class Attack:
             self.call("POST", f"{CLIENT}/keys/upload", keys)
         for version in VERSIONS:
             self.add_room(version)
-        self.quiet = self.add_room("11", power=0)
-        path = f"{CLIENT}/rooms/{quote(self.quiet.room_id, safe='')}/state/m.room.join_rules"
+        knocked = self.add_room("11", power=0)
+        path = f"{CLIENT}/rooms/{quote(knocked.room_id, safe='')}/state/m.room.join_rules"
         self.call("PUT", path, {"join_rule": "knock"})
-        self.call("PUT", f"{CLIENT}/directory/room/%23a:hs.test", {"room_id": self.quiet.room_id})
+        self.call("PUT", f"{CLIENT}/directory/room/%23a:hs.test", {"room_id": knocked.room_id})
+        # Without hostile events, by which the malicious user may leave a room for good.
+        self.quiet = self.add_room("11", power=0)
+        self.peer.rooms.remove(self.quiet)
         upload = {"content-type": "image/png", "authorization": f"Bearer {self.token}"}
         main = self.cluster.processes["main"]
         for content in (picture(90, 60), b"text"):
@@ -196,9 +199,7 @@ class Attack:
             self.read(target)
         users: dict[str, Any] = {"device_keys": {self.peer.user_id: []}}
         self.read(f"{CLIENT}/keys/query", "POST", orjson.dumps(users))
-        oldest = next(room for room in self.peer.rooms if room is not self.quiet)
-        self.peer.rooms.remove(oldest)
-        self.add_room(oldest.version)
+        self.add_room(self.peer.rooms.pop(0).version)
 
     def say(self, room_id: str, text: str) -> str | None:
         """Send a message of a local user, if that is possible; return its ID."""
@@ -297,9 +298,8 @@ class Attack:
             self.faults.setdefault(f"{key}: {fault}", text)
 
     def check_quiet_room(self) -> None:
-        """Check that messages of both servers arrive in the room without power for the other."""
+        """Check that messages of both servers arrive in a room without hostile events."""
         room, peer = self.quiet, self.peer
-        # What the malicious server has sent there is still fetched from it, in vain.
         theirs = peer.signed(
             {
                 **peer.build(room, "m.room.message", None, {"msgtype": "m.text", "body": "t"}),
