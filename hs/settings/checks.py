@@ -227,6 +227,12 @@ def _check_connections(settings: Settings, add_problem: AddProblem) -> None:
             "too small for the largest requests of a single client",
             f"write at least {MIN_BUFFERED_BYTES // 1024**2}M, or remove it",
         )
+    if settings.peer_requests.client_timeout <= 0:
+        add_problem(
+            "federation.client_timeout",
+            "no other server can respond in no time",
+            "write a time like 60s, or remove it",
+        )
 
 
 def _check_metrics(settings: Settings, warn: Warn) -> None:

@@ -34,6 +34,10 @@ def test_times_are_read(load: Load) -> None:
     assert requests.destination_max_retry_interval == 7 * 86_400_000
 
 
+def test_server_must_have_time_to_respond(refused: Refused) -> None:
+    assert "federation.client_timeout" in refused("federation: {client_timeout: 0s}")
+
+
 def test_whitelist_may_be_empty_or_missing(load: Load) -> None:
     assert load("").federation.federation_domain_whitelist is None
     assert load("federation_domain_whitelist: []").federation.federation_domain_whitelist == ()
