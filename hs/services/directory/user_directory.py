@@ -20,7 +20,7 @@ from hs.repl.feed_queue import FeedQueue, WhenFull
 from hs.services.directory.directory_entries import entry_of, fold_text, local_entry_of
 from hs.services.directory.directory_progress import PROFILES_CACHE, DirectoryProgress
 from hs.settings.sections.features import UserDirectorySettings
-from hs.storage.database import Database
+from hs.storage.database import Database, Tx
 from hs.storage.directory import user_directory as storage
 from hs.storage.directory.user_directory import UserSearch
 from hs.storage.rooms import timeline_gaps
@@ -75,9 +75,7 @@ class UserDirectoryUpdater:
     async def _read_members(self) -> None:
         position = await self._database.read(storage.load_progress)
         while True:
-            # Gaps are read first: what precedes them is seen by what is read afterwards.
-            gaps = await self._database.read(timeline_gaps.list_after, position, BATCH)
-            members = await self._database.read(storage.list_members_after, position, BATCH)
+            gaps, members = await self._database.read_long(_list_after, position)
             numbers = [
                 [stream_id for _, stream_id in gaps],
                 [member.stream_id for member in members],
@@ -161,6 +159,14 @@ class UserDirectory:
             for user in users[:page_size]
         ]
         return {"limited": len(users) > page_size, "results": results}
+
+
+async def _list_after(
+    tx: Tx, position: int
+) -> tuple[list[tuple[str, int]], list[storage.MemberEvent]]:
+    """List gaps and member events after a position, of one snapshot: a join is both."""
+    gaps = await timeline_gaps.list_after(tx, position, BATCH)
+    return gaps, await storage.list_members_after(tx, position, BATCH)
 
 
 def _changed_members(batch: Batch[EventRow]) -> tuple[str, ...]:
