@@ -254,6 +254,7 @@ async def test_large_request_and_response_are_complete(certificates: Certificate
         (b"not compressed", "gzip", "header"),
         (b"hello", "br", "unsupported"),
     ],
+    ids=["small", "large", "too-large", "truncated", "not-compressed", "another-encoding"],
 )
 async def test_compressed_response_is_decompressed_within_bounds(
     certificates: Certificates, content: bytes, encoding: str, fault: str | None
