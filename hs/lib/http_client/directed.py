@@ -62,9 +62,14 @@ class DirectedRequest:
     tls: ssl.SSLContext
 
     @property
+    def target(self) -> ConnectionTarget:
+        """Where the connection for the request goes."""
+        return ConnectionTarget(self.host, self.port, self.certificate_name, self.tls)
+
+    @property
     def authority(self) -> str:
         """Host and port, for messages."""
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return self.target.authority
 
 
 @attrs.frozen(eq=False)
@@ -146,7 +151,7 @@ class DirectedHttpClient:
     async def _begin(self, request: DirectedRequest, content: bytes) -> "_Exchange":
         """Send a request and receive the head of the response. Raises: HttpFault."""
         pool = self._pool
-        target = ConnectionTarget(request.host, request.port, request.certificate_name, request.tls)
+        target = request.target
         place = await pool.enter(target)
         try:
             connection = await pool.connection(target, place)
