@@ -50,6 +50,23 @@ class Duty:
 
 
 @attrs.define(eq=False)
+class BackgroundNursery:
+    """A nursery for tasks that outlive what starts them; it is None unless `run` is running."""
+
+    nursery: trio.Nursery | None = attrs.field(default=None, init=False)
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Keep the nursery open until cancelled."""
+        async with trio.open_nursery() as nursery:
+            self.nursery = nursery
+            try:
+                task_status.started()
+                await trio.sleep_forever()
+            finally:
+                self.nursery = None
+
+
+@attrs.define(eq=False)
 class Supervision:
     """Whether the duties of a process are running and how often they were restarted."""
 

@@ -30,6 +30,7 @@ import trio
 
 from hs.core.stream_def import StreamDef, StreamKind, StreamWriters
 from hs.core.streams import CATALOGUE
+from hs.lib.tasks import BackgroundNursery
 from hs.repl.calls.reply import RpcFailed, RpcUnavailable
 from hs.repl.feed import Batch, Feed
 from hs.repl.message import Message
@@ -76,7 +77,7 @@ class Intake:
         lambda: {stream.name: stream for stream in CATALOGUE}
     )
     _lanes: dict[tuple[str, str], _Lane] = attrs.Factory(dict)
-    _nursery: trio.Nursery | None = None
+    _background: BackgroundNursery = attrs.field(factory=BackgroundNursery, init=False)
     _is_looking: bool = False
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -84,13 +85,7 @@ class Intake:
 
         Raises: FeedLost, in a group.
         """
-        async with trio.open_nursery() as nursery:
-            self._nursery = nursery
-            try:
-                task_status.started()
-                await trio.sleep_forever()
-            finally:
-                self._nursery = None
+        await self._background.run(task_status)
 
     async def begin(self, expected: Sequence[tuple[StreamDef[Any], str]]) -> None:
         """Start at the positions in the database; services read older rows from the tables."""
@@ -190,10 +185,10 @@ class Intake:
         return True
 
     def _start_repair(self, lane: _Lane) -> None:
-        if not lane.repairing and self._nursery is not None:
+        if not lane.repairing and self._background.nursery is not None:
             lane.repairing = True
             lane.repairs += 1
-            self._nursery.start_soon(self._repair, lane)
+            self._background.nursery.start_soon(self._repair, lane)
 
     async def _repair(self, lane: _Lane) -> None:
         pause_s = FIRST_PAUSE_S

@@ -20,6 +20,7 @@ import msgspec
 import trio
 
 from hs.lib.default_tls import default_tls
+from hs.lib.tasks import BackgroundNursery
 from hs.repl.calls.client import CallRejected, InstanceUnreachable
 from hs.repl.calls.frames import Frame, FrameKind
 from hs.repl.calls.link import Link, LinkClosed
@@ -116,7 +117,7 @@ class LinkSender:
     _ssl_context: ssl.SSLContext | None = None
     _instances: dict[str, _Instance] = attrs.field(factory=dict, init=False)
     _numbers: "count[int]" = attrs.field(factory=lambda: count(1), init=False)
-    _nursery: trio.Nursery | None = attrs.field(default=None, init=False)
+    _background: BackgroundNursery = attrs.field(factory=BackgroundNursery, init=False)
 
     @property
     def connected(self) -> list[str]:
@@ -125,20 +126,14 @@ class LinkSender:
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Connect to the processes that are called, until cancelled."""
-        async with trio.open_nursery() as nursery:
-            self._nursery = nursery
-            try:
-                task_status.started()
-                await trio.sleep_forever()
-            finally:
-                self._nursery = None
+        await self._background.run(task_status)
 
     async def call(
         self, instance: str, call: RpcCall, timeout_s: float
     ) -> tuple[bytes, WriterPositions]:
         """Send a call; see `CallSender.call`."""
         called = self._instance(instance)
-        if self._nursery is None:
+        if self._background.nursery is None:
             raise InstanceUnreachable("this process is stopping")
         with trio.move_on_after(timeout_s):
             async with called.slots:
@@ -150,7 +145,7 @@ class LinkSender:
                         called.link.send(FrameKind.CALL, number, waiting.payload)
                     elif not called.is_served:
                         called.is_served = True
-                        self._nursery.start_soon(self._serve, called)
+                        self._background.nursery.start_soon(self._serve, called)
                     await waiting.done.wait()
                 finally:
                     del called.calls[number]

@@ -24,6 +24,7 @@ import trio
 from hs.core.errors import MatrixError, RemoteFault, Unavailable
 from hs.lib.log import REQUEST_ID
 from hs.lib.tally import Tally
+from hs.lib.tasks import BackgroundNursery
 from hs.repl.calls.frames import MAX_MESSAGE_BYTES
 from hs.repl.calls.reply import (
     RpcCall,
@@ -66,7 +67,7 @@ class RpcServer:
     _running: dict[CallKey, list[Deliver]] = attrs.Factory(dict)
     _remembered: OrderedDict[CallKey, bytes] = attrs.Factory(OrderedDict)
     _remembered_bytes: int = 0
-    _nursery: trio.Nursery | None = None
+    _background: BackgroundNursery = attrs.field(factory=BackgroundNursery, init=False)
     calls: dict[str, Tally] = attrs.field(factory=dict, init=False)
 
     @property
@@ -82,13 +83,7 @@ class RpcServer:
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Execute calls until cancelled."""
-        async with trio.open_nursery() as nursery:
-            self._nursery = nursery
-            try:
-                task_status.started()
-                await trio.sleep_forever()
-            finally:
-                self._nursery = None
+        await self._background.run(task_status)
 
     def begin(self, key: CallKey, call: RpcCall, deliver: Deliver) -> None:
         """Begin a call, or join an earlier attempt at it; deliver its reply, perhaps at once."""
@@ -97,11 +92,11 @@ class RpcServer:
             deliver(remembered)
         elif key in self._running:
             self._running[key].append(deliver)
-        elif self._nursery is None:
+        elif self._background.nursery is None:
             deliver(b"")
         else:
             self._running[key] = [deliver]
-            self._nursery.start_soon(self._run_call, key, call)
+            self._background.nursery.start_soon(self._run_call, key, call)
 
     def positions(self) -> WriterPositions:
         """Return how far each writer of this process has committed.
