@@ -12,6 +12,7 @@ import attrs
 
 from hs.apis.web.auth import USER, Auth
 from hs.apis.web.limits import WorkClass
+from hs.apis.web.older_prefixes import older_forms
 from hs.apis.web.request import BodyUse, RequestParser, compile_parser, request_class_of
 
 # Returns whether the response to a request must include everything committed before it.
@@ -90,7 +91,8 @@ def route(
     `rate` names a rate class, and `work` the gate to pass. `cancel_on_disconnect` cancels the
     handler when the client disconnects. `fresh` selects the requests that wait until this process
     has received everything that any process has committed. `extra_paths` are further paths of the
-    endpoint; every `/v3/` path is also served as `/r0/`. `allow_locked` admits locked accounts.
+    endpoint; every `/v3/` path is also served as `/r0/`, some at prefixes that are older still
+    (`older_prefixes.py`). `allow_locked` admits locked accounts.
     `max_body_bytes` is 1 MiB by default, and 64 KiB for endpoints that need no authentication.
     `resources` overrides the listener resources, which otherwise follow from the path.
     """
@@ -175,11 +177,8 @@ def _bind(declared: Route, api: object, name: str, function: Callable[..., Any])
 
 
 def _all_paths(declared: Route) -> tuple[str, ...]:
-    paths = dict.fromkeys([declared.path, *declared.extra_paths])
-    for path in list(paths):
-        if path.startswith(("/_matrix/client/v3/", "/_matrix/media/v3/")):
-            paths[path.replace("/v3/", "/r0/", 1)] = None
-    return tuple(paths)
+    paths = [declared.path, *declared.extra_paths]
+    return tuple(dict.fromkeys([*paths, *(older for path in paths for older in older_forms(path))]))
 
 
 _RESOURCES_BY_PREFIX: tuple[tuple[str, tuple[str, ...]], ...] = (

@@ -439,3 +439,14 @@ async def test_identity_keys_that_are_too_large_are_rejected(server: Process) ->
     response = await server.client.post(f"{V3}/keys/upload", {"device_keys": keys}, token=phone)
 
     assert (response.status, response.errcode) == (413, "M_TOO_LARGE")
+
+
+async def test_device_in_the_path_of_an_upload_must_be_that_of_the_token(server: Process) -> None:
+    phone = await server.device(ALICE, "PHONE")
+    keys = {"device_keys": plain_keys(ALICE, "PHONE")}
+
+    own = await server.client.post(f"{V3}/keys/upload/PHONE", keys, token=phone)
+    other = await server.client.post(f"{V3}/keys/upload/TABLET", {}, token=phone)
+
+    assert (own.status, own.json) == (200, {"one_time_key_counts": {"signed_curve25519": 0}})
+    assert (other.status, other.errcode) == (400, "M_INVALID_PARAM")

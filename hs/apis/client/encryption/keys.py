@@ -6,9 +6,10 @@ import attrs
 
 from hs.apis.web.auth import USER_OR_GUEST
 from hs.apis.web.limits import WorkClass
-from hs.apis.web.request import body, query
+from hs.apis.web.request import body, path, query
 from hs.apis.web.route import route
 from hs.core.canonical_json import JsonObject
+from hs.core.errors import InvalidParam
 from hs.core.requester import Requester
 from hs.services.devices.device_keys import KeyDirectory
 from hs.services.devices.device_lists import DeviceLists
@@ -20,9 +21,10 @@ MAX_TIMEOUT_MS = 60_000
 
 @attrs.frozen
 class UploadKeysRequest:
-    """POST /keys/upload."""
+    """POST /keys/upload, with the device in the path as older clients send it."""
 
     requester: Requester
+    device_id: str | None = path(default=None)
     device_keys: JsonObject | None = body(default=None)
     one_time_keys: JsonObject | None = body(default=None)
     fallback_keys: JsonObject | None = body(default=None)
@@ -63,9 +65,16 @@ class KeysApi:
     one_time_keys: OneTimeKeys
     device_lists: DeviceLists
 
-    @route("POST", "/_matrix/client/v3/keys/upload", auth=USER_OR_GUEST)
+    @route(
+        "POST",
+        "/_matrix/client/v3/keys/upload",
+        auth=USER_OR_GUEST,
+        extra_paths=["/_matrix/client/v3/keys/upload/{device_id}"],
+    )
     async def upload_keys(self, request: UploadKeysRequest) -> dict[str, Any]:
         """Spec: client-server API, Key management API."""
+        if request.device_id not in (None, request.requester.device_id):
+            raise InvalidParam("device_id must be the device that the access token belongs to")
         counts = await self.directory.upload(
             request.requester,
             request.device_keys,
