@@ -8,7 +8,7 @@ import attrs
 
 from hs.core.ids import RoomID
 from hs.core.streams import EVENTS
-from hs.repl.ownership import Ownership, shard_of
+from hs.repl.ownership import Ownership
 from hs.services.rooms.append.appender import RoomAppender
 from hs.services.rooms.append.drafts import AppendedEvent, Draft, TransactionKey
 
@@ -32,18 +32,23 @@ class ShardedAppender:
         return await self._appenders[owner].append(room_id, drafts)
 
     async def create(self, version: str, drafts: list[Draft]) -> list[AppendedEvent]:
-        """Create a room in the process that will own it; see RoomAppender."""
-        writers = self._ownership.writers(EVENTS)
-        room_id = drafts[0].new_room_id
-        if room_id is not None:
-            owner = self._ownership.owner(EVENTS, room_id)
-        elif self._ownership.writes(EVENTS):
-            owner = self._ownership.topology.instance
-        else:
-            owner = writers[shard_of(drafts[0].sender, len(writers))]
+        """Create a room in the process that will own it; see RoomAppender.
+
+        A room without an ID gets one of the process that a random key belongs to, so the rooms of
+        one creator, or those created through one process, are not all written by one process.
+        """
+        owner = self._ownership.owner(EVENTS, _key_of(drafts[0]))
         if owner != self._ownership.topology.instance:
             drafts = [_with_transaction_id(drafts[0]), *drafts[1:]]
         return await self._appenders[owner].create(version, drafts)
+
+
+def _key_of(create: Draft) -> str:
+    """Return the key that chooses the owner of a new room."""
+    if create.new_room_id is not None:
+        return create.new_room_id
+    # A repeated request must reach the process that remembers the first one.
+    return secrets.token_hex(8) if create.txn is None else create.txn.txn_id
 
 
 def _with_transaction_id(create: Draft) -> Draft:
