@@ -306,7 +306,7 @@ def make_cluster(
             "instance_map": {
                 name: {"host": "127.0.0.1", "port": internal[name]}
                 for name in names
-                if name in {"main", *writers.values()}
+                if name in {"main", *_names(writers)}
             },
         }
         settings = {key: value for key, value in settings.items() if key != "stream_writers"}
@@ -326,6 +326,11 @@ def make_cluster(
         processes[name] = process
         _log_to(process, shared, folder)
     return Cluster(layout, folder, processes, shared["database"]["args"]["database"])
+
+
+def _names(writers: dict[str, str | list[str]]) -> Iterator[str]:
+    for listed in writers.values():
+        yield from [listed] if isinstance(listed, str) else listed
 
 
 def _database(layout: Layout, folder: Path, postgres: PostgresServer | None) -> dict[str, Any]:

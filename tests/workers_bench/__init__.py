@@ -1,0 +1,1 @@
+"""Benchmark of a split server beside one process: `python -m tests.workers_bench --help`."""
