@@ -148,7 +148,7 @@ def build_process_base(
     transport: Transport
     cluster: Cluster | None = None
     if plan.shared:
-        transport, cluster = connect(settings, feed, ownership, bridge, database)
+        transport, cluster = connect(settings, feed, ownership, database)
     else:
         transport = local_transport(feed)
     tables: dict[str, TableWriter[Any]] = {}

@@ -6,7 +6,6 @@ from typing import TypeAlias
 
 import attrs
 
-from hs.lib.aio import Bridge
 from hs.repl.announced import AnnouncedProcesses
 from hs.repl.calls.client import RpcClients
 from hs.repl.calls.endpoint import RpcEndpoint
@@ -35,14 +34,12 @@ class Cluster:
     announced: AnnouncedProcesses
 
 
-Connect: TypeAlias = Callable[
-    [Settings, Feed, Ownership, Bridge, Database], tuple[Transport, Cluster]
-]
+Connect: TypeAlias = Callable[[Settings, Feed, Ownership, Database], tuple[Transport, Cluster]]
 """Builds the transport to the other processes of a server, and the RPC to them."""
 
 
 def connect_by_redis(
-    settings: Settings, feed: Feed, ownership: Ownership, bridge: Bridge, database: Database
+    settings: Settings, feed: Feed, ownership: Ownership, database: Database
 ) -> tuple[Transport, Cluster]:
     """Build the transport over Redis, and the RPC over sockets; nothing is connected yet.
 
@@ -51,6 +48,6 @@ def connect_by_redis(
     # Imported only when called: a single process needs neither the module nor Redis's library.
     redis_cluster = importlib.import_module("hs.repl.redis_cluster")
     connected: tuple[Transport, Cluster] = redis_cluster.connect(
-        settings, feed, ownership, bridge, database
+        settings, feed, ownership, database
     )
     return connected

@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 @attrs.frozen(eq=False)
 class Batch(Generic[R]):
-    """The rows that one commit of one writer added to a stream, between two positions.
+    """The rows that one writer added to a stream between two positions, in one commit or several.
 
     With `reset`, earlier rows were lost for good: the writer of a memory stream restarted, or this
     process missed more rows than the writer remembers. Subscribers drop what they derived from

@@ -4,7 +4,8 @@ Messages may be lost, repeated or late. Rules:
 
 - Each message names the position before its rows (`prev`). It is delivered only if this process
   has reached that position; rows that were delivered before are left out. So the feed gets each
-  row of a writer once, in order.
+  row of a writer once, in order. Messages that arrive together and follow each other are one
+  delivery: what subscribers do for each delivery, such as waking clients, is done once.
 - Otherwise there is a gap, and a *repair* fills it: from the log of commits for table streams,
   from the writer's memory, by RPC, for memory streams. Each writer of each stream has a *lane*
   with at most one repair at a time. Messages that arrive during a repair wait in the lane and are
@@ -97,18 +98,20 @@ class Intake:
             if stream.kind is StreamKind.TABLE and writer != self._instance:
                 self._feed.start_at(stream, writer, known.get((stream.name, writer), 0))
 
-    def accept(self, message: Message) -> None:
-        """Deliver a message with rows or a position, or keep it while its lane is repaired."""
-        stream = self._streams.get(message.stream)
-        if stream is None or message.writer == self._instance:
-            return
-        lane = self._lane(stream, message.writer)
-        if message.position > lane.announced:
-            lane.announced = message.position
-        if lane.repairing:
-            lane.waiting.append(message)
-        elif not self._deliver(lane, message):
-            lane.waiting.append(message)
+    def accept(self, *messages: Message) -> None:
+        """Deliver messages with rows or positions, or keep those of a lane while it is repaired."""
+        lanes: dict[tuple[str, str], list[Message]] = {}
+        for message in messages:
+            if message.stream in self._streams and message.writer != self._instance:
+                lanes.setdefault((message.stream, message.writer), []).append(message)
+        for (name, writer), following in lanes.items():
+            self._accept(self._lane(self._streams[name], writer), following)
+
+    def _accept(self, lane: _Lane, messages: list[Message]) -> None:
+        lane.announced = max(lane.announced, *(message.position for message in messages))
+        delivered = 0 if lane.repairing else self._deliver(lane, messages)
+        if delivered < len(messages):
+            lane.waiting.extend(messages[delivered:])
             self._start_repair(lane)
 
     async def poll(self) -> None:
@@ -160,29 +163,32 @@ class Intake:
             lane = self._lanes[stream.name, writer] = _Lane(stream, writer)
         return lane
 
-    def _deliver(self, lane: _Lane, message: Message) -> bool:
-        """Deliver a message or ignore an old one; return False if there is a gap before it."""
+    def _deliver(self, lane: _Lane, messages: list[Message]) -> int:
+        """Deliver messages and ignore old ones; return how many come before the first gap."""
         stream, writer = lane.stream, lane.writer
         known = self._feed.position_of(stream, writer)
         if known is None:
             if stream.kind is StreamKind.MEMORY:
-                return False
+                return 0
             if stream.writers is not StreamWriters.ANY:
                 log.warning("%s writes stream %s but is not configured to", writer, stream.name)
-            known = message.prev
-        if message.epoch > self._feed.epoch(stream, writer):
-            return False
-        if message.position <= known:
-            return True
-        if message.prev > known:
-            return False
-        rows: list[tuple[int, Any]] = []
-        if self._feed.has_subscribers(stream):
-            rows = decode_rows(stream, message.rows)
-            if message.prev < known:
-                rows = [row for row in rows if row[0] > known]
-        self._feed.deliver(Batch(stream, writer, known, message.position, rows))
-        return True
+            known = messages[0].prev
+        epoch, has_readers = self._feed.epoch(stream, writer), self._feed.has_subscribers(stream)
+        begin, rows, count = known, list[tuple[int, Any]](), 0
+        for message in messages:
+            if message.epoch > epoch or message.prev > known < message.position:
+                break
+            if message.position > known:
+                if has_readers:
+                    try:
+                        rows += _rows_after(stream, message, known)
+                    except msgspec.DecodeError:  # the repair leaves them out, and says so
+                        break
+                known = message.position
+            count += 1
+        if known > begin:
+            self._feed.deliver(Batch(stream, writer, begin, known, rows))
+        return count
 
     def _start_repair(self, lane: _Lane) -> None:
         if not lane.repairing and self._background.nursery is not None:
@@ -198,8 +204,7 @@ class Intake:
         waiting = list(lane.waiting)
         lane.waiting.clear()
         lane.repairing = False
-        for message in waiting:
-            self.accept(message)
+        self.accept(*waiting)
 
     async def _try_repair(self, lane: _Lane, is_retry: bool) -> bool:
         try:
@@ -275,6 +280,11 @@ class Intake:
             name, writer = lane.stream.name, lane.writer
             log.error("leaving out rows of stream %s of %s, not decodable: %s", name, writer, error)
             return []
+
+
+def _rows_after(stream: StreamDef[Any], message: Message, position: int) -> list[tuple[int, Any]]:
+    rows = decode_rows(stream, message.rows)
+    return rows if message.prev == position else [row for row in rows if row[0] > position]
 
 
 async def _read_commits(

@@ -1,4 +1,4 @@
-"""The transport between processes: Redis pub/sub, in the asyncio loop of the bridge.
+"""The transport between processes: Redis pub/sub.
 
 Redis makes replication fast, not safe. Rules:
 
@@ -11,6 +11,8 @@ Redis makes replication fast, not safe. Rules:
 - While Redis is down, this process polls the database once per beat. A connection on which not
   even its own ALIVE messages arrive counts as down.
 - Messages travel in sealed envelopes (envelope.py); whatever else arrives is dropped.
+- Messages are processed as they are read, those of one read without a checkpoint. Those that
+  arrive before this process knows where to begin wait.
 - Both queues are bounded. When one is full it is emptied, which makes gaps, and the loss of
   outgoing messages is announced at the next beat.
 """
@@ -23,15 +25,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import attrs
-import msgspec
 import trio
-from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
 
 from hs.core.stream_def import StreamDef
-from hs.lib.aio import Bridge
 from hs.repl.announced import AnnouncedProcesses
 from hs.repl.envelope import Envelopes, InvalidEnvelope
 from hs.repl.feed import Batch, Feed
@@ -43,9 +39,9 @@ from hs.repl.message import (
     position_message,
     rows_message,
 )
+from hs.repl.redis_link import CONNECT_S, RedisDown, RedisLink
 from hs.repl.transport import Source
 
-CONNECT_S = 2.0  # how long a start waits for Redis
 BEAT_S = 1.0
 ADVANCE_S = 0.02  # for which advances of idle writers are collected before a message
 ANNOUNCE_EVERY = 5  # beats; after that a lost last message is noticed
@@ -56,118 +52,9 @@ FIRST_PAUSE_S = 0.1
 LAST_PAUSE_S = 5.0
 MAX_OUT = 10_000
 MAX_IN = 100_000
-MESSAGES_PER_TURN = 200  # between two checkpoints
 LOG_EVERY_S = 60.0
 
 log = logging.getLogger(__name__)
-
-
-@attrs.frozen
-class RedisAddress:
-    """The address of Redis: host and port, or a Unix socket, and how to log in."""
-
-    host: str = "localhost"
-    port: int = 6379
-    path: str | None = None
-    database: int = 0
-    username: str | None = None
-    password: str | None = attrs.field(default=None, repr=False)
-    tls: bool = False
-    ca_file: str | None = None
-    ca_path: str | None = None
-    certificate_file: str | None = None
-    private_key_file: str | None = None
-
-
-class RedisDown(Exception):
-    """Redis cannot be reached, or the connection broke."""
-
-
-@attrs.define(eq=False)
-class RedisLink:
-    """The asyncio side: one client, used only in the loop of the bridge."""
-
-    _address: RedisAddress
-    _channel: str
-    _instance: str
-    _bridge: Bridge
-    _client: "Redis | None" = None
-
-    async def listen(
-        self, on_subscribed: Callable[[], None], on_message: Callable[[bytes], None]
-    ) -> None:
-        """Subscribe, and call back in trio for each message until the connection breaks.
-
-        Raises: RedisDown.
-        """
-        pubsub = self._open_client().pubsub()
-        try:
-            await pubsub.subscribe(self._channel)
-            async for message in pubsub.listen():
-                if message["type"] == "message":
-                    self._bridge.call_in_trio(on_message, message["data"])
-                elif message["type"] == "subscribe":
-                    self._bridge.call_in_trio(on_subscribed)
-        except (RedisError, OSError) as error:
-            raise RedisDown(str(error)) from error
-        finally:
-            await pubsub.aclose()  # type: ignore[no-untyped-call]  # redis does not annotate it
-        raise RedisDown("the subscription ended")
-
-    async def publish(
-        self, envelopes: Envelopes, messages: Sequence["Message | tuple[Batch[Any], int]"]
-    ) -> None:
-        """Publish messages in order, in one round trip. A batch comes with its epoch.
-
-        Raises: RedisDown.
-        """
-        payloads = list(envelopes.seal([self._encode(message) for message in messages]))
-        try:
-            if len(payloads) == 1:
-                await self._open_client().publish(self._channel, payloads[0])
-                return
-            async with self._open_client().pipeline(transaction=False) as pipe:
-                for payload in payloads:
-                    pipe.publish(self._channel, payload)
-                await pipe.execute()
-        except (RedisError, OSError) as error:
-            raise RedisDown(str(error)) from error
-
-    async def close(self) -> None:
-        """Close all connections."""
-        client, self._client = self._client, None
-        if client is not None:
-            await client.aclose()
-
-    def _encode(self, message: "Message | tuple[Batch[Any], int]") -> bytes:
-        if isinstance(message, Message):
-            return encode_message(message)
-        batch, epoch = message
-        return encode_message(rows_message(self._instance, batch, epoch))
-
-    def _open_client(self) -> Redis:
-        if self._client is None:
-            address = self._address
-            options: dict[str, Any] = {"host": address.host, "port": address.port}
-            if address.path is not None:
-                options = {"unix_socket_path": address.path}
-            if address.tls:
-                options |= {"ssl": True, "ssl_ca_certs": address.ca_file}
-                options |= {"ssl_ca_path": address.ca_path}
-                options |= {"ssl_certfile": address.certificate_file}
-                options |= {"ssl_keyfile": address.private_key_file}
-            # No retries: a silent reconnection would hide that messages were lost in between.
-            self._client = Redis(
-                **options,
-                db=address.database,
-                username=address.username,
-                password=address.password,
-                retry=Retry(NoBackoff(), 0),
-                socket_timeout=None,  # a subscription may be idle; the deadlines are set in trio
-                socket_connect_timeout=CONNECT_S,
-                client_name=_client_name(self._instance),
-            )
-        return self._client
 
 
 def _ignore(instance: str) -> None:
@@ -187,7 +74,6 @@ class RedisTransport:
     _instance: str
     _link: RedisLink
     _make_envelopes: Callable[[], Awaitable[Envelopes]]
-    _bridge: Bridge
     _intake: Intake
     _expected: Sequence[tuple[StreamDef[Any], str]]
     _on_leaving: Callable[[str], None] = _ignore
@@ -199,7 +85,7 @@ class RedisTransport:
     _outbox: list[Message | tuple[Batch[Any], int]] = attrs.Factory(list)
     _outbox_wake: trio.Event = attrs.Factory(trio.Event)
     _inbox: deque[bytes] = attrs.Factory(deque)
-    _inbox_wake: trio.Event = attrs.Factory(trio.Event)
+    _is_following: bool = False
     _announced: dict[tuple[str, str], int] = attrs.Factory(dict)
     _has_lost_messages: bool = False
     _advanced: trio.Event = attrs.Factory(trio.Event)
@@ -255,14 +141,15 @@ class RedisTransport:
                     await self._ever_connected.wait()
                 # After subscribing, so that later commits arrive as messages.
                 await self._intake.begin(self._expected)
-                nursery.start_soon(self._receive)
+                self._is_following = True
+                self._process_waiting()
                 nursery.start_soon(self._send)
                 nursery.start_soon(self._announce_advances)
                 nursery.start_soon(self._beat)
                 task_status.started()
         finally:
             with trio.move_on_after(FLUSH_S, shield=True):
-                await self._bridge.run(self._link.close)
+                await self._link.aclose()
 
     async def _stay_connected(self) -> None:
         pause_s = FIRST_PAUSE_S
@@ -270,7 +157,7 @@ class RedisTransport:
             self._listening = trio.CancelScope()
             with self._listening:
                 try:
-                    await self._bridge.run(self._link.listen, self._on_subscribed, self._on_message)
+                    await self._link.listen(self._on_subscribed, self._on_messages)
                 except RedisDown as error:
                     log.warning("Redis is down (%s), polling the database instead", error)
             pause_s = FIRST_PAUSE_S if self.connected else min(pause_s * 2, LAST_PAUSE_S)
@@ -285,46 +172,34 @@ class RedisTransport:
         self._enqueue(Message(MessageKind.REPLICATE, self._instance))
         self._announce_all()
 
-    def _on_message(self, encoded: bytes) -> None:
-        self.received += 1
+    def _on_messages(self, envelopes: list[bytes]) -> None:
+        self.received += len(envelopes)
+        self._received_at = trio.current_time()
         if len(self._inbox) >= MAX_IN:
             self.dropped += len(self._inbox)
             self._inbox.clear()  # the gaps will be filled
-        self._inbox.append(encoded)
-        self._inbox_wake.set()
+        self._inbox.extend(envelopes)
+        if self._is_following:
+            self._process_waiting()
 
-    async def _receive(self) -> None:
-        while True:
-            await self._inbox_wake.wait()
-            self._received_at = trio.current_time()
-            for _ in range(min(MESSAGES_PER_TURN, len(self._inbox))):
-                self._process(self._inbox.popleft())
-            if self._inbox:
-                await trio.lowlevel.checkpoint()
-            else:
-                self._inbox_wake = trio.Event()
-
-    def _process(self, envelope: bytes) -> None:
-        try:
-            messages = self._envelopes.open(envelope)
-        except InvalidEnvelope as error:
-            self._log_rejection(error)
-            return
-        for message in messages:
-            if message.kind is MessageKind.REPLICATE:
-                self._announce_all()
-            elif message.kind is MessageKind.LEAVING:
-                self._on_leaving(message.instance)
-            elif message.kind is MessageKind.ALIVE:
-                self._announced_processes.note(message.instance, message.stream)
-            else:
-                self._accept(message)
-
-    def _accept(self, message: Message) -> None:
-        try:
-            self._intake.accept(message)
-        except msgspec.DecodeError as error:  # from another release
-            log.warning("ignoring rows of %s that cannot be decoded: %s", message.instance, error)
+    def _process_waiting(self) -> None:
+        accepted: list[Message] = []
+        while self._inbox:
+            try:
+                messages = self._envelopes.open(self._inbox.popleft())
+            except InvalidEnvelope as error:
+                self._log_rejection(error)
+                continue
+            for message in messages:
+                if message.kind is MessageKind.REPLICATE:
+                    self._announce_all()
+                elif message.kind is MessageKind.LEAVING:
+                    self._on_leaving(message.instance)
+                elif message.kind is MessageKind.ALIVE:
+                    self._announced_processes.note(message.instance, message.stream)
+                else:
+                    accepted.append(message)
+        self._intake.accept(*accepted)
 
     def _log_rejection(self, error: InvalidEnvelope) -> None:
         # Limited, because whoever has the password of Redis can cause this line.
@@ -359,15 +234,22 @@ class RedisTransport:
         self._outbox_wake = trio.Event()
         if not messages:
             return
+        payloads = list(self._envelopes.seal([self._encode(message) for message in messages]))
         try:
             with trio.fail_after(PUBLISH_S):
-                await self._bridge.run(self._link.publish, self._envelopes, messages)
+                await self._link.publish(payloads)
         except (RedisDown, trio.TooSlowError) as error:
             log.warning("cannot publish to Redis, %d messages dropped: %s", len(messages), error)
             self.dropped += len(messages)
             self._has_lost_messages = True  # so the next beat announces the positions
         else:
             self.sent += len(messages)
+
+    def _encode(self, message: Message | tuple[Batch[Any], int]) -> bytes:
+        if isinstance(message, Message):
+            return encode_message(message)
+        batch, epoch = message
+        return encode_message(rows_message(self._instance, batch, epoch))
 
     def _announce(self, source: Source) -> None:
         self._announced[source.stream.name, source.writer] = source.position
@@ -406,7 +288,7 @@ class RedisTransport:
                 self._listening.cancel()
 
 
-def _client_name(instance: str) -> str:
+def client_name(instance: str) -> str:
     """Return the name that CLIENT LIST of Redis shows; it must not contain spaces."""
     return "hs:" + re.sub(r"[^!-~]", "_", instance)
 

@@ -2,7 +2,6 @@
 
 import secrets
 
-from hs.lib.aio import Bridge
 from hs.lib.default_tls import default_tls
 from hs.repl.announced import AnnouncedProcesses
 from hs.repl.calls.client import RpcClients
@@ -17,7 +16,8 @@ from hs.repl.intake import Intake
 from hs.repl.leases import instance_lease
 from hs.repl.ownership import Ownership
 from hs.repl.recent_rows import LocalRecentRows, RecentRows
-from hs.repl.redis import RedisAddress, RedisLink, RedisTransport, channel_name
+from hs.repl.redis import RedisTransport, channel_name, client_name
+from hs.repl.redis_link import RedisAddress, RedisLink
 from hs.repl.signing_key import replication_secret_of
 from hs.settings.digests import digest_of_all
 from hs.settings.sections.server import RedisSettings
@@ -28,7 +28,7 @@ from hs.storage.identity import identity_of
 
 
 def connect(
-    settings: Settings, feed: Feed, ownership: Ownership, bridge: Bridge, database: Database
+    settings: Settings, feed: Feed, ownership: Ownership, database: Database
 ) -> tuple[RedisTransport, Cluster]:
     """Build the transport to the other processes, and the RPC to them.
 
@@ -49,7 +49,9 @@ def connect(
     clients = RpcClients(sender, feed, look=look)
     intake = Intake(feed, instance, database, lambda other: clients.proxy(RecentRows, other))
     link = RedisLink(
-        _redis_address(settings.redis), channel_name(settings.server.server_name), instance, bridge
+        _redis_address(settings.redis),
+        channel_name(settings.server.server_name),
+        client_name(instance),
     )
 
     announced = AnnouncedProcesses(digest_of_all(settings.digests))
@@ -62,7 +64,6 @@ def connect(
         instance=instance,
         link=link,
         make_envelopes=make_envelopes,
-        bridge=bridge,
         intake=intake,
         expected=ownership.expected(),
         on_leaving=sender.expect_restart,

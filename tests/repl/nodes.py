@@ -17,7 +17,8 @@ from hs.repl.intake import Intake
 from hs.repl.memory_writer import MemoryWriter
 from hs.repl.message import Message, MessageKind
 from hs.repl.recent_rows import LocalRecentRows, RecentRows
-from hs.repl.redis import RedisAddress, RedisLink, RedisTransport
+from hs.repl.redis import RedisTransport
+from hs.repl.redis_link import RedisAddress, RedisLink
 from hs.repl.writers import TableWriter
 from hs.storage.database import Database
 from tests.repl.conftest import HINTS, NOTES, Note
@@ -35,13 +36,15 @@ class LossyIntake(Intake):
     lose: frozenset[int] = frozenset()
     count: int = 0
 
-    def accept(self, message: Message) -> None:
-        """Accept a message, or lose it."""
-        if message.kind is MessageKind.ROWS:
-            self.count += 1
-            if self.count in self.lose:
-                return
-        super().accept(message)
+    def accept(self, *messages: Message) -> None:
+        """Accept messages, or lose them."""
+        super().accept(*(message for message in messages if not self._is_lost(message)))
+
+    def _is_lost(self, message: Message) -> bool:
+        if message.kind is not MessageKind.ROWS:
+            return False
+        self.count += 1
+        return self.count in self.lose
 
 
 @attrs.define(eq=False)
@@ -107,7 +110,7 @@ class Cluster:
         address = self.redis
         if isinstance(address, RedisServer):
             address = RedisAddress(path=address.socket)
-        link = RedisLink(address, CHANNEL, name, self.bridge)
+        link = RedisLink(address, CHANNEL, name)
         expected = [(NOTES, writer) for writer in self.names if writer != name]
         self.starts += 1
         envelopes = Envelopes(envelope_key("s", "identity"), name, self.starts)
@@ -120,7 +123,6 @@ class Cluster:
             name,
             link,
             make_envelopes=make_envelopes,
-            bridge=self.bridge,
             intake=intake,
             expected=expected,
         )

@@ -30,7 +30,9 @@ async def log_commits(tx: Tx, count: int) -> None:
         await stream_log.set_position(tx, "receipts", "w1", "life", number)
 
 
-async def delivered_of(database: Database, positions: list[int], pauses: set[int]) -> list[int]:
+async def delivered_of(
+    database: Database, positions: list[int], pauses: set[int], group_size: int = 1
+) -> list[int]:
     feed = Feed()
     delivered: list[int] = []
     feed.subscribe(NOTES, lambda batch: delivered.extend(number for number, _ in batch.rows))
@@ -38,9 +40,8 @@ async def delivered_of(database: Database, positions: list[int], pauses: set[int
     async with trio.open_nursery() as nursery:
         await nursery.start(intake.run)
         feed.start_at(NOTES, "w1", 0)
-        for index, position in enumerate(positions):
-            batch = Batch(NOTES, "w1", position - 1, position, [(position, Note(str(position)))])
-            intake.accept(rows_message("w1", batch, 0))
+        for index, group in enumerate(in_groups(positions, group_size)):
+            intake.accept(*map(note_message, group))
             if index in pauses:
                 await trio.testing.wait_all_tasks_blocked()
         intake.accept(Message(MessageKind.POSITION, "w1", "receipts", "w1", prev=12, position=20))
@@ -48,6 +49,29 @@ async def delivered_of(database: Database, positions: list[int], pauses: set[int
             assert await feed.wait_for(NOTES, "w1", 20, 60)
         nursery.cancel_scope.cancel()
     return delivered
+
+
+def in_groups(positions: list[int], size: int) -> list[list[int]]:
+    return [positions[begin : begin + size] for begin in range(0, len(positions), size)]
+
+
+def note_message(position: int) -> Message:
+    batch = Batch(NOTES, "w1", position - 1, position, [(position, Note(str(position)))])
+    return rows_message("w1", batch, 0)
+
+
+async def test_messages_that_arrive_together_are_one_delivery_up_to_a_gap() -> None:
+    async with open_inline() as database:
+        feed = Feed()
+        batches: list[Batch[Note]] = []
+        feed.subscribe(NOTES, batches.append)
+        feed.start_at(NOTES, "w1", 0)
+        intake = Intake(feed, "w2", database, lambda _: NoWriter(), {"receipts": NOTES})
+
+        intake.accept(*map(note_message, [1, 2, 3, 5]))
+
+    assert [(batch.prev, batch.position) for batch in batches] == [(0, 3)]
+    assert [number for number, _ in batches[0].rows] == [1, 2, 3]
 
 
 async def test_rows_that_cannot_be_decoded_are_left_out(caplog: pytest.LogCaptureFixture) -> None:
@@ -73,14 +97,15 @@ async def test_rows_that_cannot_be_decoded_are_left_out(caplog: pytest.LogCaptur
 @given(
     positions=st.lists(st.integers(1, 12), max_size=20),
     pauses=st.sets(st.integers(0, 20)),
+    group_size=st.integers(1, 6),
 )
 def test_rows_are_delivered_once_in_order_if_messages_are_lost_repeated_or_swapped(
-    positions: list[int], pauses: set[int]
+    positions: list[int], pauses: set[int], group_size: int
 ) -> None:
     async def check() -> list[int]:
         async with open_inline() as database:
             await make_tables(database)
             await database.write(log_commits, 12)
-            return await delivered_of(database, positions, pauses)
+            return await delivered_of(database, positions, pauses, group_size)
 
     assert trio.run(check) == list(range(1, 13))

@@ -8,7 +8,8 @@ import pytest
 import trio
 
 from hs.lib.aio import Bridge
-from hs.repl.redis import RedisAddress, channel_name
+from hs.repl.redis import channel_name
+from hs.repl.redis_link import RedisAddress
 from hs.storage.database import Database
 from tests.repl.conftest import Note
 from tests.repl.nodes import CHANNEL, Cluster

@@ -106,7 +106,6 @@ class Neighbourhood:
         settings: Settings,
         feed: Feed,
         ownership: Ownership,
-        bridge: Bridge,
         database: Database,
     ) -> tuple[InProcTransport, Cluster]:
         """Connect a process to the others; see `hs.repl.cluster.Connect`."""
