@@ -60,7 +60,7 @@ class EventRow:
     lost_relation: tuple[str, str] | None = None  # `relates_to` of the event that was redacted
     sticky_until: int = 0
     relay: bool = False  # an event of another server that this one sends to the others
-    left_servers: tuple[str, ...] = ()  # other servers whose last joined member left with it
+    left_servers: tuple[str, ...] = ()  # other servers not in the room that it removes users of
     outside: bool = False  # an outlier: a local user's membership in a room that we are not in
     number: int = 0  # the event's stream ID, if it is not that of the row (outliers, history)
     after_gap: bool = False  # this server lacks events before it

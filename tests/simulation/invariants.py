@@ -12,9 +12,8 @@ Of the honest servers that are in a room, as the server of its founder sees it:
 
 A server that others do not see in the room has the event by which its users were removed. It need
 not know if a state resolution has taken back their joins, as the room had closed at the same time:
-that is no event that anybody could send to it. Nor does it get the ban of a user who was not in the
-room, as the banning server knew it, if it was away: catching up does not find that. The founder's
-server has the events by which users have left.
+that is no event that anybody could send to it. The founder's server has the events by which users
+have left.
 
 Of all honest servers: no client was ever shown an event that its server has rejected or
 soft-failed, nor one of those that the malicious server made so that no server may accept them. Only
@@ -140,7 +139,8 @@ async def _unknown_departures(
         assert departure is not None
         memberships = await read_memberships(home.server.store, room.room_id, user_id)
         before = list(memberships)[: list(memberships).index(departure)]
-        if before and memberships[before[-1]] == "join":
+        # What was not preceded by a membership is nothing that the server has to know.
+        if before and memberships[before[-1]] != "ban":
             found.append((user_id, departure))
     return found
 

@@ -33,6 +33,13 @@ DELETE FROM relayed_events WHERE stream_id <= $1 AND NOT EXISTS (
     AND h.sent_id = relayed_events.stream_id
 )
 """
+# Whether a destination is behind is stored before a position that passes the event.
+DELETE_REMOVALS = """
+DELETE FROM outside_removals WHERE stream_id <= $1 AND stream_id > $2 AND NOT EXISTS (
+    SELECT 1 FROM behind_destinations b WHERE b.server = outside_removals.server
+    AND b.events_after < outside_removals.stream_id
+)
+"""
 
 BEHIND = """
 SELECT b.server, b.since_ms, b.events_after, b.devices_after, coalesce(d.failures, 0)
@@ -48,6 +55,11 @@ SET_BEHIND = InsertRows(
 )
 DELETE_BEHIND = sql(
     lambda d: f"DELETE FROM behind_destinations WHERE {d.any_of('server', 1, 'text')}"
+)
+DELETE_REMOVALS_OF = sql(
+    lambda d: (
+        f"DELETE FROM outside_removals WHERE {d.any_of('server', 1, 'text')} AND stream_id <= $2"
+    )
 )
 
 _EVENT = "e.stream_id, e.writer, e.event_id, e.room_id, e.type, e.state_key, e.sender, e.pdu"
@@ -72,10 +84,12 @@ EVENTS_OF = sql(
     )
 )
 _LAST_ID = "CASE WHEN s.joined_members > 0 THEN h.sent_id ELSE s.left_id END"
-MISSED_ROOMS = f"""
+MISSED_EVENTS = f"""
 SELECT {_LAST_ID} AS last_id, CASE WHEN s.joined_members > 0 THEN 1 ELSE 0 END
 FROM room_servers s JOIN room_heads h ON h.room_id = s.room_id
-WHERE s.server = $1 AND {_LAST_ID} > $2 AND {_LAST_ID} >= s.joined_id ORDER BY last_id LIMIT $3
+WHERE s.server = $1 AND {_LAST_ID} > $2 AND {_LAST_ID} >= s.joined_id
+UNION SELECT stream_id, 0 FROM outside_removals WHERE server = $1 AND stream_id > $2
+ORDER BY last_id LIMIT $3
 """
 
 RECEIPTS = """
@@ -190,11 +204,17 @@ async def set_positions(
     await tx.insert_rows(SET_POSITIONS, rows)
 
 
-async def delete_relayed(tx: Tx, stream: str) -> None:
-    """Delete the marks of relayed events that all senders are done with."""
-    lowest = await tx.fetchval(LOWEST, stream)
-    if lowest is not None:
-        await tx.execute(DELETE_RELAYED, lowest)
+async def delete_passed(tx: Tx, stream: str, after: int) -> int:
+    """Delete the marks of relayed events, and removals, that all senders are done with.
+
+    Return the position up to which this was done; `after` is what was returned the last time.
+    """
+    lowest: int | None = await tx.fetchval(LOWEST, stream)
+    if lowest is None:
+        return after
+    await tx.execute(DELETE_RELAYED, lowest)
+    await tx.execute(DELETE_REMOVALS, lowest, after)
+    return lowest
 
 
 async def list_behind(tx: Tx) -> list[BehindRecord]:
@@ -207,9 +227,10 @@ async def set_behind(tx: Tx, rows: Sequence[BehindRecord]) -> None:
     await tx.insert_rows(SET_BEHIND, [row[:4] for row in rows])
 
 
-async def delete_behind(tx: Tx, servers: Sequence[str]) -> None:
-    """Delete destinations that have caught up."""
+async def delete_behind(tx: Tx, servers: Sequence[str], events: int) -> None:
+    """Delete destinations that have caught up, and were sent all events up to a stream ID."""
     await tx.execute(DELETE_BEHIND, list(servers))
+    await tx.execute(DELETE_REMOVALS_OF, list(servers), events)
 
 
 async def list_own_events(tx: Tx, server: str, after: int, limit: int) -> list[SentEventRecord]:
@@ -231,9 +252,10 @@ async def missed_events(tx: Tx, server: str, after: int, limit: int) -> list[tup
     """List, in order, the last events of a server's rooms after a stream ID.
 
     Each is (stream_id, whether the server is in the room). Of a room that the server has left it
-    is the event by which it left. Events from before it joined are left out.
+    is the event by which it left. Events from before it joined are left out, except for those that
+    removed users of the server while it was not in the room.
     """
-    rows = await tx.fetch(MISSED_ROOMS, server, after, limit)
+    rows = await tx.fetch(MISSED_EVENTS, server, after, limit)
     return [(row[0], bool(row[1])) for row in rows]
 
 

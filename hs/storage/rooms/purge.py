@@ -107,6 +107,7 @@ _ROOM_TABLES: Final = (
     "sticky_events",
     "timeline_gaps",
     "placed_outliers",
+    "outside_removals",
     "inbound_pdus",
     "thread_subscriptions",
     "notice_rooms",

@@ -82,6 +82,13 @@ WHERE theirs.server = $1 AND theirs.joined_members > 0 AND ours.joined_members >
 ORDER BY theirs.room_id
 """
 ADD_RELAYED = InsertRows("relayed_events", "stream_id bigint, event_id text")
+ADD_REMOVALS = InsertRows(
+    "outside_removals",
+    "server text, room_id text, user_id text, stream_id bigint",
+    conflict=(
+        "ON CONFLICT (server, room_id, user_id) DO UPDATE SET stream_id = excluded.stream_id"
+    ),
+)
 
 
 class CountChange(NamedTuple):
@@ -96,6 +103,15 @@ class CountChange(NamedTuple):
     difference: int
     joined_id: int
     left_id: int | None
+
+
+class RemovalRecord(NamedTuple):
+    """An event by which a user of a server that is not in the room was removed from it."""
+
+    server: str
+    room_id: str
+    user_id: str
+    stream_id: int
 
 
 async def with_shared_rooms(tx: Tx, servers: Sequence[str]) -> list[str]:
@@ -158,3 +174,8 @@ async def shared_rooms(tx: Tx, server: str, own_server: str) -> list[str]:
 async def add_relayed(tx: Tx, rows: Sequence[tuple[int, str]]) -> None:
     """Store which events are relayed: (stream_id of the row, event_id)."""
     await tx.insert_rows(ADD_RELAYED, rows)
+
+
+async def add_removals(tx: Tx, rows: Sequence[RemovalRecord]) -> None:
+    """Store removals of users whose servers are not in the room, each user's at most once."""
+    await tx.insert_rows(ADD_REMOVALS, rows)

@@ -3,9 +3,9 @@
 A transaction that failed is sent again with the same content and ID, at the intervals of other
 requests (`RetryIntervals`), or when a request of the destination arrives. A destination that fails
 for KEEP_S, or is not tried for as long, falls behind: its row is stored, its queue is dropped, and
-when it responds again it is sent the latest event of each room that it shares, and the latest
-change of each user's devices. New events wait in its queue while it catches up, so it misses
-nothing.
+when it responds again it is sent the latest event of each room that it shares, the events that
+removed its users from other rooms, and the latest change of each user's devices. New events wait in
+its queue while it catches up, so it misses nothing.
 
 The row of a destination that has caught up is deleted when the stored position of the sender is
 below all that waits for it: a restart before that begins to catch up again.
@@ -180,13 +180,13 @@ class DestinationDelivery:
                 raise
             destination.has_row = True
 
-    async def delete_rows(self, destinations: Sequence[Destination]) -> None:
-        """Delete the rows of destinations that have caught up."""
+    async def delete_rows(self, destinations: Sequence[Destination], events: int) -> None:
+        """Delete the rows of destinations that have caught up, and have all events up to one."""
         for destination in destinations:
             destination.has_row = False
         servers = [destination.server for destination in destinations]
         try:
-            await self.database.write(storage.delete_behind, servers)
+            await self.database.write(storage.delete_behind, servers, events)
         finally:
             for destination in destinations:
                 if destination.behind is not None:

@@ -155,9 +155,18 @@ class Destination:
 
     def first_event(self) -> int | None:
         """Return the lowest stream ID of an event that only this queue has."""
-        if self.behind is not None:
-            return None if self.behind.is_stored else self.behind.events_after + 1
-        return min((pdu.stream_id for pdu in self.pdus), default=None)
+        behind = self.behind
+        if behind is not None and not behind.is_stored:
+            return behind.events_after + 1
+        # Catching up finds the events after `events_after`; of another writer, one may be below.
+        return min(
+            (
+                pdu.stream_id
+                for pdu in self.pdus
+                if behind is None or pdu.stream_id <= behind.events_after
+            ),
+            default=None,
+        )
 
     def first_device_change(self) -> int | None:
         """Return the lowest position of a device list change that only this queue has."""

@@ -2,9 +2,10 @@
 
 An event goes to the servers that are in its room after it, and to those that were in it before. The
 latter are the servers that left with it, and the server of a user who was removed by it even if
-that user was only invited. The servers in the room are taken from memory while the feed delivers
-the event. If the room is not in memory, or if servers have joined or left since the event, those
-at the event are read: a server that joins afterwards is not sent what it may not see.
+that user was only invited (`left_servers` of the row). The servers in the room are taken from
+memory while the feed delivers the event. If the room is not in memory, or if servers have joined or
+left since the event, those at the event are read: a server that joins afterwards is not sent what
+it may not see.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -26,8 +27,6 @@ from hs.storage.federation.outbound import SentEventRecord
 from hs.storage.rooms import events
 
 PAGE: Final = 500
-
-_REMOVING: Final = frozenset((event_types.LEAVE, event_types.BAN))
 
 
 @attrs.frozen(eq=False)
@@ -69,7 +68,7 @@ class EventRouting:
                 continue
             room_id = RoomID(row.room_id)
             servers = self._rooms.servers_after_nowait(room_id, stream_id)
-            removed = self._removed_server(row).union(map(ServerName, row.left_servers))
+            removed = frozenset(map(ServerName, row.left_servers))
             if servers is None or servers or removed:
                 yield SentEvent(
                     writer=batch.writer,
@@ -154,11 +153,6 @@ class EventRouting:
         if state_key is not None and state_key.endswith(f":{self._server_name}"):
             return self._server_name
         return server_of(UserID(sender))
-
-    def _removed_server(self, row: EventRow) -> frozenset[ServerName]:
-        if row.membership in _REMOVING and row.prev_membership not in (None, event_types.BAN):
-            return self._server_of_member(row.type, row.state_key)
-        return frozenset()
 
     def _server_of_member(self, event_type: str, state_key: str | None) -> frozenset[ServerName]:
         if event_type != event_types.MEMBER or state_key is None:

@@ -208,7 +208,7 @@ class FederationSender:
             if destination.has_caught_up_by(position.events.most(), position.devices)
         ]
         if caught_up:
-            await self.delivery.delete_rows(caught_up)
+            await self.delivery.delete_rows(caught_up, position.events.floor)
 
     def _complete_position(self) -> SenderPosition:
         """Return the position up to which every destination has everything or is behind."""

@@ -38,6 +38,7 @@ class SenderPositions:
     _sender: str
     _senders: Sequence[str]
     stored: SenderPosition | None = None
+    _passed: int = 0
 
     async def load(self) -> SenderPosition | None:
         """Return the position to begin at; None if no sender has ever stored one."""
@@ -73,7 +74,7 @@ class SenderPositions:
             return
         records = self._records(self._sender, position, writers)
         await self._database.write(storage.set_positions, records, self._list, len(self._senders))
-        await self._database.write(storage.delete_relayed, EVENTS.name)
+        self._passed = await self._database.write(storage.delete_passed, EVENTS.name, self._passed)
         self.stored = position
 
     def _records(

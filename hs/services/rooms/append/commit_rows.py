@@ -47,7 +47,7 @@ class CommitNumbers:
     """Stream IDs and snapshot IDs in this run, and what was looked up.
 
     `positions` are those of the rows; an outlier that now gets its place keeps its older stream ID.
-    `senders` are those of events, `left_servers` the servers that left with an event.
+    `senders` are those of events, `left_servers` servers whose users are removed by an event.
     """
 
     events: dict[str, int]

@@ -39,7 +39,7 @@ from hs.services.rooms.append.pending_events import (
     PendingEvent,
     membership_of,
 )
-from hs.services.rooms.append.server_counts import count_servers
+from hs.services.rooms.append.server_counts import NO_COUNTS, ServerCounts, count_servers
 from hs.services.rooms.store.stored_event import EventStatus
 from hs.storage.database import Tx
 from hs.storage.rooms import (
@@ -52,7 +52,6 @@ from hs.storage.rooms import (
     timeline_gaps,
     transaction_ids,
 )
-from hs.storage.rooms.room_servers import CountChange
 from hs.storage.rooms.state import Key, SnapshotRecord
 
 
@@ -111,8 +110,10 @@ async def commit_group(
         (stream_id, event_row(pending, numbers, stream_id, work.now_ms))
         for stream_id, pending in zip(stream_ids, pending_events, strict=True)
     ]
-    if servers:
-        await room_servers.add(tx, servers)
+    if servers.rows:
+        await room_servers.add(tx, servers.rows)
+    if servers.removals:
+        await room_servers.add_removals(tx, servers.removals)
     relayed = [(stream_id, row.event_id) for stream_id, row in rows if row.relay]
     if relayed:
         await room_servers.add_relayed(tx, relayed)
@@ -166,13 +167,13 @@ async def _look_up_stored_events(
 
 async def _count_servers(
     tx: Tx, work: CommitWork, pending_events: Sequence[PendingEvent], numbers: CommitNumbers
-) -> Sequence[CountChange]:
+) -> ServerCounts:
     changing = [pending for pending in pending_events if pending.changes]
     if not changing:
-        return ()
+        return NO_COUNTS
     counts = await count_servers(tx, changing, numbers.positions, work.server_name)
     numbers.left_servers = counts.left
-    return counts.rows
+    return counts
 
 
 async def _store_snapshots(
