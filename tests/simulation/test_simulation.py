@@ -17,9 +17,9 @@ LONG_SEEDS: Final = 2000
 TIMEOUT_S: Final = 3000
 
 
-def run_seeds(*arguments: str) -> None:
-    """Run the simulation; fail with the problems of the seeds that failed."""
-    command = [sys.executable, "-m", "tests.simulation", *arguments]
+def run_seeds(*arguments: str, module: str = "tests.simulation") -> None:
+    """Run a simulation; fail with the problems of the seeds that failed."""
+    command = [sys.executable, "-m", module, *arguments]
     environment = {**os.environ, "PYTHONHASHSEED": "0"}
     run = subprocess.run(
         command,

@@ -1,0 +1,325 @@
+"""The processes of a simulated server: composed and started as in production, killed, and hung.
+
+Everything of `hs serve` runs but what is at the doors: sockets (`Wires`, and clients that call the
+application), Redis (`Bus`), the engine of the database, the clock, and HTTP to others.
+"""
+
+import random
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
+from contextvars import copy_context
+from functools import partial
+from typing import Any, Final, TypeVar
+from unittest import mock
+
+import attrs
+import trio
+
+import hs.repl.leases
+from hs.apis.web.app import Application
+from hs.lib.http_client import HttpClient
+from hs.nursery import boot, compose, nursery_tree, process_base
+from hs.nursery.exit_causes import cause_of
+from hs.nursery.nursery_tree import Shutdown, run_tree
+from hs.nursery.plan import plan_of
+from hs.nursery.process import Process, ProcessReadiness
+from hs.nursery.services import Network, build_services
+from hs.nursery.wiring.http_clients import HttpClients
+from hs.repl import redis
+from hs.repl.calls.endpoint import RpcEndpoint
+from hs.repl.leases import instance_lease
+from hs.settings.sections.listeners import Listener, Resource
+from hs.settings.settings import Settings
+from hs.storage.inline import InlineDatabase
+from tests.simulation.database import ProcessDied
+from tests.simulation.determinism import Trace, VirtualClock
+from tests.support.composition import NoDownloads, UnreachablePeers
+from tests.support.web import WebClient, WebResponse
+from tests.worker_simulation.bus import Bus
+from tests.worker_simulation.database import DatabaseFaults, SharedDatabase
+from tests.worker_simulation.scheduling import OWNER, Freezer
+from tests.worker_simulation.wires import Wires
+
+T = TypeVar("T")
+
+LISTENERS: Final = tuple(
+    Listener(port=port, resources=(Resource(names=names),))
+    for port, names in ((9093, ("replication",)), (8008, ("client",)))
+)
+UNUSED_DUTIES: Final = frozenset(("event loop stalls",))  # they measure real time
+DEATH_TIMEOUT_S: Final = 3600.0
+RESTART_AFTER_S: Final = 2.0
+
+
+class NoAnswer(Exception):
+    """The connection ended without a response."""
+
+
+class InlineBridge:
+    """The bridge of a process without asyncio: its coroutines are those of trio."""
+
+    async def run(self, afn: Callable[..., Awaitable[T]], *args: Any) -> T:
+        return await afn(*args)
+
+    async def run_with_grace(
+        self, grace_s: float, afn: Callable[..., Awaitable[T]], *args: Any
+    ) -> T:
+        return await afn(*args)
+
+    def call_in_trio(self, fn: Callable[..., object], *args: Any) -> None:
+        fn(*args)
+
+    def call_in_loop(self, fn: Callable[..., object], *args: Any) -> None:
+        fn(*args)
+
+
+@attrs.define(eq=False)
+class Life:
+    """A process from its start to its end."""
+
+    name: str
+    number: int
+    nursery: trio.Nursery
+    is_dead: bool = False
+    is_ready: bool = False
+    process: Process | None = None
+    shutdown: Shutdown = attrs.Factory(Shutdown)
+    scope: trio.CancelScope = attrs.Factory(trio.CancelScope)
+    ended: trio.Event = attrs.Factory(trio.Event)
+    public: Application | None = None
+    internal: Application | None = None
+
+    @property
+    def endpoint(self) -> RpcEndpoint:
+        """What other processes connect to."""
+        assert self.process is not None
+        cluster = self.process.base.cluster
+        assert cluster is not None
+        return cluster.endpoint
+
+    @property
+    def draining(self) -> trio.Event:
+        """Set when the replication listener stops."""
+        assert self.internal is not None
+        return self.internal.drain.started
+
+    def start_soon(self, work: Callable[..., Awaitable[object]], *args: Any) -> None:
+        """Start a task of this process."""
+        context = copy_context()
+        context.run(OWNER.set, self)
+        context.run(partial(self.nursery.start_soon, work, *args))
+
+
+@attrs.define(eq=False)
+class SimulatedProcess:
+    """A process that is started again whenever it ends; `life` is None while it is down."""
+
+    name: str
+    settings: Settings
+    cluster: "SimulatedCluster"
+    clock: VirtualClock
+    life: Life | None = None
+    lives: int = 0
+    is_wanted: bool = False
+    became_ready: trio.Event = attrs.Factory(trio.Event)
+
+    async def start(self) -> None:
+        """Begin a life, and others after it, until `kill` or `stop`."""
+        self.is_wanted = True
+        self.became_ready = trio.Event()
+        self.cluster.nursery.start_soon(self._live_on)
+        await self.became_ready.wait()
+
+    async def kill(self) -> None:
+        """End the present life: nothing that it does has an effect any more."""
+        self.is_wanted = False
+        life = self.life
+        if life is None:
+            return
+        life.is_dead = True
+        self.life = None
+        self.cluster.freezer.resume(life)
+        life.scope.cancel()
+        with trio.fail_after(DEATH_TIMEOUT_S):
+            await life.ended.wait()
+
+    async def stop(self) -> None:
+        """Stop as SIGTERM does."""
+        self.is_wanted = False
+        if self.life is not None:
+            life = self.life
+            life.shutdown.request()
+            await life.ended.wait()
+
+    async def _live_on(self) -> None:
+        while self.is_wanted:
+            await self._live()
+            if self.is_wanted:
+                await trio.sleep(RESTART_AFTER_S)
+
+    async def _live(self) -> None:
+        self.lives += 1
+        async with trio.open_nursery() as nursery:
+            life = Life(self.name, self.lives, nursery)
+            self.life = life
+            life.start_soon(self._run, life)
+            await life.ended.wait()
+            nursery.cancel_scope.cancel()
+        if self.life is life:
+            self.life = None
+
+    async def _run(self, life: Life) -> None:
+        cluster = self.cluster
+        try:
+            with life.scope, life.shutdown.startup:
+                await self._boot(life)
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt):
+                raise
+            if not life.is_dead:
+                cause, is_bug = cause_of(error)
+                cluster.trace.note("ended", self.name, cause)
+                if is_bug:
+                    cluster.problems.append(f"{self.name} ended: {cause}")
+                    raise
+        finally:
+            life.is_dead = True
+            life.is_ready = False
+            life.ended.set()
+
+    async def _boot(self, life: Life) -> None:
+        """Start the process, and run it until it is to stop; see hs.nursery.boot."""
+        cluster, settings = self.cluster, self.settings
+        database = SharedDatabase(cluster.store, life, cluster.chance, cluster.database_faults)
+        plan = plan_of(settings)
+        bridge: Any = InlineBridge()
+        process = compose.compose(settings, plan, self.clock, bridge, database)
+        duties = [duty for duty in process.duties if duty.name not in UNUSED_DUTIES]
+        life.process = process = attrs.evolve(process, duties=duties)
+        wait_s = boot.NAME_WAIT_S
+        async with process.base.leases.hold_fenced(instance_lease(self.name), wait_s, wait_s):
+            await run_tree(process, life.shutdown, lambda *_: self._on_ready(life))
+
+    def _on_ready(self, life: Life) -> None:
+        life.is_ready = True
+        self.became_ready.set()
+        self.cluster.trace.note("ready", self.name)
+
+    async def faults(self) -> list[str]:
+        """Return why the process is not ready; nothing if it is."""
+        life = self.life
+        if life is None or not life.is_ready or life.process is None:
+            return [f"{self.name} does not run"]
+        checks = await ProcessReadiness(life.process.base, life.process.drain).check()
+        return [f"{self.name}: {fault}" for fault in checks.values() if fault]
+
+    async def ask(self, ask: Callable[[WebClient], Awaitable[WebResponse]]) -> WebResponse:
+        """Have a task of the process answer. Raises: NoAnswer."""
+        life = self.life
+        if life is None or life.public is None or not life.is_ready:
+            raise NoAnswer("connection refused")
+        client = WebClient(life.public)
+        responses: list[WebResponse] = []
+        ended = trio.Event()
+
+        async def work() -> None:
+            try:
+                with suppress(ProcessDied, ConnectionError):
+                    responses.append(await ask(client))
+            finally:
+                ended.set()
+
+        life.start_soon(work)
+        await ended.wait()
+        if not responses or life.is_dead:
+            raise NoAnswer("the process has ended")
+        return responses[0]
+
+
+@attrs.define(eq=False, kw_only=True)
+class SimulatedCluster:
+    """All processes of a server, and what connects them."""
+
+    chance: random.Random
+    trace: Trace
+    nursery: trio.Nursery
+    freezer: Freezer
+    bus: Bus
+    http: HttpClient
+    store: InlineDatabase
+    wires: Wires = attrs.field(init=False)
+    database_faults: DatabaseFaults = attrs.Factory(DatabaseFaults)
+    processes: dict[str, SimulatedProcess] = attrs.Factory(dict)
+    problems: list[str] = attrs.Factory(list)
+    sees_deaths: bool = True  # all processes are on one host
+
+    def __attrs_post_init__(self) -> None:
+        self.wires = Wires(self.chance, self.trace, self.locate)
+
+    def locate(self, name: str) -> Life | None:
+        """Return the life of a process that accepts connections of other processes."""
+        life = self.processes[name].life
+        return None if life is None or life.is_dead or life.internal is None else life
+
+    def add(self, name: str, settings: Settings, skew_ms: int = 0) -> SimulatedProcess:
+        """Add a process, which does not run yet."""
+        settings = attrs.evolve(settings, listeners=LISTENERS)
+        process = SimulatedProcess(name, settings, self, VirtualClock(skew_ms=skew_ms))
+        self.processes[name] = process
+        return process
+
+    def is_alive(self, holder: str) -> bool | None:
+        """Return whether the holder of a lease is running, if a process of the host can tell."""
+        if not self.sees_deaths:
+            return None
+        name, _, number = holder.partition("@")
+        life = self.processes[name].life
+        return life is not None and str(life.number) == number
+
+    @contextmanager
+    def doors(self) -> Iterator[None]:
+        """Replace the doors of all processes until the block ends."""
+        http = HttpClients(
+            public=self.http,
+            direct=self.http,
+            trusted=self.http,
+            previews=self.http,
+            downloads=NoDownloads(),
+        )
+        network = Network(http=http, peers=UnreachablePeers())
+        build = partial(build_services, network=network)
+        with (
+            mock.patch.object(redis, "Redis", self.bus.redis),
+            mock.patch.object(trio, "open_tcp_stream", self.wires.open),
+            mock.patch.object(nursery_tree, "serve_listeners", _serve_listeners),
+            mock.patch.object(compose, "build_services", build),
+            mock.patch.object(process_base, "holder_name", _holder_name),
+            mock.patch.object(hs.repl.leases, "is_alive", self.is_alive),
+        ):
+            yield
+
+
+def _holder_name(instance: str) -> str:
+    life = OWNER.get()
+    assert isinstance(life, Life)
+    return f"{instance}@{life.number}"
+
+
+async def _serve_listeners(
+    app: Application,
+    specs: Any,
+    limits: object = None,
+    proxies: object = None,
+    *,
+    task_status: trio.TaskStatus[list[Any]] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve in memory until the drain begins; in place of the function of this name."""
+    life = OWNER.get()
+    assert isinstance(life, Life)
+    if any("replication" in spec.resources for spec in specs):
+        life.internal = app
+    else:
+        life.public = app
+    task_status.started([])
+    await app.drain.started.wait()
+    await app.drain.wait_idle()
