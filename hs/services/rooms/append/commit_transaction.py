@@ -110,13 +110,7 @@ async def commit_group(
         (stream_id, event_row(pending, numbers, stream_id, work.now_ms))
         for stream_id, pending in zip(stream_ids, pending_events, strict=True)
     ]
-    if servers.rows:
-        await room_servers.add(tx, servers.rows)
-    if servers.removals:
-        await room_servers.add_removals(tx, servers.removals)
-    relayed = [(stream_id, row.event_id) for stream_id, row in rows if row.relay]
-    if relayed:
-        await room_servers.add_relayed(tx, relayed)
+    await _write_servers(tx, servers, rows)
     sticky = [
         (sticky_record(at, row, work), row.soft_failed)
         for at, row in rows
@@ -126,6 +120,18 @@ async def commit_group(
         await sticky_events.insert(tx, sticky)
     await _set_links(tx, work, pending_events, numbers)
     return CommitResult(stream_ids, snapshot_ids, key_ids), rows
+
+
+async def _write_servers(
+    tx: Tx, servers: ServerCounts, rows: Sequence[tuple[int, EventRow]]
+) -> None:
+    if servers.rows:
+        await room_servers.add(tx, servers.rows)
+    if servers.removals:
+        await room_servers.add_removals(tx, servers.removals)
+    relayed = [(stream_id, row.event_id) for stream_id, row in rows if row.relay]
+    if relayed:
+        await room_servers.add_relayed(tx, relayed)
 
 
 async def _place_outliers(
