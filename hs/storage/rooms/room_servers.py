@@ -65,6 +65,16 @@ IS_IN_ROOM = """
 SELECT 1 FROM room_servers WHERE room_id = $1 AND server = $2 AND joined_members > 0
 """
 WAS_IN_ROOM = "SELECT 1 FROM room_servers WHERE room_id = $1 AND server = $2"
+# A row of `left_id` may be that of an outlier, which has another stream ID.
+STATES_LEFT = """
+SELECT e.snapshot_id FROM room_servers s JOIN events e ON e.stream_id = s.left_id
+WHERE s.room_id = $1 AND s.server = $2 AND e.snapshot_id IS NOT NULL
+UNION SELECT e.snapshot_id FROM room_servers s JOIN events e ON e.stream_id = s.earlier_left_id
+WHERE s.room_id = $1 AND s.server = $2 AND e.snapshot_id IS NOT NULL
+UNION SELECT e.snapshot_id FROM room_servers s JOIN placed_outliers p ON p.position = s.left_id
+JOIN events e ON e.stream_id = p.number
+WHERE s.room_id = $1 AND s.server = $2 AND e.snapshot_id IS NOT NULL
+"""
 LARGEST = """
 SELECT server FROM room_servers WHERE room_id = $1 AND joined_members > 0 AND server <> $2
 ORDER BY joined_members DESC, server LIMIT $3
@@ -154,6 +164,11 @@ async def is_in_room(tx: Tx, room_id: str, server: str) -> bool:
 async def was_in_room(tx: Tx, room_id: str, server: str) -> bool:
     """Return whether a server has, or had, a user who is joined to a room."""
     return await tx.fetchval(WAS_IN_ROOM, room_id, server) is not None
+
+
+async def states_left(tx: Tx, room_id: str, server: str) -> list[int]:
+    """List the snapshots before the events by which a server has left a room."""
+    return [row[0] for row in await tx.fetch(STATES_LEFT, room_id, server)]
 
 
 async def list_largest(tx: Tx, room_id: str, except_server: str, limit: int) -> list[str]:

@@ -7,8 +7,9 @@ Rules:
 - A server sees the events of its own users, and those that change their memberships.
 - Memberships are looked up only if they matter: the history is not shared, or the sender is erased.
   Of a server with very many users in the room, the first MAX_USERS are looked up.
-- A server that is not in the room any more sees the events of the time when it was, and nothing of
-  the others, not even in redacted form.
+- A server that is not in the room any more sees the events of the time when it was, the state that
+  it left, and nothing of the others, not even in redacted form. Events of that state may be of
+  forks from before it joined, and it needs them to accept the event by which it was removed.
 - Outliers have no state before them. They are state events of the room, which any server in it may
   read.
 
@@ -32,7 +33,7 @@ from hs.services.rooms.read.rendering import content_of
 from hs.services.rooms.store.event_store import EventStore
 from hs.services.rooms.store.stored_event import StoredEvent, membership_in
 from hs.storage.database import Database
-from hs.storage.rooms import memberships, timelines
+from hs.storage.rooms import memberships, room_servers, timelines
 
 MAX_USERS: Final = 2000
 USERS_AT_ONCE: Final = 100
@@ -78,7 +79,30 @@ class ServerVisibility:
         if unsure:
             joined = {stored.snapshot_id or 0: HistoryVisibility.JOINED for stored in unsure}
             visible |= await self._seen_by_members(server, room_id, unsure, joined)
+            visible |= await self._in_state_left(
+                server, room_id, [stored for stored in unsure if stored.event_id not in visible]
+            )
         return frozenset(visible)
+
+    async def _in_state_left(
+        self, server: ServerName, room_id: RoomID, events: Iterable[StoredEvent]
+    ) -> set[EventID]:
+        """Return those events that are in the state of a room when a server left it."""
+        keys = {
+            stored.event_id: (stored.event.type, stored.event.state_key)
+            for stored in events
+            if stored.event.state_key is not None
+        }
+        if not keys:
+            return set()
+        snapshot_ids = await self._database.read(room_servers.states_left, room_id, server)
+        if not snapshot_ids:
+            return set()
+        entries = await self._database.read(
+            timelines.entries_at, snapshot_ids, list(set(keys.values()))
+        )
+        left = {EventID(each) for state in entries.values() for each in state.values()}
+        return left & keys.keys()
 
     async def pdus_for_departed(
         self, server: ServerName, room_id: RoomID, events: Sequence[StoredEvent]

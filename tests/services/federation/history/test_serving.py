@@ -235,6 +235,24 @@ async def test_removed_server_gets_what_precedes_its_removal_and_no_more() -> No
     assert room.join in state["pdu_ids"]
 
 
+async def test_removed_server_gets_the_state_that_it_left() -> None:
+    async with open_servers(NEAR, FAR) as (near, far):
+        room_id = await far.world.create_room(ANN)
+        topics = [
+            (await far.world.set_state(room_id, ANN, "m.room.topic", {"topic": text})).event_id
+            for text in ("old", "new")
+        ]
+        join = await join_through(far, near, room_id, BEA)
+        room = SharedRoom(near, far, room_id, join.event_id)
+        await far.world.set_membership(room_id, ANN, BEA, "ban")
+
+        (new,) = (await room.ask(f"event/{segment(topics[1])}"))["pdus"]
+        with pytest.raises(RemoteFault, match="M_FORBIDDEN"):
+            await room.ask(f"event/{segment(topics[0])}")
+
+    assert new["content"] == {"topic": "new"}
+
+
 async def test_server_that_was_never_in_the_room_gets_nothing() -> None:
     async with open_servers(NEAR, FAR) as (near, far):
         room_id = await far.world.create_room(ANN)
