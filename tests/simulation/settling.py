@@ -49,16 +49,9 @@ async def settle(network: SimulatedNetwork, clients: Clients) -> FinalMessages:
     return FinalMessages(last)
 
 
-async def joined_user(server: SimulatedServer, room: SharedRoom) -> UserID | None:
-    """Return a user of a server who is in a room as it sees it; the founder if possible."""
-    state = await read_state(server.store, room.room_id)
-    joined = [user for user in server.users if state.membership(user) == "join"]
-    return room.founder if room.founder in joined else next(iter(joined), None)
-
-
 async def _speak_in_turn(network: SimulatedNetwork, clients: Clients, room: SharedRoom) -> None:
     for server in [*clients.servers.values(), clients.servers[server_of(room.founder)]]:
-        user_id = await joined_user(server, room)
+        user_id = await _speaker(clients, server, room)
         if user_id is None:
             continue
         for _ in range(MAX_ROUNDS):
@@ -67,6 +60,21 @@ async def _speak_in_turn(network: SimulatedNetwork, clients: Clients, room: Shar
             # An event cites some of many extremities only.
             if len(await read_extremities(server.store, room.room_id)) == 1:
                 break
+
+
+async def _speaker(clients: Clients, server: SimulatedServer, room: SharedRoom) -> UserID | None:
+    """Return a user of a server who is in a room as it sees it; the founder if possible.
+
+    Of the others, one whom the founder's server sees in the room: it would soft-fail the messages
+    of a user whose join it has soft-failed, and so not cite what they cite.
+    """
+    states = [
+        await read_state(store, room.room_id)
+        for store in (server.store, clients.servers[server_of(room.founder)].store)
+    ]
+    joined = [user for user in server.users if states[0].membership(user) == "join"]
+    joined.sort(key=lambda user: (user != room.founder, states[1].membership(user) != "join"))
+    return joined[0] if joined else None
 
 
 async def _join_again(clients: Clients, room: SharedRoom) -> None:
