@@ -125,7 +125,7 @@ RECEIPTS = StreamDef(
     "receipts",
     ReceiptRow,
     StreamKind.TABLE,
-    StreamWriters.FIRST,
+    StreamWriters.SHARDED,  # by user ID
     wakes_users=lambda row: (row.user_id,) if row.receipt_type == PRIVATE_RECEIPT else (),
     wakes_rooms=lambda row: () if row.receipt_type == PRIVATE_RECEIPT else (row.room_id,),
 )
@@ -143,7 +143,7 @@ TYPING = StreamDef(
     "typing",
     TypingRow,
     StreamKind.MEMORY,
-    StreamWriters.ONE,
+    StreamWriters.SHARDED,  # by room ID
     wakes_rooms=lambda row: (row.room_id,),
     recent=10_000,
     key=lambda row: row.room_id,
@@ -166,7 +166,7 @@ PRESENCE = StreamDef(
     "presence",
     PresenceRow,
     StreamKind.MEMORY,
-    StreamWriters.ONE,
+    StreamWriters.SHARDED,  # by user ID
     wake_rule=WakeRule.SHARED_ROOMS,
     recent=10_000,
 )
@@ -205,7 +205,7 @@ ACCOUNT_DATA = StreamDef(
     "account_data",
     AccountDataRow,
     StreamKind.TABLE,
-    StreamWriters.ONE,
+    StreamWriters.SHARDED,  # by user ID
     wakes_users=lambda row: (row.user_id,),
 )
 

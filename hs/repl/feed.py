@@ -101,6 +101,16 @@ class Feed:
         """Return the position of each known writer of the stream."""
         return self._state(stream.name).positions
 
+    def settled(self, batch: Batch[Any]) -> int:
+        """Return up to where no row of any writer is missing, once a batch has been delivered.
+
+        For a reader that stores one number for all writers of a table stream: it may then find
+        rows of faster writers again, and misses none of slower ones.
+        """
+        positions = self._state(batch.stream.name).positions
+        others = [seen for writer, seen in positions.items() if writer != batch.writer]
+        return min([batch.position, *others])
+
     def epoch(self, stream: StreamDef[Any], writer: str) -> int:
         """Return the epoch of a memory writer; positions below it are of an earlier life."""
         return self._state(stream.name).epochs.get(writer, 0)

@@ -1,5 +1,7 @@
 """Ephemeral data: typing notifications, receipts and presence."""
 
+from functools import partial
+
 import attrs
 
 from hs.apis.client.ephemeral.presence import PresenceApi
@@ -18,7 +20,13 @@ from hs.services.ephemeral.presence_states import PresenceStates
 from hs.services.ephemeral.presence_tracking import SyncingDevices, watch_senders
 from hs.services.ephemeral.presence_writer import LocalPresenceWriter, PresenceWriter
 from hs.services.ephemeral.read_markers import ReadingService
-from hs.services.ephemeral.receipts import Receipts, ReceiptTable, ReceiptWriter
+from hs.services.ephemeral.receipts import (
+    Receipts,
+    ReceiptTable,
+    ReceiptWriter,
+    sharded_receipts,
+)
+from hs.services.ephemeral.sharded_presence import sharded_presence
 from hs.services.ephemeral.typing_notifications import (
     LocalTypingWriter,
     TypingService,
@@ -47,12 +55,16 @@ def wire_ephemeral(base: ProcessBase, accounts: AccountServices, rooms: Rooms) -
     receipts = Receipts(base.database, base.feed)
 
     def typing_memory() -> LocalTypingWriter:
-        memory = LocalTypingWriter(base.memory(TYPING), base.feed, base.database)
+        owns = partial(base.ownership.is_mine, TYPING)
+        memory = LocalTypingWriter(base.memory(TYPING), base.feed, base.database, owns)
         duties.append(Duty("typing", memory.run))
         return memory
 
-    typing_writer = base.owned(TypingWriter, TYPING, typing_memory)
-    receipt_writer = base.owned(ReceiptWriter, RECEIPTS, lambda: ReceiptTable(base.table(RECEIPTS)))
+    typing_writer = base.sharded(TypingWriter, TYPING, typing_memory)
+    receipt_writer = sharded_receipts(
+        base.by_writer(ReceiptWriter, RECEIPTS, lambda: ReceiptTable(base.table(RECEIPTS))),
+        partial(base.ownership.owner, RECEIPTS),
+    )
     reading = ReadingService(
         database=base.database,
         members=rooms.memberships,
@@ -79,14 +91,16 @@ def wire_ephemeral(base: ProcessBase, accounts: AccountServices, rooms: Rooms) -
 def _presence(base: ProcessBase, rooms: Rooms) -> tuple[PresenceService, list[Duty]]:
     settings, clock = base.settings.presence, base.clock
     duties: list[Duty] = []
+    owns = partial(base.ownership.is_mine, PRESENCE)
 
     def memory() -> LocalPresenceWriter:
-        writer = LocalPresenceWriter(base.memory(PRESENCE), base.database, settings, clock)
+        writer = LocalPresenceWriter(base.memory(PRESENCE), base.database, settings, clock, owns)
         duties.append(Duty("presence", writer.run))
         return writer
 
     states = PresenceStates(base.database, base.feed)
-    writer = base.owned(PresenceWriter, PRESENCE, memory)
+    writers = base.by_writer(PresenceWriter, PRESENCE, memory)
+    writer = sharded_presence(writers, partial(base.ownership.owner, PRESENCE))
     devices = SyncingDevices(
         instance=base.plan.instance,
         epoch=epoch_at(clock.now_ms()),
@@ -97,7 +111,8 @@ def _presence(base: ProcessBase, rooms: Rooms) -> tuple[PresenceService, list[Du
     )
     duties.append(Duty("syncing devices", devices.run))
     if base.ownership.writes(PRESENCE):
-        watch_senders(base.feed, devices, rooms.memberships.is_local)
+        is_local = rooms.memberships.is_local
+        watch_senders(base.feed, devices, lambda user_id: is_local(user_id) and owns(user_id))
     service = PresenceService(
         settings=settings,
         states=states,

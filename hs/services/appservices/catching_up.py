@@ -37,16 +37,16 @@ class ReadingStart:
     """The positions of the feed when a reading began to queue rows."""
 
     events: VectorPosition
-    receipts: int
-    device_lists: int
+    receipts: VectorPosition
+    device_lists: VectorPosition
 
     @classmethod
     def of(cls, feed: Feed) -> "ReadingStart":
         """Return the present positions; call it without an await after opening the queue."""
         return cls(
             feed.position(EVENTS),
-            feed.position(RECEIPTS).most(),
-            feed.position(DEVICE_LISTS).most(),
+            feed.position(RECEIPTS),
+            feed.position(DEVICE_LISTS),
         )
 
 
@@ -144,7 +144,11 @@ class EphemeralCatchUp:
 
     async def _catch_up(self, outgoing: OutgoingQueue, start: ReadingStart) -> None:
         stored = await self._database.read(storage.positions, outgoing.service.id)
-        begin = {storage.RECEIPTS: start.receipts, storage.DEVICE_LISTS: start.device_lists}
+        # Rows of faster writers of a stream are added now and again after a restart.
+        begin = {
+            storage.RECEIPTS: start.receipts.floor,
+            storage.DEVICE_LISTS: start.device_lists.floor,
+        }
         # An earlier reading of this run may have added more than was sent up to now.
         added = {
             name: max(int(position), outgoing.reached.get(name, 0))
@@ -152,10 +156,11 @@ class EphemeralCatchUp:
         }
         registration = outgoing.service.registration
         if registration.receives_ephemeral and storage.RECEIPTS in stored:
-            await self._catch_up_receipts(outgoing, added[storage.RECEIPTS], start.receipts)
+            after, upto = added[storage.RECEIPTS], start.receipts.most()
+            await self._catch_up_receipts(outgoing, after, upto)
         if registration.receives_encryption and storage.DEVICE_LISTS in stored:
-            after = added[storage.DEVICE_LISTS]
-            await self._catch_up_device_lists(outgoing, after, start.device_lists)
+            after, upto = added[storage.DEVICE_LISTS], start.device_lists.most()
+            await self._catch_up_device_lists(outgoing, after, upto)
         new = [(name, str(position)) for name, position in begin.items() if name not in stored]
         await self._database.write(storage.set_positions, outgoing.service.id, new)
         # A transaction stores these positions as sent, so they move when everything was added.

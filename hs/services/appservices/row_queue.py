@@ -14,6 +14,7 @@ that of the moment when they came, or later.
 
 from collections.abc import Awaitable, Callable, Hashable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Final
 
 import attrs
@@ -69,11 +70,11 @@ class RowQueue:
             self._queue.follow(feed, EVENTS, _slim)
             self._queue.follow(feed, CACHES, _caches_followed)
         if any(registration.receives_ephemeral for registration in registrations):
-            self._queue.follow(feed, RECEIPTS, _slim)
+            self._queue.follow(feed, RECEIPTS, partial(_settled, feed))
             self._follow_newest(feed, TYPING, lambda row: row.room_id)
             self._follow_newest(feed, PRESENCE, lambda row: row.user_id)
         if any(registration.receives_encryption for registration in registrations):
-            self._queue.follow(feed, DEVICE_LISTS, _slim)
+            self._queue.follow(feed, DEVICE_LISTS, partial(_settled, feed))
             self._queue.follow(feed, TO_DEVICE, self._owned_devices)
 
     @property
@@ -178,6 +179,12 @@ class _NewestRows:
 def _slim(batch: Batch[Row]) -> Iterator[Batch[Row]]:
     slim = batch.stream.slim
     yield attrs.evolve(batch, rows=[(position, slim(row)) for position, row in batch.rows])
+
+
+def _settled(feed: Feed, batch: Batch[Row]) -> Iterator[Batch[Row]]:
+    """Yield the batch with the position that may be stored once its rows have been sent."""
+    for slim in _slim(batch):
+        yield attrs.evolve(slim, position=feed.settled(batch))
 
 
 def _caches_followed(batch: Batch[CacheRow]) -> Iterator[Batch[CacheRow]]:

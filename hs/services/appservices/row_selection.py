@@ -219,4 +219,4 @@ class EncryptionSelection:
 
 def _note_position(outgoings: Outgoings, stream: str, position: int) -> None:
     for outgoing in outgoings.values():
-        outgoing.reached[stream] = position
+        outgoing.reached[stream] = max(position, outgoing.reached.get(stream, 0))

@@ -20,18 +20,24 @@ MAX_USERS: Final = 200_000
 
 @attrs.frozen
 class _Known:
+    writer: str
     position: int
     row: PresenceRow
 
 
 class PresenceStates:
-    """The last known presence of users, in each process."""
+    """The last known presence of users, in each process.
+
+    Positions of different writers cannot be compared, so the users of each writer are listed in
+    the order in which they changed.
+    """
 
     def __init__(self, database: Database, feed: Feed) -> None:
         self._database = database
         # In the order of their last change.
         self._users: dict[UserID, _Known] = {}
-        self._last_position = 0
+        self._changes: dict[str, dict[UserID, None]] = {}
+        self._last_positions: dict[str, int] = {}
         self._loaded = False
         self._flights: SingleFlight[str] = SingleFlight()
         feed.subscribe(PRESENCE, self._on_rows)
@@ -44,7 +50,7 @@ class PresenceStates:
     async def _load(self) -> None:
         found: dict[UserID, _Known] = {}
         for record in await self._database.read(storage.list_not_offline):
-            found[UserID(record.user_id)] = _Known(0, _of_record(record))
+            found[UserID(record.user_id)] = _Known("", 0, _of_record(record))
         # What the feed brought meanwhile is newer, and stays last.
         found.update(self._users)
         self._users = {**{key: found[key] for key in found if key not in self._users}, **found}
@@ -68,25 +74,31 @@ class PresenceStates:
 
     def most_changed(self, after: VectorPosition) -> int:
         """Return how many users at most have changed presence after a position."""
-        return min(max(0, self._last_position - after.most()), len(self._users))
+        changes = sum(
+            max(0, position - after.get(writer))
+            for writer, position in self._last_positions.items()
+        )
+        return min(changes, len(self._users))
 
     def changed_of(self, user_ids: Iterable[UserID], after: VectorPosition) -> list[PresenceRow]:
         """List the presence of those of some users that changed after a position."""
-        position, users = after.most(), self._users
+        users = self._users
         return [
             held.row
             for user_id in user_ids
-            if (held := users.get(user_id)) is not None and held.position > position
+            if (held := users.get(user_id)) is not None and held.position > after.get(held.writer)
         ]
 
     def changed(self, after: VectorPosition) -> list[PresenceRow]:
-        """List the presence of users that changed after a position, the latest first."""
-        position = after.most()
+        """List the presence of users that changed after a position, in no order."""
         rows: list[PresenceRow] = []
-        for held in reversed(self._users.values()):
-            if held.position <= position:
-                break
-            rows.append(held.row)
+        for writer, user_ids in self._changes.items():
+            position = after.get(writer)
+            for user_id in reversed(user_ids):
+                held = self._users[user_id]
+                if held.position <= position:
+                    break
+                rows.append(held.row)
         return rows
 
     def here(self) -> Iterator[PresenceRow]:
@@ -98,13 +110,20 @@ class PresenceStates:
         return (held.row for held in self._users.values() if held.row.state == OFFLINE)
 
     def _on_rows(self, batch: Batch[PresenceRow]) -> None:
+        writer, users = batch.writer, self._users
         for position, row in batch.rows:
             user_id = UserID(row.user_id)
-            self._users.pop(user_id, None)
-            self._users[user_id] = _Known(position, row)
-        self._last_position = max(self._last_position, batch.position)
-        while len(self._users) > MAX_USERS:
-            del self._users[next(iter(self._users))]
+            self._forget(user_id)
+            users[user_id] = _Known(writer, position, row)
+            self._changes.setdefault(writer, {})[user_id] = None
+        self._last_positions[writer] = max(self._last_positions.get(writer, 0), batch.position)
+        while len(users) > MAX_USERS:
+            self._forget(next(iter(users)))
+
+    def _forget(self, user_id: UserID) -> None:
+        held = self._users.pop(user_id, None)
+        if held is not None and held.writer:
+            del self._changes[held.writer][user_id]
 
 
 def _of_record(record: PresenceRecord) -> PresenceRow:

@@ -12,7 +12,7 @@ Rules:
   have set the presence to offline explicitly.
 - Activity is reported at most every half `last_active_granularity`, and only for users who are not
   offline; reporting activity of offline users would cost the writer a database read.
-- Keepalives are sent while there are devices. If the writer does not know the process, all devices
+- Keepalives are sent while there are devices. If a writer does not know the process, all devices
   are reported again.
 """
 
@@ -47,14 +47,14 @@ _Key = tuple[UserID, str]
 
 
 def watch_senders(
-    feed: Feed, devices: "SyncingDevices", is_local: Callable[[UserID], bool]
+    feed: Feed, devices: "SyncingDevices", is_watched: Callable[[UserID], bool]
 ) -> None:
-    """Count local senders of events as active; called in the presence writer's process only."""
+    """Count the local senders of events as active whose presence this process computes."""
 
     def on_events(batch: Batch[EventRow]) -> None:
         for _, row in batch.rows:
             sender = UserID(row.sender)
-            if is_local(sender):
+            if is_watched(sender):
                 devices.note_active(sender)
 
     feed.subscribe(EVENTS, on_events)

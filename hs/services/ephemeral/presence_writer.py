@@ -1,7 +1,8 @@
-"""The presence writer: computes users' presence from their devices, in one process.
+"""The presence writer: computes users' presence from their devices, in the process that owns them.
 
 Rules:
 
+- Of several writers, each has its share of the users, and loads and stores only those.
 - A device counts while any process reports that it syncs, and for `sync_online_timeout` after it
   has set its presence. A user has the best presence of their devices, but is unavailable instead
   of online after `idle_timeout` without activity.
@@ -26,6 +27,7 @@ Spec: client-server API, Presence.
 """
 
 import heapq
+from collections.abc import Callable
 from typing import Final, Protocol
 
 import attrs
@@ -131,12 +133,13 @@ class _Instance:
 
 @attrs.define(eq=False)
 class LocalPresenceWriter:
-    """The writer in the process that owns the stream."""
+    """The writer in a process that owns the stream, or a share of the users."""
 
     _writer: MemoryWriter[PresenceRow]
     _database: Database
     _settings: PresenceSettings
     _clock: Clock
+    _owns: Callable[[str], bool]
     _users: dict[UserID, _User] = attrs.Factory(dict)
     _instances: dict[str, _Instance] = attrs.Factory(dict)
     _due: list[tuple[int, UserID]] = attrs.Factory(list)
@@ -166,6 +169,8 @@ class LocalPresenceWriter:
         """Load users who were not offline before a restart, and give their devices time to sync."""
         grace_ms = self._clock.steady_ms() + self._settings.sync_online_timeout
         for record in await self._database.read(storage.list_not_offline):
+            if not self._owns(record.user_id):
+                continue
             user = self._users.setdefault(UserID(record.user_id), self._user_from_record(record))
             user.devices.setdefault(_PLACEHOLDER, _Device(record.state, until_ms=grace_ms))
             self._schedule(UserID(record.user_id), user)

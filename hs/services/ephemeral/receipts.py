@@ -1,9 +1,9 @@
-"""Receipts: moved forward by one process, followed by all.
+"""Receipts: those of each user moved forward by one process, followed by all.
 
 Spec: client-server API, Receipts.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import Final, Protocol
 
 import attrs
@@ -11,6 +11,7 @@ import attrs
 from hs.core.ids import EventID, RoomID, UserID
 from hs.core.streams import RECEIPTS, ReceiptRow
 from hs.lib.caching.lru_cache import LruCache
+from hs.repl.calls.owner_groups import OwnerOf, by_owner, call_owners
 from hs.repl.feed import Batch, Feed
 from hs.repl.followers import KeyFollower
 from hs.repl.rpc import rpc
@@ -21,7 +22,6 @@ from hs.storage.ephemeral import receipts as storage
 from hs.storage.ephemeral.receipts import ReceiptRecord
 
 MAX_CACHE_BYTES: Final = 64 * 1024 * 1024
-MAX_ROOMS: Final = 100_000
 ROOMS_AT_ONCE: Final = 500
 _ROOM_BYTES: Final = 500
 _RECEIPT_BYTES: Final = 700
@@ -41,7 +41,7 @@ class Move:
 
 
 class ReceiptWriter(Protocol):
-    """The process that moves receipts."""
+    """The writer of receipts: local, the proxy of another process, or several by user."""
 
     @rpc
     async def move(self, moves: list[Move]) -> None:
@@ -49,9 +49,33 @@ class ReceiptWriter(Protocol):
         ...
 
 
+def sharded_receipts(writers: Mapping[str, ReceiptWriter], owner_of: OwnerOf) -> ReceiptWriter:
+    """Return the writers, each of which moves the receipts of its users, as one."""
+    if len(writers) == 1:
+        (only,) = writers.values()
+        return only
+    return _ShardedReceipts(writers, owner_of)
+
+
+@attrs.frozen(eq=False)
+class _ShardedReceipts:
+    """A ReceiptWriter that passes each move to the writer of its user."""
+
+    _writers: Mapping[str, ReceiptWriter]
+    _owner_of: OwnerOf
+
+    async def move(self, moves: list[Move]) -> None:
+        """Move receipts forward; a repetition after a failure moves nothing twice."""
+
+        async def move(owner: str, own_moves: list[Move]) -> None:
+            await self._writers[owner].move(own_moves)
+
+        await call_owners(by_owner(moves, lambda each: each.user_id, self._owner_of), move)
+
+
 @attrs.frozen(eq=False)
 class ReceiptTable:
-    """The writer of the receipts stream."""
+    """The writer of the receipts stream, or of its share of the users."""
 
     writer: TableWriter[ReceiptRow]
 
@@ -69,10 +93,6 @@ class Receipts:
             "receipts_of_rooms", max_weight=MAX_CACHE_BYTES, weigh=_weigh
         )
         self._follower = KeyFollower(self._rooms, self._read, _with_receipt, self._keep)
-        # Position of the last move in each room, in the order of the moves.
-        self._changes: dict[RoomID, int] = {}
-        self._changes_from: int | None = None
-        self._feed = feed
         feed.subscribe(RECEIPTS, self._on_rows)
 
     @property
@@ -107,20 +127,6 @@ class Receipts:
                 contents[room_id] = content
         return contents
 
-    def changed_rooms(self, after: int) -> list[RoomID] | None:
-        """List the rooms where a receipt moved after a position; None: it may be any room."""
-        if self._changes_from is None:
-            # No receipt has moved since this process follows the stream.
-            return [] if after >= self._feed.position(RECEIPTS).most() else None
-        if after < self._changes_from:
-            return None
-        changed: list[RoomID] = []
-        for room_id, position in reversed(self._changes.items()):
-            if position <= after:
-                break
-            changed.append(room_id)
-        return changed
-
     async def _read(self, room_ids: list[RoomID]) -> dict[RoomID, RoomReceipts]:
         records = await self._database.read(storage.list_of_rooms, room_ids)
         rooms = {room_id: RoomReceipts() for room_id in room_ids}
@@ -134,22 +140,12 @@ class Receipts:
         self._rooms.put(room_id, receipts)
 
     def _on_rows(self, batch: Batch[ReceiptRow]) -> None:
-        if self._changes_from is None:
-            self._changes_from = batch.prev
         for position, row in batch.rows:
             room_id = RoomID(row.room_id)
             if room_id in self._follower:
                 receipts = self._follower.update(room_id, _of_row(position, row))
                 if receipts is not None and len(receipts) > 2 * receipts.weighed:
                     self._keep(room_id, receipts)
-            self._note_change(room_id, position)
-
-    def _note_change(self, room_id: RoomID, position: int) -> None:
-        self._changes.pop(room_id, None)
-        self._changes[room_id] = position
-        if len(self._changes) > MAX_ROOMS:
-            oldest = next(iter(self._changes))
-            self._changes_from = self._changes.pop(oldest)
 
 
 async def _move_all(

@@ -1,27 +1,26 @@
-"""Typing notifications: in the memory of one process, followed by all.
+"""Typing notifications: of each room in the memory of one process, followed by all.
 
 Rules:
 
+- Several processes may share out the rooms. Each decides, stores and ends what is typed in its own.
 - The writer publishes the full list of typing users of a room whenever it changes. Renewing a
   notification only extends its timeout.
 - Users stop typing when they say so, when the timeout expires, or when they leave the room.
 - Typing users are not stored, but rooms are: those with typing users, and those whose users stopped
   typing within ENDED_KEPT_S. After a restart the writer publishes empty lists for them, because
   clients may still show typing users there.
-- Readers keep the rooms in order of their last change. If the writer has restarted (a reset), rooms
-  that it does not mention are emptied.
+- If a writer has restarted (a reset), readers empty the rooms whose last row was of that writer and
+  that it does not mention.
 
 Spec: client-server API, Typing Notifications.
 """
 
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import attrs
-import orjson
 import trio
 
-from hs.core.canonical_json import shrink_to_fit
 from hs.core.errors import Forbidden
 from hs.core.events import event_types
 from hs.core.ids import RoomID, UserID
@@ -40,15 +39,13 @@ MAX_TIMEOUT_MS: Final = 120_000
 """Longest timeout of a typing notification."""
 
 MAX_ROOMS: Final = 100_000
-"""Limit on the rooms whose last change a process keeps; the oldest are dropped."""
+"""Limit on the rooms whose typing users a process keeps; the oldest are dropped."""
 
 SAVE_EVERY_S: Final = 1.0
 """How long changes are gathered before they are stored."""
 
 ENDED_KEPT_S: Final = 600.0
 """How long a room without typing users stays stored."""
-
-_NO_TYPING_USERS: Final = b'{"type":"m.typing","content":{"user_ids":[]}}'
 
 
 class TypingWriter(Protocol):
@@ -61,17 +58,19 @@ class TypingWriter(Protocol):
 
 
 class LocalTypingWriter:
-    """The writer in the process that owns the stream."""
+    """The writer in a process that owns the stream, or a share of the rooms."""
 
     def __init__(
         self,
         writer: MemoryWriter[TypingRow],
         feed: Feed,
         database: Database,
+        owns: Callable[[str], bool],
         now_s: Callable[[], float] = trio.current_time,
     ) -> None:
         self._writer = writer
         self._database = database
+        self._owns = owns
         self._now_s = now_s
         self._stored_rooms: set[str] = set()
         self._changed = trio.Event()
@@ -102,7 +101,8 @@ class LocalTypingWriter:
 
     async def end_previous(self) -> None:
         """Publish empty lists for rooms where users were typing before a restart."""
-        self._stored_rooms = set(await self._database.read(typing_rooms.list_all))
+        stored_rooms = await self._database.read(typing_rooms.list_all)
+        self._stored_rooms = {room_id for room_id in stored_rooms if self._owns(room_id)}
         ended_rooms = self._stored_rooms - self._rooms.keys()
         self._ended_s = dict.fromkeys(ended_rooms, self._now_s()) | self._ended_s
         if ended_rooms:
@@ -176,18 +176,18 @@ class LocalTypingWriter:
                 self._stop(RoomID(row.room_id), UserID(row.state_key))
 
 
-@attrs.frozen
-class _RoomTyping:
-    position: int
+class _RoomTyping(NamedTuple):
+    """Who types in a room, as the writer of the room's last row said."""
+
+    writer: str
     user_ids: tuple[UserID, ...]
-    rendered: bytes
 
 
 class TypingUsers:
-    """The typing users in each process, as last published by the writer."""
+    """The typing users in each process, as last published by the writers."""
 
     def __init__(self, feed: Feed) -> None:
-        # In order of their last change, including rooms where nobody types any more.
+        # In the order of their last change, including rooms where nobody types any more.
         self._rooms: dict[RoomID, _RoomTyping] = {}
         feed.subscribe(TYPING, self._on_rows)
 
@@ -196,46 +196,18 @@ class TypingUsers:
         room = self._rooms.get(room_id)
         return () if room is None else room.user_ids
 
-    def typing_event(self, room_id: RoomID) -> bytes:
-        """Return the current m.typing event of a room."""
-        room = self._rooms.get(room_id)
-        return _NO_TYPING_USERS if room is None else room.rendered
-
-    def last_change(self, room_id: RoomID) -> int:
-        """Return the position of the room's last change; 0 if none is known."""
-        room = self._rooms.get(room_id)
-        return 0 if room is None else room.position
-
-    def changed_rooms(self, after: int) -> list[RoomID]:
-        """Return the rooms whose typing users changed after a position.
-
-        Changes from before the start of this process or of the writer are not known.
-        """
-        changed: list[RoomID] = []
-        for room_id, room in reversed(self._rooms.items()):
-            if room.position <= after:
-                break
-            changed.append(room_id)
-        return changed
-
     def _on_rows(self, batch: Batch[TypingRow]) -> None:
         if batch.reset:
             # The writer has restarted: nobody types in rooms that it does not mention.
-            for room_id, room in list(self._rooms.items()):
-                if room.user_ids:
-                    self._set(room_id, batch.position, ())
-        for position, row in batch.rows:
-            users = tuple(UserID(user_id) for user_id in row.user_ids)
-            self._set(RoomID(row.room_id), position, users)
-        if batch.reset:
-            self._rooms = dict(sorted(self._rooms.items(), key=lambda entry: entry[1].position))
-
-    def _set(self, room_id: RoomID, position: int, users: tuple[UserID, ...]) -> None:
-        self._rooms.pop(room_id, None)
-        rendered = _render(users) if users else _NO_TYPING_USERS
-        self._rooms[room_id] = _RoomTyping(position, users, rendered)
-        if len(self._rooms) > MAX_ROOMS:
-            del self._rooms[next(iter(self._rooms))]
+            for room_id, room in self._rooms.items():
+                if room.user_ids and room.writer == batch.writer:
+                    self._rooms[room_id] = _RoomTyping(batch.writer, ())
+        for _, row in batch.rows:
+            room_id, users = RoomID(row.room_id), map(UserID, row.user_ids)
+            self._rooms.pop(room_id, None)
+            self._rooms[room_id] = _RoomTyping(batch.writer, tuple(users))
+            if len(self._rooms) > MAX_ROOMS:
+                del self._rooms[next(iter(self._rooms))]
 
 
 @attrs.frozen(eq=False)
@@ -262,7 +234,3 @@ class TypingService:
         self.activity.note_active(user_id)
         if not requester.is_shadow_banned:
             await self.writer.set_typing(room_id, user_id, max(0, timeout_ms))
-
-
-def _render(users: tuple[UserID, ...]) -> bytes:
-    return shrink_to_fit(orjson.dumps({"type": "m.typing", "content": {"user_ids": users}}))

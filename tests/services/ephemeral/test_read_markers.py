@@ -107,11 +107,8 @@ async def test_only_receipts_changed_after_a_position_are_returned(database: Dat
         await scene.reading.set_receipt(FOR_BOB, scene.room_id, READ, event_id)
 
         assert list((await scene.receipts_for(ALICE, position))[event_id][READ]) == [BOB]
-        assert scene.receipts.changed_rooms(position) == [scene.room_id]
         last_position = scene.world.feed.position(RECEIPTS).most()
         assert await scene.receipts_for(ALICE, last_position) is None
-        assert scene.receipts.changed_rooms(last_position) == []
-        assert scene.receipts.changed_rooms(0) is not None
 
 
 async def test_receipts_survive_a_restart(database: Database) -> None:
@@ -128,7 +125,6 @@ async def test_receipts_survive_a_restart(database: Database) -> None:
         assert orjson.loads(contents[room_id]) == receipts_before
         assert (await receipts.of_room(room_id)).read_up_to(BOB).threads.keys() == {"main"}
         assert position > 0
-        assert receipts.changed_rooms(position - 1) in (None, [])
 
 
 async def test_threads_have_separate_receipts(database: Database) -> None:

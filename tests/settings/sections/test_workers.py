@@ -216,20 +216,21 @@ def test_workers_file_without_its_app_is_refused(load: Load, refused: Refused) -
     assert load(SHARED, "worker_name: main").workers.is_main
 
 
-@pytest.mark.parametrize("stream", ["typing", "to_device", "account_data", "presence"])
-def test_several_writers_of_most_streams_are_refused(refused: Refused, stream: str) -> None:
+@pytest.mark.parametrize("stream", ["push_rules", "pushers", "thread_subscriptions"])
+def test_several_writers_of_other_streams_are_refused(refused: Refused, stream: str) -> None:
     assert "exactly one writer" in refused(SHARED, f"stream_writers: {{{stream}: [a, b]}}")
 
 
-def test_events_may_have_several_writers(load: Load) -> None:
+@pytest.mark.parametrize("stream", ["events", "typing", "receipts", "presence", "account_data"])
+def test_most_streams_may_have_several_writers(load: Load, stream: str) -> None:
     settings = load(
         SHARED,
         "instance_map: {a: {host: h, port: 1}, b: {path: /run/b.sock}}",
-        "stream_writers: {events: [a, b], receipts: master}",
+        f"stream_writers: {{{stream}: [a, b], pushers: master}}",
     )
 
-    assert settings.workers.writers["events"] == ("a", "b")
-    assert settings.workers.writers["receipts"] == ("main",)
+    assert settings.workers.writers[stream] == ("a", "b")
+    assert settings.workers.writers["pushers"] == ("main",)
     assert set(settings.workers.writers) == set(STREAMS)
 
 
@@ -253,7 +254,7 @@ def test_stream_writers_accepts_the_documented_names() -> None:
     }
 
 
-@pytest.mark.parametrize("stream", ["receipts", "device_lists", "quarantined_media_changes"])
+@pytest.mark.parametrize("stream", ["device_lists", "quarantined_media_changes"])
 def test_first_of_several_writers_is_used_with_a_notice(load: Load, stream: str) -> None:
     settings = load(
         SHARED,

@@ -155,7 +155,7 @@ def wire_accounts(
     """Build profiles, devices, account data and the lifecycle of accounts."""
     settings, database, feed = base.settings, base.database, base.feed
     profiles = _profiles(base, absent, remote)
-    writer = base.owned(
+    writer = base.sharded(
         AccountDataWriter,
         ACCOUNT_DATA,
         lambda: LocalAccountDataWriter(base.table(ACCOUNT_DATA)),

@@ -83,8 +83,22 @@ def _sender(
     devices = DeviceEdus(database, keys, shows_names)
     routing = Routing(
         events=EventRouting(database, rooms.servers, destinations, server_name),
-        receipts=ReceiptRouting(database, rooms.servers, destinations, server_name, receipts_per_s),
-        devices=DeviceRouting(database, sharing, destinations, devices, server_name),
+        receipts=ReceiptRouting(
+            database=database,
+            feed=base.feed,
+            rooms=rooms.servers,
+            destinations=destinations,
+            server_name=server_name,
+            transactions_per_s=receipts_per_s,
+        ),
+        devices=DeviceRouting(
+            database=database,
+            feed=base.feed,
+            sharing=sharing,
+            destinations=destinations,
+            edus=devices,
+            server_name=server_name,
+        ),
         memory=MemoryRows(
             rooms=rooms.servers,
             sharing=sharing,

@@ -263,6 +263,9 @@ class AccountDataService:
                 self._cache.invalidate(user_id)
                 continue
             room_id = row.room_id or GLOBAL
+            known = user_data.entries.get((room_id, row.type))
+            if known is not None and known.stream_id >= stream_id:
+                continue  # read ahead of the feed, or written by a later owner of the user
             versioned = _Versioned(stream_id, _entry(room_id, row.type, row.content))
             self._entries.put(user_id, user_data.replace((room_id, row.type), versioned))
 

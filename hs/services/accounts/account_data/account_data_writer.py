@@ -1,7 +1,7 @@
-"""The writer of account data: the process that owns the stream `account_data`.
+"""The writer of account data: the process that owns the stream `account_data`, or a user's shard.
 
-It reads and writes an entry in one transaction, and all writes go through it, so concurrent changes
-of different tags do not overwrite each other.
+It reads and writes an entry in one transaction, and all writes to the data of a user go through it,
+so concurrent changes of different tags do not overwrite each other.
 """
 
 from typing import Any, Protocol
@@ -61,7 +61,7 @@ class AccountDataWriter(Protocol):
 
 @attrs.define(eq=False)
 class LocalAccountDataWriter:
-    """The writer in the process that owns the stream."""
+    """The writer in a process that owns the stream, or a share of the users."""
 
     _stream: TableWriter[AccountDataRow]
 

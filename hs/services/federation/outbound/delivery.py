@@ -227,6 +227,8 @@ class DestinationDelivery:
         if not behind.is_catching_up:
             return False
         server, after = destination.server, behind.devices_after
+        # Changes after this position may be committed later than those that are found now.
+        settled = self.destinations.delivered.devices
         missed = await self.database.read(
             storage.missed_device_changes, server, after, CHANGES_AT_ONCE
         )
@@ -240,7 +242,7 @@ class DestinationDelivery:
             return False
         if behind.is_at(behind.events_after, after):
             behind.devices_after, behind.is_stored = missed[-1].last_id, False
-            destination.forget_caught_up((), behind.devices_after)
+            destination.forget_caught_up((), min(behind.devices_after, settled))
             await self.store_behind(destination, behind)
         return behind.is_catching_up
 

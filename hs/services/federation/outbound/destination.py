@@ -7,8 +7,9 @@ Rules:
   still be lost.
 - A destination that is behind has a row in the database, from which it catches up. PDUs and EDUs
   for it are dropped, except while it catches up: then they follow what it has missed.
-- A dropped event is always above `events_after`, which is lowered if need be: events of several
-  writers do not arrive in the order of their numbers.
+- A dropped event is always above `events_after`, and a dropped device list change above
+  `devices_after`; these are lowered if need be: rows of several writers do not arrive in the order
+  of their numbers.
 """
 
 from collections import deque
@@ -104,6 +105,8 @@ class Destination:
     def add_edu(self, key: Hashable, edu: QueuedEdu) -> bool:
         """Queue an EDU in place of the one with the same key; return as `add_pdu` does."""
         if self.behind is not None and not (self.behind.is_catching_up and edu.devices_at):
+            if 0 < edu.devices_at <= self.behind.devices_after:
+                self.behind.devices_after, self.behind.is_stored = edu.devices_at - 1, False
             return True
         self.edus.pop(key, None)
         self.edus[key] = edu

@@ -123,14 +123,17 @@ class FederationSender:
     async def _read(self) -> None:
         """Read the stored rows, then those of the feed, until the queue overflows."""
         start = self._feed_position()  # no await since the queue was opened
+        # Rows after the position of the slowest writer are not in the queue either.
+        receipts_upto = self._feed.position(RECEIPTS).most()
+        devices_upto = self._feed.position(DEVICE_LISTS).most()
         reached = self._reached
         assert reached is not None
         self.destinations.note_delivered(reached.events.floor)
         self.destinations.note_delivered_devices(reached.devices)
         routing = self._routing
         await routing.events.catch_up(reached.events, start.events)
-        await routing.receipts.catch_up(reached.receipts, start.receipts)
-        await routing.devices.catch_up(reached.devices, start.devices)
+        await routing.receipts.catch_up(reached.receipts, receipts_upto)
+        await routing.devices.catch_up(reached.devices, devices_upto, start.devices)
         self._reached = SenderPosition(
             start.events.merge(reached.events),
             max(start.receipts, reached.receipts),
@@ -159,9 +162,9 @@ class FederationSender:
             if isinstance(entry, SentEvent):
                 events = events.advance(entry.writer, entry.stream_id)
             elif isinstance(entry, MovedReceipt):
-                receipts = max(receipts, entry.position)
+                receipts = max(receipts, entry.settled)
             elif isinstance(entry, ChangedDevice):
-                devices = max(devices, entry.position)
+                devices = max(devices, entry.settled)
         self._reached = SenderPosition(events, receipts, devices)
 
     async def _find_messages(self) -> None:
@@ -236,6 +239,6 @@ class FederationSender:
         feed = self._feed
         return SenderPosition(
             feed.position(EVENTS),
-            feed.position(RECEIPTS).most(),
-            feed.position(DEVICE_LISTS).most(),
+            feed.position(RECEIPTS).floor,
+            feed.position(DEVICE_LISTS).floor,
         )

@@ -75,6 +75,7 @@ class MemoryRows:
         self._states = states
         self._presence_rules = presence
         self._typing: dict[RoomID, frozenset[UserID]] = {}  # users who are typing
+        self._typing_writers: dict[RoomID, str] = {}  # of the same rooms
         self._sent: dict[RoomID, frozenset[UserID]] = {}  # users announced as typing
         self._rooms_waiting: dict[RoomID, None] = {}
         self._presence: dict[UserID, PresenceRow] = {}
@@ -164,19 +165,22 @@ class MemoryRows:
 
     def _on_typing(self, batch: Batch[TypingRow]) -> None:
         if batch.reset:
-            for room_id in list(self._typing):
-                self._set_typing(room_id, NO_USERS)
+            for room_id, writer in list(self._typing_writers.items()):
+                if writer == batch.writer:
+                    self._set_typing(room_id, NO_USERS, batch.writer)
         for _, row in batch.rows:
             users = [UserID(user_id) for user_id in row.user_ids if user_id.endswith(self._suffix)]
-            self._set_typing(RoomID(row.room_id), frozenset(users))
+            self._set_typing(RoomID(row.room_id), frozenset(users), batch.writer)
 
-    def _set_typing(self, room_id: RoomID, users: frozenset[UserID]) -> None:
+    def _set_typing(self, room_id: RoomID, users: frozenset[UserID], writer: str) -> None:
+        if users:
+            self._typing_writers[room_id] = writer
         if users == self._typing.get(room_id, NO_USERS):
             return
         if users:
             self._typing[room_id] = users
         else:
-            del self._typing[room_id]
+            del self._typing[room_id], self._typing_writers[room_id]
         if self._rooms.servers_nowait(room_id) == frozenset():
             return
         self._rooms_waiting[room_id] = None

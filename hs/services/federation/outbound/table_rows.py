@@ -12,7 +12,7 @@ import trio
 
 from hs.core.ids import RoomID, ServerName, UserID
 from hs.core.streams import PRIVATE_RECEIPT, DeviceListRow, ReceiptRow
-from hs.repl.feed import Batch
+from hs.repl.feed import Batch, Feed
 from hs.services.federation.outbound.destination import QueuedEdu
 from hs.services.federation.outbound.destinations import Destinations
 from hs.services.federation.outbound.device_edus import DeviceEdus
@@ -27,17 +27,22 @@ PAGE: Final = 500
 
 @attrs.frozen(eq=False)
 class MovedReceipt:
-    """A receipt of a local user, from its row in the stream."""
+    """A receipt of a local user, from its row in the stream.
+
+    After it, no row up to `settled` is missing, of any writer of the stream.
+    """
 
     position: int
+    settled: int
     row: ReceiptRow
 
 
 @attrs.frozen(eq=False)
 class ChangedDevice:
-    """A change of a local user's devices or keys."""
+    """A change of a local user's devices or keys; `settled` is as in `MovedReceipt`."""
 
     position: int
+    settled: int
     user_id: UserID
     device_id: str | None
 
@@ -71,6 +76,7 @@ class ReceiptRouting:
     """Queues receipts; a room causes at most `transactions_per_s` transactions."""
 
     _database: Database
+    _feed: Feed
     _rooms: RoomServers
     _destinations: Destinations
     _server_name: ServerName
@@ -80,12 +86,12 @@ class ReceiptRouting:
 
     def select(self, batch: Batch[ReceiptRow]) -> Iterator[MovedReceipt]:
         """Select the receipts that other servers may see."""
-        suffix = f":{self._server_name}"
+        suffix, settled = f":{self._server_name}", self._feed.settled(batch)
         for position, row in batch.rows:
             if row.receipt_type != PRIVATE_RECEIPT and row.user_id.endswith(suffix):
                 room_id = RoomID(row.room_id)
                 if self._rooms.servers_nowait(room_id) != frozenset():
-                    yield MovedReceipt(position, row)
+                    yield MovedReceipt(position, settled, row)
 
     async def route(self, receipt: MovedReceipt) -> None:
         """Queue a receipt."""
@@ -127,7 +133,7 @@ class ReceiptRouting:
                         thread_id=record.thread_id or None,
                         ts=record.ts,
                     )
-                    await self.route(MovedReceipt(record.stream_id, row))
+                    await self.route(MovedReceipt(record.stream_id, after, row))
             if len(moved) < PAGE:
                 return
             after = moved[-1].stream_id
@@ -151,6 +157,7 @@ class DeviceRouting:
     """Queues changes of devices and keys."""
 
     _database: Database
+    _feed: Feed
     _sharing: ServersOfUsers
     _destinations: Destinations
     _edus: DeviceEdus
@@ -158,10 +165,10 @@ class DeviceRouting:
 
     def select(self, batch: Batch[DeviceListRow]) -> Iterator[ChangedDevice]:
         """Select the changes that other users may see."""
-        suffix = f":{self._server_name}"
+        suffix, settled = f":{self._server_name}", self._feed.settled(batch)
         for position, row in batch.rows:
             if not row.signatures and row.user_id.endswith(suffix):
-                yield ChangedDevice(position, UserID(row.user_id), row.device_id)
+                yield ChangedDevice(position, settled, UserID(row.user_id), row.device_id)
 
     async def route(self, change: ChangedDevice) -> None:
         """Queue a change."""
@@ -172,10 +179,13 @@ class DeviceRouting:
                 key = ("devices", change.position, number)
                 queued = QueuedEdu(edu, devices_at=change.position)
                 self._destinations.send_edu(servers, key, queued)
-        self._destinations.note_delivered_devices(change.position)
+        self._destinations.note_delivered_devices(change.settled)
 
-    async def catch_up(self, after: int, upto: int) -> None:
-        """Route the changes after a position, up to the start of the queue."""
+    async def catch_up(self, after: int, upto: int, settled: int) -> None:
+        """Route the changes after a position, up to the start of the queue.
+
+        Up to `settled`, no row of any writer is missing at that start.
+        """
         while after < upto:
             changes = await self._database.read(
                 storage.list_device_changes, self._server_name, after, PAGE
@@ -183,7 +193,10 @@ class DeviceRouting:
             for record in changes:
                 if record.stream_id <= upto:
                     user_id = UserID(record.user_id)
-                    await self.route(ChangedDevice(record.stream_id, user_id, record.device_id))
+                    complete = min(record.stream_id, settled)
+                    await self.route(
+                        ChangedDevice(record.stream_id, complete, user_id, record.device_id)
+                    )
             if len(changes) < PAGE:
                 return
             after = changes[-1].stream_id

@@ -1,0 +1,80 @@
+"""The presence writers of all processes that share out the users, as if they were one.
+
+Each writer computes the presence of its own users, from all their devices. A process reports a
+device to the writer of its user, and sends keepalives to every writer: a writer that has not heard
+of a process for a while no longer counts its devices.
+"""
+
+from collections.abc import Mapping
+
+import attrs
+
+from hs.core.ids import UserID
+from hs.core.streams import PresenceRow
+from hs.repl.calls.owner_groups import OwnerOf, by_owner, call_owners
+from hs.services.ephemeral.presence_writer import DeviceEdge, PresenceWriter
+
+
+def sharded_presence(writers: Mapping[str, PresenceWriter], owner_of: OwnerOf) -> PresenceWriter:
+    """Return the writers as one."""
+    if len(writers) == 1:
+        (only,) = writers.values()
+        return only
+    return ShardedPresence(writers, owner_of)
+
+
+@attrs.frozen(eq=False)
+class ShardedPresence:
+    """A PresenceWriter that passes on to the `writers` by the users that a call is about."""
+
+    writers: Mapping[str, PresenceWriter]
+    _owner_of: OwnerOf
+
+    async def set_presence(
+        self, user_id: UserID, device_id: str, state: str, status_msg: str | None
+    ) -> None:
+        """Set a user's state and status message, on behalf of a device."""
+        await self._writer_of(user_id).set_presence(user_id, device_id, state, status_msg)
+
+    async def current(self, user_id: UserID) -> PresenceRow | None:
+        """Return a user's presence, which other processes may not have received yet."""
+        return await self._writer_of(user_id).current(user_id)
+
+    async def note_edges(self, instance: str, epoch: int, edges: list[DeviceEdge]) -> None:
+        """Report devices that began or stopped syncing with a process.
+
+        If a writer fails, the caller repeats the report to all of them, which changes nothing.
+        """
+
+        async def report(owner: str, own_edges: list[DeviceEdge]) -> None:
+            await self.writers[owner].note_edges(instance, epoch, own_edges)
+
+        groups = by_owner(edges, lambda edge: edge.user_id, self._owner_of)
+        await call_owners(groups, report)
+
+    async def note_active(self, user_ids: list[UserID]) -> None:
+        """Record that users are active now."""
+
+        async def report(owner: str, own_users: list[UserID]) -> None:
+            await self.writers[owner].note_active(own_users)
+
+        await call_owners(by_owner(user_ids, str, self._owner_of), report)
+
+    async def set_remote(self, rows: list[PresenceRow]) -> None:
+        """Publish the presence of users of other servers."""
+
+        async def publish(owner: str, own_rows: list[PresenceRow]) -> None:
+            await self.writers[owner].set_remote(own_rows)
+
+        await call_owners(by_owner(rows, lambda row: row.user_id, self._owner_of), publish)
+
+    async def keep(self, instance: str, epoch: int) -> bool:
+        """Send a keepalive to all writers; return False if any of them needs all devices again."""
+
+        async def keep(_: str, writer: PresenceWriter) -> bool:
+            return await writer.keep(instance, epoch)
+
+        return all((await call_owners(self.writers, keep)).values())
+
+    def _writer_of(self, user_id: UserID) -> PresenceWriter:
+        return self.writers[self._owner_of(user_id)]

@@ -1,0 +1,133 @@
+"""Receipts and account data with two writers, read through a third process."""
+
+from typing import Any
+
+import pytest
+
+from hs.core.ids import UserID
+from hs.core.streams import ACCOUNT_DATA, RECEIPTS
+from hs.storage.database import Database
+from tests.services.sync.sharded_cluster import (
+    WRITERS,
+    becomes_quiet,
+    open_cluster,
+    sync_until,
+    written,
+)
+from tests.support.rooms import ALICE
+
+NOTE = "org.example.note"
+
+
+def receipts_in(responses: list[Any]) -> dict[str, str]:
+    """Return the event that each user has read, as the last response says."""
+    return {
+        user_id: event_id
+        for response in responses
+        for room in response.get("rooms", {}).get("join", {}).values()
+        for event in room["ephemeral"]["events"]
+        if event["type"] == "m.receipt"
+        for event_id, by_type in event["content"].items()
+        for user_id in by_type["m.read"]
+    }
+
+
+def notes_in(responses: list[Any]) -> list[Any]:
+    """Return the contents of the account data of the type NOTE, in order."""
+    return [
+        event["content"]["n"]
+        for response in responses
+        for event in response.get("account_data", {}).get("events", [])
+        if event["type"] == NOTE
+    ]
+
+
+async def test_receipts_of_all_writers_are_delivered_once(database: Database) -> None:
+    async with open_cluster(database, receipts=WRITERS) as cluster:
+        users = [cluster.user_of(RECEIPTS, name, n) for name in WRITERS for n in range(3)]
+        room_id = await cluster.main.world.create_room(ALICE)
+        for user_id in users:
+            await cluster.main.world.join(room_id, user_id)
+        event_id = (await cluster.main.world.send(room_id, ALICE)).event_id
+        rows = written(cluster, RECEIPTS, "user_id")
+        since = (await cluster.two.sync(ALICE))["next_batch"]
+
+        for number, user_id in enumerate(users):
+            process = (cluster.main, cluster.one, cluster.two)[number % 3]
+            await process.read_up_to(room_id, user_id, event_id)
+        responses, since = await sync_until(
+            cluster.main, ALICE, since, lambda some: receipts_in(some).keys() == {*users}
+        )
+        are_quiet = [await becomes_quiet(each, ALICE, since) for each in (cluster.one, cluster.two)]
+
+        assert set(receipts_in(responses).values()) == {event_id}
+        assert are_quiet == [True, True]
+        assert rows == {(cluster.owner(RECEIPTS, user_id), user_id) for user_id in users}
+
+
+@pytest.mark.parametrize("owner", WRITERS)
+async def test_account_data_is_written_by_the_owner_of_the_user(
+    database: Database, owner: str
+) -> None:
+    async with open_cluster(database, account_data=WRITERS) as cluster:
+        user_id = cluster.user_of(ACCOUNT_DATA, owner)
+        rows = written(cluster, ACCOUNT_DATA, "user_id")
+        since = (await cluster.main.sync(user_id))["next_batch"]
+        received: list[int] = []
+
+        for number, process in enumerate((cluster.main, cluster.one, cluster.two) * 2):
+            await process.set_account_data(user_id, NOTE, {"n": number})
+            responses, since = await sync_until(
+                cluster.two, user_id, since, lambda some: bool(notes_in(some))
+            )
+            received += notes_in(responses)
+
+        assert received == list(range(6))
+        assert await becomes_quiet(cluster.one, user_id, since)
+        assert rows == {(owner, user_id)}
+
+
+async def test_tokens_from_before_a_writer_was_added_stay_valid(database: Database) -> None:
+    users = [UserID(f"@user{n}:test.example") for n in range(8)]
+    async with open_cluster(database) as cluster:
+        room_id = await cluster.main.world.create_room(ALICE)
+        for user_id in users:
+            await cluster.main.world.join(room_id, user_id)
+        event_id = (await cluster.main.world.send(room_id, ALICE)).event_id
+        tokens = {each: (await cluster.one.sync(each))["next_batch"] for each in (ALICE, *users)}
+        await cluster.main.read_up_to(room_id, users[0], event_id)
+        await cluster.main.set_account_data(users[0], NOTE, {"n": 0})
+
+    async with open_cluster(database, receipts=WRITERS, account_data=WRITERS) as cluster:
+        for user_id in users[1:]:
+            await cluster.main.read_up_to(room_id, user_id, event_id)
+            await cluster.main.set_account_data(user_id, NOTE, {"n": 1})
+        _, since = await sync_until(
+            cluster.two, ALICE, tokens[ALICE], lambda some: receipts_in(some).keys() == {*users}
+        )
+        notes = {
+            user_id: await sync_until(
+                cluster.two, user_id, tokens[user_id], lambda some: bool(notes_in(some))
+            )
+            for user_id in users
+        }
+        tokens = {ALICE: since, **{user_id: later for user_id, (_, later) in notes.items()}}
+        are_quiet = [await becomes_quiet(cluster.main, *each) for each in tokens.items()]
+
+    assert [notes_in(some) for some, _ in notes.values()] == [[0], *[[1]] * 7]
+    assert are_quiet == [True] * 9
+
+
+async def test_silent_writer_does_not_repeat_what_others_write(database: Database) -> None:
+    async with open_cluster(database, account_data=("one", "gone"), receipts=("one", "gone")) as c:
+        user_id = c.user_of(ACCOUNT_DATA, "one")
+        since = (await c.main.sync(user_id))["next_batch"]
+        await c.main.set_account_data(user_id, NOTE, {"n": 1})
+        responses, since = await sync_until(
+            c.two, user_id, since, lambda some: bool(notes_in(some))
+        )
+
+        are_quiet = [await becomes_quiet(each, user_id, since) for each in (c.main, c.one, c.two)]
+
+        assert notes_in(responses) == [1]
+        assert are_quiet == [True] * 3
