@@ -355,7 +355,7 @@ DEVICE_LISTS = StreamDef(
     "device_lists",
     DeviceListRow,
     StreamKind.TABLE,
-    StreamWriters.FIRST,
+    StreamWriters.SHARDED,  # by user ID; the lists of users of another server by its name
     wake_rule=WakeRule.DEVICE_TRACKERS,
 )
 

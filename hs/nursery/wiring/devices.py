@@ -59,7 +59,7 @@ class DeviceServices:
 def wire_device_writers(base: ProcessBase) -> DeviceWriters:
     """Build the owners, and the watcher that sessions report to; before accounts."""
     clock = base.clock
-    lists = base.owned(
+    lists = base.sharded(
         DeviceListWriter,
         DEVICE_LISTS,
         lambda: LocalDeviceListWriter(base.table(DEVICE_LISTS), clock),
@@ -95,7 +95,8 @@ def wire_devices(
         database, feed, writers.inboxes, remote, server_name, services=services
     )
     device_lists = DeviceLists(database, feed, shared_rooms)
-    user_keys = UserKeysReader(database, feed, is_owner=base.ownership.is_mine(DEVICE_LISTS))
+    is_only_owner = base.ownership.writers(DEVICE_LISTS) == (base.plan.instance,)
+    user_keys = UserKeysReader(database, feed, is_owner=is_only_owner)
     directory = KeyDirectory(
         user_keys, writers.lists, one_time_keys, remote, server_name, services=services
     )

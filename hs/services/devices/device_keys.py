@@ -71,7 +71,7 @@ class KeyDirectory:
             cached = self._reader.get_one_nowait(user_id)
             stored = None if cached is None else cached.devices.get(device_id)
             if stored is None or stored.content != content:
-                counts = await self._lists.put_device_keys(content, other_keys)
+                counts = await self._lists.put_device_keys(user_id, content, other_keys)
                 if counts is not None:
                     return with_required_count(counts)
         return await self._one_time_keys.upload(other_keys)

@@ -8,8 +8,8 @@ Rules:
   them afterwards (`announce`, `forget`). The hourly cleanup repeats announcements of deletions that
   were lost.
 - Device IDs and cross-signing public keys of a user share a namespace. Uploads of either kind check
-  the other kind in the transaction, so that concurrent uploads cannot both succeed: they are all
-  transactions of this writer, or (new devices) check as well and conflict.
+  the other kind in the transaction, so that concurrent uploads cannot both succeed: those of a user
+  are all transactions of one writer, or (new devices) check as well and conflict.
 - Replacing cross-signing keys requires `proved`; whether keys exist is checked in the transaction,
   because another upload may have stored some since the request was checked.
 - Equal keys and signatures are not written again, and not announced.
@@ -60,7 +60,9 @@ class DeviceListWriter(Protocol):
     """The writer of device lists: local, or the proxy of another process."""
 
     @rpc
-    async def put_device_keys(self, content: bytes, other_keys: KeyUpload) -> dict[str, int] | None:
+    async def put_device_keys(
+        self, user_id: UserID, content: bytes, other_keys: KeyUpload
+    ) -> dict[str, int] | None:
         """Store a device's identity keys and its one-time and fallback keys, atomically.
 
         Return the count of one-time keys per algorithm; None if the identity keys are unchanged,
@@ -111,12 +113,14 @@ class DeviceListWriter(Protocol):
 
 @attrs.frozen(eq=False)
 class LocalDeviceListWriter:
-    """The writer in the process that owns the stream."""
+    """The writer in a process that owns the stream, or a share of the users."""
 
     _stream: TableWriter[DeviceListRow]
     _clock: Clock
 
-    async def put_device_keys(self, content: bytes, other_keys: KeyUpload) -> dict[str, int] | None:
+    async def put_device_keys(
+        self, user_id: UserID, content: bytes, other_keys: KeyUpload
+    ) -> dict[str, int] | None:
         """Store a device's identity keys and its one-time and fallback keys."""
         now_ms = self._clock.now_ms()
         try:

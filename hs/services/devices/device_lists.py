@@ -8,10 +8,9 @@ those as changed, because only the signer sees the signature.
 
 Rules:
 
-- Each process keeps the latest change of MAX_USERS users, and the latest signature on MAX_USERS
-  (signer, target) pairs, from the feed. `_floor` is the position up to which these records are
-  incomplete: initially that of the first batch, later that of the last record dropped. Requests
-  from before it read the database.
+- Each process keeps the latest changes of users, and the latest signatures on (signer, target)
+  pairs, from the feed. Requests from before what it keeps read the database, by the position of the
+  slowest writer: they may report changes of faster writers again.
 - Only the latest change of a user is known. If it is after `now`, the user is reported although the
   change belongs to the next response, which reports it again. Nothing is missed.
 - Memberships are those of the moment of the request, not of `now`: a user may be reported early,
@@ -20,19 +19,17 @@ Rules:
 Spec: client-server API, End-to-End Encryption, Tracking the device list for a user.
 """
 
-from collections import OrderedDict
-from collections.abc import Iterator
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, NamedTuple
 
 from hs.core.ids import UserID
 from hs.core.streams import DEVICE_LISTS, EVENTS, DeviceListRow
 from hs.core.tokens import SyncToken
-from hs.repl.feed import Batch, Feed
+from hs.repl.feed import Feed
+from hs.repl.recent_keys import RecentKeys
 from hs.services.devices.remote_devices import SharedRoomChanges, SharedRoomUsers
 from hs.storage.database import Database, Tx
 from hs.storage.devices import device_lists
 
-K = TypeVar("K")
 MAX_USERS: Final = 50_000
 CATCH_UP_S: Final = 5.0
 
@@ -55,12 +52,12 @@ class DeviceLists:
         self._database = database
         self._feed = feed
         self._shared_rooms = shared_rooms
-        # The latest change of each user and the latest signature of each (signer, target), in
-        # stream order. Earlier ones, up to the floor, are in the database only.
-        self._latest_change: OrderedDict[UserID, int] = OrderedDict()
-        self._latest_signature: OrderedDict[tuple[UserID, UserID], int] = OrderedDict()
-        self._floor: int | None = None
-        feed.subscribe(DEVICE_LISTS, self._on_rows)
+        self._changes: RecentKeys[UserID, DeviceListRow] = RecentKeys(
+            feed, DEVICE_LISTS, _changed_users, MAX_USERS
+        )
+        self._signatures: RecentKeys[tuple[UserID, UserID], DeviceListRow] = RecentKeys(
+            feed, DEVICE_LISTS, _signed_pairs, MAX_USERS
+        )
 
     async def between(self, user_id: UserID, since: str, to: str) -> DeviceListChanges:
         """Return the changes between two tokens of /sync. Raises: InvalidParam."""
@@ -97,41 +94,24 @@ class DeviceLists:
         """Return the users with changes, and the users whose keys this user signed."""
         if since.device_lists is now.device_lists:
             return set(), set()
-        after, upto = since.device_lists.floor, now.device_lists.most()
-        floor = self._floor
-        if floor is None:
-            floor = self._feed.position(DEVICE_LISTS).most()
-        if after >= floor:
-            signatures = _after(self._latest_signature, after)
-            return set(_after(self._latest_change, after)), {
-                target for signer, target in signatures if signer == user_id
-            }
-        return await self._database.read(_read, after, upto, user_id)
-
-    def _on_rows(self, batch: Batch[DeviceListRow]) -> None:
-        if self._floor is None:
-            self._floor = batch.prev
-        for number, row in batch.rows:
-            user_id = UserID(row.user_id)
-            if row.signatures:
-                for target in row.targets:
-                    self._record(self._latest_signature, (user_id, UserID(target)), number)
-            else:
-                self._record(self._latest_change, user_id, number)
-
-    def _record(self, latest: OrderedDict[K, int], key: K, number: int) -> None:
-        latest[key] = number
-        latest.move_to_end(key)
-        if len(latest) > MAX_USERS:
-            _, dropped = latest.popitem(last=False)
-            self._floor = max(self._floor or 0, dropped)
+        position = since.device_lists
+        changed, signed = self._changes.since(position), self._signatures.since(position)
+        if changed is not None and signed is not None:
+            return changed, {target for signer, target in signed if signer == user_id}
+        upto = now.device_lists.most()
+        return await self._database.read(_read, position.floor, upto, user_id)
 
 
-def _after(latest: OrderedDict[K, int], after: int) -> Iterator[K]:
-    for key, number in reversed(latest.items()):
-        if number <= after:
-            return
-        yield key
+def _changed_users(row: DeviceListRow) -> tuple[UserID, ...]:
+    """Return the user of a row whose change other users can see."""
+    return () if row.signatures else (UserID(row.user_id),)
+
+
+def _signed_pairs(row: DeviceListRow) -> list[tuple[UserID, UserID]]:
+    """Return the signer and each user whose keys were signed."""
+    if not row.signatures:
+        return []
+    return [(UserID(row.user_id), UserID(target)) for target in row.targets]
 
 
 async def _read(tx: Tx, after: int, upto: int, user_id: UserID) -> tuple[set[UserID], set[UserID]]:

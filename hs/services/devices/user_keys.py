@@ -1,8 +1,8 @@
 """The keys of local users, rendered for each viewer with the signatures that the viewer may see.
 
-Only the owner of the stream `device_lists` caches keys, because it sees every change first. Other
-processes read the database for each request: a client that learned of a change must not get the
-keys from before it, and its request does not tell which changes it knows.
+Only a single owner of the stream `device_lists` caches keys, because it sees every change first.
+Other processes, and several owners, read the database for each request: a client that learned of a
+change must not get the keys from before it, and its request does not tell which changes it knows.
 
 Spec: client-server API, End-to-End Encryption, Key and signature security.
 """
@@ -136,7 +136,7 @@ class UserKeys:
 
 
 class UserKeysReader:
-    """The reader of local users' keys, with a cache in the owner of device lists."""
+    """The reader of local users' keys, with a cache in the only owner of device lists."""
 
     def __init__(self, database: Database, feed: Feed, *, is_owner: bool) -> None:
         self._database = database

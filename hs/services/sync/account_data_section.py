@@ -19,11 +19,11 @@ from hs.core.streams import (
 )
 from hs.core.sync_token import SyncToken
 from hs.repl.feed import Feed
+from hs.repl.recent_keys import RecentKeys
 from hs.services.accounts.account_data.account_data import AccountDataEntry, AccountDataService
 from hs.services.ephemeral.presence import PresenceService
 from hs.services.rooms.store.memberships import Memberships
 from hs.services.rooms.store.recent_events import RecentEvents
-from hs.services.sync.recent_changes import RecentKeys
 from hs.services.sync.room_ephemeral import account_data_event
 from hs.services.sync.sources import PushRuleDocuments
 from hs.services.sync.sync_context import (

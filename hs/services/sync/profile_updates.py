@@ -15,7 +15,7 @@ from hs.core.ids import UserID
 from hs.core.positions import VectorPosition
 from hs.core.streams import PROFILE_UPDATES, ProfileUpdateRow
 from hs.repl.feed import Feed
-from hs.services.sync.recent_changes import RecentKeys
+from hs.repl.recent_keys import RecentKeys
 from hs.storage.accounts import profile_updates
 from hs.storage.accounts.profile_updates import ProfileUpdate
 from hs.storage.database import Database

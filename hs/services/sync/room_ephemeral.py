@@ -12,10 +12,10 @@ from hs.core.events import event_types
 from hs.core.ids import RoomID, UserID
 from hs.core.streams import RECEIPTS, TYPING, ReceiptRow, TypingRow
 from hs.repl.feed import Feed
+from hs.repl.recent_keys import RecentKeys
 from hs.services.accounts.account_data.account_data import AccountDataEntry
 from hs.services.ephemeral.receipts import Receipts
 from hs.services.ephemeral.typing_notifications import TypingUsers
-from hs.services.sync.recent_changes import RecentKeys
 from hs.services.sync.sync_context import MembershipSection, RoomSyncContext, SyncContext
 
 EventsByRoom = dict[RoomID, list[bytes]]

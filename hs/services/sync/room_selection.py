@@ -29,6 +29,7 @@ from hs.core.invite_permission import InviteVerdict
 from hs.core.positions import VectorPosition
 from hs.core.streams import EVENTS, EventRow
 from hs.repl.feed import Feed
+from hs.repl.recent_keys import RecentKeys
 from hs.services.accounts.account_data.account_data import AccountDataService
 from hs.services.rooms.read.visibility import Visibility
 from hs.services.rooms.store.event_store import EventStore
@@ -37,7 +38,6 @@ from hs.services.rooms.store.recent_events import RecentEvents
 from hs.services.rooms.store.state_store import StateStore
 from hs.services.rooms.store.stored_event import StoredEvent, membership_in
 from hs.services.sync.invite_permissions import invite_permission_in
-from hs.services.sync.recent_changes import RecentKeys
 from hs.services.sync.sync_context import MembershipSection, RoomSyncContext, SyncContext
 from hs.storage.database import Database
 from hs.storage.sync import room_changes

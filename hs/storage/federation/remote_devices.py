@@ -19,11 +19,11 @@ _COLUMNS = "user_id, stream_id, mark, is_stale, failures"
 LISTS = sql(
     lambda d: f"SELECT {_COLUMNS} FROM remote_device_lists WHERE {d.any_of('user_id', 1, 'text')}"
 )
-DUE = f"""
-SELECT {_COLUMNS} FROM remote_device_lists
-WHERE is_stale = 1 AND fetch_ms <= $1 ORDER BY fetch_ms LIMIT $2
+STALE = f"""
+SELECT {_COLUMNS}, fetch_ms FROM remote_device_lists
+WHERE is_stale = 1 AND fetch_ms >= $1 AND (fetch_ms > $1 OR user_id > $2)
+ORDER BY fetch_ms, user_id LIMIT $3
 """
-NEXT_DUE = "SELECT min(fetch_ms) FROM remote_device_lists WHERE is_stale = 1"
 MARK_STALE = """
 UPDATE remote_device_lists SET is_stale = 1, mark = mark + 1, fetch_ms = $2, failures = 0
 WHERE user_id = $1
@@ -109,15 +109,12 @@ async def find_lists(tx: Tx, user_ids: Sequence[str]) -> dict[str, RemoteListRec
     return {row[0]: RemoteListRecord(*row) for row in rows}
 
 
-async def due_lists(tx: Tx, now_ms: int, limit: int) -> list[RemoteListRecord]:
-    """List the stale lists that are to be fetched by now, the longest due first."""
-    return [RemoteListRecord(*row) for row in await tx.fetch(DUE, now_ms, limit)]
-
-
-async def next_due(tx: Tx) -> int | None:
-    """Return when the next stale list is to be fetched (ms)."""
-    due_ms: int | None = await tx.fetchval(NEXT_DUE)
-    return due_ms
+async def stale_lists(
+    tx: Tx, after_ms: int, after_user_id: str, limit: int
+) -> list[tuple[RemoteListRecord, int]]:
+    """List stale lists and the times (ms) to fetch them, in that order, after one of them."""
+    rows = await tx.fetch(STALE, after_ms, after_user_id, limit)
+    return [(RemoteListRecord(*list(row)[:-1]), row[-1]) for row in rows]
 
 
 async def mark_stale(tx: Tx, user_id: str, fetch_ms: int) -> None:

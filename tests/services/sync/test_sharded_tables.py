@@ -1,11 +1,11 @@
-"""Receipts and account data with two writers, read through a third process."""
+"""Receipts, account data and device lists with two writers, read through a third process."""
 
 from typing import Any
 
 import pytest
 
 from hs.core.ids import UserID
-from hs.core.streams import ACCOUNT_DATA, RECEIPTS
+from hs.core.streams import ACCOUNT_DATA, DEVICE_LISTS, RECEIPTS
 from hs.storage.database import Database
 from tests.services.sync.sharded_cluster import (
     WRITERS,
@@ -40,6 +40,15 @@ def notes_in(responses: list[Any]) -> list[Any]:
         for event in response.get("account_data", {}).get("events", [])
         if event["type"] == NOTE
     ]
+
+
+def changed_in(responses: list[Any]) -> set[str]:
+    """Return the users whose device lists changed."""
+    return {
+        user_id
+        for response in responses
+        for user_id in response.get("device_lists", {}).get("changed", [])
+    }
 
 
 async def test_receipts_of_all_writers_are_delivered_once(database: Database) -> None:
@@ -116,6 +125,42 @@ async def test_tokens_from_before_a_writer_was_added_stay_valid(database: Databa
 
     assert [notes_in(some) for some, _ in notes.values()] == [[0], *[[1]] * 7]
     assert are_quiet == [True] * 9
+
+
+async def test_device_list_changes_of_all_writers_are_delivered_once(database: Database) -> None:
+    async with open_cluster(database, device_lists=WRITERS) as cluster:
+        users = [cluster.user_of(DEVICE_LISTS, name, n) for name in WRITERS for n in range(2)]
+        room_id = await cluster.main.world.create_room(ALICE)
+        for user_id in users:
+            await cluster.main.world.join(room_id, user_id)
+        rows = written(cluster, DEVICE_LISTS, "user_id")
+        since = (await cluster.two.sync(ALICE))["next_batch"]
+        since = (await cluster.two.sync(ALICE, since))["next_batch"]
+
+        for number, user_id in enumerate(users):
+            process = (cluster.main, cluster.one, cluster.two)[number % 3]
+            await process.services.core.device_writers.lists.announce(user_id, ["PHONE"])
+        _, since = await sync_until(
+            cluster.main, ALICE, since, lambda some: changed_in(some) == {*users}
+        )
+
+        assert await becomes_quiet(cluster.one, ALICE, since)
+        assert rows == {(cluster.owner(DEVICE_LISTS, user_id), user_id) for user_id in users}
+
+
+async def test_silent_writer_of_device_lists_does_not_repeat_changes(database: Database) -> None:
+    async with open_cluster(database, device_lists=("one", "gone")) as cluster:
+        user_id = cluster.user_of(DEVICE_LISTS, "one")
+        room_id = await cluster.main.world.create_room(ALICE)
+        await cluster.main.world.join(room_id, user_id)
+        since = (await cluster.main.sync(ALICE))["next_batch"]
+        await cluster.main.services.core.device_writers.lists.announce(user_id, ["PHONE"])
+        _, since = await sync_until(
+            cluster.two, ALICE, since, lambda some: changed_in(some) == {user_id}
+        )
+
+        readers = (cluster.main, cluster.one, cluster.two)
+        assert [await becomes_quiet(each, ALICE, since) for each in readers] == [True] * 3
 
 
 async def test_silent_writer_does_not_repeat_what_others_write(database: Database) -> None:

@@ -221,7 +221,9 @@ def test_several_writers_of_other_streams_are_refused(refused: Refused, stream: 
     assert "exactly one writer" in refused(SHARED, f"stream_writers: {{{stream}: [a, b]}}")
 
 
-@pytest.mark.parametrize("stream", ["events", "typing", "receipts", "presence", "account_data"])
+@pytest.mark.parametrize(
+    "stream", ["events", "typing", "receipts", "presence", "account_data", "device_lists"]
+)
 def test_most_streams_may_have_several_writers(load: Load, stream: str) -> None:
     settings = load(
         SHARED,
@@ -254,7 +256,7 @@ def test_stream_writers_accepts_the_documented_names() -> None:
     }
 
 
-@pytest.mark.parametrize("stream", ["device_lists", "quarantined_media_changes"])
+@pytest.mark.parametrize("stream", ["quarantined_media_changes"])
 def test_first_of_several_writers_is_used_with_a_notice(load: Load, stream: str) -> None:
     settings = load(
         SHARED,

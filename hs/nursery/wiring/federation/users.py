@@ -37,8 +37,9 @@ class RemoteDeviceLists:
 
 def wire_remote_device_lists(base: ProcessBase, client: FederationClient) -> RemoteDeviceLists:
     """Build the writer of device lists, in this process or a proxy of it."""
-    fetching = DeviceListFetching(base.database, client, base.clock)
-    writer = base.owned(
+    owns = partial(base.ownership.is_mine, DEVICE_LISTS)
+    fetching = DeviceListFetching(base.database, client, base.clock, owns)
+    writer = base.sharded(
         RemoteDeviceListWriter,
         DEVICE_LISTS,
         lambda: LocalRemoteDeviceListWriter(
@@ -51,8 +52,8 @@ def wire_remote_device_lists(base: ProcessBase, client: FederationClient) -> Rem
 def wire_device_list_duties(
     base: ProcessBase, lists: RemoteDeviceLists | None, rooms: Rooms
 ) -> Part:
-    """Build the duties of the process that owns the device lists."""
-    if lists is None or not base.ownership.is_mine(DEVICE_LISTS):
+    """Build the duties of a process that owns device lists."""
+    if lists is None or not base.ownership.writes(DEVICE_LISTS):
         return Part()
     cleanup = DeviceListCleanup(
         database=base.database,
@@ -60,6 +61,7 @@ def wire_device_list_duties(
         stream=base.table(DEVICE_LISTS),
         servers=rooms.servers,
         server_name=base.settings.server.server_name,
+        owns=partial(base.ownership.is_mine, DEVICE_LISTS),
     )
     return Part(
         duties=[

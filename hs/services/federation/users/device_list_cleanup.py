@@ -6,13 +6,13 @@ a user who left a room, only those count that the user joined before that. Lists
 while the process did not run are deleted when it starts.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
 import attrs
 
 from hs.core.events import event_types
-from hs.core.ids import RoomID, ServerName
+from hs.core.ids import RoomID, ServerName, UserID, server_of
 from hs.core.streams import EVENTS, DeviceListRow, EventRow
 from hs.repl.feed import Batch, Feed
 from hs.repl.feed_queue import FeedQueue, WhenFull
@@ -35,13 +35,14 @@ class _Departure(NamedTuple):
 
 @attrs.define(eq=False)
 class DeviceListCleanup:
-    """The duty that deletes device lists, in the process that owns the stream `device_lists`."""
+    """The duty that deletes device lists, in each process that owns the lists of some servers."""
 
     _database: Database
     _feed: Feed
     _stream: TableWriter[DeviceListRow]
     _servers: RoomServers
     _server_name: ServerName
+    _owns: Callable[[str], bool]
     _departures: FeedQueue[_Departure] = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -62,10 +63,12 @@ class DeviceListCleanup:
         """Delete the lists of all users who share no room."""
         after = ""
         while users := await self._database.read(remote_devices.list_users, after, AT_ONCE):
-            await self._stream.write(
-                _delete_unshared, users, self._server_name, remote_devices.ANY_TIME
-            )
             after = users[-1]
+            own = [user_id for user_id in users if self._owns(server_of(UserID(user_id)))]
+            if own:
+                await self._stream.write(
+                    _delete_unshared, own, self._server_name, remote_devices.ANY_TIME
+                )
 
     async def _delete_lists_of(self, departures: list[_Departure]) -> None:
         users = {each.left: each.position for each in departures if each.left.startswith("@")}
@@ -86,8 +89,10 @@ class DeviceListCleanup:
             for event_type, state_key, _, membership in row.changes():
                 if event_type != event_types.MEMBER or membership == event_types.JOIN:
                     continue
-                if state_key.partition(":")[2] != self._server_name:
-                    yield _Departure(state_key, position)
+                server = state_key.partition(":")[2]
+                if server != self._server_name:
+                    if self._owns(server):
+                        yield _Departure(state_key, position)
                 elif self._servers.servers_nowait(RoomID(row.room_id)) != frozenset():
                     yield _Departure(row.room_id, position)
 

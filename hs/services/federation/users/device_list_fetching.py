@@ -1,12 +1,12 @@
-"""Fetching of stale device lists, in the process that owns the stream `device_lists`.
+"""Fetching of stale device lists, in the processes that own the stream `device_lists`.
 
 The stale lists are rows in the database, so a restart loses none. Of each server one list is
-fetched at a time. A server that fails is asked again after delays that grow, or when it sends the
-next update of the list.
+fetched at a time: one process owns all lists of a server. A server that fails is asked again after
+delays that grow, or when it sends the next update of the list.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import attrs
@@ -42,6 +42,8 @@ class DeviceListFetching:
     _database: Database
     _client: FederationClient
     _clock: Clock
+    _owns: Callable[[str], bool]
+    _next_ms: int | None = attrs.field(default=None, init=False)
     _stale: trio.Event = attrs.field(factory=trio.Event, init=False)
     _backoff: Backoff = attrs.field(init=False)
 
@@ -58,21 +60,39 @@ class DeviceListFetching:
             self._stale = trio.Event()
             if await self.fetch_due(writer):
                 continue
-            with trio.move_on_after(await self._wait_s()):
+            with trio.move_on_after(self._wait_s()):
                 await self._stale.wait()
 
     async def fetch_due(self, writer: RemoteDeviceListWriter) -> int:
-        """Fetch the lists that are due; return how many there were."""
-        due = await self._database.read(remote_devices.due_lists, self._clock.now_ms(), AT_ONCE)
-        by_server: dict[ServerName, list[RemoteListRecord]] = {}
-        for record in due:
-            by_server.setdefault(server_of(UserID(record.user_id)), []).append(record)
+        """Fetch the lists that are due; return how many servers they are of."""
+        by_server = await self._due_lists()
 
         async def fetch_of(server: ServerName) -> None:
             await self._fetch_of_server(by_server[server], writer)
 
         await ask_servers(by_server, fetch_of)
-        return len(due)
+        return len(by_server)
+
+    async def _due_lists(self) -> dict[ServerName, list[RemoteListRecord]]:
+        """Return some lists that are due, by server, and note when the next one will be."""
+        now_ms, found, after = self._clock.now_ms(), 0, (-1, "")
+        by_server: dict[ServerName, list[RemoteListRecord]] = {}
+        self._next_ms = None
+        while found < AT_ONCE:
+            page = await self._database.read(remote_devices.stale_lists, *after, AT_ONCE)
+            for record, fetch_ms in page:
+                server = server_of(UserID(record.user_id))
+                if not self._owns(server):
+                    continue
+                if fetch_ms > now_ms:
+                    self._next_ms = fetch_ms
+                    return by_server
+                by_server.setdefault(server, []).append(record)
+                found += 1
+            if len(page) < AT_ONCE:
+                break
+            after = (page[-1][1], page[-1][0].user_id)
+        return by_server
 
     async def _fetch_of_server(
         self, records: Sequence[RemoteListRecord], writer: RemoteDeviceListWriter
@@ -89,7 +109,7 @@ class DeviceListFetching:
                 if fault.error is None:
                     return
             else:
-                await writer.store([fetched], {user_id: record.mark})
+                await writer.store(server_of(user_id), [fetched], {user_id: record.mark})
 
     async def _postpone(self, records: Sequence[RemoteListRecord], fault: RemoteFault) -> None:
         log.info("fetching device lists of %d users failed: %s", len(records), fault)
@@ -98,8 +118,7 @@ class DeviceListFetching:
             fetch_ms = self._clock.now_ms() + int(delay_s * 1000)
             await self._database.write(remote_devices.postpone, record.user_id, fetch_ms)
 
-    async def _wait_s(self) -> float:
-        due_ms = await self._database.read(remote_devices.next_due)
-        if due_ms is None:
+    def _wait_s(self) -> float:
+        if self._next_ms is None:
             return MAX_WAIT_S
-        return min(MAX_WAIT_S, max(MIN_WAIT_S, (due_ms - self._clock.now_ms()) / 1000))
+        return min(MAX_WAIT_S, max(MIN_WAIT_S, (self._next_ms - self._clock.now_ms()) / 1000))

@@ -5,8 +5,9 @@ Rules:
 - A list is kept from the first query of a client on, while its user shares a room with a user of
   this server, because only then does the user's server send updates. Clients are told of updates of
   such a user also before there is a list: they may know the keys from before.
-- All changes are transactions of the owner of the stream `device_lists`, one after the other, and
-  are committed together with the row that tells clients of them.
+- All changes of lists of one server are transactions of one process, one after the other, and are
+  committed together with the row that tells clients of them. Several owners of the stream
+  `device_lists` share out the servers.
 - A list that is not complete is stale. Queries then ask the user's server, and `DeviceListFetching`
   fetches the list. Every further update of a stale list increases its mark, and what was fetched
   completes the list only if the mark is still that of the beginning of the fetch: an update that
@@ -47,7 +48,7 @@ class RemoteDeviceListWriter(Protocol):
     """The writer of remote device lists: local, or the proxy of another process."""
 
     @rpc
-    async def track(self, user_ids: list[UserID]) -> dict[UserID, int]:
+    async def track(self, server: ServerName, user_ids: list[UserID]) -> dict[UserID, int]:
         """Begin to keep the lists of those users who share a room with a user of this server.
 
         Return the marks of new lists. The caller fetches these now.
@@ -55,48 +56,56 @@ class RemoteDeviceListWriter(Protocol):
         ...
 
     @rpc
-    async def store(self, fetched: list[FetchedKeys], marks: dict[UserID, int]) -> None:
+    async def store(
+        self, server: ServerName, fetched: list[FetchedKeys], marks: dict[UserID, int]
+    ) -> None:
         """Store lists that were fetched since they had these marks."""
         ...
 
     @rpc
-    async def update_device(self, update: DeviceUpdate) -> None:
+    async def update_device(self, server: ServerName, update: DeviceUpdate) -> None:
         """Apply an update of a device, or only announce it if the user's list is not kept."""
         ...
 
     @rpc
-    async def update_signing_keys(self, user_id: UserID, keys: dict[str, bytes]) -> None:
+    async def update_signing_keys(
+        self, server: ServerName, user_id: UserID, keys: dict[str, bytes]
+    ) -> None:
         """Replace cross-signing keys, by usage, or only announce it if the list is not kept."""
         ...
 
 
 @attrs.frozen(eq=False)
 class LocalRemoteDeviceListWriter:
-    """The writer in the process that owns the stream; `on_stale` is called for stale lists."""
+    """The writer in the owner of the lists of a server; `on_stale` is called for stale lists."""
 
     _stream: TableWriter[DeviceListRow]
     _clock: Clock
     _server_name: ServerName
     _on_stale: Callable[[], None]
 
-    async def track(self, user_ids: list[UserID]) -> dict[UserID, int]:
+    async def track(self, server: ServerName, user_ids: list[UserID]) -> dict[UserID, int]:
         """Begin to keep lists."""
         fetch_ms = self._clock.now_ms() + FIRST_FETCH_MS
         return await self._stream.write(_track, user_ids, self._server_name, fetch_ms)
 
-    async def store(self, fetched: list[FetchedKeys], marks: dict[UserID, int]) -> None:
+    async def store(
+        self, server: ServerName, fetched: list[FetchedKeys], marks: dict[UserID, int]
+    ) -> None:
         """Store fetched lists."""
         now_ms = self._clock.now_ms()
         for keys in fetched:
             await self._stream.write(_store, keys, marks[keys.user_id], now_ms)
 
-    async def update_device(self, update: DeviceUpdate) -> None:
+    async def update_device(self, server: ServerName, update: DeviceUpdate) -> None:
         """Apply an update of a device."""
         now_ms = self._clock.now_ms()
         if await self._stream.write(_update_device, update, self._server_name, now_ms):
             self._on_stale()
 
-    async def update_signing_keys(self, user_id: UserID, keys: dict[str, bytes]) -> None:
+    async def update_signing_keys(
+        self, server: ServerName, user_id: UserID, keys: dict[str, bytes]
+    ) -> None:
         """Replace cross-signing keys."""
         now_ms = self._clock.now_ms()
         update = _SigningKeyUpdate(user_id, keys)

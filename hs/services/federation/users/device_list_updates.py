@@ -23,11 +23,11 @@ class DeviceListUpdates:
     async def update_device(self, origin: ServerName, content: Mapping[str, Any]) -> None:
         """Apply an m.device_list_update. Raises: InvalidParam, Forbidden."""
         user_id = own_user(origin, content.get("user_id"))
-        await self._writer.update_device(parse_device_update(user_id, content))
+        await self._writer.update_device(origin, parse_device_update(user_id, content))
 
     async def update_signing_keys(self, origin: ServerName, content: Mapping[str, Any]) -> None:
         """Apply an m.signing_key_update. Raises: InvalidParam, Forbidden."""
         user_id = own_user(origin, content.get("user_id"))
         keys = parse_signing_keys(user_id, content)
         if keys:
-            await self._writer.update_signing_keys(user_id, keys)
+            await self._writer.update_signing_keys(origin, user_id, keys)

@@ -146,13 +146,15 @@ class FederatedDevices:
         missing = {user_id: requested[user_id] for user_id in requested if user_id not in keys}
         if not missing:
             return keys
-        marks = await self._track([user_id for user_id in unlisted if not requested[user_id]])
+        marks = await self._track(
+            server, [user_id for user_id in unlisted if not requested[user_id]]
+        )
         with trio.move_on_after(timeout_s):
             if marks and len(marks) <= FEW_USERS:
                 for user_id, mark in marks.items():
                     response = await requests.fetch_devices(self._client, user_id, timeout_s)
                     keys[user_id] = parse_device_list(user_id, response)
-                    await self._writer.store([keys[user_id]], {user_id: mark})
+                    await self._writer.store(server, [keys[user_id]], {user_id: mark})
             users = [user_id for user_id in missing if user_id not in keys]
             for start in range(0, len(users), MAX_USERS_ASKED):
                 part = {user_id: missing[user_id] for user_id in users[start:][:MAX_USERS_ASKED]}
@@ -160,11 +162,11 @@ class FederatedDevices:
             return keys
         raise RemoteFault(server, f"timed out after {timeout_s:g} s")
 
-    async def _track(self, user_ids: list[UserID]) -> dict[UserID, int]:
+    async def _track(self, server: ServerName, user_ids: list[UserID]) -> dict[UserID, int]:
         if not user_ids:
             return {}
         try:
-            return await self._writer.track(user_ids)
+            return await self._writer.track(server, user_ids)
         except Unavailable as error:
             log.info("could not store device lists of %d users: %s", len(user_ids), error)
             return {}
@@ -185,7 +187,9 @@ class FederatedDevices:
             await time_slice.yield_if_over()
         new = [keys[user_id] for user_id in requested if user_id in marks]
         if new:
-            await self._writer.store(new, {found.user_id: marks[found.user_id] for found in new})
+            await self._writer.store(
+                server, new, {found.user_id: marks[found.user_id] for found in new}
+            )
         return keys
 
     async def _query(

@@ -28,12 +28,12 @@ from hs.core.streams import (
 )
 from hs.core.tokens import SyncToken
 from hs.repl.feed import Feed
+from hs.repl.recent_keys import RecentKeys
 from hs.services.accounts.account_data.account_data import AccountDataEntry, AccountDataService
 from hs.services.ephemeral.receipts import Receipts
 from hs.services.ephemeral.typing_notifications import TypingUsers
 from hs.services.sync.positions import SyncPosition
 from hs.services.sync.profile_updates import ProfileViewer
-from hs.services.sync.recent_changes import RecentKeys
 from hs.services.sync.sliding.encryption_extension import EncryptionExtensions
 from hs.services.sync.sliding.profile_extension import PROFILES_EXTENSION as PROFILES
 from hs.services.sync.sliding.profile_extension import (

@@ -10,8 +10,8 @@ from hs.core.ids import UserID
 from hs.core.streams import THREAD_SUBSCRIPTIONS, ThreadSubscriptionRow
 from hs.core.tokens import SyncToken
 from hs.repl.feed import Feed
+from hs.repl.recent_keys import RecentKeys
 from hs.services.rooms.threads.thread_subscriptions import DEFAULT_LIMIT, ThreadSubscriptions
-from hs.services.sync.recent_changes import RecentKeys
 from hs.services.sync.sliding.request import ThreadExtensionRequest
 from hs.storage.rooms.thread_subscriptions import SubscriptionRecord
 

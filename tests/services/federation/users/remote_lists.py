@@ -99,8 +99,8 @@ class Near:
 
     async def stale_users(self) -> list[str]:
         """Return the users whose lists are stale."""
-        due = await self.server.world.database.read(remote_devices.due_lists, 2**52, 10)
-        return [record.user_id for record in due]
+        stale = await self.server.world.database.read(remote_devices.stale_lists, -1, "", 10)
+        return [record.user_id for record, _ in stale]
 
     async def kept_users(self) -> list[str]:
         """Return the users whose lists are kept."""

@@ -148,13 +148,13 @@ async def test_stale_list_is_not_shown(near: Near) -> None:
 async def test_update_during_the_fetch_keeps_the_list_stale(near: Near) -> None:
     far, _ = await kept_list(near)
     await near.lists.updates.update_device(FAR, far.update("TABLET", 99))
-    (record,) = await near.server.world.database.read(remote_devices.due_lists, 2**52, 10)
+    ((record, _),) = await near.server.world.database.read(remote_devices.stale_lists, -1, "", 10)
     await near.lists.updates.update_device(FAR, far.update("WATCH"))
 
     await near.fetch_due()
     assert await near.stale_users() == []
     await near.lists.updates.update_device(FAR, far.update("TABLET", 99))
-    await near.lists.writer.store([FetchedKeys(USER, 50, {}, {})], {USER: record.mark})
+    await near.lists.writer.store(FAR, [FetchedKeys(USER, 50, {}, {})], {USER: record.mark})
 
     assert await near.stale_users() == [USER]
 

@@ -1,10 +1,12 @@
-"""Remote device lists in a process that does not own them."""
+"""Remote device lists in several processes, of which one or two own them."""
 
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 
 import pytest
 
 from hs.core.ids import UserID
+from hs.core.streams import DEVICE_LISTS
 from hs.storage.database import Database
 from tests.services.federation.users.remote_lists import (
     ANN,
@@ -23,12 +25,15 @@ from tests.support.federation import PeerNetwork
 Pair = tuple[Near, Near]
 
 
-@pytest.fixture
-async def pair(database: Database) -> AsyncIterator[Pair]:
-    """The owner of all streams, and a process that only follows them."""
+@pytest.fixture(params=[["main"], ["reader", "main"], ["main", "reader"]])
+async def pair(database: Database, request: pytest.FixtureRequest) -> AsyncIterator[Pair]:
+    """The owner of all other streams, and a process that may own device lists too."""
     network, neighbours = PeerNetwork(), Neighbourhood()
     names = ("main", "reader")
-    main, follower = (worker_settings(SETTINGS, *order) for order in (names, names[::-1]))
+    main, follower = (
+        worker_settings(SETTINGS, *order, device_lists=tuple(request.param))
+        for order in (names, names[::-1])
+    )
     async with open_near(network, database, main, neighbours) as owner:
         async with open_near(network, database, follower, neighbours) as reader:
             yield owner, reader
@@ -58,7 +63,11 @@ async def test_owner_fetches_lists_that_become_stale_through_another_process(pai
     assert await reader.query(token) == {"PHONE"}
     far.devices = ["TABLET"]
 
-    async with owner.server.process.duties("stale device lists"):
+    async with AsyncExitStack() as stack:
+        for near in pair:
+            if near.server.process.base.ownership.writes(DEVICE_LISTS):
+                duty = near.server.process.duties("stale device lists")
+                await stack.enter_async_context(duty)
         await reader.lists.updates.update_device(FAR, far.update("TABLET", 99))
         await wait_for(reader.stale_users, [])
 
