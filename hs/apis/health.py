@@ -1,63 +1,35 @@
 """Health checks, and the metrics of this process."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import attrs
-import trio
 
 from hs.apis.web.auth import NONE
 from hs.apis.web.render import Response, json_response
 from hs.apis.web.route import route
+from hs.lib.health import Health, HealthState, NoticedCause
 from hs.lib.metrics import CONTENT_TYPE, Metrics
 
 
-class Readiness(Protocol):
-    """Checks whether this process can serve requests."""
+class HealthSource(Protocol):
+    """Finds out whether this process can serve requests."""
 
-    async def check(self) -> Mapping[str, str | None]:
-        """Return the fault of each dependency by name, or None if it works. Never raises."""
+    async def check(self) -> Health:
+        """Return the health, within seconds. Never raises."""
         ...
-
-
-@attrs.define(eq=False)
-class _Check:
-    """A check that is running; `results` are missing if it was cancelled."""
-
-    done: trio.Event = attrs.Factory(trio.Event)
-    results: Mapping[str, str | None] | None = None
-
-
-@attrs.define(eq=False)
-class SharedReadiness:
-    """A Readiness that makes one check for all requests that come meanwhile.
-
-    Anybody may ask, and a flood of checks would take all connections to the database.
-    """
-
-    _readiness: Readiness
-    _running: _Check | None = None
-
-    async def check(self) -> Mapping[str, str | None]:
-        """Return the fault of each dependency by name, or None if it works. Never raises."""
-        while (running := self._running) is not None:
-            await running.done.wait()
-            if running.results is not None:
-                return running.results
-        running = self._running = _Check()
-        try:
-            running.results = await self._readiness.check()
-            return running.results
-        finally:
-            self._running = None
-            running.done.set()
 
 
 @attrs.frozen
 class HealthApi:
-    """`/health`, which checks nothing, and `/health/ready`, which checks all dependencies."""
+    """`/health`, which checks nothing, and `/health/ready`, which checks all dependencies.
 
-    readiness: Readiness
+    Anybody may ask: the source must make one check for all requests that come meanwhile. `checks`
+    are the groups of causes.
+    """
+
+    source: HealthSource
+    checks: Sequence[str]
 
     @route("GET", "/health", auth=NONE)
     async def health(self) -> Response:
@@ -66,14 +38,36 @@ class HealthApi:
 
     @route("GET", "/health/ready", auth=NONE)
     async def ready(self) -> Response:
-        """Return 200 if this process can serve requests, else 503; the body has the faults."""
-        checks = await self.readiness.check()
-        is_ready = not any(checks.values())
+        """Return 200 if this process can serve requests, else 503; the body has the causes."""
+        health = await self.source.check()
+        is_ready = health.state is not HealthState.UNREADY
         response: dict[str, Any] = {
             "ready": is_ready,
-            "checks": {name: fault or "ok" for name, fault in checks.items()},
+            "status": health.state.label,
+            "causes": [_render_cause(noticed) for noticed in health.causes],
+            "checks": {check: _fault_of(health, check) or "ok" for check in self.checks},
         }
         return json_response(response, 200 if is_ready else 503)
+
+
+def _render_cause(noticed: NoticedCause) -> dict[str, Any]:
+    cause = noticed.cause
+    return {
+        "code": cause.code,
+        "status": cause.state.label,
+        "subject": cause.subject,
+        "message": cause.message,
+        "since": noticed.since_ms,
+    }
+
+
+def _fault_of(health: Health, check: str) -> str | None:
+    """Return the first cause of a group that makes the process unready, or None."""
+    for noticed in health.causes:
+        cause = noticed.cause
+        if cause.check == check and cause.state is HealthState.UNREADY:
+            return cause.message
+    return None
 
 
 @attrs.frozen

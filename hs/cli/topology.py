@@ -1,8 +1,7 @@
 """`hs topology`: asks the running processes of a server about themselves."""
 
 import json
-import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import attrs
@@ -10,16 +9,9 @@ import click
 import trio
 
 from hs.cli.options import config_option, load_command_settings
-from hs.lib.default_tls import default_tls
-from hs.nursery.process_base import topology_of
-from hs.repl.calls.client import RpcClients
-from hs.repl.calls.reply import RpcFailed, RpcUnavailable
-from hs.repl.calls.sender import LinkSender
-from hs.repl.feed import Feed
-from hs.repl.process_reports import ProcessReport, ProcessReports
-from hs.repl.signing_key import replication_secret_of
+from hs.nursery.running_processes import FoundProcesses, ask_processes
+from hs.repl.process_reports import ProcessReport
 from hs.settings.sections.workers import MAIN
-from hs.settings.settings import Settings
 
 _MANY_POSITIONS = 1000  # a process that is so far behind shows clients old data
 
@@ -47,7 +39,7 @@ def topology(configs: tuple[Path, ...], as_json: bool) -> None:
         raise click.UsageError(
             "instance_map is missing: the server is one process, or only main takes calls"
         )
-    found = trio.run(_ask_all, settings, names)
+    found = trio.run(ask_processes, settings, names)
     problems = list(problems_of(found))
     if as_json:
         click.echo(_as_json(found, problems))
@@ -62,44 +54,14 @@ def topology(configs: tuple[Path, ...], as_json: bool) -> None:
         raise click.exceptions.Exit(1)
 
 
-Found = Mapping[str, ProcessReport | str]
-"""The report of each process, or why there is none."""
-
-
-async def _ask_all(settings: Settings, names: list[str]) -> Found:
-    locations = topology_of(settings.workers).locations
-    caller = f"topology/{secrets.token_hex(12)}"
-    secret = replication_secret_of(settings)
-    sender = LinkSender(locations, secret, caller, default_tls())
-    clients = RpcClients(sender, Feed())
-    found: dict[str, ProcessReport | str] = {}
-
-    async def ask(name: str) -> None:
-        try:
-            found[name] = await clients.proxy(ProcessReports, name).report()
-        except RpcUnavailable as error:
-            found[name] = error.cause
-        except RpcFailed as error:
-            found[name] = str(error)
-
-    async with trio.open_nursery() as connections:
-        await connections.start(sender.run)
-        async with trio.open_nursery() as asking:
-            for name in names:
-                asking.start_soon(ask, name)
-        connections.cancel_scope.cancel()
-    return found
-
-
 def describe(name: str, report: ProcessReport | str) -> Iterator[str]:
     """Yield the lines about a process."""
     if isinstance(report, str):
         yield f"{click.style(name, bold=True)}  not reached: {report}"
         return
-    state = "not ready" if report.faults else "ready"
     yield (
-        f"{click.style(name, bold=True)}  {state}, version {report.version}, process {report.pid} "
-        f"on {report.host}, running for {_duration(report.running_s)}"
+        f"{click.style(name, bold=True)}  {report.state}, version {report.version}, process "
+        f"{report.pid} on {report.host}, running for {_duration(report.running_s)}"
     )
     lag = max((followed.lag for followed in report.follows), default=0)
     lines = {
@@ -114,7 +76,7 @@ def describe(name: str, report: ProcessReport | str) -> Iterator[str]:
             yield f"    {subject:8} {text}"
 
 
-def unlisted(found: Found) -> list[str]:
+def unlisted(found: FoundProcesses) -> list[str]:
     """Return the processes of which others hear, and that are not in instance_map."""
     heard = {
         name
@@ -125,14 +87,14 @@ def unlisted(found: Found) -> list[str]:
     return sorted(heard - set(found))
 
 
-def problems_of(found: Found) -> Iterator[str]:
+def problems_of(found: FoundProcesses) -> Iterator[str]:
     """Yield what is wrong with the processes, each and together."""
     reports = {name: report for name, report in found.items() if isinstance(report, ProcessReport)}
     for name, report in found.items():
         if isinstance(report, str):
             yield f"{name} is not reached: {report}"
             continue
-        yield from (f"{name} is not ready: {fault}" for fault in report.faults.values())
+        yield from (f"{name} is {fault.state}: {fault.message}" for fault in report.faults)
         if report.instance != name:
             yield f"instance_map says that {name} listens where {report.instance} does"
         for followed in report.follows:
@@ -157,7 +119,7 @@ def problems_of(found: Found) -> Iterator[str]:
             yield f"{name} has other settings than {MAIN}: {', '.join(keys)}"
 
 
-def _as_json(found: Found, problems: list[str]) -> str:
+def _as_json(found: FoundProcesses, problems: list[str]) -> str:
     processes = {
         name: {"unreachable": report} if isinstance(report, str) else attrs.asdict(report)
         for name, report in found.items()

@@ -10,8 +10,9 @@ from hs.lib.aio import Bridge
 from hs.lib.caching.lru_cache import collect_caches
 from hs.lib.clock import Clock
 from hs.lib.metrics import Metrics
-from hs.lib.tasks import Supervision
+from hs.lib.tasks import Duty, Supervision
 from hs.nursery import process_metrics
+from hs.nursery.health.probes import Progress, build_health
 from hs.nursery.plan import Plan
 from hs.nursery.process import Process
 from hs.nursery.process_base import build_process_base
@@ -30,6 +31,8 @@ def compose(
     base = build_process_base(settings, plan, clock, bridge, database)
     origins = OriginLimits(settings.rate_limits.rc_federation)
     drain, admission, metrics = Drain(), Admission(origins=origins), Metrics()
+    progress = Progress()
+    health = build_health(base, drain, progress)
     with collect_caches() as caches:
         services = build_services(base, admission, drain)
     sessions, parts = services.core.sessions, services.parts
@@ -41,7 +44,8 @@ def compose(
             for part in parts
             for duty in part.duties
             if duty.plan_duty is None or duty.plan_duty in plan.duties
-        ],
+        ]
+        + [Duty("health", health.watch)],
         endpoints=collect(*(endpoint for part in parts for endpoint in part.endpoints)),
         authenticator=with_server_blocking(sessions.authenticator, settings.blocking),
         origins=services.core.federation.origins,
@@ -50,6 +54,8 @@ def compose(
         drain=drain,
         metrics=metrics,
         supervision=Supervision(),
+        health=health,
+        progress=progress,
     )
     if base.cluster is not None:
         reports = LocalProcessReports(process, base.cluster)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 import attrs
 import trio
 
-from hs.apis.health import HealthApi, MetricsApi, SharedReadiness
+from hs.apis.health import HealthApi, MetricsApi
 from hs.apis.replication import ReplicationApi
 from hs.apis.web.app import Application
 from hs.apis.web.client_address import TrustedProxies
@@ -22,9 +22,10 @@ from hs.apis.web.server import serve_listeners
 from hs.core.errors import Unavailable
 from hs.lib.tasks import Duty, keep_running
 from hs.nursery import systemd
+from hs.nursery.health.probes import CHECKS
 from hs.nursery.part import Runner
 from hs.nursery.pid_file import open_file_limit
-from hs.nursery.process import Process, ProcessReadiness
+from hs.nursery.process import Process
 from hs.repl.calls.reply import RpcUnavailable
 from hs.repl.leases import LeaseLost
 from hs.repl.memory_writer import attach_writers
@@ -79,6 +80,7 @@ async def run_tree(process: Process, shutdown: Shutdown, on_listening: OnListeni
         listener for listener in base.plan.listeners if listener.names <= _INTERNAL
     ]
     async with trio.open_nursery() as replication:
+        await replication.start(process.health.run)
         if base.cluster is not None:
             await replication.start(base.cluster.sender.run)
             await replication.start(base.cluster.server.run)
@@ -133,7 +135,7 @@ async def _serve(process: Process, shutdown: Shutdown, on_ready: OnReady) -> Non
         settings = process.base.settings
         limits = public_limits(settings.connections)
         bound = await _listen(listening, _public_app(process), public, settings, limits)
-        shutdown.is_ready = True
+        shutdown.is_ready = process.progress.is_serving = True
         on_ready(bound)
         await shutdown.requested.wait()
         log.info("draining: accepting no new requests, waiting for running ones")
@@ -220,7 +222,7 @@ def _public_app(process: Process) -> Application:
 def _own_endpoints(process: Process, drain: Drain) -> list[Endpoint]:
     """Return the endpoints for health checks, metrics and the other processes."""
     base = process.base
-    apis: list[object] = [HealthApi(SharedReadiness(ProcessReadiness(base, process.drain)))]
+    apis: list[object] = [HealthApi(process.health, CHECKS)]
     if base.settings.metrics.enable_metrics:
         apis.append(MetricsApi(process.metrics))
     if base.cluster is not None:

@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from time import monotonic
 
 import attrs
+import trio
 
 from hs import __version__
+from hs.lib.health import NoticedCause
 from hs.nursery.plan import describe_listener
-from hs.nursery.process import Process, ProcessReadiness
+from hs.nursery.process import Process
 from hs.repl.cluster import Cluster
-from hs.repl.process_reports import ProcessReport
+from hs.repl.process_reports import ProcessReport, ReportedFault
 
 
 @attrs.frozen(eq=False)
@@ -25,7 +27,7 @@ class LocalProcessReports:
     async def report(self) -> ProcessReport:
         """Return the report of this process."""
         base = self._process.base
-        readiness = await ProcessReadiness(base, self._process.drain).check()
+        health = await self._process.health.check()
         return ProcessReport(
             instance=base.plan.instance,
             app=base.plan.app,
@@ -40,11 +42,27 @@ class LocalProcessReports:
             follows=tuple(self._cluster.intake.followed()),
             calls=tuple(self._cluster.sender.connected),
             hears=tuple(self._cluster.announced.names),
-            faults={name: fault for name, fault in readiness.items() if fault is not None},
+            state=health.state.label,
+            faults=tuple(map(_report_of, health.causes)),
             settings=dict(base.settings.digests),
         )
+
+    async def ping(self) -> None:
+        """Return at once."""
+        await trio.lowlevel.checkpoint()
 
     def _writes(self) -> Mapping[str, int]:
         base = self._process.base
         own = {source.stream.name: source.committed for source in base.transport.sources}
         return dict(sorted(own.items()))
+
+
+def _report_of(noticed: NoticedCause) -> ReportedFault:
+    cause = noticed.cause
+    return ReportedFault(
+        code=cause.code,
+        subject=cause.subject,
+        message=cause.message,
+        state=cause.state.label,
+        since_ms=noticed.since_ms,
+    )

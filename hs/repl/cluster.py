@@ -1,7 +1,7 @@
 """How the processes of one server reach each other: rows over a transport, calls by RPC."""
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TypeAlias
 
 import attrs
@@ -22,7 +22,10 @@ from hs.storage.database import Database
 
 @attrs.frozen(eq=False, kw_only=True)
 class Cluster:
-    """How this process calls the others and answers their calls."""
+    """How this process calls the others and answers their calls.
+
+    `find_bus_fault` returns why Redis does not carry messages, or None.
+    """
 
     clients: RpcClients
     server: RpcServer
@@ -32,6 +35,7 @@ class Cluster:
     intake: Intake
     freshness: Freshness
     announced: AnnouncedProcesses
+    find_bus_fault: Callable[[], Awaitable[str | None]]
 
 
 Connect: TypeAlias = Callable[[Settings, Feed, Ownership, Database], tuple[Transport, Cluster]]

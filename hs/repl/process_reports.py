@@ -20,13 +20,24 @@ class FollowedWriter:
 
 
 @attrs.frozen(kw_only=True)
+class ReportedFault:
+    """A cause of a process's state, and since when the process knows of it."""
+
+    code: str
+    subject: str
+    message: str
+    state: str
+    since_ms: int
+
+
+@attrs.frozen(kw_only=True)
 class ProcessReport:
     """A process as it sees itself.
 
     `duties` are those of its plan, `leases` what it does at the moment alone. `writes` are streams
     with the position of the last commit. `calls` are the processes that it is connected to,
-    `hears` those that announce themselves on Redis. `faults` are the conditions of readiness that
-    are not met. `settings` are digests by key.
+    `hears` those that announce themselves on Redis. `state` is `ready`, `degraded` or
+    `unready`, and `faults` are its causes. `settings` are digests by key.
     """
 
     instance: str
@@ -42,7 +53,8 @@ class ProcessReport:
     follows: tuple[FollowedWriter, ...]
     calls: tuple[str, ...]
     hears: tuple[str, ...]
-    faults: Mapping[str, str]
+    state: str
+    faults: tuple[ReportedFault, ...]
     settings: Mapping[str, str]
 
 
@@ -52,3 +64,7 @@ class ProcessReports(Protocol):
     @rpc(timeout_s=5.0, catch_up=False)
     async def report(self) -> ProcessReport:
         """Return the report of the process that is called."""
+
+    @rpc(timeout_s=1.0, catch_up=False)
+    async def ping(self) -> None:
+        """Return, as a sign of life."""

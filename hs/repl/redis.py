@@ -46,6 +46,7 @@ BEAT_S = 1.0
 ADVANCE_S = 0.02  # for which advances of idle writers are collected before a message
 ANNOUNCE_EVERY = 5  # beats; after that a lost last message is noticed
 PUBLISH_S = 5.0
+PING_S = 5.0
 SILENT_S = 15.0  # without any message, own ones included: the connection is dead
 FLUSH_S = 1.0
 FIRST_PAUSE_S = 0.1
@@ -107,6 +108,19 @@ class RedisTransport:
     def waiting_out(self) -> int:
         """Number of messages that are not sent yet."""
         return len(self._outbox)
+
+    async def find_fault(self) -> str | None:
+        """Return why Redis does not carry messages, or None."""
+        if not self.connected:
+            return "it cannot be reached"
+        try:
+            with trio.fail_after(PING_S):
+                await self._link.ping()
+        except RedisDown as error:
+            return str(error)
+        except trio.TooSlowError:
+            return "it does not answer"
+        return None
 
     def attach(self, source: Source) -> None:
         """Add a writer of this process and announce its position."""

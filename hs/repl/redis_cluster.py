@@ -80,6 +80,7 @@ def connect(
         intake=intake,
         freshness=Freshness(feed, instance, database, intake.look),
         announced=announced,
+        find_bus_fault=transport.find_fault,
     )
     return transport, cluster
 

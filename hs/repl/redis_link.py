@@ -136,6 +136,10 @@ class RedisLink:
             raise
         self._publisher = connection
 
+    async def ping(self) -> None:
+        """Wait for a sign of life, on a connection of its own. Raises: RedisDown."""
+        await _close(await self._open())
+
     async def aclose(self) -> None:
         """Close the connection that publishes, once Redis has everything."""
         connection, self._publisher = self._publisher, None

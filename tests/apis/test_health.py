@@ -1,45 +1,63 @@
 """Health checks, and the page of metrics."""
 
-from collections.abc import Mapping
-
 import attrs
-import trio
-import trio.testing
 
-from hs.apis.health import HealthApi, MetricsApi, SharedReadiness
+from hs.apis.health import HealthApi, MetricsApi
+from hs.lib.health import Cause, Health, HealthState, NoticedCause
 from hs.lib.metrics import Metrics
 from tests.support.web import client_for
 
+CHECKS = ("database", "replication")
+
 
 @attrs.define
-class FixedReadiness:
-    """A Readiness with fixed results."""
+class FixedHealth:
+    """A source with a fixed result."""
 
-    results: dict[str, str | None]
+    health: Health
 
-    async def check(self) -> Mapping[str, str | None]:
-        return self.results
+    async def check(self) -> Health:
+        return self.health
+
+
+def health_with(code: str, state: HealthState) -> Health:
+    cause = Cause(code=code, check="replication", subject="main", message="it hangs", state=state)
+    return Health(causes=(NoticedCause(cause=cause, since_ms=7),))
 
 
 async def test_health_of_a_running_process_is_ok() -> None:
-    response = await client_for(HealthApi(FixedReadiness({}))).get("/health")
+    response = await client_for(HealthApi(FixedHealth(Health()), CHECKS)).get("/health")
 
     assert (response.status, response.body) == (200, b"OK")
 
 
-async def test_readiness_names_the_failed_check() -> None:
-    readiness = FixedReadiness({"database": None, "redis": None})
-    client = client_for(HealthApi(readiness))
+async def test_readiness_is_ready_degraded_or_unready_with_causes() -> None:
+    source = FixedHealth(Health())
+    client = client_for(HealthApi(source, CHECKS))
 
     ready = await client.get("/health/ready")
-    readiness.results["redis"] = "no connection"
+    source.health = health_with("process_hung", HealthState.DEGRADED)
+    degraded = await client.get("/health/ready")
+    source.health = health_with("secret_differs", HealthState.UNREADY)
     unready = await client.get("/health/ready")
 
-    assert (ready.status, ready.json["ready"]) == (200, True)
+    all_ok = {"database": "ok", "replication": "ok"}
+    assert ready.status == 200
+    assert ready.json == {"ready": True, "status": "ready", "causes": [], "checks": all_ok}
+    cause = {"subject": "main", "message": "it hangs", "since": 7}
+    assert degraded.status == 200
+    assert degraded.json == {
+        "ready": True,
+        "status": "degraded",
+        "causes": [{"code": "process_hung", "status": "degraded", **cause}],
+        "checks": all_ok,
+    }
     assert unready.status == 503
     assert unready.json == {
         "ready": False,
-        "checks": {"database": "ok", "redis": "no connection"},
+        "status": "unready",
+        "causes": [{"code": "secret_differs", "status": "unready", **cause}],
+        "checks": {"database": "ok", "replication": "it hangs"},
     }
 
 
@@ -51,36 +69,3 @@ async def test_metrics_are_scraped_as_text() -> None:
 
     assert response.headers["content-type"].startswith("text/plain")
     assert b"cats_total 3.0" in response.body
-
-
-@attrs.define
-class SlowReadiness:
-    """A Readiness that counts its checks and takes a second for each."""
-
-    checks: int = 0
-
-    async def check(self) -> Mapping[str, str | None]:
-        self.checks += 1
-        await trio.sleep(1)
-        return {"database": f"check {self.checks}"}
-
-
-async def test_requests_at_the_same_time_share_one_check(
-    autojump_clock: trio.testing.MockClock,
-) -> None:
-    readiness = SlowReadiness()
-    shared = SharedReadiness(readiness)
-    results = []
-
-    async def ask() -> None:
-        results.append(await shared.check())
-
-    with trio.move_on_after(0.5):
-        await shared.check()  # it is cancelled, and the next one begins anew
-    async with trio.open_nursery() as nursery:
-        for _ in range(100):
-            nursery.start_soon(ask)
-    await ask()
-
-    assert readiness.checks == 3
-    assert results == [{"database": "check 2"}] * 100 + [{"database": "check 3"}]

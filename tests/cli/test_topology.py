@@ -4,7 +4,7 @@ import attrs
 import click
 
 from hs.cli.topology import describe, problems_of, unlisted
-from hs.repl.process_reports import FollowedWriter, ProcessReport
+from hs.repl.process_reports import FollowedWriter, ProcessReport, ReportedFault
 
 MAIN = ProcessReport(
     instance="main",
@@ -20,7 +20,8 @@ MAIN = ProcessReport(
     follows=(FollowedWriter(stream="typing", writer="sync1", position=5, lag=2, repairs=0),),
     calls=("sync1",),
     hears=("sync1", "sync9"),
-    faults={},
+    state="ready",
+    faults=(),
     settings={"server_name": "aa", "rc_login": "bb"},
 )
 WORKER = attrs.evolve(MAIN, instance="sync1", duties=(), writes={}, calls=("main",), follows=())
@@ -55,7 +56,16 @@ def test_each_problem_is_named() -> None:
     other = attrs.evolve(
         WORKER,
         version="1.2.4",
-        faults={"database": "the database does not answer"},
+        state="unready",
+        faults=(
+            ReportedFault(
+                code="database_hung",
+                subject="database",
+                message="the database does not answer",
+                state="unready",
+                since_ms=7,
+            ),
+        ),
         follows=(behind,),
         settings={"server_name": "aa", "rc_login": "cc", "rc_joins": "dd"},
     )
@@ -68,7 +78,7 @@ def test_each_problem_is_named() -> None:
     }
 
     assert list(problems_of(found)) == [
-        "sync1 is not ready: the database does not answer",
+        "sync1 is unready: the database does not answer",
         "sync1 is 5000 positions behind persister1 in stream events",
         "instance_map says that sync2 listens where sync1 does",
         "pusher1 is not reached: connection refused",

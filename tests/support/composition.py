@@ -126,6 +126,7 @@ class Neighbourhood:
             intake=intake,
             freshness=Freshness(feed, instance, database, look),
             announced=AnnouncedProcesses(""),
+            find_bus_fault=_no_fault,
         )
         return transport, cluster
 
@@ -136,6 +137,10 @@ class Neighbourhood:
     def look_of(self, feed: Feed, intake: Intake) -> Look:
         """Return what a process calls to look for rows that are late."""
         return intake.look
+
+
+async def _no_fault() -> str | None:
+    return None
 
 
 @attrs.frozen

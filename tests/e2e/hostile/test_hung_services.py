@@ -3,6 +3,7 @@
 A stopped process closes no connection and answers nothing, like a machine that is cut off.
 """
 
+import signal
 from collections.abc import Callable, Iterator
 from urllib.parse import quote
 
@@ -106,6 +107,21 @@ async def wait_for_readiness(ports: list[int], status: int) -> None:
                     await trio.sleep(0.1)
 
 
+async def subjects_of(port: int) -> tuple[int, set[str]]:
+    """Return the status of /health/ready, and the subjects of the causes."""
+    async with HttpClient(port) as client:
+        answer = await client.get("/health/ready")
+        return answer.status, {cause["subject"] for cause in answer.json["causes"]}
+
+
+async def wait_for_causes(ports: list[int], *subjects: str, status: int = 200) -> None:
+    """Wait until all processes serve, or do not, and name these subjects."""
+    for port in ports:
+        with trio.fail_after(CHANGE_S):
+            while await subjects_of(port) != (status, set(subjects)):  # noqa: ASYNC110 - a server
+                await trio.sleep(0.1)
+
+
 @pytest.fixture
 def own_postgres() -> Iterator[PostgresServer]:
     """A server that no other test uses."""
@@ -192,7 +208,7 @@ async def test_postgres_that_hangs_for_long_ends_no_process_and_loses_nothing(
             assert process.process.poll() is None, process.tail()
 
 
-async def test_hung_redis_makes_processes_unready_and_loses_nothing(
+async def test_hung_redis_makes_processes_degraded_and_loses_nothing(
     own_postgres: PostgresServer, own_redis: RedisServer
 ) -> None:
     with running_cluster("T2", own_postgres, own_redis) as cluster:
@@ -206,7 +222,7 @@ async def test_hung_redis_makes_processes_unready_and_loses_nothing(
 
             own_redis.pause()
             try:
-                await wait_for_readiness(ports, 503)
+                await wait_for_causes(ports, "redis")
                 sent = dict(member.acknowledged)
                 for port in ports:
                     assert sent.items() <= (await member.read_texts(port)).items()
@@ -219,3 +235,29 @@ async def test_hung_redis_makes_processes_unready_and_loses_nothing(
         assert set(member.statuses) == {200}
         for port in ports:
             assert await member.read_texts(port) == member.acknowledged
+
+
+async def test_readiness_names_hung_and_killed_processes_within_seconds(
+    own_postgres: PostgresServer, own_redis: RedisServer
+) -> None:
+    with running_cluster("T2", own_postgres, own_redis) as cluster:
+        main, persister = cluster.processes["main"], cluster.processes["persister1"]
+        assert persister.process is not None
+        own_redis.pause()
+        await wait_for_causes([main.port], "redis")
+        own_redis.resume()
+        await wait_for_causes([main.port])
+
+        persister.process.send_signal(signal.SIGSTOP)
+        await wait_for_causes([main.port], "persister1")
+        persister.process.send_signal(signal.SIGCONT)
+        await wait_for_causes([main.port])
+
+        persister.kill()
+        await wait_for_causes([main.port], "persister1")
+        persister.start()
+        await wait_for_causes([main.port])
+
+        with stopped(own_postgres):
+            await wait_for_causes([main.port], "database", status=503)
+        await wait_for_causes([main.port])

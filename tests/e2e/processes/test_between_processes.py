@@ -177,6 +177,6 @@ async def test_every_process_sees_changes_made_through_another(cluster: Cluster)
     assert shown["problems"] == []
     assert {*shown["processes"], *shown["unlisted"]} == set(ports)
     for name, report in shown["processes"].items():
-        assert (report["instance"], report["faults"]) == (name, {})
+        assert (report["instance"], report["state"], report["faults"]) == (name, "ready", [])
     assert "events" in shown["processes"]["persister1"]["writes"]
     assert "persister1" in shown["processes"]["main"]["calls"]
