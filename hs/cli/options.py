@@ -13,6 +13,7 @@ from hs.settings.settings import Settings
 
 F = TypeVar("F", bound=Callable[..., Any])
 DEFAULT_DATA = Path("data")
+DEFAULT_CONFIGS = (DEFAULT_DATA / CONFIG_NAME,)
 
 
 def config_option(command: F) -> F:
@@ -57,7 +58,7 @@ def load_command_settings(
     Raises: SettingsError.
     """
     return load_settings(
-        configs or (DEFAULT_DATA / CONFIG_NAME,),
+        configs or DEFAULT_CONFIGS,
         strict=strict,
         allow_ineffective=allow_ineffective,
     )

@@ -67,8 +67,8 @@ def _check_address(settings: Settings, add_problem: AddProblem) -> None:
 def _check_listeners(settings: Settings, add_problem: AddProblem) -> None:
     taken: list[tuple[str, int | Path, int]] = []
     for number, listener in enumerate(settings.listeners):
-        for address, place in _sockets(listener):
-            first = next((row[2] for row in taken if _overlap(row[:2], (address, place))), None)
+        for address, place in sockets_of(listener):
+            first = next((row[2] for row in taken if overlap(row[:2], (address, place))), None)
             taken.append((address, place, number))
             if first is None:
                 continue
@@ -82,7 +82,7 @@ def _check_listeners(settings: Settings, add_problem: AddProblem) -> None:
             break
 
 
-def _sockets(listener: Listener) -> list[tuple[str, int | Path]]:
+def sockets_of(listener: Listener) -> list[tuple[str, int | Path]]:
     """Return the addresses and ports, or the path, that a listener binds."""
     if listener.path is not None:
         return [("", listener.path)]
@@ -90,7 +90,7 @@ def _sockets(listener: Listener) -> list[tuple[str, int | Path]]:
     return [(address, listener.port) for address in listener.bind_addresses if listener.port]
 
 
-def _overlap(first: tuple[str, int | Path], second: tuple[str, int | Path]) -> bool:
+def overlap(first: tuple[str, int | Path], second: tuple[str, int | Path]) -> bool:
     """Return whether only one of two sockets can be bound.
 
     `0.0.0.0` contains all IPv4 addresses, `::` all IPv6 addresses.
@@ -161,7 +161,7 @@ def _check_this_worker(settings: Settings, add_problem: AddProblem) -> None:
     reasons = [f"writes {stream}" for stream in workers.writers if workers.writes(stream)]
     if workers.name in workers.peer_processes:
         reasons.append("sends the requests to other servers")
-    if reasons and not _offers(settings, "replication"):
+    if reasons and not offers(settings, "replication"):
         add_problem(
             "worker_listeners",
             f"{workers.name} {', '.join(reasons)}, so other processes must be able to reach it",
@@ -169,13 +169,14 @@ def _check_this_worker(settings: Settings, add_problem: AddProblem) -> None:
         )
 
 
-def _offers(settings: Settings, resource: str) -> bool:
+def offers(settings: Settings, resource: str) -> bool:
+    """Return whether a listener of this process serves a resource."""
     return any(resource in listener.names for listener in settings.listeners)
 
 
 def _check_main(settings: Settings, warn: Warn) -> None:
     workers = settings.workers
-    if workers.is_main and workers.others and not _offers(settings, "replication"):
+    if workers.is_main and workers.others and not offers(settings, "replication"):
         warn(
             "listeners",
             "no listener has the resource `replication`, so workers cannot reach the main process",
@@ -236,7 +237,7 @@ def _check_connections(settings: Settings, add_problem: AddProblem) -> None:
 
 
 def _check_metrics(settings: Settings, warn: Warn) -> None:
-    if _offers(settings, "metrics") and not settings.metrics.enable_metrics:
+    if offers(settings, "metrics") and not settings.metrics.enable_metrics:
         warn("enable_metrics", "false, so the listener with the resource `metrics` serves none")
 
 

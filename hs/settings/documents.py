@@ -57,6 +57,14 @@ def _files_of(path: Path) -> list[Path]:
     return [path]
 
 
+def configuration_files_of(path: Path) -> list[Path]:
+    """Return the files that `read_documents` would read: of a directory, or the file itself.
+
+    Raises: SettingsError.
+    """
+    return read_documents([path]).files
+
+
 def _text_of(file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8")

@@ -358,3 +358,26 @@ def test_serve_creates_the_missing_file_of_the_registration_secret(
     assert path.read_text() == secret
     assert path.stat().st_mode & 0o777 == 0o600
     assert secret.strip() not in "".join(capsys.readouterr())
+
+
+def test_all_files_are_checked_together_and_a_shared_mistake_is_told_once(
+    capfd: Capture, monkeypatch: pytest.MonkeyPatch, config: Path
+) -> None:
+    shared = config.read_text().partition("database:")[0]
+    config.write_text(
+        f"{shared}database: {{name: psycopg2, args: {{database: d}}}}\nredis: {{enabled: true}}\n"
+        "listeners: []\ninstance_map: {main: {host: localhost, port: 9093}}\n"
+        "pusher_instances: [pusher1]\n"
+    )
+    workers = config.parent / "workers"
+    workers.mkdir()
+    for name in ("w1", "w2"):
+        app = "worker_app: synapse.app.generic_worker\n"
+        (workers / f"{name}.yaml").write_text(f"{app}worker_name: {name}\n")
+
+    status = hs(monkeypatch, "check-config", "-c", config, "--workers", workers)
+
+    told = capfd.readouterr().err
+    assert status == EXIT_BAD_CONFIG
+    assert told.count("names pusher1 for sending notifications") == 1
+    assert "no listener has the resource `replication`" in told
