@@ -3,7 +3,8 @@
 Redis is shared with others who may have its password. Rules:
 
 - The seal is a MAC over the whole envelope. Its key is derived from the replication secret and the
-  identity of the database, so a copy of the server with a database of its own is not understood.
+  identity and place of the database, so a copy of the server with a database of its own is not
+  understood, even if that database began as a copy.
 - An envelope has the number of its sender's life, and its number in that life. One that is not
   newer than the last one of its sender was recorded and sent again: it is dropped.
 - Several messages share an envelope, and so one seal and one message of Redis.

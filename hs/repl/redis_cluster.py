@@ -24,7 +24,7 @@ from hs.settings.sections.server import RedisSettings
 from hs.settings.settings import Settings
 from hs.storage import leases
 from hs.storage.database import Database, Tx
-from hs.storage.identity import identity_of
+from hs.storage.identity import identity_of, place_of
 
 
 def connect(
@@ -90,7 +90,8 @@ async def _read_envelopes(tx: Tx, secret: str, instance: str) -> Envelopes:
     lease = await leases.read(tx, instance_lease(instance))
     # The lease on the name of this process, which grows with every life of it.
     life = 0 if lease is None else lease.fence
-    return Envelopes(envelope_key(secret, identity), instance, life)
+    place = await place_of(tx)
+    return Envelopes(envelope_key(secret, f"{identity}/{place}"), instance, life)
 
 
 def _redis_address(redis: RedisSettings) -> RedisAddress:

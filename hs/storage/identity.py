@@ -7,6 +7,9 @@ INSERT INTO database_identity (row_number, identity) VALUES (1, $1)
 ON CONFLICT (row_number) DO NOTHING
 """
 READ = "SELECT identity FROM database_identity"
+MAY_READ_SYSTEM = "SELECT has_function_privilege('pg_control_system()', 'EXECUTE')"
+SYSTEM = "SELECT system_identifier::text FROM pg_control_system()"
+DATABASE = "SELECT oid::bigint FROM pg_database WHERE datname = current_database()"
 
 
 async def identity_of(tx: Tx, new_identity: str) -> str:
@@ -14,3 +17,17 @@ async def identity_of(tx: Tx, new_identity: str) -> str:
     await tx.execute(INSERT, new_identity)
     identity: str = await tx.fetchval(READ)
     return identity
+
+
+async def place_of(tx: Tx) -> str:
+    """Return where the database is: the same after a restart and in a standby, not in a copy.
+
+    A cluster of PostgreSQL has a number that its standbys share, and a database in it has another.
+    So a database that was dumped and restored, or copied inside the cluster, is in another place. A
+    copy of all files of a cluster is not: nothing tells it from a standby that was promoted.
+    """
+    if tx.dialect.engine == "sqlite":
+        return ""
+    # A role may lack the privilege, and a unit must not catch the error.
+    system = await tx.fetchval(SYSTEM) if await tx.fetchval(MAY_READ_SYSTEM) else ""
+    return f"{system}/{await tx.fetchval(DATABASE)}"
