@@ -10,6 +10,7 @@ import logging
 import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 
 import trio
 
@@ -25,6 +26,7 @@ from hs.nursery.log_setup import reopen_log_files, set_up_logging
 from hs.nursery.nursery_tree import Shutdown, run_tree
 from hs.nursery.pid_file import limit_open_files, pid_file
 from hs.nursery.plan import Plan, plan_of
+from hs.nursery.running_processes import answers
 from hs.nursery.signals import watch_signals
 from hs.repl.leases import instance_lease
 from hs.settings.errors import SettingsError
@@ -34,6 +36,7 @@ from hs.storage.database import Database, DatabaseError, DatabaseUnavailable, Fo
 from hs.storage.migrate import bundled_migrations, migrate, pending_migrations
 
 NAME_WAIT_S = 40.0  # longer than the lease of a process whose host crashed
+DUPLICATE_WAIT_S = 4.0  # for a running process with this name, which may be about to end
 SCHEMA_WAIT_S = 300.0
 FILES_S = 10.0
 SCHEMA_LOOK_S = 1.0
@@ -101,7 +104,10 @@ async def run_process(settings: Settings, plan: Plan) -> None:
                 process = compose(settings, plan, SystemClock(), bridge, database)
                 tune_garbage_collector()
                 async with process.base.leases.hold_fenced(
-                    instance_lease(plan.instance), NAME_WAIT_S, _name_wait_s(settings)
+                    instance_lease(plan.instance),
+                    NAME_WAIT_S,
+                    _duplicate_wait_s(settings),
+                    partial(answers, settings, plan.instance),
                 ):
                     with pid_file(settings.server.pid_file):
                         await run_tree(process, shutdown, ready)
@@ -142,10 +148,10 @@ def _reload_certificates(listening: list[BoundListener]) -> None:
             )
 
 
-def _name_wait_s(settings: Settings) -> float:
+def _duplicate_wait_s(settings: Settings) -> float:
     # A second process on one SQLite file is a mistake; with PostgreSQL, the previous process of
-    # this name may still be draining.
-    return 0.0 if settings.database.is_sqlite else NAME_WAIT_S
+    # this name may have been asked to stop.
+    return 0.0 if settings.database.is_sqlite else DUPLICATE_WAIT_S
 
 
 @asynccontextmanager

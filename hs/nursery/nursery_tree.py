@@ -27,7 +27,7 @@ from hs.nursery.part import Runner
 from hs.nursery.pid_file import open_file_limit
 from hs.nursery.process import Process
 from hs.repl.calls.reply import RpcUnavailable
-from hs.repl.leases import LeaseLost
+from hs.repl.leases import LeaseLost, instance_lease
 from hs.repl.memory_writer import attach_writers
 from hs.settings.sections.connections import ConnectionSettings
 from hs.settings.sections.listeners import Listener
@@ -141,6 +141,7 @@ async def _serve(process: Process, shutdown: Shutdown, on_ready: OnReady) -> Non
         log.info("draining: accepting no new requests, waiting for running ones")
         systemd.notify(systemd.STOPPING)
         process.drain.begin()
+        await process.base.leases.announce_end(instance_lease(plan.instance))
 
 
 async def _listen(

@@ -11,6 +11,8 @@ Rules:
   itself refuses to all but the latest holder, so its holder may go on while the database is away.
 - The name of a holder contains its host, process and start time. Another process on the same host
   sees when that process is dead and need not wait for the lease to expire.
+- A fenced lease that a running process holds is refused soon: two processes have one name. Its
+  holder runs if its host says so or if it answers calls, and has not announced that it ends.
 """
 
 import logging
@@ -99,9 +101,32 @@ def _started_at(pid: int) -> str:
     return "" if state in ("Z", "X") else fields[18]
 
 
+async def _nobody_answers() -> bool:
+    await trio.lowlevel.checkpoint()
+    return False
+
+
+@attrs.frozen
+class _Patience:
+    """How long to wait for a holder that runs, and for another one; `answers` asks it."""
+
+    wait_s: float
+    living_wait_s: float
+    answers: Callable[[], Awaitable[bool]] = _nobody_answers
+
+    @property
+    def is_equal(self) -> bool:
+        """Whether it makes no difference what the holder does."""
+        return self.wait_s == self.living_wait_s
+
+
 def instance_lease(instance: str) -> str:
     """Return the name of the lease that an instance holds on its own name."""
     return f"instance:{instance}"
+
+
+def _mark_of_end(name: str) -> str:
+    return f"ending:{name}"
 
 
 @attrs.define(eq=False)
@@ -124,30 +149,45 @@ class Leases:
 
         Raises: LeaseTaken; LeaseLost, in a group, which also cancels the block.
         """
-        return self._hold(name, wait_s, wait_s, self._keep)
+        return self._hold(name, _Patience(wait_s, wait_s), self._keep)
 
     def hold_fenced(
-        self, name: str, wait_s: float, living_wait_s: float
+        self,
+        name: str,
+        wait_s: float,
+        living_wait_s: float,
+        answers: Callable[[], Awaitable[bool]] = _nobody_answers,
     ) -> AbstractAsyncContextManager[Lease]:
         """Hold a lease as `hold` does, but do not stop while the database is away.
 
         It is for work that does no harm without the database, and that the database refuses when
-        another process has taken the lease. If the other holder is seen to run, this waits for it
-        up to `living_wait_s` instead of `wait_s`.
+        another process has taken the lease. If the other holder runs, this waits for it up to
+        `living_wait_s` instead of `wait_s`; `answers` returns whether it does, for one on another
+        host.
 
         Raises: LeaseTaken; LeaseLost, in a group, which also cancels the block.
         """
-        return self._hold(name, wait_s, living_wait_s, self._keep_fenced)
+        return self._hold(name, _Patience(wait_s, living_wait_s, answers), self._keep_fenced)
+
+    async def announce_end(self, name: str) -> None:
+        """Announce, to processes that wait for a lease, that this one is about to give it back."""
+        expires_ms = self._now_ms() + TTL_MS
+        with trio.move_on_after(GIVE_BACK_S):
+            try:
+                await self._database.write(
+                    leases.mark, _mark_of_end(name), self._holder, expires_ms
+                )
+            except DatabaseError as error:
+                log.warning("cannot announce the end of lease %s: %s", name, error)
 
     @asynccontextmanager
     async def _hold(
         self,
         name: str,
-        wait_s: float,
-        living_wait_s: float,
+        patience: _Patience,
         keep: Callable[[Lease], Awaitable[None]],
     ) -> AsyncIterator[Lease]:
-        lease = await self._take(name, wait_s, living_wait_s)
+        lease = await self._take(name, patience)
         try:
             self.held.add(name)
             async with trio.open_nursery() as nursery:
@@ -158,23 +198,36 @@ class Leases:
             self.held.discard(name)
             await self._give_back(lease)
 
-    async def _take(self, name: str, wait_s: float, living_wait_s: float) -> Lease:
+    async def _take(self, name: str, patience: _Patience) -> Lease:
         began = trio.current_time()
+        waited_for = ""
         while True:
             lease = await self.try_take(name)
             if lease is not None:
                 return lease
             row = await self._database.read(leases.read, name)
             holder = row.holder if row is not None else ""
-            is_holder_alive = is_alive(holder)
-            if is_holder_alive is False:
+            if is_alive(holder) is False:
                 # It was killed on this host and will not renew, so do not wait for the expiry.
                 await self._database.write(leases.release, name, holder)
                 continue
-            left_s = began + (living_wait_s if is_holder_alive else wait_s) - trio.current_time()
+            limit_s = patience.wait_s
+            if not patience.is_equal and await self._runs(name, holder, patience):
+                limit_s = patience.living_wait_s
+            left_s = began + limit_s - trio.current_time()
             if left_s <= 0:
                 raise LeaseTaken(name, holder)
+            if holder != waited_for and not patience.is_equal:
+                waited_for = holder
+                log.warning("%s has %s, waiting up to %.0f s for its end", holder, name, left_s)
             await trio.sleep(min(RETRY_S, left_s))
+
+    async def _runs(self, name: str, holder: str, patience: _Patience) -> bool:
+        """Return whether a holder runs and is not about to end."""
+        mark = await self._database.read(leases.read, _mark_of_end(name))
+        if mark is not None and mark.holder == holder:
+            return False
+        return bool(is_alive(holder)) or await patience.answers()
 
     async def _keep(self, lease: Lease) -> None:
         valid_until = trio.current_time() + (TTL_MS - SKEW_MS) / 1000

@@ -28,6 +28,11 @@ WHERE leases.expires_ms <= $4 OR leases.holder = excluded.holder
     OR leases.expires_ms > excluded.expires_ms + {FUTURE_MS}
 RETURNING fence
 """
+# Not a lease that anybody waits for: it says what its holder is about to do.
+MARK = """
+INSERT INTO leases (name, holder, fence, expires_ms) VALUES ($1, $2, 1, $3)
+ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, expires_ms = excluded.expires_ms
+"""
 HOLDER = "SELECT holder, fence, expires_ms FROM leases WHERE name = $1"
 # The row is kept so that the fence never decreases.
 GIVE_BACK = "UPDATE leases SET expires_ms = 0, holder = '' WHERE name = $1 AND holder = $2"
@@ -52,6 +57,11 @@ async def take(tx: Tx, name: str, holder: str, expires_ms: int, now_ms: int) -> 
     """
     fence: int | None = await tx.fetchval(TAKE, name, holder, expires_ms, now_ms)
     return fence
+
+
+async def mark(tx: Tx, name: str, holder: str, expires_ms: int) -> None:
+    """Store a holder under a name, whoever is stored there."""
+    await tx.execute(MARK, name, holder, expires_ms)
 
 
 async def renew(tx: Tx, name: str, holder: str, fence: int, expires_ms: int) -> bool:

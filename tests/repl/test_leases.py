@@ -94,6 +94,49 @@ async def test_wait_for_a_holder_that_is_seen_to_run_has_its_own_limit(
         assert lease.fence == 3
 
 
+@pytest.mark.parametrize(("is_answering", "waited_s"), [(True, 4), (False, 29)])
+async def test_holder_on_another_host_runs_if_it_answers(
+    db: Database, autojump_clock: trio.testing.MockClock, is_answering: bool, waited_s: int
+) -> None:
+    async def answers() -> bool:
+        await trio.lowlevel.checkpoint()
+        return is_answering
+
+    await process(db, "w1@elsewhere:1:2:3/a").try_take("instance")
+    began, refused = trio.current_time(), False
+    try:
+        async with process(db, holder_name("w1")).hold_fenced("instance", 60, 4, answers):
+            pass
+    except LeaseTaken:
+        refused = True
+
+    assert refused is is_answering
+    assert trio.current_time() - began == pytest.approx(waited_s, abs=2)
+
+
+async def test_running_holder_that_announces_its_end_is_waited_for(
+    db: Database, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    ending, next_life = (process(db, holder_name("w1")) for _ in range(2))
+    has_lease = trio.Event()
+
+    async def run_first() -> None:
+        async with ending.hold("instance"):
+            has_lease.set()
+            await trio.sleep(3)
+            await ending.announce_end("instance")
+            await trio.sleep(15)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run_first)
+        await has_lease.wait()
+        async with next_life.hold_fenced("instance", 60, 4):
+            assert 17 < trio.current_time() < 21
+
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert told.endswith("has instance, waiting up to 4 s for its end")
+
+
 async def test_returned_lease_is_free_at_once_and_its_fence_grows(database: Database) -> None:
     fences: list[int] = []
     for holder in ("a", "b", "a"):
