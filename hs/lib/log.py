@@ -1,4 +1,4 @@
-"""Log formats: lines of text or JSON, with the request ID and with secrets redacted."""
+"""Log formats: lines of text or JSON with process and request ID, and with secrets redacted."""
 
 import logging
 import re
@@ -29,6 +29,7 @@ _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {
     "asctime",
     "request",
     "request_id",
+    "instance",
 }
 # A record with no more attributes than this has no extras.
 _USUAL_SIZE = len(vars(logging.makeLogRecord({})))
@@ -58,20 +59,35 @@ def extras_of(record: logging.LogRecord) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if name not in _STANDARD}
 
 
+class _ProcessName:
+    """The name of this process; there is one log, whoever writes to it."""
+
+    text = ""
+
+
+def name_process(name: str) -> None:
+    """Write the name of this process in each line from now on."""
+    _ProcessName.text = name
+
+
 @lru_cache(maxsize=2)
 def _second(timestamp: int) -> str:
     return datetime.fromtimestamp(timestamp, UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
 class TextFormatter(logging.Formatter):
-    """A line per record: time, level, logger, request ID, message and `name=value` extras."""
+    """A line per record: time, level, logger, origin, message and `name=value` extras.
+
+    The origin is the name of the process and the request ID.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         """Format a record."""
         time_text = f"{_second(int(record.created))}.{int(record.msecs):03d}"
+        request_id, name = REQUEST_ID.get(), _ProcessName.text
         line = (
-            f"{time_text} {record.levelname:<7} {record.name} [{REQUEST_ID.get()}] "
-            f"{_one_line(record.getMessage())}"
+            f"{time_text} {record.levelname:<7} {record.name} "
+            f"[{f'{name}/{request_id}' if name else request_id}] {_one_line(record.getMessage())}"
         )
         for name, value in extras_of(record).items():
             line += f" {name}={_one_line(str(value))}"
@@ -89,6 +105,7 @@ class JsonFormatter(logging.Formatter):
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname,
             "logger": record.name,
+            "process": _ProcessName.text,
             "request": REQUEST_ID.get(),
             "log": record.getMessage(),
             **extras_of(record),
@@ -145,7 +162,7 @@ def _fault_of(record: logging.LogRecord) -> object:
 
 
 class ContextFilter(logging.Filter):
-    """Adds the attribute `request` to every record, for formats in the logging configuration.
+    """Adds the attributes `request` and `instance` to every record, for formats of administrators.
 
     `request` is its value outside of requests.
     """
@@ -155,10 +172,11 @@ class ContextFilter(logging.Filter):
         self._outside = request
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Add the request ID unless the record has one; always keep the record."""
+        """Add the request ID unless the record has one, and the process; always keep the record."""
         if not hasattr(record, "request"):
             request_id = REQUEST_ID.get()
             record.request = self._outside if request_id == NO_REQUEST else request_id
+        record.instance = _ProcessName.text
         return True
 
 

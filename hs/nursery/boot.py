@@ -4,6 +4,7 @@ Outermost first: signals, asyncio bridge, database, schema, the lease on the ins
 then the nursery tree of what the process does.
 """
 
+import errno
 import gc
 import linecache
 import logging
@@ -18,6 +19,7 @@ from hs.apis.web.listeners import BoundListener
 from hs.lib.aio import Bridge, open_bridge
 from hs.lib.allocator import give_memory_back
 from hs.lib.clock import SystemClock
+from hs.lib.log import name_process
 from hs.nursery import systemd
 from hs.nursery.compose import compose
 from hs.nursery.exit_causes import SchemaOutdated, cause_of, exit_status_of, first_leaf
@@ -29,7 +31,7 @@ from hs.nursery.plan import Plan, plan_of
 from hs.nursery.running_processes import answers
 from hs.nursery.signals import watch_signals
 from hs.repl.leases import instance_lease
-from hs.settings.errors import SettingsError
+from hs.settings.errors import Problem, SettingsError
 from hs.settings.settings import Settings
 from hs.storage.connect import DatabaseConfig, open_database
 from hs.storage.database import Database, DatabaseError, DatabaseUnavailable, ForeignDatabase
@@ -49,6 +51,7 @@ def main(settings: Settings) -> int:
     plan = plan_of(settings)
     give_memory_back()
     try:
+        name_process(plan.instance)
         set_up_logging(settings.logging)
         limit_open_files(settings.server.soft_file_limit)
         trio.run(run_process, settings, plan, restrict_keyboard_interrupt_to_checkpoints=True)
@@ -64,10 +67,21 @@ def _report_failure(settings: Settings, plan: Plan, error: BaseException) -> int
     if isinstance(leaf := first_leaf(error), SettingsError):
         error = settings.locate(leaf)
     cause, is_bug = cause_of(error)
+    if isinstance(leaf, OSError) and leaf.errno == errno.EADDRINUSE:
+        cause = str(settings.locate(SettingsError([_taken_address(settings, cause)])))
     if is_bug:
         log.critical("this is a bug of the server", exc_info=error)
     _print(f"hs: {plan.instance}: {cause}")
     return exit_status_of(error)
+
+
+def _taken_address(settings: Settings, cause: str) -> Problem:
+    return Problem(
+        key="listeners" if settings.workers.is_main else "worker_listeners",
+        message=cause,
+        remedy="stop the process that listens there, or choose another port; for all processes "
+        "together: `hs check-config --workers`",
+    )
 
 
 def _print(line: str) -> None:

@@ -73,11 +73,13 @@ def translate_classes(config: Mapping[str, Any]) -> dict[str, Any]:
     for part in _PARTS:
         if isinstance(config.get(part), dict):
             changed[part] = {name: _translate_entry(entry) for name, entry in config[part].items()}
-    return _with_request_filter(changed) if "request" in str(changed.get("formatters")) else changed
+    formats = str(changed.get("formatters"))
+    is_needed = "request" in formats or "instance" in formats
+    return _with_own_filter(changed) if is_needed else changed
 
 
-def _with_request_filter(config: dict[str, Any]) -> dict[str, Any]:
-    """Add a filter to all handlers, so that formats may use `%(request)s` as in Synapse."""
+def _with_own_filter(config: dict[str, Any]) -> dict[str, Any]:
+    """Add a filter to all handlers, so that formats may use `%(request)s` and `%(instance)s`."""
     filters, handlers = config.get("filters") or {}, config.get("handlers")
     if not isinstance(filters, dict) or not isinstance(handlers, dict):
         return config

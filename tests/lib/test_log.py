@@ -17,6 +17,7 @@ from hs.lib.log import (
     BatchedLines,
     QuietRepeats,
     json_handler,
+    name_process,
     protect,
     text_handler,
     without_secrets,
@@ -26,6 +27,7 @@ from hs.lib.log import (
 @pytest.fixture(autouse=True)
 def restored_request_id() -> Iterator[None]:
     """Restore the request ID, which tests that are not tasks set in the context of the process."""
+    name_process("")  # a test that starts a process leaves its name
     token = REQUEST_ID.set(NO_REQUEST)
     yield
     REQUEST_ID.reset(token)
@@ -63,6 +65,17 @@ def test_text_lines_contain_request_id_and_extras() -> None:
     line = logged_line(text_handler(), "seen %s", "a cat", room="!r:test")
 
     assert line.endswith("INFO    hs.test [GET-5] seen a cat room=!r:test\n")
+
+
+def test_lines_name_the_process() -> None:
+    REQUEST_ID.set("GET-5")
+    name_process("sync1")
+    text = logged_line(text_handler(), "seen a cat")
+    fields = orjson.loads(logged_line(json_handler(), "seen a cat"))
+    name_process("")
+
+    assert text.endswith("INFO    hs.test [sync1/GET-5] seen a cat\n")
+    assert (fields["process"], fields["request"]) == ("sync1", "GET-5")
 
 
 def test_control_characters_are_escaped() -> None:
