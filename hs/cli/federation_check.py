@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 import trio
 
-from hs.cli.options import config_option, load_command_settings
+from hs.cli.options import STEP_MARKS, config_option, load_command_settings
 from hs.core.errors import InvalidParam
 from hs.core.ids import ServerName, parse_server_name
 from hs.core.signing.keys import Signer
@@ -15,8 +15,6 @@ from hs.nursery.wiring.federation.peers import build_peer_network
 from hs.repl.signing_key import signing_key_of
 from hs.services.federation_client.peer_check import PeerCheck
 from hs.settings.settings import Settings
-
-_MARKS = {True: ("ok", "green"), False: ("FAILED", "red"), None: ("-", "yellow")}
 
 
 @click.command(
@@ -65,7 +63,7 @@ async def _check(settings: Settings, server: ServerName) -> bool:
                 await nursery.start(runner)
             click.echo(f"Checking {server}, as {own_name} reaches it:")
             async for step in check.steps(server):
-                mark, color = _MARKS[step.is_good]
+                mark, color = STEP_MARKS[step.is_good]
                 click.echo(f"  {click.style(f'{mark:6}', fg=color)} {step.subject}: {step.finding}")
                 is_good = is_good and step.is_good is not False
             nursery.cancel_scope.cancel()

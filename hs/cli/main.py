@@ -14,6 +14,7 @@ _COMMANDS = {
     "generate-config": ("hs.cli.generate", "Write an initial configuration."),
     "check-config": ("hs.cli.check_config", "Report all mistakes in a configuration."),
     "plan": ("hs.cli.inspect_plan", "Show what a process would run."),
+    "doctor": ("hs.cli.doctor", "Check a running server as a whole."),
     "topology": ("hs.cli.topology", "Show the running processes of a server."),
     "routes": ("hs.cli.inspect_plan", "List the HTTP endpoints."),
     "register-user": ("hs.cli.register", "Create an account on a running server."),

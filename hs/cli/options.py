@@ -13,6 +13,8 @@ from hs.settings.settings import Settings
 
 F = TypeVar("F", bound=Callable[..., Any])
 DEFAULT_DATA = Path("data")
+# How the steps of a check are marked: good, bad, or neither.
+STEP_MARKS = {True: ("ok", "green"), False: ("FAILED", "red"), None: ("-", "yellow")}
 DEFAULT_CONFIGS = (DEFAULT_DATA / CONFIG_NAME,)
 
 

@@ -9,11 +9,9 @@ import click
 import trio
 
 from hs.cli.options import config_option, load_command_settings
-from hs.nursery.running_processes import FoundProcesses, ask_processes
+from hs.nursery.running_processes import FoundProcesses, ask_processes, problems_of
 from hs.repl.process_reports import ProcessReport
 from hs.settings.sections.workers import MAIN
-
-_MANY_POSITIONS = 1000  # a process that is so far behind shows clients old data
 
 
 @click.command(
@@ -85,38 +83,6 @@ def unlisted(found: FoundProcesses) -> list[str]:
         for name in report.hears
     }
     return sorted(heard - set(found))
-
-
-def problems_of(found: FoundProcesses) -> Iterator[str]:
-    """Yield what is wrong with the processes, each and together."""
-    reports = {name: report for name, report in found.items() if isinstance(report, ProcessReport)}
-    for name, report in found.items():
-        if isinstance(report, str):
-            yield f"{name} is not reached: {report}"
-            continue
-        yield from (f"{name} is {fault.state}: {fault.message}" for fault in report.faults)
-        if report.instance != name:
-            yield f"instance_map says that {name} listens where {report.instance} does"
-        for followed in report.follows:
-            if followed.lag > _MANY_POSITIONS:
-                yield (
-                    f"{name} is {followed.lag} positions behind {followed.writer} in stream "
-                    f"{followed.stream}"
-                )
-    versions = {report.version for report in reports.values()}
-    if len(versions) > 1:
-        yield f"the processes run different versions: {', '.join(sorted(versions))}"
-    reference = reports.get(MAIN)
-    if reference is None:
-        return
-    for name, report in reports.items():
-        keys = [
-            key
-            for key in sorted({*reference.settings, *report.settings})
-            if reference.settings.get(key) != report.settings.get(key)
-        ]
-        if keys:
-            yield f"{name} has other settings than {MAIN}: {', '.join(keys)}"
 
 
 def _as_json(found: FoundProcesses, problems: list[str]) -> str:

@@ -45,6 +45,8 @@ class LocalProcessReports:
             state=health.state.label,
             faults=tuple(map(_report_of, health.causes)),
             settings=dict(base.settings.digests),
+            signing_key=base.signer.key.verify_key.base64,
+            now_ms=base.clock.now_ms(),
         )
 
     async def ping(self) -> None:

@@ -1,13 +1,14 @@
 """Asks the running processes of a server about themselves, as an outsider that has the secret."""
 
 import secrets
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from typing import TypeAlias
 
 import trio
 
 from hs.lib.default_tls import default_tls
+from hs.nursery.health.process_probes import LAG_POSITIONS
 from hs.nursery.process_base import topology_of
 from hs.repl.calls.client import RpcClients
 from hs.repl.calls.reply import RpcFailed, RpcUnavailable
@@ -15,6 +16,7 @@ from hs.repl.calls.sender import LinkSender
 from hs.repl.feed import Feed
 from hs.repl.process_reports import ProcessReport, ProcessReports
 from hs.repl.signing_key import replication_secret_of
+from hs.settings.sections.workers import MAIN
 from hs.settings.settings import Settings
 
 ANSWER_S = 2.0
@@ -65,3 +67,35 @@ async def _report_of(clients: RpcClients, name: str) -> ProcessReport | str:
         return error.cause
     except RpcFailed as error:
         return str(error)
+
+
+def problems_of(found: FoundProcesses) -> Iterator[str]:
+    """Yield what is wrong with the processes, each and together."""
+    reports = {name: report for name, report in found.items() if isinstance(report, ProcessReport)}
+    for name, report in found.items():
+        if isinstance(report, str):
+            yield f"{name} is not reached: {report}"
+            continue
+        yield from (f"{name} is {fault.state}: {fault.message}" for fault in report.faults)
+        if report.instance != name:
+            yield f"instance_map says that {name} listens where {report.instance} does"
+        for followed in report.follows:
+            if followed.lag > LAG_POSITIONS:
+                yield (
+                    f"{name} is {followed.lag} positions behind {followed.writer} in stream "
+                    f"{followed.stream}"
+                )
+    versions = {report.version for report in reports.values()}
+    if len(versions) > 1:
+        yield f"the processes run different versions: {', '.join(sorted(versions))}"
+    reference = reports.get(MAIN)
+    if reference is None:
+        return
+    for name, report in reports.items():
+        keys = [
+            key
+            for key in sorted({*reference.settings, *report.settings})
+            if reference.settings.get(key) != report.settings.get(key)
+        ]
+        if keys:
+            yield f"{name} has other settings than {MAIN}: {', '.join(keys)}"

@@ -37,7 +37,8 @@ class ProcessReport:
     `duties` are those of its plan, `leases` what it does at the moment alone. `writes` are streams
     with the position of the last commit. `calls` are the processes that it is connected to,
     `hears` those that announce themselves on Redis. `state` is `ready`, `degraded` or
-    `unready`, and `faults` are its causes. `settings` are digests by key.
+    `unready`, and `faults` are its causes. `settings` are digests by key,
+    `signing_key` is the public one.
     """
 
     instance: str
@@ -56,6 +57,8 @@ class ProcessReport:
     state: str
     faults: tuple[ReportedFault, ...]
     settings: Mapping[str, str]
+    signing_key: str
+    now_ms: int
 
 
 class ProcessReports(Protocol):

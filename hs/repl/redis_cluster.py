@@ -49,7 +49,7 @@ def connect(
     clients = RpcClients(sender, feed, look=look)
     intake = Intake(feed, instance, database, lambda other: clients.proxy(RecentRows, other))
     link = RedisLink(
-        _redis_address(settings.redis),
+        redis_address(settings.redis),
         channel_name(settings.server.server_name),
         client_name(instance),
     )
@@ -86,15 +86,21 @@ def connect(
 
 
 async def _read_envelopes(tx: Tx, secret: str, instance: str) -> Envelopes:
-    identity = await identity_of(tx, secrets.token_hex(16))
+    key = await read_envelope_key(tx, secret, secrets.token_hex(16))
     lease = await leases.read(tx, instance_lease(instance))
     # The lease on the name of this process, which grows with every life of it.
     life = 0 if lease is None else lease.fence
-    place = await place_of(tx)
-    return Envelopes(envelope_key(secret, f"{identity}/{place}"), instance, life)
+    return Envelopes(key, instance, life)
 
 
-def _redis_address(redis: RedisSettings) -> RedisAddress:
+async def read_envelope_key(tx: Tx, secret: str, new_identity: str) -> bytes:
+    """Return the key of messages; the database gets the new identity if it has none."""
+    identity = await identity_of(tx, new_identity)
+    return envelope_key(secret, f"{identity}/{await place_of(tx)}")
+
+
+def redis_address(redis: RedisSettings) -> RedisAddress:
+    """Return the address of Redis in the settings."""
     return RedisAddress(
         host=redis.host,
         port=redis.port,

@@ -3,7 +3,8 @@
 import attrs
 import click
 
-from hs.cli.topology import describe, problems_of, unlisted
+from hs.cli.topology import describe, unlisted
+from hs.nursery.running_processes import problems_of
 from hs.repl.process_reports import FollowedWriter, ProcessReport, ReportedFault
 
 MAIN = ProcessReport(
@@ -23,6 +24,8 @@ MAIN = ProcessReport(
     state="ready",
     faults=(),
     settings={"server_name": "aa", "rc_login": "bb"},
+    signing_key="key",
+    now_ms=7,
 )
 WORKER = attrs.evolve(MAIN, instance="sync1", duties=(), writes={}, calls=("main",), follows=())
 

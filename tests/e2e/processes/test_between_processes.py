@@ -85,9 +85,9 @@ def configure_unix_sockets(cluster: Cluster) -> None:
         )
 
 
-def topology_of(cluster: Cluster) -> dict[str, Any]:
-    """Return what `hs topology --json` prints."""
-    program = [sys.executable, "-c", "from hs.cli.main import run; run()", "topology", "--json"]
+def shown_by(command: str, cluster: Cluster) -> dict[str, Any]:
+    """Return what a command prints with --json."""
+    program = [sys.executable, "-c", "from hs.cli.main import run; run()", command, "--json"]
     shared = cluster.processes["main"].configs[0]
     result = subprocess.run(
         [*program, "-c", str(shared)],
@@ -173,7 +173,12 @@ async def test_every_process_sees_changes_made_through_another(cluster: Cluster)
             assert health.status == 200
     for process in cluster.processes.values():
         assert "permission" not in process.log.read_text()
-    shown = topology_of(cluster)
+    examined = shown_by("doctor", cluster)
+    assert examined["ok"], examined
+    assert {"subject": "Redis", "finding": f"heard {', '.join(sorted(ports))}", "result": "ok"} in (
+        examined["steps"]
+    )
+    shown = shown_by("topology", cluster)
     assert shown["problems"] == []
     assert {*shown["processes"], *shown["unlisted"]} == set(ports)
     for name, report in shown["processes"].items():

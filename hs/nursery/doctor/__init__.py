@@ -1,0 +1,1 @@
+"""The checks of a running server from outside, for `hs doctor`."""
