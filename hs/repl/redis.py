@@ -4,7 +4,9 @@ Redis makes replication fast, not safe. Rules:
 
 - The rows of table streams are in the database and those of memory streams in their writers, so
   a lost message is only a gap, which Intake fills. It is noticed by the next message of the
-  writer or, at the latest, by its next announcement of positions.
+  writer or, at the latest, by its next announcement of positions. A position is announced once
+  more a few beats after it changed; all are announced if a process connects or messages were
+  lost, and once a minute. So processes that do nothing send each other almost nothing.
 - A connection is announced with REPLICATE and the positions of this process. What was published
   while it was down is a gap for the others, and the reverse.
 - Positions are read from the database after subscribing, so no commit falls in between.
@@ -45,6 +47,7 @@ from hs.repl.transport import Source
 BEAT_S = 1.0
 ADVANCE_S = 0.02  # for which advances of idle writers are collected before a message
 ANNOUNCE_EVERY = 5  # beats; after that a lost last message is noticed
+ANNOUNCE_ALL_EVERY = 60  # beats
 PUBLISH_S = 5.0
 PING_S = 5.0
 SILENT_S = 15.0  # without any message, own ones included: the connection is dead
@@ -88,6 +91,7 @@ class RedisTransport:
     _inbox: deque[bytes] = attrs.Factory(deque)
     _is_following: bool = False
     _announced: dict[tuple[str, str], int] = attrs.Factory(dict)
+    _repeated: dict[tuple[str, str], int] = attrs.Factory(dict)
     _has_lost_messages: bool = False
     _advanced: trio.Event = attrs.Factory(trio.Event)
     _listening: trio.CancelScope = attrs.Factory(trio.CancelScope)
@@ -269,9 +273,12 @@ class RedisTransport:
         self._announced[source.stream.name, source.writer] = source.position
         self._enqueue(position_message(self._instance, source))
 
-    def _announce_all(self) -> None:
+    def _announce_process(self) -> None:
         digest = self._announced_processes.own
         self._enqueue(Message(MessageKind.ALIVE, self._instance, digest))
+
+    def _announce_all(self) -> None:
+        self._announce_process()
         for source in self.sources:
             self._announce(source)
 
@@ -281,6 +288,15 @@ class RedisTransport:
             await trio.sleep(ADVANCE_S)
             self._advanced = trio.Event()
             self._announce_changed()
+
+    def _announce_recent(self) -> None:
+        """Announce this process, and the positions that changed since the last call."""
+        self._announce_process()
+        for source in self.sources:
+            key = source.stream.name, source.writer
+            if self._repeated.get(key) != source.position:
+                self._repeated[key] = source.position
+                self._announce(source)
 
     def _announce_changed(self) -> None:
         for source in self.sources:
@@ -293,9 +309,11 @@ class RedisTransport:
         while True:
             await trio.sleep(BEAT_S)
             beat += 1
-            if beat % ANNOUNCE_EVERY == 0 or self._has_lost_messages:
+            if beat % ANNOUNCE_ALL_EVERY == 0 or self._has_lost_messages:
                 self._has_lost_messages = False
                 self._announce_all()
+            elif beat % ANNOUNCE_EVERY == 0:
+                self._announce_recent()
             if not self.connected:
                 await self._intake.look()
             elif trio.current_time() - self._received_at > SILENT_S:
