@@ -263,7 +263,7 @@ class UnreadRow:
     stored: int = 0
 
 
-UNREAD = StreamDef("unread", UnreadRow, StreamKind.MEMORY)
+UNREAD = StreamDef("unread", UnreadRow, StreamKind.MEMORY, StreamWriters.ONE)
 
 
 @attrs.frozen
@@ -301,7 +301,14 @@ class PushesRow:
     pushes: tuple[QueuedPush, ...]
 
 
-PUSHES = StreamDef("pushes", PushesRow, StreamKind.MEMORY, recent=100)
+PUSHES = StreamDef(
+    "pushes",
+    PushesRow,
+    StreamKind.MEMORY,
+    StreamWriters.ONE,
+    written_with="unread",
+    recent=100,
+)
 
 # Devices
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hs.core.positions import EpochPosition, VectorPosition
-from hs.core.stream_def import StreamDef, StreamKind, StreamWriters
+from hs.core.stream_def import StreamDef, StreamKind
 from hs.core.streams import (
     BACKFILL,
     CACHES,
@@ -16,6 +16,7 @@ from hs.core.streams import (
     EVENTS,
     FEDERATION,
     PUSHERS,
+    PUSHES,
     RECEIPTS,
     THREAD_SUBSCRIPTIONS,
     TYPING,
@@ -68,8 +69,7 @@ def test_writers_are_those_of_a_stream_with_the_same_rule(stream: StreamDef[Any]
 def test_stream_writers_names_streams_by_their_own_name_or_that_of_another() -> None:
     assert BACKFILL.writer_setting == EVENTS.writer_setting == "events"
     assert RECEIPTS.writer_setting == "receipts"
-    assert UNREAD.writers is StreamWriters.MAIN
-    assert UNREAD.writer_setting is None
+    assert PUSHES.writer_setting == UNREAD.writer_setting == "unread"
     assert CACHES.writer_setting is None
 
 

@@ -36,9 +36,9 @@ WITH_THREADS = attrs.evolve(
 NAMES = ("main", "reader", "writer")
 
 
-def settings_of(instance: str, *, writer: str = "main") -> Settings:
-    """Return the settings of one of three processes; `main` evaluates, `writer` writes events."""
-    return worker_settings(SETTINGS, instance, *NAMES, events=(writer,))
+def settings_of(instance: str, *, writer: str = "main", evaluator: str = "main") -> Settings:
+    """Return the settings of one of three processes; `writer` writes events."""
+    return worker_settings(SETTINGS, instance, *NAMES, events=(writer,), unread=(evaluator,))
 
 
 @attrs.frozen(eq=False)

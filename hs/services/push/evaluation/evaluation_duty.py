@@ -1,4 +1,4 @@
-"""The duty that evaluates the push rules for every event once, in one process.
+"""The duty that evaluates the push rules for every event once, in the process that writes `unread`.
 
 A row of the events stream takes this way:
 
@@ -24,7 +24,7 @@ Rules:
 - While the database is unavailable, the row at the head of the queue is tried again and again, and
   results stay pending. Nothing is lost, and counts of other processes include what was published.
 - If the duty moves to another process, that process takes over the stream `unread`. A process that
-  still evaluates under the same name can no longer store anything, and ends with WriterReplaced.
+  still evaluates can no longer store anything, and ends with WriterReplaced.
   The positions of the new stream are above those of the former one, as memory streams number their
   rows from the time at which they began.
 """
@@ -110,7 +110,7 @@ class EvaluationDuty:
         self._missed = MissedEvents(database, events, evaluator.contexts)
         self._left_to_read = 0
         self._rows = RowEvaluation(evaluator, events, members, queue, is_on)
-        tables = ResultTables(database, writer.stream.name, writer.writer)
+        tables = ResultTables(database, writer.stream.name)
         self._results = ResultStore(tables, writer, queue)
         self._states = StateMachine(TRANSITIONS, EvaluationState.STARTING)
         self._begun = trio.Event()
@@ -134,7 +134,7 @@ class EvaluationDuty:
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Evaluate for ever; ready once it is known how far events were evaluated before.
 
-        Raises: WriterReplaced, in a group, once another process evaluates under this name.
+        Raises: WriterReplaced, in a group, once another process evaluates.
         """
         await self._results.take_over()
         for source in self._sources:

@@ -11,8 +11,9 @@ Rules:
 - A write whose outcome is unknown, for example because the connection was lost, is repeated with
   the same rows; the tables ignore rows that they have. That is why notifications have their
   numbers before they are written.
-- The transaction ends without effect if another process took over the stream `unread` under the
-  same name; the duty then ends with WriterReplaced.
+- The transaction ends without effect if another process took over the evaluation, whatever its
+  name; the duty then ends with WriterReplaced. So processes that disagree on the writer of
+  `unread` never store results in turns.
 - Notifications are announced on the stream `pushes` after the commit. If the process ends between
   the two, the stream `pushes` begins anew and its readers look into the table.
 """
@@ -24,6 +25,7 @@ import attrs
 import trio
 
 from hs.core.positions import VectorPosition
+from hs.core.stream_def import ANY_PROCESS
 from hs.core.streams import UnreadRow
 from hs.repl.memory_writer import MemoryWriter
 from hs.repl.writers import WriterReplaced
@@ -56,16 +58,15 @@ class ResultTables:
 
     _database: Database
     _stream: str
-    _writer: str
     _life: str = attrs.Factory(lambda: secrets.token_hex(8))
 
     async def take_over(self) -> None:
         """Become the process that may write; all others are refused from now on."""
-        await self._database.write(stream_log.take_over, self._stream, self._writer, self._life)
+        await self._database.write(stream_log.take_over, self._stream, ANY_PROCESS, self._life)
 
     async def write(self, evaluated: Evaluated) -> None:
         """Store results and position. Raises: WriterReplaced."""
-        await self._database.write(_store_as, self._stream, self._writer, self._life, evaluated)
+        await self._database.write(_store_as, self._stream, self._life, evaluated)
 
 
 class ResultStore:
@@ -128,7 +129,7 @@ class ResultStore:
             raise
 
 
-async def _store_as(tx: Tx, stream: str, writer: str, life: str, evaluated: Evaluated) -> None:
-    if not await stream_log.is_writer(tx, stream, writer, life):
-        raise WriterReplaced(stream, writer)
+async def _store_as(tx: Tx, stream: str, life: str, evaluated: Evaluated) -> None:
+    if not await stream_log.is_writer(tx, stream, ANY_PROCESS, life):
+        raise WriterReplaced(stream, "the evaluating process")
     await storage.store_results(tx, evaluated)

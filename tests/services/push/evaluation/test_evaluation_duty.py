@@ -3,14 +3,18 @@
 from typing import Any
 
 import attrs
+import pytest
 import trio
 
 from hs.core.events import event_types
 from hs.core.ids import EventID, RoomID
 from hs.core.positions import VectorPosition
 from hs.core.requester import Requester
-from hs.core.streams import EVENTS
+from hs.core.streams import EVENTS, UNREAD
 from hs.repl.feed import Batch
+from hs.repl.writers import WriterReplaced
+from hs.services.push.evaluation.event_results import EventResults
+from hs.services.push.evaluation.result_store import ResultTables
 from hs.services.rooms.append.drafts import Draft
 from hs.storage.database import Database, Tx
 from hs.storage.push import push_rules, pushers
@@ -61,6 +65,39 @@ async def test_an_event_read_from_the_tables_is_not_evaluated_again_when_it_is_d
 
             assert await queued(database) == [sent.event_id]
             assert await unread.count(BOB, room_id) == (1, 0)
+
+
+async def test_evaluation_moves_to_another_process_and_goes_on_where_it_ended(
+    database: Database,
+) -> None:
+    neighbours = Neighbourhood()
+    async with open_unread(database, settings_of("main"), neighbours) as unread:
+        room_id = await open_room(unread.world)
+        await set_pusher(unread)
+        sent = [(await unread.world.send(room_id, ALICE)).event_id]
+
+    moved = Neighbourhood()
+    main, reader = (settings_of(name, evaluator="reader") for name in ("main", "reader"))
+    async with open_unread(database, main, moved) as writing:
+        sent.append((await writing.world.send(room_id, ALICE)).event_id)
+        async with open_unread(database, reader, moved) as evaluating:
+            sent.append((await writing.world.send(room_id, ALICE)).event_id)
+            await evaluating.settle()
+
+            assert writing.services.push.evaluation is None
+            assert await queued(database) == sent
+            assert await writing.count(BOB, room_id) == (3, 0)
+
+
+async def test_process_that_still_evaluates_under_another_name_can_store_nothing(
+    database: Database,
+) -> None:
+    former = ResultTables(database, UNREAD.name)
+    await former.take_over()
+    await ResultTables(database, UNREAD.name).take_over()
+
+    with pytest.raises(WriterReplaced):
+        await former.write(EventResults().records(VectorPosition().encode()))
 
 
 async def test_a_user_whose_rules_read_display_names_may_change_their_name(
