@@ -18,8 +18,9 @@ class RpcOutcome(enum.IntEnum):
     RESULT = 0
     MATRIX_ERROR = 1
     REMOTE_FAULT = 2
-    FAULT = 3  # a bug in the owner, or the deadline passed there
+    FAULT = 3  # a bug in the owner
     NO_METHOD = 4  # the owner is of another release
+    LATE = 5  # the deadline passed at the owner
 
 
 class RpcCall(msgspec.Struct, array_like=True, frozen=True):
@@ -91,11 +92,13 @@ def fault_payload(text: str) -> bytes:
 def raise_from(reply: RpcReply, instance: str, method: str) -> None:
     """Raise the error in a reply, if there is one.
 
-    Raises: MatrixError (of the same class), RemoteFault, RpcFailed.
+    Raises: MatrixError (of the same class), RemoteFault, RpcUnavailable, RpcFailed.
     """
     match reply.outcome:
         case RpcOutcome.RESULT:
             return
+        case RpcOutcome.LATE:
+            raise RpcUnavailable(instance, "it did not finish the call in time")
         case RpcOutcome.MATRIX_ERROR:
             raise _restore(msgspec.msgpack.decode(reply.payload, type=_MatrixErrorFields))
         case RpcOutcome.REMOTE_FAULT:

@@ -122,7 +122,8 @@ class RpcServer:
     def _count(self, call: RpcCall, outcome: RpcOutcome, seconds: float) -> None:
         tally = self.calls.get(call.method)
         if tally is not None:
-            (tally.add_failure if outcome is RpcOutcome.FAULT else tally.add)(seconds)
+            is_failure = outcome in (RpcOutcome.FAULT, RpcOutcome.LATE)
+            (tally.add_failure if is_failure else tally.add)(seconds)
 
     async def _outcome(self, call: RpcCall) -> tuple[RpcOutcome, bytes]:
         registered = self._methods.get(call.method)
@@ -131,8 +132,14 @@ class RpcServer:
         method, implementation = registered
         try:
             arguments = method.decode_arguments(call.arguments)
-            with trio.fail_after(min(max(call.timeout_s, 0.0), MAX_TIMEOUT_S)):
+            timeout_s = min(max(call.timeout_s, 0.0), MAX_TIMEOUT_S)
+            with trio.move_on_after(timeout_s) as scope:
                 result = await implementation(*arguments)
+            if scope.cancelled_caught:
+                # The database is slow, or this process did not run for a while. It is no bug, and
+                # the caller may retry.
+                log.warning("call of %s did not end within %.1f s", call.method, timeout_s)
+                return RpcOutcome.LATE, fault_payload("the deadline passed")
             payload = method.encode_result(result)
             if len(payload) > MAX_REPLY_BYTES:
                 raise ValueError(f"the result has {len(payload)} bytes")

@@ -3,6 +3,7 @@
 import contextlib
 from typing import Protocol
 
+import msgspec
 import pytest
 import trio
 
@@ -11,7 +12,7 @@ from hs.core.streams import RECEIPTS
 from hs.repl.calls.client import RpcClients
 from hs.repl.calls.endpoint import RpcEndpoint
 from hs.repl.calls.inproc import InProcSender
-from hs.repl.calls.reply import RpcFailed, RpcUnavailable
+from hs.repl.calls.reply import RpcCall, RpcFailed, RpcReply, RpcUnavailable, raise_from
 from hs.repl.calls.server import RpcServer
 from hs.repl.feed import Feed
 from hs.repl.inproc import InProcHub, local_transport
@@ -87,8 +88,31 @@ async def test_call_of_a_cancelled_caller_is_still_executed() -> None:
 
 async def test_call_of_a_slow_owner_fails_at_the_deadline() -> None:
     async with shop_at(LocalShop(), local_transport(Feed())) as http, client_of(http) as shop:
-        with pytest.raises((RpcUnavailable, RpcFailed)):
+        with pytest.raises(RpcUnavailable):
             await shop.hang()
+
+
+async def test_call_whose_deadline_passes_at_the_owner_may_be_repeated(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    server, replies = RpcServer(list), trio.Event()
+    server.register(Shop, LocalShop())
+    received: list[bytes] = []
+
+    def deliver(reply: bytes) -> None:
+        received.append(reply)
+        replies.set()
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(server.run)
+        server.begin(("caller", 1), RpcCall("Shop.hang", msgspec.Raw(b"\x90"), 0.01), deliver)
+        with trio.fail_after(60):
+            await replies.wait()
+        nursery.cancel_scope.cancel()
+
+    with pytest.raises(RpcUnavailable, match="in time"):
+        raise_from(msgspec.msgpack.decode(received[0], type=RpcReply), "owner", "Shop.hang")
+    assert "Traceback" not in caplog.text
 
 
 async def test_empty_secret_admits_no_caller() -> None:
