@@ -4,6 +4,9 @@ Rules:
 
 - A client that reaches a gap waits for up to WAIT_S; the work goes on without it, for FILL_S at
   most. All clients of this process that reach gaps of a room wait for the same work.
+- Few rooms are worked on at a time. Work that takes longer than SLOW_S makes way for the next room
+  and goes on, so rooms with slow servers delay others by seconds; of too many that are slow, the
+  work on the oldest ends, and its gap is asked for again later.
 - Servers in the room are asked in turn until one has events that fill a gap. Of its response, the
   owner of the room stores the events that a stored event follows, directly or through others.
 - The events whose prev_events are missing need the state before them: its IDs are asked for, and
@@ -41,6 +44,8 @@ FILL_S: Final = 180.0
 MAX_GAPS: Final = 20
 MAX_SERVERS: Final = 5
 MAX_FILLS: Final = 4
+SLOW_S: Final = 3.0
+MAX_SLOW_FILLS: Final = 8
 MAX_WAITING_FILLS: Final = 100
 RETRY_S: Final = 5
 MAX_RETRY_S: Final = 24 * 3600
@@ -64,6 +69,8 @@ class _Fill:
 
     room_id: RoomID
     gaps: Sequence[Gap]
+    scope: trio.CancelScope = attrs.Factory(trio.CancelScope)
+    is_slow: bool = False  # it has made way for others
     done: trio.Event = attrs.Factory(trio.Event)
 
 
@@ -79,6 +86,7 @@ class HistoryBackfill:
     _times: TimestampLookup
     _fills: dict[RoomID, _Fill] = attrs.Factory(dict)
     _queue: list[_Fill] = attrs.Factory(list)
+    _slow: list[_Fill] = attrs.Factory(list)
     _wake: trio.Event = attrs.Factory(trio.Event)
 
     async def fill(self, room_id: RoomID, depths: tuple[int, int]) -> GapReport:
@@ -116,11 +124,25 @@ class HistoryBackfill:
                 self._wake = trio.Event()
                 while self._queue:
                     await slots.acquire()
-                    nursery.start_soon(self._work, self._queue.pop(0), slots)
+                    fill = self._queue.pop(0)
+                    nursery.start_soon(self._work, fill, slots)
+                    nursery.start_soon(self._make_way, fill, slots)
+
+    async def _make_way(self, fill: _Fill, slots: trio.Semaphore) -> None:
+        with trio.move_on_after(SLOW_S):
+            await fill.done.wait()
+        if fill.done.is_set():
+            return
+        if len(self._slow) >= MAX_SLOW_FILLS:
+            self._slow.pop(0).scope.cancel()
+        fill.is_slow = True
+        self._slow.append(fill)
+        slots.release()
 
     async def _work(self, fill: _Fill, slots: trio.Semaphore) -> None:
         try:
-            with trio.move_on_after(FILL_S):
+            fill.scope.deadline = trio.current_time() + FILL_S
+            with fill.scope:
                 await self._fill(fill)
         except (MatrixError, Unavailable) as error:
             log.info("could not store events before a gap in room %s: %s", fill.room_id, error)
@@ -128,7 +150,10 @@ class HistoryBackfill:
             # An error that one room's events cause must not stop the work on others.
             log.exception("could not fetch events before a gap in room %s", fill.room_id)
         finally:
-            slots.release()
+            if not fill.is_slow:
+                slots.release()
+            elif fill in self._slow:
+                self._slow.remove(fill)
             del self._fills[fill.room_id]
             fill.done.set()
 
