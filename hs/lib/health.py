@@ -140,6 +140,10 @@ class HealthChecks:
     async def check(self) -> Health:
         """Return the health, at most LATE_S later. Never raises."""
         await self._look()
+        return self.known()
+
+    def known(self) -> Health:
+        """Return the health as of the last looks."""
         now, now_ms = trio.current_time(), self._now_ms()
         looked = [cause for watched in self._watched for cause in watched.current(now)]
         # The same fault may be found in several ways.

@@ -15,6 +15,7 @@ from hs.core.ids import ServerName
 from hs.core.streams import CATALOGUE
 from hs.lib.caching.lru_cache import LruCache
 from hs.lib.event_loop_stalls import StallWatch
+from hs.lib.health import HealthChecks
 from hs.lib.metrics import MetricFamily, Metrics, MetricSample, counter_family
 from hs.lib.tasks import Duty, Supervision, measure_lag
 from hs.nursery.process import Process
@@ -43,6 +44,7 @@ def watch_process(metrics: Metrics, process: Process) -> None:
     watch_streams(metrics, base)
     watch_database(metrics, base)
     watch_duties(metrics, process.duties, process.supervision, base)
+    watch_health(metrics, process.health)
     if base.cluster is not None:
         _watch_calls(metrics, base.cluster)
         _watch_replication(metrics, base.cluster)
@@ -67,6 +69,22 @@ def watch_server(metrics: Metrics, admission: Admission, drain: Drain) -> None:
         yield tasks, (), trio.lowlevel.current_statistics().tasks_living
 
     metrics.add_source((requests, running, waiting, tasks), read)
+
+
+def watch_health(metrics: Metrics, health: HealthChecks) -> None:
+    """Report why the process is degraded or unready, as of the last looks."""
+    causes = MetricFamily(
+        "hs_health_causes",
+        "1 for each cause for which the process is degraded or unready",
+        ("code", "subject", "status"),
+    )
+
+    def read() -> Iterator[MetricSample]:
+        for noticed in health.known().causes:
+            cause = noticed.cause
+            yield causes, (cause.code, cause.subject, cause.state.label), 1
+
+    metrics.add_source((causes,), read)
 
 
 def watch_lag(metrics: Metrics) -> Duty:
