@@ -269,3 +269,14 @@ def test_processes_on_different_hosts_may_use_the_same_port(files: Files) -> Non
     )
 
     assert findings.problems == []
+
+
+def test_shipped_example_has_no_findings() -> None:
+    folder = Path(__file__).parents[2] / "config" / "workers"
+    shared = folder / "shared.yaml"
+    workers = [
+        load_settings([shared, file], {}) for file in folder.glob("*.yaml") if file != shared
+    ]
+
+    assert len(workers) == 11
+    assert check_cluster(load_settings([shared], {}), workers) == ClusterFindings()
