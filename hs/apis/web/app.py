@@ -27,7 +27,7 @@ from hs.apis.web.exchange import AsgiExchange, Exchange
 from hs.apis.web.http1_writer import ResponseHead
 from hs.apis.web.http_request import ClientDisconnected, HttpRequest
 from hs.apis.web.limits import Admission, Freshness, NoRateLimits, RateLimits
-from hs.apis.web.listener_view import STATE_KEY, ListenerView
+from hs.apis.web.listener_view import STATE_KEY, ListenerView, MissingResources
 from hs.apis.web.render import Headers, Upgrade, error_response
 from hs.apis.web.request_log import RequestLog
 from hs.apis.web.route import UNAUTHENTICATED_MAX_BODY_BYTES, Endpoint
@@ -79,6 +79,8 @@ class Application(QuartTrio):
         )
         resources = [endpoint.resources for endpoint in self.endpoints]
         self.full_view = self.view_for(frozenset[str]().union(*resources, ["client"]))
+        serves_media = any("media" in endpoint.resources for endpoint in self.endpoints)
+        self.missing = MissingResources(self.full_view.router, serves_media)
         self.config["MAX_CONTENT_LENGTH"] = UNAUTHENTICATED_MAX_BODY_BYTES
         self.url_map.merge_slashes = False
         self.url_map.strict_slashes = False
@@ -108,6 +110,8 @@ class Application(QuartTrio):
                 match, response = _match(view, http_request)
             if match is None:
                 await self.dispatcher.take_turn(http_request)
+                if response is not None and response[0] == 404:
+                    self.missing.note(view, http_request)
             if match is not None:
                 endpoint, http_request.path_params = match
                 response = await self.dispatcher.respond(endpoint, http_request)
