@@ -337,7 +337,7 @@ TO_DEVICE = StreamDef(
     "to_device",
     ToDeviceRow,
     StreamKind.TABLE,
-    StreamWriters.ONE,
+    StreamWriters.SHARDED,  # by ID of the user who gets the messages
     wake_rule=WakeRule.DEVICE_OWNERS,
     slim=without_messages,
 )

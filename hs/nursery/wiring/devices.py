@@ -1,5 +1,7 @@
 """Devices: their keys, messages and lists, cross-signing, key backups, dehydrated devices."""
 
+from functools import partial
+
 import attrs
 
 from hs.apis.client.encryption.cross_signing import CrossSigningApi
@@ -26,6 +28,7 @@ from hs.services.devices.inboxes import InboxReader
 from hs.services.devices.key_backup import KeyBackups
 from hs.services.devices.one_time_keys import OneTimeKeys
 from hs.services.devices.remote_devices import RemoteDevices
+from hs.services.devices.sharded_inboxes import sharded_inboxes
 from hs.services.devices.to_device import DehydratedDeviceMessages, ToDeviceMessages
 from hs.services.devices.user_keys import UserKeysReader
 from hs.services.rooms.store.shared_rooms import SharedRooms
@@ -68,11 +71,15 @@ def wire_device_writers(base: ProcessBase) -> DeviceWriters:
 
     def make_inboxes() -> LocalInboxWriter:
         nonlocal filer
-        table = base.table(TO_DEVICE)
-        filer = BundleUnpacker(table, base.feed)
-        return LocalInboxWriter(table, clock, filer)
+        table, (first, *more) = base.table(TO_DEVICE), base.ownership.writers(TO_DEVICE)
+        if first == base.plan.instance:
+            filer = BundleUnpacker(table, base.feed)
+        return LocalInboxWriter(table, clock, None if more else filer)
 
-    inboxes = base.owned(InboxWriter, TO_DEVICE, make_inboxes)
+    inboxes = sharded_inboxes(
+        base.by_writer(InboxWriter, TO_DEVICE, make_inboxes),
+        partial(base.ownership.owner, TO_DEVICE),
+    )
     updates = DeviceUpdates(lists, inboxes)
     return DeviceWriters(lists=lists, inboxes=inboxes, updates=updates, filer=filer)
 
@@ -115,7 +122,9 @@ def wire_devices(
     return DeviceServices(
         inboxes=inboxes,
         device_lists=device_lists,
-        encryption=EncryptionSection(inboxes, device_lists, one_time_keys),
+        encryption=EncryptionSection(
+            inboxes, device_lists, one_time_keys, partial(base.ownership.owner, TO_DEVICE)
+        ),
         messages=messages,
         keys=user_keys,
         directory=directory,

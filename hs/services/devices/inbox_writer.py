@@ -10,6 +10,8 @@ Rules:
   with several messages to one device (for example to "*" and to its ID) uses several numbers.
 - A row carries the messages themselves up to MAX_CARRIED_BYTES; processes whose devices wait for
   messages then need not read them.
+- Several writers share out the users (`sharded_inboxes`). They add no bundles, which hold messages
+  to users of all of them; the first one unpacks those from before.
 - Messages to at least MIN_BUNDLED devices are stored in one row, a bundle, if they are carried:
   most devices receive and acknowledge them before anything must be read. `BundleUnpacker` moves
   the remaining ones into the inboxes later. The number of messages in bundles is limited, because
@@ -187,11 +189,11 @@ class BundleUnpacker:
 
 @attrs.frozen(eq=False)
 class LocalInboxWriter:
-    """The writer in the process that owns the stream."""
+    """The writer in a process that owns the stream, or, without a filer, a share of the users."""
 
     _stream: TableWriter[ToDeviceRow]
     _clock: Clock
-    _filer: BundleUnpacker
+    _filer: BundleUnpacker | None
     _addresses: InboxAddressCache = attrs.field(factory=InboxAddressCache)
 
     async def send(
@@ -205,7 +207,8 @@ class LocalInboxWriter:
         """Store messages, once per request."""
         addresses = self._addresses
         lookup = addresses.lookup(devices)
-        local = _Messages(head, devices, messages, lookup, self._filer.has_room)
+        may_bundle = self._filer is not None and self._filer.has_room
+        local = _Messages(head, devices, messages, lookup, may_bundle)
         is_new, user_devices = await self._stream.write(
             _send, request, local, outgoing, self._clock.now_ms(), addresses
         )

@@ -1,4 +1,4 @@
-"""Transactions of the owner of one-time keys: uploads and claims.
+"""Transactions of the owner of a user's one-time keys: uploads and claims.
 
 Both write rows of the stream `to_device` in the same transaction. Claiming deletes a key: a claim
 runs to its end even if the client disconnects, and concurrent claims of a device's keys are

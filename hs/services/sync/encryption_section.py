@@ -1,6 +1,6 @@
 """The sections of end-to-end encryption: to-device messages, device lists, key counts."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
 import attrs
@@ -40,11 +40,18 @@ class EncryptionMembers(NamedTuple):
 
 @attrs.frozen(eq=False)
 class EncryptionSection:
-    """The renderer of the encryption sections; it reads the database only after changes."""
+    """The renderer of the encryption sections; it reads the database only after changes.
+
+    `inbox_owner` names the process that writes the inboxes of a user. How far that one has been
+    seen is the position in an inbox, whose messages come from no other writer. The token of a
+    response says so too, and not how far other writers have been seen: after a change of owners
+    that number could cover messages that the device has not been sent.
+    """
 
     _inboxes: InboxReader
     _device_lists: DeviceLists
     _one_time_keys: OneTimeKeys
+    _inbox_owner: Callable[[UserID], str]
 
     async def render(
         self,
@@ -68,11 +75,13 @@ class EncryptionSection:
                 present = {name: users for name, users in changes._asdict().items() if users}
                 members["device_lists"] = orjson.dumps(present)
         if device_id is not None:
-            after = 0 if since is None else since.to_device.most()
+            after = 0 if since is None else self._seen(user_id, since.to_device)
             page = await self.to_device_page(user_id, device_id, after, now, began)
             if page.events:
                 has_changes, reached = True, VectorPosition(page.reached)
                 members["to_device"] = b'{"events":[%b]}' % b",".join(page.events)
+            if now.to_device.ahead:
+                reached = self._position(user_id, now.to_device, page.reached)
             members.update(await self.key_counts(user_id, device_id))
         return EncryptionMembers(members, has_changes, reached)
 
@@ -90,11 +99,21 @@ class EncryptionSection:
         Messages up to the position `began`, when the request arrived, may have been acknowledged by
         a concurrent request; if this request acknowledged messages itself, none are doubtful.
         """
-        upto, doubtful = now.to_device.most(), began.to_device.most()
+        upto = self._seen(user_id, now.to_device)
+        doubtful = self._seen(user_id, began.to_device)
         if after and await self._inboxes.acknowledge(user_id, device_id, after):
             doubtful = 0
         page = await self._inboxes.messages(user_id, device_id, after, upto, doubtful, limit)
         return ToDevicePage(*page)
+
+    def _seen(self, user_id: UserID, position: VectorPosition) -> int:
+        """Return up to which number a position covers the messages to a user."""
+        return position.get(self._inbox_owner(user_id)) if position.ahead else position.floor
+
+    def _position(self, user_id: UserID, now: VectorPosition, reached: int) -> VectorPosition:
+        """Return the position of a client that has got the user's messages up to a number."""
+        floor = VectorPosition(min(now.floor, reached))
+        return floor.advance(self._inbox_owner(user_id), reached)
 
     async def key_counts(self, user_id: UserID, device_id: str) -> Mapping[str, bytes]:
         """Return the JSON members with the key counts of a device, by name."""

@@ -271,7 +271,8 @@ class SyncService:
         """Return a response without changes: the key counts, which are always sent."""
         now = position.token
         encryption = await self.sections.encryption.render(request.requester, now, now, now)
-        return b"".join(_encode(position.text, _encryption_parts(encryption)))
+        next_batch = _next_batch(position, encryption.to_device)
+        return b"".join(_encode(next_batch, _encryption_parts(encryption)))
 
     async def _respond(self, context: SyncContext, began: SyncPosition) -> _Response:
         sections = self.sections
@@ -346,8 +347,8 @@ def _has_moved(since: SyncToken, position: SyncPosition) -> bool:
 def _next_batch(
     position: SyncPosition,
     to_device: VectorPosition | None,
-    profiles: VectorPosition | None,
-    sticky: VectorPosition | None,
+    profiles: VectorPosition | None = None,
+    sticky: VectorPosition | None = None,
 ) -> str:
     """Return the token of a response that ends earlier in some streams than at the position."""
     token = position.token

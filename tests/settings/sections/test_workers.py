@@ -222,7 +222,8 @@ def test_several_writers_of_other_streams_are_refused(refused: Refused, stream: 
 
 
 @pytest.mark.parametrize(
-    "stream", ["events", "typing", "receipts", "presence", "account_data", "device_lists"]
+    "stream",
+    ["events", "typing", "receipts", "presence", "account_data", "device_lists", "to_device"],
 )
 def test_most_streams_may_have_several_writers(load: Load, stream: str) -> None:
     settings = load(
