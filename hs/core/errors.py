@@ -337,6 +337,32 @@ class TooLarge(_FixedMatrixError):
     ERRCODE, STATUS = "M_TOO_LARGE", 413
 
 
+class NotOwner(MatrixError):
+    """Another process writes this, or is about to; nothing was done.
+
+    `stream`, `slot`, `holder` and `epoch` are what the process that was called knows.
+    """
+
+    def __init__(self, stream: str, slot: int, holder: str, epoch: int) -> None:
+        super().__init__(
+            "M_UNKNOWN",
+            503,
+            "Another process takes over; try again",
+            stream=stream,
+            slot=slot,
+            holder=holder,
+            epoch=epoch,
+        )
+
+    def __reduce__(self) -> tuple[type["NotOwner"], tuple[str, int, str, int]]:
+        extra = self.extra
+        return (NotOwner, (extra["stream"], extra["slot"], extra["holder"], extra["epoch"]))
+
+    def body(self) -> dict[str, Any]:
+        """Return the JSON body of the response, which names no process."""
+        return {"errcode": self.errcode, "error": self.message, "retry_after_ms": 1000}
+
+
 class LimitExceeded(_FixedMatrixError):
     """Too many requests; pass `retry_after_ms`."""
 

@@ -417,6 +417,23 @@ DESTINATIONS = StreamDef("destinations", DestinationRow, StreamKind.TABLE, Strea
 
 
 @attrs.frozen
+class SlotsRow:
+    """Slots (number, epoch) of a stream passed to another process; see hs/repl/slots.
+
+    `ends` are the positions (stream, writer, position) after which the process that held them
+    writes nothing more of these slots.
+    """
+
+    stream: str
+    holder: str
+    slots: tuple[tuple[int, int], ...]
+    ends: tuple[tuple[str, str, int], ...] = ()
+
+
+SLOTS = StreamDef("slots", SlotsRow, StreamKind.TABLE, StreamWriters.ANY)
+
+
+@attrs.frozen
 class RatesRow:
     """Rate limits that a process charged: (limit, key, seconds until that much is refilled)."""
 

@@ -2,9 +2,9 @@
 
 import trio
 
+from hs.repl.generations import WriterReplaced
 from hs.repl.intake import FeedLost
 from hs.repl.leases import LeaseLost, LeaseTaken, instance_lease
-from hs.repl.writers import WriterReplaced
 from hs.settings.errors import EXIT_BAD_CONFIG, SettingsError
 from hs.storage.database import DatabaseError, ForeignDatabase
 

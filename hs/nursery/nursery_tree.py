@@ -102,6 +102,8 @@ async def _write(process: Process, shutdown: Shutdown, on_ready: OnReady) -> Non
         for shared in process.base.shared_writers.values():
             await shared.attach()
         await attach_writers(process.base.database, process.base.memory_writers.values())
+        if process.base.slots is not None:
+            await process.base.slots.start()
         await _run(process, shutdown, on_ready, process.runners)
         writers.cancel_scope.cancel()
 

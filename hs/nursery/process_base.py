@@ -3,20 +3,21 @@
 Constructors only: nothing here starts, waits or connects.
 """
 
-from collections.abc import Callable, Mapping
-from functools import partial
+import secrets
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 import attrs
 
 from hs.core.signing.keys import Signer
 from hs.core.stream_def import StreamDef, StreamKind, StreamWriters
-from hs.core.streams import CATALOGUE, RATES
+from hs.core.streams import CATALOGUE, RATES, SLOTS, SlotsRow
 from hs.lib.aio import Bridge
 from hs.lib.clock import Clock
 from hs.lib.tasks import Duty
 from hs.nursery.part import Part
 from hs.nursery.plan import Plan
+from hs.repl.calls.reply import RpcUnavailable
 from hs.repl.cluster import Cluster, Connect, connect_by_redis
 from hs.repl.feed import Feed
 from hs.repl.freshness import RefusalRechecks
@@ -24,9 +25,11 @@ from hs.repl.inproc import local_transport
 from hs.repl.leases import Leases, holder_name
 from hs.repl.memory_writer import MemoryWriter, epoch_at
 from hs.repl.ownership import Location, Ownership, Topology
-from hs.repl.sharding import sharded_proxy
+from hs.repl.sharding import OwnerCalls, guarded, sharded_proxy
 from hs.repl.shared_writer import SharedTableWriter
 from hs.repl.signing_key import signing_key_of
+from hs.repl.slots.keeper import SlotKeeper
+from hs.repl.slots.table import SlotTable
 from hs.repl.transport import Transport
 from hs.repl.writers import TableWriter
 from hs.services.accounts.limits.rate_limits import LimiterFactory, make_local_limiter
@@ -41,7 +44,10 @@ R = TypeVar("R")
 
 @attrs.frozen(eq=False, kw_only=True)
 class ProcessBase:
-    """What all services of a process are built on; `cluster` is None for a single process."""
+    """What all services of a process are built on.
+
+    `cluster` and `slots` are None for a server's only process.
+    """
 
     settings: Settings
     plan: Plan
@@ -58,6 +64,7 @@ class ProcessBase:
     memory_writers: dict[str, MemoryWriter[Any]]
     shared_writers: dict[str, SharedTableWriter[Any]]
     shared_rates: SharedRateLimits | None
+    slots: SlotKeeper | None
 
     @property
     def limiters(self) -> LimiterFactory:
@@ -105,15 +112,40 @@ class ProcessBase:
 
         Each call goes to the process that owns the key, which is the first argument.
         """
-        services = self.by_writer(protocol, stream, make)
-        return sharded_proxy(protocol, services, partial(self.ownership.owner, stream))
+        owners = self.owner_calls(stream)
+        if owners is None:
+            return make()
 
-    def by_writer(
+        def make_guarded() -> P:
+            return guarded(protocol, make(), owners)
+
+        return sharded_proxy(protocol, self.by_owner(protocol, stream, make_guarded), owners)
+
+    def owner_calls(self, stream: StreamDef[Any]) -> OwnerCalls | None:
+        """Return how the owners of keys of a stream are called; None for a single process."""
+        if self.slots is None or stream.writer_setting not in self.slots.table.configured:
+            return None
+        return OwnerCalls(stream.writer_setting or "", self.slots.table, self.slots.refresh)
+
+    def by_owner(
         self, protocol: type[P], stream: StreamDef[Any], make: Callable[[], P]
-    ) -> Mapping[str, P]:
-        """Return, for each writer of a sharded stream, its service or a proxy of it."""
-        writers = self.ownership.writers(stream)
-        return {instance: self.owned_by(instance, protocol, make) for instance in writers}
+    ) -> Callable[[str], P]:
+        """Return a function from processes to their services, of which this one makes its own.
+
+        It makes one if it writes the stream, or may write slots of it.
+        """
+        local = None
+        if self.ownership.writes(stream):
+            local = self.owned_by(self.plan.instance, protocol, make)
+
+        def service_of(instance: str) -> P:
+            if instance != self.plan.instance:
+                return self.owned_by(instance, protocol, make)
+            if local is None:
+                raise RpcUnavailable(instance, f"it is not configured to write {stream.name}")
+            return local
+
+        return service_of
 
     def owned_by(self, instance: str, protocol: type[P], make: Callable[[], P]) -> P:
         """Return a service of one process: made here if it is this one, else a proxy."""
@@ -144,7 +176,9 @@ def build_process_base(
 ) -> ProcessBase:
     """Build the base of a process. Raises: SettingsError (no signing key)."""
     feed = Feed()
-    ownership = Ownership(topology_of(settings.workers))
+    topology = topology_of(settings.workers)
+    table = SlotTable(plan.instance, _slot_writers(topology)) if plan.shared else None
+    ownership = Ownership(topology, table)
     transport: Transport
     cluster: Cluster | None = None
     if plan.shared:
@@ -161,12 +195,17 @@ def build_process_base(
             look = None if cluster is None else cluster.freshness.look
             shared[stream.name] = SharedTableWriter(stream, database, transport, clock.now_ms, look)
         elif stream.kind is StreamKind.TABLE:
+            on_fenced = table.lose_all if table and table.has_slots(stream) else None
             tables[stream.name] = TableWriter(
-                stream, plan.instance, database, transport, clock.now_ms
+                stream, plan.instance, database, transport, clock.now_ms, on_fenced=on_fenced
             )
         else:
             epoch = epoch_at(clock.now_ms())
             memories[stream.name] = MemoryWriter(stream, plan.instance, transport, epoch)
+    keeper = None
+    if table is not None and cluster is not None:
+        look = cluster.freshness.look
+        keeper = _slot_keeper(table, database, feed, tables, shared[SLOTS.name], look)
     return ProcessBase(
         settings=settings,
         plan=plan,
@@ -183,6 +222,49 @@ def build_process_base(
         memory_writers=memories,
         shared_writers=shared,
         shared_rates=SharedRateLimits(feed, memories[RATES.name]) if plan.shared else None,
+        slots=keeper,
+    )
+
+
+def _slot_writers(topology: Topology) -> dict[str, tuple[str, ...]]:
+    """Return the configured writers of each stream that has slots."""
+    return {
+        stream.name: tuple(topology.writers.get(stream.name, ())) or (topology.main,)
+        for stream in CATALOGUE
+        if stream.writers is StreamWriters.SHARDED and stream.writer_setting == stream.name
+    }
+
+
+def _slot_keeper(
+    table: SlotTable,
+    database: Database,
+    feed: Feed,
+    writers: dict[str, TableWriter[Any]],
+    changes: SharedTableWriter[SlotsRow],
+    look: Callable[[], Awaitable[None]],
+) -> SlotKeeper:
+    table.follow(feed)
+    written = {
+        name: [
+            stream
+            for stream in CATALOGUE
+            if stream.writer_setting == name and stream.kind is StreamKind.TABLE
+        ]
+        for name in table.configured
+    }
+    return SlotKeeper(
+        table=table,
+        life=secrets.token_hex(8),
+        writers={
+            name: [writers[stream.name] for stream in streams]
+            for name, streams in written.items()
+            if table.instance in table.configured[name]
+        },
+        tables=written,
+        database=database,
+        feed=feed,
+        changes=changes,
+        look=look,
     )
 
 

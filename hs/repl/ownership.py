@@ -1,4 +1,8 @@
-"""Which process owns what: the writers of each stream, and the addresses of processes."""
+"""Which process owns what: the writers of each stream, and the addresses of processes.
+
+Of a stream with several writers, each key belongs to a slot, and the table of slots says which
+process holds it; see hs/repl/slots. A server of one process has no slots.
+"""
 
 import zlib
 from collections.abc import Mapping
@@ -8,6 +12,7 @@ import attrs
 
 from hs.core.stream_def import ANY_PROCESS, StreamDef, StreamWriters
 from hs.core.streams import CATALOGUE
+from hs.repl.slots.table import SlotTable
 
 
 @attrs.frozen
@@ -42,9 +47,10 @@ def shard_of(key: str, shards: int) -> int:
 
 @attrs.frozen(eq=False)
 class Ownership:
-    """The processes that write each stream."""
+    """The processes that write each stream; `slots` is None for a server's only process."""
 
     topology: Topology
+    slots: SlotTable | None = None
 
     def writers(self, stream: StreamDef[Any]) -> tuple[str, ...]:
         """Return the names of the processes that write a stream; ANY_PROCESS for any of them.
@@ -61,18 +67,32 @@ class Ownership:
         return tuple(names) or (self.topology.main,)
 
     def owner(self, stream: StreamDef[Any], key: str = "") -> str:
-        """Return the process that writes a stream; if it is sharded, its shard with this key."""
+        """Return the process that writes a stream; if it is sharded, the slot of this key.
+
+        What it returns may have changed: the process that is called knows better.
+        """
         if stream.writers in (StreamWriters.EVERY, StreamWriters.ANY):
             return self.topology.instance
+        if self.slots is not None and stream.writers is StreamWriters.SHARDED:
+            return self.slots.holder(stream.writer_setting or stream.name, key)
         writers = self.writers(stream)
         return writers[0] if len(writers) == 1 else writers[shard_of(key, len(writers))]
 
     def is_mine(self, stream: StreamDef[Any], key: str = "") -> bool:
-        """Return whether this process owns a stream, or its shard with this key."""
+        """Return whether this process owns a stream, or at this moment the slot of this key."""
+        if self.slots is not None and stream.writers is StreamWriters.SHARDED:
+            return self.slots.holds(stream.writer_setting or stream.name, key)
+        return self.owner(stream, key) == self.topology.instance
+
+    def is_assigned(self, stream: StreamDef[Any], key: str) -> bool:
+        """Return whether this process owns the slot of a key, or is about to.
+
+        For work on rows: the last ones of the process that held the slot before arrive meanwhile.
+        """
         return self.owner(stream, key) == self.topology.instance
 
     def writes(self, stream: StreamDef[Any]) -> bool:
-        """Return whether this process writes a stream, or a shard of it."""
+        """Return whether this process writes a stream, or may write slots of it."""
         writers = self.writers(stream)
         return self.topology.instance in writers or ANY_PROCESS in writers
 

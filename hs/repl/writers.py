@@ -10,6 +10,9 @@ Rules:
 - The position of the writer is part of the transaction, under the condition that this life of
   the writer (the *generation*) is still the latest. Of two processes with the same name only the
   one that started last can commit; the other one fails with WriterReplaced.
+- A process that does not respond loses its slots to others (hs/repl/slots), which fence its
+  writers: no generation is valid. A commit that is rejected therefore fails with WriterFenced, and
+  so does whatever was accepted before the new generation (hs/repl/generations.py).
 - If the connection breaks during a commit, the outcome is unknown. The writer then changes its
   generation in the database, which waits for a commit that is still running and prevents one
   that arrives later, and reads the position: the batch was committed if it ends there. If not, it
@@ -31,7 +34,6 @@ Rules:
 
 import logging
 import math
-import secrets
 from collections.abc import Callable, Coroutine
 from time import perf_counter
 from typing import Any, Generic, TypeVar
@@ -45,6 +47,7 @@ from hs.core.stream_def import StreamDef
 from hs.lib.grace import calling_when_cancelled
 from hs.repl.commit_log import CommitLog
 from hs.repl.feed import Batch
+from hs.repl.generations import Generation, WriterReplaced
 from hs.repl.transport import Transport
 from hs.storage import stream_log
 from hs.storage.database import (
@@ -65,25 +68,20 @@ MAX_BATCH = 500
 FLUSH_S = 10.0  # to write the waiting jobs when the process stops
 ANSWER_S = 5.0  # to find out whether a batch was committed, before its callers are answered
 SETTLE_STOP_S = 5.0  # to find that out when the process stops
-SETTLE_PAUSE_S = 0.5
 SETTLED_ATTEMPTS = 3
 
 log = logging.getLogger(__name__)
-
-
-def _new_generation() -> str:
-    return secrets.token_hex(8)
 
 
 class WriterStopped(Unavailable):
     """The writer has stopped; nothing was written."""
 
 
-class WriterReplaced(Unavailable):
-    """Another process has taken over the name of this writer; nothing was written."""
+class WriterFenced(Unavailable):
+    """Other processes have taken over what this writer was about to write; nothing was written."""
 
     def __init__(self, stream: str, writer: str) -> None:
-        super().__init__(f"another process has taken over writing stream {stream} as {writer}")
+        super().__init__(f"other processes have taken over what {writer} writes to stream {stream}")
 
 
 @attrs.define(eq=False)
@@ -119,10 +117,14 @@ class StreamIds:
 
 @attrs.define(eq=False)
 class _Job:
-    """A unit to write. `on_late` is called instead of answering before the outcome is known."""
+    """A unit to write. `on_late` is called instead of answering before the outcome is known.
+
+    `fences` is the number of fences of the writer when the job was accepted.
+    """
 
     unit: Unit[Any, Any]
     args: tuple[Any, ...]
+    fences: int
     on_late: Callable[[Exception], None] | None = None
     done: trio.Event = attrs.Factory(trio.Event)
     result: outcome.Outcome[Any] | None = None
@@ -143,13 +145,16 @@ class _Job:
 
 @attrs.define(eq=False)
 class _Attempt(Generic[R]):
-    """An attempt to commit a batch; results and rows are those of its transaction's last run.
+    """An attempt to commit a batch, by a generation of the writer.
+
+    Results and rows are those of its transaction's last run.
 
     `number` is 1 for the first attempt; another one follows when nothing of it was committed.
     """
 
     jobs: list[_Job]
     number: int
+    generation: str
     results: list[Any] = attrs.Factory(list)
     rows: list[tuple[int, R]] = attrs.Factory(list)
 
@@ -167,6 +172,7 @@ class TableWriter(Generic[R]):
     _database: Database
     _transport: Transport
     _now_ms: Callable[[], int]
+    _on_fenced: Callable[[], None] | None = None
     position: int = 0
     committed: int = 0
     epoch: int = 0
@@ -184,10 +190,11 @@ class TableWriter(Generic[R]):
     _late: Exception | None = None  # set while the callers of an unsettled batch are answered
     _settling: trio.CancelScope | None = None
     _settle_until: float = math.inf
-    _generation: str = attrs.field(factory=_new_generation)
+    generation: Generation = attrs.field(init=False)
     _log: CommitLog[R] = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
+        self.generation = Generation(self.stream.name, self.writer, self._database, self._on_fenced)
         self._log = CommitLog(self.stream, self.writer, self._now_ms)
 
     @property
@@ -210,7 +217,7 @@ class TableWriter(Generic[R]):
             raise WriterStopped(self.stream.name)
         if self._late is not None:
             raise self._refusal()
-        job = _Job(unit, args)
+        job = _Job(unit, args, self.generation.fences)
         self._waiting.append(job)
         self._wake.set()
         await job.done.wait()
@@ -231,7 +238,7 @@ class TableWriter(Generic[R]):
         if self._stopped:
             raise WriterStopped(self.stream.name)
         assert not self._busy
-        job = _Job(unit, args, on_late)
+        job = _Job(unit, args, self.generation.fences, on_late)
         self._busy = True
         try:
             await self._write_batch([job])
@@ -247,9 +254,7 @@ class TableWriter(Generic[R]):
 
         Raises: WriterReplaced, CommitUnknown; the process must end.
         """
-        positions = await self._database.write(
-            stream_log.take_over, self.stream.name, self.writer, self._generation
-        )
+        positions = await self.generation.take_over()
         self.committed = positions.get(self.writer, 0)
         # IDs only grow, so this writer's will be above whatever any writer has committed.
         self.position = max(positions.values(), default=0)
@@ -301,7 +306,13 @@ class TableWriter(Generic[R]):
         if self._late is not None:
             _fail(jobs, self._late)
             return
-        attempt: _Attempt[R] = _Attempt(jobs, number)
+        outdated = [job for job in jobs if job.fences != self.generation.fences]
+        if outdated:
+            _fail(outdated, WriterFenced(self.stream.name, self.writer))
+            jobs = [job for job in jobs if job.fences == self.generation.fences]
+            if not jobs:
+                return
+        attempt: _Attempt[R] = _Attempt(jobs, number, self.generation.current)
         began = perf_counter()
         try:
             await self._database.write(self._transaction, attempt)
@@ -314,7 +325,7 @@ class TableWriter(Generic[R]):
                 await self._settle(attempt, error)
                 nursery.cancel_scope.cancel()
         except RowMissing:
-            self._give_up(jobs, WriterReplaced(self.stream.name, self.writer))
+            await self._reject(attempt)
         except DatabaseUnavailable as error:
             _fail(jobs, error)
         except Exception as error:  # noqa: BLE001 - it goes to the caller of the write
@@ -344,7 +355,20 @@ class TableWriter(Generic[R]):
         rows.sort(key=_id_of)
         attempt.results, attempt.rows = results, rows
         if rows:
-            await self._record(tx, rows)
+            await self._record(tx, rows, attempt.generation)
+
+    async def _reject(self, attempt: _Attempt[R]) -> None:
+        """Fail a batch that the database rejected: this writer was fenced, or replaced."""
+        name, jobs = self.stream.name, attempt.jobs
+        try:
+            is_fenced = await self.generation.was_fenced(attempt.generation)
+        except Unavailable as error:
+            _fail(jobs, error)  # nothing was written; the next commit is rejected again
+            return
+        if is_fenced:
+            _fail(jobs, WriterFenced(name, self.writer))
+        else:
+            self._give_up(jobs, WriterReplaced(name, self.writer))
 
     async def _settle(self, attempt: _Attempt[R], error: CommitUnknown) -> None:
         """Find out whether a batch was committed, and commit it if not; see the rules above."""
@@ -354,7 +378,7 @@ class TableWriter(Generic[R]):
         position = None
         try:
             with trio.CancelScope(deadline=self._settle_until) as self._settling:
-                position = await self._settled_position()
+                position = await self.generation.position_after(attempt.generation)
         except Exception as refusal:  # noqa: BLE001 - whatever the reason, it is not settled
             error.__cause__ = refusal
         finally:
@@ -364,6 +388,8 @@ class TableWriter(Generic[R]):
             return
         if position == attempt.rows[-1][0]:
             self._finish(attempt)
+        elif self.generation.current == attempt.generation:
+            _fail(attempt.jobs, WriterFenced(self.stream.name, self.writer))
         elif attempt.number < SETTLED_ATTEMPTS:
             await self._write_batch(attempt.jobs, attempt.number + 1)
         else:
@@ -390,25 +416,6 @@ class TableWriter(Generic[R]):
     def _refusal(self) -> DatabaseUnavailable:
         return DatabaseUnavailable(f"the last commit to stream {self.stream.name} is not settled")
 
-    async def _settled_position(self) -> int:
-        name, next_generation = self.stream.name, _new_generation()
-        while True:
-            try:
-                position = await self._database.write(
-                    stream_log.renew_generation,
-                    name,
-                    self.writer,
-                    self._generation,
-                    next_generation,
-                )
-            except Unavailable:
-                await trio.sleep(SETTLE_PAUSE_S)
-                continue
-            if position is None:
-                raise WriterReplaced(name, self.writer)
-            self._generation = next_generation
-            return position
-
     def _give_up(self, jobs: list[_Job], error: Exception) -> None:
         """Write nothing more, and let `run` fail."""
         _fail(jobs, error)
@@ -422,12 +429,12 @@ class TableWriter(Generic[R]):
         for job, result in zip(attempt.jobs, attempt.results, strict=True):
             job.finish(outcome.Value(result))
 
-    async def _record(self, tx: Tx, rows: Rows[R]) -> None:
+    async def _record(self, tx: Tx, rows: Rows[R], generation: str) -> None:
         position = rows[-1][0]
         name, writer = self.stream.name, self.writer
         if self._transport.shared:
             await self._log.append(tx, self.committed, rows)
-        await stream_log.set_position(tx, name, writer, self._generation, position)
+        await stream_log.set_position(tx, name, writer, generation, position)
 
     def _publish(self, rows: Rows[R]) -> None:
         position = rows[-1][0]

@@ -10,6 +10,8 @@ The row is the lock and the fence of the writer:
 - `take_over` and `renew_generation` update the same row, so they wait for a commit that is being
   written, and see its position. After them, no commit of an older generation can succeed, even if
   its statement is still on its way to the database.
+- `fence` makes no generation valid: the slots of a process that does not respond pass to others
+  (hs/repl/slots). If it does respond later, it asks for a new one by `renew_fenced`.
 - After CommitUnknown, a writer calls `renew_generation`: the returned position shows whether the
   commit was written. The call may be repeated if its own outcome is unknown.
 - A stream that any process may write has one row, and no generation. A commit takes its positions
@@ -21,6 +23,7 @@ The row is the lock and the fence of the writer:
 """
 
 from collections.abc import Sequence
+from typing import Final
 
 import attrs
 
@@ -44,6 +47,14 @@ RENEW_GENERATION = """
 UPDATE stream_positions SET life = $4 WHERE stream = $1 AND writer = $2 AND life IN ($3, $4)
 RETURNING position
 """
+FENCED: Final = "fenced"
+FENCE = f"""
+UPDATE stream_positions SET life = '{FENCED}' WHERE stream = $1 AND writer = $2 RETURNING position
+"""
+RENEW_FENCED = """
+UPDATE stream_positions SET life = $3 WHERE stream = $1 AND writer = $2 AND life = $4
+"""
+LIFE = "SELECT position, life FROM stream_positions WHERE stream = $1 AND writer = $2"
 APPEND = InsertRows(
     "stream_log",
     "stream text, writer text, position bigint, previous bigint, written_ms bigint, "
@@ -116,6 +127,31 @@ async def renew_generation(
         RENEW_GENERATION, stream, writer, generation, next_generation
     )
     return position
+
+
+async def fence(tx: Tx, stream: str, writer: str) -> int:
+    """Let no generation of a writer commit any more; return its position, which is final.
+
+    Waits for a commit that is being written.
+    """
+    position: int | None = await tx.fetchval(FENCE, stream, writer)
+    return position or 0
+
+
+async def renew_fenced(tx: Tx, stream: str, writer: str, generation: str, new: str) -> str | None:
+    """Replace the generation of a writer if it was fenced; return the valid one.
+
+    Returns: None if that is neither of these: another process writes under this name.
+    """
+    await tx.execute(RENEW_FENCED, stream, writer, new, FENCED)
+    row = await tx.fetchrow(LIFE, stream, writer)
+    return row[1] if row is not None and row[1] in (generation, new) else None
+
+
+async def position_and_life(tx: Tx, stream: str, writer: str) -> tuple[int, str] | None:
+    """Return the position and the valid generation of a writer, or FENCED; None without a row."""
+    row = await tx.fetchrow(LIFE, stream, writer)
+    return None if row is None else (row[0], row[1])
 
 
 async def reserve(tx: Tx, stream: str, writer: str, first: int, count: int) -> int:

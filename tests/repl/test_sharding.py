@@ -1,11 +1,20 @@
-"""Sharded services: each call goes to the owner of its first argument."""
+"""Sharded services: each call goes to the owner of its first argument, also when that changes."""
 
 from typing import Protocol
 
 import attrs
+import pytest
+import trio
 
+from hs.core.errors import NotOwner
+from hs.repl.calls.reply import RpcUnavailable
 from hs.repl.rpc import rpc
-from hs.repl.sharding import sharded_proxy
+from hs.repl.sharding import OwnerCalls, OwnerChanging, guarded, sharded_proxy
+from hs.repl.slots.assignment import SLOTS, slot_of
+from hs.repl.slots.table import SlotTable
+
+ROOM = "!a:x"
+SLOT = slot_of(ROOM)
 
 
 class Notes(Protocol):
@@ -21,19 +30,115 @@ class NotesOf:
         return f"{self.process} {room_id} {text * times}"
 
 
-OWNERS = {"!a:x": "one", "!b:x": "two"}
+@attrs.define(eq=False)
+class Scene:
+    """Two processes, each with its knowledge of the slots; calls come from the first one."""
+
+    tables: dict[str, SlotTable]
+    services: dict[str, Notes]
+    refreshes: int = 0
+
+    @property
+    def proxy(self) -> Notes:
+        """The proxy in the first process."""
+        owners = OwnerCalls("events", self.tables["p1"], self.refresh)
+        return sharded_proxy(Notes, self.services.__getitem__, owners)
+
+    async def refresh(self) -> None:
+        """Count how often the table was read again."""
+        self.refreshes += 1
+
+    async def add_at(self, process: str) -> str:
+        """Call a process."""
+        return await self.services[process].add(ROOM, "hi")
+
+    def give(self, holder: str, epoch: int) -> None:
+        """Let a process hold the slot of the room, and only this process know."""
+        self.tables[holder].note("events", SLOT, holder, epoch)
+        self.tables[holder].hold("events", [SLOT])
 
 
-async def test_calls_go_to_the_owner_of_the_first_argument() -> None:
-    services: dict[str, Notes] = {name: NotesOf(name) for name in ("one", "two")}
+def make_scene() -> Scene:
+    tables = {name: SlotTable(name, {"events": ("p1", "p2")}) for name in ("p1", "p2")}
 
-    notes = sharded_proxy(Notes, services, OWNERS.__getitem__)
+    async def never() -> None:
+        raise AssertionError("a guard does not read the table")
 
-    assert await notes.add("!a:x", "hi") == "one !a:x hi"
-    assert await notes.add("!b:x", "hi", times=2) == "two !b:x hihi"
+    services = {
+        name: guarded(Notes, NotesOf(name), OwnerCalls("events", table, never))
+        for name, table in tables.items()
+    }
+    return Scene(tables, services)
 
 
-async def test_only_owner_is_called_without_a_proxy() -> None:
-    only: Notes = NotesOf("one")
+async def test_calls_go_to_the_holder_of_the_slot_of_the_first_argument() -> None:
+    scene = make_scene()
+    scene.give("p2", 1)
+    scene.tables["p1"].note("events", SLOT, "p2", 1)
 
-    assert sharded_proxy(Notes, {"one": only}, OWNERS.__getitem__) is only
+    assert await scene.proxy.add(ROOM, "hi", times=2) == "p2 !a:x hihi"
+
+
+async def test_call_that_reached_a_former_holder_goes_on_to_the_present_one() -> None:
+    scene = make_scene()
+    scene.give("p2", 1)
+    scene.give("p1", 2)
+    scene.tables["p2"].note("events", SLOT, "p1", 2)
+    scene.tables["p1"].note("events", SLOT, "p2", 1)
+    stale = SlotTable("sync", {"events": ("p1", "p2")})
+    stale.note("events", SLOT, "p2", 1)
+    owners = OwnerCalls("events", stale, scene.refresh)
+
+    assert await owners.call(lambda: owners.owner(ROOM), scene.add_at) == "p1 !a:x hi"
+    assert scene.refreshes == 0
+
+
+async def test_call_waits_until_the_new_holder_takes_calls(autojump_clock: object) -> None:
+    scene = make_scene()
+    scene.tables["p1"].note("events", SLOT, "p2", 2)
+
+    async def take() -> None:
+        await trio.sleep(3)
+        scene.give("p2", 2)
+        scene.tables["p2"].hold("events", [SLOT])
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(take)
+        assert await scene.proxy.add(ROOM, "hi") == "p2 !a:x hi"
+    assert scene.refreshes > 0
+
+
+async def test_call_that_nobody_takes_fails_in_time(autojump_clock: object) -> None:
+    scene = make_scene()
+    began = trio.current_time()
+
+    with pytest.raises(OwnerChanging) as raised:
+        await scene.proxy.add(ROOM, "hi")
+
+    assert raised.value.status == 503
+    assert raised.value.extra["retry_after_ms"] > 0
+    assert trio.current_time() - began < 10
+
+
+async def test_call_of_a_process_that_cannot_be_reached_is_not_repeated() -> None:
+    scene = make_scene()
+    calls: list[str] = []
+
+    async def call(owner: str) -> None:
+        calls.append(owner)
+        raise RpcUnavailable(owner, "it does not run")
+
+    async def refresh() -> None:
+        calls.append("refresh")
+
+    with pytest.raises(RpcUnavailable):
+        await OwnerCalls("events", scene.tables["p1"], refresh).call(lambda: "p2", call)
+
+    assert calls == ["p2", "refresh"]
+
+
+async def test_refusal_names_no_process_to_clients() -> None:
+    refusal = NotOwner("events", 3, "persister1", 9)
+
+    assert set(refusal.body()) == {"errcode", "error", "retry_after_ms"}
+    assert 0 <= refusal.extra["slot"] < SLOTS

@@ -8,10 +8,10 @@ import trio
 import trio.testing
 
 from hs.repl.feed import Batch, Feed
+from hs.repl.generations import SETTLE_PAUSE_S
 from hs.repl.inproc import local_transport
 from hs.repl.writers import (
     ANSWER_S,
-    SETTLE_PAUSE_S,
     SETTLE_STOP_S,
     Rows,
     StreamIds,

@@ -8,9 +8,10 @@ import trio
 
 from hs.lib.aio import Bridge
 from hs.repl.feed import Batch, Feed
+from hs.repl.generations import WriterReplaced
 from hs.repl.inproc import InProcHub, local_transport
 from hs.repl.memory_writer import MemoryWriter, epoch_at
-from hs.repl.writers import Rows, StreamIds, WriterReplaced, WriterStopped
+from hs.repl.writers import Rows, StreamIds, WriterStopped
 from hs.storage import stream_log
 from hs.storage.database import (
     CommitUnknown,

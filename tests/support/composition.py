@@ -303,6 +303,8 @@ async def open_process(
         for shared in base.shared_writers.values():
             await shared.attach()
         await attach_writers(base.database, base.memory_writers.values())
+        if base.slots is not None:
+            await base.slots.start()
         async with trio.open_nursery() as runners:
             for part in services.parts:
                 if part is services.core.http.part and bridge is None:

@@ -80,7 +80,7 @@ def error_response(error: MatrixError) -> Response:
     """
     headers = {"content-type": "application/json"}
     retry_after_ms = error.extra.get("retry_after_ms")
-    if error.status == 429 and isinstance(retry_after_ms, int):
+    if error.status in (429, 503) and isinstance(retry_after_ms, int):
         headers["retry-after"] = str(max(1, -(-retry_after_ms // 1000)))
     return Response(error.status, headers, render(error.body()))
 

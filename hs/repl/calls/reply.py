@@ -64,7 +64,8 @@ class RpcUnavailable(MatrixError):
 
     def __init__(self, instance: str, cause: str) -> None:
         # The cause goes to the log only, because it may contain addresses and certificates.
-        super().__init__("M_UNKNOWN", 503, f"The process {instance} cannot be reached; try again")
+        message = f"The process {instance} cannot be reached; try again"
+        super().__init__("M_UNKNOWN", 503, message, retry_after_ms=2000)
         self.cause = cause
 
     def __str__(self) -> str:

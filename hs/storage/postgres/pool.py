@@ -31,6 +31,9 @@ CLOSE_LIMIT_S: Final = 5.0
 # asyncpg looks an array type up when it first meets it, which costs PostgreSQL more than most
 # units do. Preparing this statement on a new connection looks all of them up at once.
 ARRAY_TYPES: Final = "SELECT $1::bigint[], $2::bytea[], $3::smallint[], $4::integer[]"
+# A process that is stopped in the middle of a transaction must not keep its locks: other processes
+# take over what it does. A unit awaits nothing but the database, so this is long.
+IDLE_LIMIT: Final = "SET idle_in_transaction_session_timeout = '5s'"
 log = logging.getLogger(__name__)
 
 
@@ -174,10 +177,11 @@ class Pool:
         await asyncio.gather(*map(_close, idle))
 
     async def _connect(self) -> Connection:
-        """Open a connection and let it look up the array types."""
+        """Open a connection, set a limit, and let it look up the array types."""
         conn = await self.connect_only()
         try:
             async with asyncio.timeout(PREPARE_LIMIT_S):
+                await conn.execute(IDLE_LIMIT)
                 await conn.prepare(ARRAY_TYPES)
         except BaseException:
             conn.terminate()

@@ -57,6 +57,7 @@ _CONNECTION_LOST = (
     asyncpg.CrashShutdownError,
     asyncpg.CannotConnectNowError,
     asyncpg.TooManyConnectionsError,
+    asyncpg.IdleInTransactionSessionTimeoutError,
 )
 # For example: the disk is full, the server has become a standby, the role lost its privileges, the
 # database was dropped, data is damaged.

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from hs.core.streams import TO_DEVICE
-from hs.repl.writers import WriterReplaced
+from hs.repl.generations import WriterReplaced
 from hs.services.devices.inbox_addresses import MAX_DEVICES_PER_USER, InboxAddressCache
 from hs.storage import stream_log
 from hs.storage.database import Database

@@ -134,6 +134,9 @@ def _owned(
         expected=owner.receiver.expected,
     )
     queues.follow(base.feed)
+    if base.ownership.slots is not None:
+        base.ownership.slots.on_gained.append(lambda stream, matches: queues.look_again())
+        base.ownership.slots.on_lost.append(lambda stream, matches: queues.look_again())
     pdus = OwnedInboundPdus(
         base.database,
         owner.receiver,

@@ -180,7 +180,7 @@ def _guest_removal(base: ProcessBase, rooms: Rooms) -> GuestRemovalDuty | None:
         rooms.appender,
         rooms.auth_states,
         rooms.memberships,
-        owns=lambda room_id: base.ownership.is_mine(EVENTS, room_id),
+        owns=lambda room_id: base.ownership.is_assigned(EVENTS, room_id),
     )
 
 
@@ -192,7 +192,7 @@ def _forget_on_leave(base: ProcessBase, rooms: Rooms) -> ForgetOnLeaveDuty | Non
         base.feed,
         base.memory(CACHES),
         rooms.memberships.is_local,
-        lambda room_id: base.ownership.is_mine(EVENTS, room_id),
+        lambda room_id: base.ownership.is_assigned(EVENTS, room_id),
     )
 
 

@@ -1,5 +1,6 @@
 """Rooms: their stores in every process, and the event writer where rooms are owned."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Final
 
@@ -116,8 +117,8 @@ def wire_rooms(base: ProcessBase, keys: KeyRing, policies: PolicyServers) -> Roo
         assert owner is not None
         return owner
 
-    appenders = base.by_writer(RoomAppender, EVENTS, lambda: owned().writer)
-    appender = ShardedAppender(base.ownership, appenders)
+    appender_of = base.by_owner(RoomAppender, EVENTS, lambda: owned().writer)
+    appender = ShardedAppender(base.ownership, appender_of, base.owner_calls(EVENTS))
     outside = base.sharded(OutsideMemberships, EVENTS, lambda: owned().outside)
     leaves = OutsideLeaves(events, outside, base.signer, base.clock)
     departures = RoomDepartures(base.database, appender, memberships, leaves)
@@ -169,7 +170,9 @@ def _owner(
         committer=committer,
         history_committer=history_committer,
         max_bytes=hot_bytes,
+        check_owner=_owner_check(base),
     )
+    _follow_slots(base, hot)
     builder = EventBuilder(base.signer, base.clock)
     stores = RoomStores(
         database=base.database,
@@ -198,6 +201,30 @@ def _owner(
         templates=OwnedEventTemplates(hot, events, builder, policies, forks),
         outside=OwnedOutsideMemberships(base.database, memberships, hot, committer),
     )
+
+
+def _owner_check(base: ProcessBase) -> Callable[[str], None]:
+    """Return what raises NotOwner for a room that this process may not write."""
+    table = base.ownership.slots
+    return _own_all if table is None else partial(table.check, EVENTS.name)
+
+
+def _own_all(room_id: str) -> None:
+    pass
+
+
+def _follow_slots(base: ProcessBase, hot: HotRooms) -> None:
+    """Drop rooms that this process loses, and finish them before it gives them away."""
+    table = base.ownership.slots
+    if table is None:
+        return
+
+    def drop(stream: str, matches: Callable[[str], bool]) -> None:
+        if stream == EVENTS.name:
+            hot.drop(matches)
+
+    table.on_lost.append(drop)
+    table.unfinished[EVENTS.name] = hot.has_unfinished
 
 
 def _part(owner: RoomOwner | None, departures: RoomDepartures, cleanup: RoomCleanup) -> Part:

@@ -23,7 +23,7 @@ import attrs
 import orjson
 import trio
 
-from hs.core.errors import LimitExceeded, MatrixError, Unavailable
+from hs.core.errors import LimitExceeded, MatrixError, NotOwner, Unavailable
 from hs.core.events import event_types
 from hs.core.events.event import Event
 from hs.core.events.format import parse_pdu
@@ -111,6 +111,7 @@ class PduQueues:
     _busy_rooms: Counter[RoomID] = attrs.Factory(Counter)
     _busy_origins: Counter[ServerName] = attrs.Factory(Counter)
     _changed: trio.Event = attrs.Factory(trio.Event)
+    _must_look: bool = True
     given_up: int = 0
 
     @property
@@ -172,20 +173,34 @@ class PduQueues:
                     state.due_s = trio.current_time()
                     self._changed.set()
 
+    def look_again(self) -> None:
+        """Read which queues there are, because this process owns other rooms than before."""
+        self._must_look = True
+        self._changed.set()
+
     async def run(self) -> None:
         """Process the queues until cancelled."""
-        for queue in await self._database.read(inbound_pdus.list_queues):
-            if self._owns(RoomID(queue.room_id)):
-                key = (RoomID(queue.room_id), ServerName(queue.origin))
-                self._state(key, queue.oldest_ms).length = queue.length
+        self._must_look = True
         self._busy.clear()
         self._busy_rooms.clear()
         self._busy_origins.clear()
         async with trio.open_nursery() as nursery:
             while True:
                 self._changed = trio.Event()
+                if self._must_look:
+                    self._must_look = False
+                    await self._look()
                 with trio.move_on_after(self._start_due(nursery)):
                     await self._changed.wait()
+
+    async def _look(self) -> None:
+        for queue in await self._database.read(inbound_pdus.list_queues):
+            if self._owns(RoomID(queue.room_id)):
+                key = (RoomID(queue.room_id), ServerName(queue.origin))
+                self._state(key, queue.oldest_ms).length = queue.length
+        for room_id in [each for each in self._states if not self._owns(each)]:
+            if not self._busy_rooms[room_id]:
+                del self._states[room_id]
 
     def _state(self, key: QueueKey, oldest_ms: int) -> QueueState:
         room_id, origin = key
@@ -228,6 +243,8 @@ class PduQueues:
         state = self._states[room_id][origin]
         try:
             await self._try_head(key, state)
+        except NotOwner:
+            self._must_look = True
         except (MatrixError, Unavailable) as fault:
             log.warning(
                 "processing PDUs of %s in room %s failed, retrying in %.0f s: %s",

@@ -42,9 +42,9 @@ from hs.lib.backoff import Backoff
 from hs.lib.state_machine import StateMachine
 from hs.repl.feed import Batch, Feed
 from hs.repl.feed_queue import FeedQueue, QueueOverflow, WhenFull
+from hs.repl.generations import WriterReplaced
 from hs.repl.memory_writer import MemoryWriter
 from hs.repl.rpc import rpc
-from hs.repl.writers import WriterReplaced
 from hs.services.push.evaluation.custom_rules import UsersWithCustomRules
 from hs.services.push.evaluation.evaluation_states import (
     TRANSITIONS,

@@ -27,8 +27,8 @@ import trio
 from hs.core.positions import VectorPosition
 from hs.core.stream_def import ANY_PROCESS
 from hs.core.streams import UnreadRow
+from hs.repl.generations import WriterReplaced
 from hs.repl.memory_writer import MemoryWriter
-from hs.repl.writers import WriterReplaced
 from hs.services.push.evaluation.event_results import EventResults
 from hs.services.push.evaluation.push_queue import PushQueue
 from hs.storage import stream_log

@@ -18,6 +18,7 @@ Rules:
   or fails, and all others fail, because their waiters have been told so.
 - Together with a batch fail all queued batches of its room, as they are built on events that were
   not stored. `hot_rooms` drops the room in the same step, so nothing more can be built on them.
+- If the writer was fenced, what was submitted before that fails: others may write these rooms now.
 - On shutdown, what is queued is still written, for at most FLUSH_S; what is left fails, and
   `check_open` rejects new batches.
 - No wake-up is lost: `_wake` is replaced without an await after the queue was found empty.
@@ -34,7 +35,8 @@ from hs.core.errors import MatrixError, OutcomeUnknown, Unavailable
 from hs.core.streams import BACKFILL, EventRow
 from hs.lib.clock import Clock
 from hs.lib.grace import calling_when_cancelled
-from hs.repl.writers import TableWriter, WriterReplaced, WriterStopped
+from hs.repl.generations import WriterReplaced
+from hs.repl.writers import TableWriter, WriterFenced, WriterStopped
 from hs.services.rooms.append.commit_rows import ChainIndexer, CommitWork
 from hs.services.rooms.append.commit_transaction import CommitResult, commit_group
 from hs.services.rooms.append.pending_events import EventBatch
@@ -98,6 +100,7 @@ class Committer:
 
     def submit(self, batch: EventBatch) -> None:
         """Queue a batch; the caller has called `check_open`, with no await in between."""
+        batch.fences = self._writer.generation.fences
         self._queue.append(batch)
         self._waiting_events += len(batch.events)
         self._wake.set()
@@ -159,11 +162,18 @@ class Committer:
         if self._late is not None:
             self._fail(group, self._late)
             return
+        fences = self._writer.generation.fences
+        outdated = [batch for batch in group if batch.fences != fences]
+        if outdated:
+            self._fail(outdated, WriterFenced("events", self._writer.writer))
+            group = [batch for batch in group if batch.fences == fences]
+            if not group:
+                return
         work = self._commit_work(group)
         self._in_flight = group
         try:
             result = await self._writer.write_now(commit_group, work, on_late=self._answer_late)
-        except (DatabaseUnavailable, WriterStopped, WriterReplaced) as error:
+        except (DatabaseUnavailable, WriterStopped, WriterReplaced, WriterFenced) as error:
             self._fail(group, error)
         except Exception as error:  # noqa: BLE001 - whatever the reason, nothing was written
             await self._isolate(group, error)

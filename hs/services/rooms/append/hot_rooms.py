@@ -12,11 +12,14 @@ Rules:
   room as dropped and removes it from memory, possibly while another task holds it and awaits
   something. So a holder calls `check_not_dropped` after every await and does not await between
   that check and `submit`; otherwise it would build on events that were never stored.
+- Between processes, rooms change hands (hs/repl/slots). `check_owner` raises NotOwner if this
+  process may not write a room. It is called before a room is loaded and, with no await in between,
+  before a batch is queued. When a room is lost, its copy here is dropped.
 - Batches that were submitted before the failure, on top of the failed one, are failed by the
   committer. The next holder loads the room from the database again.
 """
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -46,6 +49,10 @@ def _ignore_batch(batch: EventBatch) -> None:
     pass
 
 
+def _own(room_id: str) -> None:
+    pass
+
+
 @attrs.define(eq=False)
 class HotRooms:
     """The hot rooms of this process."""
@@ -56,10 +63,12 @@ class HotRooms:
     _committer: Committer
     _history_committer: Committer
     _max_bytes: int = MAX_BYTES
+    _check_owner: Callable[[str], None] = _own
     _rooms: OrderedDict[RoomID, HotRoom] = attrs.Factory(OrderedDict)
     _weights: dict[RoomID, int] = attrs.Factory(dict)
     _total_bytes: int = 0
     _locks: KeyedLock[RoomID] = attrs.Factory(KeyedLock)
+    _unfinished: Counter[RoomID] = attrs.Factory(Counter)  # batches
 
     def __len__(self) -> int:
         return len(self._rooms)
@@ -87,12 +96,13 @@ class HotRooms:
 
         After an await inside, call `check_not_dropped` before using the room again. `make` builds a
         room that is not stored here; it must be submitted with a `new_room`.
-        Raises: NotFound, if this server has no state of the room and `make` is None.
+        Raises: NotFound, if this server has no state of the room and `make` is None; NotOwner.
         """
         return _HeldRoom(self, self._locks.hold(room_id), room_id, make)
 
     async def pin(self, room_id: RoomID, make: Callable[[], HotRoom] | None) -> HotRoom:
         """Load and pin a room; only `hold` calls this, under the room's lock."""
+        self._check_owner(room_id)
         room = self._rooms.get(room_id)
         if room is None:
             room = await self._load(room_id, make)
@@ -120,6 +130,16 @@ class HotRooms:
             room.dropped = True
             self._remove(room_id)
 
+    def has_unfinished(self, matches: Callable[[str], bool]) -> bool:
+        """Return whether batches of some of these rooms are not committed yet."""
+        return any(matches(room_id) for room_id in self._unfinished)
+
+    def drop(self, matches: Callable[[str], bool]) -> None:
+        """Remove rooms from memory that another process owns from now on."""
+        for room_id in [each for each in self._rooms if matches(each)]:
+            self._rooms[room_id].dropped = True
+            self._remove(room_id)
+
     def check_not_dropped(self, room: HotRoom) -> None:
         """Raise RoomDropped if a commit of the held room has failed."""
         if room.dropped:
@@ -137,8 +157,9 @@ class HotRooms:
 
         The next events may be built on top at once. `on_finished` is called when the commit has
         succeeded or failed.
-        Raises: NotCommitted; then nothing has changed.
+        Raises: NotCommitted, NotOwner; then nothing has changed.
         """
+        self._check_owner(room.room_id)
         self._committer.check_open()
         changed = new_room is not None or head.summary != room.head.summary
         change = HeadChange(
@@ -162,8 +183,9 @@ class HotRooms:
         `head` may differ from the room's head by redactions only. Nothing else of the room may be
         pending, and the caller waits for the commit before it releases the room: the two committers
         do not wait for each other.
-        Raises: NotCommitted; then nothing has changed.
+        Raises: NotCommitted, NotOwner; then nothing has changed.
         """
+        self._check_owner(room.room_id)
         self._history_committer.check_open()
         batch = self._batch(room, events, head, None, _ignore_batch)
         self._history_committer.submit(batch)
@@ -179,6 +201,7 @@ class HotRooms:
     ) -> EventBatch:
         room.head = head
         room.pins += 1
+        self._unfinished[room.room_id] += 1
         for pending in events:
             room.pending[pending.event.event_id] = pending
             self._events.expect(pending.event)
@@ -190,10 +213,12 @@ class HotRooms:
     ) -> EventBatch:
         """Queue the commit of outliers, which change nothing in a held room.
 
-        Raises: NotCommitted.
+        Raises: NotCommitted, NotOwner.
         """
+        self._check_owner(room.room_id)
         self._committer.check_open()
         room.pins += 1
+        self._unfinished[room.room_id] += 1
         for pending in events:
             room.pending[pending.event.event_id] = pending
         on_finished = partial(self._on_finished, room, _ignore_batch)
@@ -232,6 +257,9 @@ class HotRooms:
         for pending in batch.events:
             room.pending.pop(pending.event.event_id, None)
         room.pins -= 1
+        self._unfinished[room.room_id] -= 1
+        if not self._unfinished[room.room_id]:
+            del self._unfinished[room.room_id]
         if batch.error is not None:
             room.dropped = True
             for pending in batch.events:

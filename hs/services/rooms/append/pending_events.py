@@ -110,7 +110,8 @@ class EventBatch:
     """The events of one call, committed together or not at all.
 
     `head` is None if the end of the room stays the same. `on_finished` is called once, before the
-    waiters wake up; `error` is set if the commit failed, or while its outcome is unknown.
+    waiters wake up; `error` is set if the commit failed, or while its outcome is unknown. `fences`
+    is the number of fences of the writer when the batch was submitted.
     """
 
     room_id: RoomID
@@ -120,6 +121,7 @@ class EventBatch:
     on_finished: "Callable[[EventBatch], None]" = _ignore
     error: Exception | None = None
     is_finished: bool = False
+    fences: int = 0
     _answered: trio.Event = attrs.Factory(trio.Event)
 
     def __attrs_post_init__(self) -> None:

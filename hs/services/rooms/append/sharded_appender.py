@@ -1,7 +1,7 @@
 """Append to any room from any process: calls go to the process that owns the room."""
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import Final
 
 import attrs
@@ -9,6 +9,7 @@ import attrs
 from hs.core.ids import RoomID
 from hs.core.streams import EVENTS
 from hs.repl.ownership import Ownership
+from hs.repl.sharding import OwnerCalls
 from hs.services.rooms.append.appender import RoomAppender
 from hs.services.rooms.append.drafts import AppendedEvent, Draft, TransactionKey
 
@@ -19,17 +20,25 @@ CREATE_SCOPE: Final = "/createRoom"
 class ShardedAppender:
     """The RoomAppender that all services use.
 
-    `appenders` maps each instance that writes the events stream to its appender: this process's
-    RoomWriter, and RPC proxies of the others.
+    `appender_of` returns the appender of a process: this process's RoomWriter, or an RPC proxy.
+    `owners` is None for a server's only process.
     """
 
     _ownership: Ownership
-    _appenders: Mapping[str, RoomAppender]
+    _appender_of: Callable[[str], RoomAppender]
+    _owners: OwnerCalls | None
 
     async def append(self, room_id: RoomID, drafts: list[Draft]) -> list[AppendedEvent]:
         """Append events to a room; see RoomAppender."""
-        owner = self._ownership.owner(EVENTS, room_id)
-        return await self._appenders[owner].append(room_id, drafts)
+        if self._owners is None:
+            return await self._appender_of(self._ownership.topology.instance).append(
+                room_id, drafts
+            )
+        owners = self._owners
+        return await owners.call(
+            lambda: owners.owner(room_id),
+            lambda owner: self._appender_of(owner).append(room_id, drafts),
+        )
 
     async def create(self, version: str, drafts: list[Draft]) -> list[AppendedEvent]:
         """Create a room in the process that will own it; see RoomAppender.
@@ -37,10 +46,17 @@ class ShardedAppender:
         A room without an ID gets one of the process that a random key belongs to, so the rooms of
         one creator, or those created through one process, are not all written by one process.
         """
-        owner = self._ownership.owner(EVENTS, _key_of(drafts[0]))
-        if owner != self._ownership.topology.instance:
-            drafts = [_with_transaction_id(drafts[0]), *drafts[1:]]
-        return await self._appenders[owner].create(version, drafts)
+        own = self._ownership.topology.instance
+        if self._owners is None:
+            return await self._appender_of(own).create(version, drafts)
+        owners, key = self._owners, _key_of(drafts[0])
+        remote = [_with_transaction_id(drafts[0]), *drafts[1:]]
+        return await owners.call(
+            lambda: owners.owner(key),
+            lambda owner: self._appender_of(owner).create(
+                version, drafts if owner == own else remote
+            ),
+        )
 
 
 def _key_of(create: Draft) -> str:

@@ -13,7 +13,7 @@ from hs.core.ids import EventID, RoomID, UserID
 from hs.core.requester import Requester
 from hs.core.streams import UNREAD
 from hs.lib.clock import FixedClock
-from hs.repl.writers import WriterReplaced
+from hs.repl.generations import WriterReplaced
 from hs.services.ephemeral.room_receipts import READ_PRIVATE
 from hs.services.push.evaluation import result_store
 from hs.services.rooms.append.drafts import Draft

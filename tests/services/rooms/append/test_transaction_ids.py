@@ -7,6 +7,7 @@ import trio
 from hs.core.errors import Forbidden
 from hs.core.events import event_types
 from hs.core.ids import RoomID
+from hs.core.streams import EVENTS
 from hs.services.rooms.append import transaction_ids
 from hs.services.rooms.append.appender import RoomAppender
 from hs.services.rooms.append.drafts import AppendedEvent, Draft
@@ -137,7 +138,9 @@ async def test_creation_repeated_after_a_restart_returns_the_same_room(
         open_world(database, front_settings, neighbours=neighbours) as front,
     ):
         recording = RecordingAppender(owner.writer, calls)
-        appender = ShardedAppender(front.process.base.ownership, {"maker": recording})
+        base = front.process.base
+        services: dict[str, RoomAppender] = {"maker": recording}
+        appender = ShardedAppender(base.ownership, services.__getitem__, base.owner_calls(EVENTS))
         created += await appender.create("11", [Draft(event_types.CREATE, ALICE, {}, "")])
         created += await owner.writer.create("11", calls[0])
     async with open_world(database, owner_settings) as owner:

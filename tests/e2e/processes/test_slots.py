@@ -1,0 +1,223 @@
+"""Writers of events that are killed, stopped, added and removed: rooms heal and never split."""
+
+import logging
+import random
+import signal
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import attrs
+import pytest
+import trio
+import yaml
+
+from tests.e2e.processes.test_killed import CLIENT, Ledger, read_room, sign_up
+from tests.support.servers.http_client import ConnectionLost, HttpClient
+from tests.support.servers.postgres import PostgresServer
+from tests.support.servers.processes import (
+    Cluster,
+    ServerProcess,
+    make_cluster,
+    running,
+)
+from tests.support.servers.redis import RedisServer
+
+pytestmark = [pytest.mark.process, pytest.mark.postgres]
+
+ROOMS = 8
+HEALED_S = 16.0  # slots pass to others after about 10 seconds; the machine of a test is slow
+WRITERS = ["persister1", "persister2"]
+
+log = logging.getLogger(__name__)
+
+
+@attrs.define
+class Load:
+    """A sender in each room, by any of the processes that serve clients; `stalls` are by room."""
+
+    ports: list[int]
+    token: str
+    ledger: Ledger = attrs.Factory(Ledger)
+    acknowledged_at: dict[str, float] = attrs.Factory(dict)
+    longest_s: float = 0.0
+
+    async def send(self, room_id: str, number: int) -> None:
+        """Send messages to a room until cancelled."""
+        clients = [HttpClient(port, self.token) for port in self.ports]
+        count = 0
+        while True:
+            count += 1
+            client = clients[count % len(clients)]
+            text = f"{number}.{count}"
+            path = f"{CLIENT}/rooms/{room_id}/send/m.room.message/{text}"
+            while True:
+                try:
+                    answer = await client.put(path, {"msgtype": "m.text", "body": text})
+                except ConnectionLost:
+                    await trio.sleep(0.05)
+                    continue
+                if answer.status == 200:
+                    break
+                assert answer.status == 503, answer.body
+                await trio.sleep(0.05)
+            self.ledger.record(text, answer.json["event_id"])
+            now = trio.current_time()
+            self.longest_s = max(self.longest_s, now - self.acknowledged_at.get(room_id, now))
+            self.acknowledged_at[room_id] = now
+
+    async def wait_all_rooms(self, within_s: float) -> float:
+        """Wait until a message was acknowledged in every room; return how long that took."""
+        began = trio.current_time()
+        with trio.fail_after(within_s):
+            while True:
+                if all(at > began for at in self.acknowledged_at.values()):
+                    return trio.current_time() - began
+                await trio.sleep(0.05)
+
+
+@contextmanager
+def running_persisters(
+    postgres: PostgresServer, redis: RedisServer, orders: dict[str, list[str]] | None = None
+) -> Iterator[Cluster]:
+    """Run main and two writers of events; `orders` are lists that a process has for itself."""
+    folder = Path(tempfile.mkdtemp(prefix="hs-e2e-"))
+    settings = {"stream_writers": {"events": WRITERS}}
+    cluster = make_cluster("T2", folder, postgres, redis, settings, ["persister2"])
+    del cluster.processes["sync1"]
+    for name, order in (orders or {}).items():
+        path = cluster.processes[name].configs[-1]
+        own = yaml.safe_load(path.read_text())
+        own["stream_writers"] = {**own.get("stream_writers", {}), "events": order}
+        path.write_text(yaml.safe_dump(own))
+    with running(cluster):
+        yield cluster
+
+
+async def create_rooms(cluster: Cluster) -> tuple[HttpClient, list[str]]:
+    """Create rooms that are spread over the writers."""
+    client = await sign_up(cluster.processes["main"].port)
+    rooms = []
+    for number in range(ROOMS):
+        process = cluster.processes[WRITERS[number % 2]]
+        creator = HttpClient(process.port, client.token)
+        created = await creator.post(f"{CLIENT}/createRoom", {"preset": "public_chat"})
+        assert created.status == 200, created.body
+        rooms.append(str(created.json["room_id"]))
+        await creator.aclose()
+    return client, rooms
+
+
+async def check_ledger(client: HttpClient, rooms: list[str], ledger: Ledger) -> None:
+    """Check that every acknowledged message is there, and none twice."""
+    written = [entry for room_id in rooms for entry in await read_room(client, room_id)]
+    texts = [text for text, _ in written]
+    assert len(texts) == len(set(texts)), "duplicated"
+    assert ledger.acknowledged.items() <= dict(written).items(), "lost"
+
+
+def send_signal(process: ServerProcess, number: signal.Signals) -> None:
+    assert process.process is not None
+    process.process.send_signal(number)
+
+
+async def stop_one_and_kill_the_other(cluster: Cluster, stopped_s: float) -> None:
+    """Stop a writer for a while, then kill the other one."""
+    client, rooms = await create_rooms(cluster)
+    first, second = (cluster.processes[name] for name in WRITERS)
+    load = Load([cluster.processes["main"].port], client.token or "")
+    async with trio.open_nursery() as nursery:
+        for number, room_id in enumerate(rooms):
+            nursery.start_soon(load.send, room_id, number)
+        await load.wait_all_rooms(10)
+        send_signal(first, signal.SIGSTOP)
+        began = time.monotonic()
+        await trio.sleep(0.5)  # for what was under way
+        try:
+            healed_s = await load.wait_all_rooms(HEALED_S)
+            await trio.sleep(max(0.0, stopped_s - (time.monotonic() - began)))
+        finally:
+            send_signal(first, signal.SIGCONT)
+        # It comes back as a process without slots, and gets some before the other one is killed.
+        await trio.sleep(5)
+        await trio.to_thread.run_sync(second.kill)
+        await trio.sleep(0.5)
+        killed_s = await load.wait_all_rooms(HEALED_S)
+        nursery.cancel_scope.cancel()
+    log.info("healed after %.1f s (stopped) and %.1f s (killed)", healed_s, killed_s)
+    await check_ledger(client, rooms, load.ledger)
+    await client.aclose()
+    await trio.to_thread.run_sync(second.start)
+
+
+def test_rooms_of_a_stopped_and_of_a_killed_writer_heal(
+    postgres_server: PostgresServer, redis: RedisServer
+) -> None:
+    with running_persisters(postgres_server, redis) as cluster:
+        trio.run(stop_one_and_kill_the_other, cluster, 0.0)
+
+
+async def send_through_both(cluster: Cluster) -> None:
+    """Send to all rooms through processes that disagree about the order of the writers."""
+    client, rooms = await create_rooms(cluster)
+    ports = [process.port for process in cluster.processes.values()]
+    load = Load(ports, client.token or "")
+    async with trio.open_nursery() as nursery:
+        for number, room_id in enumerate(rooms):
+            nursery.start_soon(load.send, room_id, number)
+        for _ in range(3):
+            await load.wait_all_rooms(10)
+        nursery.cancel_scope.cancel()
+    await check_ledger(client, rooms, load.ledger)
+    await client.aclose()
+
+
+@pytest.mark.long
+def test_processes_with_lists_in_different_order_never_split_a_room(
+    postgres_server: PostgresServer, redis: RedisServer
+) -> None:
+    orders = {"persister2": WRITERS[::-1]}
+    with running_persisters(postgres_server, redis, orders) as cluster:
+        trio.run(send_through_both, cluster)
+
+
+@pytest.mark.long
+def test_rooms_of_a_writer_that_is_stopped_for_twenty_seconds_heal(
+    postgres_server: PostgresServer, redis: RedisServer
+) -> None:
+    with running_persisters(postgres_server, redis) as cluster:
+        trio.run(stop_one_and_kill_the_other, cluster, 20.0)
+
+
+async def restart_repeatedly(cluster: Cluster, restarts: int) -> float:
+    """Restart a random writer again and again; return the longest time that a room stalled."""
+    client, rooms = await create_rooms(cluster)
+    load = Load([cluster.processes["main"].port], client.token or "")
+    rng = random.Random(1)
+    async with trio.open_nursery() as nursery:
+        for number, room_id in enumerate(rooms):
+            nursery.start_soon(load.send, room_id, number)
+        await load.wait_all_rooms(10)
+        load.longest_s = 0.0
+        for _ in range(restarts):
+            process = cluster.processes[rng.choice(WRITERS)]
+            assert await trio.to_thread.run_sync(process.stop) == 0
+            await load.wait_all_rooms(HEALED_S)
+            await trio.to_thread.run_sync(process.start)
+            await trio.sleep(6)
+        nursery.cancel_scope.cancel()
+    await check_ledger(client, rooms, load.ledger)
+    await client.aclose()
+    return load.longest_s
+
+
+@pytest.mark.long
+def test_restarts_of_writers_stall_no_room_for_long(
+    postgres_server: PostgresServer, redis: RedisServer
+) -> None:
+    with running_persisters(postgres_server, redis) as cluster:
+        longest_s = trio.run(restart_repeatedly, cluster, 6)
+        log.info("longest stall %.2f s", longest_s)
+        assert longest_s < 5

@@ -1,0 +1,238 @@
+"""Slots change hands: a process that hangs loses them, and cannot write what others took over.
+
+A process whose keeper does not run is like one that is stopped (SIGSTOP): it gives no sign of life.
+"""
+
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+
+from hs.core.errors import MatrixError
+from hs.core.ids import RoomID
+from hs.core.streams import EVENTS
+from hs.repl.slots.keeper import SlotKeeper
+from hs.repl.slots.table import SlotTable
+from hs.storage import stream_slots
+from hs.storage.database import Database
+from tests.support.composition import SETTINGS, Neighbourhood, worker_settings
+from tests.support.rooms import ALICE, World, message, open_world
+
+WRITERS = ("p1", "p2")
+WAIT_S = 30.0
+
+
+@asynccontextmanager
+async def open_persisters(
+    database: Database, lists: dict[str, tuple[str, ...]] | None = None
+) -> AsyncIterator[tuple[World, World]]:
+    """Compose two processes, each with its own list of the writers of events."""
+    lists = lists or dict.fromkeys(WRITERS, WRITERS)
+    neighbours = Neighbourhood()
+    first, second = (
+        worker_settings(SETTINGS, name, *WRITERS, events=writers) for name, writers in lists.items()
+    )
+    async with (
+        open_world(database, first, neighbours=neighbours) as one_world,
+        open_world(database, second, neighbours=neighbours) as other_world,
+    ):
+        for world in (one_world, other_world):
+            keeper_of(world).beat_s = 0.05
+            keeper_of(world).silent_s = 0.4
+        yield one_world, other_world
+
+
+def keeper_of(world: World) -> SlotKeeper:
+    assert world.process.base.slots is not None
+    return world.process.base.slots
+
+
+def table_of(world: World) -> SlotTable:
+    return keeper_of(world).table
+
+
+def held(world: World) -> int:
+    return len(table_of(world).held("events"))
+
+
+async def wait_until(condition: Callable[[], bool]) -> None:
+    with trio.fail_after(WAIT_S):
+        while True:
+            if condition():
+                return
+            await trio.sleep(0.01)
+
+
+async def room_of(world: World) -> RoomID:
+    """Create a room that a process owns."""
+    room_id = await world.create_room(ALICE)
+    assert table_of(world).holds("events", room_id)
+    return room_id
+
+
+async def stored_holders(database: Database) -> Counter[str]:
+    records = await database.read(stream_slots.list_slots)
+    return Counter(record.holder for record in records if record.stream == "events")
+
+
+async def test_first_start_fills_the_table_evenly(database: Database) -> None:
+    async with open_persisters(database) as (p1, p2):
+        assert await stored_holders(database) == {"p1": 128, "p2": 128}
+        assert held(p1) == held(p2) == 128
+
+
+async def test_lists_in_different_order_never_split_a_room(database: Database) -> None:
+    lists = {"p1": ("p1", "p2"), "p2": ("p2", "p1")}
+    async with open_persisters(database, lists) as (p1, p2):
+        held_by = [table_of(world).held("events") for world in (p1, p2)]
+
+        assert not held_by[0] & held_by[1]
+        room_id = await room_of(p1)
+        # Whichever process is asked, the holder writes.
+        await p2.send(room_id, ALICE)
+        assert p2.rooms.extremity_count(room_id) == 0
+        with pytest.raises(MatrixError, match="takes over"):
+            await p2.writer.append(room_id, [message(ALICE)])
+
+
+async def test_only_writer_in_its_own_list_does_not_write_what_another_one_holds(
+    database: Database,
+) -> None:
+    lists = {"p1": ("p1",), "p2": ("p2",)}
+    async with open_persisters(database, lists) as (p1, p2):
+        assert (held(p1), held(p2)) == (256, 0)
+
+        room_id = await p2.create_room(ALICE)
+
+        assert table_of(p1).holds("events", room_id)
+
+
+async def test_hung_process_loses_its_slots_and_cannot_commit(database: Database) -> None:
+    async with open_persisters(database) as (p1, p2), trio.open_nursery() as nursery:
+        room_id = await room_of(p1)
+        await nursery.start(keeper_of(p2).run)
+
+        await wait_until(lambda: held(p2) == 256)
+        await p2.send(room_id, ALICE, "by the new owner")
+
+        # The hung process does not know yet: to it, the room is its own, and the database refuses.
+        table_of(p1)._held["events"] |= set(range(256))
+        with pytest.raises(MatrixError) as refused:
+            await p1.writer.append(room_id, [message(ALICE, "by the old owner")])
+        assert refused.value.status == 503
+        assert held(p1) == 0
+        assert await stored_holders(database) == {"p2": 256}
+
+        nursery.cancel_scope.cancel()
+
+
+async def test_hung_process_comes_back_as_a_candidate_and_gets_slots_again(
+    database: Database,
+) -> None:
+    async with open_persisters(database) as (p1, p2), trio.open_nursery() as nursery:
+        room_id = await room_of(p1)
+        await nursery.start(keeper_of(p2).run)
+        await wait_until(lambda: held(p2) == 256)
+
+        await nursery.start(keeper_of(p1).run)
+        await wait_until(lambda: held(p1) == held(p2) == 128)
+
+        for number, world in enumerate((p1, p2, p1, p2)):
+            await world.send(room_id, ALICE, f"message {number}")
+        assert await stored_holders(database) == {"p1": 128, "p2": 128}
+        assert not table_of(p1).held("events") & table_of(p2).held("events")
+        nursery.cancel_scope.cancel()
+
+
+async def test_what_was_accepted_before_a_takeover_is_not_committed_after_it(
+    database: Database,
+) -> None:
+    async with open_persisters(database) as (p1, p2):
+        room_id = await room_of(p1)
+        generation = p1.process.base.table(EVENTS).generation
+
+        async def append() -> None:
+            with pytest.raises(MatrixError) as refused:
+                await p1.writer.append(room_id, [message(ALICE, "too late")])
+            assert refused.value.status == 503
+
+        async def renew() -> None:
+            generation.fences += 1
+
+        async with trio.open_nursery() as nursery:
+            # As when a stopped process goes on and gives its sign of life before it commits: the
+            # batch is submitted, and by the time of the commit the new generation is valid.
+            check, p1.rooms._check_owner = (
+                p1.rooms._check_owner,
+                lambda room_id: nursery.start_soon(renew),
+            )
+            p1.committer._has_many_senders = True  # so that it waits for others before it commits
+            await append()
+        p1.rooms._check_owner = check
+
+        sent = await p2.send(room_id, ALICE)
+        messages = [row.event_id for _, row in p2.seen if row.type == "m.room.message"]
+        assert messages == [sent.event_id]
+
+
+async def test_stopping_process_hands_over_all_slots_at_once(database: Database) -> None:
+    async with open_persisters(database) as (p1, p2), trio.open_nursery() as nursery:
+        room_id = await room_of(p1)
+        await nursery.start(keeper_of(p2).run)
+        async with trio.open_nursery() as stopping:
+            await stopping.start(keeper_of(p1).run)
+            await wait_until(lambda: "p2" in keeper_of(p1)._silence.last)
+            stopping.cancel_scope.cancel()
+
+        await wait_until(lambda: held(p2) == 256)
+        await p1.send(room_id, ALICE)
+        assert held(p1) == 0
+        nursery.cancel_scope.cancel()
+
+
+async def test_slots_move_under_load_without_a_failure(database: Database) -> None:
+    async with open_persisters(database) as (p1, p2), trio.open_nursery() as nursery:
+        rooms = [await p1.create_room(ALICE) for _ in range(4)]
+        sent: list[str] = []
+
+        async def send(room_id: RoomID) -> None:
+            number = 0
+            while True:
+                number += 1
+                world = (p1, p2)[number % 2]
+                sent.append((await world.send(room_id, ALICE, f"{number}")).event_id)
+
+        for room_id in rooms:
+            nursery.start_soon(send, room_id)
+        await nursery.start(keeper_of(p1).run)
+        await nursery.start(keeper_of(p2).run)
+        for world, other in ((p1, p2), (p2, p1), (p1, p2)):
+            sent.clear()
+            slots = sorted(table_of(world).held("events"))
+            await keeper_of(world)._give("events", {table_of(other).instance: slots})
+            await wait_until(lambda: len(sent) > 40)
+
+        nursery.cancel_scope.cancel()
+    assert len(set(sent)) == len(sent) > 40
+
+
+async def test_added_process_gets_slots_by_itself_and_at_once_if_asked(
+    database: Database,
+) -> None:
+    lists = {"p1": ("p1", "p2"), "p2": ("p1", "p2")}
+    async with open_persisters(database, {**lists}) as (p1, p2), trio.open_nursery() as nursery:
+        await database.write(stream_slots.give, "events", "p2", "p1", range(256))
+        await keeper_of(p1).refresh()
+        await keeper_of(p2).refresh()
+        await nursery.start(keeper_of(p1).run)
+        await wait_until(lambda: held(p1) == 256)
+        await nursery.start(keeper_of(p2).run)
+        await wait_until(lambda: held(p2) > 0)
+
+        given = await keeper_of(p1).rebalance()
+
+        assert 0 < given["p2"] < 128
+        await wait_until(lambda: held(p2) == 128)
+        nursery.cancel_scope.cancel()
