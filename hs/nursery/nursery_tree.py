@@ -25,6 +25,7 @@ from hs.nursery import systemd
 from hs.nursery.health.probes import CHECKS
 from hs.nursery.part import Runner
 from hs.nursery.pid_file import open_file_limit
+from hs.nursery.plan import INTERNAL_RESOURCES
 from hs.nursery.process import Process
 from hs.repl.calls.reply import RpcUnavailable
 from hs.repl.leases import LeaseLost, instance_lease
@@ -33,7 +34,6 @@ from hs.settings.sections.connections import ConnectionSettings
 from hs.settings.sections.listeners import Listener
 from hs.settings.settings import Settings
 
-_INTERNAL = frozenset(("replication", "metrics", "health"))
 # Connections may take these parts of the files that the system allows; the rest is for the
 # database, logs, connections to other processes, and media: each connection of a client may upload
 # or download a file.
@@ -77,7 +77,7 @@ async def run_tree(process: Process, shutdown: Shutdown, on_listening: OnListeni
         _own_endpoints(process, internal_drain), process.authenticator, drain=internal_drain
     )
     internal_listeners = [
-        listener for listener in base.plan.listeners if listener.names <= _INTERNAL
+        listener for listener in base.plan.listeners if listener.names <= INTERNAL_RESOURCES
     ]
     async with trio.open_nursery() as replication:
         await replication.start(process.health.run)
@@ -132,7 +132,7 @@ async def _run(
 
 async def _serve(process: Process, shutdown: Shutdown, on_ready: OnReady) -> None:
     plan = process.base.plan
-    public = [listener for listener in plan.listeners if not listener.names <= _INTERNAL]
+    public = [listener for listener in plan.listeners if not listener.names <= INTERNAL_RESOURCES]
     async with trio.open_nursery() as listening:
         settings = process.base.settings
         limits = public_limits(settings.connections)

@@ -17,6 +17,9 @@ PUSHERS = "pushers"
 FEDERATION = "federation sender"
 MEDIA_JOBS = "media jobs"
 
+INTERNAL_RESOURCES = frozenset(("replication", "metrics", "health"))
+"""What listeners serve that neither clients nor other servers use."""
+
 
 @attrs.frozen(kw_only=True)
 class Plan:
@@ -33,6 +36,17 @@ class Plan:
     duties: tuple[str, ...]
     shared: bool
     migrates: bool
+
+    @property
+    def answers_requests(self) -> bool:
+        """Whether clients or other servers send requests to this process."""
+        return any(not listener.names <= INTERNAL_RESOURCES for listener in self.listeners)
+
+    @property
+    def needs_sync(self) -> bool:
+        """Whether clients may sync through this process, or it cleans up after those who did."""
+        serves_clients = any("client" in listener.names for listener in self.listeners)
+        return serves_clients or BACKGROUND in self.duties
 
 
 def plan_of(settings: Settings) -> Plan:

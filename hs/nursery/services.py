@@ -132,9 +132,15 @@ class Services:
     search: SearchServices
     admin: AdminServices
     threads: ThreadServices
-    sync: SyncServices
+    planned_sync: SyncServices | None
     others: Sequence[Part]
     federation: Sequence[Part] = ()
+
+    @property
+    def sync(self) -> SyncServices:
+        """Sync, in a process whose plan needs it."""
+        assert self.planned_sync is not None
+        return self.planned_sync
 
     @property
     def parts(self) -> list[Part]:
@@ -144,8 +150,9 @@ class Services:
         accounts = (core.rooms, core.accounts, self.login, self.profiles)
         rooms = (self.aliases, self.members, self.creation, self.sending, self.reading)
         users = (self.ephemeral, self.push, self.pushers, self.devices, self.media, self.previews)
-        rest = (self.directory, self.search, self.retention, self.admin, self.threads, self.sync)
-        subjects: tuple[_Subject, ...] = (*doors, *accounts, *rooms, *users, *rest)
+        rest = (self.directory, self.search, self.retention, self.admin, self.threads)
+        last = () if self.planned_sync is None else (self.planned_sync,)
+        subjects: tuple[_Subject, ...] = (*doors, *accounts, *rooms, *users, *rest, *last)
         return [*self.others, *(subject.part for subject in subjects), *self.federation]
 
 
@@ -208,7 +215,11 @@ def build_services(
             wire_admin_api(base, accounts, login, core.federation),
         ],
         # Last, so that its notifier wakes clients once all other subscribers are up to date.
-        sync=wire_sync(base, rooms, reading, sources, threads, admission=admission, drain=drain),
+        planned_sync=wire_sync(
+            base, rooms, reading, sources, threads, admission=admission, drain=drain
+        )
+        if base.plan.needs_sync
+        else None,
     )
     return attrs.evolve(services, federation=_build_federation(base, services, admission, drain))
 

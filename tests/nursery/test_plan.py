@@ -74,6 +74,26 @@ def test_generic_worker_has_no_streams_and_duties(load: Load) -> None:
     assert [listener.port for listener in plan.listeners] == [8083, 9094]
 
 
+@pytest.mark.parametrize(
+    ("names", "more", "answers_requests", "needs_sync"),
+    [
+        ("client, metrics", "", True, True),
+        ("federation", "", True, False),
+        ("replication, metrics, health", "", False, False),
+        ("replication", "run_background_tasks_on: w\n", False, True),
+    ],
+)
+def test_only_processes_that_are_asked_need_what_answers(
+    load: Load, names: str, more: str, answers_requests: bool, needs_sync: bool
+) -> None:
+    worker = WORKER.replace("names: [client, federation]", f"names: [{names}]")
+
+    plan = plan_of(load(SHARED + more, worker))
+
+    assert plan.answers_requests is answers_requests
+    assert plan.needs_sync is needs_sync
+
+
 def test_enabled_redis_implies_other_processes(load: Load) -> None:
     assert plan_of(load(SHARED)).shared
 

@@ -10,6 +10,7 @@ from hs.core.ids import EventID, UserID
 from hs.core.streams import EVENTS
 from hs.services.rooms.append.drafts import Draft
 from hs.settings.sections.federation import FederationSettings
+from hs.settings.sections.listeners import Listener, Resource
 from hs.settings.sections.previews import PreviewSettings
 from hs.settings.sections.proposals import Experiments, ProposalSettings
 from hs.storage.database import Database
@@ -45,6 +46,26 @@ async def test_single_process_stores_appended_event(database: Database) -> None:
         events = await process.services.core.rooms.events.get([event_id])
 
     assert events[event_id].event.content == HELLO.content
+
+
+async def test_process_without_clients_builds_no_sync(database: Database) -> None:
+    neighbourhood = Neighbourhood()
+    main = worker_settings(SETTINGS, "main", events=("writer",))
+    writer = worker_settings(SETTINGS, "writer", events=("writer",))
+    internal = Listener(port=9101, resources=(Resource(names=("replication",)),))
+    writer = attrs.evolve(writer, listeners=(internal,))
+    async with (
+        open_process(database, writer, neighbours=neighbourhood) as owner,
+        open_process(database, main, neighbours=neighbourhood) as process,
+    ):
+        event_id = await create_and_send(process)
+        stored = await process.services.core.rooms.events.get([event_id])
+        room_id = stored[event_id].event.room_id
+        tails = [each.services.core.rooms.tails for each in (owner, process)]
+
+        assert process.services.planned_sync is not None
+        assert owner.services.planned_sync is None
+        assert [tail.last(room_id, 1) is None for tail in tails] == [True, False]
 
 
 async def test_process_appends_through_writer_of_events(

@@ -107,7 +107,11 @@ def wire_rooms(base: ProcessBase, keys: KeyRing, policies: PolicyServers) -> Roo
         int(MAX_SNAPSHOT_BYTES * caches.factor("state_snapshots")),
     )
     memberships = Memberships(base.database, base.feed, base.settings.server.server_name)
-    tails = RecentEvents(base.feed, int(TAIL_BYTES * caches.factor("tails")))
+    tails = RecentEvents(
+        base.feed,
+        int(TAIL_BYTES * caches.factor("tails")),
+        follows=base.plan.answers_requests,
+    )
     graph, checker = AuthGraph(base.database), PduChecker(keys)
     policy_check = PolicyServerCheck(memberships, policies)
     resolver = StateResolver(events, graph)

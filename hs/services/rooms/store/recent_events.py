@@ -53,17 +53,24 @@ class _RecentInRoom:
 
 
 class RecentEvents:
-    """The recent events of all active rooms."""
+    """The recent events of all active rooms.
+
+    Without `follows`, in a process that nobody asks, nothing is remembered: no answer but that of
+    the present position is complete.
+    """
 
     def __init__(
         self,
         feed: Feed,
         max_bytes: int = MAX_BYTES,
         max_events_per_room: int = MAX_EVENTS_PER_ROOM,
+        *,
+        follows: bool = True,
     ) -> None:
         self._feed = feed
         self._max_entries = max(1, max_bytes // ENTRY_BYTES)
         self._per_room = max_events_per_room
+        self._dropped_at_once = max_events_per_room // 4
         self._count = 0
         # In the order of the rooms' latest events: the first is dropped first.
         self._rooms: OrderedDict[RoomID, _RecentInRoom] = OrderedDict()
@@ -75,7 +82,8 @@ class RecentEvents:
         self._last_membership_change: dict[str, int] = {}
         # The latest event of a room before which some are missing, where that has happened.
         self._gaps: dict[RoomID, int] = {}
-        feed.subscribe(EVENTS, self._on_events)
+        if follows:
+            feed.subscribe(EVENTS, self._on_events)
 
     def since(self, room_id: RoomID, position: VectorPosition) -> list[RecentEvent] | None:
         """Return a room's events after a position, the earliest first; None: read the database."""
@@ -162,13 +170,21 @@ class RecentEvents:
             self._rooms.move_to_end(room_id)
         recent.entries.append(_entry(writer, stream_id, row))
         self._count += 1
-        if len(recent.entries) > self._per_room:
-            dropped = recent.entries.popleft()
-            recent.start = recent.start.advance(dropped.writer, dropped.stream_id)
-            self._count -= 1
+        if len(recent.entries) > self._per_room + self._dropped_at_once:
+            self._drop_earliest(recent)
         last = self._last.setdefault(writer, OrderedDict())
         last[room_id] = stream_id
         last.move_to_end(room_id)
+
+    def _drop_earliest(self, recent: _RecentInRoom) -> None:
+        """Drop the earliest events of a room: several together, as a vector costs more than one."""
+        dropped: dict[str, int] = {}
+        while len(recent.entries) > self._per_room:
+            entry = recent.entries.popleft()
+            dropped[entry.writer] = entry.stream_id
+            self._count -= 1
+        for writer, stream_id in dropped.items():
+            recent.start = recent.start.advance(writer, stream_id)
 
     def _drop_oldest(self) -> None:
         room_id, recent = self._rooms.popitem(last=False)
@@ -184,13 +200,13 @@ class RecentEvents:
 
 def _entry(writer: str, stream_id: int, row: EventRow) -> RecentEvent:
     return RecentEvent(
-        stream_id=stream_id,
-        writer=writer,
-        event_id=EventID(row.event_id),
-        type=row.type,
-        state_key=row.state_key,
-        sender=UserID(row.sender),
-        depth=row.depth,
-        contains_url=row.contains_url,
-        changes=row.changes(),
+        stream_id,
+        writer,
+        EventID(row.event_id),
+        row.type,
+        row.state_key,
+        UserID(row.sender),
+        row.depth,
+        row.contains_url,
+        row.changes(),
     )

@@ -20,9 +20,9 @@ def row(room_id: str, number: int) -> EventRow:
     )
 
 
-@given(rooms, rooms, st.integers(1, 12), st.integers(1, 4))
+@given(rooms, rooms, st.integers(1, 12), st.integers(1, 9), st.booleans())
 def test_answer_is_complete_or_none(
-    before: list[str], after: list[str], total: int, per_room: int
+    before: list[str], after: list[str], total: int, per_room: int, follows: bool
 ) -> None:
     feed = Feed()
     for writer in ("w1", "w2"):
@@ -33,7 +33,7 @@ def test_answer_is_complete_or_none(
 
     for number, room_id in enumerate([*before, "", *after], start=1):
         if not room_id:
-            recent_events = RecentEvents(feed, total * ENTRY_BYTES, per_room)
+            recent_events = RecentEvents(feed, total * ENTRY_BYTES, per_room, follows=follows)
             continue
         writer = WRITERS[room_id]
         previous = feed.position_of(EVENTS, writer) or 0
