@@ -51,6 +51,7 @@ class RpcMethod:
     timeout_s: float
     catch_up: bool
     _signature: inspect.Signature
+    _positional: int  # number of arguments if all can be given by position, else -1
     _arguments: msgspec.msgpack.Decoder[Any]
     _result: msgspec.msgpack.Decoder[Any]
 
@@ -64,6 +65,8 @@ class RpcMethod:
 
         Raises: TypeError if they do not match the signature.
         """
+        if not kwargs and len(args) == self._positional:
+            return msgspec.msgpack.encode(args)  # binding them would cost more than all the rest
         bound = self._signature.bind(*args, **kwargs)
         bound.apply_defaults()
         return msgspec.msgpack.encode(list(bound.arguments.values()))
@@ -132,6 +135,11 @@ def _read(protocol: type[Any], name: str, method: Callable[..., Any]) -> RpcMeth
         timeout_s=method.__dict__["rpc_timeout_s"],
         catch_up=method.__dict__["rpc_catch_up"],
         signature=signature.replace(parameters=parameters),
+        positional=-1 if any(map(_is_keyword_only, parameters)) else len(parameters),
         arguments=msgspec.msgpack.Decoder(struct),
         result=msgspec.msgpack.Decoder(hints["return"]),
     )
+
+
+def _is_keyword_only(parameter: inspect.Parameter) -> bool:
+    return parameter.kind is parameter.KEYWORD_ONLY

@@ -133,26 +133,36 @@ class LinkSender:
     ) -> tuple[bytes, WriterPositions]:
         """Send a call; see `CallSender.call`."""
         called = self._instance(instance)
+        with trio.move_on_after(timeout_s):
+            try:
+                called.slots.acquire_nowait()
+            except trio.WouldBlock:
+                await called.slots.acquire()
+            try:
+                return await self._exchange(called, _encode(call)), called.positions
+            finally:
+                called.slots.release()
+        raise InstanceUnreachable(called.cause if called.link is None else "no reply in time")
+
+    async def _exchange(self, called: _Instance, payload: bytes) -> bytes:
+        """Send a call and wait for its reply. Raises: InstanceUnreachable, CallRejected."""
         if self._background.nursery is None:
             raise InstanceUnreachable("this process is stopping")
-        with trio.move_on_after(timeout_s):
-            async with called.slots:
-                waiting = _Waiting(_encode(call), trio.current_time())
-                number = next(self._numbers)
-                called.calls[number] = waiting
-                try:
-                    if called.link is not None:
-                        called.link.send(FrameKind.CALL, number, waiting.payload)
-                    elif not called.is_served:
-                        called.is_served = True
-                        self._background.nursery.start_soon(self._serve, called)
-                    await waiting.done.wait()
-                finally:
-                    del called.calls[number]
-                if waiting.error is not None:
-                    raise waiting.error
-                return waiting.reply, called.positions
-        raise InstanceUnreachable(called.cause if called.link is None else "no reply in time")
+        waiting = _Waiting(payload, trio.current_time())
+        number = next(self._numbers)
+        called.calls[number] = waiting
+        try:
+            if called.link is not None:
+                called.link.send(FrameKind.CALL, number, payload)
+            elif not called.is_served:
+                called.is_served = True
+                self._background.nursery.start_soon(self._serve, called)
+            await waiting.done.wait()
+        finally:
+            del called.calls[number]
+        if waiting.error is not None:
+            raise waiting.error
+        return waiting.reply
 
     def expect_restart(self, instance: str) -> None:
         """Note that an instance stops as intended, and most likely starts again."""
