@@ -35,10 +35,10 @@ from tests.simulation.database import ProcessDied
 from tests.simulation.determinism import Trace, VirtualClock
 from tests.support.composition import NoDownloads, UnreachablePeers
 from tests.support.web import WebClient, WebResponse
-from tests.worker_simulation.bus import Bus
+from tests.worker_simulation.bus import Bus, BusFaults
 from tests.worker_simulation.database import DatabaseFaults, SharedDatabase
 from tests.worker_simulation.scheduling import OWNER, Freezer
-from tests.worker_simulation.wires import Wires
+from tests.worker_simulation.wires import WireFaults, Wires
 
 T = TypeVar("T")
 
@@ -90,6 +90,11 @@ class Life:
     internal: Application | None = None
 
     @property
+    def holder(self) -> str:
+        """The name under which this life holds leases."""
+        return f"{self.name}@{self.number}"
+
+    @property
     def endpoint(self) -> RpcEndpoint:
         """What other processes connect to."""
         assert self.process is not None
@@ -119,52 +124,65 @@ class SimulatedProcess:
     cluster: "SimulatedCluster"
     clock: VirtualClock
     life: Life | None = None
-    lives: int = 0
-    is_wanted: bool = False
-    became_ready: trio.Event = attrs.Factory(trio.Event)
+    _lives: int = 0
+    _runs: int = 0  # calls of `start` that were ended by others
+    _is_wanted: bool = False
+    _became_ready: trio.Event = attrs.Factory(trio.Event)
 
     async def start(self) -> None:
-        """Begin a life, and others after it, until `kill` or `stop`."""
-        self.is_wanted = True
-        self.became_ready = trio.Event()
-        self.cluster.nursery.start_soon(self._live_on)
-        await self.became_ready.wait()
+        """Begin a life, and others after it, until `kill`, `stop` or `abandon`.
+
+        Returns when the process is ready.
+        """
+        if not self._is_wanted:
+            self._is_wanted = True
+            self._became_ready = trio.Event()
+            self.cluster.nursery.start_soon(self._live_on, self._runs)
+        await self._became_ready.wait()
 
     async def kill(self) -> None:
         """End the present life: nothing that it does has an effect any more."""
-        self.is_wanted = False
-        life = self.life
-        if life is None:
-            return
-        life.is_dead = True
+        life = self._detach()
         self.life = None
-        self.cluster.freezer.resume(life)
-        life.scope.cancel()
-        with trio.fail_after(DEATH_TIMEOUT_S):
-            await life.ended.wait()
+        if life is not None:
+            await self.cluster.end_life(life)
 
     async def stop(self) -> None:
         """Stop as SIGTERM does."""
-        self.is_wanted = False
-        if self.life is not None:
-            life = self.life
+        life = self._detach()
+        if life is not None:
             life.shutdown.request()
             await life.ended.wait()
+        self.life = None
 
-    async def _live_on(self) -> None:
-        while self.is_wanted:
+    def abandon(self) -> Life:
+        """Leave the present life alone, so that another one may begin beside it."""
+        life = self._detach()
+        assert life is not None
+        self.life = None
+        return life
+
+    def _detach(self) -> Life | None:
+        self._is_wanted = False
+        self._runs += 1
+        return self.life
+
+    async def _live_on(self, run: int) -> None:
+        while self._runs == run:
             await self._live()
-            if self.is_wanted:
+            if self._runs == run:
                 await trio.sleep(RESTART_AFTER_S)
 
     async def _live(self) -> None:
-        self.lives += 1
+        self._lives += 1
         async with trio.open_nursery() as nursery:
-            life = Life(self.name, self.lives, nursery)
+            life = Life(self.name, self._lives, nursery)
+            self.cluster.lives[life.holder] = life
             self.life = life
             life.start_soon(self._run, life)
             await life.ended.wait()
             nursery.cancel_scope.cancel()
+        del self.cluster.lives[life.holder]
         if self.life is life:
             self.life = None
 
@@ -202,7 +220,7 @@ class SimulatedProcess:
 
     def _on_ready(self, life: Life) -> None:
         life.is_ready = True
-        self.became_ready.set()
+        self._became_ready.set()
         self.cluster.trace.note("ready", self.name)
 
     async def faults(self) -> list[str]:
@@ -250,11 +268,33 @@ class SimulatedCluster:
     wires: Wires = attrs.field(init=False)
     database_faults: DatabaseFaults = attrs.Factory(DatabaseFaults)
     processes: dict[str, SimulatedProcess] = attrs.Factory(dict)
+    lives: dict[str, Life] = attrs.Factory(dict)  # those that have not ended
     problems: list[str] = attrs.Factory(list)
     sees_deaths: bool = True  # all processes are on one host
 
     def __attrs_post_init__(self) -> None:
         self.wires = Wires(self.chance, self.trace, self.locate)
+
+    async def end_life(self, life: Life) -> None:
+        """Kill a process, which may hang."""
+        life.is_dead = True
+        self.freezer.resume(life)
+        life.scope.cancel()
+        with trio.fail_after(DEATH_TIMEOUT_S):
+            await life.ended.wait()
+
+    def end_faults(self) -> None:
+        """End all faults of what connects the processes, and let those go on that hang."""
+        self.bus.faults, self.bus.is_down = BusFaults(), False
+        self.wires.faults = WireFaults()
+        self.set_database_faults(DatabaseFaults())
+        for life in self.lives.values():
+            self.freezer.resume(life)
+
+    def set_database_faults(self, faults: DatabaseFaults) -> None:
+        """Set the faults of the database, in all processes."""
+        for field in attrs.fields(DatabaseFaults):
+            setattr(self.database_faults, field.name, getattr(faults, field.name))
 
     def locate(self, name: str) -> Life | None:
         """Return the life of a process that accepts connections of other processes."""
@@ -272,9 +312,8 @@ class SimulatedCluster:
         """Return whether the holder of a lease is running, if a process of the host can tell."""
         if not self.sees_deaths:
             return None
-        name, _, number = holder.partition("@")
-        life = self.processes[name].life
-        return life is not None and str(life.number) == number
+        life = self.lives.get(holder)
+        return life is not None and not life.is_dead
 
     @contextmanager
     def doors(self) -> Iterator[None]:
@@ -302,7 +341,8 @@ class SimulatedCluster:
 def _holder_name(instance: str) -> str:
     life = OWNER.get()
     assert isinstance(life, Life)
-    return f"{instance}@{life.number}"
+    assert life.name == instance
+    return life.holder
 
 
 async def _serve_listeners(

@@ -1,0 +1,93 @@
+"""What a run consists of: the processes, what each of them does, and the faults."""
+
+import random
+from collections.abc import Mapping
+
+import attrs
+
+from hs.settings.sections.workers import STREAMS, InstanceAddress, WorkerSettings
+from hs.settings.settings import Settings
+from tests.support.composition import SETTINGS
+from tests.worker_simulation.bus import BusFaults
+from tests.worker_simulation.database import DatabaseFaults
+from tests.worker_simulation.wires import WireFaults
+
+SHARED = ("events",)
+
+
+@attrs.frozen(kw_only=True)
+class Plan:
+    """The plan of a run. `incidents` are what happens to processes: `most` times in all."""
+
+    names: tuple[str, ...]
+    writers: Mapping[str, tuple[str, ...]]
+    background: str
+    pushers: tuple[str, ...]
+    skews_ms: tuple[int, ...]
+    sees_deaths: bool
+    bus: BusFaults
+    wires: WireFaults
+    database: DatabaseFaults
+    incidents: tuple[str, ...]
+    pause_s: float
+    most: int
+    users: int
+    actions: int
+
+    @classmethod
+    def by_chance(cls, chance: random.Random) -> "Plan":
+        """Return a plan."""
+        names = ("main", "sync1", *chance.sample(_OTHERS, chance.choice((1, 1, 2, 3))))
+        incidents = tuple(kind for kind in INCIDENTS if chance.random() < 0.4)
+        skew_ms = chance.choice((0, 50, 2_000))
+        return cls(
+            names=names,
+            writers=_writers(chance, names),
+            background=chance.choice(names),
+            pushers=tuple(chance.sample(names, chance.choice((1, 1, 2)))),
+            skews_ms=tuple(chance.randint(-skew_ms, skew_ms) for _ in names),
+            sees_deaths=chance.random() < 0.7,
+            bus=BusFaults(
+                lost=chance.choice((0, 0, 0.05, 0.3)),
+                delayed=chance.choice((0, 0.05, 0.2)),
+                doubled=chance.choice((0, 0.05, 0.2)),
+                forged=chance.choice((0, 0.05)),
+            ),
+            wires=WireFaults(
+                breaks=chance.choice((0, 0, 0.02, 0.08)), delay_s=chance.choice((0, 0.01, 0.1))
+            ),
+            database=DatabaseFaults(
+                slow=chance.choice((0.05, 0.3)),
+                slowest_s=chance.choice((0.02, 0.2)),
+                failed=chance.choice((0, 0, 0, 0.01)),
+                unknown=chance.choice((0, 0, 0.02)),
+            ),
+            incidents=incidents,
+            pause_s=chance.choice((2.0, 8.0)),
+            most=chance.choice((2, 4, 6)),
+            users=chance.choice((3, 4)),
+            actions=chance.choice((15, 25)),
+        )
+
+    def settings_of(self, name: str) -> Settings:
+        """Return the settings of a process."""
+        workers = attrs.evolve(
+            WorkerSettings(),
+            name=name,
+            instances={each: InstanceAddress(host=each, port=1) for each in self.names},
+            writers=self.writers,
+            background_tasks=(self.background,),
+            pushers=self.pushers,
+        )
+        return attrs.evolve(SETTINGS, workers=workers)
+
+
+INCIDENTS = ("kill", "stop", "hang", "replace", "redis")
+_OTHERS = ("sync2", "persister1", "persister2", "persister3", "background1", "pusher1")
+
+
+def _writers(chance: random.Random, names: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+    writers: dict[str, tuple[str, ...]] = {stream: (chance.choice(names),) for stream in STREAMS}
+    for stream in SHARED:
+        writers[stream] = tuple(chance.sample(names, chance.choice((1, 2, 2, 3))))
+    return writers
