@@ -176,6 +176,8 @@ class _Run:
                 if user is not founder and not (room.roams and user.limit < MANY):
                     has_joined = await user.join(room)
                     assert has_joined
+        for user in users:
+            await user.sync()
         return rooms
 
     def _actor(
