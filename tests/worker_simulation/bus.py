@@ -1,18 +1,16 @@
 """Redis in a simulation: it loses, delays, doubles and reorders messages, and others forge some.
 
-`FakeRedis` stands in for the class of the Redis library, so everything of hs.repl.redis runs.
+It speaks the protocol of Redis, so everything of hs.repl runs that uses it.
 """
 
 import random
-from collections.abc import AsyncIterator
 from typing import Any, Final
 
 import attrs
+import hiredis
 import trio
-from redis.exceptions import ConnectionError as RedisConnectionError
 
 from tests.simulation.determinism import Trace
-from tests.worker_simulation.scheduling import OWNER
 
 RECORDED: Final = 200
 LONGEST_DELAY_S: Final = 8.0
@@ -37,58 +35,59 @@ class Bus:
     nursery: trio.Nursery
     faults: BusFaults = attrs.Factory(BusFaults)
     is_down: bool = False
-    pubsubs: list["FakePubSub"] = attrs.Factory(list)
-    _recorded: list[tuple[str, bytes]] = attrs.Factory(list)
+    connections: list["RedisConnection"] = attrs.Factory(list)
+    _recorded: list[tuple[bytes, bytes]] = attrs.Factory(list)
 
-    def redis(self, **options: Any) -> "FakeRedis":
-        """Return a client; in place of the class Redis."""
-        return FakeRedis(self, OWNER.get(), options)
-
-    def check(self, life: Any) -> None:
-        """Raise if a process cannot reach Redis."""
+    def connect(self, life: Any) -> "RedisConnection":
+        """Return the client's end of a new connection. Raises: OSError."""
         if self.is_down or life.is_dead:
-            raise RedisConnectionError("Redis is down")
+            raise OSError("connection refused")
+        connection = RedisConnection(self, life)
+        self.connections.append(connection)
+        return connection
 
     def break_down(self) -> None:
         """Break all connections; new ones are refused until `is_down` is False."""
         self.is_down = True
-        for pubsub in list(self.pubsubs):
-            pubsub.cut()
+        for connection in list(self.connections):
+            connection.cut()
 
-    def publish(self, channel: str, payload: bytes) -> None:
+    def publish(self, channel: bytes, payload: bytes) -> None:
         """Pass a message on to all subscribers, or not."""
         if len(self._recorded) < RECORDED or self.chance.random() < 0.05:
             self._recorded.append((channel, payload))
             del self._recorded[:-RECORDED]
-        for pubsub in self.pubsubs:
-            if channel in pubsub.channels:
-                self._send(pubsub, channel, payload)
+        for connection in self.connections:
+            if channel in connection.channels:
+                self._send(connection, channel, payload)
         if self.chance.random() < self.faults.forged:
             self._forge(channel, payload)
 
-    def _send(self, pubsub: "FakePubSub", channel: str, payload: bytes) -> None:
+    def _send(self, connection: "RedisConnection", channel: bytes, payload: bytes) -> None:
         dice, faults = self.chance.random(), self.faults
         if dice < faults.lost:
             return
         if dice < faults.lost + faults.delayed:
-            self.nursery.start_soon(self._send_late, pubsub, channel, payload)
+            self.nursery.start_soon(self._send_late, connection, channel, payload)
         elif dice < faults.lost + faults.delayed + faults.doubled:
-            pubsub.put(channel, payload)
-            self.nursery.start_soon(self._send_late, pubsub, channel, payload)
+            connection.put(channel, payload)
+            self.nursery.start_soon(self._send_late, connection, channel, payload)
         else:
-            pubsub.put(channel, payload)
+            connection.put(channel, payload)
 
-    async def _send_late(self, pubsub: "FakePubSub", channel: str, payload: bytes) -> None:
+    async def _send_late(
+        self, connection: "RedisConnection", channel: bytes, payload: bytes
+    ) -> None:
         await trio.sleep(round(self.chance.random() * LONGEST_DELAY_S, 4))
-        pubsub.put(channel, payload)
+        connection.put(channel, payload)
 
-    def _forge(self, channel: str, payload: bytes) -> None:
+    def _forge(self, channel: bytes, payload: bytes) -> None:
         """Send what a stranger with the password of Redis may: changed, recorded, or nonsense."""
         forged = self.chance.choice((self._changed, self._replayed, self._random))(payload)
         self.trace.note("forged", len(forged))
-        for pubsub in self.pubsubs:
-            if channel in pubsub.channels:
-                pubsub.put(channel, forged)
+        for connection in self.connections:
+            if channel in connection.channels:
+                connection.put(channel, forged)
 
     def _changed(self, payload: bytes) -> bytes:
         changed = bytearray(payload)
@@ -103,105 +102,85 @@ class Bus:
 
 
 @attrs.define(eq=False)
-class FakeRedis:
-    """A client of Redis, as far as this server uses one."""
+class RedisConnection(trio.abc.Stream):
+    """A connection to Redis: the client's end, and what Redis knows of it."""
 
     _bus: Bus
     _life: Any
-    _options: dict[str, Any]
-
-    def pubsub(self, **_: Any) -> "FakePubSub":
-        """Return the subscriptions of a connection."""
-        return FakePubSub(self._bus, self._life)
-
-    async def publish(self, channel: str, payload: bytes) -> None:
-        """Publish a message."""
-        await trio.lowlevel.checkpoint()
-        self._bus.check(self._life)
-        self._bus.publish(channel, payload)
-
-    def pipeline(self, **_: Any) -> "_Pipeline":
-        """Return a pipeline, which publishes several messages."""
-        return _Pipeline(self)
-
-    async def aclose(self) -> None:
-        """Close the client."""
-        await trio.lowlevel.checkpoint()
-
-
-@attrs.define(eq=False)
-class _Pipeline:
-    _client: FakeRedis
-    _messages: list[tuple[str, bytes]] = attrs.Factory(list)
-
-    async def __aenter__(self) -> "_Pipeline":
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._messages.clear()
-
-    def publish(self, channel: str, payload: bytes) -> None:
-        self._messages.append((channel, payload))
-
-    async def execute(self) -> None:
-        for channel, payload in self._messages:
-            await self._client.publish(channel, payload)
-
-
-@attrs.define(eq=False)
-class FakePubSub:
-    """A connection that subscribes to channels."""
-
-    _bus: Bus
-    _life: Any
-    channels: set[str] = attrs.Factory(set)
-    _inbox: list[dict[str, Any]] = attrs.Factory(list)
+    channels: set[bytes] = attrs.Factory(set)
+    _commands: hiredis.Reader = attrs.Factory(hiredis.Reader)
+    _replies: bytearray = attrs.Factory(bytearray)
     _wake: trio.Event = attrs.Factory(trio.Event)
-    _is_cut: bool = False
 
-    async def subscribe(self, *channels: str) -> None:
-        """Subscribe to channels."""
+    async def send_all(self, data: Any) -> None:
+        """Send commands, which are executed at once."""
         await trio.lowlevel.checkpoint()
-        self._bus.check(self._life)
-        if self not in self._bus.pubsubs:
-            self._bus.pubsubs.append(self)
-        for channel in channels:
-            self.channels.add(channel)
-            self._add({"type": "subscribe", "channel": channel})
+        if self._is_broken():
+            raise trio.BrokenResourceError("the connection broke")
+        self._commands.feed(bytes(data))
+        while (command := self._commands.gets()) is not False:
+            self._execute(command)
 
-    async def unsubscribe(self, *channels: str) -> None:
-        """End subscriptions."""
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        """Return what Redis has sent, or b"" at the end."""
         await trio.lowlevel.checkpoint()
-        self.channels.difference_update(channels or set(self.channels))
-
-    async def listen(self) -> AsyncIterator[dict[str, Any]]:
-        """Yield messages until the connection breaks."""
-        while True:
+        while not self._replies:
+            if self._is_broken():
+                return b""
             await self._wake.wait()
-            await trio.lowlevel.checkpoint()
-            if self._is_cut or self._life.is_dead:
-                raise RedisConnectionError("the connection broke")
-            messages, self._inbox = self._inbox, []
             self._wake = trio.Event()
-            for message in messages:
-                yield message
+        replies = bytes(self._replies)
+        self._replies.clear()
+        return replies
+
+    async def wait_send_all_might_not_block(self) -> None:
+        """Return at once."""
+        await trio.lowlevel.checkpoint()
 
     async def aclose(self) -> None:
         """Close the connection."""
-        if self in self._bus.pubsubs:
-            self._bus.pubsubs.remove(self)
+        self.cut()
         await trio.lowlevel.checkpoint()
 
-    def put(self, channel: str, payload: bytes) -> None:
-        """Receive a message, unless the connection is gone."""
-        if self in self._bus.pubsubs:
-            self._add({"type": "message", "channel": channel, "data": payload})
+    def put(self, channel: bytes, payload: bytes) -> None:
+        """Receive a message."""
+        self._reply([b"message", channel, payload])
 
     def cut(self) -> None:
         """Break the connection."""
-        self._is_cut = True
+        if self in self._bus.connections:
+            self._bus.connections.remove(self)
         self._wake.set()
 
-    def _add(self, message: dict[str, Any]) -> None:
-        self._inbox.append(message)
-        self._wake.set()
+    def _is_broken(self) -> bool:
+        return self not in self._bus.connections or self._life.is_dead
+
+    def _execute(self, command: list[bytes]) -> None:
+        name, *arguments = command
+        match name.upper():
+            case b"PUBLISH":
+                self._bus.publish(*arguments)
+                self._reply(1)
+            case b"SUBSCRIBE":
+                for channel in arguments:
+                    self.channels.add(channel)
+                    self._reply([b"subscribe", channel, len(self.channels)])
+            case b"UNSUBSCRIBE":
+                for channel in arguments:
+                    self.channels.discard(channel)
+                    self._reply([b"unsubscribe", channel, len(self.channels)])
+            case _:
+                self._reply(b"OK")
+
+    def _reply(self, reply: Any) -> None:
+        if self in self._bus.connections:
+            self._replies += _encode(reply)
+            self._wake.set()
+
+
+def _encode(reply: Any) -> bytes:
+    if isinstance(reply, int):
+        return b":%d\r\n" % reply
+    if isinstance(reply, bytes):
+        return b"$%d\r\n%b\r\n" % (len(reply), reply)
+    return b"*%d\r\n" % len(reply) + b"".join(map(_encode, reply))

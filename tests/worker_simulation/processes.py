@@ -25,7 +25,6 @@ from hs.nursery.plan import plan_of
 from hs.nursery.process import Process, ProcessReadiness
 from hs.nursery.services import Network, build_services
 from hs.nursery.wiring.http_clients import HttpClients
-from hs.repl import redis
 from hs.repl.calls.endpoint import RpcEndpoint
 from hs.repl.leases import instance_lease
 from hs.settings.sections.listeners import Listener, Resource
@@ -273,7 +272,7 @@ class SimulatedCluster:
     sees_deaths: bool = True  # all processes are on one host
 
     def __attrs_post_init__(self) -> None:
-        self.wires = Wires(self.chance, self.trace, self.locate)
+        self.wires = Wires(self.chance, self.trace, self.bus, self.locate)
 
     async def end_life(self, life: Life) -> None:
         """Kill a process, which may hang."""
@@ -328,7 +327,6 @@ class SimulatedCluster:
         network = Network(http=http, peers=UnreachablePeers())
         build = partial(build_services, network=network)
         with (
-            mock.patch.object(redis, "Redis", self.bus.redis),
             mock.patch.object(trio, "open_tcp_stream", self.wires.open),
             mock.patch.object(nursery_tree, "serve_listeners", _serve_listeners),
             mock.patch.object(compose, "build_services", build),

@@ -13,9 +13,11 @@ import trio
 
 from hs.repl.calls.endpoint import RpcEndpoint
 from tests.simulation.determinism import Trace
+from tests.worker_simulation.bus import Bus
 from tests.worker_simulation.scheduling import OWNER
 
 UPGRADED: Final = b"HTTP/1.1 101 Switching Protocols\r\nupgrade: hs-calls\r\n\r\n"
+REDIS_PORT: Final = 6379
 REFUSED: Final = b"HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\n\r\n"
 
 
@@ -33,13 +35,17 @@ class Wires:
 
     chance: random.Random
     trace: Trace
+    bus: Bus
     locate: Callable[[str], Any]
     faults: WireFaults = attrs.Factory(WireFaults)
 
-    async def open(self, host: str, port: int) -> "WireEnd":
-        """Connect to a process by its name; in place of `trio.open_tcp_stream`."""
+    async def open(self, host: str, port: int) -> trio.abc.Stream:
+        """Connect to Redis, or a process by its name; in place of `trio.open_tcp_stream`."""
         await trio.lowlevel.checkpoint()
-        caller, called = OWNER.get(), self.locate(host)
+        caller = OWNER.get()
+        if port == REDIS_PORT:
+            return self.bus.connect(caller)
+        called = self.locate(host)
         if called is None or caller.is_dead:
             raise OSError("connection refused")
         here, there = WireEnd(self, caller), WireEnd(self, called)
