@@ -5,11 +5,13 @@ fail, and connections may break during commits, so that their outcome is unknown
 """
 
 import random
+from collections.abc import Callable
 from typing import Any, Final, ParamSpec, TypeVar
 
 import attrs
 import trio
 
+from hs.repl.writers import TableWriter
 from hs.storage.database import (
     CommitUnknown,
     DatabaseLoad,
@@ -33,6 +35,10 @@ class DatabaseFaults:
     slowest_s: float = 0.02
     failed: float = 0.0
     unknown: float = 0.0
+
+
+BEFORE_COMMIT: Final = "before a commit"
+AFTER_COMMIT: Final = "after a commit"
 
 
 class _Undone(Exception):
@@ -79,7 +85,9 @@ class SharedDatabase:
                 raise DatabaseUnavailable("the connection broke")
             if dice < faults.failed + faults.unknown / 2:
                 await self._undo(unit, *args, **kwargs)
+            await self._reach(BEFORE_COMMIT, unit)
             result = await self._database.write(unit, *args, **kwargs)
+            await self._reach(AFTER_COMMIT, unit)
             await self._pause()
             if dice < faults.failed + faults.unknown:
                 raise CommitUnknown("the connection broke during the commit")
@@ -88,6 +96,14 @@ class SharedDatabase:
     def load(self) -> DatabaseLoad:
         """Return the load."""
         return self._database.load()
+
+    async def _reach(self, point: str, unit: Callable[..., object]) -> None:
+        """Let happen what is to happen at this point of the commit of a table writer."""
+        if self._life.trap is not None and isinstance(getattr(unit, "__self__", None), TableWriter):
+            self._life.reach(point)
+            await trio.lowlevel.checkpoint()
+            if self._life.is_dead:
+                raise ProcessDied
 
     async def _undo(self, unit: Unit[P, T], *args: P.args, **kwargs: P.kwargs) -> None:
         """Run a unit and roll it back. Raises: CommitUnknown."""

@@ -1,14 +1,20 @@
 """What happens to the processes of a server: they are killed, stopped, replaced, and hang."""
 
 import random
+from collections import Counter
+from collections.abc import Callable
 
 import attrs
 import trio
 
+from tests.worker_simulation.database import AFTER_COMMIT, BEFORE_COMMIT
 from tests.worker_simulation.plans import Plan
-from tests.worker_simulation.processes import SimulatedCluster, SimulatedProcess
+from tests.worker_simulation.processes import Life, SimulatedCluster, SimulatedProcess
 
 ZOMBIE_S = 60.0
+LOOK_S = 0.5
+LONGEST_TRAP_S = 5.0
+STRIKES_AT_COMMITS = 0.6
 
 
 @attrs.define(eq=False)
@@ -20,18 +26,40 @@ class Incidents:
     chance: random.Random
     count: int = 0
 
+    @property
+    def most_doubled(self) -> int:
+        """How many pushes may arrive twice: those that were sent when something broke."""
+        return self.count + (3 if self.plan.database.failed or self.plan.database.unknown else 0)
+
     async def run(self) -> None:
         """Let incidents happen."""
         self.cluster.bus.faults = self.plan.bus
         self.cluster.wires.faults = self.plan.wires
         self.cluster.set_database_faults(self.plan.database)
-        if not self.plan.incidents:
-            return
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._watch_leases)
+            if not self.plan.incidents:
+                return
             for _ in range(self.plan.most):
                 await trio.sleep(round(self.chance.expovariate(1 / self.plan.pause_s), 3))
                 process = self.chance.choice(list(self.cluster.processes.values()))
                 nursery.start_soon(self._happen, self.chance.choice(self.plan.incidents), process)
+
+    async def _watch_leases(self) -> None:
+        """Report leases that two processes hold, but those that hang."""
+        doubled: set[str] = set()
+        while True:
+            await trio.sleep(LOOK_S)
+            lives = [life for life in self.cluster.lives.values() if life.process is not None]
+            held = Counter(
+                name
+                for life in lives
+                if not (life.is_dead or self.cluster.freezer.is_frozen(life))
+                for name in life.held_leases()
+            )
+            before, doubled = doubled, {name for name, count in held.items() if count > 1}
+            for name in before & doubled:
+                self.cluster.problems.append(f"two processes hold the lease {name}")
 
     async def _happen(self, kind: str, process: SimulatedProcess) -> None:
         if process.life is None or not process.life.is_ready:
@@ -44,20 +72,39 @@ class Incidents:
             self.cluster.bus.is_down = False
         elif kind == "hang":
             life = process.life
-            self.cluster.freezer.freeze(life)
+            await self._strike(life, lambda: self.cluster.freezer.freeze(life))
             await trio.sleep(round(self.chance.uniform(1, 25), 3))
             self.cluster.freezer.resume(life)
         elif kind == "replace":
             await self._replace(process)
         else:
+            if kind == "kill":
+                await self._strike(process.life, process.life.die)
             await (process.kill() if kind == "kill" else process.stop())
             await trio.sleep(round(self.chance.expovariate(1 / 8), 3))
             await process.start()
 
+    async def _strike(self, life: Life, act: Callable[[], None]) -> None:
+        """Do something to a process at once, or at an unfortunate moment: around a commit."""
+        if self.chance.random() < STRIKES_AT_COMMITS:
+            done = trio.Event()
+
+            def act_then() -> None:
+                act()
+                done.set()
+
+            life.trap = (self.chance.choice((BEFORE_COMMIT, AFTER_COMMIT)), act_then)
+            with trio.move_on_after(LONGEST_TRAP_S):
+                await done.wait()
+            life.trap = None
+            if done.is_set():
+                return
+        act()
+
     async def _replace(self, process: SimulatedProcess) -> None:
         """Let a process hang, start another one under its name, and let the first go on."""
         life = process.abandon()
-        self.cluster.freezer.freeze(life)
+        await self._strike(life, lambda: self.cluster.freezer.freeze(life))
         self.cluster.nursery.start_soon(process.start)
         await trio.sleep(round(self.chance.uniform(20, 60), 3))
         self.cluster.freezer.resume(life)

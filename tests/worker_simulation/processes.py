@@ -87,11 +87,26 @@ class Life:
     ended: trio.Event = attrs.Factory(trio.Event)
     public: Application | None = None
     internal: Application | None = None
+    trap: tuple[str, Callable[[], None]] | None = None  # what happens when it gets to a point
+
+    def die(self) -> None:
+        """Let nothing that the process does from now on have an effect."""
+        self.is_dead = True
+
+    def reach(self, point: str) -> None:
+        """Note that the process got to a point."""
+        if self.trap is not None and self.trap[0] == point:
+            (_, spring), self.trap = self.trap, None
+            spring()
 
     @property
     def holder(self) -> str:
         """The name under which this life holds leases."""
         return f"{self.name}@{self.number}"
+
+    def held_leases(self) -> set[str]:
+        """Return the names of the leases that this process believes to hold."""
+        return set() if self.process is None else self.process.base.leases.held
 
     @property
     def endpoint(self) -> RpcEndpoint:

@@ -12,9 +12,9 @@ import trio
 import trio.testing
 
 from tests.simulation.determinism import Trace, seeded
-from tests.support.pushing import FakeGateway
 from tests.support.sql.databases import new_inline
 from tests.worker_simulation.bus import Bus
+from tests.worker_simulation.gateway import Gateway, add_pusher
 from tests.worker_simulation.incidents import Incidents
 from tests.worker_simulation.invariants import Invariants
 from tests.worker_simulation.ledger import Ledger
@@ -93,6 +93,7 @@ class _Run:
     _trace: Trace
     _outcome: Outcome
     _freezer: Freezer
+    _gateway: Gateway = attrs.Factory(Gateway)
 
     async def run(self) -> None:
         """Run the plan and check the result."""
@@ -104,7 +105,7 @@ class _Run:
                 nursery=nursery,
                 freezer=self._freezer,
                 bus=Bus(self._chance, self._trace, nursery),
-                http=FakeGateway(),
+                http=self._gateway,
                 store=new_inline(),
                 sees_deaths=self._plan.sees_deaths,
             )
@@ -158,6 +159,10 @@ class _Run:
                 await user.sync()
         checks = Invariants(cluster, ledger, rooms, users, await read_tables(cluster.store))
         cluster.problems += checks.check()
+        for room in rooms:
+            if not room.roams:
+                events = checks.tables.room(room.room_id)
+                cluster.problems += self._gateway.check(events, incidents.most_doubled)
         for name in cluster.processes:
             cluster.problems += await checks.check_process(name)
         self._outcome.requests, self._outcome.events = requests.sent, len(ledger.events)
@@ -178,6 +183,8 @@ class _Run:
                     assert has_joined
         for user in users:
             await user.sync()
+            if user.is_silent:
+                await add_pusher(user)
         return rooms
 
     def _actor(
