@@ -4,14 +4,15 @@ Constructors only: nothing here starts, waits or connects.
 """
 
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any, TypeVar
 
 import attrs
 
 from hs.core.signing.keys import Signer
 from hs.core.stream_def import StreamDef, StreamKind, StreamWriters
-from hs.core.streams import CATALOGUE, RATES, SLOTS, SlotsRow
+from hs.core.streams import CATALOGUE, EVENTS, RATES, SLOTS, SlotsRow
 from hs.lib.aio import Bridge
 from hs.lib.clock import Clock
 from hs.lib.tasks import Duty
@@ -25,7 +26,7 @@ from hs.repl.inproc import local_transport
 from hs.repl.leases import Leases, holder_name
 from hs.repl.memory_writer import MemoryWriter, epoch_at
 from hs.repl.ownership import Location, Ownership, Topology
-from hs.repl.sharding import OwnerCalls, guarded, sharded_proxy
+from hs.repl.sharding import FixedOwners, OwnerCalls, guarded, sharded_proxy
 from hs.repl.shared_writer import SharedTableWriter
 from hs.repl.signing_key import signing_key_of
 from hs.repl.slots.keeper import SlotKeeper
@@ -114,7 +115,11 @@ class ProcessBase:
         """
         owners = self.owner_calls(stream)
         if owners is None:
-            return make()
+            services = self.by_writer(protocol, stream, make)
+            if len(services) == 1:
+                return next(iter(services.values()))
+            fixed = FixedOwners(partial(self.ownership.owner, stream))
+            return sharded_proxy(protocol, services.__getitem__, fixed)
 
         def make_guarded() -> P:
             return guarded(protocol, make(), owners)
@@ -122,10 +127,17 @@ class ProcessBase:
         return sharded_proxy(protocol, self.by_owner(protocol, stream, make_guarded), owners)
 
     def owner_calls(self, stream: StreamDef[Any]) -> OwnerCalls | None:
-        """Return how the owners of keys of a stream are called; None for a single process."""
-        if self.slots is None or stream.writer_setting not in self.slots.table.configured:
+        """Return how the owners of keys of a stream are called; None if it has no slots."""
+        if self.slots is None or not self.slots.table.has_slots(stream):
             return None
         return OwnerCalls(stream.writer_setting or "", self.slots.table, self.slots.refresh)
+
+    def by_writer(
+        self, protocol: type[P], stream: StreamDef[Any], make: Callable[[], P]
+    ) -> Mapping[str, P]:
+        """Return, for each writer of a stream without slots, its service or a proxy of it."""
+        writers = self.ownership.writers(stream)
+        return {instance: self.owned_by(instance, protocol, make) for instance in writers}
 
     def by_owner(
         self, protocol: type[P], stream: StreamDef[Any], make: Callable[[], P]
@@ -227,12 +239,9 @@ def build_process_base(
 
 
 def _slot_writers(topology: Topology) -> dict[str, tuple[str, ...]]:
-    """Return the configured writers of each stream that has slots."""
-    return {
-        stream.name: tuple(topology.writers.get(stream.name, ())) or (topology.main,)
-        for stream in CATALOGUE
-        if stream.writers is StreamWriters.SHARDED and stream.writer_setting == stream.name
-    }
+    """Return the configured writers of each stream that has slots: of rooms, so far."""
+    writers = tuple(topology.writers.get(EVENTS.name, ())) or (topology.main,)
+    return {EVENTS.name: writers}
 
 
 def _slot_keeper(

@@ -1,7 +1,8 @@
 """Which process owns what: the writers of each stream, and the addresses of processes.
 
-Of a stream with several writers, each key belongs to a slot, and the table of slots says which
-process holds it; see hs/repl/slots. A server of one process has no slots.
+A room belongs to a slot, and the table of slots says which process holds it; see hs/repl/slots. Of
+another stream with several writers, the hash of the key chooses one of the configured processes.
+A server of one process has no slots.
 """
 
 import zlib
@@ -73,14 +74,17 @@ class Ownership:
         """
         if stream.writers in (StreamWriters.EVERY, StreamWriters.ANY):
             return self.topology.instance
-        if self.slots is not None and stream.writers is StreamWriters.SHARDED:
+        if self.slots is not None and self.slots.has_slots(stream):
             return self.slots.holder(stream.writer_setting or stream.name, key)
         writers = self.writers(stream)
-        return writers[0] if len(writers) == 1 else writers[shard_of(key, len(writers))]
+        if len(writers) == 1:
+            return writers[0]
+        # Sorted, so processes whose lists have another order agree.
+        return sorted(writers)[shard_of(key, len(writers))]
 
     def is_mine(self, stream: StreamDef[Any], key: str = "") -> bool:
         """Return whether this process owns a stream, or at this moment the slot of this key."""
-        if self.slots is not None and stream.writers is StreamWriters.SHARDED:
+        if self.slots is not None and self.slots.has_slots(stream):
             return self.slots.holds(stream.writer_setting or stream.name, key)
         return self.owner(stream, key) == self.topology.instance
 

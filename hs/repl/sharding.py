@@ -79,7 +79,20 @@ class OwnerCalls:
             self.slots.note(str(stream), slot, str(holder), epoch)
 
 
-def sharded_proxy(protocol: type[P], service_of: Callable[[str], P], owners: OwnerCalls) -> P:
+@attrs.frozen(eq=False)
+class FixedOwners:
+    """Calls of the owners of keys that never pass to another process while the owner runs."""
+
+    owner: Callable[[str], str]
+
+    async def call(self, owner_of: Callable[[], str], call: Callable[[str], Awaitable[T]]) -> T:
+        """Call the process that `owner_of` returns."""
+        return await call(owner_of())
+
+
+def sharded_proxy(
+    protocol: type[P], service_of: Callable[[str], P], owners: OwnerCalls | FixedOwners
+) -> P:
     """Return an object whose `@rpc` methods call the service of the owner of their first argument.
 
     `service_of` returns the service, or a proxy of it, of a process.
@@ -97,7 +110,7 @@ def guarded(protocol: type[P], service: P, owners: OwnerCalls) -> P:
 
 
 def _of_owner(
-    name: str, service_of: Callable[[str], Any], owners: OwnerCalls
+    name: str, service_of: Callable[[str], Any], owners: OwnerCalls | FixedOwners
 ) -> Callable[..., Any]:
     async def call(_: object, key: str, *args: Any, **kwargs: Any) -> Any:
         async def at(owner: str) -> Any:

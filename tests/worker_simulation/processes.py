@@ -22,7 +22,7 @@ from hs.nursery import boot, compose, nursery_tree, process_base
 from hs.nursery.exit_causes import cause_of
 from hs.nursery.nursery_tree import Shutdown, run_tree
 from hs.nursery.plan import plan_of
-from hs.nursery.process import Process, ProcessReadiness
+from hs.nursery.process import Process
 from hs.nursery.services import Network, build_services
 from hs.nursery.wiring.http_clients import HttpClients
 from hs.repl.calls.endpoint import RpcEndpoint
@@ -242,8 +242,8 @@ class SimulatedProcess:
         life = self.life
         if life is None or not life.is_ready or life.process is None:
             return [f"{self.name} does not run"]
-        checks = await ProcessReadiness(life.process.base, life.process.drain).check()
-        return [f"{self.name}: {fault}" for fault in checks.values() if fault]
+        health = await life.process.health.check()
+        return [f"{self.name}: {noticed.cause.message}" for noticed in health.causes]
 
     async def ask(self, ask: Callable[[WebClient], Awaitable[WebResponse]]) -> WebResponse:
         """Have a task of the process answer. Raises: NoAnswer."""

@@ -4,7 +4,7 @@ A process whose keeper does not run is like one that is stopped (SIGSTOP): it gi
 """
 
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 
 import pytest
@@ -26,7 +26,7 @@ WAIT_S = 30.0
 
 @asynccontextmanager
 async def open_persisters(
-    database: Database, lists: dict[str, tuple[str, ...]] | None = None
+    database: Database, lists: Mapping[str, tuple[str, ...]] | None = None
 ) -> AsyncIterator[tuple[World, World]]:
     """Compose two processes, each with its own list of the writers of events."""
     lists = lists or dict.fromkeys(WRITERS, WRITERS)

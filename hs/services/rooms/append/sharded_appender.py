@@ -7,7 +7,6 @@ from typing import Final
 import attrs
 
 from hs.core.ids import RoomID
-from hs.core.streams import EVENTS
 from hs.repl.ownership import Ownership
 from hs.repl.sharding import OwnerCalls
 from hs.services.rooms.append.appender import RoomAppender

@@ -12,7 +12,7 @@ from hs.core.positions import VectorPosition
 from hs.core.requester import Requester
 from hs.core.streams import EVENTS, UNREAD
 from hs.repl.feed import Batch
-from hs.repl.writers import WriterReplaced
+from hs.repl.generations import WriterReplaced
 from hs.services.push.evaluation.event_results import EventResults
 from hs.services.push.evaluation.result_store import ResultTables
 from hs.services.rooms.append.drafts import Draft
