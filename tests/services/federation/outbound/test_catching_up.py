@@ -4,10 +4,11 @@ import attrs
 import trio
 import trio.testing
 
-from hs.core.ids import ServerName, UserID
+from hs.core.ids import EventID, ServerName, UserID
 from hs.lib.clock import FixedClock
 from hs.services.federation.outbound.delivery import KEEP_S
-from hs.services.federation.outbound.destination import MAX_QUEUED_PDUS
+from hs.services.federation.outbound.destination import MAX_QUEUED_PDUS, Destination
+from hs.services.federation.outbound.outgoing import OutgoingPdu
 from hs.services.federation_client.peer_transport import PeerRequest, PeerResponse
 from hs.settings.sections.federation import PeerRequestSettings
 from hs.storage.database import Database
@@ -302,3 +303,16 @@ async def test_relayed_event_that_was_an_outlier_is_caught_up(
             await wait_until(far.pdus)
 
     assert [pdu.get("state_key") for pdu in far.pdus()] == [other.user]
+
+
+def test_late_event_of_another_writer_is_not_passed_while_catching_up() -> None:
+    destination = Destination(FAR)
+    behind = destination.fall_behind(now_ms=0, events_after=100, devices_after=0)
+    behind.is_stored = behind.is_catching_up = True
+
+    destination.add_pdu(OutgoingPdu(90, EventID("$late"), b"{}"))
+    destination.add_pdu(OutgoingPdu(110, EventID("$new"), b"{}"))
+
+    assert destination.first_event() == 90
+    destination.forget_caught_up([EventID("$late")], 0)
+    assert destination.first_event() is None
