@@ -93,7 +93,7 @@ def shown_by(command: str, cluster: Cluster) -> dict[str, Any]:
         [*program, "-c", str(shared)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,  # on a slow machine
         check=False,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
