@@ -30,6 +30,19 @@ def test_position_is_a_number_if_writers_agree_and_a_vector_otherwise() -> None:
     assert feed.position(NOTES).encode() == "12~w1.13"
 
 
+def test_stream_is_settled_up_to_its_slowest_writer() -> None:
+    feed, settled = Feed(), list[int]()
+    feed.start_at(NOTES, "w1", 10)
+    feed.start_at(NOTES, "w2", 10)
+    feed.subscribe(NOTES, lambda delivered: settled.append(feed.settled(delivered)))
+
+    feed.deliver(batch("w2", 10, 15))
+    feed.deliver(batch("w1", 10, 12))
+    feed.deliver(batch("w1", 12, 20))
+
+    assert settled == [10, 12, 15]
+
+
 def test_batch_published_during_a_delivery_follows_it_for_all_subscribers() -> None:
     feed = Feed()
     first: list[Batch[Note]] = []

@@ -77,7 +77,8 @@ def wire_device_writers(base: ProcessBase) -> DeviceWriters:
         return LocalInboxWriter(table, clock, None if more else filer)
 
     inboxes = sharded_inboxes(
-        base.by_writer(InboxWriter, TO_DEVICE, make_inboxes),
+        base.ownership.writers(TO_DEVICE),
+        base.by_writer(InboxWriter, TO_DEVICE, make_inboxes).__getitem__,
         partial(base.ownership.owner, TO_DEVICE),
     )
     updates = DeviceUpdates(lists, inboxes)

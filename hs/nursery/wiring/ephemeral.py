@@ -61,8 +61,12 @@ def wire_ephemeral(base: ProcessBase, accounts: AccountServices, rooms: Rooms) -
         return memory
 
     typing_writer = base.sharded(TypingWriter, TYPING, typing_memory)
+    receipt_tables = base.by_writer(
+        ReceiptWriter, RECEIPTS, lambda: ReceiptTable(base.table(RECEIPTS))
+    )
     receipt_writer = sharded_receipts(
-        base.by_writer(ReceiptWriter, RECEIPTS, lambda: ReceiptTable(base.table(RECEIPTS))),
+        base.ownership.writers(RECEIPTS),
+        receipt_tables.__getitem__,
         partial(base.ownership.owner, RECEIPTS),
     )
     reading = ReadingService(
@@ -100,7 +104,11 @@ def _presence(base: ProcessBase, rooms: Rooms) -> tuple[PresenceService, list[Du
 
     states = PresenceStates(base.database, base.feed)
     writers = base.by_writer(PresenceWriter, PRESENCE, memory)
-    writer = sharded_presence(writers, partial(base.ownership.owner, PRESENCE))
+    writer = sharded_presence(
+        base.ownership.writers(PRESENCE),
+        writers.__getitem__,
+        partial(base.ownership.owner, PRESENCE),
+    )
     devices = SyncingDevices(
         instance=base.plan.instance,
         epoch=epoch_at(clock.now_ms()),

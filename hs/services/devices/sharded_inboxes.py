@@ -11,7 +11,7 @@ read.
 """
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 import attrs
@@ -34,12 +34,11 @@ _Claims = dict[str, dict[str, str]]
 _Keys = dict[str, dict[str, bytes]]
 
 
-def sharded_inboxes(writers: Mapping[str, InboxWriter], owner_of: OwnerOf) -> InboxWriter:
-    """Return the writers as one."""
-    if len(writers) == 1:
-        (only,) = writers.values()
-        return only
-    return _ShardedInboxes(writers, owner_of)
+def sharded_inboxes(
+    names: Sequence[str], writer_of: Callable[[str], InboxWriter], owner_of: OwnerOf
+) -> InboxWriter:
+    """Return the writers of these processes as one."""
+    return writer_of(names[0]) if len(names) == 1 else _ShardedInboxes(writer_of, owner_of)
 
 
 @attrs.define(eq=False)
@@ -55,7 +54,7 @@ class _Part:
 class _ShardedInboxes:
     """An InboxWriter that passes on to the writers by the users that a call is about."""
 
-    _writers: Mapping[str, InboxWriter]
+    _writer_of: Callable[[str], InboxWriter]
     _owner_of: OwnerOf
 
     async def send(
@@ -77,23 +76,23 @@ class _ShardedInboxes:
 
         async def send(owner: str, part: _Part) -> bool:
             own = attrs.evolve(request, txn_id=f"{request.txn_id}{_PART}{owner}")
-            writer = self._writers[owner]
+            writer = self._writer_of(owner)
             return await writer.send(own, head, part.devices, part.messages, part.outgoing)
 
         return any((await call_owners(parts, send)).values())
 
     async def upload(self, upload: KeyUpload) -> dict[str, int]:
         """Store keys; return the count per algorithm."""
-        return await self._writers[self._owner_of(upload.user_id)].upload(upload)
+        return await self._writer_of(self._owner_of(upload.user_id)).upload(upload)
 
     async def claim(self, request: _Claims) -> _Keys:
         """Claim a key of each device for the requested algorithm."""
-        return await self._claim(request, lambda owner, part: self._writers[owner].claim(part))
+        return await self._claim(request, lambda owner, part: self._writer_of(owner).claim(part))
 
     async def claim_one_time(self, request: _Claims) -> _Keys:
         """Claim a one-time key of each device, never the fallback key."""
         return await self._claim(
-            request, lambda owner, part: self._writers[owner].claim_one_time(part)
+            request, lambda owner, part: self._writer_of(owner).claim_one_time(part)
         )
 
     async def _claim(
@@ -120,4 +119,4 @@ class _ShardedInboxes:
 
     async def forget(self, user_id: UserID, device_ids: list[str]) -> None:
         """Delete the messages of deleted devices."""
-        await self._writers[self._owner_of(user_id)].forget(user_id, device_ids)
+        await self._writer_of(self._owner_of(user_id)).forget(user_id, device_ids)

@@ -3,7 +3,7 @@
 Spec: client-server API, Receipts.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Final, Protocol
 
 import attrs
@@ -49,26 +49,25 @@ class ReceiptWriter(Protocol):
         ...
 
 
-def sharded_receipts(writers: Mapping[str, ReceiptWriter], owner_of: OwnerOf) -> ReceiptWriter:
-    """Return the writers, each of which moves the receipts of its users, as one."""
-    if len(writers) == 1:
-        (only,) = writers.values()
-        return only
-    return _ShardedReceipts(writers, owner_of)
+def sharded_receipts(
+    names: Sequence[str], writer_of: Callable[[str], ReceiptWriter], owner_of: OwnerOf
+) -> ReceiptWriter:
+    """Return the writers of these processes, each of which has its share of the users, as one."""
+    return writer_of(names[0]) if len(names) == 1 else _ShardedReceipts(writer_of, owner_of)
 
 
 @attrs.frozen(eq=False)
 class _ShardedReceipts:
     """A ReceiptWriter that passes each move to the writer of its user."""
 
-    _writers: Mapping[str, ReceiptWriter]
+    _writer_of: Callable[[str], ReceiptWriter]
     _owner_of: OwnerOf
 
     async def move(self, moves: list[Move]) -> None:
         """Move receipts forward; a repetition after a failure moves nothing twice."""
 
         async def move(owner: str, own_moves: list[Move]) -> None:
-            await self._writers[owner].move(own_moves)
+            await self._writer_of(owner).move(own_moves)
 
         await call_owners(by_owner(moves, lambda each: each.user_id, self._owner_of), move)
 

@@ -5,7 +5,7 @@ device to the writer of its user, and sends keepalives to every writer: a writer
 of a process for a while no longer counts its devices.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Sequence
 
 import attrs
 
@@ -15,19 +15,22 @@ from hs.repl.calls.owner_groups import OwnerOf, by_owner, call_owners
 from hs.services.ephemeral.presence_writer import DeviceEdge, PresenceWriter
 
 
-def sharded_presence(writers: Mapping[str, PresenceWriter], owner_of: OwnerOf) -> PresenceWriter:
-    """Return the writers as one."""
-    if len(writers) == 1:
-        (only,) = writers.values()
-        return only
-    return ShardedPresence(writers, owner_of)
+def sharded_presence(
+    names: Sequence[str], writer_of: Callable[[str], PresenceWriter], owner_of: OwnerOf
+) -> PresenceWriter:
+    """Return the writers of these processes as one."""
+    return writer_of(names[0]) if len(names) == 1 else ShardedPresence(names, writer_of, owner_of)
 
 
 @attrs.frozen(eq=False)
 class ShardedPresence:
-    """A PresenceWriter that passes on to the `writers` by the users that a call is about."""
+    """A PresenceWriter that passes on to the writers by the users that a call is about.
 
-    writers: Mapping[str, PresenceWriter]
+    `writer_of` returns the writer in a process, or a proxy of it.
+    """
+
+    _names: Sequence[str]
+    writer_of: Callable[[str], PresenceWriter]
     _owner_of: OwnerOf
 
     async def set_presence(
@@ -47,7 +50,7 @@ class ShardedPresence:
         """
 
         async def report(owner: str, own_edges: list[DeviceEdge]) -> None:
-            await self.writers[owner].note_edges(instance, epoch, own_edges)
+            await self.writer_of(owner).note_edges(instance, epoch, own_edges)
 
         groups = by_owner(edges, lambda edge: edge.user_id, self._owner_of)
         await call_owners(groups, report)
@@ -56,7 +59,7 @@ class ShardedPresence:
         """Record that users are active now."""
 
         async def report(owner: str, own_users: list[UserID]) -> None:
-            await self.writers[owner].note_active(own_users)
+            await self.writer_of(owner).note_active(own_users)
 
         await call_owners(by_owner(user_ids, str, self._owner_of), report)
 
@@ -64,17 +67,17 @@ class ShardedPresence:
         """Publish the presence of users of other servers."""
 
         async def publish(owner: str, own_rows: list[PresenceRow]) -> None:
-            await self.writers[owner].set_remote(own_rows)
+            await self.writer_of(owner).set_remote(own_rows)
 
         await call_owners(by_owner(rows, lambda row: row.user_id, self._owner_of), publish)
 
     async def keep(self, instance: str, epoch: int) -> bool:
         """Send a keepalive to all writers; return False if any of them needs all devices again."""
 
-        async def keep(_: str, writer: PresenceWriter) -> bool:
-            return await writer.keep(instance, epoch)
+        async def keep(owner: str, _: None) -> bool:
+            return await self.writer_of(owner).keep(instance, epoch)
 
-        return all((await call_owners(self.writers, keep)).values())
+        return all((await call_owners(dict.fromkeys(self._names), keep)).values())
 
     def _writer_of(self, user_id: UserID) -> PresenceWriter:
-        return self.writers[self._owner_of(user_id)]
+        return self.writer_of(self._owner_of(user_id))

@@ -40,11 +40,13 @@ def owned_users(process: Process) -> dict[str, UserID]:
 async def inboxes(database: Database) -> AsyncIterator[Inboxes]:
     """Three processes, of which two share out the inboxes."""
     neighbours = Neighbourhood()
-    main, one, two = (worker_settings(SETTINGS, name, *NAMES, to_device=WRITERS) for name in NAMES)
+    main, first_writer, second_writer = (
+        worker_settings(SETTINGS, name, *NAMES, to_device=WRITERS) for name in NAMES
+    )
     async with (
         open_devices(database, main, neighbours) as first,
-        open_devices(database, one, neighbours) as second,
-        open_devices(database, two, neighbours) as third,
+        open_devices(database, first_writer, neighbours) as second,
+        open_devices(database, second_writer, neighbours) as third,
     ):
         yield Inboxes((first, second, third), owned_users(first))
 
@@ -122,8 +124,8 @@ async def test_keys_of_users_of_both_writers_are_claimed_once(inboxes: Inboxes) 
 async def test_messages_from_before_a_writer_was_added_are_delivered_once(
     database: Database,
 ) -> None:
-    one = worker_settings(SETTINGS, "main", *NAMES)
-    async with open_devices(database, one, Neighbourhood()) as before:
+    single = worker_settings(SETTINGS, "main", *NAMES)
+    async with open_devices(database, single, Neighbourhood()) as before:
         sender = await before.device(ALICE, "SENDER")
         users = [UserID(f"@user{n}:test.example") for n in range(12)]
         tokens = {}

@@ -24,13 +24,13 @@ class Cluster:
     """The processes; `main` writes none of the sharded streams."""
 
     main: Syncing
-    one: Syncing
-    two: Syncing
+    first: Syncing
+    second: Syncing
 
     @property
     def writers(self) -> dict[str, Syncing]:
         """The two writers by name."""
-        return {"one": self.one, "two": self.two}
+        return {"one": self.first, "two": self.second}
 
     def owner(self, stream: StreamDef[Any], key: str) -> str:
         """Return the name of the process that owns a key."""

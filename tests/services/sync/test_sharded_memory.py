@@ -50,10 +50,10 @@ async def test_each_writer_announces_who_types_in_its_rooms(database: Database) 
         for room_id in rooms.values():
             await cluster.main.set_typing(room_id, BOB)
         responses, since = await sync_until(
-            cluster.two, ALICE, since, lambda some: typing_in(some).keys() == {*rooms.values()}
+            cluster.second, ALICE, since, lambda some: typing_in(some).keys() == {*rooms.values()}
         )
-        is_quiet = await becomes_quiet(cluster.one, ALICE, since)
-        await cluster.one.set_typing(rooms["two"])
+        is_quiet = await becomes_quiet(cluster.first, ALICE, since)
+        await cluster.first.set_typing(rooms["two"])
         stopped, _ = await sync_until(
             cluster.main, ALICE, since, lambda some: bool(typing_in(some))
         )
@@ -73,18 +73,18 @@ async def test_new_writers_of_typing_end_what_was_typed_before_them(database: Da
         writer = cluster.main.services.ephemeral.typing.writer
         assert isinstance(writer, LocalTypingWriter)
         await writer.save()
-        since = (await cluster.one.sync(ALICE))["next_batch"]
+        since = (await cluster.first.sync(ALICE))["next_batch"]
 
     clock.advance(1000)
     async with (
         open_cluster(database, clock=clock, typing=WRITERS) as cluster,
-        cluster.one.process.duties("typing"),
-        cluster.two.process.duties("typing"),
+        cluster.first.process.duties("typing"),
+        cluster.second.process.duties("typing"),
     ):
         responses, since = await sync_until(
             cluster.main, ALICE, since, lambda some: len(typing_in(some)) == len(rooms)
         )
-        is_quiet = await becomes_quiet(cluster.two, ALICE, since)
+        is_quiet = await becomes_quiet(cluster.second, ALICE, since)
 
     assert typing_in(responses) == {room_id: [] for room_id in rooms}
     assert is_quiet
@@ -102,16 +102,16 @@ async def test_each_writer_computes_the_presence_of_its_users(database: Database
         for user_id in users.values():
             await cluster.main.set_presence(user_id, "online")
         responses, since = await sync_until(
-            cluster.two, ALICE, since, lambda some: presence_in(some).keys() >= {*users.values()}
+            cluster.second, ALICE, since, lambda some: presence_in(some).keys() >= {*users.values()}
         )
-        is_quiet = await becomes_quiet(cluster.one, ALICE, since)
-        await cluster.two.set_presence(users["one"], "unavailable")
+        is_quiet = await becomes_quiet(cluster.first, ALICE, since)
+        await cluster.second.set_presence(users["one"], "unavailable")
         later, _ = await sync_until(
             cluster.main, ALICE, since, lambda some: users["one"] in presence_in(some)
         )
         shown = [
             await process.presence_of(user_id)
-            for process in (cluster.main, cluster.one, cluster.two)
+            for process in (cluster.main, cluster.first, cluster.second)
             for user_id in users.values()
         ]
 
@@ -137,7 +137,7 @@ async def test_every_writer_of_presence_gets_keepalives_of_a_process(database: D
                 clock.advance(KEEPALIVE_EVERY_MS)
                 for name, process in cluster.writers.items():
                     local_writer(process, name).expire()
-            shown = [await cluster.two.presence_of(user_id) for user_id in users]
+            shown = [await cluster.second.presence_of(user_id) for user_id in users]
 
     assert shown == ["online", "online"]
 
@@ -146,7 +146,7 @@ def local_writer(process: Syncing, name: str) -> LocalPresenceWriter:
     """Return the writer in its own process."""
     sharded = process.services.ephemeral.presence.writer
     assert isinstance(sharded, ShardedPresence)
-    writer = sharded.writers[name]
+    writer = sharded.writer_of(name)
     assert isinstance(writer, LocalPresenceWriter)
     return writer
 
@@ -172,7 +172,7 @@ async def test_users_keep_their_presence_when_a_writer_is_added(database: Databa
             assert own.users_in_memory == sum(
                 cluster.owner(PRESENCE, user_id) == name for user_id in users
             )
-        first = await cluster.one.sync(ALICE, since, set_presence="offline")
+        first = await cluster.first.sync(ALICE, since, set_presence="offline")
         shown = {await cluster.main.presence_of(user_id) for user_id in users}
 
         assert presence_in([first]) == {}

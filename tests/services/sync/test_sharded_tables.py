@@ -59,15 +59,17 @@ async def test_receipts_of_all_writers_are_delivered_once(database: Database) ->
             await cluster.main.world.join(room_id, user_id)
         event_id = (await cluster.main.world.send(room_id, ALICE)).event_id
         rows = written(cluster, RECEIPTS, "user_id")
-        since = (await cluster.two.sync(ALICE))["next_batch"]
+        since = (await cluster.second.sync(ALICE))["next_batch"]
 
         for number, user_id in enumerate(users):
-            process = (cluster.main, cluster.one, cluster.two)[number % 3]
+            process = (cluster.main, cluster.first, cluster.second)[number % 3]
             await process.read_up_to(room_id, user_id, event_id)
         responses, since = await sync_until(
             cluster.main, ALICE, since, lambda some: receipts_in(some).keys() == {*users}
         )
-        are_quiet = [await becomes_quiet(each, ALICE, since) for each in (cluster.one, cluster.two)]
+        are_quiet = [
+            await becomes_quiet(each, ALICE, since) for each in (cluster.first, cluster.second)
+        ]
 
         assert set(receipts_in(responses).values()) == {event_id}
         assert are_quiet == [True, True]
@@ -84,15 +86,15 @@ async def test_account_data_is_written_by_the_owner_of_the_user(
         since = (await cluster.main.sync(user_id))["next_batch"]
         received: list[int] = []
 
-        for number, process in enumerate((cluster.main, cluster.one, cluster.two) * 2):
+        for number, process in enumerate((cluster.main, cluster.first, cluster.second) * 2):
             await process.set_account_data(user_id, NOTE, {"n": number})
             responses, since = await sync_until(
-                cluster.two, user_id, since, lambda some: bool(notes_in(some))
+                cluster.second, user_id, since, lambda some: bool(notes_in(some))
             )
             received += notes_in(responses)
 
         assert received == list(range(6))
-        assert await becomes_quiet(cluster.one, user_id, since)
+        assert await becomes_quiet(cluster.first, user_id, since)
         assert rows == {(owner, user_id)}
 
 
@@ -103,7 +105,7 @@ async def test_tokens_from_before_a_writer_was_added_stay_valid(database: Databa
         for user_id in users:
             await cluster.main.world.join(room_id, user_id)
         event_id = (await cluster.main.world.send(room_id, ALICE)).event_id
-        tokens = {each: (await cluster.one.sync(each))["next_batch"] for each in (ALICE, *users)}
+        tokens = {each: (await cluster.first.sync(each))["next_batch"] for each in (ALICE, *users)}
         await cluster.main.read_up_to(room_id, users[0], event_id)
         await cluster.main.set_account_data(users[0], NOTE, {"n": 0})
 
@@ -112,11 +114,11 @@ async def test_tokens_from_before_a_writer_was_added_stay_valid(database: Databa
             await cluster.main.read_up_to(room_id, user_id, event_id)
             await cluster.main.set_account_data(user_id, NOTE, {"n": 1})
         _, since = await sync_until(
-            cluster.two, ALICE, tokens[ALICE], lambda some: receipts_in(some).keys() == {*users}
+            cluster.second, ALICE, tokens[ALICE], lambda some: receipts_in(some).keys() == {*users}
         )
         notes = {
             user_id: await sync_until(
-                cluster.two, user_id, tokens[user_id], lambda some: bool(notes_in(some))
+                cluster.second, user_id, tokens[user_id], lambda some: bool(notes_in(some))
             )
             for user_id in users
         }
@@ -134,17 +136,17 @@ async def test_device_list_changes_of_all_writers_are_delivered_once(database: D
         for user_id in users:
             await cluster.main.world.join(room_id, user_id)
         rows = written(cluster, DEVICE_LISTS, "user_id")
-        since = (await cluster.two.sync(ALICE))["next_batch"]
-        since = (await cluster.two.sync(ALICE, since))["next_batch"]
+        since = (await cluster.second.sync(ALICE))["next_batch"]
+        since = (await cluster.second.sync(ALICE, since))["next_batch"]
 
         for number, user_id in enumerate(users):
-            process = (cluster.main, cluster.one, cluster.two)[number % 3]
+            process = (cluster.main, cluster.first, cluster.second)[number % 3]
             await process.services.core.device_writers.lists.announce(user_id, ["PHONE"])
         _, since = await sync_until(
             cluster.main, ALICE, since, lambda some: changed_in(some) == {*users}
         )
 
-        assert await becomes_quiet(cluster.one, ALICE, since)
+        assert await becomes_quiet(cluster.first, ALICE, since)
         assert rows == {(cluster.owner(DEVICE_LISTS, user_id), user_id) for user_id in users}
 
 
@@ -156,10 +158,10 @@ async def test_silent_writer_of_device_lists_does_not_repeat_changes(database: D
         since = (await cluster.main.sync(ALICE))["next_batch"]
         await cluster.main.services.core.device_writers.lists.announce(user_id, ["PHONE"])
         _, since = await sync_until(
-            cluster.two, ALICE, since, lambda some: changed_in(some) == {user_id}
+            cluster.second, ALICE, since, lambda some: changed_in(some) == {user_id}
         )
 
-        readers = (cluster.main, cluster.one, cluster.two)
+        readers = (cluster.main, cluster.first, cluster.second)
         assert [await becomes_quiet(each, ALICE, since) for each in readers] == [True] * 3
 
 
@@ -169,10 +171,12 @@ async def test_silent_writer_does_not_repeat_what_others_write(database: Databas
         since = (await c.main.sync(user_id))["next_batch"]
         await c.main.set_account_data(user_id, NOTE, {"n": 1})
         responses, since = await sync_until(
-            c.two, user_id, since, lambda some: bool(notes_in(some))
+            c.second, user_id, since, lambda some: bool(notes_in(some))
         )
 
-        are_quiet = [await becomes_quiet(each, user_id, since) for each in (c.main, c.one, c.two)]
+        are_quiet = [
+            await becomes_quiet(each, user_id, since) for each in (c.main, c.first, c.second)
+        ]
 
         assert notes_in(responses) == [1]
         assert are_quiet == [True] * 3

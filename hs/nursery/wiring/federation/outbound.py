@@ -76,28 +76,14 @@ def _sender(
 
     destinations = Destinations(is_mine, base.clock)
     sharing = ServersOfUsers(rooms.memberships, rooms.servers)
-    federation = base.settings.federation
-    shows_names = federation.allow_device_name_lookup_over_federation
-    receipts_per_s = max(1, federation.federation_rr_transactions_per_room_per_second)
+    shows_names = base.settings.federation.allow_device_name_lookup_over_federation
     keys = UserKeysReader(database, base.feed, is_owner=False)
     devices = DeviceEdus(database, keys, shows_names)
     routing = Routing(
         events=EventRouting(database, rooms.servers, destinations, server_name),
-        receipts=ReceiptRouting(
-            database=database,
-            feed=base.feed,
-            rooms=rooms.servers,
-            destinations=destinations,
-            server_name=server_name,
-            transactions_per_s=receipts_per_s,
-        ),
+        receipts=_receipts(base, rooms, destinations),
         devices=DeviceRouting(
-            database=database,
-            feed=base.feed,
-            sharing=sharing,
-            destinations=destinations,
-            edus=devices,
-            server_name=server_name,
+            database, base.feed, sharing, destinations, edus=devices, server_name=server_name
         ),
         memory=MemoryRows(
             rooms=rooms.servers,
@@ -126,6 +112,18 @@ def _sender(
         routing=routing,
         delivery=delivery,
         positions=positions,
+    )
+
+
+def _receipts(base: ProcessBase, rooms: Rooms, destinations: Destinations) -> ReceiptRouting:
+    per_s = base.settings.federation.federation_rr_transactions_per_room_per_second
+    return ReceiptRouting(
+        database=base.database,
+        feed=base.feed,
+        rooms=rooms.servers,
+        destinations=destinations,
+        server_name=base.settings.server.server_name,
+        transactions_per_s=max(1, per_s),
     )
 
 
