@@ -16,6 +16,7 @@ _COMMANDS = {
     "plan": ("hs.cli.inspect_plan", "Show what a process would run."),
     "doctor": ("hs.cli.doctor", "Check a running server as a whole."),
     "topology": ("hs.cli.topology", "Show the running processes of a server."),
+    "rebalance": ("hs.cli.rebalance", "Share out rooms evenly among the writers of events."),
     "routes": ("hs.cli.inspect_plan", "List the HTTP endpoints."),
     "register-user": ("hs.cli.register", "Create an account on a running server."),
     "hash-password": ("hs.cli.passwords", "Hash a password for the database."),

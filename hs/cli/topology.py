@@ -66,6 +66,10 @@ def describe(name: str, report: ProcessReport | str) -> Iterator[str]:
         "listens": ", ".join(report.listeners),
         "duties": ", ".join(report.duties),
         "writes": ", ".join(report.writes),
+        "slots": ", ".join(
+            f"{held.count} of {stream} (epochs up to {held.epoch})"
+            for stream, held in sorted(report.slots.items())
+        ),
         "calls": ", ".join(report.calls),
         "lag": f"{lag} positions" if lag else "",
     }

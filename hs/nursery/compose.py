@@ -19,6 +19,7 @@ from hs.nursery.process_base import build_process_base
 from hs.nursery.process_report import LocalProcessReports
 from hs.nursery.services import build_services
 from hs.repl.process_reports import ProcessReports
+from hs.repl.slots.moves import SlotMoves
 from hs.services.accounts.sessions.server_blocking import with_server_blocking
 from hs.settings.settings import Settings
 from hs.storage.database import Database
@@ -64,6 +65,8 @@ def compose(
     if base.cluster is not None:
         reports = LocalProcessReports(process, base.cluster)
         base.cluster.server.register(ProcessReports, reports)
+        if base.slots is not None and base.slots.writers:
+            base.cluster.server.register(SlotMoves, base.slots)
     if not settings.metrics.enable_metrics:
         stalls = process_metrics.log_stalls()
         return attrs.evolve(process, duties=[*process.duties, stalls])

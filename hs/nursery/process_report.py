@@ -13,7 +13,7 @@ from hs.lib.health import NoticedCause
 from hs.nursery.plan import describe_listener
 from hs.nursery.process import Process
 from hs.repl.cluster import Cluster
-from hs.repl.process_reports import ProcessReport, ReportedFault
+from hs.repl.process_reports import HeldSlots, ProcessReport, ReportedFault
 
 
 @attrs.frozen(eq=False)
@@ -47,11 +47,25 @@ class LocalProcessReports:
             settings=dict(base.settings.digests),
             signing_key=base.signer.key.verify_key.base64,
             now_ms=base.clock.now_ms(),
+            slots=self._slots(),
         )
 
     async def ping(self) -> None:
         """Return at once."""
         await trio.lowlevel.checkpoint()
+
+    def _slots(self) -> Mapping[str, HeldSlots]:
+        table = self._process.base.ownership.slots
+        if table is None:
+            return {}
+        held = {stream: table.held(stream) for stream in table.configured}
+        return {
+            stream: HeldSlots(
+                count=len(slots), epoch=max(table.epochs(stream)[slot] for slot in slots)
+            )
+            for stream, slots in held.items()
+            if slots
+        }
 
     def _writes(self) -> Mapping[str, int]:
         base = self._process.base

@@ -31,6 +31,14 @@ class ReportedFault:
 
 
 @attrs.frozen(kw_only=True)
+class HeldSlots:
+    """How many slots of a stream a process holds, and the highest of their epochs."""
+
+    count: int
+    epoch: int
+
+
+@attrs.frozen(kw_only=True)
 class ProcessReport:
     """A process as it sees itself.
 
@@ -38,7 +46,7 @@ class ProcessReport:
     with the position of the last commit. `calls` are the processes that it is connected to,
     `hears` those that announce themselves on Redis. `state` is `ready`, `degraded` or
     `unready`, and `faults` are its causes. `settings` are digests by key,
-    `signing_key` is the public one.
+    `signing_key` is the public one. `slots` are by stream, of those whose keys have slots.
     """
 
     instance: str
@@ -59,6 +67,7 @@ class ProcessReport:
     settings: Mapping[str, str]
     signing_key: str
     now_ms: int
+    slots: Mapping[str, HeldSlots] = attrs.Factory(dict)
 
 
 class ProcessReports(Protocol):

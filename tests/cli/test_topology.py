@@ -3,9 +3,10 @@
 import attrs
 import click
 
+from hs.cli import rebalance
 from hs.cli.topology import describe, unlisted
 from hs.nursery.running_processes import problems_of
-from hs.repl.process_reports import FollowedWriter, ProcessReport, ReportedFault
+from hs.repl.process_reports import FollowedWriter, HeldSlots, ProcessReport, ReportedFault
 
 MAIN = ProcessReport(
     instance="main",
@@ -26,6 +27,7 @@ MAIN = ProcessReport(
     settings={"server_name": "aa", "rc_login": "bb"},
     signing_key="key",
     now_ms=7,
+    slots={"events": HeldSlots(count=128, epoch=3)},
 )
 WORKER = attrs.evolve(MAIN, instance="sync1", duties=(), writes={}, calls=("main",), follows=())
 
@@ -42,6 +44,7 @@ def test_description_tells_what_a_process_does() -> None:
         "    listens  127.0.0.1:9093: replication",
         "    duties   pushers",
         "    writes   events",
+        "    slots    128 of events (epochs up to 3)",
         "    calls    sync1",
         "    lag      2 positions",
     ]
@@ -88,3 +91,8 @@ def test_each_problem_is_named() -> None:
         "the processes run different versions: 1.2.3, 1.2.4",
         "sync1 has other settings than main: rc_joins, rc_login",
     ]
+
+
+def test_rebalancing_tells_what_each_writer_gave() -> None:
+    assert rebalance.describe("p1", {"p2": 64, "p3": 0}) == "p1 gave 64 to p2"
+    assert rebalance.describe("p2", {}) == "p2 has no slots to give"
