@@ -18,7 +18,7 @@ from hs.repl.slots.table import SlotTable
 from hs.storage import stream_slots
 from hs.storage.database import Database
 from tests.support.composition import SETTINGS, Neighbourhood, worker_settings
-from tests.support.rooms import ALICE, World, message, open_world
+from tests.support.rooms import ALICE, World, message, open_world, txn_key
 
 WRITERS = ("p1", "p2")
 WAIT_S = 30.0
@@ -189,6 +189,21 @@ async def test_stopping_process_hands_over_all_slots_at_once(database: Database)
         await wait_until(lambda: held(p2) == 256)
         await p1.send(room_id, ALICE)
         assert held(p1) == 0
+        nursery.cancel_scope.cancel()
+
+
+async def test_new_owner_knows_the_transaction_ids_of_the_one_before(database: Database) -> None:
+    async with open_persisters(database) as (p1, p2), trio.open_nursery() as nursery:
+        room_id, other_room = await room_of(p1), await room_of(p2)
+        # Both processes have the transactions of the device in memory.
+        await p2.send(other_room, ALICE, txn=txn_key(ALICE, other_room, "t0"))
+        sent = await p1.send(room_id, ALICE, txn=txn_key(ALICE, room_id, "t1"))
+        await nursery.start(keeper_of(p2).run)
+        await wait_until(lambda: held(p2) == 256)
+
+        again = await p2.send(room_id, ALICE, txn=txn_key(ALICE, room_id, "t1"))
+
+        assert (again.event_id, again.existed) == (sent.event_id, True)
         nursery.cancel_scope.cancel()
 
 

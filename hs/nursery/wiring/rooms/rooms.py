@@ -176,7 +176,8 @@ def _owner(
         max_bytes=hot_bytes,
         check_owner=_owner_check(base),
     )
-    _follow_slots(base, hot)
+    transactions = TransactionIds(base.database)
+    _follow_slots(base, hot, transactions)
     builder = EventBuilder(base.signer, base.clock)
     stores = RoomStores(
         database=base.database,
@@ -190,7 +191,7 @@ def _owner(
     writer = RoomWriter(
         hot,
         events,
-        TransactionIds(base.database),
+        transactions,
         builder,
         lambda room_id: base.ownership.is_mine(EVENTS, room_id),
         policies=policies,
@@ -217,8 +218,11 @@ def _own_all(room_id: str) -> None:
     pass
 
 
-def _follow_slots(base: ProcessBase, hot: HotRooms) -> None:
-    """Drop rooms that this process loses, and finish them before it gives them away."""
+def _follow_slots(base: ProcessBase, hot: HotRooms, transactions: TransactionIds) -> None:
+    """Drop rooms that this process loses, finish them before it gives them away.
+
+    Of rooms that it gains, it does not know the transaction IDs.
+    """
     table = base.ownership.slots
     if table is None:
         return
@@ -227,7 +231,12 @@ def _follow_slots(base: ProcessBase, hot: HotRooms) -> None:
         if stream == EVENTS.name:
             hot.drop(matches)
 
+    def gain(stream: str, matches: Callable[[str], bool]) -> None:
+        if stream == EVENTS.name:
+            transactions.note_gain()
+
     table.on_lost.append(drop)
+    table.on_gained.append(gain)
     table.unfinished[EVENTS.name] = hot.has_unfinished
 
 

@@ -13,6 +13,9 @@ Rules:
 - `find`, `begin` and `needs_lookup` run under the lock of the room that the scope names. Loading
   does not: if two requests of a device load at once, the first result stays, as it may already
   have been changed.
+- Rooms that this process gets from another one bring requests that are not in memory. From then on
+  what is loaded is partial: a request that is not found is looked for in the database, and the next
+  one of the device loads all of them again, before its room is locked.
 - There is one DeviceTransactions object per device as long as anybody uses it. The weak dictionary
   finds it again if it fell out of the LRU order while a batch of the device is pending.
 """
@@ -50,11 +53,21 @@ class DeviceTransactions:
     _older: set[int] = attrs.Factory(set)
     # Requests whose commit failed: only the database knows whether they were written.
     _uncertain: set[_Request] = attrs.Factory(set)
+    is_partial: bool = False
+
+    def complete(
+        self, results: dict[_Request, AppendedEvent | PendingEvent], older: set[int]
+    ) -> None:
+        """Add what the database knows to what is in memory."""
+        self._results = {**results, **self._results}
+        self._older |= older
 
     def needs_lookup(self, key: TransactionKey) -> bool:
         """Return whether only the database knows the result of a request."""
         request = _request_of(key)
         if self._uncertain and request in self._uncertain:
+            return True
+        if self.is_partial and request not in self._results:
             return True
         return bool(self._older) and request not in self._results and hash(request) in self._older
 
@@ -98,6 +111,13 @@ class TransactionIds:
     _recent: OrderedDict[_Device, DeviceTransactions] = attrs.Factory(OrderedDict)
     # Finds devices that fell out of `_recent` while a batch of theirs is pending.
     _in_use: WeakValueDictionary[_Device, DeviceTransactions] = attrs.Factory(WeakValueDictionary)
+    _gains: int = 0
+
+    def note_gain(self) -> None:
+        """Note that this process owns rooms that another one has written."""
+        self._gains += 1
+        for transactions in self._in_use.values():
+            transactions.is_partial = True
 
     def get_nowait(self, key: TransactionKey) -> DeviceTransactions | None:
         """Return a device's transactions if they are in memory."""
@@ -111,7 +131,7 @@ class TransactionIds:
     async def load(self, key: TransactionKey) -> DeviceTransactions:
         """Return a device's transactions, such that the result of `key`'s request is known."""
         transactions = self.get_nowait(key)
-        if transactions is None:
+        if transactions is None or transactions.is_partial:
             transactions = await self._load(key)
         if transactions.needs_lookup(key):
             row = await self._database.read(transaction_ids.find, *attrs.astuple(key))
@@ -119,18 +139,25 @@ class TransactionIds:
         return transactions
 
     async def _load(self, key: TransactionKey) -> DeviceTransactions:
+        gains = self._gains
         rows, older = await self._database.read(_read, key.user_id, key.device_id)
+        results: dict[_Request, AppendedEvent | PendingEvent] = {
+            (row.scope, row.txn_id): _as_appended(row) for row in reversed(rows)
+        }
+        hashes = {hash(request) for request in older}
         # Another request of the device may have loaded them in the meantime.
         transactions = self.get_nowait(key)
         if transactions is None:
-            results: dict[_Request, AppendedEvent | PendingEvent] = {
-                (row.scope, row.txn_id): _as_appended(row) for row in reversed(rows)
-            }
-            transactions = DeviceTransactions(results, {hash(request) for request in older})
+            transactions = DeviceTransactions(results, hashes)
             device = (key.user_id, key.device_id)
             self._in_use[device] = self._recent[device] = transactions
             if len(self._recent) > MAX_DEVICES:
                 self._recent.popitem(last=False)
+        elif transactions.is_partial:
+            transactions.complete(results, hashes)
+        else:
+            return transactions
+        transactions.is_partial = gains != self._gains
         return transactions
 
 
