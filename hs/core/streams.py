@@ -10,6 +10,7 @@ A row says what changed, so that readers need not query the database. Rows are s
 MessagePack maps, between processes of two releases as well: new fields come last, with a default.
 """
 
+from operator import attrgetter
 from typing import Any, Final
 
 import attrs
@@ -81,9 +82,16 @@ class EventRow:
         return ((self.type, self.state_key, self.event_id, self.membership),)
 
 
+_NAMES: Final = [field.name for field in attrs.fields(EventRow)]
+_BEFORE_PDU: Final = attrgetter(*_NAMES[: _NAMES.index("pdu")])
+_AFTER_PDU: Final = attrgetter(*_NAMES[_NAMES.index("pdu") + 1 :])
+
+
 def without_pdu(row: EventRow) -> EventRow:
     """Remove the bytes of the event, which are in the table of events."""
-    return attrs.evolve(row, pdu=None)
+    # attrs.evolve takes several times as long, and this is done for every event.
+    values: tuple[Any, ...] = (*_BEFORE_PDU(row), None, *_AFTER_PDU(row))
+    return EventRow(*values)
 
 
 EVENTS = StreamDef(

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,9 +22,11 @@ from hs.core.streams import (
     THREAD_SUBSCRIPTIONS,
     TYPING,
     UNREAD,
+    EventRow,
     ReceiptRow,
     ThreadSubscriptionRow,
     TypingRow,
+    without_pdu,
 )
 from hs.core.sync_token import SYNCED_STREAMS, SyncToken
 
@@ -71,6 +74,11 @@ def test_stream_writers_names_streams_by_their_own_name_or_that_of_another() -> 
     assert RECEIPTS.writer_setting == "receipts"
     assert PUSHES.writer_setting == UNREAD.writer_setting == "unread"
     assert CACHES.writer_setting is None
+
+
+@given(st.builds(EventRow))
+def test_row_without_pdu_is_the_same_otherwise(row: EventRow) -> None:
+    assert without_pdu(row) == attrs.evolve(row, pdu=None)
 
 
 @given(st.text(), st.text())
