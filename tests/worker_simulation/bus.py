@@ -35,6 +35,7 @@ class Bus:
     nursery: trio.Nursery
     faults: BusFaults = attrs.Factory(BusFaults)
     is_down: bool = False
+    latency_s: float = 0.0
     connections: list["RedisConnection"] = attrs.Factory(list)
     _recorded: list[tuple[bytes, bytes]] = attrs.Factory(list)
 
@@ -129,6 +130,8 @@ class RedisConnection(trio.abc.Stream):
                 return b""
             await self._wake.wait()
             self._wake = trio.Event()
+        if self.channels and self._bus.latency_s:
+            await trio.sleep(self._bus.latency_s)
         replies = bytes(self._replies)
         self._replies.clear()
         return replies

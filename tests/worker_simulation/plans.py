@@ -26,6 +26,7 @@ class Plan:
     skews_ms: tuple[int, ...]
     sees_deaths: bool
     bus: BusFaults
+    latency_s: float  # of the bus
     wires: WireFaults
     database: DatabaseFaults
     incidents: tuple[str, ...]
@@ -53,6 +54,7 @@ class Plan:
                 doubled=chance.choice((0, 0.05, 0.2)),
                 forged=chance.choice((0, 0.05)),
             ),
+            latency_s=chance.choice((0, 0.002, 0.02)),
             wires=WireFaults(
                 breaks=chance.choice((0, 0, 0.02, 0.08)), delay_s=chance.choice((0, 0.01, 0.1))
             ),

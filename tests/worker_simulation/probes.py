@@ -29,7 +29,7 @@ class _Waiter:
 async def probe(
     name: str, cluster: SimulatedCluster, sender: User, reader: User, room: Room
 ) -> list[str]:
-    """Send a message at a process; return the processes at which it is late."""
+    """Send a message at a process; return what is wrong there, and where it is late."""
     waiters = []
     for process in cluster.processes:
         answer = await reader.ask_sync("", at=process)
@@ -40,9 +40,12 @@ async def probe(
         await trio.sleep(ARRIVAL_S)  # what remained is over by then
         text = f"probe {sender.requests.number()}"
         path = ("rooms", room.room_id, "send", "m.room.message", text)
+        since = (await sender.ask_sync("", at=name) or {}).get("next_batch", "")
         await sender.ask("PUT", *path, at=name, json={"msgtype": "m.text", "body": text})
         sent_at = trio.current_time()
-    return [
+        own = await sender.ask_sync(since, at=name)
+    problems = [] if text in str(own) else [f"{name} does not know {text}, which it acknowledged"]
+    return problems + [
         f"a message from {name} reached {waiter.process} {waiter.arrived_at - sent_at:.1f} s late"
         for waiter in waiters
         if abs(waiter.arrived_at - sent_at) > ARRIVAL_S

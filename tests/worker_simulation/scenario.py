@@ -104,7 +104,7 @@ class _Run:
                 trace=self._trace,
                 nursery=nursery,
                 freezer=self._freezer,
-                bus=Bus(self._chance, self._trace, nursery),
+                bus=Bus(self._chance, self._trace, nursery, latency_s=self._plan.latency_s),
                 http=self._gateway,
                 store=new_inline(),
                 sees_deaths=self._plan.sees_deaths,
