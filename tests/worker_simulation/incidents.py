@@ -42,7 +42,9 @@ class Incidents:
                 return
             for _ in range(self.plan.most):
                 await trio.sleep(round(self.chance.expovariate(1 / self.plan.pause_s), 3))
-                process = self.chance.choice(list(self.cluster.processes.values()))
+                owners = self.plan.writers["events"]
+                name = self.chance.choice((*self.plan.names, *owners, *owners))
+                process = self.cluster.processes[name]
                 nursery.start_soon(self._happen, self.chance.choice(self.plan.incidents), process)
 
     async def _watch_leases(self) -> None:
