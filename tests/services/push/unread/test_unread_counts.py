@@ -11,6 +11,7 @@ import trio
 from hs.core.events import event_types
 from hs.core.ids import EventID, RoomID, UserID
 from hs.core.requester import Requester
+from hs.core.stream_def import ANY_PROCESS
 from hs.core.streams import UNREAD
 from hs.lib.clock import FixedClock
 from hs.repl.generations import WriterReplaced
@@ -432,7 +433,7 @@ async def test_replaced_evaluation_stores_nothing(database: Database) -> None:
             room_id = await unread.world.create_room(ALICE, join=[BOB])
             await unread.settle()
             before = await database.read(storage.load_position)
-            await database.write(stream_log.take_over, UNREAD.name, "main", "another life")
+            await database.write(stream_log.take_over, UNREAD.name, ANY_PROCESS, "another life")
             await say(unread.world, room_id)
             with trio.fail_after(60):
                 await trio.sleep_forever()
