@@ -24,8 +24,6 @@ UNIMPORTED = {
     "hs/lib/journal_log.py": "named in log configurations",
     "hs/lib/dns_resolver.py": "imported by name at the first look-up",
     "hs/lib/s3.py": "imported by name if configured",
-    "hs/repl/redis_cluster.py": "imported by name if there are several processes",
-    "hs/storage/postgres/database.py": "imported by name if the database is PostgreSQL",
     "hs/repl/calls/inproc.py": "tests of clusters in one trio run",
     "hs/storage/inline.py": "tests of clusters in one trio run",
 }

@@ -73,7 +73,8 @@ def declared_endpoints() -> list[Endpoint]:
         endpoint
         for module in _modules()
         for declared in vars(module).values()
-        if attrs.has(declared) and declared.__module__ == module.__name__
+        if isinstance(declared, type) and attrs.has(declared)
+        if declared.__module__ == module.__name__
         # Endpoints are declared on the class, so no constructor arguments are needed.
         for endpoint in collect(object.__new__(declared))
     ]

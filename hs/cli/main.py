@@ -11,6 +11,8 @@ from hs.settings.errors import EXIT_BAD_CONFIG, SettingsError
 # The module of each command, imported only when the command runs, and its line in `hs --help`.
 _COMMANDS = {
     "serve": ("hs.cli.serve", "Run the server, or one of its workers."),
+    "supervise": ("hs.cli.supervise", "Run all processes of a server."),
+    "restart": ("hs.cli.restart", "Restart the processes of `hs supervise` without a gap."),
     "generate-config": ("hs.cli.generate", "Write an initial configuration."),
     "check-config": ("hs.cli.check_config", "Report all mistakes in a configuration."),
     "plan": ("hs.cli.inspect_plan", "Show what a process would run."),
@@ -70,6 +72,12 @@ def cli() -> None:
     \b
         hs generate-config --server-name example.org
         hs serve
+
+    As several processes, workers, that share the load:
+
+    \b
+        hs supervise --workers event_persister:2,sync:2
+        hs restart --rolling
     """
 
 

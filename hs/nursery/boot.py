@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 
+import attrs
 import trio
 
 from hs.apis.web.listeners import BoundListener
@@ -20,7 +21,6 @@ from hs.lib.aio import Bridge, open_bridge
 from hs.lib.allocator import give_memory_back
 from hs.lib.clock import SystemClock
 from hs.lib.log import name_process
-from hs.nursery import systemd
 from hs.nursery.compose import compose
 from hs.nursery.exit_causes import SchemaOutdated, cause_of, exit_status_of, first_leaf
 from hs.nursery.file_checks import check_files
@@ -29,7 +29,9 @@ from hs.nursery.nursery_tree import Shutdown, run_tree
 from hs.nursery.pid_file import limit_open_files, pid_file
 from hs.nursery.plan import Plan, plan_of
 from hs.nursery.running_processes import answers
+from hs.nursery.service_manager import ServiceManager
 from hs.nursery.signals import watch_signals
+from hs.nursery.systemd import Systemd
 from hs.repl.leases import instance_lease
 from hs.settings.errors import Problem, SettingsError
 from hs.settings.settings import Settings
@@ -46,15 +48,18 @@ SCHEMA_LOOK_S = 1.0
 log = logging.getLogger(__name__)
 
 
-def main(settings: Settings) -> int:
+def main(settings: Settings, manager: ServiceManager | None = None) -> int:
     """Run the process of these settings until it is stopped; return its exit status."""
     plan = plan_of(settings)
+    manager = manager or Systemd()
     give_memory_back()
     try:
         name_process(plan.instance)
         set_up_logging(settings.logging)
         limit_open_files(settings.server.soft_file_limit)
-        trio.run(run_process, settings, plan, restrict_keyboard_interrupt_to_checkpoints=True)
+        trio.run(
+            run_process, settings, plan, manager, restrict_keyboard_interrupt_to_checkpoints=True
+        )
     except BaseExceptionGroup as group:
         return _report_failure(settings, plan, group)
     except Exception as error:  # noqa: BLE001 - the last resort, reported in one line
@@ -90,7 +95,7 @@ def _print(line: str) -> None:
     sys.stderr.flush()
 
 
-async def run_process(settings: Settings, plan: Plan) -> None:
+async def run_process(settings: Settings, plan: Plan, manager: ServiceManager) -> None:
     """Start the process, run it until a signal asks it to stop, and drain it."""
     shutdown = Shutdown()
     listening: list[BoundListener] = []
@@ -99,12 +104,17 @@ async def run_process(settings: Settings, plan: Plan) -> None:
         reopen_log_files(settings.logging)
         _reload_certificates(listening)
 
+    def stop() -> None:
+        manager.announce_stop()
+        shutdown.request()
+
     def ready(public: list[BoundListener], internal: list[BoundListener]) -> None:
         listening.extend([*public, *internal])
-        _announce_ready(plan, public)
+        _announce_ready(plan, public, manager)
 
     async with trio.open_nursery() as signals:
-        await signals.start(watch_signals, shutdown.request, reload)
+        await signals.start(watch_signals, stop, reload)
+        await signals.start(manager.run, stop)
         with shutdown.startup:
             await _check_files(settings)
             async with (
@@ -116,7 +126,9 @@ async def run_process(settings: Settings, plan: Plan) -> None:
                 except ForeignDatabase as error:
                     raise _with_name(error, settings.database.description) from error
                 process = compose(settings, plan, SystemClock(), bridge, database)
+                process = attrs.evolve(process, sockets=manager.sockets)
                 tune_garbage_collector()
+                await manager.wait_for_turn()
                 async with process.base.leases.hold_fenced(
                     instance_lease(plan.instance),
                     NAME_WAIT_S,
@@ -144,10 +156,10 @@ def tune_garbage_collector() -> None:
     gc.set_threshold(50_000, 20, 50)
 
 
-def _announce_ready(plan: Plan, bound: list[BoundListener]) -> None:
+def _announce_ready(plan: Plan, bound: list[BoundListener], manager: ServiceManager) -> None:
     addresses = ", ".join(listener.address for listener in bound) or "no public listener"
     _print(f"hs: {plan.instance} ready: {addresses}")
-    systemd.notify(systemd.READY)
+    manager.announce_ready(addresses)
 
 
 def _reload_certificates(listening: list[BoundListener]) -> None:

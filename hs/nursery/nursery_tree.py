@@ -21,7 +21,6 @@ from hs.apis.web.route import Endpoint, collect
 from hs.apis.web.server import serve_listeners
 from hs.core.errors import Unavailable
 from hs.lib.tasks import Duty, keep_running
-from hs.nursery import systemd
 from hs.nursery.health.probes import CHECKS
 from hs.nursery.part import Runner
 from hs.nursery.pid_file import open_file_limit
@@ -85,7 +84,7 @@ async def run_tree(process: Process, shutdown: Shutdown, on_listening: OnListeni
             await replication.start(base.cluster.sender.run)
             await replication.start(base.cluster.server.run)
         limits = _internal_limits(base.settings.connections)
-        bound = await _listen(replication, internal, internal_listeners, base.settings, limits)
+        bound = await _listen(replication, process, internal, internal_listeners, limits)
         await replication.start(base.transport.run)
         for prepare in process.preparations:
             await prepare()
@@ -134,30 +133,31 @@ async def _serve(process: Process, shutdown: Shutdown, on_ready: OnReady) -> Non
     plan = process.base.plan
     public = [listener for listener in plan.listeners if not listener.names <= INTERNAL_RESOURCES]
     async with trio.open_nursery() as listening:
-        settings = process.base.settings
-        limits = public_limits(settings.connections)
-        bound = await _listen(listening, _public_app(process), public, settings, limits)
+        limits = public_limits(process.base.settings.connections)
+        bound = await _listen(listening, process, _public_app(process), public, limits)
         shutdown.is_ready = process.progress.is_serving = True
         on_ready(bound)
         await shutdown.requested.wait()
         log.info("draining: accepting no new requests, waiting for running ones")
-        systemd.notify(systemd.STOPPING)
         process.drain.begin()
         await process.base.leases.announce_end(instance_lease(plan.instance))
 
 
 async def _listen(
     nursery: trio.Nursery,
+    process: Process,
     app: Application,
     listeners: list[Listener],
-    settings: Settings,
     limits: HttpLimits,
 ) -> list[BoundListener]:
     if not listeners:
         return []
+    settings = process.base.settings
     specs = _specs_of(listeners, settings)
     proxies = TrustedProxies(settings.connections.trusted_proxies)
-    bound: list[BoundListener] = await nursery.start(serve_listeners, app, specs, limits, proxies)
+    bound: list[BoundListener] = await nursery.start(
+        serve_listeners, app, specs, limits, proxies, process.sockets
+    )
     return bound
 
 

@@ -34,12 +34,12 @@ from hs.storage.sqlite.foreign import is_synapses_file
 ONLINE_S = 30.0
 
 
-class _NoDatabase:
-    """Stands in for the database while services are built, which keep its methods for later."""
+class _NotYet:
+    """Stands in for what services are built with, and whose methods they keep for later."""
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         def refuse(*_args: object, **_options: object) -> Any:
-            raise AssertionError(f"services must not call {name} of the database while being built")
+            raise AssertionError(f"services must not call {name} while being built")
 
         return refuse
 
@@ -58,6 +58,20 @@ def check_start(settings: Settings) -> tuple[list[Problem], list[Notice]]:
         problems += _folder_problems("pid_file", settings.server.pid_file)
     _check_addresses(settings, problems, notices)
     return problems, notices
+
+
+def build_once(settings: Settings) -> list[Problem]:
+    """Build the process and throw it away; return what would stop its start.
+
+    Nothing runs meanwhile: no thread, no event loop.
+    """
+    problems: list[Problem] = []
+    for check in (_check_signing_key, check_files, _check_composition):
+        try:
+            check(settings)
+        except SettingsError as error:
+            problems += [problem for problem in error.problems if problem not in problems]
+    return problems
 
 
 def check_database(settings: Settings) -> list[Problem]:
@@ -90,25 +104,9 @@ def _check_logging(settings: Settings) -> None:
 
 
 def _check_composition(settings: Settings) -> None:
-    async def build() -> None:
-        database: Any = _NoDatabase()
-        async with open_bridge() as bridge:
-            compose(settings, plan_of(settings), SystemClock(), bridge, database)
-
-    try:
-        trio.run(build)
-    except* SettingsError as group:
-        raise SettingsError(_problems_in(group)) from None
-
-
-def _problems_in(group: BaseExceptionGroup[SettingsError]) -> list[Problem]:
-    problems: list[Problem] = []
-    for error in group.exceptions:
-        if isinstance(error, BaseExceptionGroup):
-            problems += _problems_in(error)
-        else:
-            problems += error.problems
-    return problems
+    bridge: Any = _NotYet()
+    database: Any = _NotYet()
+    compose(settings, plan_of(settings), SystemClock(), bridge, database)
 
 
 def _database_problems(settings: Settings) -> list[Problem]:

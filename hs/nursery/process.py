@@ -6,6 +6,7 @@ import attrs
 
 from hs.apis.web.auth import Authenticator, OriginAuthenticator
 from hs.apis.web.drain import Drain
+from hs.apis.web.inherited_sockets import NO_SOCKETS, InheritedSockets
 from hs.apis.web.limits import Admission, RateLimits
 from hs.apis.web.route import Endpoint
 from hs.lib.health import HealthChecks
@@ -21,7 +22,8 @@ class Process:
     """Everything that boot starts. `runners` start in their order and stop in reverse.
 
     `preparations` run once, before anything listens. Duties with a `plan_duty` are held under a
-    lease, by one process at a time; the others run in every process that has them.
+    lease, by one process at a time; the others run in every process that has them. `sockets` were
+    opened by the parent process.
     """
 
     base: ProcessBase
@@ -38,3 +40,4 @@ class Process:
     supervision: Supervision
     health: HealthChecks
     progress: Progress
+    sockets: InheritedSockets = NO_SOCKETS

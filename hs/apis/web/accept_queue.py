@@ -4,10 +4,10 @@ Closing a listening socket resets the connections in its accept queue, although 
 consider them established. A draining process therefore accepts and answers all of them before it
 closes the socket.
 
-Meanwhile `listen(0)` shrinks the queue. The kernel then ignores attempts to connect, and the
-client retries until it reaches the next process or fails cleanly, instead of being reset after it
-has sent a request. One connection can still slip in between the last accept and the close, and is
-reset; this cannot be prevented.
+Meanwhile, unless the parent keeps the socket open, `listen(0)` shrinks the queue. The kernel then
+ignores attempts to connect, and the client retries until it reaches the next process or fails
+cleanly, instead of being reset after it has sent a request. One connection can still slip in
+between the last accept and the close, and is reset; this cannot be prevented.
 
 Running out of file descriptors or memory does not end the server: it logs an error (once a minute),
 pauses and retries, while clients wait in the queue.
@@ -58,9 +58,13 @@ async def accept_connections(bound: BoundListener, serve: Serve, connections: tr
 def accept_queued_connections(
     bound: BoundListener, serve: Serve, connections: trio.Nursery
 ) -> None:
-    """Serve all connections in a listener's accept queue, then close the listener."""
+    """Serve all connections in a listener's accept queue, then close the listener.
+
+    The queue of an inherited socket keeps its size, for the next process.
+    """
     try:
-        bound.sock.listen(_SMALLEST_BACKLOG)
+        if not bound.is_inherited:
+            bound.sock.listen(_SMALLEST_BACKLOG)
         while (stream := _accept_nowait(bound.sock)) is not None:
             connections.start_soon(serve, _with_tls(stream, bound.tls))
     finally:

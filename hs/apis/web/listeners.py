@@ -10,6 +10,13 @@ from collections.abc import Iterable
 
 import attrs
 
+from hs.apis.web.inherited_sockets import (
+    NO_SOCKETS,
+    Address,
+    InheritedSockets,
+    normalized_host,
+)
+
 logger = logging.getLogger(__name__)
 
 BACKLOG = 2048
@@ -38,14 +45,20 @@ class ListenerSpec:
         """Whether the listener uses TLS."""
         return self.certificate_path is not None
 
+    @property
+    def address(self) -> Address:
+        """Address, the same for every spelling of an IP address."""
+        return (self.path, 0) if self.path is not None else (normalized_host(self.host), self.port)
+
 
 @attrs.frozen(eq=False)
 class BoundListener:
-    """An open listener."""
+    """An open listener; `is_inherited` says that the parent process opened the socket."""
 
     spec: ListenerSpec
     sock: socket.socket
     tls: ssl.SSLContext | None
+    is_inherited: bool = False
 
     @property
     def port(self) -> int | None:
@@ -70,32 +83,33 @@ class BoundListener:
             self.tls.load_cert_chain(self.spec.certificate_path, self.spec.private_key_path)
 
     def remove_socket_file(self) -> None:
-        """Remove the file of a UNIX socket."""
+        """Remove the file of a UNIX socket, unless the parent process goes on with it."""
+        if self.is_inherited:
+            return
         if self.spec.path is not None and os.path.exists(self.spec.path):
             os.unlink(self.spec.path)
 
 
-def bind_listeners(specs: Iterable[ListenerSpec]) -> list[BoundListener]:
-    """Open all listeners, or none of them if one fails.
+def bind_listeners(
+    specs: Iterable[ListenerSpec], inherited: InheritedSockets = NO_SOCKETS
+) -> list[BoundListener]:
+    """Open all listeners, or none of them if one fails; sockets of the parent are used as they are.
 
     An IPv6 address is skipped on a machine without IPv6 if its port is also bound on IPv4.
     Raises: OSError, ssl.SSLError.
     """
     specs = list(specs)
-    ipv4_ports = {spec.port for spec in specs if spec.path is None and ":" not in spec.host}
     listeners: list[BoundListener] = []
     try:
         for spec in specs:
             tls = tls_context(spec)
-            try:
-                sock = _open_unix(spec) if spec.path is not None else _open_tcp(spec, ipv4_ports)
-            except OSError as error:
-                if not _lacks_ipv6(spec, error) or spec.port not in ipv4_ports:
-                    raise
-                logger.warning("this machine has no IPv6, not listening on %s", spec.host)
-                continue
-            sock.listen(BACKLOG)
-            listeners.append(BoundListener(spec, sock, tls))
+            passed = inherited.find(spec.address)
+            if passed is not None:
+                listeners.append(BoundListener(spec, passed, tls, is_inherited=True))
+            elif not inherited.covers(spec.address):
+                sock = open_socket(spec, specs)
+                if sock is not None:
+                    listeners.append(BoundListener(spec, sock, tls))
     except BaseException:
         for bound in listeners:
             bound.sock.close()
@@ -120,6 +134,20 @@ def address_errors(specs: Iterable[ListenerSpec]) -> list[OSError]:
             if not _lacks_ipv6(spec, error) or spec.port not in ipv4_ports:
                 errors.append(error)
     return errors
+
+
+def open_socket(spec: ListenerSpec, all_specs: Iterable[ListenerSpec]) -> socket.socket | None:
+    """Open the socket of a listener; None for IPv6 on a machine without it. Raises: OSError."""
+    ipv4_ports = {other.port for other in all_specs if other.path is None and ":" not in other.host}
+    try:
+        sock = _open_unix(spec) if spec.path is not None else _open_tcp(spec, ipv4_ports)
+    except OSError as error:
+        if not _lacks_ipv6(spec, error) or spec.port not in ipv4_ports:
+            raise
+        logger.warning("this machine has no IPv6, not listening on %s", spec.host)
+        return None
+    sock.listen(BACKLOG)
+    return sock
 
 
 def _check_unix(path: str) -> None:

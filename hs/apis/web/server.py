@@ -50,6 +50,7 @@ from hs.apis.web.disconnects import HAS_EPOLL, DisconnectWatcher
 from hs.apis.web.http1 import Http1Connection
 from hs.apis.web.http1_limits import HttpLimits
 from hs.apis.web.http1_writer import date_header
+from hs.apis.web.inherited_sockets import NO_SOCKETS, InheritedSockets
 from hs.apis.web.listener_view import STATE_KEY, ListenerView
 from hs.apis.web.listeners import BoundListener, ListenerSpec, bind_listeners
 from hs.apis.web.transport import SocketTransport, StreamTransport, Transport
@@ -230,12 +231,14 @@ async def serve_listeners(
     specs: Sequence[ListenerSpec],
     limits: HttpLimits | None = None,
     proxies: TrustedProxies | None = None,
+    inherited: InheritedSockets = NO_SOCKETS,
     *,
     task_status: trio.TaskStatus[list[BoundListener]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve until `app.drain` begins, then let requests finish within the grace period.
 
-    Reports the open listeners by `task_status`. Raises: OSError if one cannot be opened.
+    Sockets in `inherited` were opened by the parent process, which keeps them open. Reports the
+    open listeners by `task_status`. Raises: OSError if one cannot be opened.
     """
     server = Server(app, limits or HttpLimits(), proxies)
     lifespan = Lifespan(ASGIWrapper(app), _lifespan_config(server.limits), server.lifespan_state)
@@ -246,7 +249,7 @@ async def serve_listeners(
         upkeep.start_soon(app.request_log.lines.run)
         if server.disconnect_watcher is not None:
             upkeep.start_soon(server.disconnect_watcher.run)
-        listeners = bind_listeners(specs)
+        listeners = bind_listeners(specs, inherited)
         try:
             async with trio.open_nursery() as connections:
                 await _accept_until_drain(server, listeners, connections, task_status)

@@ -1,0 +1,83 @@
+"""Finds the configuration files of all processes of a server in a directory."""
+
+from pathlib import Path
+
+from hs.nursery.supervision.process_files import ProcessFiles
+from hs.settings.documents import Document, read_documents
+from hs.settings.errors import Origin, Problem, SettingsError
+from hs.settings.generate import CONFIG_NAME
+from hs.settings.sections.workers import MAIN, MAIN_APP
+
+WORKER_FOLDER = "workers"
+
+
+def find_processes(folder: Path) -> list[ProcessFiles]:
+    """Return the processes that a directory configures, main first, then in order of file names.
+
+    The shared file is homeserver.yaml, or else the only file with `server_name`; every other file
+    with `worker_app` belongs to a process, in the directory or in its subdirectory `workers`. A
+    file with the `worker_app` of the main process belongs to that.
+
+    Raises: SettingsError.
+    """
+    candidates = [
+        path
+        for place in (folder, folder / WORKER_FOLDER)
+        if place.is_dir()
+        for path in sorted(place.iterdir())
+        if path.suffix in (".yaml", ".yml") and path.is_file()
+    ]
+    documents = {path: read_documents([path]) for path in candidates}
+    shared = _shared_file(folder, documents)
+    main_files = [shared]
+    workers: list[ProcessFiles] = []
+    for path, document in documents.items():
+        app = document.values.get("worker_app")
+        if path == shared or app is None:
+            continue
+        if app == MAIN_APP:
+            main_files.append(path)
+            continue
+        name = str(document.values.get("worker_name") or app)
+        workers.append(ProcessFiles(name=name, files=(shared, path)))
+    _check_names(workers)
+    return [ProcessFiles(name=MAIN, files=tuple(main_files)), *workers]
+
+
+def _shared_file(folder: Path, documents: dict[Path, Document]) -> Path:
+    if folder / CONFIG_NAME in documents:
+        return folder / CONFIG_NAME
+    shared = [path for path, document in documents.items() if "server_name" in document.values]
+    if len(shared) == 1:
+        return shared[0]
+    raise SettingsError(
+        [
+            Problem(
+                key="",
+                message=f"contains no {CONFIG_NAME}",
+                remedy=f"name a directory with {CONFIG_NAME} and the files of workers",
+                origin=Origin(file=folder),
+            )
+        ]
+    )
+
+
+def _check_names(workers: list[ProcessFiles]) -> None:
+    """Raise SettingsError if two files are of one name."""
+    files: dict[str, Path] = {}
+    problems: list[Problem] = []
+    for worker in workers:
+        path = worker.files[-1]
+        if worker.name in files:
+            message = f"{worker.name!r} is also the name of the worker in {files[worker.name]}"
+            problems.append(
+                Problem(
+                    key="worker_name",
+                    message=message,
+                    remedy="give each process a name of its own",
+                    origin=Origin(file=path),
+                )
+            )
+        files.setdefault(worker.name, path)
+    if problems:
+        raise SettingsError(problems)

@@ -1,0 +1,204 @@
+"""The files of a server's processes, generated from a shape such as `event_persister:2,sync:2`.
+
+Rules:
+
+- What homeserver.yaml says stays: its listeners, its `instance_map.main`, its Redis. What the shape
+  decides (which process does what) must not be in the file as well.
+- Processes call each other on UNIX sockets in the run directory, or, in files that are written for
+  a service manager, on ports of this host.
+- Names end in a number, also if there is only one process of a kind: a second one renames nothing.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import attrs
+
+from hs.nursery.supervision.process_files import ProcessFiles
+from hs.settings.documents import Document
+from hs.settings.errors import Origin, Problem, SettingsError
+from hs.settings.fields import did_you_mean
+from hs.settings.sections.workers import MAIN, STREAMS
+
+OPTION: Final = "--workers"
+GENERIC: Final = "synapse.app.generic_worker"
+MAX_OF_A_KIND: Final = 64
+
+_PERSISTER: Final = "event_persister"
+_CLIENTS: Final = {
+    "sync": ("client", "federation"),
+    "client": ("client", "federation"),
+    "federation_reader": ("federation",),
+    "media": ("media",),
+}
+"""Kinds that serve others, with the resources of their listener."""
+_DUTIES: Final = {
+    "federation_sender": "federation_sender_instances",
+    "pusher": "pusher_instances",
+    "background": "run_background_tasks_on",
+    "user_directory": "update_user_directory_from_worker",
+    "appservice": "notify_appservices_from_worker",
+}
+"""Kinds with a duty, and the key that assigns it."""
+_LISTS: Final = ("federation_sender_instances", "pusher_instances")
+_WRITERS: Final = tuple(stream for stream in STREAMS if stream != "events")
+KINDS: Final = (_PERSISTER, *_CLIENTS, *_DUTIES, *_WRITERS)
+_DECIDED: Final = (
+    "stream_writers",
+    "media_instance_running_background_jobs",
+    *_DUTIES.values(),
+)
+_PART: Final = re.compile(r"([a-z_]+)(?::(\d{1,3}))?")
+
+ReplicationAddress = Callable[[str], Mapping[str, Any]]
+"""Returns the address at which a process takes calls: `path`, or `host` and `port`."""
+
+
+def parse_shape(text: str) -> dict[str, int]:
+    """Parse a shape: the number of processes of each kind. Raises: SettingsError."""
+    counts: dict[str, int] = {}
+    problems: list[Problem] = []
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        match = _PART.fullmatch(part)
+        kind, count = (match[1], int(match[2] or 1)) if match else (part, 0)
+        if match is None or not 1 <= count <= MAX_OF_A_KIND:
+            problems.append(_problem(f"{part!r} is not KIND or KIND:NUMBER", "write sync:2"))
+        elif kind not in KINDS:
+            message = f"there is no kind of worker {kind!r}" + did_you_mean(kind, KINDS)
+            problems.append(_problem(message, f"use {', '.join(KINDS)}"))
+        elif kind in counts:
+            problems.append(_problem(f"{kind} is named twice", "add the numbers"))
+        elif count > 1 and _is_lone(kind):
+            problems.append(_problem(f"only one process can be {kind}", f"write {kind}"))
+        else:
+            counts[kind] = count
+    if not counts and not problems:
+        problems.append(_problem("no worker is named", "write sync:2,event_persister:2"))
+    if problems:
+        raise SettingsError(problems)
+    return counts
+
+
+def _is_lone(kind: str) -> bool:
+    return kind in _WRITERS or (kind in _DUTIES and _DUTIES[kind] not in _LISTS)
+
+
+def _problem(message: str, remedy: str) -> Problem:
+    return Problem(key="", message=message, remedy=remedy, origin=Origin(file=Path(OPTION)))
+
+
+@attrs.frozen(kw_only=True)
+class GeneratedServer:
+    """The settings that a shape adds to homeserver.yaml, for all processes and for each worker."""
+
+    shared: Mapping[str, Any]
+    workers: Mapping[str, Mapping[str, Any]]
+
+    def processes(self, files: tuple[Path, ...]) -> list[ProcessFiles]:
+        """Return the processes, main first."""
+        return [
+            ProcessFiles(name=name, files=files, overlay={**self.shared, **own})
+            for name, own in {MAIN: {}, **self.workers}.items()
+        ]
+
+
+def generate_server(
+    counts: Mapping[str, int],
+    document: Document,
+    replication: ReplicationAddress,
+    first_port: int,
+) -> GeneratedServer:
+    """Generate the settings of all processes; those that serve clients listen from `first_port`.
+
+    Raises: SettingsError, if homeserver.yaml decides what the shape decides.
+    """
+    values = document.values
+    _refuse_decided(document)
+    names = {kind: [f"{kind}{n}" for n in range(1, count + 1)] for kind, count in counts.items()}
+    writers: dict[str, Any] = {kind: names[kind] for kind in names if kind in _WRITERS}
+    if _PERSISTER in names:
+        writers["events"] = names[_PERSISTER]
+    callable_names = {name for holders in writers.values() for name in holders}
+    callable_names |= {name for kind in _CLIENTS for name in names.get(kind, ())}
+    addresses = {name: replication(name) for name in sorted(callable_names)}
+    shared: dict[str, Any] = _duties(names)
+    if writers:
+        shared["stream_writers"] = writers
+    shared["instance_map"] = {**_main_address(values, replication, shared), **addresses}
+    ports = _free_ports(values, first_port)
+    workers: dict[str, Mapping[str, Any]] = {}
+    for kind, kind_names in names.items():
+        for name in kind_names:
+            listeners = [_listener(addresses[name], ["replication"])] if name in addresses else []
+            if kind in _CLIENTS:
+                public = {"port": next(ports), "bind_addresses": ["127.0.0.1"]}
+                listeners.append({**_listener(public, _CLIENTS[kind]), "x_forwarded": True})
+            own: dict[str, Any] = {"worker_app": GENERIC, "worker_name": name}
+            if listeners:
+                own["worker_listeners"] = listeners
+            if kind == "media":
+                own |= {"worker_app": "synapse.app.media_repository", "enable_media_repo": True}
+            workers[name] = own
+    return GeneratedServer(shared=shared, workers=workers)
+
+
+def _duties(names: Mapping[str, list[str]]) -> dict[str, Any]:
+    shared: dict[str, Any] = {}
+    for kind, key in _DUTIES.items():
+        if kind in names:
+            shared[key] = names[kind] if key in _LISTS else names[kind][0]
+    if "media" in names:
+        shared["enable_media_repo"] = False
+        shared["media_instance_running_background_jobs"] = names["media"][0]
+    return shared
+
+
+def _main_address(
+    values: Mapping[str, Any], replication: ReplicationAddress, shared: dict[str, Any]
+) -> Mapping[str, Any]:
+    """Return main's entry of instance_map; add a replication listener to main if it has none."""
+    instances = values.get("instance_map")
+    if isinstance(instances, dict) and instances.get(MAIN):
+        return {MAIN: instances[MAIN]}
+    address = replication(MAIN)
+    listeners = values.get("listeners")
+    if not isinstance(listeners, list):
+        listeners = [_listener({"port": 8008, "bind_addresses": ["127.0.0.1"]}, _CLIENTS["sync"])]
+    shared["listeners"] = [*listeners, _listener(address, ["replication"])]
+    return {MAIN: address}
+
+
+def _listener(address: Mapping[str, Any], resources: Iterable[str]) -> dict[str, Any]:
+    place = dict(address)
+    if "host" in place:
+        place["bind_addresses"] = [place.pop("host")]
+    elif "path" in place:
+        place["mode"] = 0o600
+    return {**place, "type": "http", "resources": [{"names": list(resources)}]}
+
+
+def _free_ports(values: Mapping[str, Any], first: int) -> Iterator[int]:
+    listeners = values.get("listeners")
+    taken = {
+        listener.get("port")
+        for listener in (listeners if isinstance(listeners, list) else ())
+        if isinstance(listener, dict)
+    }
+    return iter(port for port in range(first, 65536) if port not in taken)
+
+
+def _refuse_decided(document: Document) -> None:
+    problems = [
+        Problem(
+            key=key,
+            message=f"contradicts {OPTION}, which assigns the tasks",
+            remedy=f"remove the key, or run `hs supervise --config DIRECTORY` without {OPTION}",
+            origin=document.origins.get(key, Origin()),
+        )
+        for key in _DECIDED
+        if document.values.get(key)
+    ]
+    if problems:
+        raise SettingsError(problems)

@@ -1,0 +1,214 @@
+"""The supervisor: one tree of the processes of a server, from `hs supervise` until its stop.
+
+Start: private Redis and PostgreSQL, then main, which migrates the schema, then the writers of
+streams, then the rest; a few at a time. Stop: the processes that serve clients, then main, then the
+writers on which they depend, then Redis and PostgreSQL. The listening sockets of all processes
+belong to the supervisor, and are open from the start to the stop.
+"""
+
+import logging
+import signal
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Final
+
+import attrs
+import trio
+
+from hs.nursery import systemd
+from hs.nursery.supervision.fork_server import start_new_fork_server
+from hs.nursery.supervision.forks import Forks, Life, WriteLine
+from hs.nursery.supervision.managed_process import ManagedProcess, end
+from hs.nursery.supervision.opened_sockets import OpenedSockets
+from hs.nursery.supervision.private_servers import PrivateServer
+from hs.nursery.supervision.process_files import ProcessFiles, load_all
+from hs.nursery.supervision.requests import ProcessSource, ServeRequest
+from hs.settings.errors import SettingsError
+from hs.settings.sections.workers import MAIN
+from hs.settings.settings import Settings
+
+AT_A_TIME: Final = 4
+PROGRAM_STOP_S: Final = 30.0
+
+log = logging.getLogger(__name__)
+
+
+@attrs.frozen(kw_only=True)
+class ServerPlan:
+    """What to supervise. `find` returns the processes as the files are now."""
+
+    find: Callable[[], Sequence[ProcessFiles]]
+    allow_ineffective: tuple[str, ...]
+    programs: tuple[PrivateServer, ...] = ()
+
+
+@attrs.define(eq=False)
+class Supervisor:
+    """The processes of a server; `lock` is a file that stays open while any of them runs."""
+
+    _plan: ServerPlan
+    _sockets: OpenedSockets
+    forks: Forks
+    _write_line: WriteLine
+    _lock: int
+    processes: dict[str, ManagedProcess] = attrs.field(factory=dict, init=False)
+    stop_requested: trio.Event = attrs.field(factory=trio.Event, init=False)
+    stopped: trio.Event = attrs.field(factory=trio.Event, init=False)
+    _files: dict[str, ProcessFiles] = attrs.field(factory=dict, init=False)
+    _settings: dict[str, Settings] = attrs.field(factory=dict, init=False)
+    _programs: list[Life] = attrs.field(factory=list, init=False)
+    _nursery: trio.Nursery | None = attrs.field(default=None, init=False)
+    _restarting: trio.Lock = attrs.field(factory=trio.Lock, init=False)
+
+    def load(self) -> None:
+        """Read the configuration of all processes and open their sockets. Raises: SettingsError."""
+        files = {process.name: process for process in self._plan.find()}
+        settings = load_all(list(files.values()), self._plan.allow_ineffective)
+        self._sockets.open_all(settings)
+        self._files, self._settings = files, settings
+
+    async def run(self) -> None:
+        """Start everything, run until a stop is requested, and stop everything.
+
+        Raises: ProcessGivenUp, SettingsError, ForkServerGone; in groups.
+        """
+        async with trio.open_nursery() as self._nursery:
+            await self._nursery.start(self.forks.run)
+            try:
+                with trio.CancelScope() as starting:
+                    self._nursery.start_soon(_cancel_after, self.stop_requested, starting)
+                    await self._start_all()
+                if not starting.cancelled_caught:
+                    log.info("all %d processes are ready", len(self.processes))
+                    systemd.notify(systemd.READY)
+                    await self.stop_requested.wait()
+            finally:
+                systemd.notify(systemd.STOPPING)
+                with trio.CancelScope(shield=True):
+                    await self._stop_all()
+                self.stopped.set()
+            self._nursery.cancel_scope.cancel()
+
+    async def _start_all(self) -> None:
+        await self._prepare(self.forks)
+        for program in self._plan.programs:
+            self._programs.append(await program.start(self.forks))
+        for stage in start_stages(self._settings):
+            await _each(stage, self._start)
+
+    async def _start(self, name: str) -> None:
+        process = self.processes[name] = ManagedProcess(name, self._fork)
+        await process.start()
+        assert self._nursery is not None
+        self._nursery.start_soon(process.run)
+
+    async def _fork(self, name: str) -> Life:
+        sockets = self._sockets.of(name)
+        request = ServeRequest(source=self._source(self._files[name]), addresses=list(sockets))
+        return await self.forks.serve(request, list(sockets.values()))
+
+    def _source(self, process: ProcessFiles) -> ProcessSource:
+        return ProcessSource(
+            name=process.name,
+            files=[str(path) for path in process.files],
+            overlay=dict(process.overlay),
+            allow_ineffective=list(self._plan.allow_ineffective),
+        )
+
+    async def _prepare(self, forks: Forks) -> None:
+        """Let a fork server build all processes. Raises: SettingsError."""
+        problems = await forks.prepare([self._source(process) for process in self._files.values()])
+        if problems:
+            raise SettingsError(problems)
+
+    async def _stop_all(self) -> None:
+        self._sockets.close()
+        for stage in stop_stages(self._settings):
+            running = [name for name in stage if name in self.processes]
+            await _each(running, lambda name: self.processes[name].stop(), at_a_time=len(running))
+        for life in reversed(self._programs):
+            number = signal.SIGINT if life.name == "postgres" else signal.SIGTERM
+            await end(life, number, PROGRAM_STOP_S)
+        self._sockets.remove_files()
+
+    async def reload(self) -> None:
+        """Pass SIGHUP on: log files are reopened and certificates read again."""
+        for process in self.processes.values():
+            await process.signal(signal.SIGHUP)
+
+    async def restart(self, names: Sequence[str], tell: Callable[[str], Awaitable[None]]) -> None:
+        """Replace processes one after the other, all of them if none is named.
+
+        The files are read again. The new processes come from a new fork server, which imports the
+        program as it is installed now.
+
+        Raises: SettingsError, before anything was stopped; ProcessGivenUp.
+        """
+        async with self._restarting:
+            self.load()
+            await self._renew_fork_server()
+            wanted = [name for stage in start_stages(self._settings) for name in stage]
+            gone = [name for name in self.processes if name not in wanted]
+            for name in wanted:
+                if names and name not in names:
+                    continue
+                began = trio.current_time()
+                if name in self.processes:
+                    await self.processes[name].hand_over()
+                else:
+                    await self._start(name)
+                await tell(f"{name} restarted in {trio.current_time() - began:.1f} s")
+            for name in () if names else gone:
+                await self.processes.pop(name).stop()
+                await tell(f"{name} stopped")
+
+    async def _renew_fork_server(self) -> None:
+        new = Forks(*start_new_fork_server(self._lock), self._write_line)
+        assert self._nursery is not None
+        await self._nursery.start(new.run)
+        try:
+            await self._prepare(new)
+        except SettingsError:
+            self._nursery.start_soon(new.retire)
+            raise
+        old, self.forks = self.forks, new
+        self._nursery.start_soon(old.retire)
+
+
+async def _cancel_after(event: trio.Event, scope: trio.CancelScope) -> None:
+    await event.wait()
+    scope.cancel()
+
+
+async def _each(
+    names: Sequence[str], act: Callable[[str], Awaitable[None]], at_a_time: int = AT_A_TIME
+) -> None:
+    limit = trio.CapacityLimiter(max(at_a_time, 1))
+
+    async def act_in_turn(name: str) -> None:
+        async with limit:
+            await act(name)
+
+    async with trio.open_nursery() as nursery:
+        for name in names:
+            nursery.start_soon(act_in_turn, name)
+
+
+def start_stages(all_settings: Mapping[str, Settings]) -> list[list[str]]:
+    """Return the names in the order of their start: main, writers of streams, the rest."""
+    writers = _writers(all_settings)
+    rest = [name for name in all_settings if name != MAIN and name not in writers]
+    return [[MAIN], writers, rest]
+
+
+def stop_stages(all_settings: Mapping[str, Settings]) -> list[list[str]]:
+    """Return the names in the order of their stop: those that call others before these."""
+    main, writers, rest = start_stages(all_settings)
+    return [rest, main, writers]
+
+
+def _writers(all_settings: Mapping[str, Settings]) -> list[str]:
+    shared = all_settings.get(MAIN)
+    if shared is None:
+        return []
+    named = {name for names in shared.workers.writers.values() for name in names}
+    return [name for name in all_settings if name != MAIN and name in named]

@@ -1,0 +1,134 @@
+"""`hs supervise`: all processes of a server with one command."""
+
+import os
+import signal
+from collections.abc import Iterator
+from functools import partial
+
+import pytest
+import trio
+
+from tests.support.servers.http_client import HttpClient
+from tests.support.servers.matrix_user import MatrixUser, sign_up
+from tests.support.servers.postgres import PostgresServer
+from tests.support.servers.supervised import (
+    SupervisedServer,
+    private_mib,
+    supervised_server,
+    wait_until,
+)
+
+pytestmark = [pytest.mark.process, pytest.mark.postgres, pytest.mark.redis]
+SHAPE = "event_persister,sync:2,pusher"
+CYCLES = 100
+LOAD_S = 60.0
+MAX_PRIVATE_MIB = 60.0  # of a process; a process that imports by itself has 80
+
+
+@pytest.fixture
+def server(postgres_server: PostgresServer) -> Iterator[SupervisedServer]:
+    """A server that is not started yet."""
+    with supervised_server(postgres_server, SHAPE) as server:
+        yield server
+
+
+def ports_of(server: SupervisedServer) -> list[int]:
+    return [server.port, server.first_port, server.first_port + 1]
+
+
+async def talk(
+    sender: MatrixUser, receiver: MatrixUser, room_id: str, stop: trio.Event
+) -> list[str]:
+    """Send messages, each after the last has arrived, until asked to stop; return their IDs."""
+    sent: list[str] = []
+    while not stop.is_set():
+        event_id = await sender.say(room_id, f"message {len(sent)}")
+        await receiver.wait_for_event(room_id, event_id)
+        sent.append(event_id)
+    return sent
+
+
+async def meet(server: SupervisedServer) -> tuple[MatrixUser, MatrixUser, str]:
+    """Register two users that are in a room."""
+    ports = ports_of(server)
+    alice, bob = await sign_up(ports, "alice"), await sign_up(ports, "bob")
+    room_id = await alice.create_room(preset="public_chat")
+    await bob.join(room_id)
+    await bob.sync(0)
+    return alice, bob, room_id
+
+
+async def restart_while_talking(server: SupervisedServer, pairs: int) -> int:
+    """Replace all processes while users talk; return how many messages they sent."""
+    stop = trio.Event()
+    counts: list[int] = []
+
+    async def converse() -> None:
+        alice, bob, room_id = await meet(server)
+        async with alice, bob:
+            counts.append(len(await talk(alice, bob, room_id, stop)))
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(pairs):
+            nursery.start_soon(converse)
+        restarted = await trio.to_thread.run_sync(partial(server.run, "restart", "--rolling"))
+        stop.set()
+    assert restarted.returncode == 0, restarted.stdout + restarted.stderr + server.output()
+    assert restarted.stdout.count(" restarted in ") == len(server.shape_names())
+    return sum(counts)
+
+
+async def test_server_runs_restarts_and_stops_as_one(server: SupervisedServer) -> None:
+    await trio.to_thread.run_sync(server.start)
+    first = server.pids()
+    assert max(private_mib(first[name]) for name in server.shape_names()) < MAX_PRIVATE_MIB
+
+    # A process that is killed comes back, and nobody is refused meanwhile.
+    os.kill(first["sync1"], signal.SIGKILL)
+    async with HttpClient(server.first_port) as client:
+        response = await client.get("/_matrix/client/versions")
+    assert response.status == 200
+    server.wait_for_line("sync1 ended, signal 9")
+
+    assert await restart_while_talking(server, 3) > 3
+    second = server.pids()
+    assert all(first[name] != second[name] for name in server.shape_names())
+
+    assert server.stop() == 0, server.output()
+    assert server.left_over() == set()
+
+
+def test_processes_end_when_the_supervisor_is_killed(server: SupervisedServer) -> None:
+    server.start()
+    server.stop(signal.SIGKILL)
+
+    wait_until(lambda: not server.left_over(), 60.0)
+
+
+def test_mistakes_in_all_files_are_told_before_anything_starts(server: SupervisedServer) -> None:
+    config = server.folder / "homeserver.yaml"
+    config.write_text(config.read_text() + "\nmax_upload_size: many\nserver_nam: x\n")
+    server.begin()
+    assert server.process is not None
+
+    assert server.process.wait(60.0) == 2
+    server.wait_for_line("max_upload_size")
+    assert "ready" not in server.output()
+
+
+@pytest.mark.long
+def test_nothing_is_left_after_a_hundred_cycles(server: SupervisedServer) -> None:
+    for cycle in range(CYCLES):
+        server.start()
+        server.stop(signal.SIGKILL if cycle % 2 else signal.SIGTERM)
+        wait_until(lambda: not server.left_over(), 60.0)
+
+
+@pytest.mark.long
+async def test_rolling_restart_under_load_fails_no_request(server: SupervisedServer) -> None:
+    await trio.to_thread.run_sync(server.start)
+
+    for _ in range(5):
+        assert await restart_while_talking(server, 24) > 24
+
+    assert server.stop() == 0

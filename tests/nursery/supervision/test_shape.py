@@ -1,0 +1,102 @@
+"""Files of workers, generated from a shape."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from hs.nursery.plan import Plan, plan_of
+from hs.nursery.supervision.process_files import load_all
+from hs.nursery.supervision.shape import KINDS, generate_server, parse_shape
+from hs.settings.documents import read_documents
+from hs.settings.errors import SettingsError
+
+BASE: dict[str, Any] = {
+    "server_name": "hs.test",
+    "database": {"name": "psycopg2", "args": {"database": "hs"}},
+    "redis": {"enabled": True},
+    "listeners": [
+        {"port": 8008, "type": "http", "resources": [{"names": ["client", "federation"]}]}
+    ],
+}
+
+
+def plans_of(folder: Path, shape: str, **keys: Any) -> dict[str, Plan]:
+    """Return the plans of the processes of a shape."""
+    path = folder / "homeserver.yaml"
+    path.write_text(yaml.safe_dump({**BASE, **keys}))
+    server = generate_server(
+        parse_shape(shape),
+        read_documents([path]),
+        lambda name: {"path": str(folder / f"{name}.sock")},
+        8008,
+    )
+    settings = load_all(server.processes((path,)), ())
+    return {name: plan_of(process) for name, process in settings.items()}
+
+
+def test_whole_server_is_generated_from_one_line(tmp_path: Path) -> None:
+    plans = plans_of(
+        tmp_path,
+        "event_persister:2,sync:2,federation_sender:2,pusher,media,background,user_directory,"
+        "appservice,typing,to_device",
+    )
+
+    assert plans["event_persister2"].writes == ("backfill", "events") or (
+        "events" in plans["event_persister2"].writes
+    )
+    assert "typing" in plans["typing1"].writes
+    assert "to_device" in plans["to_device1"].writes
+    assert plans["federation_sender2"].duties == ("federation sender",)
+    assert plans["pusher1"].duties == ("pushers",)
+    assert plans["background1"].duties == ("background tasks",)
+    assert plans["user_directory1"].duties == ("user directory",)
+    assert plans["appservice1"].duties == ("application services",)
+    assert "media jobs" in plans["media1"].duties
+    assert plans["main"].duties == ()
+    assert "events" not in plans["main"].writes
+
+
+def test_ports_that_are_taken_are_left_out(tmp_path: Path) -> None:
+    plans = plans_of(tmp_path, "sync:2")
+
+    ports = [listener.port for name in ("sync1", "sync2") for listener in plans[name].listeners]
+    assert [port for port in ports if port] == [8009, 8010]
+
+
+def test_every_kind_can_be_started_alone(tmp_path: Path) -> None:
+    for kind in KINDS:
+        assert set(plans_of(tmp_path, kind)) == {"main", f"{kind}1"}
+
+
+def test_addresses_in_the_file_stay(tmp_path: Path) -> None:
+    listeners = [
+        *BASE["listeners"],
+        {"port": 9093, "bind_addresses": ["127.0.0.1"], "resources": [{"names": ["replication"]}]},
+    ]
+    instances = {"main": {"host": "127.0.0.1", "port": 9093}}
+
+    plans = plans_of(tmp_path, "sync", listeners=listeners, instance_map=instances)
+
+    assert [listener.port for listener in plans["main"].listeners] == [8008, 9093]
+
+
+@pytest.mark.parametrize(
+    ("shape", "problem"),
+    [
+        ("snyc:2", "did you mean sync"),
+        ("sync:0", "is not KIND or KIND:NUMBER"),
+        ("sync:2,sync", "named twice"),
+        ("background:2", "only one process"),
+        ("", "no worker is named"),
+    ],
+)
+def test_mistake_in_a_shape_is_explained(shape: str, problem: str) -> None:
+    with pytest.raises(SettingsError, match=problem):
+        parse_shape(shape)
+
+
+def test_file_must_not_decide_what_the_shape_decides(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="contradicts --workers"):
+        plans_of(tmp_path, "sync", stream_writers={"events": "sync1"})
