@@ -5,20 +5,10 @@ from pathlib import Path
 
 import click
 
-from hs.cli.options import DEFAULT_DATA
+from hs.cli.server_processes import config_option, data_dir_option, data_folder_of, run_folder
 from hs.nursery.supervision.control_client import NoSupervisor, ask_supervisor
-from hs.nursery.supervision.supervision import run_folder
 
 EXIT_FAILED = 1
-
-
-def data_folder_of(config: Path | None, data_dir: Path | None) -> Path:
-    """Return the data directory: as given, that of the configuration, or the default."""
-    if data_dir is not None:
-        return data_dir
-    if config is None:
-        return DEFAULT_DATA
-    return config if config.is_dir() else config.parent
 
 
 @click.command(
@@ -27,16 +17,8 @@ def data_folder_of(config: Path | None, data_dir: Path | None) -> Path:
 )
 @click.argument("names", nargs=-1, metavar="[PROCESS]...")
 @click.option("--rolling", is_flag=True, help="Restart all processes, one after the other.")
-@click.option(
-    "-c",
-    "--config",
-    type=click.Path(path_type=Path),
-    envvar="HS_CONFIG",
-    help="As for `hs supervise`.",
-)
-@click.option(
-    "--data-dir", type=click.Path(path_type=Path, file_okay=False), help="As for `hs supervise`."
-)
+@config_option
+@data_dir_option
 def restart(
     names: tuple[str, ...], rolling: bool, config: Path | None, data_dir: Path | None
 ) -> None:

@@ -1,7 +1,6 @@
 """`hs supervise`: runs all processes of a server with one command."""
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,20 +9,24 @@ import click
 
 from hs.cli.notices import print_notices
 from hs.cli.options import allow_ineffective_option
-from hs.cli.restart import data_folder_of
+from hs.cli.server_processes import (
+    Find,
+    config_option,
+    data_dir_option,
+    data_folder_of,
+    finder,
+    run_folder,
+    shape_options,
+)
 from hs.nursery.supervision.private_servers import (
     PrivateServer,
     private_postgres,
     private_redis,
 )
 from hs.nursery.supervision.process_files import ProcessFiles, load_all, notices_of
-from hs.nursery.supervision.server_files import find_processes
-from hs.nursery.supervision.shape import generate_server, parse_shape
-from hs.nursery.supervision.supervision import run_folder, take_lock
 from hs.nursery.supervision.supervision import supervise as run_supervisor
+from hs.nursery.supervision.supervision import take_lock
 from hs.nursery.supervision.supervisor import ServerPlan
-from hs.settings.documents import read_documents
-from hs.settings.errors import Problem, SettingsError
 from hs.settings.generate import (
     CONFIG_NAME,
     InitialConfig,
@@ -40,36 +43,9 @@ DEFAULT_CONNECTIONS = 10
     epilog="Ctrl-C or SIGTERM stops all processes in order. SIGHUP reopens log files. Exit status: "
     "0 if it was stopped, 1 if a process fails again and again, 2 if the configuration is wrong."
 )
-@click.option(
-    "-c",
-    "--config",
-    "config",
-    type=click.Path(path_type=Path),
-    envvar="HS_CONFIG",
-    help="Directory with homeserver.yaml and the files of workers, or homeserver.yaml with "
-    "--workers. [default: homeserver.yaml in the data directory]",
-)
-@click.option(
-    "-w",
-    "--workers",
-    "shape",
-    metavar="SHAPE",
-    help="Workers to run, for example event_persister:2,sync:2,pusher,media; their files are "
-    "generated.",
-)
-@click.option(
-    "--data-dir",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Directory for sockets, the control socket of `hs restart`, and a private PostgreSQL. "
-    "[default: directory of homeserver.yaml, or data]",
-)
-@click.option(
-    "--first-port",
-    type=click.IntRange(1, 65535),
-    default=8081,
-    show_default=True,
-    help="Port for clients of the first generated worker; further ones follow.",
-)
+@config_option
+@shape_options
+@data_dir_option
 @click.option("--postgres", is_flag=True, help="Run a PostgreSQL for this server alone.")
 @click.option(
     "-H",
@@ -106,7 +82,7 @@ def supervise(
             InitialConfig(folder=folder, server_name=parse_new_server_name(server_name))
         )
     run = run_folder(folder)
-    find = _finder(source, shape, first_port, run)
+    find = finder(source, shape, first_port, run)
     lock = take_lock(run)
     plan = _with_programs(find, folder, postgres, allow_ineffective)
     all_settings = load_all(list(plan.find()), allow_ineffective)
@@ -114,30 +90,6 @@ def supervise(
     print_notices(notices)
     write_secrets(notice.new_secret for notice in notices if notice.new_secret)
     sys.exit(run_supervisor(plan, run, lock))
-
-
-Find = Callable[[], list[ProcessFiles]]
-
-
-def _finder(source: Path, shape: str | None, first_port: int, run: Path) -> Find:
-    """Return the function that reads which processes there are."""
-    if shape is None:
-        if not source.is_dir():
-            message = f"{source} is not a directory"
-            remedy = "name a directory with the files of all processes, or add --workers"
-            raise SettingsError([Problem(key="--config", message=message, remedy=remedy)])
-        return lambda: find_processes(source)
-    counts = parse_shape(shape)
-
-    def find() -> list[ProcessFiles]:
-        files = (source / CONFIG_NAME,) if source.is_dir() else (source,)
-        document = read_documents(files)
-        server = generate_server(
-            counts, document, lambda name: {"path": str(run / f"{name}.sock")}, first_port
-        )
-        return server.processes(files)
-
-    return find
 
 
 def _with_programs(

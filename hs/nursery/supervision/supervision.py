@@ -26,18 +26,12 @@ from hs.nursery.supervision.supervisor import ServerPlan, Supervisor
 from hs.nursery.systemd import keep_watchdog
 from hs.settings.errors import EXIT_BAD_CONFIG, Origin, Problem, SettingsError
 
-RUN_FOLDER: Final = "run"
 PREDECESSOR_S: Final = 70.0
 NAME: Final = "supervise"
 _LOCK: Final = "lock"
 _NAME_WIDTH: Final = 16
 
 log = logging.getLogger(__name__)
-
-
-def run_folder(data_folder: Path) -> Path:
-    """Return the folder of sockets and lock in a data directory."""
-    return data_folder.absolute() / RUN_FOLDER
 
 
 def take_lock(folder: Path) -> int:

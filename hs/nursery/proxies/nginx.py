@@ -1,0 +1,85 @@
+"""The configuration of nginx."""
+
+from collections.abc import Iterator
+
+from hs.nursery.proxies.proxy_plan import Affinity, Backend, Pool, ProxyPlan
+
+_MAPS = """\
+# The client of a request: its access token, else its address.
+map $http_authorization $hs_bearer {
+    default $arg_access_token;
+    "~^[Bb]earer (?<hs_token>.+)$" $hs_token;
+}
+map $hs_bearer $hs_client {
+    default $hs_bearer;
+    "" $remote_addr;
+}
+# The server that sends a request, as it states.
+map $http_authorization $hs_origin {
+    default $remote_addr;
+    "~origin=\\"?(?<hs_name>[^\\",]+)" $hs_name;
+}
+"""
+_KEYS = {Affinity.CLIENT: "$hs_client", Affinity.ORIGIN: "$hs_origin"}
+_SERVER = """\
+server {{
+    listen 443 ssl;
+    listen [::]:443 ssl;
+    # For other servers, unless /.well-known/matrix/server names port 443.
+    listen 8448 ssl;
+    listen [::]:8448 ssl;
+    server_name {host};
+    ssl_certificate /etc/ssl/{host}/fullchain.pem;
+    ssl_certificate_key /etc/ssl/{host}/privkey.pem;
+
+    client_max_body_size {megabytes}M;
+    proxy_http_version 1.1;
+    proxy_set_header Connection "";
+    proxy_set_header Host $host;
+    proxy_set_header X-Forwarded-For $remote_addr;
+    proxy_set_header X-Forwarded-Proto $scheme;
+    # A long poll may wait for this long.
+    proxy_read_timeout 120s;
+    proxy_next_upstream error timeout;
+"""
+
+
+def nginx_config(plan: ProxyPlan) -> str:
+    """Return the configuration, for the block `http` of nginx."""
+    return "\n".join(_lines(plan))
+
+
+def _lines(plan: ProxyPlan) -> Iterator[str]:
+    yield _MAPS
+    for rule in plan.rules:
+        if rule.initial is not None:
+            yield f"map $arg_since $hs_pool_of_{rule.pool.name} {{"
+            yield f"    default hs_{rule.pool.name};"
+            yield f'    "" hs_{rule.initial.name};'
+            yield "}\n"
+    for pool in plan.pools:
+        yield from _upstream(pool)
+    yield _SERVER.format(host=plan.host, megabytes=-(-plan.max_upload_bytes // 2**20))
+    for rule in plan.rules:
+        yield f"    # {rule.subject[0].upper()}{rule.subject[1:]}."
+        target = f"hs_{rule.pool.name}" if rule.initial is None else f"$hs_pool_of_{rule.pool.name}"
+        for path in rule.paths:
+            # Without a path behind the name, nginx passes the path on as it came.
+            yield f'    location ~ "{path}" {{'
+            yield f"        proxy_pass http://{target};"
+            yield "    }"
+        yield ""
+    yield "}\n"
+
+
+def _upstream(pool: Pool) -> Iterator[str]:
+    yield f"upstream hs_{pool.name} {{"
+    yield f"    hash {_KEYS[pool.affinity]} consistent;"
+    for backend in pool.backends:
+        yield f"    server {_address(backend)};  # {backend.name}"
+    yield "    keepalive 32;"
+    yield "}\n"
+
+
+def _address(backend: Backend) -> str:
+    return f"unix:{backend.path}" if backend.path else backend.address

@@ -1,0 +1,179 @@
+"""Rules of reverse proxies: complete, and accepted by the programs themselves."""
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from hs.cli.inspect_plan import declared_endpoints
+from hs.nursery.proxies.caddy import caddy_config
+from hs.nursery.proxies.haproxy import haproxy_config
+from hs.nursery.proxies.nginx import nginx_config
+from hs.nursery.proxies.proxy_plan import WRITER_PATHS, Pool, ProxyPlan, plan_proxy
+from hs.nursery.proxies.traefik import traefik_config
+from hs.nursery.supervision.process_files import load_all
+from hs.nursery.supervision.server_files import find_processes
+from hs.nursery.supervision.shape import generate_server, parse_shape
+from hs.settings.documents import read_documents
+from hs.settings.errors import SettingsError
+from hs.settings.settings import Settings
+from tests.support.servers.certificates import make_certificates
+from tests.support.source_tree import ROOT
+
+SHAPE = "event_persister:2,sync:3,media,federation_reader,typing"
+NOT_FORWARDED = (
+    "/_synapse/admin", "/_synapse/metrics", "/_synapse/replication", "/health", "/metrics",
+)  # fmt: skip
+
+
+def settings_of(folder: Path, shape: str = SHAPE, **keys: Any) -> dict[str, Settings]:
+    path = folder / "homeserver.yaml"
+    base = {
+        "server_name": "hs.test",
+        "database": {"name": "psycopg2", "args": {"database": "hs"}},
+        "redis": {"enabled": True},
+        **keys,
+    }
+    path.write_text(yaml.safe_dump(base))
+    server = generate_server(
+        parse_shape(shape),
+        read_documents([path]),
+        lambda name: {"path": str(folder / f"{name}.sock")},
+        8081,
+    )
+    return load_all(server.processes((path,)), ())
+
+
+def pool_for(plan: ProxyPlan, path: str) -> Pool:
+    """Return the pool of the first rule that matches a path."""
+    for rule in plan.rules:
+        if any(re.search(pattern, path) for pattern in rule.paths):
+            return rule.pool
+    raise AssertionError(f"no rule for {path}")
+
+
+def names(pool: Pool | None) -> list[str]:
+    return [] if pool is None else [backend.name for backend in pool.backends]
+
+
+def public_paths() -> list[tuple[str, frozenset[str]]]:
+    """Return a path of each declared route that clients and other servers use."""
+    return [
+        (re.sub(r"\{\w+\}", "x", path), endpoint.resources)
+        for endpoint in declared_endpoints()
+        for path in endpoint.paths
+        if not path.startswith(NOT_FORWARDED) and path != "/"  # where a web site may be
+    ]
+
+
+def test_every_declared_route_goes_to_processes_that_serve_it(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path)
+    plan = plan_proxy(settings)
+    served = {
+        name: frozenset(n for listener in s.opened_listeners for n in listener.names)
+        for name, s in settings.items()
+    }
+
+    for path, resources in public_paths():
+        for name in names(pool_for(plan, path)):
+            assert served[name] & resources or "well_known" in resources, (path, name)
+            if "media" in resources:
+                assert settings[name].workers.serves_media, (path, name)
+
+
+def test_every_rule_is_of_a_declared_route(tmp_path: Path) -> None:
+    plan = plan_proxy(settings_of(tmp_path), ("sync3",), ("sync2",))
+    paths = [path for path, _ in public_paths()]
+    patterns = [pattern for rule in plan.rules for pattern in rule.paths]
+
+    for pattern in (*patterns, *WRITER_PATHS.values()):
+        assert any(re.search(pattern, path) for path in paths), pattern
+
+
+def test_internal_paths_are_not_forwarded(tmp_path: Path) -> None:
+    plan = plan_proxy(settings_of(tmp_path))
+
+    for path in (*NOT_FORWARDED, "/_synapse/replication/calls", "/_synapse/admin/v1/register"):
+        with pytest.raises(AssertionError, match="no rule"):
+            pool_for(plan, path)
+
+
+def test_dedicated_pools_get_nothing_else(tmp_path: Path) -> None:
+    plan = plan_proxy(settings_of(tmp_path), ("sync3",), ("sync2",))
+    sync = next(rule for rule in plan.rules if rule.subject == "sync")
+
+    assert names(sync.pool) == ["sync1"]
+    assert names(sync.initial) == ["sync3"]
+    assert names(pool_for(plan, "/_matrix/client/v3/login")) == ["sync2"]
+    assert names(pool_for(plan, "/_matrix/client/v3/joined_rooms")) == ["main", "sync1"]
+
+
+def test_requests_that_write_a_stream_go_to_a_writer_that_serves_clients() -> None:
+    settings = load_all(find_processes(ROOT / "config" / "workers"), ())
+    path = "/_matrix/client/v3/rooms/x/typing/x"
+
+    assert names(pool_for(plan_proxy(settings), path)) == ["main", "sync1", "sync2"]
+
+
+def test_unknown_process_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="sync9: no such process serves clients"):
+        plan_proxy(settings_of(tmp_path), ("sync9",))
+
+
+def check(program: str, *arguments: str) -> None:
+    """Let a program check its configuration; skip the test if it is not installed."""
+    path = shutil.which(program, path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin")
+    if path is None:
+        pytest.skip(f"{program} is not installed")
+    checked = subprocess.run([path, *arguments], capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> ProxyPlan:
+    """A plan with every kind of rule."""
+    return plan_proxy(settings_of(tmp_path), ("sync3",), ("sync2",))
+
+
+@pytest.mark.process
+def test_nginx_accepts_its_configuration(tmp_path: Path, plan: ProxyPlan) -> None:
+    certificates = make_certificates(tmp_path, "DNS:hs.test")
+    text = nginx_config(plan)
+    text = re.sub(r"(ssl_certificate) .*", rf"\1 {certificates.certificate};", text)
+    text = re.sub(r"(ssl_certificate_key) .*", rf"\1 {certificates.key};", text)
+    config = tmp_path / "nginx.conf"
+    kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    logs = "access_log off;" + "".join(f"{kind}_temp_path {tmp_path}/{kind};" for kind in kinds)
+    config.write_text(f"pid {tmp_path}/nginx.pid;\nevents {{}}\nhttp {{\n{logs}\n{text}\n}}\n")
+
+    check("nginx", "-t", "-c", str(config), "-p", str(tmp_path), "-e", "stderr")
+
+
+@pytest.mark.process
+def test_haproxy_accepts_its_configuration(tmp_path: Path, plan: ProxyPlan) -> None:
+    config = tmp_path / "haproxy.cfg"
+    config.write_text(haproxy_config(plan))
+
+    check("haproxy", "-c", "-f", str(config))
+
+
+@pytest.mark.process
+def test_caddy_accepts_its_configuration(tmp_path: Path, plan: ProxyPlan) -> None:
+    config = tmp_path / "Caddyfile"
+    config.write_text(caddy_config(plan))
+
+    check("caddy", "adapt", "--adapter", "caddyfile", "--config", str(config))
+
+
+def test_traefik_gets_a_service_for_each_router(plan: ProxyPlan) -> None:
+    document = yaml.safe_load(traefik_config(plan))["http"]
+
+    services = {router["service"] for router in document["routers"].values()}
+    assert services == set(document["services"])
+    priorities = [router["priority"] for router in document["routers"].values()]
+    assert len(set(priorities)) == len(priorities)
