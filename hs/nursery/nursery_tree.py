@@ -88,13 +88,13 @@ async def run_tree(process: Process, shutdown: Shutdown, on_listening: OnListeni
         await replication.start(base.transport.run)
         for prepare in process.preparations:
             await prepare()
-        await _write(process, shutdown, lambda public: on_listening(public, bound))
-        internal_drain.begin()
-        await internal_drain.wait_idle()
+        await _write(process, shutdown, lambda public: on_listening(public, bound), internal_drain)
         replication.cancel_scope.cancel()
 
 
-async def _write(process: Process, shutdown: Shutdown, on_ready: OnReady) -> None:
+async def _write(
+    process: Process, shutdown: Shutdown, on_ready: OnReady, internal_drain: Drain
+) -> None:
     async with trio.open_nursery() as writers:
         for writer in process.base.table_writers.values():
             await writers.start(writer.run)
@@ -103,7 +103,7 @@ async def _write(process: Process, shutdown: Shutdown, on_ready: OnReady) -> Non
         await attach_writers(process.base.database, process.base.memory_writers.values())
         if process.base.slots is not None:
             await process.base.slots.start()
-        await _run(process, shutdown, on_ready, process.runners)
+        await _run(process, shutdown, on_ready, process.runners, internal_drain)
         writers.cancel_scope.cancel()
 
 
@@ -112,13 +112,18 @@ async def _run(
     shutdown: Shutdown,
     on_ready: OnReady,
     runners: Sequence[tuple[str, Runner]],
+    internal_drain: Drain,
 ) -> None:
-    """Start the runners, each in a nursery inside the last, then the duties and listeners."""
+    """Start the runners, each in a nursery inside the last, then the duties and listeners.
+
+    Calls of other processes are drained before the runners stop: a call that came later would find
+    them stopped. It is sent again, to the next process of this name.
+    """
     if runners:
         (_, first), *rest = runners
         async with trio.open_nursery() as nursery:
             await nursery.start(first)
-            await _run(process, shutdown, on_ready, rest)
+            await _run(process, shutdown, on_ready, rest, internal_drain)
             nursery.cancel_scope.cancel()
         return
     async with trio.open_nursery() as duties:
@@ -127,6 +132,8 @@ async def _run(
             duties.start_soon(keep_running, supervised, _TRANSIENT, process.supervision)
         await _serve(process, shutdown, on_ready)
         duties.cancel_scope.cancel()
+    internal_drain.begin()
+    await internal_drain.wait_idle()
 
 
 async def _serve(process: Process, shutdown: Shutdown, on_ready: OnReady) -> None:
