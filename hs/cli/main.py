@@ -13,6 +13,7 @@ _COMMANDS = {
     "serve": ("hs.cli.serve", "Run the server, or one of its workers."),
     "supervise": ("hs.cli.supervise", "Run all processes of a server."),
     "restart": ("hs.cli.restart", "Restart the processes of `hs supervise` without a gap."),
+    "ctl": ("hs.cli.ctl", "Start and stop processes in the background, as synctl does."),
     "generate-config": ("hs.cli.generate", "Write an initial configuration."),
     "check-config": ("hs.cli.check_config", "Report all mistakes in a configuration."),
     "plan": ("hs.cli.inspect_plan", "Show what a process would run."),

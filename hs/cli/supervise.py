@@ -24,6 +24,7 @@ from hs.nursery.supervision.private_servers import (
     private_redis,
 )
 from hs.nursery.supervision.process_files import ProcessFiles, load_all, notices_of
+from hs.nursery.supervision.shape import parse_shape, write_files
 from hs.nursery.supervision.supervision import supervise as run_supervisor
 from hs.nursery.supervision.supervision import take_lock
 from hs.nursery.supervision.supervisor import ServerPlan
@@ -46,6 +47,12 @@ DEFAULT_CONNECTIONS = 10
 @config_option
 @shape_options
 @data_dir_option
+@click.option(
+    "--write",
+    "target",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Write the files that --workers stands for to this directory, and start nothing.",
+)
 @click.option("--postgres", is_flag=True, help="Run a PostgreSQL for this server alone.")
 @click.option(
     "-H",
@@ -60,6 +67,7 @@ def supervise(
     shape: str | None,
     data_dir: Path | None,
     first_port: int,
+    target: Path | None,
     postgres: bool,
     server_name: str,
     allow_ineffective: tuple[str, ...],
@@ -81,6 +89,9 @@ def supervise(
         write_initial_config(
             InitialConfig(folder=folder, server_name=parse_new_server_name(server_name))
         )
+    if target is not None:
+        _write(source, shape, first_port, target)
+        return
     run = run_folder(folder)
     find = finder(source, shape, first_port, run)
     lock = take_lock(run)
@@ -90,6 +101,15 @@ def supervise(
     print_notices(notices)
     write_secrets(notice.new_secret for notice in notices if notice.new_secret)
     sys.exit(run_supervisor(plan, run, lock))
+
+
+def _write(source: Path, shape: str | None, first_port: int, target: Path) -> None:
+    """Write homeserver.yaml and the files of workers, for a service manager."""
+    if shape is None:
+        raise click.UsageError("--write needs --workers")
+    written = write_files(source, parse_shape(shape), first_port, target)
+    for path in written:
+        click.echo(str(path))
 
 
 def _with_programs(

@@ -6,6 +6,7 @@ a shell has this parent too.
 Spec: sd_notify(3), sd_listen_fds(3), sd_watchdog_enabled(3).
 """
 
+import contextlib
 import logging
 import os
 import socket
@@ -36,7 +37,9 @@ def notify(state: str) -> None:
     if address.startswith("@"):
         address = "\0" + address[1:]
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as manager:
-        manager.sendto(state.encode(), address)
+        # The parent may be gone, or may have wanted to know of the start only.
+        with contextlib.suppress(OSError):
+            manager.sendto(state.encode(), address)
 
 
 @attrs.frozen(eq=False)

@@ -11,12 +11,12 @@ from hs.settings.sections.workers import MAIN, MAIN_APP
 WORKER_FOLDER = "workers"
 
 
-def find_processes(folder: Path) -> list[ProcessFiles]:
+def find_processes(folder: Path, shared: Path | None = None) -> list[ProcessFiles]:
     """Return the processes that a directory configures, main first, then in order of file names.
 
-    The shared file is homeserver.yaml, or else the only file with `server_name`; every other file
-    with `worker_app` belongs to a process, in the directory or in its subdirectory `workers`. A
-    file with the `worker_app` of the main process belongs to that.
+    The shared file is `shared`, or homeserver.yaml, or else the only file with `server_name`. Every
+    other file with `worker_app`, in the directory or in its subdirectory `workers`, belongs to a
+    process; one with the `worker_app` of the main process belongs to that.
 
     Raises: SettingsError.
     """
@@ -28,7 +28,7 @@ def find_processes(folder: Path) -> list[ProcessFiles]:
         if path.suffix in (".yaml", ".yml") and path.is_file()
     ]
     documents = {path: read_documents([path]) for path in candidates}
-    shared = _shared_file(folder, documents)
+    shared = shared or _shared_file(folder, documents)
     main_files = [shared]
     workers: list[ProcessFiles] = []
     for path, document in documents.items():

@@ -15,16 +15,22 @@ from pathlib import Path
 from typing import Any, Final
 
 import attrs
+import yaml
 
+from hs.lib.files import make_folders, open_new
 from hs.nursery.supervision.process_files import ProcessFiles
-from hs.settings.documents import Document
+from hs.nursery.supervision.server_files import WORKER_FOLDER
+from hs.settings.documents import Document, read_documents
 from hs.settings.errors import Origin, Problem, SettingsError
 from hs.settings.fields import did_you_mean
+from hs.settings.generate import CONFIG_NAME
 from hs.settings.sections.workers import MAIN, STREAMS
 
 OPTION: Final = "--workers"
 GENERIC: Final = "synapse.app.generic_worker"
 MAX_OF_A_KIND: Final = 64
+_FIRST_REPLICATION_PORT: Final = 9093
+_PATH_ENDINGS: Final = ("_path", "_file", "log_config")
 
 _PERSISTER: Final = "event_persister"
 _CLIENTS: Final = {
@@ -142,6 +148,35 @@ def generate_server(
                 own |= {"worker_app": "synapse.app.media_repository", "enable_media_repo": True}
             workers[name] = own
     return GeneratedServer(shared=shared, workers=workers)
+
+
+def write_files(
+    source: Path, counts: Mapping[str, int], first_port: int, target: Path
+) -> list[Path]:
+    """Write the files of all processes, which call each other on ports; return their paths.
+
+    homeserver.yaml gets the keys of `source`, without its comments. Raises: SettingsError, OSError.
+    """
+    document = read_documents([source])
+    ports = _free_ports(document.values, _FIRST_REPLICATION_PORT)
+    server = generate_server(
+        counts, document, lambda _: {"host": "127.0.0.1", "port": next(ports)}, first_port
+    )
+    folder = source.absolute().parent
+    shared = {**document.values, **server.shared}
+    shared.setdefault("redis", {"enabled": True})
+    shared.setdefault("signing_key_path", f"{shared.get('server_name')}.signing.key")
+    shared.setdefault("media_store_path", "media_store")
+    for key, value in shared.items():
+        if isinstance(value, str) and key.endswith(_PATH_ENDINGS):
+            shared[key] = str(folder / value)  # the file moves, and what it names stays
+    texts: dict[Path, Mapping[str, Any]] = {target / CONFIG_NAME: shared}
+    texts |= {target / WORKER_FOLDER / f"{name}.yaml": own for name, own in server.workers.items()}
+    for path, keys in texts.items():
+        make_folders(path.parent)
+        with open(open_new(path), "w", encoding="utf-8") as file:
+            yaml.safe_dump(dict(keys), file, sort_keys=False)
+    return list(texts)
 
 
 def _duties(names: Mapping[str, list[str]]) -> dict[str, Any]:

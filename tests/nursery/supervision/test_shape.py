@@ -8,7 +8,8 @@ import yaml
 
 from hs.nursery.plan import Plan, plan_of
 from hs.nursery.supervision.process_files import load_all
-from hs.nursery.supervision.shape import KINDS, generate_server, parse_shape
+from hs.nursery.supervision.server_files import find_processes
+from hs.nursery.supervision.shape import KINDS, generate_server, parse_shape, write_files
 from hs.settings.documents import read_documents
 from hs.settings.errors import SettingsError
 
@@ -100,3 +101,19 @@ def test_mistake_in_a_shape_is_explained(shape: str, problem: str) -> None:
 def test_file_must_not_decide_what_the_shape_decides(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="contradicts --workers"):
         plans_of(tmp_path, "sync", stream_writers={"events": "sync1"})
+
+
+def test_written_files_are_a_server_with_the_same_processes(tmp_path: Path) -> None:
+    source, target = tmp_path / "homeserver.yaml", tmp_path / "etc"
+    source.write_text(yaml.safe_dump({**BASE, "log_config": "log.yaml"}))
+    (tmp_path / "log.yaml").write_text("version: 1\n")
+
+    write_files(source, parse_shape("sync:2,event_persister,pusher"), 8081, target)
+
+    processes = find_processes(target)
+    plans = {name: plan_of(settings) for name, settings in load_all(processes, ()).items()}
+    assert set(plans) == {"main", "sync1", "sync2", "event_persister1", "pusher1"}
+    assert plans["pusher1"].duties == ("pushers",)
+    keys = yaml.safe_load((target / "homeserver.yaml").read_text())
+    assert keys["log_config"] == str(tmp_path / "log.yaml")
+    assert keys["signing_key_path"] == str(tmp_path / "hs.test.signing.key")
