@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import socket
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -121,7 +122,11 @@ class Forks:
         async with trio.open_nursery() as self._nursery:
             task_status.started()
             with self._receiving:
-                await self._receive()
+                try:
+                    await self._receive()
+                finally:
+                    for life in (*self._lives.values(), *self._unanswered):
+                        life.end(-signal.SIGKILL)  # nothing more will be heard of it
                 raise ForkServerGone("the fork server has ended, and all processes with it")
 
     async def _receive(self) -> None:

@@ -1,5 +1,6 @@
 """From a server's configuration to its running processes: what `hs supervise` does."""
 
+import contextlib
 import errno
 import fcntl
 import io
@@ -125,8 +126,9 @@ def _report(group: BaseExceptionGroup[BaseException]) -> int:
 
 
 def _write_line(name: str, line: str) -> None:
-    sys.stderr.write(f"{name:{_NAME_WIDTH}} | {line}\n")
-    sys.stderr.flush()
+    with contextlib.suppress(OSError):  # nobody reads the log any more
+        sys.stderr.write(f"{name:{_NAME_WIDTH}} | {line}\n")
+        sys.stderr.flush()
 
 
 class _NamedLines(io.TextIOBase):

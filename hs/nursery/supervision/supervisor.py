@@ -57,6 +57,7 @@ class Supervisor:
     _settings: dict[str, Settings] = attrs.field(factory=dict, init=False)
     _programs: list[Life] = attrs.field(factory=list, init=False)
     _nursery: trio.Nursery | None = attrs.field(default=None, init=False)
+    _fork_servers: trio.Nursery | None = attrs.field(default=None, init=False)
     _restarting: trio.Lock = attrs.field(factory=trio.Lock, init=False)
 
     def load(self) -> None:
@@ -71,21 +72,27 @@ class Supervisor:
 
         Raises: ProcessGivenUp, SettingsError, ForkServerGone; in groups.
         """
-        async with trio.open_nursery() as self._nursery:
-            await self._nursery.start(self.forks.run)
+        # A failure of anything else leaves the fork servers, which stopping needs.
+        async with trio.open_nursery() as self._fork_servers:
+            await self._fork_servers.start(self.forks.run)
             try:
-                with trio.CancelScope() as starting:
-                    self._nursery.start_soon(_cancel_after, self.stop_requested, starting)
-                    await self._start_all()
-                if not starting.cancelled_caught:
-                    log.info("all %d processes are ready", len(self.processes))
-                    systemd.notify(systemd.READY)
-                    await self.stop_requested.wait()
+                await self._run_until_stopped()
             finally:
                 systemd.notify(systemd.STOPPING)
                 with trio.CancelScope(shield=True):
                     await self._stop_all()
                 self.stopped.set()
+            self._fork_servers.cancel_scope.cancel()
+
+    async def _run_until_stopped(self) -> None:
+        async with trio.open_nursery() as self._nursery:
+            with trio.CancelScope() as starting:
+                self._nursery.start_soon(_cancel_after, self.stop_requested, starting)
+                await self._start_all()
+            if not starting.cancelled_caught:
+                log.info("all %d processes are ready", len(self.processes))
+                systemd.notify(systemd.READY)
+                await self.stop_requested.wait()
             self._nursery.cancel_scope.cancel()
 
     async def _start_all(self) -> None:
@@ -163,15 +170,15 @@ class Supervisor:
 
     async def _renew_fork_server(self) -> None:
         new = Forks(*start_new_fork_server(self._lock), self._write_line)
-        assert self._nursery is not None
-        await self._nursery.start(new.run)
+        assert self._fork_servers is not None
+        await self._fork_servers.start(new.run)
         try:
             await self._prepare(new)
         except SettingsError:
-            self._nursery.start_soon(new.retire)
+            self._fork_servers.start_soon(new.retire)
             raise
         old, self.forks = self.forks, new
-        self._nursery.start_soon(old.retire)
+        self._fork_servers.start_soon(old.retire)
 
 
 async def _cancel_after(event: trio.Event, scope: trio.CancelScope) -> None:
