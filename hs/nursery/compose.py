@@ -37,13 +37,9 @@ def compose(
     with collect_caches() as caches:
         services = build_services(base, admission, drain)
     sessions, parts = services.core.sessions, services.parts
-    runners = [runner for part in parts for runner in part.runners]
-    if base.slots is not None:
-        # The last one, which stops first: others take over before this process stops to commit.
-        runners.append(("slots", base.slots.run))
     process = Process(
         base=base,
-        runners=runners,
+        runners=[runner for part in parts for runner in part.runners],
         duties=[
             duty
             for part in parts

@@ -126,14 +126,26 @@ async def _run(
             await _run(process, shutdown, on_ready, rest, internal_drain)
             nursery.cancel_scope.cancel()
         return
-    async with trio.open_nursery() as duties:
-        for duty in process.duties:
-            supervised = duty if duty.plan_duty is None else _leased(process, duty)
-            duties.start_soon(keep_running, supervised, _TRANSIENT, process.supervision)
-        await _serve(process, shutdown, on_ready)
-        duties.cancel_scope.cancel()
+    await _run_duties(process, shutdown, on_ready)
     internal_drain.begin()
     await internal_drain.wait_idle()
+
+
+async def _run_duties(process: Process, shutdown: Shutdown, on_ready: OnReady) -> None:
+    """Run the duties and the listeners, and the slots around them.
+
+    Slots are handed over while calls are still answered, so callers learn of the new owner.
+    """
+    async with trio.open_nursery() as slots:
+        if process.base.slots is not None:
+            await slots.start(process.base.slots.run)
+        async with trio.open_nursery() as duties:
+            for duty in process.duties:
+                supervised = duty if duty.plan_duty is None else _leased(process, duty)
+                duties.start_soon(keep_running, supervised, _TRANSIENT, process.supervision)
+            await _serve(process, shutdown, on_ready)
+            duties.cancel_scope.cancel()
+        slots.cancel_scope.cancel()
 
 
 async def _serve(process: Process, shutdown: Shutdown, on_ready: OnReady) -> None:
