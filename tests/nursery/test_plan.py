@@ -36,7 +36,7 @@ GENERIC = "worker_app: synapse.app.generic_worker\nworker_name: "
 WORKER = f"{GENERIC}w\nworker_listeners: [{PUBLIC}, {INTERNAL}]"
 BY_SOCKET = "{path: /run/x.sock, resources: [{names: [replication]}]}"
 SECOND_WORKER = f"{GENERIC}x\nworker_listeners: [{PUBLIC}, {BY_SOCKET}]"
-ALL_STREAMS = {*STREAMS, "backfill"}
+ALL_STREAMS = {*STREAMS, "backfill", "pushes"}
 DUTIES = {BACKGROUND, USER_DIRECTORY, APPSERVICES, PUSHERS, FEDERATION, MEDIA_JOBS}
 
 
@@ -106,8 +106,7 @@ def test_stream_has_the_writer_that_the_settings_name(load: Load, stream: str) -
         plan_of(load(SHARED, setting, *more)) for more in ((), (WORKER,), (SECOND_WORKER,))
     )
 
-    # The writers of events write the backfilled events too.
-    moved = {stream, "backfill"} if stream == "events" else {stream}
+    moved = {stream} | {"events": {"backfill"}, "unread": {"pushes"}}.get(stream, set())
     assert set(worker.writes) == moved
     assert set(main.writes) == ALL_STREAMS - moved
     assert second_worker.writes == ()

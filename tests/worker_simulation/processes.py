@@ -242,7 +242,11 @@ class SimulatedProcess:
         life = self.life
         if life is None or not life.is_ready or life.process is None:
             return [f"{self.name} does not run"]
-        health = await life.process.health.check()
+        token = OWNER.set(life)  # the probes run in the context of whoever asks
+        try:
+            health = await life.process.health.check()
+        finally:
+            OWNER.reset(token)
         return [f"{self.name}: {noticed.cause.message}" for noticed in health.causes]
 
     async def ask(self, ask: Callable[[WebClient], Awaitable[WebResponse]]) -> WebResponse:
@@ -363,6 +367,7 @@ async def _serve_listeners(
     specs: Any,
     limits: object = None,
     proxies: object = None,
+    sockets: object = None,
     *,
     task_status: trio.TaskStatus[list[Any]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
