@@ -429,13 +429,14 @@ class SlotsRow:
     """Slots (number, epoch) of a stream passed to another process; see hs/repl/slots.
 
     `ends` are the positions (stream, writer, position) after which the process that held them
-    writes nothing more of these slots.
+    writes nothing more of these slots, `begins` those before which the new holder wrote nothing.
     """
 
     stream: str
     holder: str
     slots: tuple[tuple[int, int], ...]
     ends: tuple[tuple[str, str, int], ...] = ()
+    begins: tuple[tuple[str, str, int], ...] = ()
 
 
 SLOTS = StreamDef("slots", SlotsRow, StreamKind.TABLE, StreamWriters.ANY)

@@ -13,6 +13,10 @@ Messages may be lost, repeated or late. Rules:
 - A gap at the end is noticed by the announcements of positions (and, without messages, by `poll`).
 - A position from the table is read before the log. A commit in between is then found in the log;
   the other way round it would be skipped.
+- When a slot passes to another process, the rows of its keys that the earlier holder wrote come
+  before those that the new one writes. The stream of slots says up to where (a *barrier*), and
+  each message says how much of that stream comes before it. A barrier only makes rows wait for
+  older ones, so lanes never wait for each other in a circle.
 - A new epoch of a memory writer makes every known position of it worthless. The writer's reply
   says so with a reset.
 - If the log no longer has the rows after this process's position, the process must restart
@@ -29,8 +33,8 @@ import attrs
 import msgspec
 import trio
 
-from hs.core.stream_def import StreamDef, StreamKind, StreamWriters
-from hs.core.streams import CATALOGUE
+from hs.core.stream_def import ANY_PROCESS, StreamDef, StreamKind, StreamWriters
+from hs.core.streams import CATALOGUE, SLOTS, SlotsRow
 from hs.lib.tasks import BackgroundNursery
 from hs.repl.calls.reply import RpcFailed, RpcUnavailable
 from hs.repl.feed import Batch, Feed
@@ -54,6 +58,15 @@ class FeedLost(Exception):
     """The log no longer has the rows that this process missed, so it must restart."""
 
 
+@attrs.frozen
+class _Barrier:
+    """Rows after `begin` wait until those of `writer` up to `end` were delivered."""
+
+    begin: int
+    writer: str
+    end: int
+
+
 @attrs.define(eq=False)
 class _Lane:
     """One writer of one stream; `waiting` are the messages that arrived during a repair."""
@@ -64,6 +77,7 @@ class _Lane:
     repairs: int = 0
     announced: int = 0  # the highest position in any message
     waiting: deque[Message] = attrs.Factory(lambda: deque(maxlen=MAX_WAITING))
+    barriers: list[_Barrier] = attrs.Factory(list)
 
 
 @attrs.define(eq=False)
@@ -80,6 +94,9 @@ class Intake:
     _lanes: dict[tuple[str, str], _Lane] = attrs.Factory(dict)
     _background: BackgroundNursery = attrs.field(factory=BackgroundNursery, init=False)
     _is_looking: bool = False
+
+    def __attrs_post_init__(self) -> None:
+        self._feed.subscribe(SLOTS, self._add_barriers)
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run repairs until cancelled.
@@ -178,6 +195,8 @@ class Intake:
         for message in messages:
             if message.epoch > epoch or message.prev > known < message.position:
                 break
+            if not self._may_follow(lane, message.position, message.slots):
+                break
             if message.position > known:
                 if has_readers:
                     try:
@@ -212,7 +231,7 @@ class Intake:
                 return self._reset_to_newest(lane)
             if lane.stream.kind is StreamKind.MEMORY:
                 return await self._repair_from_writer(lane)
-            await self._repair_from_tables(lane)
+            return await self._repair_from_tables(lane)
         except (DatabaseError, RpcFailed, RpcUnavailable) as error:
             level = logging.DEBUG if is_retry else logging.WARNING
             log.log(
@@ -223,24 +242,54 @@ class Intake:
                 error,
             )
             return False
-        return True
 
-    async def _repair_from_tables(self, lane: _Lane) -> None:
+    async def _repair_from_tables(self, lane: _Lane) -> bool:
         stream, writer = lane.stream, lane.writer
         while True:
             known = self._feed.position_of(stream, writer) or 0
-            newest, commits = await self._database.read(_read_commits, stream, writer, known)
+            newest, slots, commits = await self._database.read(_read_commits, stream, writer, known)
             if newest > known and (not commits or commits[0].previous > known):
                 if stream.writers is not StreamWriters.ANY:
                     raise FeedLost(f"commits of {writer} to {stream.name} after {known} are pruned")
                 known = commits[0].previous if commits else newest
                 self._feed.deliver(Batch(stream, writer, 0, known, [], reset=True))
             for commit in commits:
+                if not self._may_follow(lane, commit.position, slots):
+                    return False
                 rows = self._decode(lane, commit.row_bytes)
                 self._feed.deliver(Batch(stream, writer, known, commit.position, rows))
                 known = commit.position
             if known >= newest:
-                return
+                return True
+
+    def _add_barriers(self, batch: Batch[SlotsRow]) -> None:
+        changes = [row for _, row in batch.rows if row.holder != self._instance]
+        for row in changes:
+            for name, holder, begin in row.begins:
+                lane = self._lane(self._streams[name], holder)
+                lane.barriers += [
+                    _Barrier(begin, writer, end)
+                    for ended, writer, end in row.ends
+                    if ended == name and writer != holder
+                ]
+
+    def _may_follow(self, lane: _Lane, position: int, slots: int) -> bool:
+        """Return whether all that rows up to a position come after was delivered.
+
+        If not, this repairs the lanes that lack it.
+        """
+        if slots > (self._feed.position_of(SLOTS, ANY_PROCESS) or 0):
+            self._start_repair(self._lane(SLOTS, ANY_PROCESS))
+            return False
+        lane.barriers = [
+            barrier
+            for barrier in lane.barriers
+            if (self._feed.position_of(lane.stream, barrier.writer) or 0) < barrier.end
+        ]
+        ahead = [barrier for barrier in lane.barriers if barrier.begin < position]
+        for barrier in ahead:
+            self._start_repair(self._lane(lane.stream, barrier.writer))
+        return not ahead
 
     def _reset_to_newest(self, lane: _Lane) -> bool:
         # Every process writes such a stream, including those without an RPC listener. A reader
@@ -289,7 +338,12 @@ def _rows_after(stream: StreamDef[Any], message: Message, position: int) -> list
 
 async def _read_commits(
     tx: Tx, stream: StreamDef[Any], writer: str, after: int
-) -> tuple[int, list[LoggedCommit]]:
+) -> tuple[int, int, list[LoggedCommit]]:
     # The position first, so that a commit in between is found in the log and not skipped.
     newest = (await stream_log.stream_positions(tx, stream.name)).get(writer, 0)
-    return newest, list(await stream_log.read(tx, stream.name, writer, after, MAX_COMMITS))
+    commits = list(await stream_log.read(tx, stream.name, writer, after, MAX_COMMITS))
+    slots = 0
+    if stream.writers is StreamWriters.SHARDED:
+        # The commits come after at most this much of the stream of slots.
+        slots = (await stream_log.stream_positions(tx, SLOTS.name)).get(ANY_PROCESS, 0)
+    return newest, slots, commits

@@ -23,7 +23,10 @@ class MessageKind(enum.IntEnum):
 
 
 class Message(msgspec.Struct, array_like=True, frozen=True):
-    """A message; `rows` stay encoded until they are delivered to subscribers."""
+    """A message; `rows` stay encoded until they are delivered to subscribers.
+
+    `slots` is the position in the stream of slots that receivers must have reached before.
+    """
 
     kind: MessageKind
     instance: str
@@ -33,6 +36,7 @@ class Message(msgspec.Struct, array_like=True, frozen=True):
     position: int = 0
     epoch: int = 0
     rows: msgspec.Raw = msgspec.Raw(b"\x90")
+    slots: int = 0
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -43,7 +47,7 @@ def encode_message(message: Message) -> bytes:
     return _encoder.encode(message)
 
 
-def rows_message(instance: str, batch: Batch[Any], epoch: int) -> Message:
+def rows_message(instance: str, batch: Batch[Any], epoch: int, slots: int = 0) -> Message:
     """Return the message about a commit."""
     return Message(
         MessageKind.ROWS,
@@ -54,6 +58,7 @@ def rows_message(instance: str, batch: Batch[Any], epoch: int) -> Message:
         position=batch.position,
         epoch=epoch,
         rows=msgspec.Raw(encode_rows(batch.rows)),
+        slots=slots,
     )
 
 

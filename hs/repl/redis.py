@@ -29,7 +29,8 @@ from typing import Any
 import attrs
 import trio
 
-from hs.core.stream_def import StreamDef
+from hs.core.stream_def import ANY_PROCESS, StreamDef, StreamWriters
+from hs.core.streams import SLOTS
 from hs.repl.announced import AnnouncedProcesses
 from hs.repl.envelope import Envelopes, InvalidEnvelope
 from hs.repl.feed import Batch, Feed
@@ -267,7 +268,10 @@ class RedisTransport:
         if isinstance(message, Message):
             return encode_message(message)
         batch, epoch = message
-        return encode_message(rows_message(self._instance, batch, epoch))
+        slots = 0
+        if batch.stream.writers is StreamWriters.SHARDED:
+            slots = self.feed.position_of(SLOTS, ANY_PROCESS) or 0
+        return encode_message(rows_message(self._instance, batch, epoch, slots))
 
     def _announce(self, source: Source) -> None:
         self._announced[source.stream.name, source.writer] = source.position

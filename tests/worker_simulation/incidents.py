@@ -7,6 +7,7 @@ from collections.abc import Callable
 import attrs
 import trio
 
+from hs.repl.leases import instance_lease
 from tests.worker_simulation.database import AFTER_COMMIT, BEFORE_COMMIT
 from tests.worker_simulation.plans import Plan
 from tests.worker_simulation.processes import Life, SimulatedCluster, SimulatedProcess
@@ -48,7 +49,10 @@ class Incidents:
                 nursery.start_soon(self._happen, self.chance.choice(self.plan.incidents), process)
 
     async def _watch_leases(self) -> None:
-        """Report leases that two processes hold, but those that hang."""
+        """Report leases that two processes hold, but those that hang.
+
+        The lease of a name is fenced: without the database, who holds it may not notice its end.
+        """
         doubled: set[str] = set()
         while True:
             await trio.sleep(LOOK_S)
@@ -58,6 +62,7 @@ class Incidents:
                 for life in lives
                 if not (life.is_dead or self.cluster.freezer.is_frozen(life))
                 for name in life.held_leases()
+                if name != instance_lease(life.name)
             )
             before, doubled = doubled, {name for name, count in held.items() if count > 1}
             for name in before & doubled:
@@ -108,15 +113,20 @@ class Incidents:
         life = process.abandon()
         await self._strike(life, lambda: self.cluster.freezer.freeze(life))
         self.cluster.nursery.start_soon(process.start)
-        await trio.sleep(round(self.chance.uniform(20, 60), 3))
-        self.cluster.freezer.resume(life)
-        with trio.move_on_after(ZOMBIE_S):
-            await life.ended.wait()
-        if life.ended.is_set():
-            return
-        if process.life is not None and process.life.is_ready:
-            self.cluster.problems.append(f"{life.holder} goes on after it was replaced")
-        await self.cluster.end_life(life)
+        try:
+            await trio.sleep(round(self.chance.uniform(20, 60), 3))
+            self.cluster.freezer.resume(life)
+            with trio.move_on_after(ZOMBIE_S):
+                await life.ended.wait()
+            if life.ended.is_set():
+                return
+            if process.life is not None and process.life.is_ready:
+                self.cluster.problems.append(f"{life.holder} goes on after it was replaced")
+        finally:
+            # As long as the first one answers, the other one is refused.
+            if not life.ended.is_set():
+                with trio.CancelScope(shield=True):
+                    await self.cluster.end_life(life)
 
     async def end(self) -> None:
         """End all faults; every process runs, or starts."""

@@ -55,7 +55,7 @@ async def take_over(tx: Tx, ids: SharedStreamIds, takeover: Takeover) -> tuple[b
         is_over = await stream_slots.take_beat(tx, takeover.holder, takeover.last)
     if not is_over:
         return False, []
-    changes: list[SlotsRow] = []
+    changes: Rows = []
     for stream, moves in takeover.moves.items():
         ends = [
             (
@@ -65,8 +65,8 @@ async def take_over(tx: Tx, ids: SharedStreamIds, takeover: Takeover) -> tuple[b
             )
             for table in takeover.tables[stream]
         ]
-        changes += await _give(tx, Move(stream, takeover.holder, moves, tuple(ends)))
-    return True, [(await ids.next_id(), row) for row in changes]
+        changes += await _give(tx, ids, Move(stream, takeover.holder, moves, tuple(ends)))
+    return True, changes
 
 
 async def give_away(tx: Tx, ids: SharedStreamIds, move: Move) -> tuple[int, Rows]:
@@ -76,15 +76,21 @@ async def give_away(tx: Tx, ids: SharedStreamIds, move: Move) -> tuple[int, Rows
         for taker, slots in move.moves.items()
         if await stream_slots.is_candidate(tx, taker, move.stream)
     }
-    changes = await _give(tx, attrs.evolve(move, moves=moves))
-    given = sum(len(row.slots) for row in changes)
-    return given, [(await ids.next_id(), row) for row in changes]
+    changes = await _give(tx, ids, attrs.evolve(move, moves=moves))
+    return sum(len(row.slots) for _, row in changes), changes
 
 
-async def _give(tx: Tx, move: Move) -> list[SlotsRow]:
-    rows = []
+async def _give(tx: Tx, ids: SharedStreamIds, move: Move) -> Rows:
+    rows: Rows = []
     for taker, slots in move.moves.items():
         given = await stream_slots.give(tx, move.stream, move.holder, taker, slots)
         if given:
-            rows.append(SlotsRow(move.stream, taker, tuple(given), move.ends))
+            # The ID comes first: it locks out other changes, so `begins` counts those before it.
+            stream_id = await ids.next_id()
+            begins = [
+                (table, taker, (await stream_log.stream_positions(tx, table)).get(taker, 0))
+                for table, _, _ in move.ends
+            ]
+            row = SlotsRow(move.stream, taker, tuple(given), move.ends, tuple(begins))
+            rows.append((stream_id, row))
     return rows

@@ -25,7 +25,7 @@ import trio
 
 from hs.core.errors import Unavailable
 from hs.core.stream_def import StreamDef
-from hs.core.streams import SlotsRow
+from hs.core.streams import SLOTS, SlotsRow
 from hs.repl.feed import Feed
 from hs.repl.freshness import catch_up
 from hs.repl.generations import WriterReplaced
@@ -292,6 +292,8 @@ class SlotKeeper:
     async def _catch_up(self) -> bool:
         """Wait until the feed has what other processes wrote to the streams with slots."""
         streams = {stream.name: stream for tables in self._tables.values() for stream in tables}
+        # What this process writes then tells others which changes of slots come before it.
+        streams[SLOTS.name] = SLOTS
         targets = []
         for name, writer, position in await self._database.read(stream_log.list_positions):
             stream = streams.get(name)
