@@ -170,8 +170,7 @@ def build_services(
     """Build all services. Nothing starts, waits or connects here. Raises: SettingsError."""
     core = _build_core(base, network or Network())
     sessions, rooms, accounts = core.sessions, core.rooms, core.accounts
-    remote_rooms = core.remote_rooms
-    directories = core.remote_history.directories
+    remote_rooms, directories = core.remote_rooms, core.remote_history.directories
     aliases = wire_room_aliases(base, rooms, remote_rooms, directories, core.appservices.aliases)
     profiles = wire_profiles(base, rooms, accounts)
     members = wire_membership(

@@ -1,15 +1,28 @@
 """The random name of this database, to recognise folders and messages that belong to it."""
 
 from hs.storage.database import Tx
+from hs.storage.dialect import Dialect, sql
+
+
+def _on_postgres(dialect: Dialect, statement: str) -> str:
+    """Return a statement that SQLite has no use for."""
+    return "SELECT NULL" if dialect.engine == "sqlite" else statement
+
 
 INSERT = """
 INSERT INTO database_identity (row_number, identity) VALUES (1, $1)
 ON CONFLICT (row_number) DO NOTHING
 """
 READ = "SELECT identity FROM database_identity"
-MAY_READ_SYSTEM = "SELECT has_function_privilege('pg_control_system()', 'EXECUTE')"
-SYSTEM = "SELECT system_identifier::text FROM pg_control_system()"
-DATABASE = "SELECT oid::bigint FROM pg_database WHERE datname = current_database()"
+MAY_READ_SYSTEM = sql(
+    lambda d: _on_postgres(d, "SELECT has_function_privilege('pg_control_system()', 'EXECUTE')")
+)
+SYSTEM = sql(lambda d: _on_postgres(d, "SELECT system_identifier::text FROM pg_control_system()"))
+DATABASE = sql(
+    lambda d: _on_postgres(
+        d, "SELECT oid::bigint FROM pg_database WHERE datname = current_database()"
+    )
+)
 
 
 async def identity_of(tx: Tx, new_identity: str) -> str:

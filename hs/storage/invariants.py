@@ -11,6 +11,7 @@ from hs.core.stream_def import StreamKind, StreamWriters
 from hs.core.streams import CATALOGUE
 from hs.storage import stream_log
 from hs.storage.database import Tx
+from hs.storage.dialect import sql
 from hs.storage.migrate import TABLE_EXISTS
 
 SAMPLE: Final = 500
@@ -19,7 +20,13 @@ NEWEST: Final = {
     "events": "SELECT max(stream_id) FROM events",
     "device_lists": "SELECT max(stream_id) FROM device_list_changes",
 }
-LAST_ID_SQLITE: Final = "SELECT last_id FROM stream_ids WHERE stream = $1"
+LAST_ID_SQLITE: Final = sql(
+    lambda d: (
+        "SELECT last_id FROM stream_ids WHERE stream = $1"
+        if d.engine == "sqlite"
+        else "SELECT NULL WHERE $1 = ''"
+    )
+)
 ROOMS_WITHOUT_CREATION: Final = """
 SELECT sample.room_id FROM (SELECT room_id FROM room_heads ORDER BY room_id LIMIT $1) AS sample
 WHERE NOT EXISTS (

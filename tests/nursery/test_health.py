@@ -260,7 +260,7 @@ FAULTS: dict[str, tuple[Callable[[Doors], None], HealthState, set[str]]] = {
     "Redis lacks permissions": (
         change("", redis_fault="NOPERM ping"), DEGRADED, {"redis_unreachable:redis"},
     ),
-    "Redis hangs": (change("", redis_hangs=True), DEGRADED, {"redis_hung:redis"}),
+    "Redis hangs": (change("", redis_hangs=True), DEGRADED, {"redis_unreachable:redis"}),
     "main is gone": (break_calls(main=REFUSED), DEGRADED, {"process_unreachable:main"}),
     "main hangs": (delay_calls(main=100.0), DEGRADED, {"process_hung:main"}),
     "writer is gone": (
@@ -285,7 +285,7 @@ FAULTS: dict[str, tuple[Callable[[Doors], None], HealthState, set[str]]] = {
         ),
         UNREADY,
         {
-            "database_hung:database", "redis_hung:redis", "process_hung:main",
+            "database_hung:database", "redis_unreachable:redis", "process_hung:main",
             "process_unreachable:persister1", "replication_lag:events/persister1",
         },
     ),

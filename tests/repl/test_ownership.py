@@ -5,7 +5,15 @@ from collections import Counter
 import pytest
 
 from hs.core.stream_def import ANY_PROCESS, StreamDef, StreamKind, StreamWriters
-from hs.core.streams import CACHES, CATALOGUE, EVENTS, RECEIPTS, TYPING, CacheRow
+from hs.core.streams import (
+    CACHES,
+    CATALOGUE,
+    EVENTS,
+    PUSH_RULES,
+    THREAD_SUBSCRIPTIONS,
+    TYPING,
+    CacheRow,
+)
 from hs.repl.ownership import Location, Ownership, Topology, shard_of
 
 LOCATIONS = {name: Location("localhost", 9000) for name in ("main", "w1", "w2", "w3")}
@@ -59,7 +67,7 @@ def test_expected_writers_are_in_other_processes() -> None:
 
 
 def test_several_writers_of_a_stream_that_is_not_sharded_are_refused() -> None:
-    for stream in (TYPING, RECEIPTS):
+    for stream in (PUSH_RULES, THREAD_SUBSCRIPTIONS):
         with pytest.raises(ValueError, match="only one writer"):
             at("w1", {stream.name: ("w1", "w2")}).owner(stream)
 

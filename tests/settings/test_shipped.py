@@ -65,20 +65,6 @@ def test_documentation_lists_the_processes_with_their_ports() -> None:
     }
 
 
-@pytest.mark.parametrize(("upstream", "resource"), [("clients", "client"), ("media", "media")])
-def test_documented_proxy_has_every_serving_process_as_upstream(
-    upstream: str, resource: str
-) -> None:
-    block = PAGE.partition(f"upstream {upstream} {{")[2].partition("}")[0]
-
-    assert {int(port) for port in re.findall(r"server 127\.0\.0\.1:(\d+);", block)} == {
-        listener.port
-        for process in all_processes()
-        for listener in process.listeners
-        if resource in listener.names
-    }
-
-
 def test_connections_of_all_processes_fit_into_a_default_postgresql() -> None:
     connections = sum(int(process.database.args["cp_max"]) for process in all_processes())
 

@@ -29,17 +29,17 @@ class RedisProbe:
     @property
     def probe(self) -> Probe:
         """The probe."""
-        return Probe(look=self.look, late=_redis_cause("redis_hung", "does not answer"))
+        return Probe(look=self.look, late=_redis_cause("it does not answer"))
 
     async def look(self) -> Sequence[Cause]:
         """Return what is wrong with Redis."""
         fault = await self._find_fault()
-        return [] if fault is None else [_redis_cause("redis_unreachable", fault)]
+        return [] if fault is None else [_redis_cause(fault)]
 
 
-def _redis_cause(code: str, fault: str) -> Cause:
+def _redis_cause(fault: str) -> Cause:
     return Cause(
-        code=code,
+        code="redis_unreachable",
         check=REPLICATION,
         subject="redis",
         message=f"Redis: {fault}; changes of other processes come up to a second late",

@@ -21,6 +21,7 @@ from tests.services.federation.joining.rooms_between import (
 from tests.services.federation.sending import sending
 from tests.support.federation import FederatedServer, open_servers
 
+QUEUES: Final = "incomplete PDUs"
 DAY_MS: Final = 24 * 3600 * 1000
 
 
@@ -43,10 +44,14 @@ async def send(server: FederatedServer, event_id: EventID, receiver: ServerName)
     )
 
 
-async def send_join(joined: FederatedServer, room_id: RoomID, sender: FederatedServer) -> None:
+async def send_join(
+    joined: FederatedServer, room_id: RoomID, sender: FederatedServer, third: FederatedServer
+) -> None:
     """Let a server send the join of Ben to the server of Dan."""
     state = await joined.world.states.current(room_id)
-    await send(sender, state[event_types.MEMBER, BEN], THIRD)
+    event_id = state[event_types.MEMBER, BEN]
+    await send(sender, event_id, third.name)
+    assert await status_at(third, event_id) is EventStatus.ACCEPTED
 
 
 async def test_users_whose_keys_were_unknown_are_members_after_another_join() -> None:
@@ -57,10 +62,10 @@ async def test_users_whose_keys_were_unknown_are_members_after_another_join() ->
         await join(near, BEN, room_id, FAR)
         far.network.down.clear()
         near.world.clock.advance(DAY_MS)
-        await send_join(near, room_id, far)
+        await send_join(near, room_id, far, third)
         assert await membership_at(near, room_id, DAN) is None
 
-        async with near.process.duties("incomplete PDUs"):
+        async with near.process.duties(QUEUES), third.process.duties(QUEUES):
             first = (await third.world.send(room_id, DAN, "first")).event_id
             await send(third, first, NEAR)
             assert await status_at(near, first) is EventStatus.REJECTED
@@ -68,7 +73,7 @@ async def test_users_whose_keys_were_unknown_are_members_after_another_join() ->
                 left = await near.world.set_membership(room_id, BEN, BEN, "leave")
                 await status_at(far, left.event_id)
             await join(near, BEN, room_id, FAR)
-            await send_join(near, room_id, far)
+            await send_join(near, room_id, far, third)
             second = (await third.world.send(room_id, DAN, "second")).event_id
             await send(third, second, NEAR)
 
