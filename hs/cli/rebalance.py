@@ -1,21 +1,14 @@
 """`hs rebalance`: shares out at once what the writers of a stream own."""
 
-import secrets
 from pathlib import Path
 
 import click
 import trio
 
 from hs.cli.options import config_option, load_command_settings
-from hs.core.stream_def import StreamWriters
-from hs.core.streams import CATALOGUE
-from hs.lib.default_tls import default_tls
-from hs.nursery.process_base import topology_of
-from hs.repl.calls.client import RpcClients
+from hs.nursery.process_base import slot_writers, topology_of
+from hs.nursery.running_processes import open_clients
 from hs.repl.calls.reply import RpcFailed, RpcUnavailable
-from hs.repl.calls.sender import LinkSender
-from hs.repl.feed import Feed
-from hs.repl.signing_key import replication_secret_of
 from hs.repl.slots.moves import SlotMoves
 from hs.settings.settings import Settings
 
@@ -41,28 +34,13 @@ def rebalance(configs: tuple[Path, ...]) -> None:
 
 def writers_of(settings: Settings) -> list[str]:
     """Return the processes that may hold slots of some stream."""
-    writers = settings.workers.writers
-    return sorted(
-        {
-            name
-            for stream in CATALOGUE
-            if stream.writers is StreamWriters.SHARDED and stream.writer_setting is not None
-            for name in writers[stream.writer_setting]
-        }
-    )
+    lists = slot_writers(topology_of(settings.workers)).values()
+    return sorted({name for names in lists for name in names})
 
 
 async def _ask_each(settings: Settings, names: list[str]) -> bool:
-    sender = LinkSender(
-        topology_of(settings.workers).locations,
-        replication_secret_of(settings),
-        f"rebalance/{secrets.token_hex(12)}",
-        default_tls(),
-    )
-    clients = RpcClients(sender, Feed())
     reached = True
-    async with trio.open_nursery() as connections:
-        await connections.start(sender.run)
+    async with open_clients(settings) as clients:
         for name in names:
             try:
                 moved = await clients.proxy(SlotMoves, name).rebalance()
@@ -74,7 +52,6 @@ async def _ask_each(settings: Settings, names: list[str]) -> bool:
                 click.secho(f"{name}: {error}", fg="red")
             else:
                 click.echo(describe(name, moved))
-        connections.cancel_scope.cancel()
     return reached
 
 

@@ -189,7 +189,7 @@ def build_process_base(
     """Build the base of a process. Raises: SettingsError (no signing key)."""
     feed = Feed()
     topology = topology_of(settings.workers)
-    table = SlotTable(plan.instance, _slot_writers(topology)) if plan.shared else None
+    table = SlotTable(plan.instance, slot_writers(topology)) if plan.shared else None
     ownership = Ownership(topology, table)
     transport: Transport
     cluster: Cluster | None = None
@@ -238,7 +238,7 @@ def build_process_base(
     )
 
 
-def _slot_writers(topology: Topology) -> dict[str, tuple[str, ...]]:
+def slot_writers(topology: Topology) -> dict[str, tuple[str, ...]]:
     """Return the configured writers of each stream that has slots: of rooms, so far."""
     writers = tuple(topology.writers.get(EVENTS.name, ())) or (topology.main,)
     return {EVENTS.name: writers}

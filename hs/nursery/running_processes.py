@@ -31,7 +31,7 @@ async def answers(settings: Settings, name: str) -> bool:
         return False
     found: ProcessReport | str = "no answer in time"
     with trio.move_on_after(ANSWER_S):
-        async with _clients(settings) as clients:
+        async with open_clients(settings) as clients:
             found = await _report_of(clients, name)
     return isinstance(found, ProcessReport) and found.instance == name
 
@@ -43,14 +43,15 @@ async def ask_processes(settings: Settings, names: Iterable[str]) -> FoundProces
     async def ask(name: str) -> None:
         found[name] = await _report_of(clients, name)
 
-    async with _clients(settings) as clients, trio.open_nursery() as asking:
+    async with open_clients(settings) as clients, trio.open_nursery() as asking:
         for name in names:
             asking.start_soon(ask, name)
     return found
 
 
 @asynccontextmanager
-async def _clients(settings: Settings) -> AsyncIterator[RpcClients]:
+async def open_clients(settings: Settings) -> AsyncIterator[RpcClients]:
+    """Call the processes of a server from outside it, within the block."""
     locations = topology_of(settings.workers).locations
     caller = f"outsider/{secrets.token_hex(12)}"
     sender = LinkSender(locations, replication_secret_of(settings), caller, default_tls())

@@ -7,6 +7,8 @@ from hs.cli import rebalance
 from hs.cli.topology import describe, unlisted
 from hs.nursery.running_processes import problems_of
 from hs.repl.process_reports import FollowedWriter, HeldSlots, ProcessReport, ReportedFault
+from hs.settings.sections.workers import WorkerSettings
+from tests.support.composition import SETTINGS
 
 MAIN = ProcessReport(
     instance="main",
@@ -96,3 +98,10 @@ def test_each_problem_is_named() -> None:
 def test_rebalancing_tells_what_each_writer_gave() -> None:
     assert rebalance.describe("p1", {"p2": 64, "p3": 0}) == "p1 gave 64 to p2"
     assert rebalance.describe("p2", {}) == "p2 has no slots to give"
+
+
+def test_rebalancing_asks_the_writers_of_rooms_only() -> None:
+    writers = {**WorkerSettings().writers, "events": ("p2", "p1"), "typing": ("t1",)}
+    workers = WorkerSettings(writers=writers)
+
+    assert rebalance.writers_of(attrs.evolve(SETTINGS, workers=workers)) == ["p1", "p2"]
