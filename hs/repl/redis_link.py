@@ -17,7 +17,7 @@ import attrs
 import hiredis
 import trio
 
-from hs.lib.default_tls import default_tls
+from hs.lib.default_tls import default_tls, start_tls
 
 CONNECT_S = 2.0  # to open a connection and log in
 CHUNK = 64 * 1024  # bytes that are passed on at a time
@@ -186,16 +186,7 @@ async def _open_stream(address: RedisAddress) -> trio.abc.Stream:
     stream = await trio.open_tcp_stream(address.host, address.port)
     if not address.tls:
         return stream
-    encrypted = trio.SSLStream(
-        stream, _tls_of(address), server_hostname=address.host, https_compatible=True
-    )
-    try:
-        await encrypted.do_handshake()
-    except BaseException:
-        with trio.CancelScope(shield=True):
-            await trio.aclose_forcefully(encrypted)
-        raise
-    return encrypted
+    return await start_tls(stream, _tls_of(address), address.host)
 
 
 def _tls_of(address: RedisAddress) -> ssl.SSLContext:

@@ -19,7 +19,7 @@ import h11
 import msgspec
 import trio
 
-from hs.lib.default_tls import default_tls
+from hs.lib.default_tls import default_tls, start_tls
 from hs.lib.tasks import BackgroundNursery
 from hs.repl.calls.client import CallRejected, InstanceUnreachable
 from hs.repl.calls.frames import Frame, FrameKind
@@ -216,17 +216,7 @@ class LinkSender:
         stream = await trio.open_tcp_stream(location.host, location.port)
         if not location.tls:
             return stream
-        context = self._ssl_context or default_tls()
-        encrypted = trio.SSLStream(
-            stream, context, server_hostname=location.host, https_compatible=True
-        )
-        try:
-            await encrypted.do_handshake()
-        except BaseException:
-            with trio.CancelScope(shield=True):
-                await trio.aclose_forcefully(encrypted)
-            raise
-        return encrypted
+        return await start_tls(stream, self._ssl_context or default_tls(), location.host)
 
     async def _shake_hands(self, stream: trio.abc.Stream) -> bytes:
         """Ask for the protocol of calls; return the bytes that followed the response."""
