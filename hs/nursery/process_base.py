@@ -4,7 +4,7 @@ Constructors only: nothing here starts, waits or connects.
 """
 
 import secrets
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, TypeVar
 
@@ -115,11 +115,14 @@ class ProcessBase:
         """
         owners = self.owner_calls(stream)
         if owners is None:
-            services = self.by_writer(protocol, stream, make)
-            if len(services) == 1:
-                return next(iter(services.values()))
+            writers, service_of = (
+                self.ownership.writers(stream),
+                self.by_owner(protocol, stream, make),
+            )
+            if len(writers) == 1:
+                return service_of(writers[0])
             fixed = FixedOwners(partial(self.ownership.owner, stream))
-            return sharded_proxy(protocol, services.__getitem__, fixed)
+            return sharded_proxy(protocol, service_of, fixed)
 
         def make_guarded() -> P:
             return guarded(protocol, make(), owners)
@@ -131,13 +134,6 @@ class ProcessBase:
         if self.slots is None or not self.slots.table.has_slots(stream):
             return None
         return OwnerCalls(stream.writer_setting or "", self.slots.table, self.slots.refresh)
-
-    def by_writer(
-        self, protocol: type[P], stream: StreamDef[Any], make: Callable[[], P]
-    ) -> Mapping[str, P]:
-        """Return, for each writer of a stream without slots, its service or a proxy of it."""
-        writers = self.ownership.writers(stream)
-        return {instance: self.owned_by(instance, protocol, make) for instance in writers}
 
     def by_owner(
         self, protocol: type[P], stream: StreamDef[Any], make: Callable[[], P]

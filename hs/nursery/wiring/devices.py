@@ -78,7 +78,7 @@ def wire_device_writers(base: ProcessBase) -> DeviceWriters:
 
     inboxes = sharded_inboxes(
         base.ownership.writers(TO_DEVICE),
-        base.by_writer(InboxWriter, TO_DEVICE, make_inboxes).__getitem__,
+        base.by_owner(InboxWriter, TO_DEVICE, make_inboxes),
         partial(base.ownership.owner, TO_DEVICE),
     )
     updates = DeviceUpdates(lists, inboxes)

@@ -61,12 +61,9 @@ def wire_ephemeral(base: ProcessBase, accounts: AccountServices, rooms: Rooms) -
         return memory
 
     typing_writer = base.sharded(TypingWriter, TYPING, typing_memory)
-    receipt_tables = base.by_writer(
-        ReceiptWriter, RECEIPTS, lambda: ReceiptTable(base.table(RECEIPTS))
-    )
     receipt_writer = sharded_receipts(
         base.ownership.writers(RECEIPTS),
-        receipt_tables.__getitem__,
+        base.by_owner(ReceiptWriter, RECEIPTS, lambda: ReceiptTable(base.table(RECEIPTS))),
         partial(base.ownership.owner, RECEIPTS),
     )
     reading = ReadingService(
@@ -103,10 +100,9 @@ def _presence(base: ProcessBase, rooms: Rooms) -> tuple[PresenceService, list[Du
         return writer
 
     states = PresenceStates(base.database, base.feed)
-    writers = base.by_writer(PresenceWriter, PRESENCE, memory)
     writer = sharded_presence(
         base.ownership.writers(PRESENCE),
-        writers.__getitem__,
+        base.by_owner(PresenceWriter, PRESENCE, memory),
         partial(base.ownership.owner, PRESENCE),
     )
     devices = SyncingDevices(
