@@ -95,6 +95,11 @@ class Outcome:
     events: int = 0
     virtual_s: float = 0.0
 
+    @property
+    def size(self) -> str:
+        """How much happened."""
+        return f"{self.events} events in {self.virtual_s:.0f} s"
+
 
 class _ErrorLog(logging.Handler):
     """Records errors, but those of processes that were killed."""

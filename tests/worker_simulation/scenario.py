@@ -43,6 +43,11 @@ class Outcome:
     events: int = 0
     virtual_s: float = 0.0
 
+    @property
+    def size(self) -> str:
+        """How much happened."""
+        return f"{self.requests} requests, {self.events} events in {self.virtual_s:.0f} s"
+
 
 class _ErrorLog(logging.Handler):
     """Records errors, but those of processes that were killed."""
