@@ -5,7 +5,6 @@ another stream with several writers, the hash of the key chooses one of the conf
 A server of one process has no slots.
 """
 
-import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +12,7 @@ import attrs
 
 from hs.core.stream_def import ANY_PROCESS, StreamDef, StreamWriters
 from hs.core.streams import CATALOGUE
+from hs.repl.slots.assignment import shard_of
 from hs.repl.slots.table import SlotTable
 
 
@@ -39,11 +39,6 @@ class Topology:
     main: str
     writers: Mapping[str, tuple[str, ...]] = attrs.Factory(dict)
     locations: Mapping[str, Location] = attrs.Factory(dict)
-
-
-def shard_of(key: str, shards: int) -> int:
-    """Return the number of the shard that a key belongs to, equal in all processes and releases."""
-    return zlib.crc32(key.encode()) % shards
 
 
 @attrs.frozen(eq=False)

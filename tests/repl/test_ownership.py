@@ -14,7 +14,8 @@ from hs.core.streams import (
     TYPING,
     CacheRow,
 )
-from hs.repl.ownership import Location, Ownership, Topology, shard_of
+from hs.repl.ownership import Location, Ownership, Topology
+from hs.repl.slots.assignment import shard_of
 
 LOCATIONS = {name: Location("localhost", 9000) for name in ("main", "w1", "w2", "w3")}
 WRITERS = {"events": ("w1", "w2", "w3"), "typing": ("w1",)}

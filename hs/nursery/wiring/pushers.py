@@ -18,7 +18,7 @@ from hs.nursery.wiring.http_clients import HttpClients
 from hs.nursery.wiring.mail import MailServices, wire_mail, wire_pages
 from hs.nursery.wiring.push import PushServices
 from hs.nursery.wiring.rooms.rooms import Rooms
-from hs.repl.ownership import shard_of
+from hs.repl.slots.assignment import shard_of
 from hs.services.accounts.registration.registration import NewUserListener
 from hs.services.push.pushers.default_email_pushers import DefaultEmailPushers
 from hs.services.push.pushers.email_content import NotificationEmailContent

@@ -1,4 +1,4 @@
-"""How slots are shared out: pure functions of who holds them and who may hold them."""
+"""How keys and slots are shared out: pure functions of who holds them and who may hold them."""
 
 import zlib
 from collections import Counter
@@ -12,9 +12,14 @@ Moves = Mapping[str, list[int]]
 """Slots by the process that is to hold them."""
 
 
+def shard_of(key: str, shards: int) -> int:
+    """Return the number of the shard that a key belongs to, equal in all processes and releases."""
+    return zlib.crc32(key.encode()) % shards
+
+
 def slot_of(key: str) -> int:
     """Return the slot of a key, such as a room ID."""
-    return zlib.crc32(key.encode()) % SLOTS
+    return shard_of(key, SLOTS)
 
 
 def first_holders(writers: Sequence[str]) -> list[str]:

@@ -24,8 +24,8 @@ import trio
 from hs.core.errors import MatrixError, RemoteFault
 from hs.core.ids import ServerName
 from hs.repl.calls.reply import RpcFailed, RpcUnavailable
-from hs.repl.ownership import shard_of
 from hs.repl.rpc import rpc
+from hs.repl.slots.assignment import shard_of
 from hs.services.federation_client.peer_transport import (
     PeerRequest,
     PeerResponse,

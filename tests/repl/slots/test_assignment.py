@@ -5,13 +5,13 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hs.repl.ownership import shard_of
 from hs.repl.slots.assignment import (
     SLOTS,
     balanced,
     first_holders,
     first_moves,
     moves_from,
+    shard_of,
     slot_of,
 )
 

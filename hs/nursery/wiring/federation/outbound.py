@@ -10,7 +10,7 @@ from hs.nursery.plan import BACKGROUND
 from hs.nursery.plan import FEDERATION as FEDERATION_DUTY
 from hs.nursery.process_base import ProcessBase
 from hs.nursery.wiring.rooms.rooms import Rooms
-from hs.repl.ownership import shard_of
+from hs.repl.slots.assignment import shard_of
 from hs.services.devices.user_keys import UserKeysReader
 from hs.services.ephemeral.presence_states import PresenceStates
 from hs.services.federation.outbound.delivery import DestinationDelivery

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from hs.core.ids import RoomID, UserID, server_of
-from hs.repl.ownership import shard_of
+from hs.repl.slots.assignment import shard_of
 from hs.services.federation_client.key_responses import KEYS_URI
 from hs.services.federation_client.peer_transport import PeerRequest, PeerResponse
 from hs.services.rooms.store.stored_event import EventStatus

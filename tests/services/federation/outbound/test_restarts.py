@@ -3,7 +3,7 @@
 import attrs
 
 from hs.core.ids import ServerName, UserID
-from hs.repl.ownership import shard_of
+from hs.repl.slots.assignment import shard_of
 from hs.settings.settings import Settings
 from hs.storage.database import Database, Tx
 from tests.services.federation.sending import (

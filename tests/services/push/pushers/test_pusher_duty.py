@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from hs.core.ids import EventID, RoomID
-from hs.repl.ownership import shard_of
+from hs.repl.slots.assignment import shard_of
 from hs.services.push.pushers.delivery import KEPT_MS
 from hs.services.push.pushers.pending_pushes import MAX_HELD, PAGE_SIZE
 from hs.storage.database import Database
