@@ -142,11 +142,13 @@ class Reader:
             if self.person.rng.random() < 0.2:
                 await trio.sleep(self.person.rng.uniform(0, 0.5))
 
+    def seen(self) -> set[str]:
+        """Return the events that were seen in any room."""
+        return {event_id for timeline in self.timelines.values() for event_id in timeline.seen}
+
     async def catch_up(self, event_ids: set[str]) -> None:
         """Sync until all the given events have been seen."""
-        while not event_ids <= {
-            event_id for timeline in self.timelines.values() for event_id in timeline.seen
-        }:
+        while not event_ids <= self.seen():
             await self.sync()
             if self.reads_all and self.gaps:
                 await self._scroll_up()

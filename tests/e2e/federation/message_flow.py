@@ -122,10 +122,7 @@ class MessageFlow:
     async def _check(self) -> None:
         acknowledged = set(self.ledger.acknowledged.values())
         faults: list[str] = []
-        with trio.move_on_after(CATCH_UP_S):
-            async with trio.open_nursery() as nursery:
-                for reader in self.readers:
-                    nursery.start_soon(reader.catch_up, acknowledged)
+        await self._catch_up(acknowledged)
         for reader in self.readers:
             faults += faults_of(reader, self.ledger)
         for room_id in self.rooms:
@@ -138,6 +135,23 @@ class MessageFlow:
                 await until_agreed(self.servers, room_id, self.accounts)
         assert not faults, "\n".join([self.summary(), f"{len(faults)} faults", *faults[:50]])
         log.info("%s", self.summary())
+
+    async def _catch_up(self, event_ids: set[str]) -> None:
+        """Sync until everybody has seen all the given events, or nobody anything for long."""
+
+        async def read_all() -> None:
+            async with trio.open_nursery() as each:
+                for reader in self.readers:
+                    each.start_soon(reader.catch_up, event_ids)
+            nursery.cancel_scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(read_all)
+            before = -1
+            while (seen := sum(len(reader.seen()) for reader in self.readers)) > before:
+                before = seen
+                await trio.sleep(CATCH_UP_S)
+            nursery.cancel_scope.cancel()
 
     async def _faults_of_history(self, account: Account, room_id: str) -> list[str]:
         """Return the differences between a room's history and the acknowledged messages."""
