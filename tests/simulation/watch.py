@@ -35,6 +35,7 @@ class SoftFailureWatch:
     _problems: list[str]
     _members: dict[tuple[str, str], str | None] = attrs.Factory(dict)
     _cited: set[str] = attrs.Factory(set)
+    _not_accepted: dict[str, list[str]] = attrs.Factory(dict)  # their prev_events
     _suspects: dict[str, tuple[str, list[str]]] = attrs.Factory(
         dict
     )  # a problem or "", prev_events
@@ -48,14 +49,19 @@ class SoftFailureWatch:
 
     def _on_rows(self, batch: Batch[EventRow]) -> None:
         for _, row in batch.rows:
-            if row.outlier or row.rejected or row.soft_failed:
+            if row.outlier:
                 continue
             prev_events = [] if row.pdu is None else _prev_events(row.pdu)
+            if row.rejected or row.soft_failed:
+                self._not_accepted[row.event_id] = prev_events
+                if row.event_id in self._cited:
+                    self._cite([row.event_id])
+                continue
             if row.after_gap or row.number or row.event_id in self._cited:
                 self._acquit(prev_events)
             else:
                 self._suspects[row.event_id] = (self._problem_of(row), prev_events)
-            self._cited.update(prev_events)
+            self._cite(prev_events)
             for event_type, state_key, _, membership in row.changes():
                 if event_type == event_types.MEMBER:
                     self._members[row.room_id, state_key] = membership
@@ -70,6 +76,14 @@ class SoftFailureWatch:
             f"{self._server} accepted {row.event_id} of {row.sender}, whose membership in"
             f" {row.room_id} was {membership}"
         )
+
+    def _cite(self, event_ids: list[str]) -> None:
+        """Note what an accepted event follows, also by way of events that were not accepted."""
+        unvisited = list(event_ids)
+        while unvisited:
+            event_id = unvisited.pop()
+            self._cited.add(event_id)
+            unvisited += self._not_accepted.pop(event_id, ())
 
     def _acquit(self, event_ids: list[str]) -> None:
         """Note that events are history, as they are before one that was known to be missing."""
