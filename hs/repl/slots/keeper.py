@@ -152,19 +152,27 @@ class SlotKeeper:
                 await changed.wait()
 
     async def _beat(self) -> None:
-        beats = await self._database.write(stream_slots.give_beat, self.table.instance, self.life)
-        if beats is None:
-            log.warning("this process was taken for dead, giving up what it had begun")
-            self.table.lose_all()
+        if not await self._sign_of_life():
             return
-        holders = {name for stream in self._tables for name in self.table.holders(stream)}
-        self._silence.look(beats, holders, trio.current_time())
-        for holder in sorted(holders - {self.table.instance}):
+        for holder in sorted(self._holders() - {self.table.instance}):
             await self._take_over(holder)
         for stream in self.own_streams:
             moves = first_moves(self._surplus(stream), MOVED_AT_ONCE)
             if moves:
                 await self._give(stream, moves)
+
+    async def _sign_of_life(self) -> bool:
+        """Send a sign of life and look at the others'; return False if it is too late for that."""
+        beats = await self._database.write(stream_slots.give_beat, self.table.instance, self.life)
+        if beats is None:
+            log.warning("this process was taken for dead, giving up what it had begun")
+            self.table.lose_all()
+            return False
+        self._silence.look(beats, self._holders(), trio.current_time())
+        return True
+
+    def _holders(self) -> set[str]:
+        return {name for stream in self._tables for name in self.table.holders(stream)}
 
     # Taking over
 
@@ -254,6 +262,9 @@ class SlotKeeper:
     async def _leave(self) -> None:
         """Hand over everything, because this process stops."""
         try:
+            # Processes that have started since the last sign of life take slots, too.
+            if not await self._sign_of_life():
+                return
             for stream in self.own_streams:
                 others = self._candidates(stream) - {self.table.instance}
                 holders = self.table.holders(stream)

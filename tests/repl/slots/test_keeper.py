@@ -193,6 +193,22 @@ async def test_stopping_process_hands_over_all_slots_at_once(database: Database)
         nursery.cancel_scope.cancel()
 
 
+async def test_stopping_process_hands_over_to_one_that_has_only_just_started(
+    database: Database,
+) -> None:
+    async with open_persisters(database) as (p1, p2):
+        keeper_of(p1).beat_s = 3600.0
+        life = keeper_of(p2).life
+        await database.write(stream_slots.end_life, "p2", life)
+        async with trio.open_nursery() as stopping:
+            await stopping.start(keeper_of(p1).run)
+            await wait_until(lambda: "p1" in keeper_of(p1)._silence.last)
+            await database.write(stream_slots.begin_life, "p2", life, ["events"])
+            stopping.cancel_scope.cancel()
+
+        assert await stored_holders(database) == {"p2": 256}
+
+
 async def test_new_owner_knows_the_transaction_ids_of_the_one_before(database: Database) -> None:
     async with open_persisters(database) as (p1, p2), trio.open_nursery() as nursery:
         room_id, other_room = await room_of(p1), await room_of(p2)
