@@ -23,7 +23,7 @@ from hs.nursery.supervision.private_servers import (
     private_postgres,
     private_redis,
 )
-from hs.nursery.supervision.process_files import ProcessFiles, load_all, notices_of
+from hs.nursery.supervision.process_files import ProcessFiles, check_together, load_all
 from hs.nursery.supervision.shape import parse_shape, write_files
 from hs.nursery.supervision.supervision import supervise as run_supervisor
 from hs.nursery.supervision.supervision import take_lock
@@ -96,8 +96,7 @@ def supervise(
     find = finder(source, shape, first_port, run)
     lock = take_lock(run)
     plan = _with_programs(find, folder, postgres, allow_ineffective)
-    all_settings = load_all(list(plan.find()), allow_ineffective)
-    notices = notices_of(all_settings.values())
+    notices = check_together(load_all(list(plan.find()), allow_ineffective))
     print_notices(notices)
     write_secrets(notice.new_secret for notice in notices if notice.new_secret)
     sys.exit(run_supervisor(plan, run, lock))

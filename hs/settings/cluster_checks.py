@@ -3,7 +3,7 @@
 Each process has the settings of the shared files and of its own one, as it would load them.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
@@ -142,6 +142,7 @@ def _origin_of(settings: Settings, key: str) -> Origin:
 def _check_names(workers: Sequence[Settings], findings: ClusterFindings) -> dict[str, Settings]:
     """Return the workers by name, without those that have none of their own."""
     named: dict[str, Settings] = {}
+    own: list[Settings] = []
     for worker in workers:
         name = worker.workers.name
         if worker.workers.is_main:
@@ -152,12 +153,21 @@ def _check_names(workers: Sequence[Settings], findings: ClusterFindings) -> dict
             message = f"missing, so the process is called {name}, as others without a name"
             remedy = "add `worker_name: …`, different in each file"
             findings.refuse(worker, "worker_name", message, remedy)
-        elif name in named:
-            message = f"{name!r} is also the name in {file_of(named[name])}"
-            findings.refuse(worker, "worker_name", message, "give each process a name of its own")
         else:
-            named[name] = worker
+            named.setdefault(name, worker)
+            own.append(worker)
+    check_names_differ(own, findings)
     return named
+
+
+def check_names_differ(processes: Iterable[Settings], findings: ClusterFindings) -> None:
+    """Look for two processes of one name."""
+    files: dict[str, Path] = {}
+    for settings in processes:
+        name, path = settings.workers.name, file_of(settings)
+        if files.setdefault(name, path) != path:
+            message = f"{name!r} is also the name in {files[name]}"
+            findings.refuse(settings, "worker_name", message, "give each process a name of its own")
 
 
 def _check_job(job: _Job, processes: Mapping[str, Settings], findings: ClusterFindings) -> None:

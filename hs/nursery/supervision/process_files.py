@@ -1,12 +1,13 @@
 """The configuration of each process of a server: files, and settings that replace theirs."""
 
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import attrs
 
+from hs.settings.cluster_checks import ClusterFindings, check_cluster, check_names_differ
 from hs.settings.documents import Document, read_documents
 from hs.settings.errors import Notice, Origin, Problem, SettingsError
 from hs.settings.load import settings_from
@@ -42,20 +43,30 @@ def load_all(
 
     Raises: SettingsError, with the problems of all of them.
     """
-    found: dict[str, Settings] = {}
+    found: list[Settings] = []
     problems: list[Problem] = []
     notices: list[Notice] = []
     for process in processes:
         try:
-            found[process.name] = process.load(allow_ineffective)
+            found.append(process.load(allow_ineffective))
         except SettingsError as error:
             problems += [problem for problem in error.problems if problem not in problems]
             notices += [notice for notice in error.notices if notice not in notices]
-    if problems:
-        raise SettingsError(problems, notices)
-    return found
+    names = ClusterFindings(problems)
+    check_names_differ(found, names)
+    if names.problems:
+        raise SettingsError(names.problems, notices)
+    return {process.name: settings for process, settings in zip(processes, found, strict=True)}
 
 
-def notices_of(all_settings: Iterable[Settings]) -> list[Notice]:
-    """Return the notices of all processes, each once."""
-    return list(dict.fromkeys(notice for settings in all_settings for notice in settings.notices))
+def check_together(all_settings: Mapping[str, Settings]) -> list[Notice]:
+    """Check main, which is first, and all workers together; return the notices, each once.
+
+    Raises: SettingsError.
+    """
+    main, *workers = all_settings.values()
+    findings = check_cluster(main, workers)
+    if findings.problems:
+        raise SettingsError(findings.problems, findings.notices)
+    own = (notice for settings in all_settings.values() for notice in settings.notices)
+    return list(dict.fromkeys([*own, *findings.notices]))

@@ -40,7 +40,6 @@ def find_processes(folder: Path, shared: Path | None = None) -> list[ProcessFile
             continue
         name = str(document.values.get("worker_name") or app)
         workers.append(ProcessFiles(name=name, files=(shared, path)))
-    _check_names(workers)
     return [ProcessFiles(name=MAIN, files=tuple(main_files)), *workers]
 
 
@@ -60,24 +59,3 @@ def _shared_file(folder: Path, documents: dict[Path, Document]) -> Path:
             )
         ]
     )
-
-
-def _check_names(workers: list[ProcessFiles]) -> None:
-    """Raise SettingsError if two files are of one name."""
-    files: dict[str, Path] = {}
-    problems: list[Problem] = []
-    for worker in workers:
-        path = worker.files[-1]
-        if worker.name in files:
-            message = f"{worker.name!r} is also the name of the worker in {files[worker.name]}"
-            problems.append(
-                Problem(
-                    key="worker_name",
-                    message=message,
-                    remedy="give each process a name of its own",
-                    origin=Origin(file=path),
-                )
-            )
-        files.setdefault(worker.name, path)
-    if problems:
-        raise SettingsError(problems)

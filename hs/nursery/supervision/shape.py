@@ -24,7 +24,7 @@ from hs.settings.documents import Document, read_documents
 from hs.settings.errors import Origin, Problem, SettingsError
 from hs.settings.fields import did_you_mean
 from hs.settings.generate import CONFIG_NAME
-from hs.settings.sections.workers import MAIN, STREAMS
+from hs.settings.sections.workers import MAIN, SHARDED_STREAMS, STREAMS
 
 OPTION: Final = "--workers"
 GENERIC: Final = "synapse.app.generic_worker"
@@ -88,7 +88,9 @@ def parse_shape(text: str) -> dict[str, int]:
 
 
 def _is_lone(kind: str) -> bool:
-    return kind in _WRITERS or (kind in _DUTIES and _DUTIES[kind] not in _LISTS)
+    if kind in _WRITERS:
+        return kind not in SHARDED_STREAMS
+    return kind in _DUTIES and _DUTIES[kind] not in _LISTS
 
 
 def _problem(message: str, remedy: str) -> Problem:

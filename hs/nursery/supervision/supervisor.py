@@ -20,7 +20,7 @@ from hs.nursery.supervision.forks import Forks, Life, WriteLine
 from hs.nursery.supervision.managed_process import ManagedProcess, end
 from hs.nursery.supervision.opened_sockets import OpenedSockets
 from hs.nursery.supervision.private_servers import PrivateServer
-from hs.nursery.supervision.process_files import ProcessFiles, load_all
+from hs.nursery.supervision.process_files import ProcessFiles, check_together, load_all
 from hs.nursery.supervision.requests import ProcessSource, ServeRequest
 from hs.settings.errors import SettingsError
 from hs.settings.sections.workers import MAIN
@@ -64,6 +64,7 @@ class Supervisor:
         """Read the configuration of all processes and open their sockets. Raises: SettingsError."""
         files = {process.name: process for process in self._plan.find()}
         settings = load_all(list(files.values()), self._plan.allow_ineffective)
+        check_together(settings)
         self._sockets.open_all(settings)
         self._files, self._settings = files, settings
 

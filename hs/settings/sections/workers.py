@@ -53,6 +53,8 @@ _WRITERS = {
 }
 STREAMS = tuple(_WRITERS)
 """The names that `stream_writers` accepts."""
+SHARDED_STREAMS = tuple(name for name in STREAMS if _WRITERS[name] is StreamWriters.SHARDED)
+"""Those of which several processes may share out the keys."""
 
 
 @attrs.frozen(kw_only=True)
@@ -93,8 +95,7 @@ def _read_writers(value: Any, at: ConfigLocation) -> Mapping[str, tuple[str, ...
     return MappingProxyType(
         {
             stream: tuple(
-                process_name(name)
-                for name in (names if _WRITERS[stream] is StreamWriters.SHARDED else names[:1])
+                process_name(name) for name in (names if stream in SHARDED_STREAMS else names[:1])
             )
             for stream, names in writers.items()
             if names

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from hs.nursery.supervision.process_files import load_all
+from hs.nursery.supervision.process_files import check_together, load_all
 from hs.nursery.supervision.server_files import find_processes
 from hs.settings.errors import SettingsError
 from tests.support.source_tree import ROOT
@@ -15,7 +15,9 @@ def test_shipped_example_has_twelve_processes() -> None:
 
     assert len(processes) == 12
     assert processes[0].name == "main"
-    assert set(load_all(processes, ())) == {process.name for process in processes}
+    settings = load_all(processes, ())
+    assert set(settings) == {process.name for process in processes}
+    assert check_together(settings) == []
 
 
 def test_files_of_workers_may_be_in_a_subdirectory(tmp_path: Path) -> None:
@@ -33,13 +35,16 @@ def test_files_of_workers_may_be_in_a_subdirectory(tmp_path: Path) -> None:
 
 
 def test_two_files_of_one_name_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "homeserver.yaml").write_text("server_name: hs.test\n")
+    (tmp_path / "homeserver.yaml").write_text(
+        "server_name: hs.test\ndatabase: {name: psycopg2, args: {database: hs}}\n"
+        "redis: {enabled: true}\ninstance_map: {main: {host: 127.0.0.1, port: 9093}}\n"
+    )
     for name in ("a", "b"):
         text = "worker_app: synapse.app.generic_worker\nworker_name: sync1\n"
         (tmp_path / f"{name}.yaml").write_text(text)
 
-    with pytest.raises(SettingsError, match="also the name of the worker in"):
-        find_processes(tmp_path)
+    with pytest.raises(SettingsError, match="also the name in"):
+        load_all(find_processes(tmp_path), ())
 
 
 def test_directory_without_a_shared_file_is_refused(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from hs.nursery.plan import Plan, plan_of
-from hs.nursery.supervision.process_files import load_all
+from hs.nursery.supervision.process_files import check_together, load_all
 from hs.nursery.supervision.server_files import find_processes
 from hs.nursery.supervision.shape import KINDS, generate_server, parse_shape, write_files
 from hs.settings.documents import read_documents
@@ -34,6 +34,7 @@ def plans_of(folder: Path, shape: str, **keys: Any) -> dict[str, Plan]:
         8008,
     )
     settings = load_all(server.processes((path,)), ())
+    check_together(settings)
     return {name: plan_of(process) for name, process in settings.items()}
 
 
@@ -66,6 +67,16 @@ def test_ports_that_are_taken_are_left_out(tmp_path: Path) -> None:
     assert [port for port in ports if port] == [8009, 8010]
 
 
+def test_streams_are_shared_out_among_several_writers(tmp_path: Path) -> None:
+    plans = plans_of(tmp_path, "receipts:2,to_device:3")
+
+    for stream, names in {
+        "receipts": {"receipts1", "receipts2"},
+        "to_device": {"to_device1", "to_device2", "to_device3"},
+    }.items():
+        assert {name for name, plan in plans.items() if stream in plan.writes} == names
+
+
 def test_every_kind_can_be_started_alone(tmp_path: Path) -> None:
     for kind in KINDS:
         assert set(plans_of(tmp_path, kind)) == {"main", f"{kind}1"}
@@ -90,6 +101,7 @@ def test_addresses_in_the_file_stay(tmp_path: Path) -> None:
         ("sync:0", "is not KIND or KIND:NUMBER"),
         ("sync:2,sync", "named twice"),
         ("background:2", "only one process"),
+        ("push_rules:2", "only one process"),
         ("", "no worker is named"),
     ],
 )
