@@ -123,6 +123,8 @@ class SlotKeeper:
     async def rebalance(self) -> dict[str, int]:
         """Hand over at once what other processes should hold; return how many slots each got."""
         given: dict[str, int] = {}
+        if not await self._sign_of_life():
+            return given
         for stream in self.own_streams:
             moves = self._surplus(stream)
             for taker, slots in moves.items():

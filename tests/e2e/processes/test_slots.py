@@ -1,12 +1,13 @@
 """Writers of events that are killed, stopped, added and removed: rooms heal and never split."""
 
+import itertools
 import logging
 import random
 import signal
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 
 import attrs
@@ -24,6 +25,7 @@ from tests.support.servers.processes import (
     running,
 )
 from tests.support.servers.redis import RedisServer
+from tests.support.servers.supervised import PROGRAM, environment
 
 pytestmark = [pytest.mark.process, pytest.mark.postgres]
 
@@ -46,27 +48,18 @@ class Load:
 
     async def send(self, room_id: str, number: int) -> None:
         """Send messages to a room until cancelled."""
-        clients = [HttpClient(port, self.token) for port in self.ports]
-        count = 0
-        while True:
-            count += 1
-            client = clients[count % len(clients)]
-            text = f"{number}.{count}"
-            path = f"{CLIENT}/rooms/{room_id}/send/m.room.message/{text}"
-            while True:
-                try:
-                    answer = await client.put(path, {"msgtype": "m.text", "body": text})
-                except ConnectionLost:
-                    await trio.sleep(0.05)
-                    continue
-                if answer.status == 200:
-                    break
-                assert answer.status == 503, answer.body
-                await trio.sleep(0.05)
-            self.ledger.record(text, answer.json["event_id"])
-            now = trio.current_time()
-            self.longest_s = max(self.longest_s, now - self.acknowledged_at.get(room_id, now))
-            self.acknowledged_at[room_id] = now
+        async with AsyncExitStack() as stack:
+            clients = [
+                await stack.enter_async_context(HttpClient(port, self.token)) for port in self.ports
+            ]
+            for count in itertools.count(1):
+                text = f"{number}.{count}"
+                path = f"{CLIENT}/rooms/{room_id}/send/m.room.message/{text}"
+                event_id = await put_until_acknowledged(clients[count % len(clients)], path, text)
+                self.ledger.record(text, event_id)
+                now = trio.current_time()
+                self.longest_s = max(self.longest_s, now - self.acknowledged_at.get(room_id, now))
+                self.acknowledged_at[room_id] = now
 
     async def wait_all_rooms(self, within_s: float) -> float:
         """Wait until a message was acknowledged in every room; return how long that took."""
@@ -77,6 +70,20 @@ class Load:
                 if len(answered) == ROOMS:
                     return trio.current_time() - began
                 await trio.sleep(0.05)
+
+
+async def put_until_acknowledged(client: HttpClient, path: str, text: str) -> str:
+    """Send a message until it is acknowledged; return its event ID."""
+    while True:
+        try:
+            answer = await client.put(path, {"msgtype": "m.text", "body": text})
+        except ConnectionLost:
+            await trio.sleep(0.05)
+            continue
+        if answer.status == 200:
+            return str(answer.json["event_id"])
+        assert answer.status == 503, answer.body
+        await trio.sleep(0.05)
 
 
 @contextmanager
@@ -103,12 +110,26 @@ async def create_rooms(cluster: Cluster) -> tuple[HttpClient, list[str]]:
     rooms = []
     for number in range(ROOMS):
         process = cluster.processes[WRITERS[number % 2]]
-        creator = HttpClient(process.port, client.token)
-        created = await creator.post(f"{CLIENT}/createRoom", {"preset": "public_chat"})
+        async with HttpClient(process.port, client.token) as creator:
+            created = await creator.post(f"{CLIENT}/createRoom", {"preset": "public_chat"})
         assert created.status == 200, created.body
         rooms.append(str(created.json["room_id"]))
-        await creator.aclose()
     return client, rooms
+
+
+@asynccontextmanager
+async def sending(cluster: Cluster, ports: list[int]) -> AsyncIterator[Load]:
+    """Send to rooms of both writers during the block, then compare the rooms with the ledger."""
+    client, rooms = await create_rooms(cluster)
+    load = Load(ports, client.token or "")
+    async with client:
+        async with trio.open_nursery() as nursery:
+            for number, room_id in enumerate(rooms):
+                nursery.start_soon(load.send, room_id, number)
+            await load.wait_all_rooms(10)
+            yield load
+            nursery.cancel_scope.cancel()
+        await check_ledger(client, rooms, load.ledger)
 
 
 async def check_ledger(client: HttpClient, rooms: list[str], ledger: Ledger) -> None:
@@ -131,6 +152,17 @@ async def kill_a_writer(cluster: Cluster, load: Load) -> None:
     log.info("healed after %.1f s (killed)", await load.wait_all_rooms(HEALED_S))
 
 
+async def bring_the_writer_back(cluster: Cluster, load: Load) -> None:
+    """Start the second writer again, and have the first one give it its share at once."""
+    await trio.to_thread.run_sync(cluster.processes[WRITERS[1]].start)
+    options = [part for path in cluster.processes["main"].configs for part in ("-c", str(path))]
+    rebalanced = await trio.run_process(
+        [*PROGRAM, "rebalance", *options], capture_stdout=True, env=environment()
+    )
+    assert f"{WRITERS[0]} gave " in rebalanced.stdout.decode()
+    await load.wait_all_rooms(HEALED_S)
+
+
 async def stop_a_writer(cluster: Cluster, load: Load) -> None:
     """Stop the first writer for twenty seconds; it comes back and gets slots again."""
     first = cluster.processes[WRITERS[0]]
@@ -150,23 +182,21 @@ Fault = Callable[[Cluster, Load], Awaitable[None]]
 
 
 async def send_meanwhile(cluster: Cluster, *faults: Fault) -> None:
-    """Send to all rooms through main during faults, then compare the rooms with the ledger."""
-    client, rooms = await create_rooms(cluster)
-    load = Load([cluster.processes["main"].port], client.token or "")
-    async with trio.open_nursery() as nursery:
-        for number, room_id in enumerate(rooms):
-            nursery.start_soon(load.send, room_id, number)
-        await load.wait_all_rooms(10)
+    """Send to all rooms through main during faults."""
+    async with sending(cluster, [cluster.processes["main"].port]) as load:
         for fault in faults:
             await fault(cluster, load)
-        nursery.cancel_scope.cancel()
-    await check_ledger(client, rooms, load.ledger)
-    await client.aclose()
 
 
-def test_rooms_of_a_killed_writer_heal(postgres_server: PostgresServer, redis: RedisServer) -> None:
+def test_rooms_of_a_killed_writer_heal_and_are_shared_out_again(
+    postgres_server: PostgresServer, redis: RedisServer
+) -> None:
     with running_persisters(postgres_server, redis) as cluster:
-        trio.run(send_meanwhile, cluster, kill_a_writer)
+        trio.run(send_meanwhile, cluster, kill_a_writer, bring_the_writer_back)
+
+        holders = "SELECT holder, count(*) FROM stream_slots GROUP BY holder ORDER BY holder"
+        shares = postgres_server.psql(holders, database=cluster.database).split()
+        assert shares == ["persister1|128", "persister2|128"]
 
 
 @pytest.mark.long
@@ -179,17 +209,10 @@ def test_rooms_heal_when_one_writer_is_stopped_and_then_the_other_killed(
 
 async def send_through_both(cluster: Cluster) -> None:
     """Send to all rooms through processes that disagree about the order of the writers."""
-    client, rooms = await create_rooms(cluster)
     ports = [process.port for process in cluster.processes.values()]
-    load = Load(ports, client.token or "")
-    async with trio.open_nursery() as nursery:
-        for number, room_id in enumerate(rooms):
-            nursery.start_soon(load.send, room_id, number)
+    async with sending(cluster, ports) as load:
         for _ in range(3):
             await load.wait_all_rooms(10)
-        nursery.cancel_scope.cancel()
-    await check_ledger(client, rooms, load.ledger)
-    await client.aclose()
 
 
 @pytest.mark.long
@@ -203,13 +226,8 @@ def test_processes_with_lists_in_different_order_never_split_a_room(
 
 async def restart_repeatedly(cluster: Cluster, restarts: int) -> float:
     """Restart a random writer again and again; return the longest time that a room stalled."""
-    client, rooms = await create_rooms(cluster)
-    load = Load([cluster.processes["main"].port], client.token or "")
     rng = random.Random(1)
-    async with trio.open_nursery() as nursery:
-        for number, room_id in enumerate(rooms):
-            nursery.start_soon(load.send, room_id, number)
-        await load.wait_all_rooms(10)
+    async with sending(cluster, [cluster.processes["main"].port]) as load:
         load.longest_s = 0.0
         for _ in range(restarts):
             process = cluster.processes[rng.choice(WRITERS)]
@@ -217,9 +235,6 @@ async def restart_repeatedly(cluster: Cluster, restarts: int) -> float:
             await load.wait_all_rooms(HEALED_S)
             await trio.to_thread.run_sync(process.start)
             await trio.sleep(6)
-        nursery.cancel_scope.cancel()
-    await check_ledger(client, rooms, load.ledger)
-    await client.aclose()
     return load.longest_s
 
 
