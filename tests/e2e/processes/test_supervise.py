@@ -1,5 +1,9 @@
-"""`hs supervise`: all processes of a server with one command."""
+"""`hs supervise`: all processes of a server with one command.
 
+HS_SUPERVISE_CYCLES is the number of starts and stops of the long test.
+"""
+
+import logging
 import os
 import signal
 from collections.abc import Iterator
@@ -20,8 +24,11 @@ from tests.support.servers.supervised import (
 
 pytestmark = [pytest.mark.process, pytest.mark.postgres, pytest.mark.redis]
 SHAPE = "event_persister,sync:2,pusher"
-CYCLES = 100
+CYCLES = int(os.environ.get("HS_SUPERVISE_CYCLES", "100"))
+IDLE_POLL_MS = 30_000
 MAX_PRIVATE_MIB = 60.0  # of a process; a process that imports by itself has 80
+
+log = logging.getLogger(__name__)
 
 
 @pytest.fixture
@@ -47,10 +54,24 @@ async def talk(
     return sent
 
 
+async def poll(idler: MatrixUser) -> None:
+    """Wait for changes that do not come, in long polls, until cancelled."""
+    while True:
+        await idler.sync(IDLE_POLL_MS)
+
+
+async def strict_user(ports: list[int], name: str) -> MatrixUser:
+    """Register a user none of whose requests may fail."""
+    user = await sign_up(ports, name)
+    await user.aclose()
+    user.keeps_connections = False
+    return user
+
+
 async def meet(server: SupervisedServer) -> tuple[MatrixUser, MatrixUser, str]:
     """Register two users that are in a room."""
     ports = ports_of(server)
-    alice, bob = await sign_up(ports, "alice"), await sign_up(ports, "bob")
+    alice, bob = await strict_user(ports, "alice"), await strict_user(ports, "bob")
     room_id = await alice.create_room(preset="public_chat")
     await bob.join(room_id)
     await bob.sync(0)
@@ -58,23 +79,37 @@ async def meet(server: SupervisedServer) -> tuple[MatrixUser, MatrixUser, str]:
 
 
 async def restart_while_talking(server: SupervisedServer, pairs: int) -> int:
-    """Replace all processes while users talk; return how many messages they sent."""
+    """Replace all processes while users talk and others wait; return how many messages they sent.
+
+    No request may fail, and no connection may end without its response.
+    """
     stop = trio.Event()
-    counts: list[int] = []
+    users: list[MatrixUser] = []
+    sent: list[str] = []
 
     async def converse() -> None:
         alice, bob, room_id = await meet(server)
-        async with alice, bob:
-            counts.append(len(await talk(alice, bob, room_id, stop)))
+        users.extend((alice, bob))
+        sent.extend(await talk(alice, bob, room_id, stop))
 
-    async with trio.open_nursery() as nursery:
-        for _ in range(pairs):
-            nursery.start_soon(converse)
-        restarted = await trio.to_thread.run_sync(partial(server.run, "restart", "--rolling"))
-        stop.set()
+    idlers = [await strict_user([port], "idler") for port in ports_of(server)]
+    async with trio.open_nursery() as waiting:
+        for idler in idlers:
+            await idler.sync(0)
+            waiting.start_soon(poll, idler)
+        async with trio.open_nursery() as nursery:
+            for _ in range(pairs):
+                nursery.start_soon(converse)
+            restarted = await trio.to_thread.run_sync(partial(server.run, "restart", "--rolling"))
+            stop.set()
+        waiting.cancel_scope.cancel()
+    log.info(
+        "%d messages, %d requests and %d idle long polls during a rolling restart",
+        len(sent), sum(user.requests for user in users), sum(idler.requests for idler in idlers),
+    )  # fmt: skip
     assert restarted.returncode == 0, restarted.stdout + restarted.stderr + server.output()
     assert restarted.stdout.count(" restarted in ") == len(server.shape_names())
-    return sum(counts)
+    return len(sent)
 
 
 async def test_server_runs_restarts_and_stops_as_one(server: SupervisedServer) -> None:
@@ -115,11 +150,51 @@ def test_mistakes_in_all_files_are_told_before_anything_starts(server: Supervise
     assert "ready" not in server.output()
 
 
+def stop_in_order(server: SupervisedServer) -> None:
+    server.start()
+    assert server.stop(signal.SIGTERM) == 0
+
+
+def kill_supervisor(server: SupervisedServer) -> None:
+    server.start()
+    server.stop(signal.SIGKILL)
+
+
+def kill_supervisor_while_it_starts(server: SupervisedServer) -> None:
+    server.begin()
+    wait_until(lambda: "main" in server.pids())
+    server.stop(signal.SIGKILL)
+
+
+def kill_fork_server(server: SupervisedServer) -> None:
+    server.start()
+    os.kill(server.pids()["fork-server"], signal.SIGKILL)
+    assert server.process is not None
+    assert server.process.wait(60.0) == 1
+
+
+def kill_children_and_supervisor(server: SupervisedServer) -> None:
+    server.start()
+    pids = server.pids()
+    for name in ("main", "sync1", "event_persi"):
+        os.kill(next(pid for found, pid in pids.items() if found.startswith(name)), signal.SIGKILL)
+    server.wait_for_line("main ended, signal 9")
+    server.stop(signal.SIGKILL)
+
+
+ENDS = (
+    stop_in_order,
+    kill_supervisor,
+    kill_supervisor_while_it_starts,
+    kill_fork_server,
+    kill_children_and_supervisor,
+)
+
+
 @pytest.mark.long
 def test_nothing_is_left_after_a_hundred_cycles(server: SupervisedServer) -> None:
     for cycle in range(CYCLES):
-        server.start()
-        server.stop(signal.SIGKILL if cycle % 2 else signal.SIGTERM)
+        ENDS[cycle % len(ENDS)](server)
         wait_until(lambda: not server.left_over(), 60.0)
 
 

@@ -34,13 +34,18 @@ def path_of(*segments: str, base: str = V3) -> str:
 
 @attrs.define
 class MatrixUser:
-    """A device of a user; each request goes to a random port of its server."""
+    """A device of a user; each request goes to a random port of its server.
+
+    Without `keeps_connections` each has a connection of its own, and none may fail.
+    """
 
     ports: Sequence[int]
     user_id: str = ""
     device_id: str = ""
     token: str | None = None
     view: SyncView = attrs.Factory(SyncView)
+    keeps_connections: bool = True
+    requests: int = 0
     _clients: dict[int, HttpClient] = attrs.Factory(dict)
     _rng: random.Random = attrs.Factory(lambda: random.Random(1))
 
@@ -68,6 +73,10 @@ class MatrixUser:
     async def request(self, method: str, target: str, json: Any = None, **more: Any) -> WebResponse:
         """Send a request to one of the ports; on a new connection, if an idle one was closed."""
         port = self._rng.choice(self.ports)
+        self.requests += 1
+        if not self.keeps_connections:
+            async with HttpClient(port, self.token) as client:
+                return await client.request(method, target, json=json, **more)
         client = self._clients.setdefault(port, HttpClient(port))
         client.token = self.token
         try:

@@ -115,7 +115,8 @@ class SupervisedServer:
         return self.process.wait(WAIT_S)
 
     def left_over(self) -> set[int]:
-        """Return the processes of this server that still run."""
+        """Return the processes of this server that still run, also those never seen before."""
+        self.seen |= {pid for pid in map(int, _all_pids()) if _works_in(pid, self.folder)}
         return {pid for pid in self.seen if is_running(pid)}
 
     def output(self) -> str:
@@ -178,6 +179,18 @@ def children_of(pid: int) -> list[int]:
     except OSError:
         return []
     return list(map(int, text.split()))
+
+
+def _all_pids() -> list[str]:
+    return [name for name in os.listdir("/proc") if name.isdigit()]
+
+
+def _works_in(pid: int, folder: Path) -> bool:
+    """Return whether the working directory of a process is in a folder."""
+    try:
+        return Path(os.readlink(f"/proc/{pid}/cwd")).is_relative_to(folder)
+    except OSError:
+        return False
 
 
 def is_running(pid: int) -> bool:
