@@ -5,6 +5,8 @@ timelines of `/sync`, fill the gaps of limited ones with `/messages`, and retry 
 """
 
 import random
+from collections import Counter
+from collections.abc import Set
 from typing import Any
 from urllib.parse import quote
 
@@ -15,6 +17,7 @@ from tests.support.servers.http_client import ConnectionLost, HttpClient
 from tests.support.web import WebResponse
 
 CLIENT = "/_matrix/client/v3"
+TO_DEVICE = "hs.test"
 RETRY_S = 0.05
 POLL_MS = 1_000
 TIMELINE = 7  # short, so that timelines are often limited
@@ -63,10 +66,14 @@ class Person:
 
 @attrs.define
 class Ledger:
-    """The acknowledged messages: event IDs by text, and in order by room and sender."""
+    """The acknowledged messages: event IDs by text, and in order by room and sender.
+
+    `to_devices` are the texts of the messages to devices, by user.
+    """
 
     acknowledged: dict[str, str] = attrs.Factory(dict)
     in_order: dict[tuple[str, str], list[str]] = attrs.Factory(dict)
+    to_devices: dict[str, set[str]] = attrs.Factory(dict)
 
     def note(self, room_id: str, sender: str, text: str, event_id: str) -> None:
         """Record an acknowledgement; a repeated one must have the same event ID."""
@@ -91,6 +98,21 @@ async def send_text(person: Person, room_id: str, text: str, ledger: Ledger) -> 
     target = f"{CLIENT}/rooms/{quote(room_id)}/send/m.room.message/{quote(text, safe='')}"
     answer = await person.request("PUT", target, {"msgtype": "m.text", "body": text})
     ledger.note(room_id, person.user_id, text, answer.json["event_id"])
+
+
+async def send_to_devices_until(
+    stop: trio.Event, person: Person, receiver: str, ledger: Ledger
+) -> None:
+    """Send messages to the devices of a user, one at a time, until stopped."""
+    number = 0
+    while not stop.is_set():
+        number += 1
+        text = f"{person.user_id}|{receiver}|{number}"
+        target = f"{CLIENT}/sendToDevice/{TO_DEVICE}/{quote(text, safe='')}"
+        body = {"messages": {receiver: {"*": {"text": text}}}}
+        for _ in range(1 + (person.rng.random() < REPEATED)):
+            await person.request("PUT", target, body)
+        ledger.to_devices.setdefault(receiver, set()).add(text)
 
 
 @attrs.define
@@ -133,6 +155,7 @@ class Reader:
     reads_all: bool = False
     since: str = ""
     timelines: dict[str, Timeline] = attrs.Factory(dict)
+    inbox: list[str] = attrs.Factory(list)
     gaps: int = 0
 
     async def read_until(self, stop: trio.Event) -> None:
@@ -146,9 +169,9 @@ class Reader:
         """Return the events that were seen in any room."""
         return {event_id for timeline in self.timelines.values() for event_id in timeline.seen}
 
-    async def catch_up(self, event_ids: set[str]) -> None:
-        """Sync until all the given events have been seen."""
-        while not event_ids <= self.seen():
+    async def catch_up(self, event_ids: set[str], inbox: Set[str] = frozenset()) -> None:
+        """Sync until all the given events and messages to the device have been seen."""
+        while not (inbox <= set(self.inbox) and event_ids <= self.seen()):
             await self.sync()
             if self.reads_all and self.gaps:
                 await self._scroll_up()
@@ -162,6 +185,10 @@ class Reader:
         answer = (await self.person.request("GET", target)).json
         for room_id, room in answer.get("rooms", {}).get("join", {}).items():
             await self._merge(room_id, room["timeline"])
+        messages = answer.get("to_device", {}).get("events", [])
+        self.inbox += [
+            message["content"]["text"] for message in messages if message["type"] == TO_DEVICE
+        ]
         self.since = answer["next_batch"]
 
     async def _scroll_up(self) -> None:
@@ -202,8 +229,8 @@ class Reader:
 
 
 def faults_of(reader: Reader, ledger: Ledger) -> list[str]:
-    """Return the differences between a reader's timelines and the acknowledged messages."""
-    faults = []
+    """Return the differences between what a reader saw and the acknowledged messages."""
+    faults = _faults_of_inbox(reader, ledger)
     for room_id, timeline in reader.timelines.items():
         faults += [f"{reader.person.user_id} saw {event_id} twice" for event_id in timeline.doubled]
         index_of = {event_id: index for index, event_id in enumerate(timeline.event_ids)}
@@ -216,3 +243,12 @@ def faults_of(reader: Reader, ledger: Ledger) -> list[str]:
             if indexes != sorted(indexes) and not (reader.reads_all and reader.gaps):
                 faults.append(f"{reader.person.user_id} saw {sender} out of order in {room}")
     return faults
+
+
+def _faults_of_inbox(reader: Reader, ledger: Ledger) -> list[str]:
+    user_id = reader.person.user_id
+    seen = Counter(reader.inbox)
+    lost = ledger.to_devices.get(user_id, set()) - seen.keys()
+    return [f"{user_id} never received {text}" for text in lost] + [
+        f"{user_id} received {text} {count} times" for text, count in seen.items() if count != 1
+    ]

@@ -4,7 +4,6 @@ Every acknowledged event must be exactly once in the database and in the timelin
 that was syncing. HS_LEDGER_SECONDS is the duration of the long tests, HS_LEDGER_SEED their seed.
 """
 
-import json
 import logging
 import os
 import random
@@ -17,8 +16,13 @@ import attrs
 import pytest
 import trio
 
-from hs.storage.rooms.stored_pdus import expand_pdu
-from tests.support.ledger import CLIENT, Ledger, Person, Reader, faults_of, send_until
+from tests.support.ledger import Ledger
+from tests.support.servers.ledger_run import (
+    differences,
+    send_and_read,
+    stored_in_postgres,
+    texts_in,
+)
 from tests.support.servers.postgres import PostgresMissing, PostgresServer, running_postgres
 from tests.support.servers.processes import Cluster, Layout, make_cluster
 from tests.support.servers.redis import RedisServer
@@ -27,11 +31,6 @@ pytestmark = pytest.mark.process
 
 SHORT_S: dict[Layout, float] = {"T0": 6.0, "T1": 6.0, "T2": 12.0}
 LONG_S = float(os.environ.get("HS_LEDGER_SECONDS", "600"))
-PEOPLE = 4
-ROOMS = 2
-CATCH_UP_S = 240.0
-ENOUGH = 60
-"""Messages without which a run proves nothing; a slow machine runs longer to reach them."""
 # The time between two failures.
 PAUSE_S = (0.3, 1.5)
 # How long a killed process is down.
@@ -89,51 +88,11 @@ class Stage:
 
     def stored_texts(self) -> Counter[str]:
         """Count the messages in the database by text."""
+        if self.postgres is not None:
+            return stored_in_postgres(self.postgres, self.cluster.database)
         statement = "SELECT pdu FROM events WHERE type = 'm.room.message'"
-        if self.postgres is None:
-            with sqlite3.connect(self.cluster.folder / "homeserver.db") as connection:
-                pdus = [row[0] for row in connection.execute(statement)]
-        else:
-            readable = statement.replace("pdu", "encode(pdu, 'hex')", 1)
-            lines = self.postgres.psql(readable, database=self.cluster.database).splitlines()
-            pdus = [bytes.fromhex(line) for line in lines]
-        return Counter(json.loads(expand_pdu(pdu))["content"]["body"] for pdu in pdus)
-
-
-async def send_and_read(stage: Stage, seconds: float) -> tuple[Ledger, list[Reader]]:
-    """Send and read messages for a while, during which servers fail and restart."""
-    ports = [process.port for process in stage.cluster.processes.values()]
-    people = [Person(ports, random.Random(stage.rng.random())) for _ in range(PEOPLE)]
-    for number, person in enumerate(people):
-        await person.register(f"person{number}")
-    rooms = []
-    for _ in range(ROOMS):
-        created = await people[0].request("POST", f"{CLIENT}/createRoom", {"preset": "public_chat"})
-        rooms.append(str(created.json["room_id"]))
-        for person in people[1:]:
-            await person.request("POST", f"{CLIENT}/join/{rooms[-1]}", {})
-    ledger, readers = Ledger(), [Reader(person) for person in people]
-    enough = trio.Event()
-    async with trio.open_nursery() as nursery:
-        for person, reader in zip(people, readers, strict=True):
-            nursery.start_soon(reader.read_until, enough)
-            for room_id in rooms:
-                nursery.start_soon(send_until, enough, person, room_id, ledger)
-        with trio.move_on_after(seconds):
-            await cause_failures(stage)
-        with trio.fail_after(CATCH_UP_S):
-            while not _is_enough(ledger, readers):  # noqa: ASYNC110 - many counters
-                await trio.sleep(0.1)
-        enough.set()
-    with trio.fail_after(CATCH_UP_S):
-        async with trio.open_nursery() as nursery:
-            for reader in readers:
-                nursery.start_soon(reader.catch_up, set(ledger.acknowledged.values()))
-    return ledger, readers
-
-
-def _is_enough(ledger: Ledger, readers: list[Reader]) -> bool:
-    return len(ledger.acknowledged) >= ENOUGH and any(reader.gaps for reader in readers)
+        with sqlite3.connect(self.cluster.folder / "homeserver.db") as connection:
+            return texts_in(row[0] for row in connection.execute(statement))
 
 
 async def cause_failures(stage: Stage) -> None:
@@ -150,8 +109,14 @@ async def cause_failures(stage: Stage) -> None:
 
 def prove(stage: Stage, seconds: float) -> None:
     """Run the scenario and compare ledger, database and timelines."""
+    ports = [process.port for process in stage.cluster.processes.values()]
+
+    async def cause_failures_for_a_while(_: Ledger) -> None:
+        with trio.move_on_after(seconds):
+            await cause_failures(stage)
+
     try:
-        ledger, readers = trio.run(send_and_read, stage, seconds)
+        ledger, readers = trio.run(send_and_read, ports, stage.rng, cause_failures_for_a_while)
     except BaseException as error:
         error.add_note(
             f"seed {stage.seed}, failures: {dict(stage.failures)}\n{stage.cluster.logs()}"
@@ -159,11 +124,7 @@ def prove(stage: Stage, seconds: float) -> None:
         raise
     stage.cluster.stop()
 
-    stored = stage.stored_texts()
-    faults = [f"{text} is stored {count} times" for text, count in stored.items() if count != 1]
-    faults += [f"{text} is lost" for text in ledger.acknowledged if text not in stored]
-    for reader in readers:
-        faults += faults_of(reader, ledger)
+    faults = differences(ledger, readers, stage.stored_texts())
     summary = (
         f"seed {stage.seed}: {len(ledger.acknowledged)} messages, "
         f"failures: {dict(stage.failures)}, gaps: {[reader.gaps for reader in readers]}"

@@ -17,6 +17,7 @@ from typing import Any
 import attrs
 import yaml
 
+from hs.nursery.supervision.control_client import ask_supervisor
 from tests.support.servers.postgres import PostgresServer
 from tests.support.servers.processes import (
     ROOT,
@@ -40,6 +41,7 @@ class SupervisedServer:
     port: int
     first_port: int
     shape: str
+    database: str = ""
     process: "subprocess.Popen[str] | None" = None
     lines: list[str] = attrs.field(factory=list)
     seen: set[int] = attrs.field(factory=set)
@@ -107,6 +109,16 @@ class SupervisedServer:
         self.seen |= set(found.values())
         return found
 
+    def status(self) -> dict[str, tuple[str, int]]:
+        """Return the state and the process ID of each process, by its whole name."""
+        lines = ask_supervisor(self.folder / "run", "status")
+        found = (re.match(r"(\S+) +(.*?)(?:, process (\d+) for |, |:|$)", line) for line in lines)
+        return {m[1]: (m[2], int(m[3] or 0)) for m in found if m and m[1] != "="}
+
+    def is_whole(self) -> bool:
+        """Return whether all processes are ready."""
+        return all(state == "ready" for state, _ in self.status().values())
+
     def stop(self, number: int = signal.SIGINT) -> int:
         """Stop the supervisor with a signal, and return its exit status."""
         self.pids()
@@ -156,7 +168,7 @@ def supervised_server(
     }
     (folder / "signing.key").write_text(f"ed25519 a_test {'A' * 43}\n")
     (folder / "homeserver.yaml").write_text(yaml.safe_dump(shared))
-    server = SupervisedServer(folder, port, first_port, shape)
+    server = SupervisedServer(folder, port, first_port, shape, database)
     try:
         yield server
     finally:
