@@ -5,6 +5,7 @@ Rules:
 - A lease has one holder at a time, which renews it every RENEW_S. Another process may take it
   TTL_MS after the last renewal. A holder that has not managed to renew it stops SKEW_MS earlier
   (LeaseLost), so the clocks of the hosts may differ by that much.
+- The first lease of a process that is due renews all of them, with one statement.
 - The holder measures the time with its own monotonic clock, from before it requested the renewal,
   because the reply may be late.
 - `fence` grows with every new holder. A fenced lease (`hold_fenced`) is for work that the database
@@ -32,7 +33,9 @@ from hs.storage.database import Database, DatabaseError
 
 TTL_MS = 30_000
 SKEW_MS = 5_000
+VALID_S = (TTL_MS - SKEW_MS) / 1000
 RENEW_S = 8.0
+ATTEMPT_S = 5.0  # for one attempt to renew
 RETRY_S = 1.0
 GIVE_BACK_S = 2.0
 
@@ -120,6 +123,31 @@ class _Patience:
         return self.wait_s == self.living_wait_s
 
 
+@attrs.define(eq=False)
+class _Renewal:
+    """A lease that is held, and when it is to be renewed."""
+
+    lease: Lease
+    due_at: float
+    valid_until: float
+    is_lost: bool = False
+
+    def note(self, requested_at: float, fence: int | None) -> None:
+        """Note the reply to a renewal: the fence of the lease, None if another holder has it."""
+        if fence == self.lease.fence:
+            self.due_at = requested_at + RENEW_S
+            self.valid_until = requested_at + VALID_S
+        else:
+            self.is_lost = True
+
+    def postpone(self, error: BaseException) -> None:
+        """Try again soon, after a failure."""
+        self.due_at = trio.current_time() + RETRY_S
+        log.warning(
+            "cannot renew lease %s, retrying in %.0f s: %s", self.lease.name, RETRY_S, error
+        )
+
+
 def instance_lease(instance: str) -> str:
     """Return the name of the lease that an instance holds on its own name."""
     return f"instance:{instance}"
@@ -131,12 +159,18 @@ def _mark_of_end(name: str) -> str:
 
 @attrs.define(eq=False)
 class Leases:
-    """The leases of one life of a process; `held` are the names of those it has now."""
+    """The leases of one life of a process."""
 
     _database: Database
     _holder: str
     _now_ms: Callable[[], int]
-    held: set[str] = attrs.field(factory=set, init=False)
+    _renewals: list[_Renewal] = attrs.field(factory=list, init=False)
+    _renewing: trio.Lock = attrs.field(factory=trio.Lock, init=False)
+
+    @property
+    def held(self) -> set[str]:
+        """The names of the leases that this process has now."""
+        return {renewal.lease.name for renewal in self._renewals}
 
     async def try_take(self, name: str) -> Lease | None:
         """Take a lease if it is free, else return None; for renewing it, see `hold`."""
@@ -185,17 +219,19 @@ class Leases:
         self,
         name: str,
         patience: _Patience,
-        keep: Callable[[Lease], Awaitable[None]],
+        keep: Callable[[_Renewal], Awaitable[None]],
     ) -> AsyncIterator[Lease]:
         lease = await self._take(name, patience)
+        now = trio.current_time()
+        renewal = _Renewal(lease, now + RENEW_S, now + VALID_S)
+        self._renewals.append(renewal)
         try:
-            self.held.add(name)
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(keep, lease)
+                nursery.start_soon(keep, renewal)
                 yield lease
                 nursery.cancel_scope.cancel()
         finally:
-            self.held.discard(name)
+            self._renewals.remove(renewal)
             await self._give_back(lease)
 
     async def _take(self, name: str, patience: _Patience) -> Lease:
@@ -229,51 +265,44 @@ class Leases:
             return False
         return bool(is_alive(holder)) or await patience.answers()
 
-    async def _keep(self, lease: Lease) -> None:
-        valid_until = trio.current_time() + (TTL_MS - SKEW_MS) / 1000
-        pause_s = RENEW_S
+    async def _keep(self, renewal: _Renewal) -> None:
         while True:
-            await trio.sleep(pause_s)
-            requested_at = trio.current_time()
-            left_s = valid_until - requested_at
+            await trio.sleep_until(renewal.due_at)
+            left_s = renewal.valid_until - trio.current_time()
             try:
-                with trio.fail_after(max(left_s, 0.0)):
-                    is_renewed = await self._renew(lease)
+                with trio.fail_after(min(max(left_s, 0.0), ATTEMPT_S)):
+                    await self._renew(renewal)
             except (DatabaseError, trio.TooSlowError) as error:
                 if left_s <= RETRY_S:
-                    raise LeaseLost(f"lease {lease.name} could not be renewed in time") from error
-                log.warning(
-                    "cannot renew lease %s, retrying in %.0f s: %s", lease.name, RETRY_S, error
-                )
-                pause_s = RETRY_S
-                continue
-            if not is_renewed:
-                raise LeaseLost(f"lease {lease.name} was taken over by another process")
-            valid_until = requested_at + (TTL_MS - SKEW_MS) / 1000
-            pause_s = RENEW_S
+                    name = renewal.lease.name
+                    raise LeaseLost(f"lease {name} could not be renewed in time") from error
+                renewal.postpone(error)
 
-    async def _keep_fenced(self, lease: Lease) -> None:
-        pause_s = RENEW_S
+    async def _keep_fenced(self, renewal: _Renewal) -> None:
         while True:
-            await trio.sleep(pause_s)
-            pause_s = RENEW_S
+            await trio.sleep_until(renewal.due_at)
             try:
-                with trio.fail_after(TTL_MS / 1000):
-                    is_renewed = await self._renew(lease)
+                with trio.fail_after(ATTEMPT_S):
+                    await self._renew(renewal)
             except (DatabaseError, trio.TooSlowError) as error:
-                log.warning(
-                    "cannot renew lease %s, retrying in %.0f s: %s", lease.name, RETRY_S, error
-                )
-                pause_s = RETRY_S
-                continue
-            if not is_renewed:
-                raise LeaseLost(f"lease {lease.name} was taken over by another process")
+                renewal.postpone(error)
 
-    async def _renew(self, lease: Lease) -> bool:
-        expires_ms = self._now_ms() + TTL_MS
-        return await self._database.write(
-            leases.renew, lease.name, lease.holder, lease.fence, expires_ms
-        )
+    async def _renew(self, due: _Renewal) -> None:
+        """Renew all leases of this process, unless another task has just done that.
+
+        Raises: LeaseLost, if another process has this one.
+        """
+        async with self._renewing:
+            requested_at = trio.current_time()
+            if due.due_at <= requested_at and not due.is_lost:
+                renewals = list(self._renewals)
+                names = [renewal.lease.name for renewal in renewals]
+                expires_ms = self._now_ms() + TTL_MS
+                fences = await self._database.write(leases.renew, self._holder, names, expires_ms)
+                for renewal in renewals:
+                    renewal.note(requested_at, fences.get(renewal.lease.name))
+        if due.is_lost:
+            raise LeaseLost(f"lease {due.lease.name} was taken over by another process")
 
     async def _give_back(self, lease: Lease) -> None:
         with trio.move_on_after(GIVE_BACK_S, shield=True):

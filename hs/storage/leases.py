@@ -3,18 +3,20 @@
 - A lease can be taken when it is free, has expired, or already belongs to the same holder. The
   row's lock decides between processes that try at the same time: exactly one gets it.
 - `fence` increases whenever the lease passes to another holder and never decreases; a released
-  lease keeps its row for that reason. A renewal must state the fence it was granted: a holder
-  that lost the lease and does not know it yet cannot renew it.
+  lease keeps its row for that reason. A renewal tells the fence: a holder that lost the lease, and
+  took it again meanwhile, sees that it is another one.
 - Times are wall-clock milliseconds passed by the caller, never the database's clock. A lease that
   ends much later than one taken now was taken before the clock was set back: it has expired too,
   or its holder's death would stop the others until that date.
 """
 
+from collections.abc import Sequence
 from typing import Final
 
 import attrs
 
 from hs.storage.database import Tx
+from hs.storage.dialect import sql
 
 # The fence increases when the lease changes hands, not when the same holder takes it again.
 FUTURE_MS: Final = 600_000
@@ -36,9 +38,14 @@ ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, expires_ms = excluded
 HOLDER = "SELECT holder, fence, expires_ms FROM leases WHERE name = $1"
 # The row is kept so that the fence never decreases.
 GIVE_BACK = "UPDATE leases SET expires_ms = 0, holder = '' WHERE name = $1 AND holder = $2"
-RENEW = """
-UPDATE leases SET expires_ms = $3 WHERE name = $1 AND holder = $2 AND fence = $4
+RENEW: Final = sql(
+    lambda d: (
+        f"""
+UPDATE leases SET expires_ms = $3 WHERE holder = $1 AND {d.any_of("name", 2, "text")}
+RETURNING name, fence
 """
+    )
+)
 
 
 @attrs.frozen
@@ -64,9 +71,10 @@ async def mark(tx: Tx, name: str, holder: str, expires_ms: int) -> None:
     await tx.execute(MARK, name, holder, expires_ms)
 
 
-async def renew(tx: Tx, name: str, holder: str, fence: int, expires_ms: int) -> bool:
-    """Extend a lease; return False if it was lost."""
-    return await tx.execute(RENEW, name, holder, expires_ms, fence) == 1
+async def renew(tx: Tx, holder: str, names: Sequence[str], expires_ms: int) -> dict[str, int]:
+    """Extend leases of one holder; return the fences of those that it still holds."""
+    rows = await tx.fetch(RENEW, holder, list(names), expires_ms)
+    return {row[0]: row[1] for row in rows}
 
 
 async def release(tx: Tx, name: str, holder: str) -> None:

@@ -81,11 +81,11 @@ async def test_metrics_show_current_state_of_process(
     before = process.metrics.render().decode()
 
     process.drain.enter()
-    process.base.leases.held.add("instance:main")
     process.supervision.running["tidying"] = True
     process.supervision.restarts["tidying"] += 2
 
-    after = process.metrics.render().decode()
+    async with process.base.leases.hold("instance:main"):
+        after = process.metrics.render().decode()
     assert "hs_http_requests_running 0.0" in before
     assert "hs_http_requests_running 1.0" in after
     assert 'hs_lease_held{lease="instance:main"} 1.0' in after

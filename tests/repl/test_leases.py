@@ -10,6 +10,7 @@ import pytest
 import trio
 
 from hs.repl.leases import (
+    RENEW_S,
     TTL_MS,
     Lease,
     LeaseLost,
@@ -186,6 +187,39 @@ async def test_holder_renews_as_long_as_it_holds(
         assert await process(db, "b").try_take("duty") is None
 
 
+async def test_leases_of_a_process_are_renewed_together(
+    db: Database, autojump_clock: trio.testing.MockClock
+) -> None:
+    counted = Counted(db)
+    database: Any = counted
+    holder = process(database, "a")
+    async with holder.hold("first"):
+        await trio.sleep(RENEW_S / 2)
+        async with holder.hold("second"):
+            await trio.sleep(10 * TTL_MS / 1000)
+
+            for name in ("first", "second"):
+                assert await process(db, "b").try_take(name) is None
+
+    assert counted.renewals <= 10 * TTL_MS / 1000 / RENEW_S + 1
+
+
+async def test_renewal_of_a_lease_of_another_process_stops_only_its_holder(
+    db: Database, autojump_clock: trio.testing.MockClock
+) -> None:
+    holder = process(db, "a")
+    async with holder.hold("kept"):
+        with pytest.RaisesGroup(LeaseLost):
+            async with holder.hold("lost"):
+                await db.write(leases.release, "lost", "a")
+                assert await process(db, "b").try_take("lost") is not None
+                await trio.sleep_forever()
+        await trio.sleep(2 * TTL_MS / 1000)
+
+        assert holder.held == {"kept"}
+        assert await process(db, "b").try_take("kept") is None
+
+
 async def test_replaced_holder_is_stopped(
     db: Database, autojump_clock: trio.testing.MockClock
 ) -> None:
@@ -198,6 +232,21 @@ async def test_replaced_holder_is_stopped(
     row = await db.read(leases.read, "duty")
     assert row is not None
     assert taken == Lease("duty", row.holder, row.fence)
+
+
+@attrs.define
+class Counted:
+    """A database that counts the statements that renew leases."""
+
+    database: Database
+    renewals: int = 0
+
+    async def write(self, unit: Any, *args: Any) -> Any:
+        self.renewals += unit is leases.renew
+        return await self.database.write(unit, *args)
+
+    async def read(self, unit: Any, *args: Any) -> Any:
+        return await self.database.read(unit, *args)
 
 
 @attrs.frozen
