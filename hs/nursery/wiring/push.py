@@ -7,7 +7,7 @@ import attrs
 from hs.apis.client.push.notifications import NotificationsApi
 from hs.apis.client.push.push_rules import PushRulesApi
 from hs.core.push.defaults import PushFeatures
-from hs.core.streams import EVENTS, PUSH_RULES, PUSHES, UNREAD
+from hs.core.streams import PUSH_RULES, PUSHES, UNREAD
 from hs.nursery.part import Part
 from hs.nursery.process_base import ProcessBase
 from hs.nursery.process_metrics import watch_push_evaluation
@@ -72,13 +72,7 @@ def wire_push(
     store = base.owned(EvaluationStore, UNREAD, evaluation)
     rules = PushRules(database, feed, features)
     rule_service = PushRuleService(rules, writer)
-    counts = UnreadCounts(
-        database,
-        feed,
-        ephemeral.receipts,
-        store,
-        lambda room_id: base.ownership.owner(EVENTS, room_id),
-    )
+    counts = UnreadCounts(database, feed, ephemeral.receipts, store)
     notifications = NotificationList(
         database=database,
         memberships=rooms.memberships,

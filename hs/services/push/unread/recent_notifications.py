@@ -88,16 +88,25 @@ class RecentNotifications:
         return self._rooms.get(room_id)
 
     def take_up(self, room_id: RoomID, floor: int, notifications: Iterable[Unread]) -> None:
-        """Begin to hold a room, with the notifications above the floor."""
+        """Begin to hold a room, with the notifications above the floor, in ascending order."""
         recent = RecentInRoom(floor, self._next_version())
         for unread in notifications:
             recent.add(unread)
         self._rooms.put(room_id, recent)
 
     def add(self, unread: Unread) -> None:
-        """Add a notification to its room, if that is held."""
-        recent = self._held(RoomID(unread.room_id))
-        if recent is not None:
+        """Add a notification to its room, if that is held.
+
+        The room is dropped if the notification is not above its floor: another writer of events,
+        which was ahead when the room was taken up, has set that.
+        """
+        room_id = RoomID(unread.room_id)
+        recent = self._held(room_id)
+        if recent is None:
+            return
+        if unread.stream_id <= recent.floor:
+            self._rooms.pop(room_id)
+        else:
             recent.add(unread)
 
     def remove(self, room_id: RoomID, stream_id: int) -> None:

@@ -6,7 +6,7 @@ so that what is read from the database can be completed with them.
 """
 
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Final
 
 import trio
@@ -87,7 +87,7 @@ class StoredProgress:
         self.position = VectorPosition()
 
     def unstored_notifications(self, room_id: RoomID) -> list[Unread]:
-        """List the notifications of a room that may not be stored yet."""
+        """List the notifications of a room that may not be stored yet, in ascending order."""
         return [
             unread
             for _, row in self._unstored
@@ -103,6 +103,14 @@ class StoredProgress:
         """Whether the database may still count redacted events of some rooms."""
         rooms = set[str](room_ids)
         return any(room_id in rooms for _, row in self._unstored for room_id, _ in row.removed)
+
+    def has_unstored_notification(self, floors: Mapping[str, int]) -> bool:
+        """Whether the database may lack notifications of rooms up to their floors."""
+        return any(
+            unread.stream_id <= floors.get(unread.room_id, 0)
+            for _, row in self._unstored
+            for unread in row.unread
+        )
 
     def _advance(self, evaluated: str) -> None:
         self.position = self.position.merge(VectorPosition.parse(evaluated))

@@ -13,10 +13,13 @@ Where the numbers come from:
 
 Rules:
 
-- Up to the floor of a room the database counts, above it the recent notifications do. So a floor
-  is at most the stored position when the room is taken up; when it rises later, the database is
-  asked only after the results up to it are stored. The same goes for redacted events: before the
-  database is asked about a room, the removal of its redacted events is stored.
+- Up to the floor of a room the database counts, above it the recent notifications do. When the
+  room is taken up, the floor is the highest stored position of any writer: the room may have been
+  another's before, and nobody knows whose position covers its last notification. If one that is
+  not stored, or arrives later, is below that, the floor is lowered or the room dropped. When the
+  floor rises later, the database is asked only after the results up to it are stored. The same
+  goes for redacted events: before the database is asked about a room, the removal of its redacted
+  events is stored.
 - What is read from a table is completed with the unstored rows, which are listed before the read.
 - A read from the database may be overtaken by receipts, redactions and dropped caches. Counts
   carry the read position and the version that they belong to; one that does not fit any more when
@@ -31,7 +34,7 @@ Rules:
 Spec: client-server API, Receiving notifications.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from typing import Final
 
 from hs.core.ids import RoomID, UserID
@@ -53,7 +56,7 @@ MAX_TRIES: Final = 10
 
 
 class UnreadCounts:
-    """The unread counts of one process; `writer_of` names the writer of a room's events."""
+    """The unread counts of one process."""
 
     def __init__(
         self,
@@ -61,10 +64,8 @@ class UnreadCounts:
         feed: Feed,
         receipts: Receipts,
         store: EvaluationStore,
-        writer_of: Callable[[RoomID], str],
     ) -> None:
         self._feed = feed
-        self._writer_of = writer_of
         self._lag = EvaluationLag()
         self._progress = StoredProgress(database, store)
         self._recent = RecentNotifications()
@@ -159,19 +160,24 @@ class UnreadCounts:
             await self._learn_progress()
         for room_id in room_ids:
             if self._recent.get(room_id) is None:
-                notifications = self._progress.unstored_notifications(room_id)
-                self._recent.take_up(room_id, self._stored_up_to(room_id), notifications)
+                self._take_up(room_id)
+
+    def _take_up(self, room_id: RoomID) -> None:
+        notifications = self._progress.unstored_notifications(room_id)
+        floor = self._progress.position.most()
+        if notifications:
+            floor = min(floor, notifications[0].stream_id - 1)
+        self._recent.take_up(room_id, floor, notifications)
 
     def _must_be_stored_first(self, room_ids: Collection[RoomID]) -> bool:
         """Return whether the database lacks results that it will be asked about."""
+        floors: dict[str, int] = {}
         for room_id in room_ids:
             recent = self._recent.get(room_id)
-            if recent is not None and recent.floor > self._stored_up_to(room_id):
-                return True
-        return self._progress.has_unstored_removal(room_ids)
-
-    def _stored_up_to(self, room_id: RoomID) -> int:
-        return self._progress.position.get(self._writer_of(room_id))
+            if recent is not None:
+                floors[room_id] = recent.floor
+        progress = self._progress
+        return progress.has_unstored_removal(room_ids) or progress.has_unstored_notification(floors)
 
     async def _learn_progress(self) -> None:
         if not self._progress.is_known:

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from hs.core.events import event_types
 from hs.core.ids import EventID, RoomID, UserID
 from hs.core.push.unread import Count, RoomCounts
-from hs.core.streams import EVENTS
 from hs.services.push.unread.unread_counts import UnreadCounts
 from hs.services.rooms.append.drafts import Draft
 from hs.storage.push import push_pruning
@@ -174,13 +173,7 @@ class Run:
 def counts_without_memory(unread: UnreadScene) -> UnreadCounts:
     """Return the counts as of a process that starts now, which takes too long for each step."""
     base, receipts = unread.world.process.base, unread.services.ephemeral.receipts
-    return UnreadCounts(
-        base.database,
-        base.feed,
-        receipts,
-        unread.duty,
-        lambda room_id: base.ownership.owner(EVENTS, room_id),
-    )
+    return UnreadCounts(base.database, base.feed, receipts, unread.duty)
 
 
 def shown(counts: RoomCounts | None) -> dict[str, Count]:
