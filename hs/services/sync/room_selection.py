@@ -185,7 +185,7 @@ class RoomSelection:
         if own.membership in (event_types.INVITE, event_types.KNOCK):
             return _new_room(room_id, own, MembershipSection(own.membership))
         # Even if forgotten: other devices of the user do not know yet that they left.
-        return _left_room(room_id, own, changes, since)
+        return await self._left_room(room_id, own, changes, since)
 
     async def _joined_room(
         self,
@@ -196,15 +196,40 @@ class RoomSelection:
     ) -> RoomSyncContext:
         if changes.was_always_joined():
             return RoomSyncContext(room_id, MembershipSection.JOIN, own, since, always_joined=True)
-        after: VectorPosition | None = None
-        if membership_in(changes.prior) == event_types.JOIN:
-            after = since
-        elif changes.prior is not None and await self._ended_a_join(changes.prior):
-            # The client received the events until the user left when that happened.
-            after = VectorPosition(changes.prior.stream_id)
+        after = await self._known_until(changes, since)
         return RoomSyncContext(
             room_id, MembershipSection.JOIN, own, after, needs_full_state=True, is_new=True
         )
+
+    async def _left_room(
+        self,
+        room_id: RoomID,
+        own: LocalMembership,
+        changes: _MembershipChanges,
+        since: VectorPosition,
+    ) -> RoomSyncContext:
+        was_joined_before = membership_in(changes.prior) == event_types.JOIN
+        return RoomSyncContext(
+            room_id,
+            MembershipSection.LEAVE,
+            own,
+            await self._known_until(changes, since),
+            last_stream_id=own.stream_id,
+            needs_full_state=not was_joined_before,
+            is_new=not was_joined_before,
+            never_joined=not changes.was_ever_joined(),
+        )
+
+    async def _known_until(
+        self, changes: _MembershipChanges, since: VectorPosition
+    ) -> VectorPosition | None:
+        """Return the position up to which the client received a room's events; None if nothing."""
+        if membership_in(changes.prior) == event_types.JOIN:
+            return since
+        if changes.prior is not None and await self._ended_a_join(changes.prior):
+            # The client received the events until the user left when that happened.
+            return VectorPosition(changes.prior.stream_id)
+        return None
 
     async def _without_unwanted_invites(
         self, context: SyncContext, room_contexts: list[RoomSyncContext]
@@ -270,25 +295,6 @@ class RoomSelection:
 
 def _new_room(room_id: RoomID, own: LocalMembership, section: MembershipSection) -> RoomSyncContext:
     return RoomSyncContext(room_id, section, own, None, needs_full_state=True, is_new=True)
-
-
-def _left_room(
-    room_id: RoomID, own: LocalMembership, changes: _MembershipChanges, since: VectorPosition
-) -> RoomSyncContext:
-    if membership_in(changes.prior) == event_types.JOIN:
-        return RoomSyncContext(
-            room_id, MembershipSection.LEAVE, own, since, last_stream_id=own.stream_id
-        )
-    return RoomSyncContext(
-        room_id,
-        MembershipSection.LEAVE,
-        own,
-        None,
-        last_stream_id=own.stream_id,
-        needs_full_state=True,
-        is_new=True,
-        never_joined=not changes.was_ever_joined(),
-    )
 
 
 def _as_membership(stored: StoredEvent) -> LocalMembership:
