@@ -101,9 +101,11 @@ class Incidents:
                 done.set()
 
             life.trap = (self.chance.choice((BEFORE_COMMIT, AFTER_COMMIT)), act_then)
-            with trio.move_on_after(LONGEST_TRAP_S):
-                await done.wait()
-            life.trap = None
+            try:
+                with trio.move_on_after(LONGEST_TRAP_S):
+                    await done.wait()
+            finally:
+                life.trap = None
             if done.is_set():
                 return
         act()
@@ -111,9 +113,9 @@ class Incidents:
     async def _replace(self, process: SimulatedProcess) -> None:
         """Let a process hang, start another one under its name, and let the first go on."""
         life = process.abandon()
-        await self._strike(life, lambda: self.cluster.freezer.freeze(life))
-        self.cluster.nursery.start_soon(process.start)
         try:
+            await self._strike(life, lambda: self.cluster.freezer.freeze(life))
+            self.cluster.nursery.start_soon(process.start)
             await trio.sleep(round(self.chance.uniform(20, 60), 3))
             self.cluster.freezer.resume(life)
             with trio.move_on_after(ZOMBIE_S):
