@@ -22,6 +22,7 @@ from hs.nursery.process import Process
 from hs.nursery.process_base import ProcessBase
 from hs.repl.cluster import Cluster
 from hs.repl.shared_writer import SharedTableWriter
+from hs.repl.slots.keeper import SlotKeeper
 from hs.repl.writers import TableWriter
 from hs.services.federation_client.server_backoff import ServerBackoff
 from hs.services.push.evaluation.evaluation_duty import EvaluationDuty
@@ -48,6 +49,8 @@ def watch_process(metrics: Metrics, process: Process) -> None:
     if base.cluster is not None:
         _watch_calls(metrics, base.cluster)
         _watch_replication(metrics, base.cluster)
+    if base.slots is not None:
+        _watch_slots(metrics, base.slots)
 
 
 def watch_server(metrics: Metrics, admission: Admission, drain: Drain) -> None:
@@ -345,6 +348,16 @@ def _watch_replication(metrics: Metrics, cluster: Cluster) -> None:
 
     families = (connected, connections, messages, dropped, waiting, differing, lag, repairs)
     metrics.add_source(families, read)
+
+
+def _watch_slots(metrics: Metrics, keeper: SlotKeeper) -> None:
+    held = MetricFamily("hs_slots_held", "Slots of a stream that this process holds", ("stream",))
+
+    def read() -> Iterator[MetricSample]:
+        for stream in keeper.own_streams:
+            yield held, (stream,), len(keeper.table.held(stream))
+
+    metrics.add_source((held,), read)
 
 
 def watch_backoff(

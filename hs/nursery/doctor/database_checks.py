@@ -1,6 +1,7 @@
 """Checks of the database: what a process asks of it, and invariants of its content."""
 
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 import attrs
@@ -8,9 +9,11 @@ import trio
 
 from hs.lib.clock import SystemClock
 from hs.nursery.health.database_probe import DatabaseProbe
+from hs.nursery.process_base import slot_writers, topology_of
 from hs.repl.leases import instance_lease, is_alive
 from hs.services.federation_client.peer_check import CheckStep
 from hs.settings.settings import Settings
+from hs.storage import stream_slots
 from hs.storage.database import Database, DatabaseError, Tx
 from hs.storage.invariants import (
     HeldLease,
@@ -20,6 +23,7 @@ from hs.storage.invariants import (
     rows_beyond_positions,
 )
 from hs.storage.migrate import bundled_migrations
+from hs.storage.stream_slots import Beat, SlotRecord
 
 QUERY_S: Final = 5.0
 LATE_MS: Final = 10_000
@@ -46,6 +50,10 @@ async def check_database_content(settings: Settings, database: Database, report:
         report(step)
     leases = await _ask(database, held_leases)
     for step in [leases] if isinstance(leases, CheckStep) else lease_steps(leases, clock.now_ms()):
+        report(step)
+    found = await _ask(database, _slots_and_beats)
+    configured = slot_writers(topology_of(settings.workers))
+    for step in [found] if isinstance(found, CheckStep) else slot_steps(*found, configured):
         report(step)
 
 
@@ -91,6 +99,29 @@ def lease_steps(leases: list[HeldLease], now_ms: int) -> list[CheckStep]:
             steps.append(CheckStep("leases", text, None))
     if all(step.is_good is not False for step in steps):
         steps.append(CheckStep("leases", f"{len(leases)} held, none by a process that is gone"))
+    return steps
+
+
+async def _slots_and_beats(tx: Tx) -> tuple[list[SlotRecord], list[Beat]]:
+    return await stream_slots.list_slots(tx), await stream_slots.list_beats(tx)
+
+
+def slot_steps(
+    slots: Sequence[SlotRecord], beats: Sequence[Beat], configured: Mapping[str, Sequence[str]]
+) -> list[CheckStep]:
+    """Return who holds the slots, and what is wrong with that; nothing if there are no slots."""
+    steps = []
+    living = {beat.instance for beat in beats}
+    counts = Counter((record.stream, record.holder) for record in slots)
+    for (stream, holder), count in sorted(counts.items()):
+        text, is_good = f"{holder} holds {count} of {stream}", True
+        if holder not in configured.get(stream, ()):
+            text += f", but is not configured to write them: start a writer of {stream}"
+            is_good = False
+        elif holder not in living:
+            text += ", but does not run: it, or another writer, has to be started"
+            is_good = False
+        steps.append(CheckStep("slots", text, is_good))
     return steps
 
 
