@@ -39,7 +39,7 @@ from hs.storage.connect import DatabaseConfig, open_database
 from hs.storage.database import Database, DatabaseError, DatabaseUnavailable, ForeignDatabase
 from hs.storage.migrate import bundled_migrations, migrate, pending_migrations
 
-NAME_WAIT_S = 40.0  # longer than the lease of a process whose host crashed
+NAME_WAIT_S = 20.0  # longer than the lease of a process whose host crashed
 DUPLICATE_WAIT_S = 4.0  # for a running process with this name, which may be about to end
 SCHEMA_WAIT_S = 300.0
 FILES_S = 10.0

@@ -31,11 +31,12 @@ import trio
 from hs.storage import leases
 from hs.storage.database import Database, DatabaseError
 
-TTL_MS = 30_000
-SKEW_MS = 5_000
+TTL_MS = 10_000
+SKEW_MS = 2_000
 VALID_S = (TTL_MS - SKEW_MS) / 1000
-RENEW_S = 8.0
-ATTEMPT_S = 5.0  # for one attempt to renew
+RENEW_S = 2.5
+ATTEMPT_S = 3.0  # for one attempt to renew
+END_MS = 30_000  # for which an announced end is believed
 RETRY_S = 1.0
 GIVE_BACK_S = 2.0
 
@@ -205,7 +206,7 @@ class Leases:
 
     async def announce_end(self, name: str) -> None:
         """Announce, to processes that wait for a lease, that this one is about to give it back."""
-        expires_ms = self._now_ms() + TTL_MS
+        expires_ms = self._now_ms() + END_MS
         with trio.move_on_after(GIVE_BACK_S):
             try:
                 await self._database.write(
