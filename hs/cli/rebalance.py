@@ -6,7 +6,7 @@ import click
 import trio
 
 from hs.cli.options import config_option, load_command_settings
-from hs.nursery.process_base import slot_writers, topology_of
+from hs.nursery.process_base import slot_holders
 from hs.nursery.running_processes import open_clients
 from hs.repl.calls.reply import RpcFailed, RpcUnavailable
 from hs.repl.slots.moves import SlotMoves
@@ -34,8 +34,7 @@ def rebalance(configs: tuple[Path, ...]) -> None:
 
 def writers_of(settings: Settings) -> list[str]:
     """Return the processes that may hold slots of some stream."""
-    lists = slot_writers(topology_of(settings.workers)).values()
-    return sorted({name for names in lists for name in names})
+    return sorted(slot_holders(settings.workers))
 
 
 async def _ask_each(settings: Settings, names: list[str]) -> bool:

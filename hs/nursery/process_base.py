@@ -240,6 +240,13 @@ def slot_writers(topology: Topology) -> dict[str, tuple[str, ...]]:
     return {EVENTS.name: writers}
 
 
+def slot_holders(workers: WorkerSettings) -> frozenset[str]:
+    """Return the processes that may hold slots of some stream."""
+    return frozenset(
+        name for names in slot_writers(topology_of(workers)).values() for name in names
+    )
+
+
 def _slot_keeper(
     table: SlotTable,
     database: Database,

@@ -8,13 +8,14 @@ belong to the supervisor, and are open from the start to the stop.
 
 import logging
 import signal
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Final
 
 import attrs
 import trio
 
 from hs.nursery import systemd
+from hs.nursery.process_base import slot_holders
 from hs.nursery.supervision.fork_server import start_new_fork_server
 from hs.nursery.supervision.forks import Forks, Life, WriteLine
 from hs.nursery.supervision.managed_process import ManagedProcess, end
@@ -147,16 +148,19 @@ class Supervisor:
         """Replace processes one after the other, all of them if none is named.
 
         The files are read again. The new processes come from a new fork server, which imports the
-        program as it is installed now.
+        program as it is installed now. Those that the files no longer name are stopped.
 
         Raises: SettingsError, before anything was stopped; ProcessGivenUp.
         """
         async with self._restarting:
+            holders = slot_holders(self._settings[MAIN].workers)
             self.load()
             await self._renew_fork_server()
-            wanted = [name for stage in start_stages(self._settings) for name in stage]
-            gone = [name for name in self.processes if name not in wanted]
-            for name in wanted:
+            gone = [] if names else [name for name in self.processes if name not in self._settings]
+            # They give their slots to others while these still know their addresses.
+            for name in sorted(set(gone) & holders):
+                await self._remove(name, tell)
+            for name in restart_order(self._settings, self.processes):
                 if names and name not in names:
                     continue
                 began = trio.current_time()
@@ -165,9 +169,12 @@ class Supervisor:
                 else:
                     await self._start(name)
                 await tell(f"{name} restarted in {trio.current_time() - began:.1f} s")
-            for name in () if names else gone:
-                await self.processes.pop(name).stop()
-                await tell(f"{name} stopped")
+            for name in sorted(set(gone) - holders):
+                await self._remove(name, tell)
+
+    async def _remove(self, name: str, tell: Callable[[str], Awaitable[None]]) -> None:
+        await self.processes.pop(name).stop()
+        await tell(f"{name} stopped")
 
     async def _renew_fork_server(self) -> None:
         new = Forks(*start_new_fork_server(self._lock), self._write_line)
@@ -206,6 +213,17 @@ def start_stages(all_settings: Mapping[str, Settings]) -> list[list[str]]:
     writers = _writers(all_settings)
     rest = [name for name in all_settings if name != MAIN and name not in writers]
     return [[MAIN], writers, rest]
+
+
+def restart_order(all_settings: Mapping[str, Settings], running: Collection[str]) -> list[str]:
+    """Return the names in the order of a rolling restart.
+
+    main migrates the schema. New processes are there before others call them, and these know the
+    addresses of new writers of events before the present ones give them slots.
+    """
+    main, writers, rest = start_stages(all_settings)
+    new = [name for name in (*writers, *rest) if name not in running]
+    return [*main, *new, *(name for name in (*rest, *writers) if name not in new)]
 
 
 def stop_stages(all_settings: Mapping[str, Settings]) -> list[list[str]]:

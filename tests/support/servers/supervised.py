@@ -35,7 +35,10 @@ _MAX_NAME = 12  # of a process, without hs-
 
 @attrs.define(eq=False)
 class SupervisedServer:
-    """A supervisor, its data directory, and what it has written."""
+    """A supervisor, its data directory, and what it has written.
+
+    Without `shape`, the directory has the files of workers.
+    """
 
     folder: Path
     port: int
@@ -54,7 +57,8 @@ class SupervisedServer:
     def begin(self) -> None:
         """Start the supervisor without waiting."""
         self.lines = []
-        options = ["-c", str(self.folder / "homeserver.yaml"), "--workers", self.shape]
+        options = ["--config", str(self.folder)]
+        options += ["--workers", self.shape] if self.shape else []
         self.process = subprocess.Popen(
             [*PROGRAM, "supervise", *options, "--first-port", str(self.first_port)],
             stderr=subprocess.PIPE,
