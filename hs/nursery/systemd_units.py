@@ -1,0 +1,190 @@
+"""Units of systemd for the processes of a server; `config/systemd` has the usual ones."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+import attrs
+
+from hs.nursery.supervision.process_files import ProcessFiles
+from hs.settings.errors import Origin, Problem, SettingsError
+from hs.settings.sections.workers import MAIN
+from hs.settings.settings import Settings
+
+STATE: Final = Path("/var/lib")
+_SUPERVISOR_STOP_S: Final = 150
+
+_SERVICE: Final = """
+[Service]
+Type=notify
+NotifyAccess=main
+User={user}
+Group={user}
+WorkingDirectory={data}
+ExecStart={command}
+ExecReload=/bin/kill -HUP $MAINPID
+Restart=always
+RestartSec=3
+# Exit code 2: the configuration cannot be used, so a restart does not help.
+RestartPreventExitStatus=2
+TimeoutStartSec=300
+TimeoutStopSec={stop_s}
+# A process whose event loop hangs is ended and started again.
+WatchdogSec=60
+LimitNOFILE=65536
+SyslogIdentifier={identifier}
+
+{state}UMask=0077
+NoNewPrivileges=true
+ProtectSystem=strict
+ReadWritePaths={writable}
+ProtectHome=true
+PrivateTmp=true
+PrivateDevices=true
+ProtectKernelTunables=true
+ProtectKernelModules=true
+ProtectKernelLogs=true
+ProtectControlGroups=true
+ProtectClock=true
+ProtectHostname=true
+RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX
+RestrictNamespaces=true
+RestrictRealtime=true
+RestrictSUIDSGID=true
+LockPersonality=true
+CapabilityBoundingSet=
+SystemCallArchitectures=native
+SystemCallFilter=@system-service
+SystemCallErrorNumber=EPERM
+
+[Install]
+WantedBy={target}
+"""
+_AFTER: Final = "After=network-online.target postgresql.service redis-server.service\n"
+_MAIN: Final = f"""\
+[Unit]
+Description=Matrix homeserver hs, main process
+PartOf=hs.target
+{_AFTER}"""
+_SUPERVISOR: Final = f"""\
+[Unit]
+Description=Matrix homeserver hs, all processes
+Wants=network-online.target
+{_AFTER}"""
+_TARGET: Final = """\
+[Unit]
+Description=Matrix homeserver hs, all processes
+After=network-online.target
+Wants=network-online.target hs.service
+
+[Install]
+WantedBy=multi-user.target
+"""
+_WORKER: Final = """\
+# One instance per worker: hs@sync1 runs the worker configured in {folder}/sync1.yaml.
+[Unit]
+Description=Matrix homeserver hs, worker %i
+AssertPathExists={folder}/%i.yaml
+PartOf=hs.target
+ReloadPropagatedFrom=hs.service
+# The main process updates the database schema.
+After=hs.service
+"""
+
+
+@attrs.frozen(kw_only=True)
+class Installation:
+    """Where the program and its data are, and its user; `writable` are more folders."""
+
+    program: Path
+    data: Path
+    user: str
+    writable: Sequence[Path] = ()
+
+    def service(
+        self, unit: str, options: str, identifier: str, target: str = "hs.target", stop_s: int = 60
+    ) -> str:
+        """Return the text of a unit that runs a command of hs."""
+        has_state = self.data.parent == STATE
+        state = f"StateDirectory={self.data.name}\nStateDirectoryMode=0750\n" if has_state else ""
+        folders = [
+            self.data,
+            *(path for path in self.writable if not path.is_relative_to(self.data)),
+        ]
+        return unit + _SERVICE.format(
+            user=self.user,
+            data=self.data,
+            command=f"{self.program} {options}",
+            stop_s=stop_s,
+            identifier=identifier,
+            state=state,
+            writable=" ".join(map(str, dict.fromkeys(folders))),
+            target=target,
+        )
+
+
+def units_of_processes(
+    installed: Installation, processes: Sequence[ProcessFiles]
+) -> dict[str, str]:
+    """Return a unit for main, a template for workers if there are any, and a target for all.
+
+    Raises: SettingsError, if the files of workers do not fit one template.
+    """
+    main, *workers = processes
+    shared = _options(main.files)
+    units = {
+        "hs.target": _TARGET,
+        "hs.service": installed.service(_MAIN, f"serve {shared}", "hs"),
+    }
+    if workers:
+        folder = _folder_of(workers)
+        options = f"serve {_options(workers[0].files[:-1])} -c {folder}/%i.yaml"
+        units["hs@.service"] = installed.service(_WORKER.format(folder=folder), options, "hs-%i")
+    return units
+
+
+def unit_of_supervisor(installed: Installation, source: Path) -> dict[str, str]:
+    """Return a unit that runs all processes that a directory configures."""
+    options = f"supervise --config {source} --data-dir {installed.data}"
+    text = installed.service(_SUPERVISOR, options, "hs", "multi-user.target", _SUPERVISOR_STOP_S)
+    return {"hs.service": text}
+
+
+def instances_of(processes: Sequence[ProcessFiles]) -> list[str]:
+    """Return the services to enable, main first."""
+    workers = (process.files[-1].stem for process in processes if process.name != MAIN)
+    return ["hs.service", *(f"hs@{name}.service" for name in workers)]
+
+
+def folders_written(all_settings: Mapping[str, Settings]) -> list[Path]:
+    """Return the folders that processes write to by their configuration."""
+    folders: list[Path] = []
+    for settings in all_settings.values():
+        media, pid_file = settings.media.media_store_path, settings.server.pid_file
+        folders += [media.absolute(), *([pid_file.absolute().parent] if pid_file else [])]
+        path = settings.database.args.get("database")
+        if settings.database.engine == "sqlite" and path is not None:
+            folders.append((settings.folder / str(path)).absolute().parent)
+    return list(dict.fromkeys(folders))
+
+
+def _options(files: Sequence[Path]) -> str:
+    return " ".join(f"-c {path.absolute()}" for path in files)
+
+
+def _folder_of(workers: Sequence[ProcessFiles]) -> Path:
+    """Return the folder of the files of all workers."""
+    folder = workers[0].files[-1].absolute().parent
+    problems = [
+        Problem(
+            key="",
+            message=f"one unit for all workers needs their files as {folder}/NAME.yaml",
+            remedy="move the file, or use --supervise",
+            origin=Origin(file=path),
+        )
+        for path in (process.files[-1] for process in workers)
+        if path.absolute().parent != folder or path.suffix != ".yaml"
+    ]
+    if problems:
+        raise SettingsError(problems)
+    return folder
