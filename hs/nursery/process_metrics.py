@@ -30,7 +30,7 @@ from hs.services.rooms.append.committer import Committer
 from hs.services.rooms.append.hot_rooms import HotRooms
 from hs.services.sync.notifier import Notifier
 
-LAG_PERIOD_S: Final = 1.0
+LAG_PERIOD_S: Final = 5.0
 LAG_BUCKETS: Final = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
 STALL_BUCKETS: Final = (0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
@@ -94,7 +94,7 @@ def watch_lag(metrics: Metrics) -> Duty:
     """Return the duty that measures how late tasks run."""
     lag = metrics.histogram(
         "hs_event_loop_lag_seconds",
-        "By how much a task ran later than it should, once a second",
+        "By how much a task ran later than it should, every five seconds",
         buckets=LAG_BUCKETS,
     )
 

@@ -35,6 +35,7 @@ TTL_MS = 10_000
 SKEW_MS = 2_000
 VALID_S = (TTL_MS - SKEW_MS) / 1000
 RENEW_S = 2.5
+LEAD_S = 0.5
 ATTEMPT_S = 3.0  # for one attempt to renew
 END_MS = 30_000  # for which an announced end is believed
 RETRY_S = 1.0
@@ -136,7 +137,7 @@ class _Renewal:
     def note(self, requested_at: float, fence: int | None) -> None:
         """Note the reply to a renewal: the fence of the lease, None if another holder has it."""
         if fence == self.lease.fence:
-            self.due_at = requested_at + RENEW_S
+            self.due_at = requested_at + RENEW_S + LEAD_S
             self.valid_until = requested_at + VALID_S
         else:
             self.is_lost = True
@@ -302,6 +303,8 @@ class Leases:
                 fences = await self._database.write(leases.renew, self._holder, names, expires_ms)
                 for renewal in renewals:
                     renewal.note(requested_at, fences.get(renewal.lease.name))
+                # It renews the others again before they are due, so they are not all woken.
+                due.due_at -= LEAD_S
         if due.is_lost:
             raise LeaseLost(f"lease {due.lease.name} was taken over by another process")
 

@@ -10,8 +10,8 @@ Redis makes replication fast, not safe. Rules:
 - A connection is announced with REPLICATE and the positions of this process. What was published
   while it was down is a gap for the others, and the reverse.
 - Positions are read from the database after subscribing, so no commit falls in between.
-- While Redis is down, this process polls the database once per beat. A connection on which not
-  even its own ALIVE messages arrive counts as down.
+- While Redis is down, this process polls the database once per beat; otherwise only announcements
+  wake it. A connection on which not even its own ALIVE messages arrive counts as down.
 - Messages travel in sealed envelopes (envelope.py); whatever else arrives is dropped.
 - Messages are processed as they are read, those of one read without a checkpoint. Those that
   arrive before this process knows where to begin wait.
@@ -47,11 +47,11 @@ from hs.repl.transport import Source
 
 BEAT_S = 1.0
 ADVANCE_S = 0.02  # for which advances of idle writers are collected before a message
-ANNOUNCE_EVERY = 5  # beats; after that a lost last message is noticed
+ANNOUNCE_EVERY = 10  # beats; after that a lost last message is noticed
 ANNOUNCE_ALL_EVERY = 60  # beats
 PUBLISH_S = 5.0
 PING_S = 5.0
-SILENT_S = 15.0  # without any message, own ones included: the connection is dead
+SILENT_S = 25.0  # without any message, own ones included: the connection is dead
 FLUSH_S = 1.0
 FIRST_PAUSE_S = 0.1
 LAST_PAUSE_S = 5.0
@@ -94,6 +94,7 @@ class RedisTransport:
     _announced: dict[tuple[str, str], int] = attrs.Factory(dict)
     _repeated: dict[tuple[str, str], int] = attrs.Factory(dict)
     _has_lost_messages: bool = False
+    _disturbed: trio.Event = attrs.Factory(trio.Event)  # while there may be work for each beat
     _advanced: trio.Event = attrs.Factory(trio.Event)
     _listening: trio.CancelScope = attrs.Factory(trio.CancelScope)
     _received_at: float = 0.0
@@ -181,6 +182,7 @@ class RedisTransport:
                     log.warning("Redis is down (%s), polling the database instead", error)
             pause_s = FIRST_PAUSE_S if self.connected else min(pause_s * 2, LAST_PAUSE_S)
             self.connected = False
+            self._disturbed.set()
             await trio.sleep(pause_s)
 
     def _on_subscribed(self) -> None:
@@ -234,7 +236,7 @@ class RedisTransport:
         if len(self._outbox) >= MAX_OUT:
             self.dropped += len(self._outbox)
             self._outbox.clear()
-            self._has_lost_messages = True
+            self._note_loss()
         self._outbox.append(message)
         self._outbox_wake.set()
 
@@ -260,9 +262,14 @@ class RedisTransport:
         except (RedisDown, trio.TooSlowError) as error:
             log.warning("cannot publish to Redis, %d messages dropped: %s", len(messages), error)
             self.dropped += len(messages)
-            self._has_lost_messages = True  # so the next beat announces the positions
+            self._note_loss()
         else:
             self.sent += len(messages)
+
+    def _note_loss(self) -> None:
+        """Have the next beat announce the positions."""
+        self._has_lost_messages = True
+        self._disturbed.set()
 
     def _encode(self, message: Message | tuple[Batch[Any], int]) -> bytes:
         if isinstance(message, Message):
@@ -309,19 +316,31 @@ class RedisTransport:
                 self._announce(source)
 
     async def _beat(self) -> None:
-        beat = 0
+        recent_at, all_at = _next_announcements()
         while True:
-            await trio.sleep(BEAT_S)
-            beat += 1
-            if beat % ANNOUNCE_ALL_EVERY == 0 or self._has_lost_messages:
+            with trio.move_on_at(recent_at):
+                await self._disturbed.wait()
+                await trio.sleep(BEAT_S)
+            now = trio.current_time()
+            if now >= all_at or self._has_lost_messages:
                 self._has_lost_messages = False
+                recent_at, all_at = _next_announcements()
                 self._announce_all()
-            elif beat % ANNOUNCE_EVERY == 0:
+            elif now >= recent_at:
+                recent_at, _ = _next_announcements()
                 self._announce_recent()
             if not self.connected:
                 await self._intake.look()
-            elif trio.current_time() - self._received_at > SILENT_S:
+            elif now - self._received_at > SILENT_S:
                 self._listening.cancel()
+            elif not self._has_lost_messages:
+                self._disturbed = trio.Event()
+
+
+def _next_announcements() -> tuple[float, float]:
+    """Return when recent positions are announced again, and when all are."""
+    now = trio.current_time()
+    return now + ANNOUNCE_EVERY * BEAT_S, now + ANNOUNCE_ALL_EVERY * BEAT_S
 
 
 def client_name(instance: str) -> str:

@@ -108,6 +108,7 @@ class Doors:
     progress: Progress
     redis_fault: str | None = None
     redis_hangs: bool = False
+    connected: bool = True
     followed: tuple[FollowedWriter, ...] = ()
 
     async def find_bus_fault(self) -> str | None:
@@ -143,7 +144,10 @@ async def running_checks() -> AsyncIterator[tuple[HealthChecks, Doors]]:
     assert base.cluster is not None
     intake: Any = attrs.make_class("Followed", [])()
     intake.followed = lambda: doors.followed
-    cluster = attrs.evolve(base.cluster, find_bus_fault=doors.find_bus_fault, intake=intake)
+    traffic: Any = doors
+    cluster = attrs.evolve(
+        base.cluster, find_bus_fault=doors.find_bus_fault, intake=intake, traffic=traffic
+    )
     checks = build_health(attrs.evolve(base, cluster=cluster), doors.drain, doors.progress)
     async with trio.open_nursery() as nursery:
         for name in ("main", "persister1"):
@@ -364,6 +368,16 @@ async def test_cause_keeps_the_time_at_which_it_was_noticed(
 
     assert (first.cause.code, first.since_ms) == ("redis_unreachable", began_ms)
     assert (worst.cause.code, worst.since_ms) == ("database_unreachable", began_ms + 60_000)
+
+
+async def test_lost_connection_to_redis_is_known_without_a_look(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with running_checks() as (checks, doors):
+        await checks.check()
+        doors.connected = False
+
+        assert codes_of(checks.known()) == {"redis_unreachable:redis"}
 
 
 async def test_change_of_state_is_logged_once(

@@ -115,6 +115,7 @@ class Http1Connection:
         "_writer",
         "buffers",
         "deadline",
+        "is_upgraded",
         "scope",
     )
 
@@ -143,6 +144,7 @@ class Http1Connection:
         self._body_deadline = 0.0
         self._read_ahead: list[bytes] = []
         self.deadline = server.now + server.limits.head_s
+        self.is_upgraded = False
         self.scope = trio.CancelScope()
         self.buffers = server.budget.hold(source, self.scope.cancel)
 
@@ -412,6 +414,7 @@ class Http1Connection:
             raise InvalidResponse("The response has ended")
         await self._write(writer.switching_protocols(protocol))
         self.deadline = math.inf
+        self.is_upgraded = True
         return self._transport
 
     def _must_close(self) -> bool:

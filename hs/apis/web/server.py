@@ -15,7 +15,8 @@ Rules:
   too many (connection_counts.py).
 - One reaper task checks the deadlines of all HTTP/1.1 connections every `reap_interval_s` and
   cancels connections past their deadline. It also updates the clock and the Date header that
-  connections read, so their time has that resolution.
+  connections read, so their time has that resolution. While no connection speaks HTTP it waits, so
+  that a process without clients is not woken; the connection that ends this updates the clock.
 
 The drain, in this order:
 
@@ -70,8 +71,8 @@ class Server:
         self.app = app
         self.limits = limits
         self.proxies = proxies or TrustedProxies()
-        self.now = trio.current_time()
-        self.date = date_header()
+        self._read_clock()
+        self._needed: trio.Event | None = None  # while the reaper waits
         self.disconnect_watcher = DisconnectWatcher() if HAS_EPOLL else None
         self.lifespan_state: dict[str, Any] = {}
         self.budget = app.request_log.buffers = BufferBudget(limits.buffered_bytes)
@@ -89,12 +90,18 @@ class Server:
     async def reap(self) -> None:
         """Cancel connections past their deadline; update `now` and `date`. Runs until cancelled."""
         while True:
-            self.now = trio.current_time()
-            self.date = date_header()
+            self._read_clock()
             for connection in tuple(self._connections):
                 if connection.deadline < self.now:
                     connection.scope.cancel()
+            if all(connection.is_upgraded for connection in self._connections):
+                self._needed = trio.Event()
+                await self._needed.wait()
             await trio.sleep(self.limits.reap_interval_s)
+
+    def _read_clock(self) -> None:
+        self.now = trio.current_time()
+        self.date = date_header()
 
     def close_idle(self) -> None:
         """Close every connection that only waits for its next request."""
@@ -175,6 +182,10 @@ class Server:
         self, transport: Transport, scope_template: dict[str, Any], source: str | None = None
     ) -> None:
         """Serve HTTP/1.1 until the connection ends; never closes the stream."""
+        if self._needed is not None:
+            self._read_clock()
+            self._needed.set()
+            self._needed = None
         connection = Http1Connection(self.app, self, transport, scope_template, source)
         self._connections[connection] = None
         try:

@@ -9,7 +9,7 @@ from hs.core.stream_def import StreamWriters
 from hs.lib.health import Cause, HealthChecks, HealthState, Probe
 from hs.nursery.health.database_probe import DatabaseProbe
 from hs.nursery.health.disk_probe import FolderProbe
-from hs.nursery.health.process_probes import ProcessProbe, RedisProbe, lag_causes
+from hs.nursery.health.process_probes import ProcessProbe, RedisProbe, lag_causes, redis_causes
 from hs.nursery.process_base import ProcessBase
 from hs.repl.cluster import Cluster
 from hs.repl.process_reports import ProcessReports
@@ -41,6 +41,7 @@ def build_health(base: ProcessBase, drain: Drain, progress: Progress) -> HealthC
             yield _own_cause("starting", "the process is starting")
         yield from database.known_causes()
         if cluster is not None:
+            yield from redis_causes(cluster.traffic.connected)
             yield from lag_causes(tuple(cluster.intake.followed()))
 
     probes = [database.probe, *_disk_probes(base)]

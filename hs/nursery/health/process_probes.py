@@ -37,6 +37,12 @@ class RedisProbe:
         return [] if fault is None else [_redis_cause(fault)]
 
 
+def redis_causes(is_connected: bool) -> Iterator[Cause]:
+    """Yield a cause while there is no connection to Redis."""
+    if not is_connected:
+        yield _redis_cause("it cannot be reached")
+
+
 def _redis_cause(fault: str) -> Cause:
     return Cause(
         code="redis_unreachable",

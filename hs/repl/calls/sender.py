@@ -72,6 +72,7 @@ class _Instance:
     positions: WriterPositions = attrs.Factory(dict)
     heard_at: float = 0.0
     restarting_until: float = 0.0
+    called: trio.Event = attrs.Factory(trio.Event)  # set by a call; replaced when none waits
     cause: str = "no reply in time"
 
     def accept(self, frames: Sequence[Frame]) -> None:
@@ -151,6 +152,7 @@ class LinkSender:
         waiting = _Waiting(payload, trio.current_time())
         number = next(self._numbers)
         called.calls[number] = waiting
+        called.called.set()
         try:
             if called.link is not None:
                 called.link.send(FrameKind.CALL, number, payload)
@@ -282,6 +284,9 @@ async def _exchange(called: _Instance, stream: trio.abc.Stream, first: bytes) ->
 async def _watch(called: _Instance, link: Link) -> None:
     """Ask for signs of life while calls wait. Raises: LinkClosed if there are none."""
     while True:
+        if not called.calls:
+            called.called = trio.Event()
+            await called.called.wait()
         await trio.sleep(ASK_AFTER_S)
         silent_s = trio.current_time() - link.heard_at
         if not called.calls or silent_s < ASK_AFTER_S:

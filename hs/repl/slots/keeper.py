@@ -38,8 +38,8 @@ from hs.repl.writers import TableWriter
 from hs.storage import stream_log, stream_slots
 from hs.storage.database import Database, DatabaseError
 
-BEAT_S: Final = 2.0
 SILENT_S: Final = 8.0
+BEAT_S: Final = SILENT_S / 3
 MOVE_S: Final = 5.0
 LEAVE_S: Final = 10.0
 MOVED_AT_ONCE: Final = 8

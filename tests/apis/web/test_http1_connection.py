@@ -223,6 +223,22 @@ async def test_blank_lines_do_not_extend_keep_alive(
         assert trio.current_time() - started < 75
 
 
+async def test_clock_of_a_server_stops_while_it_has_no_connections(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with memory_server(limits=HttpLimits(keep_alive_s=60)) as server:
+        began = trio.current_time()
+        await trio.sleep(1000)
+        assert server.server.now == began
+
+        client = server.connect()
+        assert (await client.request(HELLO))[0] == 200
+        assert server.server.now == trio.current_time()
+        assert await client.until_closed() == b""
+
+        assert 1060 <= trio.current_time() - began < 1062
+
+
 async def test_an_idle_connection_closes_after_keep_alive(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
