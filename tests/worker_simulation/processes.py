@@ -317,7 +317,9 @@ class SimulatedCluster:
     def locate(self, name: str) -> Life | None:
         """Return the life of a process that accepts connections of other processes."""
         life = self.processes[name].life
-        return None if life is None or life.is_dead or life.internal is None else life
+        if life is None or life.is_dead or life.internal is None:
+            return None
+        return None if life.internal.drain.is_draining else life
 
     def add(self, name: str, settings: Settings, skew_ms: int = 0) -> SimulatedProcess:
         """Add a process, which does not run yet."""
