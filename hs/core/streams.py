@@ -270,6 +270,13 @@ class UnreadRow:
     removed: tuple[tuple[str, int], ...] = ()
     stored: int = 0
 
+    def rooms(self) -> set[str]:
+        """Return the rooms in which counts may have changed."""
+        rooms = {unread.room_id for unread in self.unread}
+        rooms.update([mark[1] for mark in self.marks])
+        rooms.update([room_id for room_id, _ in self.removed])
+        return rooms
+
 
 UNREAD = StreamDef("unread", UnreadRow, StreamKind.MEMORY, StreamWriters.ONE)
 

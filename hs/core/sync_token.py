@@ -26,6 +26,10 @@ class SyncToken:
 
     `sticky` is no stream: it is the position in `events` up to which sticky events have been
     delivered, if there were more than fit into one response. Only its segment begins with "~".
+
+    `counted` is no stream either: it is the position in `events` up to which the unread counts that
+    the client has are exact, if push rules were not evaluated for all events. Only its segment
+    begins with "-".
     """
 
     events: VectorPosition = VectorPosition()
@@ -39,6 +43,7 @@ class SyncToken:
     thread_subscriptions: VectorPosition = VectorPosition()
     profile_updates: VectorPosition = VectorPosition()
     sticky: VectorPosition | None = attrs.field(default=None, kw_only=True)
+    counted: VectorPosition | None = attrs.field(default=None, kw_only=True)
 
     @classmethod
     def at(cls, vectors: Iterable[VectorPosition]) -> "SyncToken":
@@ -58,7 +63,11 @@ class SyncToken:
     def encode(self) -> str:
         """Return the text form, `s<events>_<receipts>_…`."""
         text = "s" + "_".join([slot.encode() for slot in _slots(self)])
-        return text if self.sticky is None else f"{text}_~{self.sticky.encode()}"
+        if self.sticky is not None:
+            text += f"_~{self.sticky.encode()}"
+        if self.counted is not None:
+            text += f"_-{self.counted.encode()}"
+        return text
 
     @classmethod
     def parse(cls, text: str) -> "SyncToken":
@@ -69,15 +78,19 @@ class SyncToken:
         if not text.startswith("s") or len(text) > MAX_TOKEN_LENGTH:
             raise InvalidParam("Not a sync token")
         segments = text[1:].split("_")
-        sticky = None
-        if "_~" in text:
-            marked = next(segment for segment in segments if segment[:1] == "~")
-            segments.remove(marked)
-            sticky = VectorPosition.parse(marked[1:])
+        sticky = _take_marked(segments, "~") if "_~" in text else None
+        counted = _take_marked(segments, "-") if "_-" in text else None
         slots: list[Any] = [
             slot.parse(segment) for slot, segment in zip(_SLOT_TYPES, segments, strict=False)
         ]
-        return cls(*slots, sticky=sticky)
+        return cls(*slots, sticky=sticky, counted=counted)
+
+
+def _take_marked(segments: list[str], mark: str) -> VectorPosition:
+    """Remove the segment that begins with a mark, and return what it says."""
+    marked = next(segment for segment in segments if segment[:1] == mark)
+    segments.remove(marked)
+    return VectorPosition.parse(marked[1:])
 
 
 _BY_NAME: Final = {stream.name: stream for stream in CATALOGUE}

@@ -63,7 +63,7 @@ def test_slots_keep_their_places() -> None:
     names = [field.name for field in attrs.fields(SyncToken)]
 
     assert tuple(names[: len(FIRST_SLOTS)]) == FIRST_SLOTS
-    assert [*(stream.name for stream in SYNCED_STREAMS), "sticky"] == names
+    assert [*(stream.name for stream in SYNCED_STREAMS), "sticky", "counted"] == names
 
 
 @given(st.lists(VECTORS, min_size=len(SYNCED_STREAMS), max_size=len(SYNCED_STREAMS)))
@@ -107,6 +107,17 @@ def test_sticky_position_is_in_the_token_only_while_events_wait() -> None:
     assert SyncToken.parse("s5_7_~3").sticky == VectorPosition(3)
     with pytest.raises(InvalidParam):
         SyncToken.parse("s5_7_~")
+
+
+def test_position_of_counts_is_in_the_token_only_while_they_are_late() -> None:
+    events = VectorPosition(9).advance("w-1", 12)
+    token = SyncToken(events=events, sticky=VectorPosition(8), counted=events.capped(10))
+
+    assert token.encode() == attrs.evolve(token, counted=None).encode() + "_-9~w-2d1.10"
+    assert SyncToken.parse(token.encode()) == token
+    assert SyncToken.parse("s5_7_-3").counted == VectorPosition(3)
+    with pytest.raises(InvalidParam):
+        SyncToken.parse("s5_7_-")
 
 
 def test_segments_that_an_earlier_release_did_not_write_are_at_the_start() -> None:

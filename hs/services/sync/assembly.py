@@ -16,6 +16,7 @@ from hs.services.sync.compiled_filters import CompiledFilters
 from hs.services.sync.encryption_section import EncryptionSection
 from hs.services.sync.event_stream import EventStream
 from hs.services.sync.initial_sync import InitialSync
+from hs.services.sync.late_counts import LateCountsSection
 from hs.services.sync.lazy_members import LazyMembers
 from hs.services.sync.notifier import Notifier
 from hs.services.sync.positions import StoredPositions, SyncPositions
@@ -95,6 +96,7 @@ def make_sections(rooms: RoomReaders, sources: SyncSources, options: SyncOptions
             ProfileUpdates(rooms.database, feed, shared_rooms), rooms.memberships, shared_rooms
         ),
         sticky=sticky,
+        late_counts=LateCountsSection(sources.counts, selection),
     )
 
 

@@ -28,7 +28,15 @@ import trio
 from hs.core.events import event_types
 from hs.core.ids import RoomID, UserID
 from hs.core.stream_def import StreamDef, WakeRule
-from hs.core.streams import DeviceListRow, EventRow, PresenceRow, ProfileUpdateRow, ToDeviceRow
+from hs.core.streams import (
+    UNREAD,
+    DeviceListRow,
+    EventRow,
+    PresenceRow,
+    ProfileUpdateRow,
+    ToDeviceRow,
+    UnreadRow,
+)
 from hs.core.sync_token import SYNCED_STREAMS
 from hs.repl.feed import Batch, Feed
 from hs.services.rooms.store.memberships import member_changes
@@ -95,6 +103,8 @@ class Notifier:
         self._peeks: set[Watch] = set()
         # The watches of users with a client that follows profiles.
         self._profile_followers: set[Watch] = set()
+        # The watches of users who wait for the evaluation of push rules.
+        self._count_followers: set[Watch] = set()
         self.is_leaving = False
         # While `tick` runs: the events of waits by the number of the tick that ends them.
         self._is_ticking = False
@@ -105,6 +115,7 @@ class Notifier:
         self._later_watches: set[Watch] = set()
         for stream in SYNCED_STREAMS:
             feed.subscribe(stream, self._callback_of(stream))
+        feed.subscribe(UNREAD, self._on_unread)
 
     def __len__(self) -> int:
         return len(self._has_watch)
@@ -133,6 +144,13 @@ class Notifier:
         Call it before `Watch.changes` is read.
         """
         self._profile_followers.add(watch)
+
+    def follow_counts(self, watch: Watch) -> None:
+        """Wake the watch when the evaluation of push rules changes counts in its rooms, once.
+
+        Call it before `Watch.changes` is read.
+        """
+        self._count_followers.add(watch)
 
     def release(self, watch: Watch) -> None:
         """Note the end of a use of a watch, and delete watches that are idle for too long."""
@@ -295,6 +313,7 @@ class Notifier:
             elif len(self._has_watch) > MAX_WATCHES or now - watch.used_at > IDLE_S:
                 del self._has_watch[watch.user_id]
                 self._profile_followers.discard(watch)
+                self._count_followers.discard(watch)
                 for room_id in list(watch.rooms):
                     self._remove_room(watch, room_id)
             else:
@@ -400,6 +419,20 @@ class Notifier:
                 if watch in self._profile_followers:
                     watch.wake()
                 self.wake_profile_followers(watch.rooms)
+
+    def _on_unread(self, batch: Batch[UnreadRow]) -> None:
+        followers = self._count_followers
+        if not followers:
+            return
+        woken: set[Watch] = set()
+        if batch.reset:
+            woken |= followers
+        for _, row in batch.rows:
+            for room_id in row.rooms():
+                woken |= self._by_room.get(room_id, _NO_WATCHES) & followers
+        followers -= woken
+        for watch in woken:
+            watch.wake()
 
     def _on_to_device(self, batch: Batch[ToDeviceRow]) -> None:
         for _, row in batch.rows:

@@ -19,6 +19,7 @@ Rules:
 """
 
 from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 from typing import Final
 
 import attrs
@@ -120,7 +121,7 @@ class RoomSelection:
         since = context.since.events
         if context.events_position is since or since.covers_all(context.events_position):
             return []
-        changed = await self._rooms_with_events(context, since)
+        changed = await self.rooms_with_events(context, since)
         membership_changes = self._rooms_with_membership_change(context, since)
         room_contexts = [
             RoomSyncContext(
@@ -142,7 +143,10 @@ class RoomSelection:
                 room_contexts.append(room)
         return await self._without_unwanted_invites(context, room_contexts)
 
-    async def _rooms_with_events(self, context: SyncContext, since: VectorPosition) -> set[RoomID]:
+    async def rooms_with_events(
+        self, context: SyncContext, since: VectorPosition
+    ) -> AbstractSet[RoomID]:
+        """Return the rooms with events after a position; those of others may be among them."""
         changed = self._tails.rooms_since(since)
         if changed is not None:
             return changed

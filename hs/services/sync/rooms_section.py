@@ -90,15 +90,20 @@ class RoomsSection:
         room_contexts: Sequence[RoomSyncContext],
         room_events: RoomEphemeralEvents,
         sticky: Mapping[RoomID, Sequence[VisibleEvent]],
+        newly_counted: AbstractSet[RoomID],
     ) -> Sequence[bytes]:
         """Return the member `rooms` of a response with its name, in parts; none if it is empty."""
         visible: list[RoomSyncContext] = []
         invites: list[RoomSyncContext] = []
         for room in room_contexts:
             (invites if room.section in _STRIPPED else visible).append(room)
-        changed = room_events.rooms() | sticky.keys()
+        changed = room_events.rooms() | sticky.keys() | newly_counted
         if changed or context.request.full_state:
             visible += _rooms_without_events(context, room_contexts, changed)
+        if newly_counted:
+            visible = [
+                attrs.evolve(room, has_new_count=room.room_id in newly_counted) for room in visible
+            ]
         sections: dict[MembershipSection, list[bytes]] = {}
         for begin in range(0, len(visible), ROOMS_AT_ONCE):
             room_slice = visible[begin : begin + ROOMS_AT_ONCE]
@@ -366,7 +371,10 @@ class RoomsSection:
             shown = room.timeline.event_ids
             sticky = await self._sticky.render(context, room.sticky, shown)
         always_included = (
-            room_context.is_new or context.request.full_state or room.summary is not None
+            room_context.is_new
+            or room_context.has_new_count
+            or context.request.full_state
+            or room.summary is not None
         )
         if not (
             always_included

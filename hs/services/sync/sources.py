@@ -4,6 +4,7 @@ They belong to `hs.services.push`, which sync does not import: neither builds on
 """
 
 from collections.abc import Collection, Mapping
+from collections.abc import Set as AbstractSet
 from typing import Protocol
 
 from hs.core.ids import RoomID, UserID
@@ -29,4 +30,16 @@ class UnreadCountSource(Protocol):
         """Return a user's counts up to a position of the stream events; no entry means none.
 
         The implementation decides how long to wait for the evaluation of push rules up to there.
+        """
+
+    async def catch_up(self) -> VectorPosition | None:
+        """Wait for the evaluation as `counts` does.
+
+        Return the position up to which counts are exact from now on; None if no event is left.
+        """
+
+    def changed_since(self, position: VectorPosition) -> AbstractSet[RoomID] | None:
+        """Return the rooms whose counts the evaluation of events after a position changed.
+
+        Return None if that is not known.
         """

@@ -22,6 +22,8 @@ Races that this settles:
   because they must not be delivered again once they are acknowledged.
 - Sticky events: likewise, if there are more than fit. A response with such events is not cached
   either, because it says how long they will be sticky.
+- Counts: a response may be sent before push rules were evaluated. Its token then says so, and the
+  requests with it are woken by the evaluation (`late_counts`).
 - Draining: when the process is about to stop, waiting requests get an empty response with their own
   token, so that the client repeats them at another process.
 
@@ -47,6 +49,7 @@ from hs.services.rooms.store.memberships import Memberships, RoomsOf
 from hs.services.sync.account_data_section import AccountDataSection, PresenceSection
 from hs.services.sync.compiled_filters import CompiledFilters
 from hs.services.sync.encryption_section import EncryptionMembers, EncryptionSection
+from hs.services.sync.late_counts import LateCounts, LateCountsSection
 from hs.services.sync.lazy_members import LazyMembers, SentMembers
 from hs.services.sync.notifier import Notifier, Watch
 from hs.services.sync.positions import (
@@ -82,6 +85,7 @@ class SyncSections:
     encryption: EncryptionSection
     profiles: ProfileSection
     sticky: StickySection
+    late_counts: LateCountsSection
 
 
 @attrs.frozen(eq=False)
@@ -193,7 +197,7 @@ class SyncService:
         deadline = trio.current_time() + min(request.timeout_ms, MAX_TIMEOUT_MS) / 1000
         sent = self._lazy.for_device(request.requester.user_id, request.requester.device_id)
         sent.resume(request.since)
-        changes = watch.changes
+        changes = self._begin_wait(since, watch)
         began = position = self._positions.now()
         unseen: SyncPosition | None = None
         while True:
@@ -219,7 +223,13 @@ class SyncService:
                 )
             await self._notifier.wait(watch, changes, deadline)
             is_over = trio.current_time() >= deadline
-            changes, position = watch.changes, self._positions.now()
+            changes, position = self._begin_wait(since, watch), self._positions.now()
+
+    def _begin_wait(self, since: SyncToken, watch: Watch) -> int:
+        """Return the number of wake-ups before a response is computed."""
+        if since.counted is not None:
+            self._notifier.follow_counts(watch)
+        return watch.changes
 
     async def _has_unseen_presence_only(
         self,
@@ -281,7 +291,7 @@ class SyncService:
         else:
             room_contexts = await sections.room_selection.incremental(context)
         sticky = await sections.sticky.load(context, room_contexts)
-        parts = await self._rooms_parts(context, room_contexts, sticky)
+        parts, late_counts = await self._rooms_parts(context, room_contexts, sticky)
         presence = await sections.presence.render(context, room_contexts)
         if presence:
             parts.append(b',"presence":{"events":[%b]}' % b",".join(presence))
@@ -303,7 +313,9 @@ class SyncService:
         )
         parts += _encryption_parts(encryption)
         reached = encryption.to_device
-        next_batch = _next_batch(context.position, reached, profiles.reached, sticky.reached)
+        next_batch = _next_batch(
+            context.position, reached, profiles.reached, sticky.reached, late_counts.reached
+        )
         if context.compiled_filter.is_lazy:
             context.sent_members.set_pending(context.added_members, next_batch)
         may_be_cached = reached is None and sticky.is_empty
@@ -315,8 +327,8 @@ class SyncService:
         context: SyncContext,
         room_contexts: list[RoomSyncContext],
         sticky: StickyRoomEvents,
-    ) -> list[bytes]:
-        """Return the parts of the members that tell of rooms and account data."""
+    ) -> tuple[list[bytes], LateCounts]:
+        """Return the parts of the members that tell of rooms and account data, and the counts."""
         sections, time_slice = self.sections, context.time_slice
         is_initial = context.since is None
         if is_initial:
@@ -329,10 +341,16 @@ class SyncService:
         room_events = await sections.ephemeral.load(context, room_contexts, entries)
         if is_initial:
             await time_slice.yield_if_over()
-        rooms = await sections.rooms.render(context, room_contexts, room_events, sticky.by_room)
+        has_rooms = bool(room_contexts or room_events.rooms() or sticky.by_room)
+        late_counts = await sections.late_counts.load(
+            context, has_rooms=has_rooms or context.request.full_state
+        )
+        rooms = await sections.rooms.render(
+            context, room_contexts, room_events, sticky.by_room, late_counts.rooms
+        )
         if rooms:
             parts += (b",", *rooms)
-        return parts
+        return parts, late_counts
 
 
 def _joined(rooms: RoomsOf) -> Iterator[RoomID]:
@@ -349,6 +367,7 @@ def _next_batch(
     to_device: VectorPosition | None,
     profiles: VectorPosition | None = None,
     sticky: VectorPosition | None = None,
+    counted: VectorPosition | None = None,
 ) -> str:
     """Return the token of a response that ends earlier in some streams than at the position."""
     token = position.token
@@ -358,6 +377,8 @@ def _next_batch(
         token = attrs.evolve(token, profile_updates=profiles)
     if sticky is not None:
         token = attrs.evolve(token, sticky=sticky)
+    if counted is not None:
+        token = attrs.evolve(token, counted=counted)
     return position.text if token is position.token else token.encode()
 
 

@@ -23,6 +23,11 @@ class EvaluationLag:
         self._impatient_until_s = 0.0
         self._advanced = trio.Event()
 
+    @property
+    def evaluated(self) -> VectorPosition | None:
+        """The position up to which events have been evaluated; None if all seen events have."""
+        return self._evaluated if self._is_behind() else None
+
     def note_seen(self, writer: str, stream_id: int) -> None:
         """Note that this process has seen a writer's events up to a stream ID."""
         self._seen[writer] = stream_id

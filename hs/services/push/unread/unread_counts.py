@@ -29,7 +29,7 @@ Rules:
 - While the evaluating process cannot be reached, counts are answered from what is stored, and
   dropped when it answers again (`progress_states`). When it is slow, or evaluates what it missed
   before its start, responses wait for half a second, and after one wait in vain not at all for some
-  time (`evaluation_lag`).
+  time (`evaluation_lag`). What they lack then, later ones find by `changed_since`.
 
 Spec: client-server API, Receiving notifications.
 """
@@ -45,6 +45,7 @@ from hs.repl.feed import Batch, Feed
 from hs.services.ephemeral.receipts import Receipts
 from hs.services.push.evaluation.evaluation_duty import EvaluationStore
 from hs.services.push.unread.count_cache import CountCache
+from hs.services.push.unread.count_changes import CountChanges
 from hs.services.push.unread.evaluation_lag import EvaluationLag
 from hs.services.push.unread.read_positions import ReadPosition, ReadPositionReader
 from hs.services.push.unread.recent_notifications import RecentNotifications
@@ -71,6 +72,7 @@ class UnreadCounts:
         self._recent = RecentNotifications()
         self._positions = ReadPositionReader(database, receipts, self._progress)
         self._counts = CountCache(database, self._positions, self._recent)
+        self._changes = CountChanges()
         feed.subscribe(EVENTS, self._on_events)
         feed.subscribe(UNREAD, self._on_unread)
 
@@ -81,9 +83,7 @@ class UnreadCounts:
 
         All events that this process has seen are counted, and therefore those up to `upto`.
         """
-        if not self._progress.is_known:
-            await self._learn_progress()
-        await self._lag.wait()
+        await self.catch_up()
         shown: dict[RoomID, RoomCounts] = {}
         missing: list[RoomID] = []
         for room_id in room_ids:
@@ -97,6 +97,23 @@ class UnreadCounts:
                 if count.threads:
                     shown[room_id] = count.shown()
         return shown
+
+    async def catch_up(self) -> VectorPosition | None:
+        """Wait until all events that this process has seen are evaluated, but not for long.
+
+        Return the position up to which counts are exact from now on; None if it is all of them.
+        """
+        if not self._progress.is_known:
+            await self._learn_progress()
+        await self._lag.wait()
+        return self._lag.evaluated
+
+    def changed_since(self, position: VectorPosition) -> set[RoomID] | None:
+        """Return the rooms whose counts the evaluation of events after a position changed.
+
+        Return None if that is not known.
+        """
+        return self._changes.since(position)
 
     async def badge(self, user_id: UserID, room_ids: Collection[RoomID], by_room: bool) -> int:
         """Return the number for a client's icon: of unread rooms, or of unread notifications."""
@@ -188,6 +205,8 @@ class UnreadCounts:
             self._forget()
             self._lag.wait_again()
         self._lag.note_evaluated(self._progress.position)
+        if self._progress.is_known:
+            self._changes.begin(self._progress.position)
 
     def _forget(self) -> None:
         self._recent.clear()
@@ -205,6 +224,7 @@ class UnreadCounts:
             self._forget()
             self._progress.reset()
             self._lag.reset()
+            self._changes.clear()
         for position, row in batch.rows:
             self._on_row(position, row)
 
@@ -215,5 +235,6 @@ class UnreadCounts:
             self._positions.add_mark(mark)
         for room_id, stream_id in row.removed:
             self._recent.remove(RoomID(room_id), stream_id)
+        self._changes.add(row)
         self._progress.add(position, row)
         self._lag.advance(row.writer, row.upto)

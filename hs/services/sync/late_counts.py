@@ -1,0 +1,82 @@
+"""Rooms of which a client has an unread count from before push rules were evaluated.
+
+Rules:
+
+- A response does not wait long for the evaluation. If it has counts while events are left to be
+  evaluated, its token says up to which event these are exact (`counted`).
+- The next response has the rooms whose counts the evaluation has changed since, as if something
+  else had changed in them. Usually no event is left, and nothing of this costs anything.
+- The position is read before counts are, so they are at least as new as it says.
+- A process that began to follow the evaluation later does not know the rooms. Then the response
+  has all rooms with events since, once.
+"""
+
+from collections.abc import Set as AbstractSet
+from typing import Final
+
+import attrs
+
+from hs.core.events import event_types
+from hs.core.ids import RoomID
+from hs.core.positions import VectorPosition
+from hs.services.sync.room_selection import RoomSelection
+from hs.services.sync.sources import UnreadCountSource
+from hs.services.sync.sync_context import SyncContext
+
+
+@attrs.frozen(eq=False)
+class LateCounts:
+    """The joined rooms with changed counts.
+
+    `reached` is the position up to which the client's counts are exact after the response; None if
+    that is the end of the response.
+    """
+
+    rooms: AbstractSet[RoomID]
+    reached: VectorPosition | None
+
+
+NO_LATE_COUNTS: Final = LateCounts(frozenset(), None)
+
+
+@attrs.frozen(eq=False)
+class LateCountsSection:
+    """The reader of rooms with changed counts for `/sync`."""
+
+    _counts: UnreadCountSource
+    _selection: RoomSelection
+
+    async def load(self, context: SyncContext, *, has_rooms: bool) -> LateCounts:
+        """Return the rooms with changed counts, before the counts of the response are read.
+
+        `has_rooms` says whether the response has rooms without them.
+        """
+        told = None if context.since is None else context.since.counted
+        if told is None and not has_rooms:
+            return NO_LATE_COUNTS
+        reached = await self._counts.catch_up()
+        rooms: AbstractSet[RoomID] = frozenset()
+        if told is not None and has_news(told, reached):
+            changed = self._counts.changed_since(told)
+            if changed is None:
+                changed = await self._selection.rooms_with_events(context, told)
+            rooms = {room_id for room_id in changed if self._is_joined(context, room_id)}
+        return LateCounts(rooms, remaining(reached, context.events_position))
+
+    def _is_joined(self, context: SyncContext, room_id: RoomID) -> bool:
+        own = context.rooms.get(room_id)
+        return (
+            own is not None
+            and own.membership == event_types.JOIN
+            and self._selection.allows_room(context, room_id)
+        )
+
+
+def has_news(told: VectorPosition, reached: VectorPosition | None) -> bool:
+    """Return whether events after a token's position `counted` have been evaluated."""
+    return reached is None or not told.covers_all(reached)
+
+
+def remaining(reached: VectorPosition | None, end: VectorPosition) -> VectorPosition | None:
+    """Return what a token says of the evaluation, if the response ends at a position."""
+    return None if reached is None or reached.covers_all(end) else reached
