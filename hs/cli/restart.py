@@ -26,7 +26,8 @@ def restart(
 
     The files are read again, and the program as it is installed now. Each new process is built
     before the old one is asked to stop; requests that arrive in between wait. If the configuration
-    cannot be used, nothing is restarted.
+    cannot be used, nothing is restarted. After an upgrade, use --rolling, so that all processes
+    share the memory of the new program.
 
     \b
         hs restart --rolling              after an upgrade

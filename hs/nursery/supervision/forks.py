@@ -159,7 +159,11 @@ class Forks:
             os.waitpid(self._pid, 0)
 
     async def prepare(self, sources: list[ProcessSource]) -> list[Problem]:
-        """Let the fork server build all processes, once, before it forks any; return problems."""
+        """Let the fork server build processes, before it forks any of them; return problems.
+
+        Not to be called twice at a time.
+        """
+        self._prepared = trio.Event()
         await self._send(encode(PrepareRequest(sources=sources)), [])
         await self._prepared.wait()
         return self._problems

@@ -18,6 +18,7 @@ from hs.nursery import systemd
 from hs.nursery.process_base import slot_holders
 from hs.nursery.supervision.fork_server import start_new_fork_server
 from hs.nursery.supervision.forks import Forks, Life, WriteLine
+from hs.nursery.supervision.installed_program import installed_program
 from hs.nursery.supervision.managed_process import ManagedProcess, end
 from hs.nursery.supervision.opened_sockets import OpenedSockets
 from hs.nursery.supervision.private_servers import PrivateServer
@@ -56,6 +57,7 @@ class Supervisor:
     stopped: trio.Event = attrs.field(factory=trio.Event, init=False)
     _files: dict[str, ProcessFiles] = attrs.field(factory=dict, init=False)
     _settings: dict[str, Settings] = attrs.field(factory=dict, init=False)
+    _program: frozenset[tuple[str, int]] = attrs.field(factory=installed_program, init=False)
     _programs: list[Life] = attrs.field(factory=list, init=False)
     _nursery: trio.Nursery | None = attrs.field(default=None, init=False)
     _fork_servers: trio.Nursery | None = attrs.field(default=None, init=False)
@@ -98,7 +100,7 @@ class Supervisor:
             self._nursery.cancel_scope.cancel()
 
     async def _start_all(self) -> None:
-        await self._prepare(self.forks)
+        await self._prepare(self.forks, list(self._files))
         for program in self._plan.programs:
             self._programs.append(await program.start(self.forks))
         for stage in start_stages(self._settings):
@@ -123,9 +125,9 @@ class Supervisor:
             allow_ineffective=list(self._plan.allow_ineffective),
         )
 
-    async def _prepare(self, forks: Forks) -> None:
-        """Let a fork server build all processes. Raises: SettingsError."""
-        problems = await forks.prepare([self._source(process) for process in self._files.values()])
+    async def _prepare(self, forks: Forks, names: Sequence[str]) -> None:
+        """Let a fork server build processes. Raises: SettingsError."""
+        problems = await forks.prepare([self._source(self._files[name]) for name in names])
         if problems:
             raise SettingsError(problems)
 
@@ -148,14 +150,18 @@ class Supervisor:
         """Replace processes one after the other, all of them if none is named.
 
         The files are read again. The new processes come from a new fork server, which imports the
-        program as it is installed now. Those that the files no longer name are stopped.
+        program as it is installed now; if that has not changed, those that are named come from the
+        present one. If none is named, those that the files do not name any more are stopped.
 
         Raises: SettingsError, before anything was stopped; ProcessGivenUp.
         """
         async with self._restarting:
             holders = slot_holders(self._settings[MAIN].workers)
             self.load()
-            await self._renew_fork_server()
+            if names and installed_program() == self._program:
+                await self._prepare(self.forks, names)
+            else:
+                await self._renew_fork_server()
             gone = [] if names else [name for name in self.processes if name not in self._settings]
             # They give their slots to others while these still know their addresses.
             for name in sorted(set(gone) & holders):
@@ -177,11 +183,12 @@ class Supervisor:
         await tell(f"{name} stopped")
 
     async def _renew_fork_server(self) -> None:
+        self._program = installed_program()
         new = Forks(*start_new_fork_server(self._lock), self._write_line)
         assert self._fork_servers is not None
         await self._fork_servers.start(new.run)
         try:
-            await self._prepare(new)
+            await self._prepare(new, list(self._files))
         except SettingsError:
             self._fork_servers.start_soon(new.retire)
             raise

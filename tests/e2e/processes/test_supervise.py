@@ -124,6 +124,13 @@ async def test_server_runs_restarts_and_stops_as_one(server: SupervisedServer) -
     assert response.status == 200
     server.wait_for_line("sync1 ended, signal 9")
 
+    # A process that is restarted alone shares the memory of the others again.
+    restarted = await trio.to_thread.run_sync(server.run, "restart", "sync2")
+    assert restarted.returncode == 0, restarted.stdout + restarted.stderr
+    pids = server.pids()
+    assert (pids["fork-server"], pids["main"]) == (first["fork-server"], first["main"])
+    assert pids["sync2"] != first["sync2"]
+
     assert await restart_while_talking(server, 3) > 3
     second = server.pids()
     assert all(first[name] != second[name] for name in server.shape_names())
