@@ -1,4 +1,7 @@
-"""The servers of end-to-end tests; each test runs on every layout of processes."""
+"""The servers of end-to-end tests; each test runs on every layout of processes.
+
+T1 is between T0 and T2, which has PostgreSQL too, so it is left to the long tests.
+"""
 
 from collections.abc import Iterator
 
@@ -13,7 +16,7 @@ from tests.support.servers.redis import RedisServer
     scope="module",
     params=[
         "T0",
-        pytest.param("T1", marks=pytest.mark.postgres),
+        pytest.param("T1", marks=[pytest.mark.postgres, pytest.mark.long]),
         pytest.param("T2", marks=[pytest.mark.postgres, pytest.mark.redis]),
     ],
 )

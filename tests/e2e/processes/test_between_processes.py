@@ -102,7 +102,7 @@ def shown_by(command: str, cluster: Cluster) -> dict[str, Any]:
     return shown
 
 
-@pytest.fixture(params=["tls", "sockets"])
+@pytest.fixture(params=["tls", pytest.param("sockets", marks=pytest.mark.long)])
 def cluster(
     request: pytest.FixtureRequest,
     postgres_server: PostgresServer,

@@ -137,7 +137,7 @@ def prove(stage: Stage, seconds: float) -> None:
 @pytest.fixture(
     params=[
         "T0",
-        pytest.param("T1", marks=pytest.mark.postgres),
+        pytest.param("T1", marks=[pytest.mark.postgres, pytest.mark.long]),
         pytest.param("T2", marks=[pytest.mark.postgres, pytest.mark.redis]),
     ]
 )
@@ -168,7 +168,12 @@ def test_acknowledged_events_exist_exactly_once_in_long_run(stage: Stage) -> Non
     prove(stage, LONG_S)
 
 
-@pytest.fixture(params=["T1", pytest.param("T2", marks=pytest.mark.redis)])
+@pytest.fixture(
+    params=[
+        pytest.param("T1", marks=pytest.mark.long),
+        pytest.param("T2", marks=pytest.mark.redis),
+    ]
+)
 def stage_with_own_postgres(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Stage]:
     """A running server with a PostgreSQL server that the test may kill."""
     layout: Layout = request.param
