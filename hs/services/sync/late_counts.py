@@ -26,13 +26,13 @@ from hs.services.sync.sync_context import SyncContext
 
 @attrs.frozen(eq=False)
 class LateCounts:
-    """The joined rooms with changed counts.
+    """The rooms with changed counts; None if they are not known.
 
     `reached` is the position up to which the client's counts are exact after the response; None if
     that is the end of the response.
     """
 
-    rooms: AbstractSet[RoomID]
+    rooms: AbstractSet[RoomID] | None
     reached: VectorPosition | None
 
 
@@ -47,21 +47,20 @@ class LateCountsSection:
     _selection: RoomSelection
 
     async def load(self, context: SyncContext, *, has_rooms: bool) -> LateCounts:
-        """Return the rooms with changed counts, before the counts of the response are read.
+        """Return the joined rooms with changed counts, before the response's counts are read.
 
         `has_rooms` says whether the response has rooms without them.
         """
         told = None if context.since is None else context.since.counted
         if told is None and not has_rooms:
             return NO_LATE_COUNTS
-        reached = await self._counts.catch_up()
-        rooms: AbstractSet[RoomID] = frozenset()
-        if told is not None and has_news(told, reached):
-            changed = self._counts.changed_since(told)
-            if changed is None:
-                changed = await self._selection.rooms_with_events(context, told)
-            rooms = {room_id for room_id in changed if self._is_joined(context, room_id)}
-        return LateCounts(rooms, remaining(reached, context.events_position))
+        late = await load_late_counts(self._counts, told, context.events_position)
+        changed = late.rooms
+        if changed is None:
+            assert told is not None
+            changed = await self._selection.rooms_with_events(context, told)
+        rooms = {room_id for room_id in changed if self._is_joined(context, room_id)}
+        return attrs.evolve(late, rooms=rooms)
 
     def _is_joined(self, context: SyncContext, room_id: RoomID) -> bool:
         own = context.rooms.get(room_id)
@@ -72,11 +71,13 @@ class LateCountsSection:
         )
 
 
-def has_news(told: VectorPosition, reached: VectorPosition | None) -> bool:
-    """Return whether events after a token's position `counted` have been evaluated."""
-    return reached is None or not told.covers_all(reached)
-
-
-def remaining(reached: VectorPosition | None, end: VectorPosition) -> VectorPosition | None:
-    """Return what a token says of the evaluation, if the response ends at a position."""
-    return None if reached is None or reached.covers_all(end) else reached
+async def load_late_counts(
+    source: UnreadCountSource, told: VectorPosition | None, end: VectorPosition
+) -> LateCounts:
+    """Return the rooms, of all users, for a token's position `counted` and a response's end."""
+    reached = await source.catch_up()
+    rooms: AbstractSet[RoomID] | None = frozenset()
+    if told is not None and (reached is None or not told.covers_all(reached)):
+        rooms = source.changed_since(told)
+    is_exact = reached is None or reached.covers_all(end)
+    return LateCounts(rooms, None if is_exact else reached)

@@ -1,4 +1,4 @@
-"""Unread counts in /sync that were sent before push rules were evaluated, and their correction."""
+"""Unread counts in /sync and sliding sync that were sent before push rules were evaluated, and their correction."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,6 +14,7 @@ from hs.repl.inproc import InProcTransport
 from hs.storage.database import Database
 from tests.support.composition import Neighbourhood
 from tests.support.rooms import ALICE, BOB
+from tests.support.sliding import Sliding
 from tests.support.syncing import Syncing, bodies, main_and_reader, news, open_syncing
 
 SOON_S = 60.0
@@ -190,3 +191,31 @@ async def test_count_that_is_not_late_is_sent_once(database: Database) -> None:
         assert counts(answer) == {room_id: 1}
         assert "-" not in answer["next_batch"]
         assert news(later) == {}
+
+
+async def test_count_that_was_late_ends_a_long_poll_of_sliding_sync(database: Database) -> None:
+    async with open_scene(database) as scene:
+        room_id, _ = await two_rooms(scene)
+        sliding = Sliding(scene.reader.world)
+        first = await sliding.sync(BOB)
+        scene.hold()
+        await scene.main.world.send(room_id, ALICE, "late")
+        second = await sliding.sync(BOB, first["pos"])
+        answers: list[dict[str, Any]] = []
+
+        async def poll() -> None:
+            answers.append(await sliding.sync(BOB, second["pos"], timeout_ms=LONG_MS))
+
+        with trio.fail_after(SOON_S):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(poll)
+                while not sliding.notifier.waiting:
+                    await trio.lowlevel.checkpoint()
+                scene.release()
+        last = await sliding.sync(BOB, answers[0]["pos"])
+
+        assert second["rooms"][room_id]["notification_count"] == 1
+        assert answers[0]["rooms"].keys() == {room_id}
+        assert answers[0]["rooms"][room_id]["notification_count"] == 2
+        assert "timeline" not in answers[0]["rooms"][room_id]
+        assert last["rooms"] == {}

@@ -71,6 +71,7 @@ def make_sliding_sync(
         results=results,
         extensions=_extensions(rooms, sources, threads, profiles),
         gate=options.gate,
+        counts=sources.counts,
     )
 
 

@@ -83,7 +83,7 @@ class ChangesSincePos:
     rooms: AbstractSet[RoomID] | None
     """The rooms with new events; None: any room may have some."""
     read: AbstractSet[RoomID]
-    """The rooms in which the user's own receipts moved."""
+    """The rooms in which the user's own receipts moved, or whose counts were evaluated late."""
 
 
 def plan_rooms(

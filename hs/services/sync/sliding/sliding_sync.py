@@ -41,6 +41,7 @@ from hs.services.ephemeral.presence import PresenceService
 from hs.services.rooms.read.visibility import Visibility
 from hs.services.rooms.store.memberships import Memberships, RoomsOf
 from hs.services.rooms.store.recent_events import RecentEvents
+from hs.services.sync.late_counts import NO_LATE_COUNTS, LateCounts, load_late_counts
 from hs.services.sync.notifier import Notifier, Watch
 from hs.services.sync.positions import (
     PositionsLate,
@@ -68,6 +69,7 @@ from hs.services.sync.sliding.room_plans import (
     plan_rooms,
 )
 from hs.services.sync.sliding.rooms_response import RoomResult, RoomsContext, RoomsResponse
+from hs.services.sync.sources import UnreadCountSource
 from hs.services.sync.sync_gate import SyncGate
 from hs.storage.database import Database
 from hs.storage.sync import room_changes
@@ -96,7 +98,7 @@ class _Context:
 
 @attrs.frozen(eq=False)
 class _Response:
-    """A response without its `pos`, the text of whose token is `token_text`.
+    """A response without its `pos`, which has `token`.
 
     `changes` are the new records of what the client has of rooms after this response.
     """
@@ -106,7 +108,7 @@ class _Response:
     requested: RequestedRooms
     changes: dict[RoomID, SentRoom]
     has_changes: bool
-    token_text: str
+    token: SyncToken
 
 
 @attrs.frozen(eq=False)
@@ -126,6 +128,7 @@ class SlidingSync:
     _results: RoomsResponse
     _extensions: SlidingExtensions
     _gate: SyncGate
+    _counts: UnreadCountSource
 
     async def sync(self, requester: Requester, request: SlidingRequest) -> bytes:
         """Return the encoded response; wait for changes until the timeout.
@@ -174,13 +177,20 @@ class SlidingSync:
         deadline = trio.current_time() + timeout_ms / 1000
         response: _Response | None = None
         began = self._positions.now()
+        is_late = since is not None and since.counted is not None
         while True:
+            if is_late:
+                self._notifier.follow_counts(watch)
             changes = watch.changes
             position = self._positions.now()
             # Responses have no presence, so they are not computed again when others come and go.
-            if response is None or not (
-                response.position is position
-                or only_presence_moved(response.position.token, position)
+            if (
+                response is None
+                or is_late
+                or not (
+                    response.position is position
+                    or only_presence_moved(response.position.token, position)
+                )
             ):
                 async with self._gate.of_user(requester.user_id):
                     context = await self._make_context(requester, request, connection, since, began)
@@ -196,7 +206,9 @@ class SlidingSync:
         if response.changes or not connection.number:
             connection = await self.connections.advance(connection, response.changes)
         response.requested.sent_at = connection.number
-        pos = encode_pos(response.token_text, connection.number)
+        position, token = response.position, response.token
+        text = position.text if token is position.token else token.encode()
+        pos = encode_pos(text, connection.number)
         return orjson.dumps({"pos": pos, **response.members})
 
     async def _make_context(
@@ -230,9 +242,12 @@ class SlidingSync:
         request_context, since = context.request_context, context.since
         requested = await self.lists.windows(request_context, context.position.token.events)
         changed_rooms = (
-            None if since is None else await self._rooms_with_events(context, requested, since)
+            None
+            if since is None
+            else await self._rooms_with_events(context, requested, since.events)
         )
         read_rooms: AbstractSet[RoomID] = frozenset()
+        late_counts = NO_LATE_COUNTS
         if (
             request_context.request.form is SlidingSyncVariant.DEPLOYED
         ):  # only here do rooms have counts
@@ -240,6 +255,8 @@ class SlidingSync:
             read_rooms = await self._extensions.own_receipts(
                 request_context, requested, since, token
             )
+            late_counts = await self._late_counts(context, requested)
+            read_rooms = read_rooms | (late_counts.rooms or frozenset())
         changes_since = ChangesSincePos(since, changed_rooms, read_rooms)
         changes: dict[RoomID, SentRoom] = {}
         candidates: AbstractSet[RoomID] = requested.rooms.keys()
@@ -258,13 +275,30 @@ class SlidingSync:
         )
         results = await self._results.make(rooms_context, plans)
         changes.update(_changed_records(request_context, results, candidates))
-        return await self._compose(context, requested, plans, results, changes)
+        response = await self._compose(context, requested, plans, results, changes)
+        if late_counts.reached is None:
+            return response
+        return attrs.evolve(
+            response, token=attrs.evolve(response.token, counted=late_counts.reached)
+        )
+
+    async def _late_counts(self, context: _Context, requested: RequestedRooms) -> LateCounts:
+        """Return the rooms whose counts changed since push rules were evaluated late."""
+        end = context.position.token.events
+        if context.since is None or context.since.counted is None:
+            return await load_late_counts(self._counts, None, end)
+        told = context.since.counted
+        late = await load_late_counts(self._counts, told, end)
+        if late.rooms is None:
+            rooms = await self._rooms_with_events(context, requested, told)
+            late = attrs.evolve(late, rooms=rooms)
+        return late
 
     async def _rooms_with_events(
-        self, context: _Context, requested: RequestedRooms, since: SyncToken
+        self, context: _Context, requested: RequestedRooms, since: VectorPosition
     ) -> AbstractSet[RoomID]:
-        """Return the rooms with new events; rooms that are requested again may be missing."""
-        rooms = self._tails.rooms_since(since.events)
+        """Return the rooms with events since; rooms that are requested again may be missing."""
+        rooms = self._tails.rooms_since(since)
         if rooms is not None:
             return rooms
         sent = context.request_context.connection.rooms
@@ -273,9 +307,7 @@ class SlidingSync:
             for room_id in requested.rooms
             if room_id in sent and sent[room_id].sent_until is None
         ]
-        room_ids = await self._database.read(
-            room_changes.changed_rooms, up_to_date, since.events.floor
-        )
+        room_ids = await self._database.read(room_changes.changed_rooms, up_to_date, since.floor)
         return frozenset(RoomID(room_id) for room_id in room_ids)
 
     async def _compose(
@@ -333,15 +365,15 @@ class SlidingSync:
             requested=requested,
             changes=changes,
             has_changes=extensions.has_changes or bool(rooms),
-            token_text=_token_text(context.position, extensions.profiles_reached),
+            token=_token(context.position, extensions.profiles_reached),
         )
 
 
-def _token_text(position: SyncPosition, profiles: VectorPosition | None) -> str:
+def _token(position: SyncPosition, profiles: VectorPosition | None) -> SyncToken:
     """Return the token of a response, which may end earlier in the stream of profile updates."""
     if profiles is None:
-        return position.text
-    return attrs.evolve(position.token, profile_updates=profiles).encode()
+        return position.token
+    return attrs.evolve(position.token, profile_updates=profiles)
 
 
 def _added_members(
