@@ -136,7 +136,7 @@ def own_redis() -> Iterator[RedisServer]:
         yield server
 
 
-@pytest.mark.parametrize("layout", ["T1", "T2"])
+@pytest.mark.parametrize("layout", [pytest.param("T1", marks=pytest.mark.long), "T2"])
 async def test_hung_postgres_is_answered_503_and_service_resumes(
     layout: Layout, own_postgres: PostgresServer, own_redis: RedisServer
 ) -> None:

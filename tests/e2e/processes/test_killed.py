@@ -148,7 +148,12 @@ def run_scenario(layout: Layout, postgres: PostgresServer | None, kills: int, se
         assert len(ledger.acknowledged) > kills
 
 
-@pytest.fixture(params=["T0", pytest.param("T1", marks=pytest.mark.postgres)])
+@pytest.fixture(
+    params=[
+        pytest.param("T0", marks=pytest.mark.long),  # as test_ledger.py
+        pytest.param("T1", marks=pytest.mark.postgres),
+    ]
+)
 def layout(request: pytest.FixtureRequest) -> Layout:
     """A server of one process, with SQLite and with PostgreSQL."""
     chosen: Layout = request.param

@@ -21,7 +21,7 @@ ROOMS = 30
 FIELDS = 20
 
 
-@pytest.fixture(params=["T0", pytest.param("T1", marks=pytest.mark.postgres)])
+@pytest.fixture(params=["T0", pytest.param("T1", marks=[pytest.mark.postgres, pytest.mark.long])])
 def server(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     """A server of one process, with SQLite and with PostgreSQL."""
     postgres: PostgresServer | None = None
