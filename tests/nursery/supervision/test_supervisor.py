@@ -1,9 +1,11 @@
-"""In which order the supervisor starts, replaces and stops processes."""
+"""In which order the supervisor starts, replaces and stops processes, and from which program."""
 
 from pathlib import Path
 
+import pytest
 import yaml
 
+from hs.nursery.supervision.installed_program import installed_program
 from hs.nursery.supervision.process_files import load_all
 from hs.nursery.supervision.shape import generate_server, parse_shape
 from hs.nursery.supervision.supervisor import restart_order, start_stages, stop_stages
@@ -38,3 +40,15 @@ def test_all_processes_know_a_new_writer_before_it_gets_slots(tmp_path: Path) ->
     order = restart_order(settings, running)
 
     assert order == ["main", "event_persister2", "pusher1", "sync1", "event_persister1"]
+
+
+def test_upgrade_of_a_package_changes_the_program(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    before = installed_program()
+    assert installed_program() == before
+
+    (tmp_path / "trio-99.dist-info").mkdir()
+
+    assert installed_program() != before
