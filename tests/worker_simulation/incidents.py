@@ -105,6 +105,7 @@ class Incidents:
                 with trio.move_on_after(LONGEST_TRAP_S):
                     await done.wait()
             finally:
+                # Also if the incidents end meanwhile: nothing would let the process go on.
                 life.trap = None
             if done.is_set():
                 return
