@@ -144,6 +144,7 @@ class LocalPresenceWriter:
     _instances: dict[str, _Instance] = attrs.Factory(dict)
     _due: list[tuple[int, UserID]] = attrs.Factory(list)
     _unsaved: dict[UserID, PresenceRow] = attrs.Factory(dict)
+    _has_unsaved: trio.Event = attrs.Factory(trio.Event)
     _timer_changed: trio.Event = attrs.Factory(trio.Event)
 
     @property
@@ -274,6 +275,7 @@ class LocalPresenceWriter:
             await self._database.write(storage.save, records)
         except BaseException:
             self._unsaved = {**unsaved, **self._unsaved}
+            self._has_unsaved.set()
             raise
         for user_id in unsaved:
             self._forget_offline(user_id)
@@ -281,7 +283,9 @@ class LocalPresenceWriter:
     async def _save_periodically(self) -> None:
         try:
             while True:
+                await self._has_unsaved.wait()
                 await trio.sleep(SAVE_EVERY_S)
+                self._has_unsaved = trio.Event()
                 await self.save()
         finally:
             with trio.move_on_after(5, shield=True):
@@ -368,6 +372,7 @@ class LocalPresenceWriter:
 
     def _publish(self, user_id: UserID, user: _User, row: PresenceRow) -> None:
         user.published = self._unsaved[user_id] = row
+        self._has_unsaved.set()
         self._writer.append_nowait([row])
 
     def _state(self, user: _User, now_ms: int) -> str:
