@@ -288,7 +288,9 @@ class Intake:
         ]
         ahead = [barrier for barrier in lane.barriers if barrier.begin < position]
         for barrier in ahead:
-            self._start_repair(self._lane(lane.stream, barrier.writer))
+            # This process delivers its own rows itself, though it may have hung since the commit.
+            if barrier.writer != self._instance:
+                self._start_repair(self._lane(lane.stream, barrier.writer))
         return not ahead
 
     def _reset_to_newest(self, lane: _Lane) -> bool:

@@ -5,6 +5,8 @@ import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hs.core.stream_def import ANY_PROCESS
+from hs.core.streams import SLOTS, SlotsRow
 from hs.repl.feed import Batch, Feed
 from hs.repl.intake import Intake
 from hs.repl.message import Message, MessageKind, rows_message
@@ -91,6 +93,45 @@ async def test_rows_that_cannot_be_decoded_are_left_out(caplog: pytest.LogCaptur
 
         assert await delivered_of(database, [], set()) == [*range(1, 13), 20]
     assert "not decodable" in caplog.text
+
+
+async def test_own_rows_are_delivered_once_though_others_have_taken_the_slot(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """This process, w1, hangs between a commit and its publication, and w2 takes its slot."""
+    passed = SlotsRow(
+        "receipts", "w2", ((0, 2),), (("receipts", "w1", 2),), (("receipts", "w2", 2),)
+    )
+
+    async def log_next_holder(tx: Tx) -> None:
+        encoded = encode_rows([(3, Note("3"))])
+        await stream_log.take_over(tx, "receipts", "w2", "life")
+        await stream_log.append(tx, "receipts", "w2", LoggedCommit(3, 0, encoded), 0)
+        await stream_log.set_position(tx, "receipts", "w2", "life", 3)
+
+    async with open_inline() as database, trio.open_nursery() as nursery:
+        await make_tables(database)
+        await database.write(log_commits, 2)
+        await database.write(log_next_holder)
+        feed = Feed()
+        delivered: list[int] = []
+        feed.subscribe(NOTES, lambda batch: delivered.extend(number for number, _ in batch.rows))
+        streams = {"receipts": NOTES, "slots": SLOTS}
+        intake = Intake(feed, "w1", database, lambda _: NoWriter(), streams)
+        await nursery.start(intake.run)
+        for writer in ("w1", "w2"):
+            feed.start_at(NOTES, writer, 0)
+
+        feed.deliver(Batch(SLOTS, ANY_PROCESS, 0, 1, [(1, passed)]))
+        intake.accept(Message(MessageKind.POSITION, "w2", "receipts", "w2", prev=0, position=3))
+        await trio.sleep(10)
+        before = list(delivered)
+        feed.deliver(Batch(NOTES, "w1", 0, 2, [(1, Note("1")), (2, Note("2"))]))
+        assert await feed.wait_for(NOTES, "w2", 3, 60)
+        nursery.cancel_scope.cancel()
+
+    assert before == []
+    assert delivered == [1, 2, 3]
 
 
 @settings(max_examples=40, deadline=None)
