@@ -202,7 +202,13 @@ class RoomSelection:
             return RoomSyncContext(room_id, MembershipSection.JOIN, own, since, always_joined=True)
         after = await self._known_until(changes, since)
         return RoomSyncContext(
-            room_id, MembershipSection.JOIN, own, after, needs_full_state=True, is_new=True
+            room_id,
+            MembershipSection.JOIN,
+            own,
+            after,
+            needs_full_state=True,
+            is_new=True,
+            follows_gap=await self._follows_gap(changes, after),
         )
 
     async def _left_room(
@@ -213,11 +219,13 @@ class RoomSelection:
         since: VectorPosition,
     ) -> RoomSyncContext:
         was_joined_before = membership_in(changes.prior) == event_types.JOIN
+        after = await self._known_until(changes, since)
         return RoomSyncContext(
             room_id,
             MembershipSection.LEAVE,
             own,
-            await self._known_until(changes, since),
+            after,
+            follows_gap=await self._follows_gap(changes, after),
             last_stream_id=own.stream_id,
             needs_full_state=not was_joined_before,
             is_new=not was_joined_before,
@@ -230,8 +238,9 @@ class RoomSelection:
         """Return the position up to which the client received a room's events; None if nothing."""
         if membership_in(changes.prior) == event_types.JOIN:
             return since
-        if changes.prior is not None and await self._ended_a_join(changes.prior):
-            # The client received the events until the user left when that happened.
+        if changes.prior is not None and await self._was_joined_before(changes.prior):
+            # The client received the events until the user left when that happened; of later bans
+            # and the like only these events.
             return VectorPosition(changes.prior.stream_id)
         return None
 
@@ -291,10 +300,24 @@ class RoomSelection:
             stored = await self._states.replaced_event(stored)
         return None if stored is None else _as_membership(stored)
 
-    async def _ended_a_join(self, stored: StoredEvent) -> bool:
-        if membership_in(stored) not in _LEFT:
+    async def _follows_gap(self, changes: _MembershipChanges, after: VectorPosition | None) -> bool:
+        """Return whether the client lacks events before those after a known position."""
+        prior = changes.prior
+        if after is None or prior is None or membership_in(prior) == event_types.JOIN:
             return False
+        return not await self._ended_a_join(prior)
+
+    async def _ended_a_join(self, stored: StoredEvent) -> bool:
         return membership_in(await self._states.replaced_event(stored)) == event_types.JOIN
+
+    async def _was_joined_before(self, stored: StoredEvent) -> bool:
+        """Return whether the user left the room with an event, or before and did not return."""
+        before: StoredEvent | None = stored
+        for _ in range(MAX_STEPS_BACK):
+            if before is None or membership_in(before) not in _LEFT:
+                break
+            before = await self._states.replaced_event(before)
+        return before is not stored and membership_in(before) == event_types.JOIN
 
 
 def _new_room(room_id: RoomID, own: LocalMembership, section: MembershipSection) -> RoomSyncContext:

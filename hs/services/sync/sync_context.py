@@ -162,6 +162,8 @@ class RoomSyncContext:
     """Whether the user was joined during the whole range, so that all of it is visible."""
     never_joined: bool = False
     """Whether the user was never joined: the room has only the event that ended the invite."""
+    follows_gap: bool = False
+    """Whether the client lacks events before `after`, from while the user was not in the room."""
     has_new_count: bool = False
     """Whether the room is sent for its unread counts, if for nothing else."""
 

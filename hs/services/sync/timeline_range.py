@@ -103,6 +103,8 @@ class TimelineRanges:
         if context.compiled_filter.needs_children:
             await self._filter_by_relations(context, ranges)
         for room in room_contexts:
+            if room.follows_gap and not room.never_joined:
+                ranges[room.room_id].limited = True
             if context.since is not None and room.may_lack_history:
                 timeline_range = ranges[room.room_id]
                 timeline_range.limited = timeline_range.limited or not _starts_with_creation(

@@ -254,6 +254,25 @@ async def test_return_to_a_room_has_the_state_again_but_not_the_old_timeline(
             assert ("m.room.create", "") in keys(room["state"]["events"])
 
 
+async def test_return_after_a_ban_has_the_state_again_but_not_the_old_timeline(
+    database: Database,
+) -> None:
+    async with open_syncing(database) as s:
+        room_id = await s.world.create_room(ALICE, join=[BOB])
+        await s.world.send(room_id, ALICE, "known")
+        await s.world.set_membership(room_id, ALICE, BOB, "ban")
+        await s.world.set_membership(room_id, ALICE, BOB, "leave")
+        since = await since_of(s)
+        await s.world.send(room_id, ALICE, "while away")
+        await s.world.join(room_id, BOB)
+
+        room = (await s.sync(BOB, since))["rooms"]["join"][room_id]
+
+        assert bodies(room) == ["while away"]
+        assert room["timeline"]["limited"] is True
+        assert ("m.room.create", "") in keys(room["state"]["events"])
+
+
 async def test_return_to_a_room_and_leave_has_the_state_again_but_not_the_old_timeline(
     database: Database,
 ) -> None:
