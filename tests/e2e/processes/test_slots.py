@@ -129,6 +129,7 @@ async def sending(cluster: Cluster, ports: list[int]) -> AsyncIterator[Load]:
             await load.wait_all_rooms(10)
             yield load
             nursery.cancel_scope.cancel()
+        await client.aclose()  # the server may have closed the idle connection
         await check_ledger(client, rooms, load.ledger)
 
 
