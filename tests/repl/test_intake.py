@@ -1,11 +1,13 @@
 """Lost, repeated and late messages: the feed delivers every row once, in order."""
 
+from typing import Any
+
 import pytest
 import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hs.core.stream_def import ANY_PROCESS
+from hs.core.stream_def import ANY_PROCESS, StreamDef
 from hs.core.streams import SLOTS, SlotsRow
 from hs.repl.feed import Batch, Feed
 from hs.repl.intake import Intake
@@ -116,7 +118,7 @@ async def test_own_rows_are_delivered_once_though_others_have_taken_the_slot(
         feed = Feed()
         delivered: list[int] = []
         feed.subscribe(NOTES, lambda batch: delivered.extend(number for number, _ in batch.rows))
-        streams = {"receipts": NOTES, "slots": SLOTS}
+        streams: dict[str, StreamDef[Any]] = {"receipts": NOTES, "slots": SLOTS}
         intake = Intake(feed, "w1", database, lambda _: NoWriter(), streams)
         await nursery.start(intake.run)
         for writer in ("w1", "w2"):

@@ -1,4 +1,4 @@
-"""Unread counts in /sync and sliding sync that were sent before push rules were evaluated, and their correction."""
+"""Unread counts of sync that were sent before push rules were evaluated, and are corrected."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager

@@ -96,7 +96,7 @@ class RoomsContext:
     position: SyncPosition
     windows: RequestedRooms
     read: AbstractSet[RoomID]
-    """The rooms whose counts are sent: the own receipts moved, or push rules were evaluated late."""
+    """The rooms whose counts are sent: own receipts moved, or push rules were evaluated late."""
     form: SlidingSyncVariant = SlidingSyncVariant.DEPLOYED
 
     @property
