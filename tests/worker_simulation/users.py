@@ -79,7 +79,7 @@ class User:
         gaps: dict[str, list[str]] = {}
         for room_id, room in answer.get("rooms", {}).get("join", {}).items():
             view = self.view.rooms.get(room_id)
-            if room.get("timeline", {}).get("limited") and view is not None and view.is_joined:
+            if room.get("timeline", {}).get("limited") and view is not None:
                 events = room["timeline"]["events"]
                 gaps[room_id] = await self._gap(room_id, room["timeline"]["prev_batch"], events)
         self.syncs += 1

@@ -103,7 +103,7 @@ class RoomSelection:
         room_contexts = []
         for room_id, membership in context.rooms.items():
             # Memberships read from the database may be ahead of the feed.
-            is_ahead = membership.stream_id > context.events_position.most()
+            is_ahead = membership.stream_id > context.events_position.floor
             own = await self._membership_at_end(context, membership) if is_ahead else membership
             if own is None or own.forgotten or not self.allows_room(context, room_id):
                 continue
@@ -123,16 +123,19 @@ class RoomSelection:
             return []
         changed = await self.rooms_with_events(context, since)
         membership_changes = self._rooms_with_membership_change(context, since)
-        room_contexts = [
-            RoomSyncContext(
-                room_id, MembershipSection.JOIN, context.rooms[room_id], since, always_joined=True
-            )
-            for room_id in changed
-            if room_id in context.rooms
-            and room_id not in membership_changes
-            and context.rooms[room_id].membership == event_types.JOIN
-            and self.allows_room(context, room_id)
-        ]
+        end = context.events_position.floor
+        room_contexts = []
+        for room_id in changed:
+            own = context.rooms.get(room_id)
+            if own is None or room_id in membership_changes:
+                continue
+            if own.stream_id > end:
+                # It was read from the database before the feed had it.
+                membership_changes[room_id] = own
+            elif own.membership == event_types.JOIN and self.allows_room(context, room_id):
+                room_contexts.append(
+                    RoomSyncContext(room_id, MembershipSection.JOIN, own, since, always_joined=True)
+                )
         if not membership_changes:
             return room_contexts
         for room_id, own in membership_changes.items():

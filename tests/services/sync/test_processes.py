@@ -11,6 +11,7 @@ from hs.core.tokens import SyncToken
 from hs.services.rooms.append.drafts import Draft
 from hs.storage.database import Database
 from tests.support.composition import SETTINGS, Neighbourhood, worker_settings
+from tests.support.late_rows import LateNeighbourhood
 from tests.support.rooms import ALICE, BOB, CAROL
 from tests.support.syncing import bodies, keys, main_and_reader, open_syncing
 
@@ -144,3 +145,27 @@ async def test_state_at_a_token_takes_the_position_of_each_writer(database: Data
 
         assert left["state"]["events"] == []
         assert keys(left["timeline"]["events"]) == {("m.room.member", ALICE)}
+
+
+async def test_events_before_a_ban_that_is_only_in_the_database_are_sent(
+    database: Database,
+) -> None:
+    late, (main, reader) = LateNeighbourhood(), main_and_reader()
+    async with (
+        open_syncing(database, main, neighbours=late) as at_first,
+        open_syncing(database, reader, neighbours=late) as at_second,
+    ):
+        room_id = await at_first.world.create_room(ALICE, join=[BOB])
+        since = (await at_first.sync(BOB))["next_batch"]
+        await at_first.world.send(room_id, ALICE, "before the ban")
+        await late.rows[at_second.world.feed].receive()
+        await at_first.world.set_membership(room_id, ALICE, BOB, "ban")
+
+        before = await at_second.sync(BOB, since)
+        await late.rows[at_second.world.feed].receive()
+        after = await at_second.sync(BOB, before["next_batch"])
+
+        assert bodies(before["rooms"]["join"][room_id]) == ["before the ban"]
+        assert keys(after["rooms"]["leave"][room_id]["timeline"]["events"]) == {
+            ("m.room.member", BOB)
+        }
