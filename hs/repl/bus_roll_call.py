@@ -17,6 +17,7 @@ from hs.storage.database import Database
 
 SUBSCRIBE_S = 3.0
 ANSWER_S = 2.0
+OTHERS_S = 0.3
 # The processes remember the last number of each sender: always the same name, with a newer life.
 NAME = "roll call"
 
@@ -26,7 +27,7 @@ async def hear_processes(
 ) -> set[str] | None:
     """Return the names of the processes that answer; None if not even the question comes back.
 
-    Waits for all that are expected. Raises: RedisDown.
+    Waits for all that are expected, and a moment for others. Raises: RedisDown.
     """
     secret = replication_secret_of(settings)
     key = await database.write(read_envelope_key, secret, secrets.token_hex(16))
@@ -60,6 +61,7 @@ async def hear_processes(
             with trio.move_on_after(ANSWER_S):
                 await link.publish(list(envelopes.seal([question])))
                 await complete.wait()
+                await trio.sleep(OTHERS_S)
             nursery.cancel_scope.cancel()
     except* RedisDown as group:
         raise RedisDown(str(group.exceptions[0])) from None

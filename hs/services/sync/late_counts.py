@@ -55,6 +55,8 @@ class LateCountsSection:
         if told is None and not has_rooms:
             return NO_LATE_COUNTS
         late = await load_late_counts(self._counts, told, context.events_position)
+        if late is NO_LATE_COUNTS:
+            return late
         changed = late.rooms
         if changed is None:
             assert told is not None
@@ -76,6 +78,8 @@ async def load_late_counts(
 ) -> LateCounts:
     """Return the rooms, of all users, for a token's position `counted` and a response's end."""
     reached = await source.catch_up()
+    if reached is None and told is None:
+        return NO_LATE_COUNTS
     rooms: AbstractSet[RoomID] | None = frozenset()
     if told is not None and (reached is None or not told.covers_all(reached)):
         rooms = source.changed_since(told)

@@ -175,9 +175,9 @@ async def test_every_process_sees_changes_made_through_another(cluster: Cluster)
         assert "permission" not in process.log.read_text()
     examined = shown_by("doctor", cluster)
     assert examined["ok"], examined
-    assert {"subject": "Redis", "finding": f"heard {', '.join(sorted(ports))}", "result": "ok"} in (
-        examined["steps"]
-    )
+    # sync1 takes no calls, so that it is heard is not waited for.
+    found = [step["finding"] for step in examined["steps"] if step["subject"] == "Redis"]
+    assert any(finding.startswith("heard main, persister1") for finding in found), found
     shown = shown_by("topology", cluster)
     assert shown["problems"] == []
     assert {*shown["processes"], *shown["unlisted"]} == set(ports)
