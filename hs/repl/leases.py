@@ -223,9 +223,8 @@ class Leases:
         patience: _Patience,
         keep: Callable[[_Renewal], Awaitable[None]],
     ) -> AsyncIterator[Lease]:
-        lease = await self._take(name, patience)
-        now = trio.current_time()
-        renewal = _Renewal(lease, now + RENEW_S, now + VALID_S)
+        renewal = await self._take(name, patience)
+        lease = renewal.lease
         self._renewals.append(renewal)
         try:
             async with trio.open_nursery() as nursery:
@@ -236,13 +235,14 @@ class Leases:
             self._renewals.remove(renewal)
             await self._give_back(lease)
 
-    async def _take(self, name: str, patience: _Patience) -> Lease:
+    async def _take(self, name: str, patience: _Patience) -> _Renewal:
         began = trio.current_time()
         waited_for = ""
         while True:
+            requested_at = trio.current_time()
             lease = await self.try_take(name)
             if lease is not None:
-                return lease
+                return _Renewal(lease, requested_at + RENEW_S, requested_at + VALID_S)
             row = await self._database.read(leases.read, name)
             holder = row.holder if row is not None else ""
             if is_alive(holder) is False:
@@ -275,7 +275,7 @@ class Leases:
                 with trio.fail_after(min(max(left_s, 0.0), ATTEMPT_S)):
                     await self._renew(renewal)
             except (DatabaseError, trio.TooSlowError) as error:
-                if left_s <= RETRY_S:
+                if renewal.valid_until - trio.current_time() <= RETRY_S:
                     name = renewal.lease.name
                     raise LeaseLost(f"lease {name} could not be renewed in time") from error
                 renewal.postpone(error)
@@ -303,7 +303,7 @@ class Leases:
                 fences = await self._database.write(leases.renew, self._holder, names, expires_ms)
                 for renewal in renewals:
                     renewal.note(requested_at, fences.get(renewal.lease.name))
-                # It renews the others again before they are due, so they are not all woken.
+                # So that this task renews the others again before they are due.
                 due.due_at -= LEAD_S
         if due.is_lost:
             raise LeaseLost(f"lease {due.lease.name} was taken over by another process")

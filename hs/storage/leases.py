@@ -3,8 +3,8 @@
 - A lease can be taken when it is free, has expired, or already belongs to the same holder. The
   row's lock decides between processes that try at the same time: exactly one gets it.
 - `fence` increases whenever the lease passes to another holder and never decreases; a released
-  lease keeps its row for that reason. A renewal tells the fence: a holder that lost the lease, and
-  took it again meanwhile, sees that it is another one.
+  lease keeps its row for that reason. A renewal returns the fence: a holder that lost the lease,
+  and took it again meanwhile, sees that it has increased.
 - Times are wall-clock milliseconds passed by the caller, never the database's clock. A lease that
   ends much later than one taken now was taken before the clock was set back: it has expired too,
   or its holder's death would stop the others until that date.

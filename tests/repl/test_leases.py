@@ -12,6 +12,7 @@ import trio
 from hs.repl.leases import (
     RENEW_S,
     TTL_MS,
+    VALID_S,
     Lease,
     LeaseLost,
     Leases,
@@ -276,6 +277,33 @@ async def test_without_the_database_a_holder_stops_before_another_may_start(
             await trio.sleep_forever()
 
     assert trio.current_time() - began < TTL_MS / 1000
+
+
+@attrs.frozen
+class HungDatabase:
+    """A database that takes leases slowly, and does not answer when they are to be renewed."""
+
+    database: Database
+
+    async def write(self, unit: Any, *args: Any) -> Any:
+        if unit is leases.renew:
+            await trio.sleep_forever()
+        result = await self.database.write(unit, *args)
+        await trio.sleep(1 if unit is leases.take else 0)
+        return result
+
+
+async def test_lease_ends_in_time_though_the_database_hangs(
+    db: Database, autojump_clock: trio.testing.MockClock
+) -> None:
+    hung: Any = HungDatabase(db)
+    began = trio.current_time()
+
+    with pytest.RaisesGroup(LeaseLost):
+        async with process(hung, "a").hold("duty"):
+            await trio.sleep_forever()
+
+    assert trio.current_time() - began <= VALID_S
 
 
 async def test_holder_of_a_fenced_lease_continues_without_the_database(
