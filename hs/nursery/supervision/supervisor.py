@@ -57,6 +57,8 @@ class Supervisor:
     stopped: trio.Event = attrs.field(factory=trio.Event, init=False)
     _files: dict[str, ProcessFiles] = attrs.field(factory=dict, init=False)
     _settings: dict[str, Settings] = attrs.field(factory=dict, init=False)
+    # By any configuration since the start: present processes may have an earlier one.
+    _slot_holders: frozenset[str] = attrs.field(default=frozenset(), init=False)
     _program: frozenset[tuple[str, int]] = attrs.field(factory=installed_program, init=False)
     _programs: list[Life] = attrs.field(factory=list, init=False)
     _nursery: trio.Nursery | None = attrs.field(default=None, init=False)
@@ -70,6 +72,7 @@ class Supervisor:
         check_together(settings)
         self._sockets.open_all(settings)
         self._files, self._settings = files, settings
+        self._slot_holders |= slot_holders(settings[MAIN].workers)
 
     async def run(self) -> None:
         """Start everything, run until a stop is requested, and stop everything.
@@ -156,7 +159,6 @@ class Supervisor:
         Raises: SettingsError, before anything was stopped; ProcessGivenUp.
         """
         async with self._restarting:
-            holders = slot_holders(self._settings[MAIN].workers)
             self.load()
             if names and installed_program() == self._program:
                 await self._prepare(self.forks, names)
@@ -164,7 +166,7 @@ class Supervisor:
                 await self._renew_fork_server()
             gone = [] if names else [name for name in self.processes if name not in self._settings]
             # They give their slots to others while these still know their addresses.
-            for name in sorted(set(gone) & holders):
+            for name in sorted(self._slot_holders.intersection(gone)):
                 await self._remove(name, tell)
             for name in restart_order(self._settings, self.processes):
                 if names and name not in names:
@@ -175,7 +177,7 @@ class Supervisor:
                 else:
                     await self._start(name)
                 await tell(f"{name} restarted in {trio.current_time() - began:.1f} s")
-            for name in sorted(set(gone) - holders):
+            for name in sorted(set(gone) - self._slot_holders):
                 await self._remove(name, tell)
 
     async def _remove(self, name: str, tell: Callable[[str], Awaitable[None]]) -> None:
@@ -183,7 +185,7 @@ class Supervisor:
         await tell(f"{name} stopped")
 
     async def _renew_fork_server(self) -> None:
-        self._program = installed_program()
+        program = installed_program()
         new = Forks(*start_new_fork_server(self._lock), self._write_line)
         assert self._fork_servers is not None
         await self._fork_servers.start(new.run)
@@ -192,7 +194,7 @@ class Supervisor:
         except SettingsError:
             self._fork_servers.start_soon(new.retire)
             raise
-        old, self.forks = self.forks, new
+        old, self.forks, self._program = self.forks, new, program
         self._fork_servers.start_soon(old.retire)
 
 
