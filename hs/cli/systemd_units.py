@@ -63,6 +63,7 @@ def systemd_units(
         program=Path(sys.argv[0]).absolute(),
         data=data_dir.absolute(),
         user=user,
+        config=[source, *(process.files[-1] for process in processes)],
         writable=folders_written(load_all(processes, RESTRICTING_KEYS)),
     )
     if supervise and not source.is_dir():

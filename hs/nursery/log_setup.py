@@ -65,7 +65,7 @@ def try_logging(settings: LoggingSettings) -> None:
     """Apply `log_config` and undo that, so that it leaves no new file. Raises: SettingsError."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
-    absent = [path for path in _log_files(settings) if not path.exists()]
+    absent = [path for path in log_files(settings) if not path.exists()]
     try:
         set_up_logging(settings)
     finally:
@@ -79,7 +79,7 @@ def try_logging(settings: LoggingSettings) -> None:
             path.unlink(missing_ok=True)
 
 
-def _log_files(settings: LoggingSettings) -> list[Path]:
+def log_files(settings: LoggingSettings) -> list[Path]:
     configured = (settings.config or {}).get("handlers")
     entries = configured.values() if isinstance(configured, dict) else ()
     names = [entry.get("filename") for entry in entries if isinstance(entry, dict)]

@@ -1,18 +1,23 @@
 """Units of systemd for the processes of a server; `config/systemd` has the usual ones."""
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 import attrs
 
+from hs.nursery.log_setup import log_files
 from hs.nursery.supervision.process_files import ProcessFiles
 from hs.settings.errors import Origin, Problem, SettingsError
+from hs.settings.sections.media import FolderProviderSettings
 from hs.settings.sections.workers import MAIN
 from hs.settings.settings import Settings
 
 STATE: Final = Path("/var/lib")
 _SUPERVISOR_STOP_S: Final = 150
+_HOMES: Final = (Path("/home"), Path("/root"), Path("/run/user"))
+_PLAIN_PATH: Final = re.compile(r"[\w/.,:@+=~-]+")
 
 _SERVICE: Final = """
 [Service]
@@ -38,7 +43,7 @@ SyslogIdentifier={identifier}
 NoNewPrivileges=true
 ProtectSystem=strict
 ReadWritePaths={writable}
-ProtectHome=true
+ProtectHome={protect_home}
 PrivateTmp=true
 PrivateDevices=true
 ProtectKernelTunables=true
@@ -94,12 +99,24 @@ After=hs.service
 
 @attrs.frozen(kw_only=True)
 class Installation:
-    """Where the program and its data are, and its user; `writable` are more folders."""
+    """Where the program, its data and its configuration are, and its user.
+
+    `writable` are more folders that it writes to. Raises: SettingsError, for a path that a unit
+    cannot have.
+    """
 
     program: Path
     data: Path
     user: str
+    config: Sequence[Path] = ()
     writable: Sequence[Path] = ()
+
+    def __attrs_post_init__(self) -> None:
+        _check_paths(self._paths)
+
+    @property
+    def _paths(self) -> tuple[Path, ...]:
+        return (self.program, self.data, *self.config, *self.writable)
 
     def service(
         self, unit: str, options: str, identifier: str, target: str = "hs.target", stop_s: int = 60
@@ -119,6 +136,8 @@ class Installation:
             identifier=identifier,
             state=state,
             writable=" ".join(map(str, dict.fromkeys(folders))),
+            # With "true", what is in these directories does not exist for the process.
+            protect_home="read-only" if any(map(_is_in_home, self._paths)) else "true",
             target=target,
         )
 
@@ -158,14 +177,40 @@ def instances_of(processes: Sequence[ProcessFiles]) -> list[str]:
 
 def folders_written(all_settings: Mapping[str, Settings]) -> list[Path]:
     """Return the folders that processes write to by their configuration."""
-    folders: list[Path] = []
-    for settings in all_settings.values():
-        media, pid_file = settings.media.media_store_path, settings.server.pid_file
-        folders += [media.absolute(), *([pid_file.absolute().parent] if pid_file else [])]
-        path = settings.database.args.get("database")
-        if settings.database.engine == "sqlite" and path is not None:
-            folders.append((settings.folder / str(path)).absolute().parent)
+    folders = (folder for settings in all_settings.values() for folder in _folders_of(settings))
     return list(dict.fromkeys(folders))
+
+
+def _folders_of(settings: Settings) -> Iterable[Path]:
+    yield settings.media.media_store_path.absolute()
+    for provider in settings.media.media_storage_providers:
+        if isinstance(provider.place, FolderProviderSettings) and provider.place.directory:
+            yield provider.place.directory.absolute()
+    sockets = [listener.path for listener in settings.opened_listeners]
+    database = settings.database.path if settings.database.is_sqlite else None
+    logs = [path for path in log_files(settings.logging) if path.is_absolute()]
+    for path in (settings.server.pid_file, database, *sockets, *logs):
+        if path is not None and str(path) != ":memory:":
+            yield path.absolute().parent
+
+
+def _check_paths(paths: Iterable[Path]) -> None:
+    """Refuse paths with characters that mean something in units. Raises: SettingsError."""
+    problems = [
+        Problem(
+            key="",
+            message=f"{str(path)!r} cannot be named in a unit",
+            remedy="use a path without spaces, quotes, % and $",
+        )
+        for path in paths
+        if _PLAIN_PATH.fullmatch(str(path)) is None
+    ]
+    if problems:
+        raise SettingsError(problems)
+
+
+def _is_in_home(path: Path) -> bool:
+    return any(path.is_relative_to(home) for home in _HOMES)
 
 
 def _options(files: Sequence[Path]) -> str:

@@ -3,11 +3,12 @@
 from pathlib import Path
 
 import pytest
+import yaml
 from click.testing import CliRunner
 
 from hs.cli.main import cli
 from hs.nursery.supervision.process_files import ProcessFiles
-from hs.nursery.systemd_units import Installation, units_of_processes
+from hs.nursery.systemd_units import Installation, unit_of_supervisor, units_of_processes
 from tests.support.source_tree import ROOT
 
 SHARED = """\
@@ -64,6 +65,37 @@ def test_units_name_the_files_and_the_folders_that_they_write_to(folder: Path) -
     assert "ReadWritePaths=/var/lib/hs /srv/media /run/hs\n" in printed
     assert "User=matrix\nGroup=matrix\n" in printed
     assert said.endswith("hs.target hs.service hs@sync1.service hs@sync2.service\n")
+
+
+def test_units_name_folders_of_the_database_sockets_and_logs(folder: Path) -> None:
+    log = {"version": 1, "handlers": {"file": {"filename": "/var/log/hs/main.log"}}}
+    (folder / "log.yaml").write_text(yaml.safe_dump(log))
+    (folder / "homeserver.yaml").write_text(
+        "server_name: hs.test\nmedia_store_path: /srv/media\n"
+        "database: {name: sqlite3, args: {database: /srv/db/homeserver.db}}\n"
+        "listeners: [{path: /srv/sockets/main.sock, resources: [{names: [client]}]}]\n"
+        f"log_config: {folder}/log.yaml\n"
+    )
+
+    status, printed, _ = run("--config", str(folder / "homeserver.yaml"))
+
+    assert status == 0
+    folders = "/srv/media /srv/db /srv/sockets /var/log/hs"
+    assert f"ReadWritePaths=/var/lib/hs {folders}\n" in printed
+
+
+def test_program_in_a_home_directory_can_be_read() -> None:
+    program = Path("/home/anna/hs/.venv/bin/hs")
+    installed = Installation(program=program, data=Path("/var/lib/hs"), user="hs")
+
+    assert "ProtectHome=read-only\n" in unit_of_supervisor(installed, Path("/etc/hs"))["hs.service"]
+
+
+def test_path_that_units_cannot_have_is_refused(folder: Path) -> None:
+    status, _, said = run("--config", str(folder), "--data-dir", "/srv/matrix data")
+
+    assert status == 1
+    assert "'/srv/matrix data' cannot be named in a unit" in said
 
 
 def test_server_of_one_process_needs_no_template(folder: Path, tmp_path: Path) -> None:
