@@ -80,6 +80,7 @@ def try_logging(settings: LoggingSettings) -> None:
 
 
 def log_files(settings: LoggingSettings) -> list[Path]:
+    """Return the files that `log_config` names."""
     configured = (settings.config or {}).get("handlers")
     entries = configured.values() if isinstance(configured, dict) else ()
     names = [entry.get("filename") for entry in entries if isinstance(entry, dict)]

@@ -57,6 +57,7 @@ class Supervisor:
     stopped: trio.Event = attrs.field(factory=trio.Event, init=False)
     _files: dict[str, ProcessFiles] = attrs.field(factory=dict, init=False)
     _settings: dict[str, Settings] = attrs.field(factory=dict, init=False)
+    _gone: Sequence[str] = attrs.field(default=(), init=False)
     # By any configuration since the start: present processes may have an earlier one.
     _slot_holders: frozenset[str] = attrs.field(default=frozenset(), init=False)
     _program: frozenset[tuple[str, int]] = attrs.field(factory=installed_program, init=False)
@@ -70,8 +71,12 @@ class Supervisor:
         files = {process.name: process for process in self._plan.find()}
         settings = load_all(list(files.values()), self._plan.allow_ineffective)
         check_together(settings)
+        # Processes that run, and are not configured any more, have theirs until they are stopped.
+        gone = [name for name in self.processes if name not in files]
+        files |= {name: self._files[name] for name in gone}
+        settings |= {name: self._settings[name] for name in gone}
         self._sockets.open_all(settings)
-        self._files, self._settings = files, settings
+        self._files, self._settings, self._gone = files, settings, gone
         self._slot_holders |= slot_holders(settings[MAIN].workers)
 
     async def run(self) -> None:
@@ -164,12 +169,12 @@ class Supervisor:
                 await self._prepare(self.forks, names)
             else:
                 await self._renew_fork_server()
-            gone = [] if names else [name for name in self.processes if name not in self._settings]
+            gone = set(() if names else self._gone)
             # They give their slots to others while these still know their addresses.
-            for name in sorted(self._slot_holders.intersection(gone)):
+            for name in sorted(gone & self._slot_holders):
                 await self._remove(name, tell)
             for name in restart_order(self._settings, self.processes):
-                if names and name not in names:
+                if name in gone or (names and name not in names):
                     continue
                 began = trio.current_time()
                 if name in self.processes:
@@ -177,11 +182,13 @@ class Supervisor:
                 else:
                     await self._start(name)
                 await tell(f"{name} restarted in {trio.current_time() - began:.1f} s")
-            for name in sorted(set(gone) - self._slot_holders):
+            for name in sorted(gone - self._slot_holders):
                 await self._remove(name, tell)
 
     async def _remove(self, name: str, tell: Callable[[str], Awaitable[None]]) -> None:
         await self.processes.pop(name).stop()
+        del self._files[name], self._settings[name]
+        self._sockets.open_all(self._settings)
         await tell(f"{name} stopped")
 
     async def _renew_fork_server(self) -> None:
@@ -190,7 +197,7 @@ class Supervisor:
         assert self._fork_servers is not None
         await self._fork_servers.start(new.run)
         try:
-            await self._prepare(new, list(self._files))
+            await self._prepare(new, [name for name in self._files if name not in self._gone])
         except SettingsError:
             self._fork_servers.start_soon(new.retire)
             raise

@@ -1,14 +1,25 @@
 """In which order the supervisor starts, replaces and stops processes, and from which program."""
 
+import socket
 from pathlib import Path
 
 import pytest
 import yaml
 
+from hs.nursery.supervision.forks import Forks, Life
 from hs.nursery.supervision.installed_program import installed_program
+from hs.nursery.supervision.managed_process import ManagedProcess
+from hs.nursery.supervision.opened_sockets import OpenedSockets
 from hs.nursery.supervision.process_files import load_all
+from hs.nursery.supervision.server_files import find_processes
 from hs.nursery.supervision.shape import generate_server, parse_shape
-from hs.nursery.supervision.supervisor import restart_order, start_stages, stop_stages
+from hs.nursery.supervision.supervisor import (
+    ServerPlan,
+    Supervisor,
+    restart_order,
+    start_stages,
+    stop_stages,
+)
 from hs.settings.documents import read_documents
 from hs.settings.settings import Settings
 from tests.nursery.supervision.test_shape import BASE
@@ -40,6 +51,41 @@ def test_all_processes_know_a_new_writer_before_it_gets_slots(tmp_path: Path) ->
     order = restart_order(settings, running)
 
     assert order == ["main", "event_persister2", "pusher1", "sync1", "event_persister1"]
+
+
+def test_socket_of_a_removed_process_is_kept_while_it_runs(tmp_path: Path) -> None:
+    sync = tmp_path / "sync1.sock"
+    main = {"path": str(tmp_path / "main.sock")}
+    replication = {**main, "resources": [{"names": ["replication"]}]}
+    shared = {**BASE, "listeners": [replication], "instance_map": {"main": main}}
+    (tmp_path / "homeserver.yaml").write_text(yaml.safe_dump(shared))
+    worker = tmp_path / "sync1.yaml"
+    listener = {"path": str(sync), "resources": [{"names": ["client"]}]}
+    worker.write_text(
+        yaml.safe_dump(
+            {
+                "worker_app": "synapse.app.generic_worker",
+                "worker_name": "sync1",
+                "worker_listeners": [listener],
+            }
+        )
+    )
+    sockets = OpenedSockets()
+    with socket.socket() as unused:
+        plan = ServerPlan(find=lambda: find_processes(tmp_path), allow_ineffective=())
+        supervisor = Supervisor(plan, sockets, Forks(unused, 0, print), print, 0)
+        supervisor.load()
+        supervisor.processes["sync1"] = ManagedProcess("sync1", never_fork)
+        worker.unlink()
+
+        supervisor.load()
+
+    assert sync.exists()
+    sockets.close()
+
+
+async def never_fork(name: str) -> Life:
+    raise AssertionError(name)
 
 
 def test_upgrade_of_a_package_changes_the_program(
