@@ -37,7 +37,6 @@ VALID_S = (TTL_MS - SKEW_MS) / 1000
 RENEW_S = 2.5
 LEAD_S = 0.5
 ATTEMPT_S = 3.0  # for one attempt to renew
-END_MS = 30_000  # for which an announced end is believed
 RETRY_S = 1.0
 GIVE_BACK_S = 2.0
 
@@ -207,12 +206,9 @@ class Leases:
 
     async def announce_end(self, name: str) -> None:
         """Announce, to processes that wait for a lease, that this one is about to give it back."""
-        expires_ms = self._now_ms() + END_MS
         with trio.move_on_after(GIVE_BACK_S):
             try:
-                await self._database.write(
-                    leases.mark, _mark_of_end(name), self._holder, expires_ms
-                )
+                await self._database.write(leases.mark, _mark_of_end(name), self._holder)
             except DatabaseError as error:
                 log.warning("cannot announce the end of lease %s: %s", name, error)
 

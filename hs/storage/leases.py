@@ -30,10 +30,11 @@ WHERE leases.expires_ms <= $4 OR leases.holder = excluded.holder
     OR leases.expires_ms > excluded.expires_ms + {FUTURE_MS}
 RETURNING fence
 """
-# Not a lease that anybody waits for: it says what its holder is about to do.
+# Not a lease that anybody waits for: it says what its holder is about to do. Its expiry means
+# nothing, and is past, so that it does not look like a lease of a process that is gone.
 MARK = """
-INSERT INTO leases (name, holder, fence, expires_ms) VALUES ($1, $2, 1, $3)
-ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, expires_ms = excluded.expires_ms
+INSERT INTO leases (name, holder, fence, expires_ms) VALUES ($1, $2, 1, 0)
+ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, expires_ms = 0
 """
 HOLDER = "SELECT holder, fence, expires_ms FROM leases WHERE name = $1"
 # The row is kept so that the fence never decreases.
@@ -66,9 +67,9 @@ async def take(tx: Tx, name: str, holder: str, expires_ms: int, now_ms: int) -> 
     return fence
 
 
-async def mark(tx: Tx, name: str, holder: str, expires_ms: int) -> None:
+async def mark(tx: Tx, name: str, holder: str) -> None:
     """Store a holder under a name, whoever is stored there."""
-    await tx.execute(MARK, name, holder, expires_ms)
+    await tx.execute(MARK, name, holder)
 
 
 async def renew(tx: Tx, holder: str, names: Sequence[str], expires_ms: int) -> dict[str, int]:

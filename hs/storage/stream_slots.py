@@ -78,14 +78,6 @@ async def list_slots(tx: Tx) -> list[SlotRecord]:
     return [SlotRecord(row[0], row[1], row[2], row[3]) for row in await tx.fetch(LIST)]
 
 
-async def list_beats(tx: Tx) -> list[Beat]:
-    """List the latest signs of life of all processes."""
-    return [
-        Beat(row[0], row[1], row[2], frozenset(row[3].split(",")))
-        for row in await tx.fetch(LIST_BEATS)
-    ]
-
-
 async def list_settled(tx: Tx, holder: str) -> list[SlotRecord]:
     """List all slots, after a transaction that gives slots of this process away has ended."""
     await tx.fetch(LOCK, holder)
@@ -117,7 +109,10 @@ async def give_beat(tx: Tx, instance: str, life: str) -> list[Beat] | None:
     """Store another sign of life; list those of all processes, or None if it was taken for dead."""
     if await tx.execute(BEAT, instance, life) == 0:
         return None
-    return await list_beats(tx)
+    return [
+        Beat(row[0], row[1], row[2], frozenset(row[3].split(",")))
+        for row in await tx.fetch(LIST_BEATS)
+    ]
 
 
 async def take_beat(tx: Tx, instance: str, last: Beat | None) -> bool:

@@ -1,7 +1,7 @@
 """Checks of the database: what a process asks of it, and invariants of its content."""
 
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 import attrs
@@ -23,7 +23,7 @@ from hs.storage.invariants import (
     rows_beyond_positions,
 )
 from hs.storage.migrate import bundled_migrations
-from hs.storage.stream_slots import Beat, SlotRecord
+from hs.storage.stream_slots import SlotRecord
 
 QUERY_S: Final = 5.0
 LATE_MS: Final = 10_000
@@ -51,10 +51,13 @@ async def check_database_content(settings: Settings, database: Database, report:
     leases = await _ask(database, held_leases)
     for step in [leases] if isinstance(leases, CheckStep) else lease_steps(leases, clock.now_ms()):
         report(step)
-    found = await _ask(database, _slots_and_beats)
-    configured = slot_writers(topology_of(settings.workers))
-    for step in [found] if isinstance(found, CheckStep) else slot_steps(*found, configured):
-        report(step)
+    slots = await _ask(database, stream_slots.list_slots)
+    if isinstance(slots, CheckStep):
+        report(slots)
+    elif not isinstance(leases, CheckStep):
+        configured = slot_writers(topology_of(settings.workers))
+        for step in slot_steps(slots, running_by_leases(leases, clock.now_ms()), configured):
+            report(step)
 
 
 async def invariant_steps(database: Database) -> AsyncIterator[CheckStep]:
@@ -102,23 +105,32 @@ def lease_steps(leases: list[HeldLease], now_ms: int) -> list[CheckStep]:
     return steps
 
 
-async def _slots_and_beats(tx: Tx) -> tuple[list[SlotRecord], list[Beat]]:
-    return await stream_slots.list_slots(tx), await stream_slots.list_beats(tx)
+def running_by_leases(leases: list[HeldLease], now_ms: int) -> set[str]:
+    """Return the names of the processes that run, as far as their leases say."""
+    prefix = instance_lease("")
+    return {
+        lease.name.removeprefix(prefix)
+        for lease in leases
+        if lease.name.startswith(prefix)
+        and lease.expires_ms > now_ms
+        and is_alive(lease.holder) is not False
+    }
 
 
 def slot_steps(
-    slots: Sequence[SlotRecord], beats: Sequence[Beat], configured: Mapping[str, Sequence[str]]
+    slots: Sequence[SlotRecord],
+    running: Collection[str],
+    configured: Mapping[str, Sequence[str]],
 ) -> list[CheckStep]:
     """Return who holds the slots, and what is wrong with that; nothing if there are no slots."""
     steps = []
-    living = {beat.instance for beat in beats}
     counts = Counter((record.stream, record.holder) for record in slots)
     for (stream, holder), count in sorted(counts.items()):
-        text, is_good = f"{holder} holds {count} of {stream}", True
+        text, is_good = f"{holder} holds {count} slots of {stream}", True
         if holder not in configured.get(stream, ()):
             text += f", but is not configured to write them: start a writer of {stream}"
             is_good = False
-        elif holder not in living:
+        elif holder not in running:
             text += ", but does not run: it, or another writer, has to be started"
             is_good = False
         steps.append(CheckStep("slots", text, is_good))

@@ -10,7 +10,12 @@ import pytest
 from hs.core.signing.keys import SigningKey
 from hs.core.streams import EVENTS
 from hs.lib.http_client import NO_HEADERS, HttpResponse, HttpUnreachable
-from hs.nursery.doctor.database_checks import invariant_steps, lease_steps, slot_steps
+from hs.nursery.doctor.database_checks import (
+    invariant_steps,
+    lease_steps,
+    running_by_leases,
+    slot_steps,
+)
 from hs.nursery.doctor.process_checks import process_steps
 from hs.nursery.doctor.proxy_checks import check_addresses
 from hs.repl.leases import holder_name
@@ -18,7 +23,7 @@ from hs.repl.process_reports import ProcessReport, ReportedFault
 from hs.services.federation_client.peer_check import CheckStep
 from hs.storage.database import Database, Tx
 from hs.storage.invariants import HeldLease
-from hs.storage.stream_slots import Beat, SlotRecord
+from hs.storage.stream_slots import SlotRecord
 from tests.cli.test_topology import MAIN
 
 KEY = SigningKey.from_seed("a", bytes(32))
@@ -106,22 +111,31 @@ def test_leases_of_dead_processes_are_told() -> None:
 
 
 SLOTS = [SlotRecord("events", slot, "w1" if slot < 100 else "w2", 1) for slot in range(256)]
-BEATS = [Beat(name, "life", 1, frozenset({"events"})) for name in ("w1", "w2")]
 
 
 def test_slots_of_running_writers_are_good() -> None:
-    steps = slot_steps(SLOTS, BEATS, {"events": ("w1", "w2", "w3")})
-    assert results(steps) == [(True, "w1 holds 100 of events"), (True, "w2 holds 156 of events")]
+    steps = slot_steps(SLOTS, {"w1", "w2"}, {"events": ("w1", "w2", "w3")})
+    assert results(steps) == [
+        (True, "w1 holds 100 slots of events"),
+        (True, "w2 holds 156 slots of events"),
+    ]
 
 
 def test_slots_that_nobody_writes_are_told() -> None:
-    steps = slot_steps(SLOTS, BEATS[:1], {"events": ("w2", "w3")})
+    steps = slot_steps(SLOTS, {"w1"}, {"events": ("w2", "w3")})
     not_configured = "but is not configured to write them: start a writer of events"
     not_running = "but does not run: it, or another writer, has to be started"
     assert results(steps) == [
-        (False, f"w1 holds 100 of events, {not_configured}"),
-        (False, f"w2 holds 156 of events, {not_running}"),
+        (False, f"w1 holds 100 slots of events, {not_configured}"),
+        (False, f"w2 holds 156 slots of events, {not_running}"),
     ]
+
+
+def test_killed_process_does_not_run_once_its_lease_has_expired() -> None:
+    leases = [HeldLease("instance:w1", GONE, 50_000), HeldLease("duty:w2", GONE, 99_000)]
+
+    assert running_by_leases(leases, 49_000) == {"w1"}
+    assert running_by_leases(leases, 51_000) == set()
 
 
 def test_server_of_one_process_has_no_slots() -> None:
