@@ -19,7 +19,7 @@ _COMMANDS = {
     "plan": ("hs.cli.inspect_plan", "Show what a process would run."),
     "doctor": ("hs.cli.doctor", "Check a running server as a whole."),
     "proxy-config": ("hs.cli.proxy_config", "Print the configuration of a reverse proxy."),
-    "systemd-units": ("hs.cli.systemd_units", "Print units of systemd for all processes."),
+    "systemd-units": ("hs.cli.systemd_units", "Print systemd units for all processes."),
     "topology": ("hs.cli.topology", "Show the running processes of a server."),
     "rebalance": ("hs.cli.rebalance", "Share out rooms evenly among the writers of events."),
     "routes": ("hs.cli.inspect_plan", "List the HTTP endpoints."),

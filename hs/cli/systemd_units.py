@@ -1,4 +1,4 @@
-"""`hs systemd-units`: writes units of systemd that fit the files of a server."""
+"""`hs systemd-units`: writes systemd units that fit the files of a server."""
 
 import sys
 from pathlib import Path
@@ -43,12 +43,13 @@ _UNITS = Path("/etc/systemd/system")
 def systemd_units(
     config: Path | None, data_dir: Path, user: str, supervise: bool, target: Path | None
 ) -> None:
-    """Print units of systemd for the processes of a server.
+    """Print systemd units for the processes of a server.
 
-    With the path of this program, the files of the configuration, and the directories that it names
-    as the only ones that the processes may write to. main is hs.service; each worker is an instance
-    of hs@.service, named after its file; hs.target stands for all. Or, with --supervise, hs.service
-    is all of them.
+    They contain the path of this program and of the configuration files. The processes may write
+    only to the data directory and to the directories that the configuration names; create those
+    that are missing, because systemd does not start a unit without them. main is hs.service; each
+    worker is an instance of hs@.service, named after its file; hs.target stands for all of them.
+    With --supervise, hs.service runs all processes.
 
     \b
         hs systemd-units --config /etc/hs                     to read them

@@ -1,4 +1,4 @@
-"""Units of systemd for the processes of a server; `config/systemd` has the usual ones."""
+"""systemd units for the processes of a server; `config/systemd` has the usual ones."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence

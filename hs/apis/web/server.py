@@ -16,7 +16,7 @@ Rules:
 - One reaper task checks the deadlines of all HTTP/1.1 connections every `reap_interval_s` and
   cancels connections past their deadline. It also updates the clock and the Date header that
   connections read, so their time has that resolution. While no connection speaks HTTP it waits, so
-  that a process without clients is not woken; the connection that ends this updates the clock.
+  that a process without clients is not woken; the next connection updates the clock.
 
 The drain, in this order:
 

@@ -7,9 +7,9 @@ Rules:
 
 - It has one thread and no event loop, so a fork inherits no lock that is held.
 - It builds all processes once and throws them away: that fills caches that all of them use, and
-  finds mistakes in the configuration before anything has started. Processes that are to be
-  restarted are built again before. Then its memory is frozen for the
-  garbage collector, which would otherwise write to shared pages.
+  finds mistakes in the configuration before anything has started. Then its memory is frozen for
+  the garbage collector, which would otherwise write to shared pages. Before a process is
+  restarted, it is built again here, with its files as they are then.
 - It is the parent of all children, and reads their exit statuses; it sends the signals, so that
   none reaches another process with a reused ID.
 - When the supervisor is gone, however it ended, the socket to it closes: the children are asked to

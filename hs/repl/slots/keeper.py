@@ -164,7 +164,10 @@ class SlotKeeper:
                 await self._give(stream, moves)
 
     async def _sign_of_life(self) -> bool:
-        """Send a sign of life and look at the others'; return False if it is too late for that."""
+        """Send a sign of life and read those of the others.
+
+        Return False if another process has taken this one for dead.
+        """
         beats = await self._database.write(stream_slots.give_beat, self.table.instance, self.life)
         if beats is None:
             log.warning("this process was taken for dead, giving up what it had begun")

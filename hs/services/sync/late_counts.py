@@ -5,7 +5,7 @@ Rules:
 - A response does not wait long for the evaluation. If it has counts while events are left to be
   evaluated, its token says up to which event these are exact (`counted`).
 - The next response has the rooms whose counts the evaluation has changed since, as if something
-  else had changed in them. Usually no event is left, and nothing of this costs anything.
+  else had changed in them. Usually no event is left, and this costs nothing.
 - The position is read before counts are, so they are at least as new as it says.
 - A process that began to follow the evaluation later does not know the rooms. Then the response
   has all rooms with events since, once.
