@@ -15,6 +15,7 @@ from hs.settings.sections.workers import MAIN
 from hs.settings.settings import Settings
 
 STATE: Final = Path("/var/lib")
+_RUN: Final = Path("/run")
 _SUPERVISOR_STOP_S: Final = 150
 _HOMES: Final = (Path("/home"), Path("/root"), Path("/run/user"))
 _PLAIN_PATH: Final = re.compile(r"[\w/.,:@+=~-]+")
@@ -128,6 +129,10 @@ class Installation:
             self.data,
             *(path for path in self.writable if not path.is_relative_to(self.data)),
         ]
+        # /run is empty after a boot. Units share the directory, so none removes it at its end.
+        runtime = " ".join(dict.fromkeys(path.name for path in folders if path.parent == _RUN))
+        if runtime:
+            state += f"RuntimeDirectory={runtime}\nRuntimeDirectoryPreserve=yes\n"
         return unit + _SERVICE.format(
             user=self.user,
             data=self.data,

@@ -63,6 +63,7 @@ def test_units_name_the_files_and_the_folders_that_they_write_to(folder: Path) -
     assert status == 0
     assert f"-c {folder}/homeserver.yaml -c {folder}/workers/%i.yaml" in printed
     assert "ReadWritePaths=/var/lib/hs /srv/media /run/hs\n" in printed
+    assert "RuntimeDirectory=hs\nRuntimeDirectoryPreserve=yes\n" in printed
     assert "User=matrix\nGroup=matrix\n" in printed
     assert said.endswith("hs.target hs.service hs@sync1.service hs@sync2.service\n")
 
