@@ -31,6 +31,8 @@ import trio
 from hs.storage import leases
 from hs.storage.database import Database, DatabaseError
 
+# A candidate that hangs keeps the row of a lease locked until the database ends its transaction,
+# after five seconds. The retry after that still comes in time.
 TTL_MS = 10_000
 SKEW_MS = 2_000
 VALID_S = (TTL_MS - SKEW_MS) / 1000

@@ -268,7 +268,7 @@ class Http1Connection:
         if self._parser.error is not None and not writer.has_started:
             return  # run() sends the error as the response.
         self._parser.error = None
-        if writer.has_started and not request.complete:
+        if writer.has_started and not request.complete and not self.is_upgraded:
             await self._linger()
 
     async def _handle_app_error(self, error: BaseException, writer: ResponseWriter) -> None:

@@ -72,7 +72,7 @@ class Server:
         self.limits = limits
         self.proxies = proxies or TrustedProxies()
         self._read_clock()
-        self._needed: trio.Event | None = None  # while the reaper waits
+        self._reaper_needed: trio.Event | None = None  # while the reaper waits
         self.disconnect_watcher = DisconnectWatcher() if HAS_EPOLL else None
         self.lifespan_state: dict[str, Any] = {}
         self.budget = app.request_log.buffers = BufferBudget(limits.buffered_bytes)
@@ -95,8 +95,8 @@ class Server:
                 if connection.deadline < self.now:
                     connection.scope.cancel()
             if all(connection.is_upgraded for connection in self._connections):
-                self._needed = trio.Event()
-                await self._needed.wait()
+                self._reaper_needed = trio.Event()
+                await self._reaper_needed.wait()
             await trio.sleep(self.limits.reap_interval_s)
 
     def _read_clock(self) -> None:
@@ -182,10 +182,10 @@ class Server:
         self, transport: Transport, scope_template: dict[str, Any], source: str | None = None
     ) -> None:
         """Serve HTTP/1.1 until the connection ends; never closes the stream."""
-        if self._needed is not None:
+        if self._reaper_needed is not None:
             self._read_clock()
-            self._needed.set()
-            self._needed = None
+            self._reaper_needed.set()
+            self._reaper_needed = None
         connection = Http1Connection(self.app, self, transport, scope_template, source)
         self._connections[connection] = None
         try:

@@ -54,11 +54,16 @@ _SWEPT_AT_ONCE: Final = 2
 
 @attrs.define(eq=False)
 class Watch:
-    """A user who syncs here; `changes` is the number of wake-ups so far."""
+    """A user who syncs here.
+
+    `changes` is the number of wake-ups so far, `count_changes` of those by the evaluation of push
+    rules.
+    """
 
     user_id: UserID
     rooms: set[str]
     changes: int = 0
+    count_changes: int = 0
     uses: int = 0
     used_at: float = 0.0
     waiting: list[trio.Event] = attrs.Factory(list)
@@ -432,6 +437,7 @@ class Notifier:
                 woken |= self._by_room.get(room_id, _NO_WATCHES) & followers
         followers -= woken
         for watch in woken:
+            watch.count_changes += 1
             watch.wake()
 
     def _on_to_device(self, batch: Batch[ToDeviceRow]) -> None:

@@ -144,7 +144,6 @@ def only_presence_moved(since: SyncToken, position: SyncPosition) -> bool:
     before, now, slot = since.vectors(), position.vectors, _PRESENCE_SLOT
     return (
         since.sticky is None
-        and since.counted is None
         and before[:slot] == now[:slot]
         and before[slot + 1 :] == now[slot + 1 :]
     )

@@ -200,11 +200,16 @@ class SyncService:
         changes = self._begin_wait(since, watch)
         began = position = self._positions.now()
         unseen: SyncPosition | None = None
+        count_changes = -1
         while True:
             response: _Response | None = None
-            if position is unseen or not _has_moved(since, position):
+            has_counts = since.counted is None or watch.count_changes == count_changes
+            count_changes = watch.count_changes
+            if has_counts and (position is unseen or not _has_moved(since, position)):
                 pass
-            elif await self._has_unseen_presence_only(request, compiled_filter, since, position):
+            elif has_counts and await self._has_unseen_presence_only(
+                request, compiled_filter, since, position
+            ):
                 unseen = position
             else:
                 async with self._gate.of_user(request.requester.user_id):
@@ -217,7 +222,7 @@ class SyncService:
                 return _empty_response(request.since)
             if is_over:
                 return (
-                    await self._without_changes(request, position)
+                    await self._without_changes(request, since, position)
                     if response is None
                     else response.text
                 )
@@ -277,11 +282,13 @@ class SyncService:
             sent_members=sent,
         )
 
-    async def _without_changes(self, request: SyncRequest, position: SyncPosition) -> bytes:
+    async def _without_changes(
+        self, request: SyncRequest, since: SyncToken, position: SyncPosition
+    ) -> bytes:
         """Return a response without changes: the key counts, which are always sent."""
         now = position.token
         encryption = await self.sections.encryption.render(request.requester, now, now, now)
-        next_batch = _next_batch(position, encryption.to_device)
+        next_batch = _next_batch(position, encryption.to_device, counted=since.counted)
         return b"".join(_encode(next_batch, _encryption_parts(encryption)))
 
     async def _respond(self, context: SyncContext, began: SyncPosition) -> _Response:

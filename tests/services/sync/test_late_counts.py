@@ -13,7 +13,7 @@ from hs.repl.feed import Batch, Feed
 from hs.repl.inproc import InProcTransport
 from hs.storage.database import Database
 from tests.support.composition import Neighbourhood
-from tests.support.rooms import ALICE, BOB
+from tests.support.rooms import ALICE, BOB, CAROL
 from tests.support.sliding import Sliding
 from tests.support.syncing import Syncing, bodies, main_and_reader, news, open_syncing
 
@@ -148,6 +148,23 @@ async def test_count_that_was_late_ends_a_long_poll(database: Database) -> None:
                 scene.release()
 
         assert counts(answers[0]) == {room_id: 2}
+
+
+async def test_presence_of_strangers_does_not_make_a_late_count_forgotten(
+    database: Database,
+) -> None:
+    async with open_scene(database) as scene:
+        room_id, _ = await two_rooms(scene)
+        since = await scene.sent_while_late(room_id)
+        await scene.main.set_presence(CAROL, "online")
+        still_late = await scene.reader.sync(BOB, since)
+
+        scene.release()
+        answer = await scene.reader.sync(BOB, still_late["next_batch"])
+
+        assert news(still_late) == {}
+        assert still_late["next_batch"] != since
+        assert counts(answer) == {room_id: 2}
 
 
 async def test_process_that_does_not_know_what_was_late_sends_rooms_with_events_since(

@@ -178,15 +178,18 @@ class SlidingSync:
         response: _Response | None = None
         began = self._positions.now()
         is_late = since is not None and since.counted is not None
+        count_changes = -1
         while True:
             if is_late:
                 self._notifier.follow_counts(watch)
             changes = watch.changes
+            has_counts = not is_late or watch.count_changes == count_changes
+            count_changes = watch.count_changes
             position = self._positions.now()
             # Responses have no presence, so they are not computed again when others come and go.
             if (
                 response is None
-                or is_late
+                or not has_counts
                 or not (
                     response.position is position
                     or only_presence_moved(response.position.token, position)
@@ -255,7 +258,13 @@ class SlidingSync:
             read_rooms = await self._extensions.own_receipts(
                 request_context, requested, since, token
             )
-            late_counts = await self._late_counts(context, requested)
+            has_rooms = (
+                changed_rooms is None
+                or bool(read_rooms)
+                or requested.sent_at != request_context.connection.number
+                or not requested.rooms.keys().isdisjoint(changed_rooms)
+            )
+            late_counts = await self._late_counts(context, requested, has_rooms)
             read_rooms = read_rooms | (late_counts.rooms or frozenset())
         changes_since = ChangesSincePos(since, changed_rooms, read_rooms)
         changes: dict[RoomID, SentRoom] = {}
@@ -282,11 +291,16 @@ class SlidingSync:
             response, token=attrs.evolve(response.token, counted=late_counts.reached)
         )
 
-    async def _late_counts(self, context: _Context, requested: RequestedRooms) -> LateCounts:
-        """Return the rooms whose counts changed since push rules were evaluated late."""
+    async def _late_counts(
+        self, context: _Context, requested: RequestedRooms, has_rooms: bool
+    ) -> LateCounts:
+        """Return the rooms whose counts changed since push rules were evaluated late.
+
+        `has_rooms` says whether the response has rooms without them.
+        """
         end = context.position.token.events
         if context.since is None or context.since.counted is None:
-            return await load_late_counts(self._counts, None, end)
+            return await load_late_counts(self._counts, None, end) if has_rooms else NO_LATE_COUNTS
         told = context.since.counted
         late = await load_late_counts(self._counts, told, end)
         if late.rooms is None:
