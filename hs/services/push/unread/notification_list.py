@@ -45,6 +45,7 @@ class NotificationList:
 
         Raises: InvalidParam if `start` is not a token of this list.
         """
+        await self.counts.catch_up()
         rooms = await self.memberships.joined_rooms(requester.user_id)
         positions = await self.counts.read_positions(requester.user_id, rooms)
         before = _parse(start)
