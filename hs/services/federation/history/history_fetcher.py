@@ -100,12 +100,14 @@ class HistoryFetcher:
     ) -> dict[EventID, list[EventID]]:
         """Store the state before the events whose prev_events are missing; return its IDs."""
         stored = await self._stored(
-            {each for event in events.values() for each in event.prev_events}
+            {*events, *(each for event in events.values() for each in event.prev_events)}
         )
+        # The response also has events that are stored already and follow other gaps.
         edges = [
             event
             for event in events.values()
-            if any(each not in events and not stored.get(each) for each in event.prev_events)
+            if not stored.get(event.event_id)
+            and any(each not in events and not stored.get(each) for each in event.prev_events)
         ]
         edges.sort(key=lambda event: event.depth, reverse=True)
         states: dict[EventID, list[EventID]] = {}
