@@ -7,6 +7,7 @@ import orjson
 import pytest
 
 from hs.core.events import event_types
+from hs.core.events.event import Event
 from hs.core.ids import EventID, RoomID, ServerName, UserID
 from hs.core.requester import Requester
 from hs.core.streams import EVENTS
@@ -374,3 +375,52 @@ async def test_old_event_with_many_references_is_received() -> None:
         )
 
     assert {verdict.outcome for verdict in result.verdicts} == {PduOutcome.ACCEPTED}
+
+
+async def test_gap_is_filled_though_stored_events_in_the_response_follow_other_gaps() -> None:
+    history = History("11")
+    history.begin()
+    history.add(BERT, event_types.MEMBER, {"membership": "join"}, BERT)
+    user_id = UserID(f"@bea:{TEST_SERVER}")
+    join = history.add(user_id, event_types.MEMBER, {"membership": "join"}, user_id)
+    state_ids = list(history.before([join.event_id]).values())
+    before = [history.events[each].canonical for each in history.before(join.prev_events).values()]
+
+    def chain(sender: UserID, cited_late: Sequence[EventID]) -> list[Event]:
+        found = [join]
+        for number in range(120):
+            cited = cited_late[number - 110 : number - 109] if number >= 110 else []
+            after = [found[-1].event_id, *cited]
+            content = {"body": f"{sender} {number}"}
+            found.append(history.add(sender, event_types.MESSAGE, content, after=after))
+        return found[1:]
+
+    old = [
+        history.add(ADMIN, event_types.MESSAGE, {"body": f"old {n}"}, after=[join.event_id])
+        for n in range(10)
+    ]
+    gaps = [each.event_id for each in old]
+    stored = chain(ADMIN, gaps)
+    missing = chain(BERT, [stored[-1].event_id])
+    ends = [stored[-1].event_id, missing[-1].event_id]
+    last = history.add(ADMIN, event_types.MESSAGE, {"body": "last"}, after=ends)
+    deepest = sorted([*stored, *missing], key=lambda event: event.depth, reverse=True)[:100]
+    async with open_servers(TEST_SERVER) as (server,):
+        for name in ("one.example", "two.example"):
+            peer = ScriptedPeer(ServerName(name), server.network)
+            path = "GET /_matrix/federation/v1"
+            pdus = [orjson.Fragment(event.canonical) for event in deepest]
+            peer.responses[f"{path}/backfill/"] = (200, {"pdus": pdus})
+            ids = {"pdu_ids": state_ids, "auth_chain_ids": []}
+            peer.responses[f"{path}/state_ids/"] = (200, ids)
+        rooms = server.process.services.core.rooms
+        assert history.room_id is not None
+        await rooms.receiver.seed_room(history.room_id, "11", before, before, join.canonical)
+        states = dict.fromkeys([*gaps, ends[1]], state_ids)
+        later = [event.canonical for event in [*stored, last]]
+        received = await rooms.receiver.receive(history.room_id, later, [], states)
+        assert {verdict.outcome for verdict in received.verdicts} == {PduOutcome.ACCEPTED}
+
+        await scroll(server.process, history.room_id, user_id=user_id)
+
+        assert await rooms.events.get_one(ends[1]) is not None
