@@ -115,10 +115,8 @@ class ProcessBase:
         """
         owners = self.owner_calls(stream)
         if owners is None:
-            writers, service_of = (
-                self.ownership.writers(stream),
-                self.by_owner(protocol, stream, make),
-            )
+            writers = self.ownership.writers(stream)
+            service_of = self.by_owner(protocol, stream, make)
             if len(writers) == 1:
                 return service_of(writers[0])
             fixed = FixedOwners(partial(self.ownership.owner, stream))
