@@ -203,7 +203,7 @@ class RoomSelection:
     ) -> RoomSyncContext:
         if changes.was_always_joined():
             return RoomSyncContext(room_id, MembershipSection.JOIN, own, since, always_joined=True)
-        after = await self._known_until(changes, since)
+        after, follows_gap = await self._known_until(changes, since)
         return RoomSyncContext(
             room_id,
             MembershipSection.JOIN,
@@ -211,7 +211,7 @@ class RoomSelection:
             after,
             needs_full_state=True,
             is_new=True,
-            follows_gap=await self._follows_gap(changes, after),
+            follows_gap=follows_gap,
         )
 
     async def _left_room(
@@ -222,13 +222,13 @@ class RoomSelection:
         since: VectorPosition,
     ) -> RoomSyncContext:
         was_joined_before = membership_in(changes.prior) == event_types.JOIN
-        after = await self._known_until(changes, since)
+        after, follows_gap = await self._known_until(changes, since)
         return RoomSyncContext(
             room_id,
             MembershipSection.LEAVE,
             own,
             after,
-            follows_gap=await self._follows_gap(changes, after),
+            follows_gap=follows_gap,
             last_stream_id=own.stream_id,
             needs_full_state=not was_joined_before,
             is_new=not was_joined_before,
@@ -237,15 +237,24 @@ class RoomSelection:
 
     async def _known_until(
         self, changes: _MembershipChanges, since: VectorPosition
-    ) -> VectorPosition | None:
-        """Return the position up to which the client received a room's events; None if nothing."""
-        if membership_in(changes.prior) == event_types.JOIN:
-            return since
-        if changes.prior is not None and await self._was_joined_before(changes.prior):
-            # The client received the events until the user left when that happened; of later bans
-            # and the like only these events.
-            return VectorPosition(changes.prior.stream_id)
-        return None
+    ) -> tuple[VectorPosition | None, bool]:
+        """Return the position up to which the client received a room's events; None if nothing.
+
+        And return whether it lacks events before that.
+        """
+        prior = changes.prior
+        if membership_in(prior) == event_types.JOIN:
+            return since, False
+        before = prior
+        for step in range(MAX_STEPS_BACK):
+            if before is None or membership_in(before) not in _LEFT:
+                break
+            before = await self._states.replaced_event(before)
+            if prior is not None and membership_in(before) == event_types.JOIN:
+                # The client received the events until the user left when that happened; of later
+                # bans and the like only these events.
+                return VectorPosition(prior.stream_id), step > 0
+        return None, False
 
     async def _without_unwanted_invites(
         self, context: SyncContext, room_contexts: list[RoomSyncContext]
@@ -302,25 +311,6 @@ class RoomSelection:
                 break
             stored = await self._states.replaced_event(stored)
         return None if stored is None else _as_membership(stored)
-
-    async def _follows_gap(self, changes: _MembershipChanges, after: VectorPosition | None) -> bool:
-        """Return whether the client lacks events before those after a known position."""
-        prior = changes.prior
-        if after is None or prior is None or membership_in(prior) == event_types.JOIN:
-            return False
-        return not await self._ended_a_join(prior)
-
-    async def _ended_a_join(self, stored: StoredEvent) -> bool:
-        return membership_in(await self._states.replaced_event(stored)) == event_types.JOIN
-
-    async def _was_joined_before(self, stored: StoredEvent) -> bool:
-        """Return whether the user left the room with an event, or before and did not return."""
-        before: StoredEvent | None = stored
-        for _ in range(MAX_STEPS_BACK):
-            if before is None or membership_in(before) not in _LEFT:
-                break
-            before = await self._states.replaced_event(before)
-        return before is not stored and membership_in(before) == event_types.JOIN
 
 
 def _new_room(room_id: RoomID, own: LocalMembership, section: MembershipSection) -> RoomSyncContext:
