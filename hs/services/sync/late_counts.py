@@ -11,7 +11,9 @@ Rules:
   has all rooms with events since, once.
 """
 
+from collections.abc import Awaitable, Callable
 from collections.abc import Set as AbstractSet
+from functools import partial
 from typing import Final
 
 import attrs
@@ -19,6 +21,7 @@ import attrs
 from hs.core.events import event_types
 from hs.core.ids import RoomID
 from hs.core.positions import VectorPosition
+from hs.core.sync_token import SyncToken
 from hs.services.sync.room_selection import RoomSelection
 from hs.services.sync.sources import UnreadCountSource
 from hs.services.sync.sync_context import SyncContext
@@ -26,13 +29,13 @@ from hs.services.sync.sync_context import SyncContext
 
 @attrs.frozen(eq=False)
 class LateCounts:
-    """The rooms with changed counts; None if they are not known.
+    """The rooms with changed counts.
 
     `reached` is the position up to which the client's counts are exact after the response; None if
     that is the end of the response.
     """
 
-    rooms: AbstractSet[RoomID] | None
+    rooms: AbstractSet[RoomID]
     reached: VectorPosition | None
 
 
@@ -51,17 +54,16 @@ class LateCountsSection:
 
         `has_rooms` says whether the response has rooms without them.
         """
-        told = None if context.since is None else context.since.counted
-        if told is None and not has_rooms:
-            return NO_LATE_COUNTS
-        late = await load_late_counts(self._counts, told, context.events_position)
+        late = await load_late_counts(
+            self._counts,
+            context.since,
+            context.events_position,
+            partial(self._selection.rooms_with_events, context),
+            has_rooms=has_rooms,
+        )
         if late is NO_LATE_COUNTS:
             return late
-        changed = late.rooms
-        if changed is None:
-            assert told is not None
-            changed = await self._selection.rooms_with_events(context, told)
-        rooms = {room_id for room_id in changed if self._is_joined(context, room_id)}
+        rooms = {room_id for room_id in late.rooms if self._is_joined(context, room_id)}
         return attrs.evolve(late, rooms=rooms)
 
     def _is_joined(self, context: SyncContext, room_id: RoomID) -> bool:
@@ -74,14 +76,27 @@ class LateCountsSection:
 
 
 async def load_late_counts(
-    source: UnreadCountSource, told: VectorPosition | None, end: VectorPosition
+    source: UnreadCountSource,
+    since: SyncToken | None,
+    end: VectorPosition,
+    rooms_with_events: Callable[[VectorPosition], Awaitable[AbstractSet[RoomID]]],
+    *,
+    has_rooms: bool,
 ) -> LateCounts:
-    """Return the rooms, of all users, for a token's position `counted` and a response's end."""
-    reached = await source.catch_up()
-    if reached is None and told is None:
+    """Return the rooms, of all users, for a request's token and the end of its response.
+
+    `has_rooms` says whether the response has rooms without them. `rooms_with_events` returns the
+    rooms with events after a position, for a process that does not know the others.
+    """
+    told = None if since is None else since.counted
+    if told is None and not has_rooms:
         return NO_LATE_COUNTS
-    rooms: AbstractSet[RoomID] | None = frozenset()
+    reached = await source.catch_up()
+    if told is None and reached is None:
+        return NO_LATE_COUNTS
+    rooms: AbstractSet[RoomID] = frozenset()
     if told is not None and (reached is None or not told.covers_all(reached)):
-        rooms = source.changed_since(told)
+        changed = source.changed_since(told)
+        rooms = await rooms_with_events(told) if changed is None else changed
     is_exact = reached is None or reached.covers_all(end)
     return LateCounts(rooms, None if is_exact else reached)

@@ -353,7 +353,7 @@ class SyncService:
             context, has_rooms=has_rooms or context.request.full_state
         )
         rooms = await sections.rooms.render(
-            context, room_contexts, room_events, sticky.by_room, late_counts.rooms or frozenset()
+            context, room_contexts, room_events, sticky.by_room, late_counts.rooms
         )
         if rooms:
             parts += (b",", *rooms)

@@ -26,6 +26,7 @@ Spec: MSC4186.
 
 from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
+from functools import partial
 from typing import Any, Final
 
 import attrs
@@ -41,7 +42,7 @@ from hs.services.ephemeral.presence import PresenceService
 from hs.services.rooms.read.visibility import Visibility
 from hs.services.rooms.store.memberships import Memberships, RoomsOf
 from hs.services.rooms.store.recent_events import RecentEvents
-from hs.services.sync.late_counts import NO_LATE_COUNTS, LateCounts, load_late_counts
+from hs.services.sync.late_counts import NO_LATE_COUNTS, load_late_counts
 from hs.services.sync.notifier import Notifier, Watch
 from hs.services.sync.positions import (
     PositionsLate,
@@ -264,8 +265,14 @@ class SlidingSync:
                 or requested.sent_at != request_context.connection.number
                 or not requested.rooms.keys().isdisjoint(changed_rooms)
             )
-            late_counts = await self._late_counts(context, requested, has_rooms)
-            read_rooms = read_rooms | (late_counts.rooms or frozenset())
+            late_counts = await load_late_counts(
+                self._counts,
+                since,
+                token.events,
+                partial(self._rooms_with_events, context, requested),
+                has_rooms=has_rooms,
+            )
+            read_rooms = read_rooms | late_counts.rooms
         changes_since = ChangesSincePos(since, changed_rooms, read_rooms)
         changes: dict[RoomID, SentRoom] = {}
         candidates: AbstractSet[RoomID] = requested.rooms.keys()
@@ -290,23 +297,6 @@ class SlidingSync:
         return attrs.evolve(
             response, token=attrs.evolve(response.token, counted=late_counts.reached)
         )
-
-    async def _late_counts(
-        self, context: _Context, requested: RequestedRooms, has_rooms: bool
-    ) -> LateCounts:
-        """Return the rooms whose counts changed since push rules were evaluated late.
-
-        `has_rooms` says whether the response has rooms without them.
-        """
-        end = context.position.token.events
-        if context.since is None or context.since.counted is None:
-            return await load_late_counts(self._counts, None, end) if has_rooms else NO_LATE_COUNTS
-        told = context.since.counted
-        late = await load_late_counts(self._counts, told, end)
-        if late.rooms is None:
-            rooms = await self._rooms_with_events(context, requested, told)
-            late = attrs.evolve(late, rooms=rooms)
-        return late
 
     async def _rooms_with_events(
         self, context: _Context, requested: RequestedRooms, since: VectorPosition
