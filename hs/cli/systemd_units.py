@@ -12,6 +12,7 @@ from hs.nursery.systemd_units import (
     STATE,
     Installation,
     folders_written,
+    has_privileged_ports,
     instances_of,
     unit_of_supervisor,
     units_of_processes,
@@ -60,12 +61,14 @@ def systemd_units(
     processes = (
         find_processes(source) if source.is_dir() else [ProcessFiles(name=MAIN, files=(source,))]
     )
+    all_settings = load_all(processes, RESTRICTING_KEYS)
     installed = Installation(
         program=Path(sys.argv[0]).absolute(),
         data=data_dir.absolute(),
         user=user,
         config=[source, *(process.files[-1] for process in processes)],
-        writable=folders_written(load_all(processes, RESTRICTING_KEYS)),
+        writable=folders_written(all_settings),
+        has_privileged_ports=has_privileged_ports(all_settings),
     )
     if supervise and not source.is_dir():
         raise click.UsageError("--supervise needs --config DIRECTORY")

@@ -19,6 +19,12 @@ _RUN: Final = Path("/run")
 _SUPERVISOR_STOP_S: Final = 150
 _HOMES: Final = (Path("/home"), Path("/root"), Path("/run/user"))
 _PLAIN_PATH: Final = re.compile(r"[\w/.,:@+=~-]+")
+_FIRST_UNPRIVILEGED_PORT: Final = 1024
+_NO_CAPABILITIES: Final = "CapabilityBoundingSet="
+_BIND_CAPABILITIES: Final = """\
+# For the listeners below port 1024.
+AmbientCapabilities=CAP_NET_BIND_SERVICE
+CapabilityBoundingSet=CAP_NET_BIND_SERVICE"""
 
 _SERVICE: Final = """
 [Service]
@@ -58,7 +64,7 @@ RestrictNamespaces=true
 RestrictRealtime=true
 RestrictSUIDSGID=true
 LockPersonality=true
-CapabilityBoundingSet=
+{capabilities}
 SystemCallArchitectures=native
 SystemCallFilter=@system-service
 SystemCallErrorNumber=EPERM
@@ -102,8 +108,8 @@ After=hs.service
 class Installation:
     """Where the program, its data and its configuration are, and its user.
 
-    `writable` are more folders that it writes to. Raises: SettingsError, for a path that a unit
-    cannot have.
+    `writable` are more folders that it writes to. With `has_privileged_ports` it may listen below
+    port 1024. Raises: SettingsError, for a path that a unit cannot have.
     """
 
     program: Path
@@ -111,6 +117,7 @@ class Installation:
     user: str
     config: Sequence[Path] = ()
     writable: Sequence[Path] = ()
+    has_privileged_ports: bool = False
 
     def __attrs_post_init__(self) -> None:
         _check_paths(self._paths)
@@ -143,6 +150,7 @@ class Installation:
             writable=" ".join(map(str, dict.fromkeys(folders))),
             # With "true", what is in these directories does not exist for the process.
             protect_home="read-only" if any(map(_is_in_home, self._paths)) else "true",
+            capabilities=_BIND_CAPABILITIES if self.has_privileged_ports else _NO_CAPABILITIES,
             target=target,
         )
 
@@ -184,6 +192,15 @@ def folders_written(all_settings: Mapping[str, Settings]) -> list[Path]:
     """Return the folders that processes write to by their configuration."""
     folders = (folder for settings in all_settings.values() for folder in _folders_of(settings))
     return list(dict.fromkeys(folders))
+
+
+def has_privileged_ports(all_settings: Mapping[str, Settings]) -> bool:
+    """Return whether a process listens on a port that only privileged processes may open."""
+    return any(
+        listener.port is not None and listener.port < _FIRST_UNPRIVILEGED_PORT
+        for settings in all_settings.values()
+        for listener in settings.opened_listeners
+    )
 
 
 def _folders_of(settings: Settings) -> Iterable[Path]:

@@ -92,6 +92,19 @@ def test_program_in_a_home_directory_can_be_read() -> None:
     assert "ProtectHome=read-only\n" in unit_of_supervisor(installed, Path("/etc/hs"))["hs.service"]
 
 
+def test_unit_may_listen_below_port_1024_if_a_listener_does(folder: Path) -> None:
+    _, without, _ = run("--config", str(folder))
+    with (folder / "workers" / "sync1.yaml").open("a") as worker:
+        worker.write("worker_listeners: [{type: http, port: 443, resources: [{names: [client]}]}]")
+
+    _, printed, _ = run("--config", str(folder))
+
+    assert "CAP_NET_BIND_SERVICE" not in without
+    # Both units, because the worker's is a template.
+    for key in ("CapabilityBoundingSet", "AmbientCapabilities"):
+        assert printed.count(f"\n{key}=CAP_NET_BIND_SERVICE\n") == 2
+
+
 def test_path_that_units_cannot_have_is_refused(folder: Path) -> None:
     status, _, said = run("--config", str(folder), "--data-dir", "/srv/matrix data")
 
