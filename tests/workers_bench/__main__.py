@@ -11,6 +11,7 @@ each operation).
 import argparse
 import sys
 from pathlib import Path
+from statistics import quantiles
 
 import attrs
 import trio
@@ -123,7 +124,10 @@ async def _measure(options: argparse.Namespace, server: MeasuredCluster) -> None
             await _join_some(clients, rooms)
             await send_for(clients, 2.0)
             meter.start()
-            meter.end("send", await send_for(clients, options.seconds, options.send_rate))
+            durations = await send_for(clients, options.seconds, options.send_rate)
+            meter.end("send", len(durations))
+            median, *_, highest = quantiles(durations, n=20)[9:]
+            report(f"  each took {median * 1000:.1f} ms (median), {highest * 1000:.1f} ms (95 %)")
         elif scenario == "fan-out":
             clients = await make_clients(server.ports, options.members + 8, "member")
             (room,) = await make_rooms(clients[8:9], 1)

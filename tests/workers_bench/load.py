@@ -134,29 +134,30 @@ async def make_rooms(creators: list[Client], count: int) -> list[str]:
     return rooms
 
 
-async def send_for(clients: list[Client], seconds: float, rate: float = 0) -> int:
-    """Let every client send one message after the other to its rooms; return their number.
+async def send_for(clients: list[Client], seconds: float, rate: float = 0) -> list[float]:
+    """Let every client send one message after the other to its rooms.
 
     With `rate`, all together send so many a second if they can.
+    Returns: how long each message took, in seconds.
     """
-    sent = 0
+    durations: list[float] = []
 
     async def work(client: Client, number: int) -> None:
-        nonlocal sent
         begin = trio.current_time() + (number / rate if rate else 0)
         for round_, room in enumerate(itertools.cycle(client.rooms)):
             if rate:
                 await trio.sleep_until(begin + round_ * len(clients) / rate)
-            if trio.current_time() > deadline:
+            began = trio.current_time()
+            if began > deadline:
                 return
             await client.send(room)
-            sent += 1
+            durations.append(trio.current_time() - began)
 
     deadline = trio.current_time() + seconds
     async with trio.open_nursery() as nursery:
         for number, client in enumerate(clients):
             nursery.start_soon(work, client, number)
-    return sent
+    return durations
 
 
 async def fan_out_for(
@@ -186,7 +187,7 @@ async def fan_out_for(
         settle()
         for member in members:
             member.syncs = 0
-        sent = await send_for(senders, seconds, rate)
+        sent = len(await send_for(senders, seconds, rate))
         await trio.sleep(0.3)
         nursery.cancel_scope.cancel()
     with trio.CancelScope(shield=True):
