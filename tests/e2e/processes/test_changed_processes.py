@@ -6,7 +6,7 @@ HS_CHANGES is how often a writer of events is removed and added.
 import logging
 import os
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from tests.support.servers.ledger_run import (
 from tests.support.servers.postgres import PostgresServer
 from tests.support.servers.redis import RedisServer
 from tests.support.servers.supervised import SupervisedServer, supervised_server
+from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.process, pytest.mark.postgres, pytest.mark.redis, pytest.mark.long]
 
@@ -91,23 +92,16 @@ def changing(
         assert server.stop() == 0
 
 
-async def wait_until(holds: Callable[[], bool]) -> None:
-    """Wait until a condition holds."""
-    with trio.fail_after(LIMIT_S):
-        while not await trio.to_thread.run_sync(holds):  # noqa: ASYNC110 - of other processes
-            await trio.sleep(0.1)
-
-
 async def test_nothing_is_lost_while_a_writer_is_added_and_removed(
     changing: ChangingServer,
 ) -> None:
     async def change(ledger: Ledger) -> None:
-        await wait_until(lambda: len(ledger.in_order) == PEOPLE * ROOMS)
+        await wait_until(lambda: len(ledger.in_order) == PEOPLE * ROOMS, LIMIT_S)
         for _ in range(CHANGES):
             await trio.to_thread.run_sync(changing.remove)
-            await wait_until(lambda: changing.holders() == {"event_persister1"})
+            await wait_until(lambda: changing.holders() == {"event_persister1"}, LIMIT_S)
             await trio.to_thread.run_sync(changing.add)
-            await wait_until(lambda: changing.holders() == {"event_persister1", WRITER})
+            await wait_until(lambda: changing.holders() == {"event_persister1", WRITER}, LIMIT_S)
             log.info("removed and added, %d messages so far", len(ledger.acknowledged))
 
     ports = [changing.server.port, changing.server.first_port]

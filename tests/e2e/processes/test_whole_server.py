@@ -27,6 +27,7 @@ from tests.support.servers.ledger_run import (
 from tests.support.servers.postgres import PostgresMissing, PostgresServer, running_postgres
 from tests.support.servers.redis import RedisServer
 from tests.support.servers.supervised import SupervisedServer, supervised_server
+from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.process, pytest.mark.postgres, pytest.mark.redis, pytest.mark.long]
 
@@ -105,18 +106,11 @@ async def test_event_is_read_by_its_id_at_another_process_at_once(stage: Stage) 
     assert missed == []
 
 
-async def wait_until(holds: Callable[[], bool]) -> None:
-    """Wait until a condition holds."""
-    with trio.fail_after(HEALED_S):
-        while not holds():  # noqa: ASYNC110 - conditions of other processes
-            await trio.sleep(0.1)
-
-
 async def kill(stage: Stage, name: str) -> None:
     """Kill a process; the supervisor starts it again."""
     killed = stage.server.status()[name][1]
     os.kill(killed, signal.SIGKILL)
-    await wait_until(lambda: stage.server.status()[name][1] not in (killed, 0))
+    await wait_until(lambda: stage.server.status()[name][1] not in (killed, 0), HEALED_S)
 
 
 async def suspend(stage: Stage, name: str) -> None:
@@ -185,14 +179,15 @@ async def wait_healed(stage: Stage, ledger: Ledger) -> float:
         lambda: (
             stage.server.is_whole()
             and all(len(ledger.in_order[sender]) > count + 1 for sender, count in counts.items())
-        )
+        ),
+        HEALED_S,
     )
     return trio.current_time() - began
 
 
 async def test_nothing_is_lost_while_each_process_fails_in_turn(stage: Stage) -> None:
     async def cause_failures(ledger: Ledger) -> None:
-        await wait_until(lambda: len(ledger.in_order) == PEOPLE * ROOMS)
+        await wait_until(lambda: len(ledger.in_order) == PEOPLE * ROOMS, HEALED_S)
         for label, fault in faults_of_server(stage).items():
             await fault(stage)
             log.info("%s: healed after %.1f s", label, await wait_healed(stage, ledger))
