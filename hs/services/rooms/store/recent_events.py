@@ -8,7 +8,8 @@ Rules:
 - `_floor` is the position after which rooms without an entry had no event. It advances when a room
   is dropped. It is set by the first batch: before that, nothing is known about earlier events.
 - Positions are vectors, as several processes write the stream. An event is after a position if its
-  own writer's number is; so all entries have to be compared where writers are ahead of the rest.
+  own writer's number is. The events of a room have one writer unless it passed to another process:
+  then all entries have to be compared where writers are ahead of the rest.
 - Events that are not sent to clients (outliers, rejected and soft-failed ones) are left out.
 """
 
@@ -46,10 +47,19 @@ class RecentEvent(NamedTuple):
 
 @attrs.define(eq=False)
 class _RecentInRoom:
-    """The recent events of one room, complete after the position `start`."""
+    """The recent events of one room, complete after the position `start`.
+
+    `has_several_writers` says whether there may be events of several writers.
+    """
 
     start: VectorPosition
     entries: deque[RecentEvent] = attrs.Factory(deque)
+    has_several_writers: bool = False
+
+    def append(self, entry: RecentEvent) -> None:
+        if self.entries and self.entries[-1].writer != entry.writer:
+            self.has_several_writers = True
+        self.entries.append(entry)
 
 
 class RecentEvents:
@@ -97,7 +107,7 @@ class RecentEvents:
         for entry in reversed(recent.entries):
             if not position.covers(entry.writer, entry.stream_id):
                 entries.append(entry)
-            elif not position.ahead:
+            elif not (position.ahead and recent.has_several_writers):
                 break
         entries.reverse()
         return entries
@@ -168,7 +178,7 @@ class RecentEvents:
             recent = self._rooms[room_id] = _RecentInRoom(self._floor)
         else:
             self._rooms.move_to_end(room_id)
-        recent.entries.append(_entry(writer, stream_id, row))
+        recent.append(_entry(writer, stream_id, row))
         self._count += 1
         if len(recent.entries) > self._per_room + self._dropped_at_once:
             self._drop_earliest(recent)
@@ -183,6 +193,9 @@ class RecentEvents:
             entry = recent.entries.popleft()
             dropped[entry.writer] = entry.stream_id
             self._count -= 1
+        recent.has_several_writers = (
+            recent.has_several_writers and len({entry.writer for entry in recent.entries}) > 1
+        )
         for writer, stream_id in dropped.items():
             recent.start = recent.start.advance(writer, stream_id)
 

@@ -9,9 +9,12 @@ from hs.core.streams import EVENTS, EventRow
 from hs.repl.feed import Batch, Feed
 from hs.services.rooms.store.recent_events import ENTRY_BYTES, RecentEvents
 
-WRITERS = {"!a:x": "w1", "!b:x": "w1", "!c:x": "w2", "!d:x": "w2"}
+ROOMS = ("!a:x", "!b:x", "!c:x", "!d:x")
+# The last room passes from one writer to the other and back.
+WRITERS = (("!a:x", "w1"), ("!b:x", "w1"), ("!c:x", "w2"), ("!d:x", "w1"), ("!d:x", "w2"))
 
-rooms = st.lists(st.sampled_from(sorted(WRITERS)), max_size=40)
+events = st.lists(st.sampled_from(WRITERS), max_size=40)
+numbers = st.integers(0, 81)
 
 
 def row(room_id: str, number: int) -> EventRow:
@@ -20,9 +23,21 @@ def row(room_id: str, number: int) -> EventRow:
     )
 
 
-@given(rooms, rooms, st.integers(1, 12), st.integers(1, 9), st.booleans())
+@given(
+    events,
+    events,
+    st.integers(1, 12),
+    st.integers(1, 9),
+    st.booleans(),
+    st.lists(st.tuples(numbers, numbers), max_size=5),
+)
 def test_answer_is_complete_or_none(
-    before: list[str], after: list[str], total: int, per_room: int, follows: bool
+    before: list[tuple[str, str]],
+    after: list[tuple[str, str]],
+    total: int,
+    per_room: int,
+    follows: bool,
+    elsewhere: list[tuple[int, int]],
 ) -> None:
     feed = Feed()
     for writer in ("w1", "w2"):
@@ -31,22 +46,23 @@ def test_answer_is_complete_or_none(
     positions: list[VectorPosition] = [feed.position(EVENTS)]
     recent_events: RecentEvents | None = None
 
-    for number, room_id in enumerate([*before, "", *after], start=1):
+    for number, (room_id, writer) in enumerate([*before, ("", ""), *after], start=1):
         if not room_id:
             recent_events = RecentEvents(feed, total * ENTRY_BYTES, per_room, follows=follows)
             continue
-        writer = WRITERS[room_id]
         previous = feed.position_of(EVENTS, writer) or 0
         feed.deliver(Batch(EVENTS, writer, previous, number, [(number, row(room_id, number))]))
         log.append((writer, number, room_id))
         positions.append(feed.position(EVENTS))
 
     assert recent_events is not None
-    for position in positions:
+    # A process that receives the batches in another order has other positions.
+    others = [VectorPosition().advance("w1", w1).advance("w2", w2) for w1, w2 in elsewhere]
+    for position in [*positions, *others]:
         news = [entry for entry in log if not position.covers(entry[0], entry[1])]
         changed = recent_events.rooms_since(position)
         assert changed is None or changed == {room for _, _, room in news}
-        for room_id in WRITERS:
+        for room_id in ROOMS:
             found = recent_events.since(RoomID(room_id), position)
             expected = [number for _, number, room in news if room == room_id]
             assert found is None or [event.stream_id for event in found] == expected
