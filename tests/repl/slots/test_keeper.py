@@ -6,13 +6,17 @@ A process whose keeper does not run is like one that is stopped (SIGSTOP): it gi
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from typing import Any
 
+import attrs
+import orjson
 import pytest
 import trio
 
 from hs.core.errors import MatrixError
 from hs.core.ids import RoomID
 from hs.core.streams import EVENTS
+from hs.repl.slots.assignment import slot_of
 from hs.repl.slots.keeper import SlotKeeper
 from hs.repl.slots.table import SlotTable
 from hs.storage import stream_slots
@@ -176,6 +180,51 @@ async def test_what_was_accepted_before_a_takeover_is_not_committed_after_it(
         sent = await p2.send(room_id, ALICE)
         messages = [row.event_id for _, row in p2.seen if row.type == "m.room.message"]
         assert messages == [sent.event_id]
+
+
+@attrs.define(eq=False)
+class HeldReads:
+    """A database whose snapshots are returned late."""
+
+    _database: Database
+    is_read: trio.Event = attrs.Factory(trio.Event)
+    may_return: trio.Event = attrs.Factory(trio.Event)
+
+    async def read_snapshot(self, *args: Any) -> Any:
+        result = await self._database.read_snapshot(*args)
+        self.is_read.set()
+        await self.may_return.wait()
+        return result
+
+
+async def test_room_that_leaves_and_comes_back_while_it_is_read_is_read_again(
+    database: Database,
+) -> None:
+    async with open_persisters(database) as (p1, p2):
+        room_id = await room_of(p1)
+        p1.rooms.drop(lambda each: each == room_id)
+        reads: Any = HeldReads(database)
+        p1.rooms._database = reads
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(p1.writer.append, room_id, [message(ALICE, "last")])
+            await reads.is_read.wait()
+            await hand_over(p1, p2, room_id)
+            sent = await p2.writer.append(room_id, [message(ALICE, "meanwhile")])
+            await hand_over(p2, p1, room_id)
+            reads.may_return.set()
+
+        _, last = p1.seen[-1]
+        assert last.pdu is not None
+        assert orjson.loads(last.pdu)["prev_events"] == [sent[0].event_id]
+
+
+async def hand_over(giver: World, taker: World, room_id: RoomID) -> None:
+    """Pass the slot of a room to another process."""
+    await keeper_of(giver)._give("events", {table_of(taker).instance: [slot_of(room_id)]})
+    await wait_until(lambda: "events" in table_of(taker).promised())
+    await keeper_of(taker)._accept()
+    assert table_of(taker).holds("events", room_id)
 
 
 async def test_stopping_process_hands_over_all_slots_at_once(database: Database) -> None:

@@ -14,7 +14,8 @@ Rules:
   that check and `submit`; otherwise it would build on events that were never stored.
 - Between processes, rooms change hands (hs/repl/slots). `check_owner` raises NotOwner if this
   process may not write a room. It is called before a room is loaded and, with no await in between,
-  before a batch is queued. When a room is lost, its copy here is dropped.
+  before a batch is queued. When a room is lost, its copy here is dropped, and what is being read
+  for one is not used: the room may come back after others have changed it.
 - Batches that were submitted before the failure, on top of the failed one, are failed by the
   committer. The next holder loads the room from the database again.
 """
@@ -33,7 +34,7 @@ from hs.lib.keyed_lock import Hold, KeyedLock
 from hs.services.rooms.append.committer import Committer
 from hs.services.rooms.append.hot_room import HotRoom, RoomHead
 from hs.services.rooms.append.pending_events import EventBatch, HeadChange, NewRoomRow, PendingEvent
-from hs.services.rooms.append.room_loading import build_hot_room, load_room
+from hs.services.rooms.append.room_loading import LoadedRoom, build_hot_room, load_room
 from hs.services.rooms.store.event_store import EventStore
 from hs.services.rooms.store.state_store import StateStore
 from hs.storage.database import Database
@@ -65,6 +66,7 @@ class HotRooms:
     _max_bytes: int = MAX_BYTES
     _check_owner: Callable[[str], None] = _own
     _rooms: OrderedDict[RoomID, HotRoom] = attrs.Factory(OrderedDict)
+    _loading: set[RoomID] = attrs.Factory(set)
     _weights: dict[RoomID, int] = attrs.Factory(dict)
     _total_bytes: int = 0
     _locks: KeyedLock[RoomID] = attrs.Factory(KeyedLock)
@@ -139,6 +141,7 @@ class HotRooms:
         for room_id in [each for each in self._rooms if matches(each)]:
             self._rooms[room_id].dropped = True
             self._remove(room_id)
+        self._loading = {each for each in self._loading if not matches(each)}
 
     def check_not_dropped(self, room: HotRoom) -> None:
         """Raise RoomDropped if a commit of the held room has failed."""
@@ -227,7 +230,7 @@ class HotRooms:
         return batch
 
     async def _load(self, room_id: RoomID, make: Callable[[], HotRoom] | None) -> HotRoom:
-        record = await self._database.read_snapshot(load_room, room_id)
+        record = await self._read(room_id)
         room = None if record is None else build_hot_room(room_id, record, self._events)
         if room is None and make is not None:
             return make()
@@ -237,6 +240,18 @@ class HotRooms:
         self._states.remember_current(room_id, room.head.snapshot.map)
         self._add(room)
         return room
+
+    async def _read(self, room_id: RoomID) -> LoadedRoom | None:
+        """Read a room that belongs to this process all the while. Raises: NotOwner."""
+        while True:
+            self._check_owner(room_id)
+            self._loading.add(room_id)
+            try:
+                record = await self._database.read_snapshot(load_room, room_id)
+                if room_id in self._loading:
+                    return record
+            finally:
+                self._loading.discard(room_id)
 
     def _add(self, room: HotRoom) -> None:
         self._rooms[room.room_id] = room
