@@ -4,16 +4,23 @@ T1 is between T0 and T2, which has PostgreSQL too, so it is left to the long tes
 """
 
 from collections.abc import Iterator
+from typing import Literal
 
 import pytest
 
 from tests.support.servers.postgres import PostgresServer
 from tests.support.servers.processes import Cluster, Layout, running_cluster
 from tests.support.servers.redis import RedisServer
+from tests.support.servers.whole import is_whole
+
+
+def scope_of_server(fixture_name: str, config: pytest.Config) -> Literal["module", "session"]:
+    """Return the scope of a server: many processes take long to start."""
+    return "session" if is_whole() else "module"
 
 
 @pytest.fixture(
-    scope="module",
+    scope=scope_of_server,
     params=[
         "T0",
         pytest.param("T1", marks=[pytest.mark.postgres, pytest.mark.long]),

@@ -83,7 +83,7 @@ class BridgedScene:
 
 
 async def open_scene(bridged: BridgedServer) -> BridgedScene:
-    ports = [int(url.rpartition(":")[2]) for url in bridged.cluster.urls]
+    ports = bridged.cluster.ports
     number = next(NAMES)
     ada = Person(ports, random.Random(number))
     await ada.register(f"ada{number}-{os.getpid()}")

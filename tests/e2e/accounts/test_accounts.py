@@ -160,7 +160,7 @@ async def open_scene(
 
 
 def ports_of(cluster: Cluster) -> list[int]:
-    return [int(url.rpartition(":")[2]) for url in cluster.urls]
+    return cluster.ports
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,7 @@ class Client:
 
 
 async def test_keys_device_lists_and_to_device_work_through_any_process(cluster: Cluster) -> None:
-    unregistered = Client(cycle([int(url.rpartition(":")[2]) for url in cluster.urls]))
+    unregistered = Client(cycle(cluster.ports))
     ada, bob = await unregistered.register("e2ada"), await unregistered.register("e2bob")
     room_id = (await ada.request("POST", "createRoom", {"preset": "public_chat"}))["room_id"]
     await bob.request("POST", f"join/{room_id}", {})
@@ -103,7 +103,7 @@ async def test_keys_device_lists_and_to_device_work_through_any_process(cluster:
 
 
 async def test_key_backup_is_the_same_through_all_processes(cluster: Cluster) -> None:
-    unregistered = Client(cycle([int(url.rpartition(":")[2]) for url in cluster.urls]))
+    unregistered = Client(cycle(cluster.ports))
     ada = await unregistered.register("backada")
     body = {"algorithm": "m.megolm_backup.v1.curve25519-aes-sha2", "auth_data": {"a": "b"}}
     version = (await ada.request("POST", "room_keys/version", body))["version"]

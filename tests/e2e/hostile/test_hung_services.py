@@ -141,7 +141,7 @@ async def test_hung_postgres_is_answered_503_and_service_resumes(
     layout: Layout, own_postgres: PostgresServer, own_redis: RedisServer
 ) -> None:
     with running_cluster(layout, own_postgres, own_redis) as cluster:
-        ports = [process.port for process in cluster.processes.values()]
+        ports = cluster.ports
         member, stop = Member(ports), trio.Event()
         await member.begin()
         async with trio.open_nursery() as nursery:
@@ -170,7 +170,7 @@ async def test_postgres_that_hangs_for_long_ends_no_process_and_loses_nothing(
     own_postgres: PostgresServer, own_redis: RedisServer
 ) -> None:
     with running_cluster("T2", own_postgres, own_redis, max_event_delay_duration="10m") as cluster:
-        ports = [process.port for process in cluster.processes.values()]
+        ports = cluster.ports
         member, stop = Member(ports), trio.Event()
         await member.begin()
         delayed = await member.request(
@@ -212,7 +212,7 @@ async def test_hung_redis_makes_processes_degraded_and_loses_nothing(
     own_postgres: PostgresServer, own_redis: RedisServer
 ) -> None:
     with running_cluster("T2", own_postgres, own_redis) as cluster:
-        ports = [process.port for process in cluster.processes.values()]
+        ports = cluster.ports
         member, stop = Member(ports), trio.Event()
         await member.begin()
         async with trio.open_nursery() as nursery:

@@ -109,7 +109,7 @@ async def cause_failures(stage: Stage) -> None:
 
 def prove(stage: Stage, seconds: float) -> None:
     """Run the scenario and compare ledger, database and timelines."""
-    ports = [process.port for process in stage.cluster.processes.values()]
+    ports = stage.cluster.ports
 
     async def cause_failures_for_a_while(_: Ledger) -> None:
         with trio.move_on_after(seconds):

@@ -21,7 +21,7 @@ MANY_PAIRS: Final = 2_000
 async def check_pairs(cluster: Cluster, pairs: int) -> None:
     """Send pairs of requests, and read the membership after each pair."""
     rng = random.Random(SEED)
-    ports = [process.port for process in cluster.processes.values()]
+    ports = cluster.ports
     users = {name: Person(ports, rng) for name in ("alice", "bob")}
     for name, user in users.items():
         await user.register(f"{name}{pairs}")

@@ -37,7 +37,7 @@ def cluster(postgres_server: PostgresServer, redis_server: RedisServer) -> Itera
 
 def persons_of(cluster: Cluster, count: int) -> list[Person]:
     """Return unregistered persons who use all processes."""
-    ports = [process.port for process in cluster.processes.values()]
+    ports = cluster.ports
     return [Person(ports, random.Random(number)) for number in range(count)]
 
 

@@ -1,12 +1,15 @@
 """A client sees its own changes although each of its requests goes to another process."""
 
+from collections.abc import Iterable
 from itertools import cycle
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support.servers.http_client import HttpClient
-from tests.support.servers.processes import Cluster
+from tests.support.servers.processes import Cluster, free_ports
+from tests.support.servers.proxies import HaproxyMissing, haproxy_before
 
 pytestmark = pytest.mark.process
 
@@ -15,10 +18,10 @@ ROUNDS = 10
 
 
 class RoundRobinClient:
-    """A client that sends its requests to each process in turn."""
+    """A client that sends its requests to each port in turn."""
 
-    def __init__(self, cluster: Cluster) -> None:
-        self.ports = cycle([int(url.rpartition(":")[2]) for url in cluster.urls])
+    def __init__(self, ports: Iterable[int]) -> None:
+        self.ports = cycle(ports)
         self.token: str | None = None
 
     async def request(self, method: str, path: str, body: Any = None) -> Any:
@@ -31,8 +34,23 @@ class RoundRobinClient:
 
 
 async def test_next_process_sees_change_of_previous_request(cluster: Cluster) -> None:
-    alice = RoundRobinClient(cluster)
-    account = {"username": "wanderer", "password": "correct horse"}
+    await change_and_read("wanderer", RoundRobinClient(cluster.ports))
+
+
+async def test_process_that_haproxy_picks_sees_change_of_previous_request(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    (port,) = free_ports(1)
+    try:
+        with haproxy_before(cluster.ports, port, tmp_path):
+            await change_and_read("balanced", RoundRobinClient([port]))
+    except HaproxyMissing as error:
+        pytest.skip(str(error))
+
+
+async def change_and_read(name: str, alice: RoundRobinClient) -> None:
+    """Change and read all kinds of data in turn."""
+    account = {"username": name, "password": "correct horse"}
     registered = await alice.request(
         "POST", "/register", {**account, "auth": {"type": "m.login.dummy"}}
     )

@@ -32,7 +32,7 @@ def cluster(postgres_server: PostgresServer, redis_server: RedisServer) -> Itera
 
 
 async def test_rate_limit_is_shared_by_all_processes(cluster: Cluster) -> None:
-    ports = [process.port for process in cluster.processes.values()]
+    ports = cluster.ports
     alice = Person(ports, random.Random(1))
     await alice.register("alice")
     created = await alice.request("POST", f"{CLIENT}/createRoom", {"preset": "public_chat"})

@@ -122,4 +122,4 @@ async def is_recognized(client: HttpClient, method: str, path: str) -> bool:
 
 
 def client_of(cluster: Cluster) -> HttpClient:
-    return HttpClient(int(cluster.any_url().rpartition(":")[2]))
+    return HttpClient(cluster.any_port())

@@ -54,7 +54,7 @@ async def add_address(person: Person, box: MailBox) -> None:
 
 async def check_notification_mail(cluster: Cluster, box: MailBox) -> None:
     """Set an e-mail pusher, send messages, check the mail and unsubscribe by its link."""
-    ports = [int(url.rpartition(":")[2]) for url in cluster.urls]
+    ports = cluster.ports
     rng = random.Random(4)
     ada, bob = Person(ports, rng), Person(ports, rng)
     await ada.register("ada")

@@ -123,7 +123,7 @@ async def run_scenario(stage: Stage, messages: int, endings: int, ending: Ending
 
 
 def prove(cluster: Cluster, people: int, messages: int, endings: int, ending: Ending) -> None:
-    ports = [int(url.rpartition(":")[2]) for url in cluster.urls]
+    ports = cluster.ports
     rng = random.Random(3)
     with running_gateway() as gateway:
         listeners = [Person(ports, rng) for _ in range(people)]

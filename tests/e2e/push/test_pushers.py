@@ -101,7 +101,7 @@ NAMES = iter(range(1000))
 
 
 async def open_scene(cluster: Cluster, gateway: Gateway) -> Scene:
-    ports = [int(url.rpartition(":")[2]) for url in cluster.urls]
+    ports = cluster.ports
     rng = random.Random(7)
     ada, bob = Person(ports, rng), Person(ports, rng)
     number = next(NAMES)

@@ -61,7 +61,7 @@ class User:
         return response.json
 
     async def _send_once(self, method: str, path: str, body: Any) -> Any:
-        port = int(self.cluster.any_url().rpartition(":")[2])
+        port = self.cluster.any_port()
         async with HttpClient(port) as client:
             client.token = self.token or None
             return await client.request(method, path, json=body)

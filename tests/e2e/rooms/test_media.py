@@ -79,7 +79,7 @@ def test_every_process_serves_the_same_thumbnail(cluster: Cluster) -> None:
 async def test_waiting_download_gets_upload_through_other_process(
     cluster: Cluster,
 ) -> None:
-    ports = cycle([int(url.rpartition(":")[2]) for url in cluster.urls])
+    ports = cycle(cluster.ports)
     async with HttpClient(next(ports)) as client:
         body = {"username": "waiting", "password": "a b c", "auth": {"type": "m.login.dummy"}}
         answer = await client.post("/_matrix/client/v3/register", body)

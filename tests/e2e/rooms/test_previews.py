@@ -54,7 +54,7 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
 
 async def register_person(cluster: Cluster) -> Person:
     rng = random.Random(4)
-    person = Person([process.port for process in cluster.processes.values()], rng)
+    person = Person(cluster.ports, rng)
     await person.register(f"u{random.SystemRandom().randrange(10**9)}")
     return person
 
@@ -116,7 +116,7 @@ async def test_refused_or_missing_page_is_an_error(cluster: Cluster, url: str, s
 
 
 async def test_preview_without_access_token_is_rejected(cluster: Cluster) -> None:
-    stranger = Person([process.port for process in cluster.processes.values()], random.Random(4))
+    stranger = Person(cluster.ports, random.Random(4))
 
     answer = await preview(stranger, stranger.ports[0], "http://127.0.0.1/")
 

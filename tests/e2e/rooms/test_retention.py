@@ -47,7 +47,7 @@ def server(request: pytest.FixtureRequest) -> Iterator[Cluster]:
 
 
 async def test_invites_are_accepted_and_left_rooms_are_forgotten(server: Cluster) -> None:
-    ports = cycle([int(url.rpartition(":")[2]) for url in server.urls])
+    ports = cycle(server.ports)
     alice = (await _register(ports, "alice")).json["access_token"]
     bob = (await _register(ports, "bob")).json["access_token"]
 

@@ -19,7 +19,7 @@ WAIT_S = 60.0
 
 
 async def test_members_find_messages_through_any_process(cluster: Cluster) -> None:
-    ports = cycle([int(url.rpartition(":")[2]) for url in cluster.urls])
+    ports = cycle(cluster.ports)
     alice = await _register(ports, "finder")
     bob = await _register(ports, "other")
     room_id = (await _request(ports, alice, "createRoom", {"name": "Garden party"}))["room_id"]
@@ -50,7 +50,7 @@ async def test_closed_connection_cancels_database_query(
     if cluster.layout == "T0":
         pytest.skip("running SQLite statements cannot be observed from another process")
     postgres: PostgresServer = request.getfixturevalue("postgres_server")
-    ports = cycle([int(url.rpartition(":")[2]) for url in cluster.urls])
+    ports = cycle(cluster.ports)
     user = await _register(ports, "impatient")
     await _request(ports, user, "createRoom", {"name": "Planting"})
     assert (await _search(ports, user, "planting"))["count"] == 1

@@ -40,7 +40,7 @@ STABLE_REQUEST: dict[str, Any] = {
 
 
 async def test_messages_arrive_once_through_any_process(cluster: Cluster) -> None:
-    ports = cycle([int(url.rpartition(":")[2]) for url in cluster.urls])
+    ports = cycle(cluster.ports)
     answer = await _request(next(ports), "", "register", {**_registration(), "username": "slider"})
     token = answer["access_token"]
     room_id = (await _request(next(ports), token, "createRoom", {}))["room_id"]
@@ -77,7 +77,7 @@ def _registration() -> dict[str, Any]:
 
 
 async def test_repeated_requests_to_stable_path_deliver_messages_once(cluster: Cluster) -> None:
-    ports = cycle([int(url.rpartition(":")[2]) for url in cluster.urls])
+    ports = cycle(cluster.ports)
     answer = await _request(next(ports), "", "register", {**_registration(), "username": "stable"})
     token = answer["access_token"]
     room_id = (await _request(next(ports), token, "createRoom", {}))["room_id"]

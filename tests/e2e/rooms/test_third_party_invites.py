@@ -45,7 +45,7 @@ def cluster(request: pytest.FixtureRequest, certificate: Path) -> Iterator[Clust
 
 
 async def register_person(cluster: Cluster) -> Person:
-    person = Person([process.port for process in cluster.processes.values()], random.Random(7))
+    person = Person(cluster.ports, random.Random(7))
     await person.register(f"u{random.SystemRandom().randrange(10**9)}")
     return person
 

@@ -102,7 +102,7 @@ async def ask_as(
     uri = path.format(*(quote(variable, safe="") for variable in variables))
     signer = Signer(ServerName(asking), keys[0])
     signed = authorization_header(signer, asked, "GET", uri, None)
-    port = int(servers[asked].any_url().rpartition(":")[2])
+    port = servers[asked].any_port()
     async with HttpClient(port) as client:
         return await client.get(uri, headers={"authorization": signed})
 

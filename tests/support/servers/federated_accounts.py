@@ -264,7 +264,7 @@ def filled(path: str, variables: Sequence[str]) -> str:
 def account_on(servers: dict[str, Cluster], name: str) -> Account:
     """Return an account that is still to be registered; it uses all processes of its server."""
     cluster = servers[name]
-    ports = [process.port for process in cluster.processes.values()]
+    ports = cluster.ports
     return Account(ports, cluster.rng, server=name)
 
 

@@ -90,7 +90,7 @@ def mixed_federation(
         yield MixedFederation(
             cluster,
             synapse,
-            Peer(f"localhost:{port}", [process.port for process in cluster.processes.values()]),
+            Peer(f"localhost:{port}", cluster.ports),
             Peer(synapse.name, [synapse.port]),
         )
 

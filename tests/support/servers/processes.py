@@ -1,7 +1,8 @@
 """The server's processes, started for a test with the command line that administrators use.
 
 `layout` "T0": one process on SQLite. "T1": one process on PostgreSQL. "T2": main, a generic worker
-and an events writer on PostgreSQL and Redis, all of which serve clients.
+and an events writer on PostgreSQL and Redis, all of which serve clients. HS_E2E_LAYOUT makes it the
+whole one, with or without a load balancer (tests/support/servers/whole.py).
 
 HS_E2E_PROXY puts a program between clients and processes (tests/support/servers/proxies.py).
 """
@@ -26,8 +27,9 @@ import attrs
 import yaml
 
 from tests.support.servers.postgres import PostgresServer
-from tests.support.servers.proxies import proxy_before
+from tests.support.servers.proxies import haproxy_before, proxy_before
 from tests.support.servers.redis import RedisServer
+from tests.support.servers.whole import WHOLE_SETTINGS, WHOLE_WORKERS, is_balanced, is_whole
 
 Layout = Literal["T0", "T1", "T2"]
 SERVER_NAME = "hs.test"
@@ -181,21 +183,36 @@ class ServerProcess:
 
 @attrs.define
 class Cluster:
-    """The processes of one server; `database` is its PostgreSQL database."""
+    """The processes of one server; `database` is its PostgreSQL database.
+
+    `balancer` is the port of a load balancer.
+    """
 
     layout: Layout
     folder: Path
     processes: dict[str, ServerProcess]
     database: str = ""
     rng: random.Random = attrs.Factory(lambda: random.Random(1))
+    balancer: int | None = None
+
+    @property
+    def ports(self) -> list[int]:
+        """The ports for clients: that of the load balancer, or those of all processes."""
+        if self.balancer is not None:
+            return [self.balancer]
+        return [process.port for process in self.processes.values()]
 
     @property
     def urls(self) -> list[str]:
-        """The URLs of all processes."""
-        return [process.url for process in self.processes.values()]
+        """The URLs for clients."""
+        return [f"http://127.0.0.1:{port}" for port in self.ports]
+
+    def any_port(self) -> int:
+        """Return the port of a random process: every process serves every request."""
+        return self.rng.choice(self.ports)
 
     def any_url(self) -> str:
-        """Return the URL of a random process: every process serves every request."""
+        """Return the URL of a random process."""
         return self.rng.choice(self.urls)
 
     def start(self) -> None:
@@ -237,7 +254,10 @@ def running_cluster(
 ) -> Iterator[Cluster]:
     """Run a server in its own directory; `settings` are added to homeserver.yaml."""
     folder = Path(tempfile.mkdtemp(prefix="hs-e2e-"))
-    with running(make_cluster(layout, folder, postgres, redis, settings)) as cluster:
+    workers: Sequence[str] = ()
+    if layout == "T2" and is_whole():
+        workers, settings = WHOLE_WORKERS, {**WHOLE_SETTINGS, **settings}
+    with running(make_cluster(layout, folder, postgres, redis, settings, workers)) as cluster:
         yield cluster
 
 
@@ -260,7 +280,12 @@ def running(cluster: Cluster) -> Iterator[Cluster]:
             if "HS_E2E_PROXY" in os.environ:
                 for process in cluster.processes.values():
                     (listen,) = free_ports(1)
-                    process.port = proxies.enter_context(proxy_before(process.url, listen))
+                    proxies.enter_context(proxy_before(process.url, listen))
+                    process.port = listen
+            if cluster.layout == "T2" and is_balanced():
+                (listen,) = free_ports(1)
+                proxies.enter_context(haproxy_before(cluster.ports, listen, cluster.folder))
+                cluster.balancer = listen
             yield cluster
             cluster.stop()
         finally:
@@ -337,6 +362,11 @@ def _database(layout: Layout, folder: Path, postgres: PostgresServer | None) -> 
     if layout == "T0":
         return {"name": "sqlite3", "args": {"database": str(folder / "homeserver.db")}}
     assert postgres is not None
+    return fresh_database(postgres)
+
+
+def fresh_database(postgres: PostgresServer) -> dict[str, Any]:
+    """Create an empty database; return the setting `database` for it."""
     name = f"hs_e2e_{os.getpid()}_{random.randrange(10**9)}"
     postgres.psql(f"CREATE DATABASE {name} TEMPLATE template0")
     return {"name": "psycopg2", "args": {**postgres.arguments(name), "cp_min": 1, "cp_max": 5}}
