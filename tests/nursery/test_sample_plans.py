@@ -22,6 +22,20 @@ from hs.nursery.plan import (
     plan_of,
 )
 from hs.settings.load import load_settings
+from tests.support.inputs.worker_samples import (
+    BACKGROUND_WORKER,
+    GENERIC,
+    MEDIA,
+    MEDIA_SHARED,
+    PERSISTER,
+    PERSISTER_SHARED,
+    SHARED,
+    TWO_PERSISTERS,
+    TWO_PUSHERS,
+    TWO_SENDERS,
+    assigned,
+    worker_file,
+)
 
 OWN = """
 server_name: example.org
@@ -37,114 +51,6 @@ handlers:
 root: {level: INFO, handlers: [console]}
 disable_existing_loggers: false
 """
-SHARED = """
-# extend the existing `listeners` section. This defines the ports that the
-# main process will listen on.
-listeners:
-  # The HTTP replication port
-  - port: 9093
-    bind_address: '127.0.0.1'
-    type: http
-    resources:
-     - names: [replication]
-
-# Add a random shared secret to authenticate traffic.
-worker_replication_secret: ""
-
-redis:
-    enabled: true
-"""
-ADDRESS_OF_MAIN = """
-# The replication listener on the main synapse process.
-worker_replication_host: 127.0.0.1
-worker_replication_http_port: 9093
-"""
-GENERIC = f"""
-worker_app: synapse.app.generic_worker
-worker_name: generic_worker1
-{ADDRESS_OF_MAIN}
-worker_main_http_uri: http://localhost:8008/
-
-worker_listeners:
- - type: http
-   port: 8083
-   resources:
-     - names: [client, federation]
-
-worker_log_config: /etc/matrix-synapse/generic-worker-log.yaml
-"""
-PERSISTER_SHARED = """
-instance_map:
-    event_persister1:
-        host: localhost
-        port: 8034
-
-stream_writers:
-    events: event_persister1
-"""
-PERSISTER = f"""
-worker_app: synapse.app.generic_worker
-worker_name: event_persister1
-{ADDRESS_OF_MAIN}
-worker_listeners:
-  - type: http
-    port: 8034
-    resources:
-      - names: [replication]
-
-  # Enable listener if this stream writer handles endpoints for the `typing` or
-  # `to_device` streams. Uses a different port to the `replication` listener to
-  # avoid exposing the `replication` listener publicly.
-  #
-  - type: http
-    port: 8035
-    resources:
-      - names: [client]
-
-worker_log_config: /etc/matrix-synapse/event-persister-log.yaml
-"""
-TWO_PERSISTERS = """
-instance_map:
-    event_persister1: {host: localhost, port: 8034}
-    event_persister2: {host: localhost, port: 8036}
-stream_writers:
-    events:
-        - event_persister1
-        - event_persister2
-"""
-BACKGROUND_WORKER = f"""
-worker_app: synapse.app.generic_worker
-worker_name: background_worker
-{ADDRESS_OF_MAIN}
-worker_log_config: /etc/matrix-synapse/background-worker-log.yaml
-"""
-MEDIA_SHARED = """
-enable_media_repo: False
-media_instance_running_background_jobs: "media_worker"
-"""
-MEDIA = f"""
-worker_app: synapse.app.media_repository
-worker_name: media_worker
-{ADDRESS_OF_MAIN}
-worker_listeners:
- - type: http
-   port: 8085
-   resources:
-     - names: [media]
-
-worker_log_config: /etc/matrix-synapse/media-worker-log.yaml
-"""
-
-
-def worker(app: str, name: str) -> str:
-    """Return the file of a worker without listeners."""
-    return f"worker_app: synapse.app.{app}\nworker_name: {name}\n{ADDRESS_OF_MAIN}"
-
-
-def named(key: str, name: str = "worker_name") -> str:
-    """Return a shared setting that names a generic worker."""
-    return f"{key}: {name}"
-
 
 # The shared settings, the worker's file, what the worker writes, and its duties.
 SAMPLES: dict[str, tuple[str, str, str, str]] = {
@@ -152,46 +58,41 @@ SAMPLES: dict[str, tuple[str, str, str, str]] = {
     "event persister": (PERSISTER_SHARED, PERSISTER, "backfill events", ""),
     "two persisters": (TWO_PERSISTERS, PERSISTER, "backfill events", ""),
     "background": (
-        named("run_background_tasks_on", "background_worker"),
+        assigned("run_background_tasks_on", "background_worker"),
         BACKGROUND_WORKER,
         "",
         BACKGROUND,
     ),
     "directory": (
-        named("update_user_directory_from_worker"),
-        worker("generic_worker", "worker_name"),
+        assigned("update_user_directory_from_worker"),
+        worker_file("generic_worker", "worker_name"),
         "",
         USER_DIRECTORY,
     ),
     "appservices": (
-        named("notify_appservices_from_worker"),
-        worker("generic_worker", "worker_name"),
+        assigned("notify_appservices_from_worker"),
+        worker_file("generic_worker", "worker_name"),
         "",
         APPSERVICES,
     ),
-    "pushers": (
-        "start_pushers: False\npusher_instances:\n    - pusher_worker1\n    - pusher_worker2",
-        worker("pusher", "pusher_worker2"),
-        "",
-        PUSHERS,
-    ),
-    "only pusher": ("start_pushers: False", worker("pusher", "pusher"), "", PUSHERS),
+    "pushers": (TWO_PUSHERS, worker_file("pusher", "pusher_worker2"), "", PUSHERS),
+    "only pusher": ("start_pushers: False", worker_file("pusher", "pusher"), "", PUSHERS),
     "old appservice": (
         "notify_appservices: False",
-        worker("appservice", "appservice"),
+        worker_file("appservice", "appservice"),
         "",
         APPSERVICES,
     ),
     "senders": (
-        "send_federation: False\nfederation_sender_instances: [federation_sender1, sender2]",
-        worker("federation_sender", "federation_sender1"),
+        TWO_SENDERS,
+        worker_file("federation_sender", "federation_sender1"),
         "",
         FEDERATION,
     ),
     "media": (MEDIA_SHARED, MEDIA, "", MEDIA_JOBS),
     "old directory": (
         "update_user_directory: false",
-        worker("user_dir", "user_dir"),
+        worker_file("user_dir", "user_dir"),
         "",
         USER_DIRECTORY,
     ),
