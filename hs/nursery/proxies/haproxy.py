@@ -14,6 +14,8 @@ frontend hs
     option forwardfor
     option http-buffer-request
     http-request set-header X-Forwarded-Proto https if {{ ssl_fc }}
+    # A process that died may have done what a POST asked for.
+    http-request disable-l7-retry if METH_POST
     timeout client 120s
     timeout http-request 15s
 """

@@ -4,8 +4,10 @@ import os
 import re
 import shutil
 import subprocess
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import yaml
@@ -23,6 +25,9 @@ from hs.settings.documents import read_documents
 from hs.settings.errors import SettingsError
 from hs.settings.settings import Settings
 from tests.support.servers.certificates import make_certificates
+from tests.support.servers.http_client import HttpClient
+from tests.support.servers.processes import free_ports
+from tests.support.servers.proxies import HaproxyMissing, running_haproxy
 from tests.support.source_tree import ROOT
 
 SHAPE = "event_persister:2,sync:3,media,federation_reader,typing"
@@ -160,6 +165,53 @@ def test_haproxy_accepts_its_configuration(tmp_path: Path, plan: ProxyPlan) -> N
     config.write_text(haproxy_config(plan))
 
     check("haproxy", "-c", "-f", str(config))
+
+
+class DyingServer(BaseHTTPRequestHandler):
+    """A process that dies during each request except health checks; `seen` are the requests."""
+
+    seen: ClassVar[list[str]] = []
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+
+    def do_POST(self) -> None:
+        self.seen.append(self.command)
+
+    def do_PUT(self) -> None:
+        self.seen.append(self.command)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Log nothing."""
+
+
+@pytest.mark.process
+async def test_haproxy_repeats_put_but_not_post_of_process_that_died(
+    tmp_path: Path, plan: ProxyPlan
+) -> None:
+    (port,) = free_ports(1)
+    dying = ThreadingHTTPServer(("127.0.0.1", 0), DyingServer)
+    address = f"127.0.0.1:{dying.server_port}"
+    text = re.sub(r"( server \S+) \S+", rf"\1 {address}", haproxy_config(plan))
+    config = tmp_path / "haproxy.cfg"
+    config.write_text(text.replace("bind :8080", f"bind 127.0.0.1:{port}"))
+    thread = threading.Thread(target=dying.serve_forever, args=(0.02,))
+    thread.start()
+    try:
+        with running_haproxy(config, port):
+            for method in ("POST", "PUT"):
+                async with HttpClient(port) as client:
+                    answer = await client.request(method, "/_matrix/client/v3/createRoom", json={})
+                assert answer.status == 502
+    except HaproxyMissing as error:
+        pytest.skip(str(error))
+    finally:
+        dying.shutdown()
+        dying.server_close()
+        thread.join()
+
+    assert DyingServer.seen == ["POST", "PUT", "PUT", "PUT", "PUT"]
 
 
 @pytest.mark.process

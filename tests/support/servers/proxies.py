@@ -57,12 +57,22 @@ def haproxy_before(ports: Sequence[int], listen: int, folder: Path) -> Iterator[
 
     Raises: HaproxyMissing.
     """
-    program = shutil.which("haproxy", path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin")
-    if program is None:
-        raise HaproxyMissing("install haproxy to run this test")
     servers = "\n".join(f"    server p{port} 127.0.0.1:{port}" for port in ports)
     config = folder / f"haproxy-{listen}.cfg"
     config.write_text(_HAPROXY.format(listen=listen, servers=servers))
+    with running_haproxy(config, listen):
+        yield
+
+
+@contextmanager
+def running_haproxy(config: Path, listen: int) -> Iterator[None]:
+    """Run HAProxy with a configuration that listens at a port.
+
+    Raises: HaproxyMissing.
+    """
+    program = shutil.which("haproxy", path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin")
+    if program is None:
+        raise HaproxyMissing("install haproxy to run this test")
     with _running([program, "-db", "-f", str(config)], listen):
         yield
 
