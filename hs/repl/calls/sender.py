@@ -185,17 +185,19 @@ class LinkSender:
         pause_s = FIRST_PAUSE_S
         try:
             while called.calls:
+                heard_at = called.heard_at
                 try:
                     await self._connect_and_exchange(called)
-                    pause_s = FIRST_PAUSE_S
                 except CallRejected as error:
                     called.fail_all(error)
                     return
                 except (*BROKEN, trio.TooSlowError) as error:
                     called.cause = _text_of(error)
-                    called.give_up(trio.current_time())
-                    await trio.sleep(pause_s)
-                    pause_s = min(pause_s * 2, LAST_PAUSE_S)
+                called.give_up(trio.current_time())
+                if called.heard_at > heard_at:
+                    pause_s = FIRST_PAUSE_S
+                await trio.sleep(pause_s)
+                pause_s = min(pause_s * 2, LAST_PAUSE_S)
         finally:
             called.is_served = False
             called.fail_all(InstanceUnreachable("this process is stopping"))
@@ -264,6 +266,7 @@ class _Bytes:
 
 async def _exchange(called: _Instance, stream: trio.abc.Stream, first: bytes) -> None:
     link = Link(_Bytes(stream))
+    opened_at = link.heard_at
     called.restarting_until = 0.0
     called.positions.clear()  # the process announces all of them on a new connection
     try:
@@ -278,7 +281,8 @@ async def _exchange(called: _Instance, stream: trio.abc.Stream, first: bytes) ->
         called.cause = str(closed.exceptions[0])
     finally:
         called.link = None
-        called.heard_at = link.heard_at
+        if link.heard_at > opened_at:
+            called.heard_at = link.heard_at
 
 
 async def _watch(called: _Instance, link: Link) -> None:

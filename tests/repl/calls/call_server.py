@@ -21,10 +21,14 @@ from tests.support.web import Tokens
 
 @attrs.define(eq=False)
 class CallServer:
-    """A server of an endpoint; instead of the next `lose` replies it closes the connection."""
+    """A server of an endpoint; instead of the next `lose` replies it closes the connection.
+
+    If it `closes`, it does so at once, and reads nothing.
+    """
 
     endpoint: RpcEndpoint
     lose: int = 0
+    closes: bool = False
     connections: int = 0
     location: Location = Location()
     drain: Drain = attrs.Factory(Drain)
@@ -36,6 +40,8 @@ class CallServer:
     async def serve(self, caller: str, stream: CallStream, stopping: trio.Event) -> None:
         """Serve one connection."""
         self.connections += 1
+        if self.closes:
+            return
         await self.endpoint.serve(caller, _LossyStream(self, stream), stopping)
 
 

@@ -57,6 +57,23 @@ async def test_call_retried_after_a_lost_reply_is_executed_once() -> None:
     assert (local.calls, http.connections) == (1, 3)
 
 
+async def test_connections_that_are_closed_at_once_are_opened_again_after_pauses(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sender_module, "GIVE_UP_S", 1.0)
+    local = LocalShop()
+    async with shop_at(local, local_transport(Feed())) as http, client_of(http) as shop:
+        http.closes = True
+
+        with pytest.raises(RpcUnavailable, match="closed"):
+            await shop.count()
+        # The pauses double from 20 milliseconds on.
+        assert 1 < http.connections < 10
+
+        http.closes = False
+        assert await shop.count() == 1
+
+
 async def test_stopped_owner_is_unavailable_at_the_deadline() -> None:
     async with shop_at(LocalShop(), local_transport(Feed())) as http:
         pass
