@@ -15,6 +15,7 @@ import trio
 
 from hs.core.stream_def import StreamDef
 from hs.core.streams import CATALOGUE
+from hs.lib.caching.single_flight import SingleFlight
 from hs.lib.log import REQUEST_ID
 from hs.lib.tally import Tally
 from hs.repl.calls.frames import MAX_MESSAGE_BYTES
@@ -86,6 +87,9 @@ class RpcClients:
     _proxies: dict[tuple[type[Any], str], Any] = attrs.Factory(dict)
     _rejecting: set[str] = attrs.field(factory=set, init=False)
     _admitting: set[str] = attrs.field(factory=set, init=False)
+    _waits: SingleFlight[frozenset[tuple[tuple[str, str], int]]] = attrs.field(
+        factory=SingleFlight, init=False
+    )
     calls: dict[tuple[str, str], Tally] = attrs.field(factory=dict, init=False)
 
     def proxy(self, protocol: type[P], instance: str) -> P:
@@ -131,11 +135,11 @@ class RpcClients:
         name = method.full_name
         if len(arguments) > MAX_CALL_BYTES:
             raise RpcFailed(f"{name} at {instance}: the arguments have {len(arguments)} bytes")
-        left_s = trio.current_effective_deadline() - trio.current_time()
-        timeout_s = min(method.timeout_s, max(left_s, 0.0))
-        call = RpcCall(name, msgspec.Raw(arguments), timeout_s, REQUEST_ID.get())
+        # The owner is not told that the caller has less time, which costs more to find out than
+        # the call itself; nor is it told that the caller is cancelled.
+        call = RpcCall(name, msgspec.Raw(arguments), method.timeout_s, REQUEST_ID.get())
         try:
-            encoded, positions = await self._sender.call(instance, call, timeout_s)
+            encoded, positions = await self._sender.call(instance, call, method.timeout_s)
         except InstanceUnreachable as error:
             log.warning("call of %s: process %s cannot be reached: %s", name, instance, error)
             raise RpcUnavailable(instance, str(error)) from error
@@ -152,7 +156,9 @@ class RpcClients:
         if method.catch_up:
             self._forget_reached(positions)
             if positions:
-                await self._catch_up(positions, instance)
+                # Many replies arrive together, and wait for the same rows.
+                key = frozenset(positions.items())
+                await self._waits.run(key, self._catch_up, dict(positions), instance)
         raise_from(reply, instance, name)
         return method.decode_result(reply.payload)
 

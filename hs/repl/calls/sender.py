@@ -22,6 +22,7 @@ import trio
 from hs.lib.default_tls import default_tls, start_tls
 from hs.lib.tasks import BackgroundNursery
 from hs.repl.calls.client import CallRejected, InstanceUnreachable
+from hs.repl.calls.deadlines import Deadlines
 from hs.repl.calls.frames import Frame, FrameKind
 from hs.repl.calls.link import Link, LinkClosed
 from hs.repl.calls.reply import RpcCall, WriterPositions
@@ -48,6 +49,7 @@ _decode_positions = msgspec.msgpack.Decoder(list[tuple[str, str, int]]).decode
 class _Waiting:
     """A call without a reply; `payload` is the encoded call."""
 
+    called: "_Instance"
     payload: bytes
     since: float
     done: trio.Event = attrs.Factory(trio.Event)
@@ -58,6 +60,10 @@ class _Waiting:
         if not self.done.is_set():
             self.error = error
             self.done.set()
+
+    def expire(self) -> None:
+        """Fail because the deadline of the call has passed."""
+        self.fail(InstanceUnreachable(self.called.late()))
 
 
 @attrs.define(eq=False)
@@ -99,6 +105,10 @@ class _Instance:
             if now - max(waiting.since, self.heard_at) >= GIVE_UP_S:
                 waiting.fail(InstanceUnreachable(self.cause))
 
+    def late(self) -> str:
+        """Return why a call has no reply at its deadline."""
+        return self.cause if self.link is None else "no reply in time"
+
     def fail_all(self, error: Exception) -> None:
         """Fail all calls."""
         for waiting in self.calls.values():
@@ -119,6 +129,9 @@ class LinkSender:
     _instances: dict[str, _Instance] = attrs.field(factory=dict, init=False)
     _numbers: "count[int]" = attrs.field(factory=lambda: count(1), init=False)
     _background: BackgroundNursery = attrs.field(factory=BackgroundNursery, init=False)
+    _deadlines: Deadlines[_Waiting] = attrs.field(
+        factory=lambda: Deadlines(_Waiting.expire), init=False
+    )
 
     @property
     def connected(self) -> list[str]:
@@ -127,32 +140,38 @@ class LinkSender:
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Connect to the processes that are called, until cancelled."""
-        await self._background.run(task_status)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._deadlines.run)
+            await self._background.run(task_status)
 
     async def call(
         self, instance: str, call: RpcCall, timeout_s: float
     ) -> tuple[bytes, WriterPositions]:
         """Send a call; see `CallSender.call`."""
         called = self._instance(instance)
-        with trio.move_on_after(timeout_s):
-            try:
-                called.slots.acquire_nowait()
-            except trio.WouldBlock:
+        now = trio.current_time()
+        try:
+            called.slots.acquire_nowait()
+        except trio.WouldBlock:
+            with trio.move_on_at(now + timeout_s) as waiting_for_slot:
                 await called.slots.acquire()
-            try:
-                return await self._exchange(called, _encode(call)), called.positions
-            finally:
-                called.slots.release()
-        raise InstanceUnreachable(called.cause if called.link is None else "no reply in time")
+            if waiting_for_slot.cancelled_caught:
+                raise InstanceUnreachable(called.late()) from None
+        try:
+            waiting = _Waiting(called, _encode(call), now)
+            return await self._exchange(waiting, now + timeout_s), called.positions
+        finally:
+            called.slots.release()
 
-    async def _exchange(self, called: _Instance, payload: bytes) -> bytes:
+    async def _exchange(self, waiting: _Waiting, deadline: float) -> bytes:
         """Send a call and wait for its reply. Raises: InstanceUnreachable, CallRejected."""
         if self._background.nursery is None:
             raise InstanceUnreachable("this process is stopping")
-        waiting = _Waiting(payload, trio.current_time())
+        called, payload = waiting.called, waiting.payload
         number = next(self._numbers)
         called.calls[number] = waiting
         called.called.set()
+        self._deadlines.add(waiting, deadline)
         try:
             if called.link is not None:
                 called.link.send(FrameKind.CALL, number, payload)
@@ -162,6 +181,7 @@ class LinkSender:
             await waiting.done.wait()
         finally:
             del called.calls[number]
+            self._deadlines.remove(waiting)
         if waiting.error is not None:
             raise waiting.error
         return waiting.reply

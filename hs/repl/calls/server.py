@@ -3,7 +3,8 @@
 Rules:
 
 - A call runs in a task of the server's own nursery, so it is finished even if the caller's
-  connection breaks.
+  connection breaks. Tasks are used again: a task and a cancel scope for each call would cost more
+  than all the rest. A task whose call was cancelled at its deadline ends.
 - All attempts at a call have the same key. The first one starts it, those that arrive meanwhile
   wait for it, and later ones get the remembered reply. Replies are remembered up to a number and
   a total size, which is long enough for retries.
@@ -25,6 +26,7 @@ from hs.core.errors import MatrixError, RemoteFault, Unavailable
 from hs.lib.log import REQUEST_ID
 from hs.lib.tally import Tally
 from hs.lib.tasks import BackgroundNursery
+from hs.repl.calls.deadlines import Deadlines
 from hs.repl.calls.frames import MAX_MESSAGE_BYTES
 from hs.repl.calls.reply import (
     RpcCall,
@@ -39,6 +41,7 @@ from hs.repl.rpc import RpcMethod, rpc_methods
 from hs.repl.transport import Source
 
 MAX_TIMEOUT_S = 600.0
+MAX_IDLE = 64  # tasks that wait for calls
 MAX_REMEMBERED = 10_000
 MAX_REMEMBERED_BYTES = 32 * 1024 * 1024
 MAX_REPLY_BYTES = MAX_MESSAGE_BYTES - 64 * 1024
@@ -55,6 +58,30 @@ Deliver = Callable[[bytes], None]
 
 
 @attrs.define(eq=False)
+class _Worker:
+    """A task that executes calls, one after the other; `scope` cancels it with its call."""
+
+    key: CallKey
+    call: RpcCall
+    scope: trio.CancelScope = attrs.Factory(trio.CancelScope)
+    given: trio.Event = attrs.Factory(trio.Event)
+
+    def cancel(self) -> None:
+        """Cancel the call, because its deadline has passed."""
+        self.scope.cancel()
+
+    def give(self, key: CallKey, call: RpcCall) -> None:
+        """Execute another call."""
+        self.key, self.call = key, call
+        self.given.set()
+
+    async def wait(self) -> None:
+        """Wait for another call."""
+        self.given = trio.Event()
+        await self.given.wait()
+
+
+@attrs.define(eq=False)
 class RpcServer:
     """The registered implementations, and the calls of them that are running.
 
@@ -68,6 +95,10 @@ class RpcServer:
     _remembered: OrderedDict[CallKey, bytes] = attrs.Factory(OrderedDict)
     _remembered_bytes: int = 0
     _background: BackgroundNursery = attrs.field(factory=BackgroundNursery, init=False)
+    _idle: list[_Worker] = attrs.field(factory=list, init=False)
+    _deadlines: Deadlines[_Worker] = attrs.field(
+        factory=lambda: Deadlines(_Worker.cancel), init=False
+    )
     calls: dict[str, Tally] = attrs.field(factory=dict, init=False)
 
     @property
@@ -83,7 +114,12 @@ class RpcServer:
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Execute calls until cancelled."""
-        await self._background.run(task_status)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._deadlines.run)
+            try:
+                await self._background.run(task_status)
+            finally:
+                self._idle.clear()
 
     def begin(self, key: CallKey, call: RpcCall, deliver: Deliver) -> None:
         """Begin a call, or join an earlier attempt at it; deliver its reply, perhaps at once."""
@@ -96,7 +132,10 @@ class RpcServer:
             deliver(b"")
         else:
             self._running[key] = [deliver]
-            self._background.nursery.start_soon(self._run_call, key, call)
+            if self._idle:
+                self._idle.pop().give(key, call)
+            else:
+                self._background.nursery.start_soon(self._work, _Worker(key, call))
 
     def positions(self) -> WriterPositions:
         """Return how far each writer of this process has committed.
@@ -105,19 +144,47 @@ class RpcServer:
         """
         return {(source.stream.name, source.writer): source.committed for source in self._sources()}
 
-    async def _run_call(self, key: CallKey, call: RpcCall) -> None:
-        reply = b""
+    async def _work(self, worker: _Worker) -> None:
+        try:
+            with worker.scope:
+                while True:
+                    await self._run_call(worker)
+                    if worker.scope.cancel_called or len(self._idle) >= MAX_IDLE:
+                        return
+                    self._idle.append(worker)
+                    await worker.wait()
+        except Exception:
+            log.exception("a call failed while it was cancelled at its deadline")
+
+    async def _run_call(self, worker: _Worker) -> None:
+        key, call, reply = worker.key, worker.call, b""
+        timeout_s = min(max(call.timeout_s, 0.0), MAX_TIMEOUT_S)
+        self._deadlines.add(worker, trio.current_time() + timeout_s)
+        began = perf_counter()
         try:
             REQUEST_ID.set(call.request_id)
-            began = perf_counter()
             outcome, payload = await self._outcome(call)
-            self._count(call, outcome, perf_counter() - began)
-            reply = encode(RpcReply(outcome, msgspec.Raw(payload)))
-            if outcome is not RpcOutcome.NO_METHOD:
-                self._remember(key, reply)
+            reply = self._reply(key, call, outcome, payload, began)
         finally:
+            self._deadlines.remove(worker)
+            if not reply and worker.scope.cancel_called:
+                # The database is slow, or this process did not run for a while. It is no bug, and
+                # the caller may retry.
+                log.warning("call of %s did not end within %.1f s", call.method, timeout_s)
+                late = fault_payload("the deadline passed")
+                reply = self._reply(key, call, RpcOutcome.LATE, late, began)
             for deliver in self._running.pop(key):
                 deliver(reply)
+
+    def _reply(
+        self, key: CallKey, call: RpcCall, outcome: RpcOutcome, payload: bytes, began: float
+    ) -> bytes:
+        """Return the encoded reply, which is counted and remembered."""
+        self._count(call, outcome, perf_counter() - began)
+        reply = encode(RpcReply(outcome, msgspec.Raw(payload)))
+        if outcome is not RpcOutcome.NO_METHOD:
+            self._remember(key, reply)
+        return reply
 
     def _count(self, call: RpcCall, outcome: RpcOutcome, seconds: float) -> None:
         tally = self.calls.get(call.method)
@@ -132,14 +199,7 @@ class RpcServer:
         method, implementation = registered
         try:
             arguments = method.decode_arguments(call.arguments)
-            timeout_s = min(max(call.timeout_s, 0.0), MAX_TIMEOUT_S)
-            with trio.move_on_after(timeout_s) as scope:
-                result = await implementation(*arguments)
-            if scope.cancelled_caught:
-                # The database is slow, or this process did not run for a while. It is no bug, and
-                # the caller may retry.
-                log.warning("call of %s did not end within %.1f s", call.method, timeout_s)
-                return RpcOutcome.LATE, fault_payload("the deadline passed")
+            result = await implementation(*arguments)
             payload = method.encode_result(result)
             if len(payload) > MAX_REPLY_BYTES:
                 raise ValueError(f"the result has {len(payload)} bytes")

@@ -1,6 +1,7 @@
 """Calls over real sockets: payloads, errors, and callers that read their own writes."""
 
 import contextlib
+from functools import partial
 from typing import Protocol
 
 import msgspec
@@ -12,7 +13,14 @@ from hs.core.streams import RECEIPTS
 from hs.repl.calls.client import RpcClients
 from hs.repl.calls.endpoint import RpcEndpoint
 from hs.repl.calls.inproc import InProcSender
-from hs.repl.calls.reply import RpcCall, RpcFailed, RpcReply, RpcUnavailable, raise_from
+from hs.repl.calls.reply import (
+    RpcCall,
+    RpcFailed,
+    RpcOutcome,
+    RpcReply,
+    RpcUnavailable,
+    raise_from,
+)
 from hs.repl.calls.server import RpcServer
 from hs.repl.feed import Feed
 from hs.repl.inproc import InProcHub, local_transport
@@ -113,6 +121,78 @@ async def test_call_whose_deadline_passes_at_the_owner_may_be_repeated(
     with pytest.raises(RpcUnavailable, match="in time"):
         raise_from(msgspec.msgpack.decode(received[0], type=RpcReply), "owner", "Shop.hang")
     assert "Traceback" not in caplog.text
+
+
+async def test_deadline_of_a_call_concerns_no_other_call() -> None:
+    server, local = RpcServer(list), LocalShop()
+    server.register(Shop, local)
+    replies: dict[int, RpcReply] = {}
+    replied = trio.Event()
+
+    def begin(number: int, method: str, timeout_s: float) -> None:
+        call = RpcCall(method, msgspec.Raw(b"\x90"), timeout_s)
+        server.begin(("caller", number), call, partial(deliver, number))
+
+    def deliver(number: int, reply: bytes) -> None:
+        replies[number] = msgspec.msgpack.decode(reply, type=RpcReply)
+        replied.set()
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(server.run)
+        for number, (method, timeout_s) in enumerate(
+            [("Shop.count", 60), ("Shop.wait", 60), ("Shop.hang", 0.01), ("Shop.count", 60)]
+        ):
+            begin(number, method, timeout_s)
+            if number != 1:
+                with trio.fail_after(60):
+                    while number not in replies:
+                        replied = trio.Event()
+                        await replied.wait()
+        local.released.set()
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+
+    assert {number: reply.outcome for number, reply in replies.items()} == {
+        0: RpcOutcome.RESULT,
+        1: RpcOutcome.RESULT,
+        2: RpcOutcome.LATE,
+        3: RpcOutcome.RESULT,
+    }
+
+
+async def test_error_in_a_call_that_is_cancelled_at_its_deadline_does_not_stop_the_owner(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class BrokenShop(LocalShop):
+        async def hang(self) -> None:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(trio.sleep_forever)
+                try:
+                    await trio.sleep_forever()
+                finally:
+                    raise ZeroDivisionError
+
+    server, replies = RpcServer(list), list[bytes]()
+    server.register(Shop, BrokenShop())
+    replied = trio.Event()
+
+    def deliver(reply: bytes) -> None:
+        replies.append(reply)
+        replied.set()
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(server.run)
+        for number, (method, timeout_s) in enumerate([("Shop.hang", 0.01), ("Shop.count", 60)]):
+            replied = trio.Event()
+            call = RpcCall(method, msgspec.Raw(b"\x90"), timeout_s)
+            server.begin(("caller", number), call, deliver)
+            with trio.fail_after(60):
+                await replied.wait()
+        nursery.cancel_scope.cancel()
+
+    outcomes = [msgspec.msgpack.decode(reply, type=RpcReply).outcome for reply in replies]
+    assert outcomes == [RpcOutcome.LATE, RpcOutcome.RESULT]
+    assert "ZeroDivisionError" in caplog.text
 
 
 async def test_empty_secret_admits_no_caller() -> None:
