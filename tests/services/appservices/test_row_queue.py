@@ -2,7 +2,7 @@
 
 from typing import Any
 
-import attrs
+import msgspec
 import pytest
 
 from hs.core.stream_def import StreamDef
@@ -54,7 +54,7 @@ def deliver(feed: Feed, stream: StreamDef[Any], row: Any) -> None:
 
 
 def deliver_message(feed: Feed) -> None:
-    deliver(feed, EVENTS, attrs.evolve(MESSAGE, pdu=b"{}"))
+    deliver(feed, EVENTS, msgspec.structs.replace(MESSAGE, pdu=b"{}"))
 
 
 async def take_rows(queue: RowQueue) -> list[Any]:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import attrs
+import msgspec
 import pytest
 
 from hs.core.events import event_types
@@ -143,7 +144,7 @@ async def test_event_that_was_purged_while_its_row_was_waiting_is_skipped(
         _, row = world.seen[-1]
 
         # Without a PDU, as read from the log of commits, the row does not bring the event.
-        purged = attrs.evolve(row, event_id="$purged", pdu=None)
+        purged = msgspec.structs.replace(row, event_id="$purged", pdu=None)
         deliver(world, purged, row, purged)
 
         await until_unread(world, BOB, room_id, 2)
@@ -157,7 +158,7 @@ async def test_redaction_of_a_purged_event_is_evaluated(database: Database) -> N
         await world.send(room_id, ALICE)
         (_, redaction), (_, message) = world.seen[-2:]
 
-        deliver(world, attrs.evolve(redaction, redacts="$purged"), message)
+        deliver(world, msgspec.structs.replace(redaction, redacts="$purged"), message)
 
         await until_unread(world, BOB, room_id, 2)
 
