@@ -118,9 +118,10 @@ class Notifier:
         # The rooms whose members are woken at the next tick, and watches.
         self._later: set[str] = set()
         self._later_watches: set[Watch] = set()
+        self._feed = feed
+        self._follows_unread = False  # from the first watch of counts on
         for stream in SYNCED_STREAMS:
             feed.subscribe(stream, self._callback_of(stream))
-        feed.subscribe(UNREAD, self._on_unread)
 
     def __len__(self) -> int:
         return len(self._has_watch)
@@ -156,6 +157,9 @@ class Notifier:
         Call it before `Watch.changes` is read.
         """
         self._count_followers.add(watch)
+        if not self._follows_unread:
+            self._follows_unread = True
+            self._feed.subscribe(UNREAD, self._on_unread)
 
     def release(self, watch: Watch) -> None:
         """Note the end of a use of a watch, and delete watches that are idle for too long."""

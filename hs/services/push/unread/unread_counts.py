@@ -24,6 +24,8 @@ Rules:
 - A read from the database may be overtaken by receipts, redactions and dropped caches. Counts
   carry the read position and the version that they belong to; one that does not fit any more when
   the read returns is computed again.
+- The streams are followed from the first question on: most processes are never asked. What was
+  published before is in the tables when the evaluating process has told its progress.
 - When the stream `unread` begins anew, everything in memory is dropped, because the new life of
   the evaluation announces all results again that the former had not stored.
 - While the evaluating process cannot be reached, counts are answered from what is stored, and
@@ -73,8 +75,7 @@ class UnreadCounts:
         self._positions = ReadPositionReader(database, receipts, self._progress)
         self._counts = CountCache(database, self._positions, self._recent)
         self._changes = CountChanges()
-        feed.subscribe(EVENTS, self._on_events)
-        feed.subscribe(UNREAD, self._on_unread)
+        self._is_following = False
 
     async def counts(
         self, user_id: UserID, room_ids: Collection[RoomID], upto: VectorPosition | None = None
@@ -103,6 +104,7 @@ class UnreadCounts:
 
         Return the position up to which counts are exact from now on; None if it is all of them.
         """
+        self._follow()
         if not self._progress.is_known:
             await self._learn_progress()
         await self._lag.wait()
@@ -172,6 +174,7 @@ class UnreadCounts:
 
     async def _load(self, user_id: UserID, room_ids: Collection[RoomID]) -> None:
         """Get into memory what counting needs, and into tables what the database will count."""
+        self._follow()
         await self._positions.load(user_id, room_ids)
         if not self._progress.is_known or self._must_be_stored_first(room_ids):
             await self._learn_progress()
@@ -197,6 +200,7 @@ class UnreadCounts:
         return progress.has_unstored_removal(room_ids) or progress.has_unstored_notification(floors)
 
     async def _learn_progress(self) -> None:
+        self._follow()
         if not self._progress.is_known:
             # Events from before this process began may not be evaluated either.
             for writer, position in self._feed.positions_of(EVENTS).items():
@@ -214,6 +218,12 @@ class UnreadCounts:
         self._counts.clear()
 
     # Following the feed
+
+    def _follow(self) -> None:
+        if not self._is_following:
+            self._is_following = True
+            self._feed.subscribe(EVENTS, self._on_events)
+            self._feed.subscribe(UNREAD, self._on_unread)
 
     def _on_events(self, batch: Batch[EventRow]) -> None:
         if batch.rows:
