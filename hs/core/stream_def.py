@@ -63,6 +63,9 @@ class StreamDef(Generic[R]):
     is added to the log of commits from which other processes fill gaps. Memory streams: `recent`
     is the number of rows that the writer remembers for the same purpose; with a `key`, it
     remembers only the latest row of each key.
+
+    `is_plain` returns whether a row changes nothing that was said before: it only adds something.
+    Subscribers may do without such rows; see hs.repl.feed.
     """
 
     name: str
@@ -76,6 +79,7 @@ class StreamDef(Generic[R]):
     slim: Callable[[R], R] = unchanged
     recent: int = 1000
     key: Callable[[R], Hashable] | None = None
+    is_plain: Callable[[R], bool] | None = None
 
     @property
     def writer_setting(self) -> str | None:

@@ -15,6 +15,7 @@ from typing import Any, Final
 import attrs
 import msgspec
 
+from hs.core.events.event_types import MEMBER
 from hs.core.stream_def import StreamDef, StreamKind, StreamWriters, WakeRule
 
 PRIVATE_RECEIPT: Final = "m.read.private"
@@ -72,6 +73,25 @@ class EventRow(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
         """Whether clients may see the event: it is accepted, and not hidden."""
         return not (self.outlier or self.soft_failed or self.rejected or self.hidden)
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether this is a shown event that concerns nothing but itself, such as a message.
+
+        It changes neither state nor memberships, refers to no other event, and is not sticky.
+        """
+        return (
+            self.state_key is None
+            and self.state_changes is None
+            and self.relates_to is None
+            and self.redacts is None
+            and self.type != MEMBER
+            and not self.sticky_until
+            and not (self.outlier or self.soft_failed or self.rejected or self.hidden)
+            and not (self.after_gap or self.outside or self.redaction_applies)
+            and self.redacted_by is None
+            and self.lost_relation is None
+        )
+
     def changes(self) -> tuple[StateChange, ...]:
         """Return the changes to the current state of the room."""
         if self.state_changes is not None:
@@ -93,6 +113,7 @@ EVENTS = StreamDef(
     StreamWriters.SHARDED,  # by room ID
     wake_rule=WakeRule.ROOM_MEMBERS,
     slim=without_pdu,
+    is_plain=lambda row: row.is_plain,
 )
 # Events from before this server's part of a room's history, with negative stream IDs (`number`).
 BACKFILL = StreamDef(

@@ -20,7 +20,7 @@ from hs.nursery.part import Part
 from hs.nursery.plan import Plan
 from hs.repl.calls.reply import RpcUnavailable
 from hs.repl.cluster import Cluster, Connect, connect_by_redis
-from hs.repl.feed import Feed
+from hs.repl.feed import Feed, Interest
 from hs.repl.freshness import RefusalRechecks
 from hs.repl.inproc import local_transport
 from hs.repl.leases import Leases, holder_name
@@ -83,6 +83,13 @@ class ProcessBase:
         if self.shared_rates is None:
             return Part()
         return Part(duties=[Duty("rate limits", self.shared_rates.run)])
+
+    def interest_if_asked(self, otherwise: Interest) -> Interest:
+        """Return which rows a cache takes that saves reads for requests and duties.
+
+        A process that nobody asks and that has no duties can do without the others.
+        """
+        return Interest.ALL if self.plan.answers_requests or self.plan.duties else otherwise
 
     def is_connected(self) -> bool:
         """Return whether rows of other processes arrive; always true for a single process."""

@@ -9,8 +9,11 @@ Rules:
   rows up to it. During a delivery the feed reports the position before it.
 - A batch that a subscriber publishes during a delivery is queued until all subscribers have had
   the present one.
+- A subscriber says which rows it takes (`Interest`). Those that it does without are left out of its
+  batches, and plain rows of other processes that nobody here takes are not even decoded.
 """
 
+import enum
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
@@ -45,6 +48,15 @@ class Batch(Generic[R]):
     reset: bool = False
 
 
+class Interest(enum.Enum):
+    """Which rows of a stream a subscriber takes; see `StreamDef.is_plain`."""
+
+    ALL = enum.auto()
+    OWN = enum.auto()  # plain ones at least if this process wrote them, and all others
+    CHANGES = enum.auto()  # those that are not plain
+    POSITIONS = enum.auto()  # only that a writer went on; the rows may be missing
+
+
 @attrs.define(eq=False)
 class _Waiter:
     position: int
@@ -55,7 +67,10 @@ class _Waiter:
 class _StreamState:
     positions: dict[str, int] = attrs.Factory(dict)
     epochs: dict[str, int] = attrs.Factory(dict)
-    callbacks: tuple[Callable[[Batch[Any]], None], ...] = ()
+    # The subscribers, and whether they take plain rows.
+    callbacks: tuple[tuple[Callable[[Batch[Any]], None], bool], ...] = ()
+    position_callbacks: tuple[Callable[[Batch[Any]], None], ...] = ()
+    needs_plain: bool = False
     waiters: dict[str, list[_Waiter]] = attrs.Factory(dict)
     vector: VectorPosition | None = None
 
@@ -73,18 +88,33 @@ class Feed:
     _queue: deque[Batch[Any]] = attrs.Factory(deque)
     _delivering: bool = False
 
-    def subscribe(self, stream: StreamDef[R], callback: Callable[[Batch[R]], None]) -> None:
-        """Call `callback` with every batch of `stream` that has rows or is a reset.
+    def subscribe(
+        self,
+        stream: StreamDef[R],
+        callback: Callable[[Batch[R]], None],
+        interest: Interest = Interest.ALL,
+    ) -> None:
+        """Call `callback` with every batch of `stream` that has rows for it or is a reset.
+
+        With `Interest.POSITIONS` it is called with every batch, after the others.
 
         It runs within the delivery, so it must be quick. Callbacks run in the order of their
         subscriptions. If one raises, the error is logged and the others are called.
         """
         state = self._state(stream.name)
-        state.callbacks = (*state.callbacks, callback)
+        if interest is Interest.POSITIONS:
+            state.position_callbacks = (*state.position_callbacks, callback)
+        else:
+            state.callbacks = (*state.callbacks, (callback, interest is not Interest.CHANGES))
+            state.needs_plain = state.needs_plain or interest is Interest.ALL
 
     def has_subscribers(self, stream: StreamDef[Any]) -> bool:
         """Return whether the stream has subscribers, so that its rows must be decoded."""
         return bool(self._state(stream.name).callbacks)
+
+    def needs_plain(self, stream: StreamDef[Any]) -> bool:
+        """Return whether plain rows that other processes wrote must be decoded, too."""
+        return self._state(stream.name).needs_plain
 
     def position(self, stream: StreamDef[Any]) -> VectorPosition:
         """Return the position up to which all subscribers have had all rows."""
@@ -183,11 +213,13 @@ class Feed:
     def _deliver_now(self, batch: Batch[Any]) -> None:
         state = self._state(batch.stream.name)
         if batch.rows or batch.reset:
-            for callback in state.callbacks:
-                try:
-                    callback(batch)
-                except Exception:  # the other subscribers must get the rows all the same
-                    log.exception("a subscriber of stream %s failed on a batch", batch.stream.name)
+            changes = _without_plain(batch)
+            for callback, takes_plain in state.callbacks:
+                given = batch if takes_plain else changes
+                if given is not None:
+                    _call(callback, given)
+        for callback in state.position_callbacks:
+            _call(callback, batch)
         if batch.reset or batch.position > state.positions.get(batch.writer, -1):
             self._advance(state, batch.writer, batch.position)
 
@@ -201,6 +233,24 @@ class Feed:
             for waiter in waiting:
                 if waiter.position <= position:
                     waiter.event.set()
+
+
+def _call(callback: Callable[[Batch[Any]], None], batch: Batch[Any]) -> None:
+    try:
+        callback(batch)
+    except Exception:  # the other subscribers must get the rows all the same
+        log.exception("a subscriber of stream %s failed on a batch", batch.stream.name)
+
+
+def _without_plain(batch: Batch[R]) -> Batch[R] | None:
+    """Return a batch without its plain rows; None if nothing is left of it."""
+    is_plain = batch.stream.is_plain
+    if is_plain is None:
+        return batch
+    rows = [numbered for numbered in batch.rows if not is_plain(numbered[1])]
+    if len(rows) == len(batch.rows):
+        return batch
+    return attrs.evolve(batch, rows=rows) if rows or batch.reset else None
 
 
 def _vector(positions: dict[str, int]) -> VectorPosition:

@@ -37,7 +37,7 @@ import trio
 from hs.core.errors import Unavailable
 from hs.core.stream_def import StreamDef
 from hs.lib.time_slice import TimeSlice
-from hs.repl.feed import Batch, Feed
+from hs.repl.feed import Batch, Feed, Interest
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -136,7 +136,11 @@ class FeedQueue(Generic[T]):
     # The feed's side
 
     def follow(
-        self, feed: Feed, stream: StreamDef[R], select: Callable[[Batch[R]], Iterable[T]]
+        self,
+        feed: Feed,
+        stream: StreamDef[R],
+        select: Callable[[Batch[R]], Iterable[T]],
+        interest: Interest = Interest.ALL,
     ) -> None:
         """Put into the queue what `select` makes of each batch that arrives while it is open.
 
@@ -150,7 +154,7 @@ class FeedQueue(Generic[T]):
                 for entry in select(batch):
                     put(entry)
 
-        feed.subscribe(stream, on_batch)
+        feed.subscribe(stream, on_batch, interest)
 
     def put(self, entry: T) -> None:
         """Add an entry unless an equal one is waiting or the queue is closed."""

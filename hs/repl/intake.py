@@ -191,6 +191,7 @@ class Intake:
                 log.warning("%s writes stream %s but is not configured to", writer, stream.name)
             known = messages[0].prev
         epoch, has_readers = self._feed.epoch(stream, writer), self._feed.has_subscribers(stream)
+        needs_plain = self._feed.needs_plain(stream)
         begin, rows, count = known, list[tuple[int, Any]](), 0
         for message in messages:
             if message.epoch > epoch or message.prev > known < message.position:
@@ -198,7 +199,7 @@ class Intake:
             if not self._may_follow(lane, message.position, message.slots):
                 break
             if message.position > known:
-                if has_readers:
+                if needs_plain or (has_readers and not message.plain):
                     try:
                         rows += _rows_after(stream, message, known)
                     except msgspec.DecodeError:  # the repair leaves them out, and says so

@@ -25,7 +25,8 @@ class MessageKind(enum.IntEnum):
 class Message(msgspec.Struct, array_like=True, frozen=True):
     """A message; `rows` stay encoded until they are delivered to subscribers.
 
-    `slots` is the position in the stream of slots that receivers must have reached before.
+    `slots` is the position in the stream of slots that receivers must have reached before. With
+    `plain`, all rows are plain ones (`StreamDef.is_plain`).
     """
 
     kind: MessageKind
@@ -37,6 +38,7 @@ class Message(msgspec.Struct, array_like=True, frozen=True):
     epoch: int = 0
     rows: msgspec.Raw = msgspec.Raw(b"\x90")
     slots: int = 0
+    plain: bool = False
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -49,6 +51,7 @@ def encode_message(message: Message) -> bytes:
 
 def rows_message(instance: str, batch: Batch[Any], epoch: int, slots: int = 0) -> Message:
     """Return the message about a commit."""
+    is_plain = batch.stream.is_plain
     return Message(
         MessageKind.ROWS,
         instance,
@@ -59,6 +62,7 @@ def rows_message(instance: str, batch: Batch[Any], epoch: int, slots: int = 0) -
         epoch=epoch,
         rows=msgspec.Raw(encode_rows(batch.rows)),
         slots=slots,
+        plain=is_plain is not None and all(is_plain(row) for _, row in batch.rows),
     )
 
 

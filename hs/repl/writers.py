@@ -46,7 +46,7 @@ from hs.core.errors import Unavailable
 from hs.core.stream_def import StreamDef
 from hs.lib.grace import calling_when_cancelled
 from hs.repl.commit_log import CommitLog
-from hs.repl.feed import Batch
+from hs.repl.feed import Batch, Interest
 from hs.repl.generations import Generation, WriterReplaced
 from hs.repl.transport import Transport
 from hs.storage import stream_log
@@ -259,7 +259,7 @@ class TableWriter(Generic[R]):
         # IDs only grow, so this writer's will be above whatever any writer has committed.
         self.position = max(positions.values(), default=0)
         self._transport.attach(self)
-        self._transport.feed.subscribe(self.stream, self._on_batch)
+        self._transport.feed.subscribe(self.stream, self._on_batch, Interest.POSITIONS)
         task_status.started()
         try:
             async with calling_when_cancelled(self.stop_settling):

@@ -5,7 +5,8 @@ import logging
 import pytest
 import trio
 
-from hs.repl.feed import Batch, Feed
+from hs.core.stream_def import StreamDef, StreamKind
+from hs.repl.feed import Batch, Feed, Interest
 from tests.repl.conftest import NOTES, Note
 
 
@@ -116,3 +117,68 @@ async def test_wait_for_a_vector_covers_all_its_writers(
     assert not await behind.wait_for_position(NOTES, ahead.position(NOTES), 1)
     behind.deliver(batch("a", 1, 3))
     assert await behind.wait_for_position(NOTES, ahead.position(NOTES), 1)
+
+
+# A note with a payload changes something.
+MARKED = StreamDef("marked", Note, StreamKind.TABLE, is_plain=lambda row: row.payload is None)
+
+
+def marked(prev: int, *notes: Note) -> Batch[Note]:
+    return Batch(MARKED, "w1", prev, prev + len(notes), list(enumerate(notes, prev + 1)))
+
+
+def test_subscriber_of_changes_gets_no_plain_rows() -> None:
+    feed = Feed()
+    everything, changes = list[Batch[Note]](), list[Batch[Note]]()
+    feed.subscribe(MARKED, everything.append)
+    feed.subscribe(MARKED, changes.append, Interest.CHANGES)
+
+    feed.deliver(marked(0, Note("a"), Note("b", b"!"), Note("c")))
+    feed.deliver(marked(3, Note("d")))
+
+    assert texts(everything) == ["a", "b", "c", "d"]
+    assert texts(changes) == ["b"]
+    assert [(batch.prev, batch.position) for batch in changes] == [(0, 3)]
+
+
+def test_subscriber_of_changes_gets_a_reset_without_rows() -> None:
+    feed = Feed()
+    changes: list[Batch[Note]] = []
+    feed.subscribe(MARKED, changes.append, Interest.CHANGES)
+
+    feed.deliver(Batch(MARKED, "w1", 0, 1, [(1, Note("a"))], reset=True))
+
+    assert [(batch.rows, batch.reset) for batch in changes] == [([], True)]
+
+
+def test_subscriber_of_positions_is_called_after_the_others_and_without_rows() -> None:
+    feed = Feed()
+    calls: list[tuple[str, int]] = []
+    feed.subscribe(
+        MARKED, lambda batch: calls.append(("position", batch.position)), Interest.POSITIONS
+    )
+    feed.subscribe(MARKED, lambda batch: calls.append(("rows", batch.position)))
+
+    feed.deliver(marked(0, Note("a")))
+    feed.deliver(Batch(MARKED, "w1", 1, 2, []))
+
+    assert calls == [("rows", 1), ("position", 1), ("position", 2)]
+
+
+@pytest.mark.parametrize(
+    ("interest", "needs_plain"),
+    [
+        (Interest.ALL, True),
+        (Interest.OWN, False),
+        (Interest.CHANGES, False),
+        (Interest.POSITIONS, False),
+    ],
+)
+def test_plain_rows_of_others_are_needed_by_those_who_take_all(
+    interest: Interest, needs_plain: bool
+) -> None:
+    feed = Feed()
+
+    feed.subscribe(MARKED, lambda batch: None, interest)
+
+    assert feed.needs_plain(MARKED) is needs_plain

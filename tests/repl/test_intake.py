@@ -7,9 +7,9 @@ import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hs.core.stream_def import ANY_PROCESS, StreamDef
+from hs.core.stream_def import ANY_PROCESS, StreamDef, StreamKind
 from hs.core.streams import SLOTS, SlotsRow
-from hs.repl.feed import Batch, Feed
+from hs.repl.feed import Batch, Feed, Interest
 from hs.repl.intake import Intake
 from hs.repl.message import Message, MessageKind, rows_message
 from hs.repl.recent_rows import RecentBatch
@@ -76,6 +76,32 @@ async def test_messages_that_arrive_together_are_one_delivery_up_to_a_gap() -> N
 
     assert [(batch.prev, batch.position) for batch in batches] == [(0, 3)]
     assert [number for number, _ in batches[0].rows] == [1, 2, 3]
+
+
+async def test_plain_rows_that_nobody_takes_are_left_out_and_their_position_is_reached() -> None:
+    marked = StreamDef("receipts", Note, StreamKind.TABLE, is_plain=lambda row: row.payload is None)
+    async with open_inline() as database:
+        feed = Feed()
+        cached, changes = list[str](), list[str]()
+        feed.subscribe(
+            marked, lambda batch: cached.extend(row.text for _, row in batch.rows), Interest.OWN
+        )
+        feed.subscribe(
+            marked,
+            lambda batch: changes.extend(row.text for _, row in batch.rows),
+            Interest.CHANGES,
+        )
+        feed.start_at(marked, "w1", 0)
+        intake = Intake(feed, "w2", database, lambda _: NoWriter(), {"receipts": marked})
+
+        for position, note in enumerate((Note("plain"), Note("change", b"!"), Note("last")), 1):
+            batch = Batch(marked, "w1", position - 1, position, [(position, note)])
+            intake.accept(rows_message("w1", batch, 0))
+        feed.deliver(Batch(marked, "w2", 3, 4, [(4, Note("own"))]))
+
+    assert feed.position_of(marked, "w1") == 3
+    assert cached == ["change", "own"]
+    assert changes == ["change"]
 
 
 async def test_rows_that_cannot_be_decoded_are_left_out(caplog: pytest.LogCaptureFixture) -> None:

@@ -8,9 +8,10 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import attrs
+import yaml
 
 from tests.support.servers.postgres import PostgresServer, processes_of, running_postgres
-from tests.support.servers.processes import Cluster, make_cluster
+from tests.support.servers.processes import Cluster, ServerProcess, make_cluster
 from tests.support.servers.redis import RedisServer, running_redis
 
 ALONE, SPLIT = "one process", "split"
@@ -101,9 +102,19 @@ def running_split(has_more: bool) -> Iterator[MeasuredCluster]:
             more,
             [*SYNC_WORKERS[1:], *PERSISTERS[1:], *(BESIDE if has_more else ())],
         )
+        for name in [*PERSISTERS, *(("pusher1", "sender1") if has_more else ())]:
+            _serve_no_clients(cluster.processes[name])
         with _running(cluster):
             ports = [cluster.processes[name].port for name in SYNC_WORKERS]
             yield MeasuredCluster(SPLIT, cluster, ports, postgres, redis)
+
+
+def _serve_no_clients(process: ServerProcess) -> None:
+    """Take clients and other servers from a process, as those of config/workers."""
+    path = process.configs[-1]
+    worker = yaml.safe_load(path.read_text("utf-8"))
+    worker["worker_listeners"][0]["resources"] = [{"names": ["metrics"]}]
+    path.write_text(yaml.safe_dump(worker), "utf-8")
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from hs.nursery.plan import BACKGROUND
 from hs.nursery.process_base import ProcessBase
 from hs.nursery.wiring.rooms.reading import RoomReading
 from hs.nursery.wiring.rooms.rooms import Rooms
+from hs.repl.feed import Interest
 from hs.services.search.message_search import MessageSearch
 from hs.services.search.result_serializer import SearchResultRenderer
 from hs.services.search.search_indexer import SearchIndexer, SearchProgress
@@ -31,7 +32,7 @@ def wire_search(base: ProcessBase, rooms: Rooms, reading: RoomReading) -> Search
     showing = SearchResultRenderer(
         rooms.events, rooms.states, reading.timelines, reading.state, reading.serializer
     )
-    progress = SearchProgress.following(database, feed)
+    progress = SearchProgress.following(database, feed, base.interest_if_asked(Interest.CHANGES))
     messages = MessageSearch(
         database=database,
         events=rooms.events,

@@ -19,7 +19,7 @@ import trio
 
 from hs.core.events import event_types
 from hs.core.streams import CACHES, EVENTS, CacheRow, EventRow
-from hs.repl.feed import Batch, Feed
+from hs.repl.feed import Batch, Feed, Interest
 from hs.services.directory.directory_entries import local_entry_of
 from hs.storage.database import Database, Tx
 from hs.storage.directory import user_directory as storage
@@ -41,7 +41,7 @@ class DirectoryProgress:
 
     def follow(self, feed: Feed) -> None:
         """Follow the feed from its present position."""
-        feed.subscribe(EVENTS, self._on_events)
+        feed.subscribe(EVENTS, self._on_events, Interest.CHANGES)
         feed.subscribe(CACHES, self._on_caches)
 
     async def wait(self) -> None:

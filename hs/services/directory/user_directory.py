@@ -15,7 +15,7 @@ from hs.core.events import event_types
 from hs.core.ids import ServerName
 from hs.core.requester import Requester
 from hs.core.streams import CACHES, EVENTS, CacheRow, EventRow
-from hs.repl.feed import Batch, Feed
+from hs.repl.feed import Batch, Feed, Interest
 from hs.repl.feed_queue import FeedQueue, WhenFull
 from hs.services.directory.directory_entries import entry_of, fold_text, local_entry_of
 from hs.services.directory.directory_progress import PROFILES_CACHE, DirectoryProgress
@@ -50,7 +50,7 @@ class UserDirectoryUpdater:
         self._changes: FeedQueue[str] = FeedQueue(
             "user directory", MAX_CHANGES, WhenFull.DROP_OLDEST
         )
-        self._changes.follow(feed, EVENTS, _changed_members)
+        self._changes.follow(feed, EVENTS, _changed_members, Interest.CHANGES)
         self._changes.follow(feed, CACHES, _changed_profiles)
 
     async def run(self) -> None:

@@ -26,7 +26,7 @@ from hs.core.events import event_types
 from hs.core.ids import RoomID, UserID
 from hs.core.requester import Requester
 from hs.core.streams import EVENTS, TYPING, EventRow, TypingRow
-from hs.repl.feed import Batch, Feed
+from hs.repl.feed import Batch, Feed, Interest
 from hs.repl.memory_writer import MemoryWriter
 from hs.repl.rpc import rpc
 from hs.services.accounts.limits.account_restrictions import check_may_signal
@@ -79,7 +79,7 @@ class LocalTypingWriter:
         self._ended_s: dict[str, float] = {}
         self._timer_changed = trio.Event()
         self._next_s = float("inf")
-        feed.subscribe(EVENTS, self._on_events)
+        feed.subscribe(EVENTS, self._on_events, Interest.CHANGES)
 
     async def set_typing(self, room_id: RoomID, user_id: UserID, timeout_ms: int) -> None:
         """Set a user as typing for `timeout_ms`; 0 means that the user has stopped."""

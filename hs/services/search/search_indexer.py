@@ -32,7 +32,7 @@ from hs.core.positions import VectorPosition
 from hs.core.search_words import words_of
 from hs.core.stream_def import StreamDef
 from hs.core.streams import BACKFILL, EVENTS, EventRow
-from hs.repl.feed import Batch, Feed
+from hs.repl.feed import Batch, Feed, Interest
 from hs.repl.feed_queue import FeedQueue, WhenFull
 from hs.storage.database import Database, Tx
 from hs.storage.directory import search as storage
@@ -162,10 +162,12 @@ class SearchProgress:
     _required: dict[str, int] = attrs.Factory(dict)
 
     @classmethod
-    def following(cls, database: Database, feed: Feed) -> "SearchProgress":
+    def following(
+        cls, database: Database, feed: Feed, interest: Interest = Interest.ALL
+    ) -> "SearchProgress":
         """Create a SearchProgress that follows the feed."""
         progress = cls(database)
-        feed.subscribe(EVENTS, progress._on_events)
+        feed.subscribe(EVENTS, progress._on_events, interest)
         return progress
 
     async def wait_current(self, timeout_s: float, poll_s: float = 0.05) -> bool:

@@ -12,6 +12,7 @@ from hs.nursery.part import Part
 from hs.nursery.plan import BACKGROUND
 from hs.nursery.process_base import ProcessBase
 from hs.nursery.process_metrics import watch_committer
+from hs.repl.feed import Interest
 from hs.services.federation_client.key_ring import KeyRing
 from hs.services.rooms.append.appender import RoomAppender
 from hs.services.rooms.append.committer import Committer
@@ -97,8 +98,7 @@ def wire_rooms(base: ProcessBase, keys: KeyRing, policies: PolicyServers) -> Roo
     The stores subscribe to the feed in the order of their dependencies.
     """
     caches = base.settings.caches.caches
-    event_bytes = base.settings.caches.event_cache_size * BYTES_PER_EVENT
-    events = EventStore(base.database, base.feed, int(event_bytes * caches.factor("events")))
+    events = _event_store(base)
     states = StateStore(
         base.database,
         base.feed,
@@ -149,6 +149,13 @@ def wire_rooms(base: ProcessBase, keys: KeyRing, policies: PolicyServers) -> Roo
         cleanup=cleanup,
         part=_part(owner, departures, cleanup),
     )
+
+
+def _event_store(base: ProcessBase) -> EventStore:
+    settings = base.settings.caches
+    max_bytes = settings.event_cache_size * BYTES_PER_EVENT * settings.caches.factor("events")
+    interest = base.interest_if_asked(Interest.OWN)
+    return EventStore(base.database, base.feed, int(max_bytes), interest)
 
 
 def _owner(

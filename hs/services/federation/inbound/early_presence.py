@@ -14,7 +14,7 @@ from hs.core.events import event_types
 from hs.core.ids import ServerName, UserID
 from hs.core.streams import EVENTS, EventRow, PresenceRow
 from hs.lib.clock import Clock
-from hs.repl.feed import Batch, Feed
+from hs.repl.feed import Batch, Feed, Interest
 from hs.services.ephemeral.presence_writer import PresenceWriter
 from hs.storage.database import Database
 from hs.storage.rooms import memberships as membership_rows
@@ -36,7 +36,7 @@ class EarlyPresence:
 
     def follow(self, feed: Feed) -> None:
         """Subscribe to the events."""
-        feed.subscribe(EVENTS, self._on_events)
+        feed.subscribe(EVENTS, self._on_events, Interest.CHANGES)
 
     def keep(self, rows: Collection[PresenceRow]) -> None:
         """Keep the presence of users who are in no room that this server knows."""

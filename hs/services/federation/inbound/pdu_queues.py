@@ -32,7 +32,7 @@ from hs.core.streams import EVENTS, EventRow
 from hs.core.versions import RoomVersion
 from hs.lib.backoff import Backoff
 from hs.lib.clock import Clock
-from hs.repl.feed import Batch, Feed
+from hs.repl.feed import Batch, Feed, Interest
 from hs.services.federation.inbound.extremity_limits import ExtremityLimits
 from hs.services.federation.inbound.missing_events import FetchedEvents, MissingEventFetcher
 from hs.services.rooms.append.hot_rooms import HotRooms
@@ -161,7 +161,7 @@ class PduQueues:
 
     def follow(self, feed: Feed) -> None:
         """Subscribe to the events: the queues of a room are tried when a local user joins it."""
-        feed.subscribe(EVENTS, self._on_events)
+        feed.subscribe(EVENTS, self._on_events, Interest.CHANGES)
 
     def _on_events(self, batch: Batch[EventRow]) -> None:
         if not self._states:

@@ -16,7 +16,7 @@ from hs.core.events import event_types
 from hs.core.ids import RoomID, ServerName, UserID, server_of
 from hs.core.streams import EVENTS, PRESENCE, TYPING, EventRow, PresenceRow, TypingRow
 from hs.lib.clock import Clock
-from hs.repl.feed import Batch, Feed
+from hs.repl.feed import Batch, Feed, Interest
 from hs.services.ephemeral.presence_states import PresenceStates
 from hs.services.ephemeral.presence_writer import OFFLINE
 from hs.services.federation.outbound.destinations import Destinations
@@ -87,7 +87,7 @@ class MemoryRows:
         feed.subscribe(TYPING, self._on_typing)
         if self._presence_rules.is_sent:
             feed.subscribe(PRESENCE, self._on_presence)
-            feed.subscribe(EVENTS, self._on_events)
+            feed.subscribe(EVENTS, self._on_events, Interest.CHANGES)
 
     async def run(self) -> None:
         """Queue EDUs for the rows that arrive, until cancelled."""

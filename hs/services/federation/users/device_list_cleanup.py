@@ -14,7 +14,7 @@ import attrs
 from hs.core.events import event_types
 from hs.core.ids import RoomID, ServerName, UserID, server_of
 from hs.core.streams import EVENTS, DeviceListRow, EventRow
-from hs.repl.feed import Batch, Feed
+from hs.repl.feed import Batch, Feed, Interest
 from hs.repl.feed_queue import FeedQueue, WhenFull
 from hs.repl.writers import StreamIds, TableWriter
 from hs.services.rooms.store.room_servers import RoomServers
@@ -47,7 +47,7 @@ class DeviceListCleanup:
 
     def __attrs_post_init__(self) -> None:
         self._departures = FeedQueue("departures of users", MAX_WAITING, WhenFull.START_OVER)
-        self._departures.follow(self._feed, EVENTS, self._departed)
+        self._departures.follow(self._feed, EVENTS, self._departed, Interest.CHANGES)
 
     def waiting(self) -> int:
         """Return the number of departures that wait."""

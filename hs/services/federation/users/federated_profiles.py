@@ -23,7 +23,7 @@ from hs.core.streams import EVENTS, EventRow
 from hs.lib.caching.loading_cache import LoadingCache
 from hs.lib.caching.lru_cache import LruCache
 from hs.lib.clock import Clock
-from hs.repl.feed import Batch, Feed
+from hs.repl.feed import Batch, Feed, Interest
 from hs.repl.freshness import Freshness
 from hs.services.accounts.profiles.profile_writer import AVATAR_URL, DISPLAYNAME
 from hs.services.federation.requests.users import query_profile
@@ -67,7 +67,7 @@ class FederatedProfiles:
             weigh=lambda _, known: _ENTRY_BYTES + known.weight,
         )
         self._cache = LoadingCache(self._known, self._ask)
-        self._feed.subscribe(EVENTS, self._on_events)
+        self._feed.subscribe(EVENTS, self._on_events, Interest.CHANGES)
 
     async def profile_of(self, user_id: UserID, field: str | None = None) -> Mapping[str, Any]:
         """Return a profile, or only one field of it.

@@ -18,7 +18,7 @@ from hs.core.ids import EventID, RoomID, UserID, server_of
 from hs.core.requester import Requester
 from hs.core.streams import EVENTS, EventRow
 from hs.repl.entry_retries import EntryRetries
-from hs.repl.feed import Batch, Feed
+from hs.repl.feed import Batch, Feed, Interest
 from hs.repl.feed_queue import FeedQueue, WhenFull
 from hs.services.accounts.account_data.account_data import DIRECT, AccountDataService
 from hs.services.rooms.membership.room_joins import JoinRequest, RoomJoins
@@ -61,7 +61,7 @@ class AutoAcceptDuty:
         self._joins = joins
         self._own_data = own_data
         self._invites: FeedQueue[_Invite] = FeedQueue("invites", MAX_WAITING, WhenFull.DROP_OLDEST)
-        self._invites.follow(feed, EVENTS, self._invites_in)
+        self._invites.follow(feed, EVENTS, self._invites_in, Interest.CHANGES)
         self._retries: EntryRetries[_Invite] = EntryRetries()
         # The last invite for which a join was tried; if it failed, it may have had its effect.
         self._tried: _Invite | None = None

@@ -9,7 +9,7 @@ from hs.core.events import event_types
 from hs.core.ids import RoomID, UserID
 from hs.core.streams import EVENTS, CacheRow, EventRow
 from hs.repl.entry_retries import EntryRetries
-from hs.repl.feed import Batch, Feed
+from hs.repl.feed import Batch, Feed, Interest
 from hs.repl.feed_queue import FeedQueue, WhenFull
 from hs.repl.memory_writer import MemoryWriter
 from hs.services.rooms.store.memberships import CACHE_NAME, member_changes
@@ -42,7 +42,7 @@ class ForgetOnLeaveDuty:
         self._departures: FeedQueue[tuple[UserID, RoomID]] = FeedQueue(
             "departures", MAX_WAITING, WhenFull.DROP_OLDEST
         )
-        self._departures.follow(feed, EVENTS, self._departures_in)
+        self._departures.follow(feed, EVENTS, self._departures_in, Interest.CHANGES)
         self._retries: EntryRetries[tuple[UserID, RoomID]] = EntryRetries()
 
     async def run(self) -> None:

@@ -14,7 +14,7 @@ from hs.core.events import event_types
 from hs.core.ids import EventID, RoomID, UserID
 from hs.core.streams import EVENTS, EventRow
 from hs.repl.entry_retries import EntryRetries
-from hs.repl.feed import Batch, Feed
+from hs.repl.feed import Batch, Feed, Interest
 from hs.repl.feed_queue import FeedQueue, WhenFull
 from hs.services.rooms.append.appender import RoomAppender
 from hs.services.rooms.append.drafts import Draft
@@ -52,7 +52,7 @@ class GuestRemovalDuty:
         self._changed_rooms: FeedQueue[RoomID] = FeedQueue(
             "guest access", MAX_ROOMS, WhenFull.DROP_OLDEST
         )
-        self._changed_rooms.follow(feed, EVENTS, self._rooms_changed_in)
+        self._changed_rooms.follow(feed, EVENTS, self._rooms_changed_in, Interest.CHANGES)
         self._retries: EntryRetries[RoomID] = EntryRetries()
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:

@@ -32,7 +32,7 @@ from hs.core.requester import Requester
 from hs.core.streams import BACKFILL, EVENTS, EventRow
 from hs.lib.caching.lru_cache import LruCache
 from hs.lib.clock import Clock
-from hs.repl.feed import Batch, Feed
+from hs.repl.feed import Batch, Feed, Interest
 from hs.services.rooms.read.event_prefixes import (
     MEMBERSHIPS,
     EventPrefix,
@@ -98,6 +98,7 @@ class EventRenderer:
         sticky: StickyEvents,
         clock: Clock,
         max_bytes: int = MAX_BYTES,
+        interest: Interest = Interest.ALL,
     ) -> None:
         self._database = database
         self._events = events
@@ -115,7 +116,7 @@ class EventRenderer:
         self._successors: LruCache[EventID, EventID] = LruCache(
             "rendered_previous", max_entries=2 * MAX_TRANSACTION_IDS
         )
-        feed.subscribe(EVENTS, self._on_rows)
+        feed.subscribe(EVENTS, self._on_rows, interest)
         feed.subscribe(BACKFILL, self._on_rows)
 
     @property

@@ -15,7 +15,7 @@ from hs.core.streams import EVENTS, EventRow
 from hs.lib.caching.loading_cache import LoadingCache
 from hs.lib.caching.lru_cache import LruCache
 from hs.lib.clock import Clock
-from hs.repl.feed import Batch, Feed
+from hs.repl.feed import Batch, Feed, Interest
 from hs.services.rooms.read.rendering import content_of
 from hs.services.rooms.store.state_store import StateStore
 from hs.settings.sections.retention import RetentionSettings
@@ -44,7 +44,7 @@ class RetentionPolicies:
     ) -> "RetentionPolicies":
         """Return policies that follow the feed."""
         policies = cls(states, settings, clock)
-        feed.subscribe(EVENTS, policies._on_events)
+        feed.subscribe(EVENTS, policies._on_events, Interest.CHANGES)
         return policies
 
     async def lifetime_ms(self, room_id: RoomID) -> int | None:

@@ -40,7 +40,7 @@ from hs.core.visibility import (
 )
 from hs.lib.caching.loading_cache import LoadingCache
 from hs.lib.caching.lru_cache import LruCache
-from hs.repl.feed import Batch, Feed
+from hs.repl.feed import Batch, Feed, Interest
 from hs.services.accounts.account_data.account_data import AccountDataService
 from hs.services.accounts.lifecycle.erased_users import ErasedUsersCache
 from hs.services.rooms.read.event_prefixes import EventPrefix
@@ -140,7 +140,7 @@ class Visibility:
             "history_visibility", max_entries=MAX_ROOMS
         )
         self._current = LoadingCache(self._cached_current, self._read_current)
-        feed.subscribe(EVENTS, self._on_events)
+        feed.subscribe(EVENTS, self._on_events, Interest.CHANGES)
 
     async def ignored_by(self, user_id: UserID) -> AbstractSet[UserID]:
         """Return the users that a user ignores."""

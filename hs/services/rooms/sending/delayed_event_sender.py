@@ -16,7 +16,7 @@ import trio
 from hs.core.errors import MatrixError, Unavailable
 from hs.core.streams import CACHES, EVENTS, CacheRow, EventRow
 from hs.lib.clock import Clock
-from hs.repl.feed import Batch, Feed
+from hs.repl.feed import Batch, Feed, Interest
 from hs.services.rooms.sending.delayed_events import CACHE_NAME, DelayedEvents
 from hs.storage.database import Database
 from hs.storage.rooms import delayed_events as storage
@@ -51,7 +51,7 @@ class DelayedSending:
         self._rooms: set[str] = set()
         self._announced: set[str] = set()
         feed.subscribe(CACHES, self._on_announcements)
-        feed.subscribe(EVENTS, self._on_events)
+        feed.subscribe(EVENTS, self._on_events, Interest.CHANGES)
 
     async def run(self) -> None:
         """Send for ever."""

@@ -18,7 +18,7 @@ from hs.core.relations import AGGREGATED, REFERENCE, REPLACE, is_valid_replaceme
 from hs.core.streams import BACKFILL, EVENTS, EventRow
 from hs.lib.caching.loading_cache import LoadingManyCache
 from hs.lib.caching.lru_cache import LruCache
-from hs.repl.feed import Batch, Feed
+from hs.repl.feed import Batch, Feed, Interest
 from hs.services.rooms.store.event_store import EventStore
 from hs.storage.database import Database
 from hs.storage.rooms import relations
@@ -51,14 +51,16 @@ NO_AGGREGATIONS: Final = Aggregations()
 class AggregationStore:
     """The cache of aggregations; every process has one."""
 
-    def __init__(self, database: Database, feed: Feed, events: EventStore) -> None:
+    def __init__(
+        self, database: Database, feed: Feed, events: EventStore, interest: Interest = Interest.ALL
+    ) -> None:
         self._database = database
         self._events = events
         self._entries: LruCache[EventID, Aggregations] = LruCache(
             "aggregates", max_entries=MAX_ENTRIES
         )
         self._cache = LoadingManyCache(self._entries, self._read)
-        feed.subscribe(EVENTS, self._on_rows)
+        feed.subscribe(EVENTS, self._on_rows, interest)
         feed.subscribe(BACKFILL, self._on_rows)
 
     @property

@@ -12,6 +12,8 @@ Rules:
   events.
 - The owner of a room passes the events that it commits to `expect`, so that its own events are not
   parsed again when the feed delivers them.
+- With `Interest.OWN`, in a process that nobody asks, messages that others write are not cached.
+  They are read from the database if this process takes over their rooms.
 """
 
 from collections import OrderedDict
@@ -25,7 +27,7 @@ from hs.core.ids import EventID, RoomID
 from hs.core.streams import BACKFILL, EVENTS, EventRow
 from hs.core.versions import room_version
 from hs.lib.caching.lru_cache import LruCache
-from hs.repl.feed import Batch, Feed
+from hs.repl.feed import Batch, Feed, Interest
 from hs.services.rooms.store.stored_event import EventStatus, StoredEvent
 from hs.storage.database import Database
 from hs.storage.rooms import events
@@ -62,7 +64,13 @@ def _weigh(event_id: EventID, entry: _Entry) -> int:
 class EventStore:
     """The events of all rooms; every process has one."""
 
-    def __init__(self, database: Database, feed: Feed, max_bytes: int = MAX_BYTES) -> None:
+    def __init__(
+        self,
+        database: Database,
+        feed: Feed,
+        max_bytes: int = MAX_BYTES,
+        interest: Interest = Interest.ALL,
+    ) -> None:
         self._database = database
         self._entries: LruCache[EventID, _Entry] = LruCache(
             "events", max_weight=max_bytes, weigh=_weigh
@@ -70,7 +78,7 @@ class EventStore:
         self._expected: dict[EventID, Event] = {}
         # Recent redactions by the feed, for reads that began before: target -> redaction.
         self._redactions: OrderedDict[EventID, EventID] = OrderedDict()
-        feed.subscribe(EVENTS, self._on_rows)
+        feed.subscribe(EVENTS, self._on_rows, interest)
         feed.subscribe(BACKFILL, self._on_rows)
 
     @property

@@ -17,7 +17,7 @@ from hs.core.ids import EventID, RoomID, ServerName, UserID
 from hs.core.streams import CACHES, EVENTS, CacheRow, EventRow, StateChange
 from hs.lib.caching.lru_cache import LruCache
 from hs.lib.time_slice import TimeSlice
-from hs.repl.feed import Batch, Feed
+from hs.repl.feed import Batch, Feed, Interest
 from hs.repl.followers import KeyFollower
 from hs.services.rooms.store.room_members import PresentMembers, weigh_members
 from hs.storage.database import Database
@@ -68,7 +68,7 @@ class Memberships:
         self._room_follower = KeyFollower(
             self._rooms, self._read_rooms, _with_change, self._keep_room
         )
-        feed.subscribe(EVENTS, self._on_events)
+        feed.subscribe(EVENTS, self._on_events, Interest.CHANGES)
         feed.subscribe(CACHES, self._on_caches)
 
     def is_local(self, user_id: str) -> bool:

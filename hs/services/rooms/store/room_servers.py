@@ -7,7 +7,7 @@ from hs.core.events import event_types
 from hs.core.ids import RoomID, ServerName
 from hs.core.streams import EVENTS, EventRow
 from hs.lib.caching.lru_cache import LruCache
-from hs.repl.feed import Batch, Feed
+from hs.repl.feed import Batch, Feed, Interest
 from hs.repl.followers import KeyFollower
 from hs.storage.database import Database, Tx
 from hs.storage.rooms import room_servers
@@ -44,7 +44,7 @@ class RoomServers:
             "servers_of_rooms", max_weight=MAX_WEIGHT, weigh=_weigh
         )
         self._follower = KeyFollower(self._rooms, self._read, _with_change)
-        feed.subscribe(EVENTS, self._on_events)
+        feed.subscribe(EVENTS, self._on_events, Interest.CHANGES)
 
     def servers_nowait(self, room_id: RoomID) -> Servers | None:
         """Return the other servers in a room if they are in memory."""

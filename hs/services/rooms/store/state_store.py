@@ -26,7 +26,7 @@ from hs.core.ids import EventID, RoomID
 from hs.core.streams import CACHES, EVENTS, CacheRow, EventRow, StateChange
 from hs.lib.caching.lru_cache import LruCache
 from hs.lib.caching.single_flight import SingleFlight
-from hs.repl.feed import Batch, Feed
+from hs.repl.feed import Batch, Feed, Interest
 from hs.repl.followers import KeyFollower
 from hs.services.rooms.store import state_snapshots
 from hs.services.rooms.store.event_store import EventStore
@@ -114,7 +114,7 @@ class StateStore:
         )
         self._follower = KeyFollower(self._rooms, self._read_rooms, _with_changes, self._keep_room)
         self._snapshot_flights: SingleFlight[int] = SingleFlight()
-        feed.subscribe(EVENTS, self._on_events)
+        feed.subscribe(EVENTS, self._on_events, Interest.CHANGES)
         feed.subscribe(CACHES, self._on_caches)
 
     def current_nowait(self, room_id: RoomID) -> StateMap | None:

@@ -34,7 +34,7 @@ from hs.core.positions import VectorPosition
 from hs.core.streams import EVENTS, EventRow
 from hs.lib.caching.lru_cache import LruCache
 from hs.lib.clock import Clock
-from hs.repl.feed import Batch, Feed
+from hs.repl.feed import Batch, Feed, Interest
 from hs.repl.followers import KeyFollower
 from hs.services.rooms.store.sticky_index import (
     MAX_ROOMS,
@@ -107,7 +107,7 @@ class StickyEvents:
         self._max_in_memory = max_in_memory
         self._cache: LruCache[None, StickyIndex] = LruCache("sticky_events", max_entries=1)
         self._follower = KeyFollower(self._cache, self._read, self._apply)
-        feed.subscribe(EVENTS, self._on_rows)
+        feed.subscribe(EVENTS, self._on_rows, Interest.CHANGES)
 
     def until_ms(self, stored: StoredEvent) -> int:
         """Return the time (ms) until which an event is sticky; 0 if it is not."""
