@@ -27,7 +27,7 @@ from tests.support.servers.ledger_run import (
 from tests.support.servers.postgres import PostgresServer
 from tests.support.servers.redis import RedisServer
 from tests.support.servers.supervised import SupervisedServer, supervised_server
-from tests.support.waiting import wait_until
+from tests.support.servers.waiting import wait_until
 
 pytestmark = [pytest.mark.process, pytest.mark.postgres, pytest.mark.redis, pytest.mark.long]
 
