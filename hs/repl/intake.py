@@ -18,7 +18,8 @@ Messages may be lost, repeated or late. Rules:
   each message says how much of that stream comes before it. A barrier only makes rows wait for
   older ones, so lanes never wait for each other in a circle.
 - A new epoch of a memory writer makes every known position of it worthless. The writer's reply
-  says so with a reset.
+  says so with a reset. An earlier life of the writer, which does not know yet that it was replaced,
+  may still answer: its reply is ignored, and the writer asked again later.
 - If the log no longer has the rows after this process's position, the process must restart
   (FeedLost), because caches cannot be corrected any more. Of a stream that any process may write,
   the feed delivers a reset instead: nobody may have been there to publish a commit.
@@ -76,6 +77,7 @@ class _Lane:
     repairing: bool = False
     repairs: int = 0
     announced: int = 0  # the highest position in any message
+    epoch: int = 0  # the latest in any message
     waiting: deque[Message] = attrs.Factory(lambda: deque(maxlen=MAX_WAITING))
     barriers: list[_Barrier] = attrs.Factory(list)
 
@@ -126,6 +128,7 @@ class Intake:
 
     def _accept(self, lane: _Lane, messages: list[Message]) -> None:
         lane.announced = max(lane.announced, *(message.position for message in messages))
+        lane.epoch = max(lane.epoch, *(message.epoch for message in messages))
         delivered = 0 if lane.repairing else self._deliver(lane, messages)
         if delivered < len(messages):
             lane.waiting.extend(messages[delivered:])
@@ -309,7 +312,7 @@ class Intake:
         stream, writer = lane.stream, lane.writer
         known = self._feed.position_of(stream, writer) or 0
         recent = await self._recent(writer).since(stream.name, known)
-        if recent is None:
+        if recent is None or recent.epoch < lane.epoch:
             return False
         self._feed.begin_epoch(stream, writer, recent.epoch)
         rows = self._decode(lane, recent.rows)

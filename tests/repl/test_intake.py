@@ -18,7 +18,7 @@ from hs.storage import stream_log
 from hs.storage.database import Database, Tx
 from hs.storage.inline import open_inline
 from hs.storage.stream_log import LoggedCommit
-from tests.repl.conftest import NOTES, Note, make_tables
+from tests.repl.conftest import HINTS, NOTES, Note, make_tables
 
 
 class NoWriter:
@@ -121,6 +121,44 @@ async def test_rows_that_cannot_be_decoded_are_left_out(caplog: pytest.LogCaptur
 
         assert await delivered_of(database, [], set()) == [*range(1, 13), 20]
     assert "not decodable" in caplog.text
+
+
+class TwoLives:
+    """A memory writer that was replaced: the first calls still reach its earlier life."""
+
+    def __init__(self) -> None:
+        self.asked_at: list[float] = []
+
+    async def since(self, stream: str, after: int) -> RecentBatch | None:
+        await trio.lowlevel.checkpoint()
+        self.asked_at.append(trio.current_time())
+        if len(self.asked_at) < 5:
+            return RecentBatch(after, 101, 100, False, encode_rows([]))
+        return RecentBatch(200, 201, 200, True, encode_rows([(201, Note("new"))]))
+
+
+async def test_reply_of_an_earlier_life_is_ignored_and_the_writer_asked_again_later(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with open_inline() as database, trio.open_nursery() as nursery:
+        feed = Feed()
+        delivered: list[int] = []
+        feed.subscribe(HINTS, lambda batch: delivered.extend(number for number, _ in batch.rows))
+        feed.begin_epoch(HINTS, "w1", 100)
+        feed.start_at(HINTS, "w1", 101)
+        writer = TwoLives()
+        intake = Intake(feed, "w2", database, lambda _: writer, {"hints": HINTS})
+        await nursery.start(intake.run)
+
+        batch = Batch(HINTS, "w1", 200, 201, [(201, Note("new"))])
+        intake.accept(rows_message("w1", batch, 200))
+        with trio.fail_after(60):
+            assert await feed.wait_for(HINTS, "w1", 201, 60)
+        nursery.cancel_scope.cancel()
+
+    assert delivered == [201]
+    # There was a pause before each further call.
+    assert len(set(writer.asked_at)) == 5
 
 
 async def test_own_rows_are_delivered_once_though_others_have_taken_the_slot(
