@@ -7,9 +7,12 @@ from typing import Any
 
 import pytest
 
+from hs.nursery.proxies.haproxy import haproxy_config
+from hs.nursery.proxies.proxy_plan import plan_proxy
+from hs.settings.load import load_settings
 from tests.support.servers.http_client import HttpClient
-from tests.support.servers.processes import Cluster, free_ports
-from tests.support.servers.proxies import HaproxyMissing, haproxy_before
+from tests.support.servers.processes import SERVER_NAME, Cluster, free_ports
+from tests.support.servers.proxies import HaproxyMissing, haproxy_before, running_haproxy
 
 pytestmark = pytest.mark.process
 
@@ -46,6 +49,27 @@ async def test_process_that_haproxy_picks_sees_change_of_previous_request(
             await change_and_read("balanced", RoundRobinClient([port]))
     except HaproxyMissing as error:
         pytest.skip(str(error))
+
+
+async def test_generated_configuration_of_haproxy_serves_clients(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    (port,) = free_ports(1)
+    settings = {name: load_settings(each.configs) for name, each in cluster.processes.items()}
+    config = tmp_path / "haproxy.cfg"
+    text = haproxy_config(plan_proxy(settings))
+    config.write_text(text.replace("bind :8080", f"bind 127.0.0.1:{port}"))
+    try:
+        with running_haproxy(config, port):
+            await change_and_read("proxied", RoundRobinClient([port]))
+            async with HttpClient(port) as client:
+                keys = await client.get("/_matrix/key/v2/server")
+                health = await client.get("/health")
+    except HaproxyMissing as error:
+        pytest.skip(str(error))
+
+    assert (keys.status, keys.json["server_name"]) == (200, SERVER_NAME)
+    assert health.status == 404
 
 
 async def change_and_read(name: str, alice: RoundRobinClient) -> None:
