@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from hs.nursery.proxies.proxy_plan import Affinity, Backend, Pool, ProxyPlan
 
 _HEAD = """\
-# Add this to haproxy.cfg, with a certificate in the frontend.
+# Add this to haproxy.cfg, with a certificate in the frontend. To have requests of clients that went
+# away cancelled, add "option abortonclose" to its section "defaults".
 frontend hs
     mode http
     # bind :443 ssl crt /etc/haproxy/{host}.pem

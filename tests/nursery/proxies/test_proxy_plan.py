@@ -5,11 +5,14 @@ import re
 import shutil
 import subprocess
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+import trio
 import yaml
 
 from hs.cli.inspect_plan import declared_endpoints
@@ -30,6 +33,7 @@ from tests.support.servers.processes import free_ports
 from tests.support.servers.proxies import HaproxyMissing, running_haproxy
 from tests.support.source_tree import ROOT
 
+LIMIT_S = 20.0
 SHAPE = "event_persister:2,sync:3,media,federation_reader,typing"
 NOT_FORWARDED = (
     "/_synapse/admin", "/_synapse/metrics", "/_synapse/replication", "/health", "/metrics",
@@ -167,14 +171,22 @@ def test_haproxy_accepts_its_configuration(tmp_path: Path, plan: ProxyPlan) -> N
     check("haproxy", "-c", "-f", str(config))
 
 
-class DyingServer(BaseHTTPRequestHandler):
-    """A process that dies during each request except health checks; `seen` are the requests."""
+class FakeProcess(BaseHTTPRequestHandler):
+    """A process that answers health checks only; it dies during a POST or PUT."""
 
-    seen: ClassVar[list[str]] = []
+    seen: ClassVar[list[str]]
+    waits: ClassVar[threading.Event]
+    was_left: ClassVar[threading.Event]
 
     def do_GET(self) -> None:
-        self.send_response(200)
-        self.end_headers()
+        if self.path == "/health":
+            self.send_response(200)
+            self.end_headers()
+            return
+        self.waits.set()
+        with suppress(ConnectionResetError):
+            self.connection.recv(1)
+        self.was_left.set()
 
     def do_POST(self) -> None:
         self.seen.append(self.command)
@@ -186,32 +198,55 @@ class DyingServer(BaseHTTPRequestHandler):
         """Log nothing."""
 
 
+@contextmanager
+def haproxy_before_fake_process(plan: ProxyPlan, folder: Path) -> Iterator[int]:
+    """Run HAProxy, with its generated configuration, before a fake process; yield its port."""
+    FakeProcess.seen = []
+    FakeProcess.waits, FakeProcess.was_left = threading.Event(), threading.Event()
+    (port,) = free_ports(1)
+    fake = ThreadingHTTPServer(("127.0.0.1", 0), FakeProcess)
+    address = f"127.0.0.1:{fake.server_port}"
+    text = re.sub(r"( server \S+) \S+", rf"\1 {address}", haproxy_config(plan))
+    config = folder / "haproxy.cfg"
+    text = text.replace("bind :8080", f"bind 127.0.0.1:{port}")
+    config.write_text(f"defaults\n    option abortonclose\n{text}")
+    thread = threading.Thread(target=fake.serve_forever, args=(0.02,))
+    thread.start()
+    try:
+        with running_haproxy(config, port):
+            yield port
+    except HaproxyMissing as error:
+        pytest.skip(str(error))
+    finally:
+        fake.shutdown()
+        thread.join()
+        fake.server_close()
+
+
 @pytest.mark.process
 async def test_haproxy_repeats_put_but_not_post_of_process_that_died(
     tmp_path: Path, plan: ProxyPlan
 ) -> None:
-    (port,) = free_ports(1)
-    dying = ThreadingHTTPServer(("127.0.0.1", 0), DyingServer)
-    address = f"127.0.0.1:{dying.server_port}"
-    text = re.sub(r"( server \S+) \S+", rf"\1 {address}", haproxy_config(plan))
-    config = tmp_path / "haproxy.cfg"
-    config.write_text(text.replace("bind :8080", f"bind 127.0.0.1:{port}"))
-    thread = threading.Thread(target=dying.serve_forever, args=(0.02,))
-    thread.start()
-    try:
-        with running_haproxy(config, port):
-            for method in ("POST", "PUT"):
-                async with HttpClient(port) as client:
-                    answer = await client.request(method, "/_matrix/client/v3/createRoom", json={})
-                assert answer.status == 502
-    except HaproxyMissing as error:
-        pytest.skip(str(error))
-    finally:
-        dying.shutdown()
-        dying.server_close()
-        thread.join()
+    with haproxy_before_fake_process(plan, tmp_path) as port:
+        for method in ("POST", "PUT"):
+            async with HttpClient(port) as client:
+                answer = await client.request(method, "/_matrix/client/v3/createRoom", json={})
+            assert answer.status == 502
 
-    assert DyingServer.seen == ["POST", "PUT", "PUT", "PUT", "PUT"]
+    assert FakeProcess.seen == ["POST", "PUT", "PUT", "PUT", "PUT"]
+
+
+@pytest.mark.process
+async def test_haproxy_with_abortonclose_cancels_request_of_client_that_went_away(
+    tmp_path: Path, plan: ProxyPlan
+) -> None:
+    with haproxy_before_fake_process(plan, tmp_path) as port:
+        async with HttpClient(port) as client, trio.open_nursery() as nursery:
+            nursery.start_soon(client.get, "/_matrix/client/v3/sync")
+            assert await trio.to_thread.run_sync(FakeProcess.waits.wait, LIMIT_S)
+            nursery.cancel_scope.cancel()
+
+        assert await trio.to_thread.run_sync(FakeProcess.was_left.wait, LIMIT_S)
 
 
 @pytest.mark.process

@@ -26,6 +26,7 @@ defaults
     timeout client 120s
     timeout server 120s
     retries 3
+    option abortonclose
     option redispatch
 frontend clients
     bind 127.0.0.1:{listen}
