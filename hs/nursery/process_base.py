@@ -85,7 +85,7 @@ class ProcessBase:
         return Part(duties=[Duty("rate limits", self.shared_rates.run)])
 
     def interest_if_asked(self, otherwise: Interest) -> Interest:
-        """Return which rows a cache takes that saves reads for requests and duties.
+        """Return which rows of events a cache takes that saves reads for requests and duties.
 
         A process that nobody asks and that has no duties can do without the others.
         """

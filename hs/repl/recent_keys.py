@@ -12,7 +12,7 @@ from typing import Final, Generic, TypeVar
 
 from hs.core.positions import VectorPosition
 from hs.core.stream_def import StreamDef
-from hs.repl.feed import Batch, Feed
+from hs.repl.feed import Batch, Feed, Interest
 
 K = TypeVar("K", bound=Hashable)
 R = TypeVar("R")
@@ -29,6 +29,7 @@ class RecentKeys(Generic[K, R]):
         stream: StreamDef[R],
         keys_of: Callable[[R], Iterable[K]],
         max_keys: int = MAX_KEYS,
+        interest: Interest = Interest.ALL,
     ) -> None:
         self._feed = feed
         self._stream = stream
@@ -37,7 +38,7 @@ class RecentKeys(Generic[K, R]):
         # For each writer its keys, in the order of the last rows that touched them.
         self._last: dict[str, OrderedDict[K, int]] = {}
         self._floor: VectorPosition | None = None
-        feed.subscribe(stream, self._on_rows)
+        feed.subscribe(stream, self._on_rows, interest)
 
     def since(self, position: VectorPosition) -> set[K] | None:
         """Return the keys touched after a position; None if the position is too old to say."""

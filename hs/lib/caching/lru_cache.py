@@ -1,5 +1,6 @@
 """A cache of bounded size that evicts the least recently used entries."""
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
 from collections.abc import Set as AbstractSet
@@ -55,6 +56,8 @@ class LruCache(Generic[K, V]):
         self.hits = self.misses = self.evictions = 0
         self._max_entries = max_entries
         self._max_weight = max_weight
+        self._entries_limit = self._weight_limit = math.inf
+        self._set_limits()
         self._weigh = weigh
         self._weight = 0
         self._entries: OrderedDict[K, V] = OrderedDict()
@@ -125,12 +128,16 @@ class LruCache(Generic[K, V]):
 
     def put(self, key: K, value: V) -> None:
         """Store a value, unless it alone exceeds the bound."""
-        self.pop(key)
-        self._entries[key] = value
-        if self._weigh is not None:
-            self._weight += self._weigh(key, value)
-        while self._is_over():
-            self._evict()
+        # Without calls of other methods: every row of the feed is put into several caches.
+        entries, weigh = self._entries, self._weigh
+        if key in entries:
+            self._drop(key, entries.pop(key))
+        entries[key] = value
+        if weigh is not None:
+            self._weight += weigh(key, value)
+        while len(entries) > self._entries_limit or self._weight > self._weight_limit:
+            self._drop(*entries.popitem(last=False))
+            self.evictions += 1
 
     def put_scanned(self, key: K, value: V) -> None:
         """Store a value that was read by a scan; see `put_all_scanned`."""
@@ -173,6 +180,7 @@ class LruCache(Generic[K, V]):
         """Change the given bounds and evict entries until they hold."""
         self._max_entries = max_entries or self._max_entries
         self._max_weight = max_weight or self._max_weight
+        self._set_limits()
         while self._is_over():
             self._evict()
 
@@ -194,9 +202,12 @@ class LruCache(Generic[K, V]):
     def __contains__(self, key: object) -> bool:
         return key in self._entries
 
+    def _set_limits(self) -> None:
+        self._entries_limit = math.inf if self._max_entries is None else self._max_entries
+        self._weight_limit = math.inf if self._max_weight is None else self._max_weight
+
     def _is_over(self) -> bool:
-        too_many = self._max_entries is not None and len(self._entries) > self._max_entries
-        return too_many or (self._max_weight is not None and self._weight > self._max_weight)
+        return len(self._entries) > self._entries_limit or self._weight > self._weight_limit
 
     def _evict(self) -> None:
         self._drop(*self._entries.popitem(last=False))

@@ -29,7 +29,7 @@ from hs.core.ids import RoomID, UserID
 from hs.core.invite_permission import InviteVerdict
 from hs.core.positions import VectorPosition
 from hs.core.streams import EVENTS, EventRow
-from hs.repl.feed import Feed
+from hs.repl.feed import Feed, Interest
 from hs.repl.recent_keys import RecentKeys
 from hs.services.accounts.account_data.account_data import AccountDataService
 from hs.services.rooms.read.visibility import Visibility
@@ -89,7 +89,7 @@ class RoomSelection:
         self._account_data = account_data
         self._excluded = excluded
         self._recent_member_changes: RecentKeys[UserID, EventRow] = RecentKeys(
-            feed, EVENTS, _members_in
+            feed, EVENTS, _members_in, interest=Interest.CHANGES
         )
 
     def allows_room(self, context: SyncContext, room_id: RoomID) -> bool:

@@ -12,7 +12,6 @@ from hs.nursery.process_base import ProcessBase
 from hs.nursery.wiring.accounts.accounts import AccountServices
 from hs.nursery.wiring.federation.remote_history import RemoteHistory
 from hs.nursery.wiring.rooms.rooms import Rooms
-from hs.repl.feed import Interest
 from hs.services.rooms.read.event_serializer import EventSerializer
 from hs.services.rooms.read.hierarchy import Hierarchy
 from hs.services.rooms.read.mutual_rooms import MutualRooms
@@ -154,15 +153,13 @@ def _visibility(
 def _rendering(base: ProcessBase, rooms: Rooms) -> EventRenderer:
     database, events = base.database, rooms.events
     factor = base.settings.caches.caches.factor("rendered_events")
-    interest = base.interest_if_asked(Interest.CHANGES)
     return EventRenderer(
         database=database,
         feed=base.feed,
         events=events,
-        aggregates=AggregationStore(database, base.feed, events, interest),
+        aggregates=AggregationStore(database, base.feed, events),
         states=rooms.states,
         sticky=rooms.sticky,
         clock=base.clock,
         max_bytes=int(RENDERED_BYTES * factor),
-        interest=interest,
     )

@@ -98,8 +98,8 @@ class EventRenderer:
         sticky: StickyEvents,
         clock: Clock,
         max_bytes: int = MAX_BYTES,
-        interest: Interest = Interest.ALL,
     ) -> None:
+        self._feed = feed
         self._database = database
         self._events = events
         self._aggregates = aggregates
@@ -116,7 +116,8 @@ class EventRenderer:
         self._successors: LruCache[EventID, EventID] = LruCache(
             "rendered_previous", max_entries=2 * MAX_TRANSACTION_IDS
         )
-        feed.subscribe(EVENTS, self._on_rows, interest)
+        self._notes_transactions = False  # from the first question on
+        feed.subscribe(EVENTS, self._on_rows, Interest.CHANGES)
         feed.subscribe(BACKFILL, self._on_rows)
 
     @property
@@ -379,6 +380,9 @@ class EventRenderer:
     async def _prepare_transaction_ids(self, own_ids: Iterable[EventID], viewer: Viewer) -> None:
         if viewer.device_id is None:
             return
+        if not self._notes_transactions:
+            self._notes_transactions = True
+            self._feed.subscribe(EVENTS, self._note_transactions)
         unknown = [event_id for event_id in own_ids if event_id not in self._transaction_ids]
         if not unknown:
             return
@@ -462,10 +466,13 @@ class EventRenderer:
             b"true" if participated else b"false",
         )
 
-    def _on_rows(self, batch: Batch[EventRow]) -> None:
+    def _note_transactions(self, batch: Batch[EventRow]) -> None:
         for _, row in batch.rows:
             if row.txn is not None:
                 self._transaction_ids.put(EventID(row.event_id), row.txn)
+
+    def _on_rows(self, batch: Batch[EventRow]) -> None:
+        for _, row in batch.rows:
             if row.redaction_applies and row.redacts is not None:
                 target = EventID(row.redacts)
                 self._prefixes.pop(target)

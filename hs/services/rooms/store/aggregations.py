@@ -51,17 +51,17 @@ NO_AGGREGATIONS: Final = Aggregations()
 class AggregationStore:
     """The cache of aggregations; every process has one."""
 
-    def __init__(
-        self, database: Database, feed: Feed, events: EventStore, interest: Interest = Interest.ALL
-    ) -> None:
+    def __init__(self, database: Database, feed: Feed, events: EventStore) -> None:
+        self._feed = feed
         self._database = database
         self._events = events
         self._entries: LruCache[EventID, Aggregations] = LruCache(
             "aggregates", max_entries=MAX_ENTRIES
         )
         self._cache = LoadingManyCache(self._entries, self._read)
-        feed.subscribe(EVENTS, self._on_rows, interest)
-        feed.subscribe(BACKFILL, self._on_rows)
+        self._notes_new_events = False  # from the first question on
+        feed.subscribe(EVENTS, self._on_changes, Interest.CHANGES)
+        feed.subscribe(BACKFILL, self._on_changes)
 
     @property
     def cache(self) -> LruCache[EventID, Aggregations]:
@@ -74,6 +74,9 @@ class AggregationStore:
 
     async def load(self, event_ids: Collection[EventID]) -> dict[EventID, Aggregations]:
         """Return the aggregations of events, reading those that are not in memory."""
+        if not self._notes_new_events:
+            self._notes_new_events = True
+            self._feed.subscribe(EVENTS, self._on_all_rows)
         return await self._cache.get(dict.fromkeys(event_ids))
 
     async def latest_replies_but(
@@ -120,17 +123,24 @@ class AggregationStore:
                     break
         return latest
 
-    def _on_rows(self, batch: Batch[EventRow]) -> None:
+    def _on_all_rows(self, batch: Batch[EventRow]) -> None:
         for _, row in batch.rows:
             if row.txn is not None:
-                # Sent by a client of this server just now: nothing can refer to it yet.
+                # Sent by a client of this server just now: nothing before it can refer to it.
                 self._entries.put(EventID(row.event_id), NO_AGGREGATIONS)
-            if row.relates_to is not None and row.relates_to[0] in AGGREGATED:
-                self._cache.invalidate(EventID(row.relates_to[1]))
-            if row.redaction_applies and row.redacts is not None:
-                self._cache.invalidate(EventID(row.redacts))
-            if row.lost_relation is not None and row.lost_relation[0] in AGGREGATED:
-                self._cache.invalidate(EventID(row.lost_relation[1]))
+            self._on_row(row)
+
+    def _on_changes(self, batch: Batch[EventRow]) -> None:
+        for _, row in batch.rows:
+            self._on_row(row)
+
+    def _on_row(self, row: EventRow) -> None:
+        if row.relates_to is not None and row.relates_to[0] in AGGREGATED:
+            self._cache.invalidate(EventID(row.relates_to[1]))
+        if row.redaction_applies and row.redacts is not None:
+            self._cache.invalidate(EventID(row.redacts))
+        if row.lost_relation is not None and row.lost_relation[0] in AGGREGATED:
+            self._cache.invalidate(EventID(row.lost_relation[1]))
 
 
 def bundled_events(aggregations: Iterable[Aggregations]) -> set[EventID]:
