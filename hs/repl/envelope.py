@@ -78,13 +78,13 @@ class Envelopes:
 
         Raises: InvalidEnvelope.
         """
-        contents = envelope[_SEAL_BYTES:]
-        if not hmac.compare_digest(envelope[:_SEAL_BYTES], self._mac(contents)):
-            raise InvalidEnvelope("its seal is not of this server")
+        contents = memoryview(envelope)[_SEAL_BYTES:]
         try:
             opened = _decode(contents)
             if opened.instance == self._instance:
-                return []
+                return []  # whoever sent it
+            if not hmac.compare_digest(envelope[:_SEAL_BYTES], self._mac(contents)):
+                raise InvalidEnvelope("its seal is not of this server")
             messages = _decode_messages(opened.messages)
         except msgspec.DecodeError as error:  # of another release
             raise InvalidEnvelope(str(error)) from error
@@ -103,5 +103,6 @@ class Envelopes:
         contents = _encode(_Contents(self._instance, self._life, self._number, listed))
         return self._mac(contents) + contents
 
-    def _mac(self, contents: bytes) -> bytes:
-        return hashlib.blake2b(contents, key=self._key, digest_size=_SEAL_BYTES).digest()
+    def _mac(self, contents: bytes | memoryview) -> bytes:
+        # Where the processor has instructions for SHA-256, BLAKE2 takes twice as long.
+        return hmac.digest(self._key, contents, "sha256")[:_SEAL_BYTES]
