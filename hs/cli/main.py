@@ -21,7 +21,7 @@ _COMMANDS = {
     "proxy-config": ("hs.cli.proxy_config", "Print the configuration of a reverse proxy."),
     "systemd-units": ("hs.cli.systemd_units", "Print systemd units for all processes."),
     "topology": ("hs.cli.topology", "Show the running processes of a server."),
-    "rebalance": ("hs.cli.rebalance", "Share out rooms evenly among the writers of events."),
+    "rebalance": ("hs.cli.rebalance", "Share out rooms and users evenly among their writers."),
     "routes": ("hs.cli.inspect_plan", "List the HTTP endpoints."),
     "register-user": ("hs.cli.register", "Create an account on a running server."),
     "hash-password": ("hs.cli.passwords", "Hash a password for the database."),

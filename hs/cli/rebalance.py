@@ -16,7 +16,7 @@ from hs.settings.settings import Settings
 @click.command(epilog="Exit status: 0 if all writers were asked, 1 if some were not reached.")
 @config_option
 def rebalance(configs: tuple[Path, ...]) -> None:
-    """Share out rooms evenly among the writers of events, at once.
+    """Share out rooms and users evenly among the writers of each stream, at once.
 
     The writers do the same by themselves, a few slots every two seconds. Asks each writer at its
     replication listener, with the secret of the configuration, to give away what it has too much.
@@ -27,7 +27,7 @@ def rebalance(configs: tuple[Path, ...]) -> None:
     settings = load_command_settings(configs)
     names = writers_of(settings)
     if len(names) < 2:
-        raise click.UsageError("stream_writers names one writer only: there is nothing to share")
+        raise click.UsageError("no stream has several writers: there is nothing to share")
     if not trio.run(_ask_each, settings, names):
         raise click.exceptions.Exit(1)
 

@@ -62,7 +62,8 @@ class StreamDef(Generic[R]):
     Table streams: `slim` removes from a row what readers can load from the tables, before the row
     is added to the log of commits from which other processes fill gaps. Memory streams: `recent`
     is the number of rows that the writer remembers for the same purpose; with a `key`, it
-    remembers only the latest row of each key.
+    remembers only the latest row of each key. If several processes write the stream, `owner_key`
+    returns the key whose owner writes a row: rows of a process that has lost the key are ignored.
 
     `is_plain` returns whether a row changes nothing that was said before: it only adds something.
     Subscribers may do without such rows; see hs.repl.feed.
@@ -80,6 +81,7 @@ class StreamDef(Generic[R]):
     recent: int = 1000
     key: Callable[[R], Hashable] | None = None
     is_plain: Callable[[R], bool] | None = None
+    owner_key: Callable[[R], str] | None = None
 
     @property
     def writer_setting(self) -> str | None:

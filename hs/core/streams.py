@@ -168,6 +168,7 @@ TYPING = StreamDef(
     wakes_rooms=lambda row: (row.room_id,),
     recent=10_000,
     key=lambda row: row.room_id,
+    owner_key=lambda row: row.room_id,
 )
 
 
@@ -190,6 +191,7 @@ PRESENCE = StreamDef(
     StreamWriters.SHARDED,  # by user ID
     wake_rule=WakeRule.SHARED_ROOMS,
     recent=10_000,
+    owner_key=lambda row: row.user_id,
 )
 
 # Profiles, account data and push

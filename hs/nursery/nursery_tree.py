@@ -29,6 +29,7 @@ from hs.nursery.process import Process
 from hs.repl.calls.reply import RpcUnavailable
 from hs.repl.leases import LeaseLost, instance_lease
 from hs.repl.memory_writer import attach_writers
+from hs.repl.sharding import OwnerChanging
 from hs.settings.sections.connections import ConnectionSettings
 from hs.settings.sections.listeners import Listener
 from hs.settings.settings import Settings
@@ -41,7 +42,7 @@ _INTERNAL_SHARE_OF_FILES = 0.1
 # Of all connections, one address may have this part, even if it may have more of them.
 _ADDRESS_SHARE = 0.5
 # Failures of duties while the database or another process is unreachable.
-_TRANSIENT = (Unavailable, LeaseLost, RpcUnavailable)
+_TRANSIENT = (Unavailable, LeaseLost, RpcUnavailable, OwnerChanging)
 
 # Called with the public listeners, and with the internal ones.
 OnListening = Callable[[list[BoundListener], list[BoundListener]], None]

@@ -6,7 +6,7 @@ Constructors only: nothing here starts, waits or connects.
 import secrets
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import attrs
 
@@ -26,11 +26,12 @@ from hs.repl.inproc import local_transport
 from hs.repl.leases import Leases, holder_name
 from hs.repl.memory_writer import MemoryWriter, epoch_at
 from hs.repl.ownership import Location, Ownership, Topology
-from hs.repl.sharding import FixedOwners, OwnerCalls, guarded, sharded_proxy
+from hs.repl.sharding import KeyGuard, OwnerCalls, guarded, sharded_proxy, unguarded
 from hs.repl.shared_writer import SharedTableWriter
 from hs.repl.signing_key import signing_key_of
 from hs.repl.slots.keeper import SlotKeeper
-from hs.repl.slots.table import SlotTable
+from hs.repl.slots.key_writers import KeyWriters
+from hs.repl.slots.table import Listener, Matches, SlotTable
 from hs.repl.transport import Transport
 from hs.repl.writers import TableWriter
 from hs.services.accounts.limits.rate_limits import LimiterFactory, make_local_limiter
@@ -41,6 +42,8 @@ from hs.storage.database import Database
 
 P = TypeVar("P")
 R = TypeVar("R")
+
+UNFENCED: Final = frozenset(stream.name for stream in CATALOGUE if stream.kind is StreamKind.MEMORY)
 
 
 @attrs.frozen(eq=False, kw_only=True)
@@ -116,18 +119,13 @@ class ProcessBase:
         return self.owned_by(self.ownership.owner(stream), protocol, make)
 
     def sharded(self, protocol: type[P], stream: StreamDef[Any], make: Callable[[], P]) -> P:
-        """Return the service of all writers of a sharded stream.
+        """Return the service of all writers of a sharded stream, or of the only one.
 
         Each call goes to the process that owns the key, which is the first argument.
         """
         owners = self.owner_calls(stream)
         if owners is None:
-            writers = self.ownership.writers(stream)
-            service_of = self.by_owner(protocol, stream, make)
-            if len(writers) == 1:
-                return service_of(writers[0])
-            fixed = FixedOwners(partial(self.ownership.owner, stream))
-            return sharded_proxy(protocol, service_of, fixed)
+            return self.owned(protocol, stream, make)
 
         def make_guarded() -> P:
             return guarded(protocol, make(), owners)
@@ -139,6 +137,30 @@ class ProcessBase:
         if self.slots is None or not self.slots.table.has_slots(stream):
             return None
         return OwnerCalls(stream.writer_setting or "", self.slots.table, self.slots.refresh)
+
+    def key_guard(self, stream: StreamDef[Any]) -> KeyGuard:
+        """Return what a service enters while it writes keys of a stream; see KeyGuard."""
+        if self.slots is None or not self.slots.table.has_slots(stream):
+            return unguarded
+        return partial(self.slots.table.calling, stream.writer_setting or stream.name)
+
+    def key_writer(self, stream: StreamDef[Any]) -> Callable[[str], str | None]:
+        """Return a function from keys to the writers whose rows cover them; see KeyWriters."""
+        if self.slots is None or not self.slots.table.has_slots(stream):
+            return partial(self.ownership.owner, stream)
+        reader = KeyWriters(stream, self.slots.table, self.feed)
+        self.slots.readers.append(reader)
+        return reader.writer_of
+
+    def on_lost(self, stream: StreamDef[Any], drop: Callable[[Matches], None]) -> None:
+        """Call `drop` when this process loses slots of a stream, or gives them away."""
+        if self.slots is not None:
+            self.slots.table.on_lost.append(_of_stream(stream, drop))
+
+    def on_gained(self, stream: StreamDef[Any], take: Callable[[Matches], None]) -> None:
+        """Call `take` when this process holds slots of a stream that it did not hold."""
+        if self.slots is not None:
+            self.slots.table.on_gained.append(_of_stream(stream, take))
 
     def by_owner(
         self, protocol: type[P], stream: StreamDef[Any], make: Callable[[], P]
@@ -179,6 +201,14 @@ class ProcessBase:
         return make() if plan_duty in self.plan.duties else None
 
 
+def _of_stream(stream: StreamDef[Any], call: Callable[[Matches], None]) -> Listener:
+    def listen(name: str, matches: Matches) -> None:
+        if name == stream.name:
+            call(matches)
+
+    return listen
+
+
 def build_process_base(
     settings: Settings,
     plan: Plan,
@@ -190,7 +220,7 @@ def build_process_base(
     """Build the base of a process. Raises: SettingsError (no signing key)."""
     feed = Feed()
     topology = topology_of(settings.workers)
-    table = SlotTable(plan.instance, slot_writers(topology)) if plan.shared else None
+    table = SlotTable(plan.instance, slot_writers(topology), UNFENCED) if plan.shared else None
     ownership = Ownership(topology, table)
     transport: Transport
     cluster: Cluster | None = None
@@ -240,9 +270,21 @@ def build_process_base(
 
 
 def slot_writers(topology: Topology) -> dict[str, tuple[str, ...]]:
-    """Return the configured writers of each stream that has slots: of rooms, so far."""
+    """Return the configured writers of each stream that has slots.
+
+    These are events, and each other stream whose keys several processes share out. The order
+    matters to the first start only: it is what earlier releases chose the owners by.
+    """
     writers = tuple(topology.writers.get(EVENTS.name, ())) or (topology.main,)
-    return {EVENTS.name: writers}
+    others = {
+        stream.name: tuple(sorted(topology.writers.get(stream.name, ())))
+        for stream in CATALOGUE
+        if stream.writers is StreamWriters.SHARDED and stream.writer_setting == stream.name
+    }
+    return {
+        **{name: names for name, names in others.items() if len(names) > 1},
+        EVENTS.name: writers,
+    }
 
 
 def slot_holders(workers: WorkerSettings) -> frozenset[str]:

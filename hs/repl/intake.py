@@ -17,6 +17,8 @@ Messages may be lost, repeated or late. Rules:
   before those that the new one writes. The stream of slots says up to where (a *barrier*), and
   each message says how much of that stream comes before it. A barrier only makes rows wait for
   older ones, so lanes never wait for each other in a circle.
+- Rows of a memory stream have no barriers. Those about keys that another process than their writer
+  holds are left out: they come late, from one that has lost the keys.
 - A new epoch of a memory writer makes every known position of it worthless. The writer's reply
   says so with a reset. An earlier life of the writer, which does not know yet that it was replaced,
   may still answer: its reply is ignored, and the writer asked again later.
@@ -43,7 +45,8 @@ from hs.repl.message import Message
 from hs.repl.process_reports import FollowedWriter
 from hs.repl.recent_rows import RecentRows
 from hs.repl.row_codec import decode_rows
-from hs.storage import stream_log
+from hs.repl.slots.table import SlotTable
+from hs.storage import stream_log, stream_slots
 from hs.storage.database import Database, DatabaseError, Tx
 from hs.storage.stream_log import LoggedCommit
 
@@ -84,7 +87,10 @@ class _Lane:
 
 @attrs.define(eq=False)
 class Intake:
-    """Delivers the rows of other processes to this one's feed, each writer's in order."""
+    """Delivers the rows of other processes to this one's feed, each writer's in order.
+
+    `slots` is None if no slots pass to other processes.
+    """
 
     _feed: Feed
     _instance: str
@@ -93,6 +99,7 @@ class Intake:
     _streams: Mapping[str, StreamDef[Any]] = attrs.Factory(
         lambda: {stream.name: stream for stream in CATALOGUE}
     )
+    _slots: SlotTable | None = None
     _lanes: dict[tuple[str, str], _Lane] = attrs.Factory(dict)
     _background: BackgroundNursery = attrs.field(factory=BackgroundNursery, init=False)
     _is_looking: bool = False
@@ -116,6 +123,8 @@ class Intake:
         for stream, writer in expected:
             if stream.kind is StreamKind.TABLE and writer != self._instance:
                 self._feed.start_at(stream, writer, known.get((stream.name, writer), 0))
+        if self._slots is not None:
+            self._slots.note_all(await self._database.read(stream_slots.list_slots))
 
     def accept(self, *messages: Message) -> None:
         """Deliver messages with rows or positions, or keep those of a lane while it is repaired."""
@@ -204,7 +213,7 @@ class Intake:
             if message.position > known:
                 if needs_plain or (has_readers and not message.plain):
                     try:
-                        rows += _rows_after(stream, message, known)
+                        rows += self._of_holder(lane, _rows_after(stream, message, known))
                     except msgspec.DecodeError:  # the repair leaves them out, and says so
                         break
                 known = message.position
@@ -314,13 +323,26 @@ class Intake:
         recent = await self._recent(writer).since(stream.name, known)
         if recent is None or recent.epoch < lane.epoch:
             return False
-        self._feed.begin_epoch(stream, writer, recent.epoch)
         rows = self._decode(lane, recent.rows)
+        held = self._of_holder(lane, rows)
+        if self._slots is not None and len(held) < len(rows):
+            # The writer may know of a change of slots that this process does not know yet.
+            self._slots.note_all(await self._database.read(stream_slots.list_slots))
+            held = self._of_holder(lane, rows)
+        self._feed.begin_epoch(stream, writer, recent.epoch)
         if recent.reset or recent.position > known:
             self._feed.deliver(
-                Batch(stream, writer, recent.prev, recent.position, rows, reset=recent.reset)
+                Batch(stream, writer, recent.prev, recent.position, held, reset=recent.reset)
             )
         return True
+
+    def _of_holder(self, lane: _Lane, rows: list[tuple[int, Any]]) -> list[tuple[int, Any]]:
+        """Leave out rows of a memory stream about keys that another process holds."""
+        stream, slots = lane.stream, self._slots
+        key_of = stream.owner_key
+        if key_of is None or slots is None or not slots.has_slots(stream):
+            return rows
+        return [row for row in rows if slots.holder(stream.name, key_of(row[1])) == lane.writer]
 
     def _decode(self, lane: _Lane, encoded: bytes | msgspec.Raw) -> list[tuple[int, Any]]:
         """Decode rows; leave out those of a commit that cannot be decoded.

@@ -66,7 +66,7 @@ def rows_message(instance: str, batch: Batch[Any], epoch: int, slots: int = 0) -
     )
 
 
-def position_message(instance: str, source: Source) -> Message:
+def position_message(instance: str, source: Source, slots: int = 0) -> Message:
     """Return the message that announces the position of a writer of this process."""
     return Message(
         MessageKind.POSITION,
@@ -76,4 +76,5 @@ def position_message(instance: str, source: Source) -> Message:
         prev=source.committed,
         position=source.position,
         epoch=source.epoch,
+        slots=slots,
     )

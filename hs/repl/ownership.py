@@ -1,8 +1,8 @@
 """Which process owns what: the writers of each stream, and the addresses of processes.
 
-A room belongs to a slot, and the table of slots says which process holds it; see hs/repl/slots. Of
-another stream with several writers, the hash of the key chooses one of the configured processes.
-A server of one process has no slots.
+The rooms or users of a stream with several writers belong to slots, and the table of slots says
+which process holds them; see hs/repl/slots. Events have slots with one writer, too. A server of one
+process has none.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,6 @@ import attrs
 
 from hs.core.stream_def import ANY_PROCESS, StreamDef, StreamWriters
 from hs.core.streams import CATALOGUE
-from hs.repl.slots.assignment import shard_of
 from hs.repl.slots.table import SlotTable
 
 
@@ -71,16 +70,18 @@ class Ownership:
             return self.topology.instance
         if self.slots is not None and self.slots.has_slots(stream):
             return self.slots.holder(stream.writer_setting or stream.name, key)
-        writers = self.writers(stream)
-        if len(writers) == 1:
-            return writers[0]
-        # Sorted, so processes whose lists have another order agree.
-        return sorted(writers)[shard_of(key, len(writers))]
+        return self.writers(stream)[0]
 
     def is_mine(self, stream: StreamDef[Any], key: str = "") -> bool:
         """Return whether this process owns a stream, or at this moment the slot of this key."""
         if self.slots is not None and self.slots.has_slots(stream):
             return self.slots.holds(stream.writer_setting or stream.name, key)
+        return self.owner(stream, key) == self.topology.instance
+
+    def may_finish(self, stream: StreamDef[Any], key: str) -> bool:
+        """Return whether this process owns a key, or has not yet given it away."""
+        if self.slots is not None and self.slots.has_slots(stream):
+            return self.slots.may_finish(stream.writer_setting or stream.name, key)
         return self.owner(stream, key) == self.topology.instance
 
     def is_assigned(self, stream: StreamDef[Any], key: str) -> bool:

@@ -275,14 +275,19 @@ class RedisTransport:
         if isinstance(message, Message):
             return encode_message(message)
         batch, epoch = message
-        slots = 0
-        if batch.stream.writers is StreamWriters.SHARDED:
-            slots = self.feed.position_of(SLOTS, ANY_PROCESS) or 0
+        slots = self._slots_before(batch.stream)
         return encode_message(rows_message(self._instance, batch, epoch, slots))
+
+    def _slots_before(self, stream: StreamDef[Any]) -> int:
+        """Return how much of the stream of slots comes before what is sent now."""
+        if stream.writers is not StreamWriters.SHARDED:
+            return 0
+        return self.feed.position_of(SLOTS, ANY_PROCESS) or 0
 
     def _announce(self, source: Source) -> None:
         self._announced[source.stream.name, source.writer] = source.position
-        self._enqueue(position_message(self._instance, source))
+        slots = self._slots_before(source.stream)
+        self._enqueue(position_message(self._instance, source, slots))
 
     def _announce_process(self) -> None:
         digest = self._announced_processes.own

@@ -1,6 +1,7 @@
 """A process among others: rows over Redis, calls over connections of their own."""
 
 import secrets
+from functools import partial
 
 from hs.lib.default_tls import default_tls
 from hs.repl.announced import AnnouncedProcesses
@@ -47,7 +48,8 @@ def connect(
         await intake.look()
 
     clients = RpcClients(sender, feed, look=look)
-    intake = Intake(feed, instance, database, lambda other: clients.proxy(RecentRows, other))
+    recent = partial(clients.proxy, RecentRows)
+    intake = Intake(feed, instance, database, recent, slots=ownership.slots)
     link = RedisLink(
         redis_address(settings.redis),
         channel_name(settings.server.server_name),

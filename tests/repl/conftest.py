@@ -35,7 +35,7 @@ async def add_note(tx: Tx, ids: StreamIds, text: str) -> tuple[int, Rows[Note]]:
 
 async def make_tables(database: Database) -> None:
     """Create the tables of replication."""
-    names = ("replication", "lives")
+    names = ("replication", "lives", "stream_slots")
     migrations = [migration for migration in bundled_migrations() if migration.name in names]
     await migrate(database, migrations, ["pre"])
 

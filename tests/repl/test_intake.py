@@ -2,19 +2,22 @@
 
 from typing import Any
 
+import attrs
 import pytest
 import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hs.core.stream_def import ANY_PROCESS, StreamDef, StreamKind
-from hs.core.streams import SLOTS, SlotsRow
+from hs.core.streams import SLOTS, TYPING, SlotsRow, TypingRow
 from hs.repl.feed import Batch, Feed, Interest
 from hs.repl.intake import Intake
 from hs.repl.message import Message, MessageKind, rows_message
 from hs.repl.recent_rows import RecentBatch
 from hs.repl.row_codec import encode_rows
-from hs.storage import stream_log
+from hs.repl.slots.assignment import slot_of
+from hs.repl.slots.table import SlotTable
+from hs.storage import stream_log, stream_slots
 from hs.storage.database import Database, Tx
 from hs.storage.inline import open_inline
 from hs.storage.stream_log import LoggedCommit
@@ -198,6 +201,50 @@ async def test_own_rows_are_delivered_once_though_others_have_taken_the_slot(
 
     assert before == []
     assert delivered == [1, 2, 3]
+
+
+@attrs.frozen
+class TypingOf:
+    """The rows that a writer of typing notifications remembers."""
+
+    room_id: str
+
+    async def since(self, stream: str, after: int) -> RecentBatch | None:
+        rows = encode_rows([(100, TypingRow(self.room_id, ("@old:x",)))])
+        return RecentBatch(0, 100, 100, True, rows)
+
+
+async def test_rows_of_memory_streams_are_left_out_if_another_process_holds_their_keys() -> None:
+    room_id, slot = "!a:x", slot_of("!a:x")
+    slots = SlotTable("main", {"typing": ("w1", "w2")})
+    slots.note("typing", slot, "w1", 1)
+    holder = "w1"
+
+    async def pass_on(tx: Tx) -> None:
+        await stream_slots.fill(tx, {"typing": [holder] * 256})
+
+    async with open_inline() as database, trio.open_nursery() as nursery:
+        await make_tables(database)
+        await database.write(pass_on)
+        feed = Feed()
+        shown: list[TypingRow] = []
+        feed.subscribe(TYPING, lambda batch: shown.extend(row for _, row in batch.rows))
+        intake = Intake(feed, "main", database, lambda _: TypingOf(room_id), slots=slots)
+        await nursery.start(intake.run)
+        for writer in ("w1", "w2"):
+            intake.accept(
+                Message(MessageKind.POSITION, writer, "typing", writer, position=100, epoch=100)
+            )
+            assert await feed.wait_for(TYPING, writer, 100, 60)
+        by_repair = [row.user_ids for row in shown]
+        slots.note("typing", slot, "w2", 2)
+        for writer in ("w1", "w2"):
+            row = TypingRow(room_id, (f"@of-{writer}:x",))
+            intake.accept(rows_message(writer, Batch(TYPING, writer, 100, 101, [(101, row)]), 100))
+        nursery.cancel_scope.cancel()
+
+    assert by_repair == [("@old:x",)]
+    assert [row.user_ids for row in shown[1:]] == [("@of-w2:x",)]
 
 
 @settings(max_examples=40, deadline=None)

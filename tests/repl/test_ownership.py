@@ -16,13 +16,16 @@ from hs.core.streams import (
 )
 from hs.repl.ownership import Location, Ownership, Topology
 from hs.repl.slots.assignment import shard_of
+from hs.repl.slots.table import SlotTable
 
 LOCATIONS = {name: Location("localhost", 9000) for name in ("main", "w1", "w2", "w3")}
 WRITERS = {"events": ("w1", "w2", "w3"), "typing": ("w1",)}
 
 
 def at(instance: str, writers: dict[str, tuple[str, ...]] = WRITERS) -> Ownership:
-    return Ownership(Topology(instance, "main", writers, LOCATIONS))
+    topology = Topology(instance, "main", writers, LOCATIONS)
+    slots = SlotTable(instance, {"events": writers.get("events", ("main",))})
+    return Ownership(topology, slots)
 
 
 def test_only_process_owns_everything() -> None:

@@ -137,6 +137,49 @@ async def test_call_of_a_process_that_cannot_be_reached_is_not_repeated() -> Non
     assert calls == ["p2", "refresh"]
 
 
+ROOMS = [f"!room{number}:x" for number in range(40)]
+
+
+async def test_calls_about_many_keys_go_to_their_owners_again_if_these_have_changed() -> None:
+    scene = make_scene()
+    for room_id in ROOMS:
+        scene.tables["p1"].note("events", slot_of(room_id), "p1", 2)
+        scene.tables["p1"].hold("events", [slot_of(room_id)])
+        scene.tables["p2"].note("events", slot_of(room_id), "p1", 2)
+    stale = SlotTable("sync", {"events": ("p1", "p2")})
+    asked: list[str] = []
+
+    async def call(owner: str, rooms: list[str]) -> list[str]:
+        asked.append(owner)
+        with scene.tables[owner].calling("events", rooms):
+            return rooms
+
+    owners = OwnerCalls("events", stale, scene.refresh)
+    results = await owners.call_all(ROOMS, str, call)
+
+    assert sorted(room_id for rooms in results for room_id in rooms) == sorted(ROOMS)
+    assert set(asked[:2]) == {"p1", "p2"}
+    assert set(asked[2:]) <= {"p1", "p2"}
+    assert scene.refreshes == 0
+
+
+async def test_call_about_many_keys_fails_if_an_owner_fails(autojump_clock: object) -> None:
+    scene = make_scene()
+    done: list[str] = []
+
+    async def call(owner: str, rooms: list[str]) -> None:
+        if owner == "p2":
+            raise RpcUnavailable(owner, "it does not run")
+        await trio.sleep(1)
+        done.append(owner)
+
+    with pytest.raises(RpcUnavailable):
+        await OwnerCalls("events", scene.tables["p1"], scene.refresh).call_all(ROOMS, str, call)
+
+    assert done == ["p1"]
+    assert scene.refreshes == 1
+
+
 async def test_refusal_names_no_process_to_clients() -> None:
     refusal = NotOwner("events", 3, "persister1", 9)
 

@@ -111,7 +111,13 @@ class Neighbourhood:
         """Connect a process to the others; see `hs.repl.cluster.Connect`."""
         instance = ownership.topology.instance
         transport = self.make_transport(feed)
-        intake = Intake(feed, instance, database, lambda other: clients.proxy(RecentRows, other))
+        intake = Intake(
+            feed,
+            instance,
+            database,
+            lambda other: clients.proxy(RecentRows, other),
+            slots=ownership.slots,
+        )
         look = self.look_of(feed, intake)
         clients = RpcClients(self.sender, feed, look=look)
         server = RpcServer(lambda: transport.sources)

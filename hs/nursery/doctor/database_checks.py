@@ -124,10 +124,13 @@ def slot_steps(
 ) -> list[CheckStep]:
     """Return who holds the slots, and what is wrong with that; nothing if there are no slots."""
     steps = []
-    counts = Counter((record.stream, record.holder) for record in slots)
+    # Those of other streams are from a time when several processes wrote them.
+    counts = Counter(
+        (record.stream, record.holder) for record in slots if record.stream in configured
+    )
     for (stream, holder), count in sorted(counts.items()):
         text, is_good = f"{holder} holds {count} slots of {stream}", True
-        if holder not in configured.get(stream, ()):
+        if holder not in configured[stream]:
             text += f", but is not configured to write them: start a writer of {stream}"
             is_good = False
         elif holder not in running:

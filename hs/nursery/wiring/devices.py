@@ -1,7 +1,5 @@
 """Devices: their keys, messages and lists, cross-signing, key backups, dehydrated devices."""
 
-from functools import partial
-
 import attrs
 
 from hs.apis.client.encryption.cross_signing import CrossSigningApi
@@ -28,7 +26,7 @@ from hs.services.devices.inboxes import InboxReader
 from hs.services.devices.key_backup import KeyBackups
 from hs.services.devices.one_time_keys import OneTimeKeys
 from hs.services.devices.remote_devices import RemoteDevices
-from hs.services.devices.sharded_inboxes import sharded_inboxes
+from hs.services.devices.sharded_inboxes import ShardedInboxes
 from hs.services.devices.to_device import DehydratedDeviceMessages, ToDeviceMessages
 from hs.services.devices.user_keys import UserKeysReader
 from hs.services.rooms.store.shared_rooms import SharedRooms
@@ -61,28 +59,35 @@ class DeviceServices:
 
 def wire_device_writers(base: ProcessBase) -> DeviceWriters:
     """Build the owners, and the watcher that sessions report to; before accounts."""
-    clock = base.clock
     lists = base.sharded(
         DeviceListWriter,
         DEVICE_LISTS,
-        lambda: LocalDeviceListWriter(base.table(DEVICE_LISTS), clock),
+        lambda: LocalDeviceListWriter(base.table(DEVICE_LISTS), base.clock),
     )
     filer: BundleUnpacker | None = None
-
-    def make_inboxes() -> LocalInboxWriter:
-        nonlocal filer
-        table, (first, *more) = base.table(TO_DEVICE), base.ownership.writers(TO_DEVICE)
-        if first == base.plan.instance:
-            filer = BundleUnpacker(table, base.feed)
-        return LocalInboxWriter(table, clock, None if more else filer)
-
-    inboxes = sharded_inboxes(
-        base.ownership.writers(TO_DEVICE),
-        base.by_owner(InboxWriter, TO_DEVICE, make_inboxes),
-        partial(base.ownership.owner, TO_DEVICE),
-    )
+    if base.ownership.writers(TO_DEVICE)[0] == base.plan.instance:
+        filer = BundleUnpacker(base.table(TO_DEVICE), base.feed)
+    inboxes = _inbox_writer(base, filer)
     updates = DeviceUpdates(lists, inboxes)
     return DeviceWriters(lists=lists, inboxes=inboxes, updates=updates, filer=filer)
+
+
+def _inbox_writer(base: ProcessBase, filer: BundleUnpacker | None) -> InboxWriter:
+    owners = base.owner_calls(TO_DEVICE)
+    if owners is None:
+        return base.owned(
+            InboxWriter,
+            TO_DEVICE,
+            lambda: LocalInboxWriter(base.table(TO_DEVICE), base.clock, filer),
+        )
+
+    def make() -> LocalInboxWriter:
+        guard = base.key_guard(TO_DEVICE)
+        writer = LocalInboxWriter(base.table(TO_DEVICE), base.clock, None, guard)
+        base.on_lost(TO_DEVICE, lambda matches: writer.drop_addresses())
+        return writer
+
+    return ShardedInboxes(base.by_owner(InboxWriter, TO_DEVICE, make), owners)
 
 
 def wire_devices(
@@ -124,7 +129,7 @@ def wire_devices(
         inboxes=inboxes,
         device_lists=device_lists,
         encryption=EncryptionSection(
-            inboxes, device_lists, one_time_keys, partial(base.ownership.owner, TO_DEVICE)
+            inboxes, device_lists, one_time_keys, base.key_writer(TO_DEVICE)
         ),
         messages=messages,
         keys=user_keys,

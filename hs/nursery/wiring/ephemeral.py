@@ -24,9 +24,9 @@ from hs.services.ephemeral.receipts import (
     Receipts,
     ReceiptTable,
     ReceiptWriter,
-    sharded_receipts,
+    ShardedReceipts,
 )
-from hs.services.ephemeral.sharded_presence import sharded_presence
+from hs.services.ephemeral.sharded_presence import ShardedPresence
 from hs.services.ephemeral.typing_notifications import (
     LocalTypingWriter,
     TypingService,
@@ -53,19 +53,19 @@ def wire_ephemeral(base: ProcessBase, accounts: AccountServices, rooms: Rooms) -
     """Build typing, receipts and presence."""
     presence, duties = _presence(base, rooms)
     receipts = Receipts(base.database, base.feed)
+    typing_users = TypingUsers(base.feed)
 
     def typing_memory() -> LocalTypingWriter:
-        owns = partial(base.ownership.is_mine, TYPING)
-        memory = LocalTypingWriter(base.memory(TYPING), base.feed, base.database, owns)
+        owns = partial(base.ownership.may_finish, TYPING)
+        memory = LocalTypingWriter(base.memory(TYPING), typing_users, base.database, owns)
+        memory.follow(base.feed)
+        base.on_gained(TYPING, memory.gain)
+        base.on_lost(TYPING, memory.lose)
         duties.append(Duty("typing", memory.run))
         return memory
 
     typing_writer = base.sharded(TypingWriter, TYPING, typing_memory)
-    receipt_writer = sharded_receipts(
-        base.ownership.writers(RECEIPTS),
-        base.by_owner(ReceiptWriter, RECEIPTS, lambda: ReceiptTable(base.table(RECEIPTS))),
-        partial(base.ownership.owner, RECEIPTS),
-    )
+    receipt_writer = _receipt_writer(base)
     reading = ReadingService(
         database=base.database,
         members=rooms.memberships,
@@ -79,7 +79,7 @@ def wire_ephemeral(base: ProcessBase, accounts: AccountServices, rooms: Rooms) -
     endpoints = [TypingApi(typing), ReceiptsApi(reading), PresenceApi(presence)]
     return EphemeralServices(
         typing=typing,
-        typing_users=TypingUsers(base.feed),
+        typing_users=typing_users,
         reading=reading,
         receipts=receipts,
         presence=presence,
@@ -89,21 +89,45 @@ def wire_ephemeral(base: ProcessBase, accounts: AccountServices, rooms: Rooms) -
     )
 
 
+def _receipt_writer(base: ProcessBase) -> ReceiptWriter:
+    def table() -> ReceiptTable:
+        return ReceiptTable(base.table(RECEIPTS), base.key_guard(RECEIPTS))
+
+    owners = base.owner_calls(RECEIPTS)
+    if owners is None:
+        return base.owned(ReceiptWriter, RECEIPTS, table)
+    return ShardedReceipts(base.by_owner(ReceiptWriter, RECEIPTS, table), owners)
+
+
 def _presence(base: ProcessBase, rooms: Rooms) -> tuple[PresenceService, list[Duty]]:
     settings, clock = base.settings.presence, base.clock
     duties: list[Duty] = []
-    owns = partial(base.ownership.is_mine, PRESENCE)
 
     def memory() -> LocalPresenceWriter:
-        writer = LocalPresenceWriter(base.memory(PRESENCE), base.database, settings, clock, owns)
+        may_finish = partial(base.ownership.may_finish, PRESENCE)
+        guard = base.key_guard(PRESENCE)
+        writer = LocalPresenceWriter(
+            writer=base.memory(PRESENCE),
+            database=base.database,
+            settings=settings,
+            clock=clock,
+            may_finish=may_finish,
+            guard=guard,
+        )
+        base.on_gained(PRESENCE, writer.gain)
+        base.on_lost(PRESENCE, writer.lose)
+        if base.slots is not None:
+            base.slots.table.unsaved[PRESENCE.name] = writer.has_unsaved
+            base.slots.table.savers[PRESENCE.name] = writer.save
         duties.append(Duty("presence", writer.run))
         return writer
 
     states = PresenceStates(base.database, base.feed)
-    writer = sharded_presence(
-        base.ownership.writers(PRESENCE),
-        base.by_owner(PresenceWriter, PRESENCE, memory),
-        partial(base.ownership.owner, PRESENCE),
+    owners = base.owner_calls(PRESENCE)
+    writer = (
+        base.owned(PresenceWriter, PRESENCE, memory)
+        if owners is None
+        else ShardedPresence(base.by_owner(PresenceWriter, PRESENCE, memory), owners)
     )
     devices = SyncingDevices(
         instance=base.plan.instance,
@@ -116,6 +140,7 @@ def _presence(base: ProcessBase, rooms: Rooms) -> tuple[PresenceService, list[Du
     duties.append(Duty("syncing devices", devices.run))
     if base.ownership.writes(PRESENCE):
         is_local = rooms.memberships.is_local
+        owns = partial(base.ownership.is_mine, PRESENCE)
         watch_senders(base.feed, devices, lambda user_id: is_local(user_id) and owns(user_id))
     service = PresenceService(
         settings=settings,

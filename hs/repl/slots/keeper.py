@@ -32,6 +32,7 @@ from hs.repl.generations import WriterReplaced
 from hs.repl.shared_writer import SharedTableWriter
 from hs.repl.slots.assignment import Moves, balanced, first_holders, first_moves, moves_from
 from hs.repl.slots.changes import Move, Takeover, give_away, take_over
+from hs.repl.slots.key_writers import KeyWriters
 from hs.repl.slots.silence import Silence
 from hs.repl.slots.table import SlotTable
 from hs.repl.writers import TableWriter
@@ -56,7 +57,7 @@ class SlotKeeper:
 
     `life` is a random name of this life of the process. `writers` are this process's table writers
     of each stream that it may hold slots of. `tables` are the table streams that are written by who
-    holds the slots of a stream.
+    holds the slots of a stream. `readers` begin when this process starts.
     """
 
     table: SlotTable
@@ -69,6 +70,7 @@ class SlotKeeper:
     _look: Callable[[], Awaitable[None]]
     beat_s: float = BEAT_S
     silent_s: float = SILENT_S
+    readers: list[KeyWriters] = attrs.field(factory=list, init=False)
     _silence: Silence = attrs.field(init=False)
     _giving: trio.Lock = attrs.field(factory=trio.Lock, init=False)
     _refreshed_at: float = attrs.field(default=float("-inf"), init=False)
@@ -93,6 +95,10 @@ class SlotKeeper:
                 stream_slots.begin_life, self.table.instance, self.life, self.own_streams
             )
         self.table.note_all(await self._database.read(stream_slots.list_slots))
+        if self.readers and not await self._catch_up():
+            log.warning("starting without the last rows of earlier holders of slots")
+        for reader in self.readers:
+            reader.begin()
         await self._accept()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -135,6 +141,7 @@ class SlotKeeper:
 
     async def _keep(self) -> None:
         beat_at = trio.current_time()
+        self.table.trusted_until = beat_at + self.silent_s
         while True:
             changed = self.table.changed
             try:
@@ -168,11 +175,13 @@ class SlotKeeper:
 
         Return False if another process has taken this one for dead.
         """
+        began = trio.current_time()
         beats = await self._database.write(stream_slots.give_beat, self.table.instance, self.life)
         if beats is None:
             log.warning("this process was taken for dead, giving up what it had begun")
             self.table.lose_all()
             return False
+        self.table.trusted_until = began + self.silent_s
         self._silence.look(beats, self._holders(), trio.current_time())
         return True
 
@@ -261,6 +270,8 @@ class SlotKeeper:
             while True:
                 if not self.table.is_busy(stream, slots):
                     return True
+                if stream in self.table.savers:
+                    await self.table.savers[stream]()
                 await trio.sleep(IDLE_PAUSE_S)
         return False
 
@@ -322,7 +333,7 @@ class SlotKeeper:
 
     async def _return(self) -> None:
         """Become a candidate again after having lost everything."""
-        era, table = self.table.era, self.table
+        era, table, began = self.table.era, self.table, trio.current_time()
         for writers in self.writers.values():
             for writer in writers:
                 await writer.generation.renew()
@@ -333,4 +344,5 @@ class SlotKeeper:
         table.note_all(await self._database.read(stream_slots.list_slots))
         if table.era == era:
             table.must_return = False
+            table.trusted_until = began + self.silent_s
         log.warning("this process is back, and gets slots from the others")

@@ -12,10 +12,14 @@ Rules:
   the slot away, and by `lose_all` when this process finds that it was taken for dead; until then
   the fence rejects its commits. No other process takes a slot away without that fence.
 - What is written is checked without an await before it is handed to the writer, by `check`.
+- Nothing fences the writer of a memory stream. So a process writes the keys of such streams
+  (`unfenced`) only until `trusted_until`: `silent_s` after its last sign of life, before which no
+  other process takes its slots. One that was stopped finds that out before it writes anything.
 """
 
+import math
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -30,10 +34,13 @@ from hs.repl.feed import Batch, Feed
 from hs.repl.slots.assignment import SLOTS, first_holders, slot_of
 from hs.storage.stream_slots import SlotRecord
 
-Listener = Callable[[str, Callable[[str], bool]], None]
+Matches = Callable[[str], bool]
+"""Returns whether a key belongs to some slots."""
+
+Listener = Callable[[str, Matches], None]
 """Called with a stream, and with a function that returns whether a key belongs to its slots."""
 
-Unfinished = Callable[[Callable[[str], bool]], bool]
+Unfinished = Callable[[Matches], bool]
 """Returns whether something about keys is pending for which the function returns true."""
 
 
@@ -41,18 +48,23 @@ Unfinished = Callable[[Callable[[str], bool]], bool]
 class SlotTable:
     """The slots of the streams in `configured`, which has the list of writers of each.
 
-    `era` counts the times that this process lost everything; it `must_return` since. `is_behind`
-    says that changes were missed. Of a stream in `unfinished`, a function returns what is pending;
-    of another stream, that are the running calls.
+    `unfenced` are the memory streams; see the rules above. `era` counts the times that this process
+    lost everything; it `must_return` since. `is_behind` says that changes were missed. Of a stream
+    in `unfinished`, a function returns what is pending; of another stream, that are the running
+    calls, and what a function in `unsaved` returns and one in `savers` stores.
     """
 
     instance: str
     configured: Mapping[str, Sequence[str]]
+    unfenced: Collection[str] = ()
+    trusted_until: float = attrs.field(default=math.inf, init=False)
     era: int = attrs.field(default=0, init=False)
     must_return: bool = attrs.field(default=False, init=False)
     is_behind: bool = attrs.field(default=False, init=False)
     changed: trio.Event = attrs.field(factory=trio.Event, init=False)
     unfinished: dict[str, Unfinished] = attrs.field(factory=dict, init=False)
+    unsaved: dict[str, Unfinished] = attrs.field(factory=dict, init=False)
+    savers: dict[str, Callable[[], Awaitable[None]]] = attrs.field(factory=dict, init=False)
     on_lost: list[Listener] = attrs.field(factory=list, init=False)
     on_gained: list[Listener] = attrs.field(factory=list, init=False)
     _holders: dict[str, list[str]] = attrs.field(factory=dict, init=False)
@@ -91,20 +103,30 @@ class SlotTable:
 
     def note(self, stream: str, slot: int, holder: str, epoch: int) -> None:
         """Note who holds a slot, unless something newer is known."""
-        epochs = self._epochs.get(stream)
-        if epochs is None or not 0 <= slot < SLOTS or epoch <= epochs[slot]:
-            return
-        epochs[slot] = epoch
-        self._holders[stream][slot] = holder
-        if holder != self.instance and slot in self._held[stream]:
-            self._lose(stream, (slot,))
-        self._wake()
+        self._note((SlotRecord(stream, slot, holder, epoch),))
 
     def note_all(self, records: Iterable[SlotRecord]) -> None:
         """Note what was read from the table."""
-        for record in records:
-            self.note(record.stream, record.slot, record.holder, record.epoch)
+        self._note(records)
         self.is_behind = False
+
+    def _note(self, records: Iterable[SlotRecord]) -> None:
+        lost: dict[str, list[int]] = {}
+        has_changed = False
+        for record in records:
+            stream, slot = record.stream, record.slot
+            epochs = self._epochs.get(stream)
+            if epochs is None or not 0 <= slot < SLOTS or record.epoch <= epochs[slot]:
+                continue
+            epochs[slot] = record.epoch
+            self._holders[stream][slot] = record.holder
+            has_changed = True
+            if record.holder != self.instance and slot in self._held[stream]:
+                lost.setdefault(stream, []).append(slot)
+        for stream, slots in lost.items():
+            self._lose(stream, slots)
+        if has_changed:
+            self._wake()
 
     async def wait_changed(self, timeout_s: float) -> None:
         """Wait until something changes, not longer than the timeout."""
@@ -115,7 +137,16 @@ class SlotTable:
 
     def holds(self, stream: str, key: str) -> bool:
         """Return whether this process may write a key."""
-        return slot_of(key) in self._held[stream]
+        return self._may_write(stream, slot_of(key))
+
+    def may_finish(self, stream: str, key: str) -> bool:
+        """Return whether this process may write what it had begun for a key.
+
+        It may so while it is about to give the slot away, until nothing is pending.
+        """
+        slot = slot_of(key)
+        is_own = slot in self._held[stream] or (stream, slot) in self._leaving
+        return is_own and self._is_trusted(stream)
 
     def held(self, stream: str) -> frozenset[int]:
         """Return the slots of a stream that this process may write."""
@@ -124,28 +155,34 @@ class SlotTable:
     def check(self, stream: str, key: str) -> None:
         """Raise NotOwner unless this process may write a key."""
         slot = slot_of(key)
-        if slot not in self._held[stream]:
+        if not self._may_write(stream, slot):
             raise NotOwner(stream, slot, self._holders[stream][slot], self._epochs[stream][slot])
 
     @contextmanager
-    def calling(self, stream: str, key: str) -> Iterator[None]:
-        """Count a call about a key, for which a hand-over of its slot waits. Raises: NotOwner."""
-        self.check(stream, key)
-        counted = stream, slot_of(key)
-        self._calls[counted] += 1
+    def calling(self, stream: str, keys: Iterable[str]) -> Iterator[None]:
+        """Count a call about keys, for which a hand-over of their slots waits. Raises: NotOwner."""
+        slots = set[int]()
+        for key in keys:
+            self.check(stream, key)
+            slots.add(slot_of(key))
+        counted = [(stream, slot) for slot in slots]
+        self._calls.update(counted)
         try:
             yield
         finally:
-            self._calls[counted] -= 1
-            if not self._calls[counted]:
-                del self._calls[counted]
+            for each in counted:
+                self._calls[each] -= 1
+                if not self._calls[each]:
+                    del self._calls[each]
 
     def is_busy(self, stream: str, slots: Collection[int]) -> bool:
         """Return whether something about these slots is pending."""
         unfinished = self.unfinished.get(stream)
         if unfinished is not None:
             return unfinished(_is_in(set(slots)))
-        return any((stream, slot) in self._calls for slot in slots)
+        if any((stream, slot) in self._calls for slot in slots):
+            return True
+        return stream in self.unsaved and self.unsaved[stream](_is_in(set(slots)))
 
     def promised(self) -> dict[str, list[int]]:
         """Return the slots that are this process's by what it knows, and that it does not hold."""
@@ -191,9 +228,17 @@ class SlotTable:
         """Hold nothing any more: this process was taken for dead, or its writers were fenced."""
         self.era += 1
         self.must_return = True
+        self.trusted_until = -math.inf
+        leaving, self._leaving = self._leaving, set()
         for stream, held in self._held.items():
-            self._lose(stream, tuple(held))
+            self._lose(stream, [*held, *(slot for name, slot in leaving if name == stream)])
         self._wake()
+
+    def _may_write(self, stream: str, slot: int) -> bool:
+        return slot in self._held[stream] and self._is_trusted(stream)
+
+    def _is_trusted(self, stream: str) -> bool:
+        return stream not in self.unfenced or trio.current_time() < self.trusted_until
 
     def _lose(self, stream: str, slots: Sequence[int]) -> None:
         self._held[stream] -= set(slots)
@@ -202,14 +247,16 @@ class SlotTable:
     def _on_rows(self, batch: Batch[SlotsRow]) -> None:
         if batch.reset:
             self.is_behind = True
-        for _, row in batch.rows:
-            for slot, epoch in row.slots:
-                self.note(row.stream, slot, row.holder, epoch)
+        self._note(
+            SlotRecord(row.stream, slot, row.holder, epoch)
+            for _, row in batch.rows
+            for slot, epoch in row.slots
+        )
 
     def _wake(self) -> None:
         self.changed.set()
         self.changed = trio.Event()
 
 
-def _is_in(slots: set[int]) -> Callable[[str], bool]:
+def _is_in(slots: set[int]) -> Matches:
     return lambda key: slot_of(key) in slots

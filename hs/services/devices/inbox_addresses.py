@@ -12,6 +12,8 @@ under the same ID, with another inbox. A message must not be stored for a delete
 - If validity is not certain, the transaction checks that all inboxes belong to existing devices,
   and otherwise looks the devices up by ID.
 - Devices read from the database are cached only if they were read in the current generation.
+- Where several writers share out the users, the inboxes of a user may pass to another writer, which
+  then removes rows. A writer that loses inboxes therefore drops its cache (`clear`).
 
 A second cache holds the inboxes of devices that have recently given a one-time key. It needs no
 validation: the keys of a deleted device are deleted with it, so claiming them finds nothing.
@@ -87,6 +89,11 @@ class InboxAddressCache:
         finally:
             self._inboxes.pop(user_id)
             self._active_invalidations -= 1
+
+    def clear(self) -> None:
+        """Drop all inboxes, also those of lookups that are in progress."""
+        self._generation += 1
+        self._inboxes.clear()
 
     def claimable(
         self, request: Mapping[str, Mapping[str, str]]

@@ -11,7 +11,8 @@ Rules:
 - A row carries the messages themselves up to MAX_CARRIED_BYTES; processes whose devices wait for
   messages then need not read them.
 - Several writers share out the users (`sharded_inboxes`). They add no bundles, which hold messages
-  to users of all of them; the first one unpacks those from before.
+  to users of all of them; the first one unpacks those from before. They record a request by the
+  slots of its users, of which another process may be the writer when the request is repeated.
 - Messages to at least MIN_BUNDLED devices are stored in one row, a bundle, if they are carried:
   most devices receive and acknowledge them before anything must be read. `BundleUnpacker` moves
   the remaining ones into the inboxes later. The number of messages in bundles is limited, because
@@ -24,7 +25,8 @@ Rules:
 """
 
 import logging
-from collections.abc import Mapping, Sized
+from collections.abc import Collection, Iterable, Mapping, Sized
+from contextlib import AbstractContextManager, nullcontext
 from typing import Final, NamedTuple, Protocol
 
 import attrs
@@ -36,6 +38,8 @@ from hs.core.streams import TO_DEVICE, ToDeviceRow
 from hs.lib.clock import Clock
 from hs.repl.feed import Batch, Feed
 from hs.repl.rpc import rpc
+from hs.repl.sharding import KeyGuard
+from hs.repl.slots.assignment import slot_of
 from hs.repl.writers import StreamIds, TableWriter
 from hs.services.devices import one_time_key_claims
 from hs.services.devices.inbox_addresses import (
@@ -136,6 +140,18 @@ class _Messages(NamedTuple):
     lookup: InboxLookup
     may_bundle: bool
 
+    def only(self, slots: Collection[int]) -> "_Messages":
+        """Return the messages to users in some slots."""
+        kept = [
+            index for index, (user_id, _) in enumerate(self.devices) if slot_of(user_id) in slots
+        ]
+        inboxes = [self.lookup.inboxes[index] for index in kept]
+        return self._replace(
+            devices=[self.devices[index] for index in kept],
+            messages=[self.messages[index] for index in kept],
+            lookup=self.lookup._replace(inboxes=inboxes),
+        )
+
 
 class BundleUnpacker:
     """Moves messages from bundles to the inboxes of their devices, in the writer's process.
@@ -189,11 +205,15 @@ class BundleUnpacker:
 
 @attrs.frozen(eq=False)
 class LocalInboxWriter:
-    """The writer in a process that owns the stream, or, without a filer, a share of the users."""
+    """The writer in a process that owns the stream or, with a guard, a share of the users.
+
+    Such a share has no `filer`.
+    """
 
     _stream: TableWriter[ToDeviceRow]
     _clock: Clock
     _filer: BundleUnpacker | None
+    _guard: KeyGuard | None = None
     _addresses: InboxAddressCache = attrs.field(factory=InboxAddressCache)
 
     async def send(
@@ -206,21 +226,31 @@ class LocalInboxWriter:
     ) -> bool:
         """Store messages, once per request."""
         addresses = self._addresses
-        lookup = addresses.lookup(devices)
-        may_bundle = self._filer is not None and self._filer.has_room
-        local = _Messages(head, devices, messages, lookup, may_bundle)
-        is_new, user_devices = await self._stream.write(
-            _send, request, local, outgoing, self._clock.now_ms(), addresses
-        )
-        addresses.store(user_devices, lookup)
+        with self._owning(keys_of(request, devices, outgoing)):
+            lookup = addresses.lookup(devices)
+            may_bundle = self._filer is not None and self._filer.has_room
+            local = _Messages(head, devices, messages, lookup, may_bundle)
+            send = _send if self._guard is None else _send_part
+            is_new, user_devices = await self._stream.write(
+                send, request, local, outgoing, self._clock.now_ms(), addresses
+            )
+            addresses.store(user_devices, lookup)
         return is_new
+
+    def drop_addresses(self) -> None:
+        """Forget the inboxes of devices, because those of some users passed to another writer."""
+        self._addresses.clear()
+
+    def _owning(self, keys: Iterable[str]) -> AbstractContextManager[None]:
+        return nullcontext() if self._guard is None else self._guard(keys)
 
     async def upload(self, upload: KeyUpload) -> dict[str, int]:
         """Store keys."""
-        try:
-            return await self._stream.write(one_time_key_claims.upload, upload)
-        except ForeignKeyViolation as error:
-            raise device_not_found() from error
+        with self._owning((upload.user_id,)):
+            try:
+                return await self._stream.write(one_time_key_claims.upload, upload)
+            except ForeignKeyViolation as error:
+                raise device_not_found() from error
 
     async def claim(self, request: dict[str, dict[str, str]]) -> dict[str, dict[str, bytes]]:
         """Claim keys of devices, one-time keys if there are any."""
@@ -237,7 +267,7 @@ class LocalInboxWriter:
     ) -> dict[str, dict[str, bytes]]:
         """Claim keys, first those of devices with cached inboxes in one statement."""
         # Shielded, because claimed keys that do not reach the client are lost.
-        with trio.CancelScope(shield=True):
+        with self._owning(request), trio.CancelScope(shield=True):
             claimed = await self._claim_cached(request)
             remaining = one_time_key_claims.unclaimed(request, claimed)
             try:
@@ -270,9 +300,24 @@ class LocalInboxWriter:
     async def forget(self, user_id: UserID, device_ids: list[str]) -> None:
         """Delete the messages of deleted devices."""
         # Shielded: cached inboxes must stay invalid until the transaction has ended either way.
-        with self._addresses.invalidating(user_id), trio.CancelScope(shield=True):
+        with (
+            self._owning((user_id,)),
+            self._addresses.invalidating(user_id),
+            trio.CancelScope(shield=True),
+        ):
             while not await self._stream.write(_forget, user_id, device_ids):
                 pass
+
+
+def keys_of(
+    request: ToDeviceRequest, devices: Iterable[DeviceAddress], outgoing: Sized
+) -> set[str]:
+    """Return the users by whom the writers of a request are chosen.
+
+    The writer of the sender stores messages to other servers, and records an empty request.
+    """
+    users = {user_id for user_id, _ in devices}
+    return users | {request.sender} if outgoing or not users else users
 
 
 def _is_bundle(devices: Sized, carried: Sized | None) -> bool:
@@ -296,6 +341,39 @@ async def _send(
         tx, request.sender, request.device_id, request.event_type, request.txn_id, now_ms
     ):
         return (False, {}), []
+    return await _store(tx, ids, local, outgoing, now_ms, addresses)
+
+
+async def _send_part(
+    tx: Tx,
+    ids: StreamIds,
+    request: ToDeviceRequest,
+    local: _Messages,
+    outgoing: tuple[OutgoingEdu, ...],
+    now_ms: int,
+    addresses: InboxAddressCache,
+) -> tuple[tuple[bool, Mapping[str, Mapping[str, int]]], Rows]:
+    """Store the messages to users in whose slots nothing of the request was stored before."""
+    slots = {slot_of(key) for key in keys_of(request, local.devices, outgoing)}
+    identity = (request.sender, request.device_id, request.event_type, request.txn_id)
+    new = await to_device.record_parts(tx, identity, slots, now_ms)
+    if not new:
+        return (False, {}), []
+    if new != slots:
+        local = local.only(new)
+        if slot_of(request.sender) not in new:
+            outgoing = ()
+    return await _store(tx, ids, local, outgoing, now_ms, addresses)
+
+
+async def _store(
+    tx: Tx,
+    ids: StreamIds,
+    local: _Messages,
+    outgoing: tuple[OutgoingEdu, ...],
+    now_ms: int,
+    addresses: InboxAddressCache,
+) -> tuple[tuple[bool, Mapping[str, Mapping[str, int]]], Rows]:
     if outgoing:
         await outgoing_to_device.insert(tx, outgoing, now_ms)
     cached = local.lookup.inboxes

@@ -2,7 +2,11 @@
 
 Rules:
 
-- Of several writers, each has its share of the users, and loads and stores only those.
+- Of several writers, each has its share of the users, and loads and stores only those. Users may
+  pass to another writer (hs/repl/slots). That is to the new one like a restart: it loads them, with
+  placeholder devices, and asks all processes to report their devices again. The old one stores what
+  it has published, and forgets them.
+- What is due while it is not certain that this process owns a user is done later.
 - A device counts while any process reports that it syncs, and for `sync_online_timeout` after it
   has set its presence. A user has the best presence of their devices, but is unavailable instead
   of online after `idle_timeout` without activity.
@@ -38,6 +42,8 @@ from hs.core.streams import PresenceRow
 from hs.lib.clock import Clock
 from hs.repl.memory_writer import MemoryWriter
 from hs.repl.rpc import rpc
+from hs.repl.sharding import KeyGuard, unguarded
+from hs.repl.slots.table import Matches
 from hs.settings.sections.features import PresenceSettings
 from hs.storage.database import Database
 from hs.storage.ephemeral import presence as storage
@@ -55,6 +61,9 @@ REMOTE_TIMEOUT_MS: Final = 30 * 60_000
 """Other servers repeat the presence of their users more often."""
 
 SAVE_EVERY_S: Final = 2.0
+UNCERTAIN_MS: Final = 500
+"""How long to wait before looking again whether this process owns a user."""
+
 _PLACEHOLDER: Final = ""
 """The device ID of clients without a device, and of users loaded after a restart."""
 
@@ -127,8 +136,11 @@ class _User:
 
 @attrs.define(eq=False)
 class _Instance:
+    """A process; `is_complete` if it has been asked for all its devices."""
+
     epoch: int
     heard_ms: int
+    is_complete: bool = False
 
 
 @attrs.define(eq=False)
@@ -139,12 +151,16 @@ class LocalPresenceWriter:
     _database: Database
     _settings: PresenceSettings
     _clock: Clock
-    _owns: Callable[[str], bool]
+    _may_finish: Callable[[str], bool]
+    _guard: KeyGuard = unguarded
     _users: dict[UserID, _User] = attrs.Factory(dict)
     _instances: dict[str, _Instance] = attrs.Factory(dict)
     _due: list[tuple[int, UserID]] = attrs.Factory(list)
     _unsaved: dict[UserID, PresenceRow] = attrs.Factory(dict)
+    _saving: dict[UserID, PresenceRow] = attrs.Factory(dict)
     _has_unsaved: trio.Event = attrs.Factory(trio.Event)
+    _lock: trio.Lock = attrs.Factory(trio.Lock)  # of a save
+    _gained: list[Matches] = attrs.Factory(list)
     _timer_changed: trio.Event = attrs.Factory(trio.Event)
 
     @property
@@ -160,6 +176,8 @@ class LocalPresenceWriter:
             nursery.start_soon(self._save_periodically)
             while True:
                 self._timer_changed = trio.Event()
+                if self._gained:
+                    await self._load_gained()
                 wait_ms = self.expire()
                 with trio.move_on_after(
                     (INSTANCE_TIMEOUT_MS if wait_ms is None else wait_ms) / 1000
@@ -168,9 +186,34 @@ class LocalPresenceWriter:
 
     async def load(self) -> None:
         """Load users who were not offline before a restart, and give their devices time to sync."""
+        self._gained.clear()
+        await self._load(lambda user_id: True)
+
+    def gain(self, matches: Matches) -> None:
+        """Begin to load users that another process owned before."""
+        self._gained.append(matches)
+        for instance in self._instances.values():
+            instance.is_complete = False
+        self._timer_changed.set()
+
+    def lose(self, matches: Matches) -> None:
+        """Forget users, because another process owns them, or will."""
+        for users in (self._users, self._unsaved, self._saving):
+            for user_id in [user_id for user_id in users if matches(user_id)]:
+                del users[user_id]
+
+    def has_unsaved(self, matches: Matches) -> bool:
+        """Return whether some users have changes that are not stored."""
+        return any(matches(user_id) for user_id in (*self._unsaved, *self._saving))
+
+    async def _load_gained(self) -> None:
+        gained, self._gained = self._gained, []
+        await self._load(lambda user_id: any(matches(user_id) for matches in gained))
+
+    async def _load(self, wanted: Matches) -> None:
         grace_ms = self._clock.steady_ms() + self._settings.sync_online_timeout
         for record in await self._database.read(storage.list_not_offline):
-            if not self._owns(record.user_id):
+            if not wanted(record.user_id) or not self._may_finish(record.user_id):
                 continue
             user = self._users.setdefault(UserID(record.user_id), self._user_from_record(record))
             user.devices.setdefault(_PLACEHOLDER, _Device(record.state, until_ms=grace_ms))
@@ -180,71 +223,75 @@ class LocalPresenceWriter:
         self, user_id: UserID, device_id: str, state: str, status_msg: str | None
     ) -> None:
         """Set a user's state and status message, on behalf of a device."""
-        user = await self._user(user_id)
-        user.status_msg = None if state == OFFLINE else status_msg
-        self._note_activity(user)
-        if state == OFFLINE:
-            user.devices.pop(device_id, None)
-            user.devices.pop(_PLACEHOLDER, None)
-        else:
-            device = user.devices.setdefault(device_id, _Device(state))
-            device.state = state
-            device.until_ms = self._clock.steady_ms() + self._settings.sync_online_timeout
-        self._update(user_id, user)
+        with self._guard((user_id,)):
+            user = await self._user(user_id)
+            user.status_msg = None if state == OFFLINE else status_msg
+            self._note_activity(user)
+            if state == OFFLINE:
+                user.devices.pop(device_id, None)
+                user.devices.pop(_PLACEHOLDER, None)
+            else:
+                device = user.devices.setdefault(device_id, _Device(state))
+                device.state = state
+                device.until_ms = self._clock.steady_ms() + self._settings.sync_online_timeout
+            self._update(user_id, user)
 
     async def current(self, user_id: UserID) -> PresenceRow | None:
         """Return a user's presence; None if it is unknown."""
-        user = self._users.get(user_id)
-        if user is not None:
-            return user.published
-        records = await self._database.read(storage.list_of_users, [user_id])
-        return _row_of(records[0]) if records else None
+        with self._guard((user_id,)):
+            user = self._users.get(user_id)
+            if user is not None:
+                return user.published
+            records = await self._database.read(storage.list_of_users, [user_id])
+            return _row_of(records[0]) if records else None
 
     async def note_edges(self, instance: str, epoch: int, edges: list[DeviceEdge]) -> None:
         """Handle devices that began or stopped syncing with a process."""
-        self._record_contact(instance, epoch)
-        for edge in edges:
-            user = await self._user(edge.user_id)
-            if edge.state is None:
-                device = user.devices.get(edge.device_id)
-                if device is not None:
-                    device.instances.discard(instance)
-            else:
-                self._start_syncing(user, instance, edge.device_id, edge.state)
-            self._update(edge.user_id, user)
+        with self._guard(edge.user_id for edge in edges):
+            self._contact(instance, epoch)
+            for edge in edges:
+                user = await self._user(edge.user_id)
+                if edge.state is None:
+                    device = user.devices.get(edge.device_id)
+                    if device is not None:
+                        device.instances.discard(instance)
+                else:
+                    self._start_syncing(user, instance, edge.device_id, edge.state)
+                self._update(edge.user_id, user)
 
     async def note_active(self, user_ids: list[UserID]) -> None:
         """Record that users are active now."""
-        for user_id in user_ids:
-            user = await self._user(user_id)
-            self._note_activity(user)
-            for device in user.devices.values():
-                if device.state == UNAVAILABLE:
-                    device.state = ONLINE
-            self._update(user_id, user)
+        with self._guard(user_ids):
+            for user_id in user_ids:
+                user = await self._user(user_id)
+                self._note_activity(user)
+                for device in user.devices.values():
+                    if device.state == UNAVAILABLE:
+                        device.state = ONLINE
+                self._update(user_id, user)
 
     async def keep(self, instance: str, epoch: int) -> bool:
         """Handle a keepalive; return False if the process must report its devices again."""
-        instance_record = self._instances.get(instance)
-        is_known = instance_record is not None and instance_record.epoch == epoch
-        self._record_contact(instance, epoch)
-        return is_known
+        contact = self._contact(instance, epoch)
+        was_complete, contact.is_complete = contact.is_complete, True
+        return was_complete
 
     async def set_remote(self, rows: list[PresenceRow]) -> None:
         """Publish the presence of users of other servers."""
         until_ms = self._clock.steady_ms() + REMOTE_TIMEOUT_MS
-        for row in rows:
-            user_id = UserID(row.user_id)
-            user = await self._user(user_id)
-            user.devices.clear()
-            user.status_msg, user.last_active_ms = row.status_msg, row.last_active_ts
-            user.remote_until_ms = 0 if row.state == OFFLINE else until_ms
-            if user.published is None or _published_fields(row) != _published_fields(
-                user.published
-            ):
-                self._publish(user_id, user, row)
-            self._schedule(user_id, user)
-            self._forget_offline(user_id)
+        with self._guard(row.user_id for row in rows):
+            for row in rows:
+                user_id = UserID(row.user_id)
+                user = await self._user(user_id)
+                user.devices.clear()
+                user.status_msg, user.last_active_ms = row.status_msg, row.last_active_ts
+                user.remote_until_ms = 0 if row.state == OFFLINE else until_ms
+                if user.published is None or _published_fields(row) != _published_fields(
+                    user.published
+                ):
+                    self._publish(user_id, user, row)
+                self._schedule(user_id, user)
+                self._forget_offline(user_id)
 
     def expire(self) -> int | None:
         """Update users whose timers have expired; return the ms until the next timer."""
@@ -262,7 +309,12 @@ class LocalPresenceWriter:
 
     async def save(self) -> None:
         """Store the changes published since the last time."""
-        unsaved, self._unsaved = self._unsaved, {}
+        async with self._lock:
+            await self._save()
+
+    async def _save(self) -> None:
+        self._saving, self._unsaved = self._unsaved, {}
+        unsaved = dict(self._saving)
         if not unsaved:
             return
         records = [
@@ -274,9 +326,11 @@ class LocalPresenceWriter:
         try:
             await self._database.write(storage.save, records)
         except BaseException:
-            self._unsaved = {**unsaved, **self._unsaved}
+            self._unsaved = {**self._saving, **self._unsaved}
             self._has_unsaved.set()
             raise
+        finally:
+            self._saving = {}
         for user_id in unsaved:
             self._forget_offline(user_id)
 
@@ -320,11 +374,16 @@ class LocalPresenceWriter:
     def _note_activity(self, user: _User) -> None:
         user.last_active_ms, user.active_ms = self._clock.now_ms(), self._clock.steady_ms()
 
-    def _record_contact(self, instance: str, epoch: int) -> None:
-        instance_record = self._instances.get(instance)
-        if instance_record is not None and instance_record.epoch != epoch:
+    def _contact(self, instance: str, epoch: int) -> _Instance:
+        """Note that a process was heard of."""
+        found = self._instances.get(instance)
+        if found is not None and found.epoch != epoch:
             self._drop(instance)
-        self._instances[instance] = _Instance(epoch, self._clock.steady_ms())
+            found = None
+        if found is None:
+            found = self._instances[instance] = _Instance(epoch, 0)
+        found.heard_ms = self._clock.steady_ms()
+        return found
 
     def _drop(self, instance: str) -> None:
         self._instances.pop(instance, None)
@@ -338,6 +397,9 @@ class LocalPresenceWriter:
     def _update(self, user_id: UserID, user: _User) -> None:
         """Compute a user's presence, and publish it if it has changed."""
         now_ms = self._clock.steady_ms()
+        if not self._may_finish(user_id):
+            self._schedule_at(user_id, user, now_ms + UNCERTAIN_MS)
+            return
         if user.remote_until_ms > now_ms:
             self._schedule(user_id, user)
             return
@@ -391,7 +453,11 @@ class LocalPresenceWriter:
             times.append(user.active_ms + self._settings.idle_timeout)
             times.append(user.active_ms + self._settings.last_active_granularity)
         due_ms = min((time for time in times if time > now_ms), default=None)
-        if due_ms is None or (user.due_ms is not None and user.due_ms <= due_ms):
+        if due_ms is not None:
+            self._schedule_at(user_id, user, due_ms)
+
+    def _schedule_at(self, user_id: UserID, user: _User, due_ms: int) -> None:
+        if user.due_ms is not None and user.due_ms <= due_ms:
             return
         user.due_ms = due_ms
         heapq.heappush(self._due, (due_ms, user_id))

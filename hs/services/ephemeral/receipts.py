@@ -3,7 +3,7 @@
 Spec: client-server API, Receipts.
 """
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable
 from typing import Final, Protocol
 
 import attrs
@@ -11,10 +11,10 @@ import attrs
 from hs.core.ids import EventID, RoomID, UserID
 from hs.core.streams import RECEIPTS, ReceiptRow
 from hs.lib.caching.lru_cache import LruCache
-from hs.repl.calls.owner_groups import OwnerOf, by_owner, call_owners
 from hs.repl.feed import Batch, Feed
 from hs.repl.followers import KeyFollower
 from hs.repl.rpc import rpc
+from hs.repl.sharding import KeyGuard, OwnerCalls, unguarded
 from hs.repl.writers import StreamIds, TableWriter
 from hs.services.ephemeral.room_receipts import UNTHREADED, Receipt, RoomReceipts
 from hs.storage.database import Database, Tx
@@ -49,38 +49,37 @@ class ReceiptWriter(Protocol):
         ...
 
 
-def sharded_receipts(
-    names: Sequence[str], writer_of: Callable[[str], ReceiptWriter], owner_of: OwnerOf
-) -> ReceiptWriter:
-    """Return the writers of these processes, each of which has its share of the users, as one."""
-    return writer_of(names[0]) if len(names) == 1 else _ShardedReceipts(writer_of, owner_of)
-
-
 @attrs.frozen(eq=False)
-class _ShardedReceipts:
-    """A ReceiptWriter that passes each move to the writer of its user."""
+class ShardedReceipts:
+    """A ReceiptWriter that passes each move to the process that owns its user.
+
+    `writer_of` returns the writer in a process, or a proxy of it.
+    """
 
     _writer_of: Callable[[str], ReceiptWriter]
-    _owner_of: OwnerOf
+    _owners: OwnerCalls
 
     async def move(self, moves: list[Move]) -> None:
         """Move receipts forward; a repetition after a failure moves nothing twice."""
-
-        async def move(owner: str, own_moves: list[Move]) -> None:
-            await self._writer_of(owner).move(own_moves)
-
-        await call_owners(by_owner(moves, lambda each: each.user_id, self._owner_of), move)
+        await self._owners.call_all(
+            moves, lambda each: each.user_id, lambda owner, own: self._writer_of(owner).move(own)
+        )
 
 
 @attrs.frozen(eq=False)
 class ReceiptTable:
-    """The writer of the receipts stream, or of its share of the users."""
+    """The writer of the receipts stream, or of its share of the users.
+
+    It remembers nothing: a new owner of a user goes on with what is stored.
+    """
 
     writer: TableWriter[ReceiptRow]
+    guard: KeyGuard = unguarded
 
     async def move(self, moves: list[Move]) -> None:
         """Move receipts forward; a receipt that is further on already stays."""
-        await self.writer.write(_move_all, moves)
+        with self.guard(move.user_id for move in moves):
+            await self.writer.write(_move_all, moves)
 
 
 class Receipts:

@@ -3,6 +3,10 @@
 Rules:
 
 - Several processes may share out the rooms. Each decides, stores and ends what is typed in its own.
+- Rooms may pass to another process (hs/repl/slots). The new owner knows of nobody who types: it
+  publishes empty lists for the rooms in which this process has seen or stored typing users, and
+  clients that still type say so again. The owner before forgets the rooms without a word.
+- A change that comes while it is not certain that this process owns the room is published later.
 - The writer publishes the full list of typing users of a room whenever it changes. Renewing a
   notification only extends its timeout.
 - Users stop typing when they say so, when the timeout expires, or when they leave the room.
@@ -16,7 +20,7 @@ Spec: client-server API, Typing Notifications.
 """
 
 from collections.abc import Callable
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol, TypeVar
 
 import attrs
 import trio
@@ -29,6 +33,7 @@ from hs.core.streams import EVENTS, TYPING, EventRow, TypingRow
 from hs.repl.feed import Batch, Feed, Interest
 from hs.repl.memory_writer import MemoryWriter
 from hs.repl.rpc import rpc
+from hs.repl.slots.table import Matches
 from hs.services.accounts.limits.account_restrictions import check_may_signal
 from hs.services.ephemeral.member_protocols import JoinedMembers
 from hs.services.ephemeral.presence_tracking import SyncingDevices
@@ -47,6 +52,13 @@ SAVE_EVERY_S: Final = 1.0
 ENDED_KEPT_S: Final = 600.0
 """How long a room without typing users stays stored."""
 
+UNCERTAIN_S: Final = 0.5
+"""How long to wait before looking again whether this process owns a room."""
+
+
+K = TypeVar("K", bound=str)
+V = TypeVar("V")
+
 
 class TypingWriter(Protocol):
     """The writer of typing notifications: local, or the proxy of another process."""
@@ -58,28 +70,33 @@ class TypingWriter(Protocol):
 
 
 class LocalTypingWriter:
-    """The writer in a process that owns the stream, or a share of the rooms."""
+    """The writer in a process that owns the stream, or a share of the rooms.
+
+    `shown` are the typing users that this process has seen, of all writers.
+    """
 
     def __init__(
         self,
         writer: MemoryWriter[TypingRow],
-        feed: Feed,
+        shown: "TypingUsers",
         database: Database,
         owns: Callable[[str], bool],
         now_s: Callable[[], float] = trio.current_time,
     ) -> None:
         self._writer = writer
+        self._shown = shown
         self._database = database
         self._owns = owns
         self._now_s = now_s
         self._stored_rooms: set[str] = set()
         self._changed = trio.Event()
+        self._gained = trio.Event()
+        self._unpublished: set[RoomID] = set()
         self._rooms: dict[RoomID, dict[UserID, float]] = {}
         # Rooms where nobody types any more, and since when.
         self._ended_s: dict[str, float] = {}
         self._timer_changed = trio.Event()
         self._next_s = float("inf")
-        feed.subscribe(EVENTS, self._on_events, Interest.CHANGES)
 
     async def set_typing(self, room_id: RoomID, user_id: UserID, timeout_ms: int) -> None:
         """Set a user as typing for `timeout_ms`; 0 means that the user has stopped."""
@@ -93,6 +110,7 @@ class LocalTypingWriter:
         await self.end_previous()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._save_periodically)
+            nursery.start_soon(self._end_gained)
             while True:
                 self._timer_changed = trio.Event()
                 wait_s = self.expire()
@@ -100,10 +118,10 @@ class LocalTypingWriter:
                     await self._timer_changed.wait()
 
     async def end_previous(self) -> None:
-        """Publish empty lists for rooms where users were typing before a restart."""
+        """Publish empty lists for rooms where users were typing before this process owned them."""
         stored_rooms = await self._database.read(typing_rooms.list_all)
         self._stored_rooms = {room_id for room_id in stored_rooms if self._owns(room_id)}
-        ended_rooms = self._stored_rooms - self._rooms.keys()
+        ended_rooms = self._stored_rooms - self._rooms.keys() - self._ended_s.keys()
         self._ended_s = dict.fromkeys(ended_rooms, self._now_s()) | self._ended_s
         if ended_rooms:
             self._writer.append_nowait([TypingRow(room_id, ()) for room_id in sorted(ended_rooms)])
@@ -119,8 +137,30 @@ class LocalTypingWriter:
         current: set[str] = {*self._rooms, *self._ended_s}
         added, removed = current - self._stored_rooms, self._stored_rooms - current
         if added or removed:
+            stored = self._stored_rooms
             await self._database.write(typing_rooms.update, added, removed)
-            self._stored_rooms = current
+            # Rooms that were lost meanwhile are not this process's to remove.
+            self._stored_rooms = current - (stored - self._stored_rooms)
+
+    def gain(self, matches: Matches) -> None:
+        """Publish empty lists for rooms that this process has just come to own."""
+        for room_id in self._shown.typed_in():
+            if matches(room_id) and room_id not in self._rooms:
+                self._publish(room_id, {})
+        self._gained.set()
+
+    def lose(self, matches: Matches) -> None:
+        """Forget rooms, because another process owns them, or will."""
+        self._rooms = _without(self._rooms, matches)
+        self._ended_s = _without(self._ended_s, matches)
+        self._stored_rooms = {each for each in self._stored_rooms if not matches(each)}
+        self._unpublished = {each for each in self._unpublished if not matches(each)}
+
+    async def _end_gained(self) -> None:
+        while True:
+            await self._gained.wait()
+            self._gained = trio.Event()
+            await self.end_previous()
 
     async def _save_periodically(self) -> None:
         while True:
@@ -131,6 +171,9 @@ class LocalTypingWriter:
     def expire(self) -> float:
         """Stop users whose timeout has expired; return the seconds until the next timeout."""
         now_s = self._now_s()
+        unpublished, self._unpublished = self._unpublished, set()
+        for room_id in unpublished:
+            self._publish(room_id, self._rooms.get(room_id, {}))
         for room_id, users in list(self._rooms.items()):
             expired = [user_id for user_id, until_s in users.items() if until_s <= now_s]
             if expired:
@@ -141,7 +184,8 @@ class LocalTypingWriter:
             (until_s for users in self._rooms.values() for until_s in users.values()),
             default=float("inf"),
         )
-        return self._next_s - now_s
+        wait_s = self._next_s - now_s
+        return min(wait_s, UNCERTAIN_S) if self._unpublished else wait_s
 
     def _start(self, room_id: RoomID, user_id: UserID, timeout_s: float) -> None:
         users = self._rooms.setdefault(room_id, {})
@@ -163,8 +207,16 @@ class LocalTypingWriter:
         else:
             self._rooms.pop(room_id, None)
             self._ended_s[room_id] = self._now_s()
+        if not self._owns(room_id):
+            self._unpublished.add(room_id)
+            self._timer_changed.set()
+            return
         self._writer.append_nowait([TypingRow(room_id, tuple(users))])
         self._changed.set()
+
+    def follow(self, feed: Feed) -> None:
+        """Stop users who leave rooms."""
+        feed.subscribe(EVENTS, self._on_events, Interest.CHANGES)
 
     def _on_events(self, batch: Batch[EventRow]) -> None:
         if not self._rooms:
@@ -196,6 +248,10 @@ class TypingUsers:
         room = self._rooms.get(room_id)
         return () if room is None else room.user_ids
 
+    def typed_in(self) -> list[RoomID]:
+        """Return the rooms with typing users."""
+        return [room_id for room_id, room in self._rooms.items() if room.user_ids]
+
     def _on_rows(self, batch: Batch[TypingRow]) -> None:
         if batch.reset:
             # The writer has restarted: nobody types in rooms that it does not mention.
@@ -208,6 +264,10 @@ class TypingUsers:
             self._rooms[room_id] = _RoomTyping(batch.writer, tuple(users))
             if len(self._rooms) > MAX_ROOMS:
                 del self._rooms[next(iter(self._rooms))]
+
+
+def _without(rooms: dict[K, V], matches: Matches) -> dict[K, V]:
+    return {room_id: value for room_id, value in rooms.items() if not matches(room_id)}
 
 
 @attrs.frozen(eq=False)

@@ -42,16 +42,17 @@ class EncryptionMembers(NamedTuple):
 class EncryptionSection:
     """The renderer of the encryption sections; it reads the database only after changes.
 
-    `inbox_owner` names the process that writes the inboxes of a user. How far that one has been
-    seen is the position in an inbox, whose messages come from no other writer. The token of a
-    response says so too, and not how far other writers have been seen: after a change of owners
-    that number could cover messages that the device has not been sent.
+    `inbox_writer` names the writer whose position says up to which number all messages to a user
+    have arrived here; None if only the slowest one of all does. Numbers of messages to a user grow,
+    also when the inboxes pass to another writer. So the highest number in a token of a response
+    says how far a device has read, and it names no other writer: how far those have been seen
+    could cover messages that the device has not been sent.
     """
 
     _inboxes: InboxReader
     _device_lists: DeviceLists
     _one_time_keys: OneTimeKeys
-    _inbox_owner: Callable[[UserID], str]
+    _inbox_writer: Callable[[UserID], str | None]
 
     async def render(
         self,
@@ -75,15 +76,29 @@ class EncryptionSection:
                 present = {name: users for name, users in changes._asdict().items() if users}
                 members["device_lists"] = orjson.dumps(present)
         if device_id is not None:
-            after = 0 if since is None else self._seen(user_id, since.to_device)
-            page = await self.to_device_page(user_id, device_id, after, now, began)
+            read = VectorPosition() if since is None else since.to_device
+            page = await self.to_device_page(user_id, device_id, read.most(), now, began)
             if page.events:
                 has_changes, reached = True, VectorPosition(page.reached)
                 members["to_device"] = b'{"events":[%b]}' % b",".join(page.events)
             if now.to_device.ahead:
-                reached = self._position(user_id, now.to_device, page.reached)
+                reached = self._position(user_id, read, now.to_device, page.reached)
             members.update(await self.key_counts(user_id, device_id))
         return EncryptionMembers(members, has_changes, reached)
+
+    async def without_changes(
+        self, requester: Requester, since: SyncToken, now: SyncToken
+    ) -> EncryptionMembers:
+        """Return the key counts, for a response to which nothing has changed since a token."""
+        user_id, device_id = requester.user_id, requester.device_id
+        if device_id is None:
+            return EncryptionMembers({}, False, None)
+        read, reached = since.to_device, None
+        await self._inboxes.acknowledge(user_id, device_id, read.most())
+        if now.to_device.ahead:
+            upto = max(read.most(), self._seen(user_id, now.to_device))
+            reached = self._position(user_id, read, now.to_device, upto)
+        return EncryptionMembers(await self.key_counts(user_id, device_id), False, reached)
 
     async def to_device_page(
         self,
@@ -100,7 +115,7 @@ class EncryptionSection:
         a concurrent request; if this request acknowledged messages itself, none are doubtful.
         """
         upto = self._seen(user_id, now.to_device)
-        doubtful = self._seen(user_id, began.to_device)
+        doubtful = began.to_device.most()
         if after and await self._inboxes.acknowledge(user_id, device_id, after):
             doubtful = 0
         page = await self._inboxes.messages(user_id, device_id, after, upto, doubtful, limit)
@@ -108,12 +123,22 @@ class EncryptionSection:
 
     def _seen(self, user_id: UserID, position: VectorPosition) -> int:
         """Return up to which number a position covers the messages to a user."""
-        return position.get(self._inbox_owner(user_id)) if position.ahead else position.floor
+        writer = self._inbox_writer(user_id) if position.ahead else None
+        return position.floor if writer is None else position.get(writer)
 
-    def _position(self, user_id: UserID, now: VectorPosition, reached: int) -> VectorPosition:
-        """Return the position of a client that has got the user's messages up to a number."""
+    def _position(
+        self, user_id: UserID, read: VectorPosition, now: VectorPosition, reached: int
+    ) -> VectorPosition:
+        """Return the position of a client that has got the user's messages up to a number.
+
+        `read` is its position before. The writer that is named has been seen here up to there.
+        """
         floor = VectorPosition(min(now.floor, reached))
-        return floor.advance(self._inbox_owner(user_id), reached)
+        writer = self._inbox_writer(user_id)
+        if reached == read.most():
+            # The number of an earlier writer may be above what has been seen of the present one.
+            writer = max(read.ahead, key=read.get, default=writer)
+        return floor if writer is None else floor.advance(writer, reached)
 
     async def key_counts(self, user_id: UserID, device_id: str) -> Mapping[str, bytes]:
         """Return the JSON members with the key counts of a device, by name."""

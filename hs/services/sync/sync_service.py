@@ -286,8 +286,9 @@ class SyncService:
         self, request: SyncRequest, since: SyncToken, position: SyncPosition
     ) -> bytes:
         """Return a response without changes: the key counts, which are always sent."""
-        now = position.token
-        encryption = await self.sections.encryption.render(request.requester, now, now, now)
+        encryption = await self.sections.encryption.without_changes(
+            request.requester, since, position.token
+        )
         next_batch = _next_batch(position, encryption.to_device, counted=since.counted)
         return b"".join(_encode(next_batch, _encryption_parts(encryption)))
 

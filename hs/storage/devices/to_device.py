@@ -130,6 +130,19 @@ INSERT INTO to_device_requests (user_id, device_id, event_type, txn_id, created_
 VALUES ($1, $2, $3, $4, $5)
 ON CONFLICT (user_id, device_id, event_type, txn_id) DO NOTHING
 """
+INSERT_REQUESTS: Final = InsertRows(
+    "to_device_requests",
+    "user_id text, device_id text, event_type text, txn_id text, created_ms bigint",
+)
+KNOWN_REQUESTS = sql(
+    lambda d: (
+        "SELECT txn_id FROM to_device_requests WHERE user_id = $1 AND device_id = $2 "
+        f"AND event_type = $3 AND {d.any_of('txn_id', 4, 'text')}"
+    )
+)
+_PART: Final = "\n"
+"""Separates a transaction ID from the part of the request that is recorded under it."""
+
 PRUNE_REQUESTS = """
 DELETE FROM to_device_requests WHERE (user_id, device_id, event_type, txn_id) IN (
     SELECT user_id, device_id, event_type, txn_id FROM to_device_requests
@@ -319,6 +332,21 @@ async def record_request(
 ) -> bool:
     """Record a request; return False if it was recorded before."""
     return await tx.execute(NOTE_REQUEST, user_id, device_id, event_type, txn_id, now_ms) == 1
+
+
+async def record_parts(
+    tx: Tx, request: tuple[str, str, str, str], parts: Collection[int], now_ms: int
+) -> set[int]:
+    """Record parts of a request (user_id, device_id, event_type, txn_id); return the new ones.
+
+    Called by the only writer of these parts.
+    """
+    *device, txn_id = request
+    names = {f"{txn_id}{_PART}{part}": part for part in parts}
+    known = {row[0] for row in await tx.fetch(KNOWN_REQUESTS, *device, list(names))}
+    new = {name: part for name, part in names.items() if name not in known}
+    await tx.insert_rows(INSERT_REQUESTS, [(*device, name, now_ms) for name in new])
+    return set(new.values())
 
 
 async def prune_requests(tx: Tx, before_ms: int, limit: int) -> int:

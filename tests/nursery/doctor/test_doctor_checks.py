@@ -138,6 +138,12 @@ def test_killed_process_does_not_run_once_its_lease_has_expired() -> None:
     assert running_by_leases(leases, 51_000) == set()
 
 
+def test_slots_from_a_time_when_several_processes_wrote_a_stream_do_not_count() -> None:
+    former = [SlotRecord("receipts", slot, "gone", 1) for slot in range(256)]
+
+    assert slot_steps(former, {"w1"}, {"events": ("w1",)}) == []
+
+
 def test_server_of_one_process_has_no_slots() -> None:
     assert slot_steps([], [], {"events": ("main",)}) == []
 

@@ -15,8 +15,8 @@ import trio
 
 from hs.core.errors import MatrixError
 from hs.core.ids import RoomID
-from hs.core.streams import EVENTS
-from hs.repl.slots.assignment import slot_of
+from hs.core.streams import ACCOUNT_DATA, EVENTS
+from hs.repl.slots.assignment import shard_of, slot_of
 from hs.repl.slots.keeper import SlotKeeper
 from hs.repl.slots.table import SlotTable
 from hs.storage import stream_slots
@@ -86,6 +86,23 @@ async def test_first_start_fills_the_table_evenly(database: Database) -> None:
     async with open_persisters(database) as (p1, p2):
         assert await stored_holders(database) == {"p1": 128, "p2": 128}
         assert held(p1) == held(p2) == 128
+
+
+async def test_streams_without_slots_in_the_database_get_them_as_earlier_releases_chose(
+    database: Database,
+) -> None:
+    async with open_persisters(database):
+        pass
+
+    settings = worker_settings(SETTINGS, "p1", *WRITERS, events=WRITERS, receipts=WRITERS[::-1])
+    async with open_world(database, settings) as p1:
+        records = await database.read(stream_slots.list_slots)
+        holders = {(record.stream, record.slot): record.holder for record in records}
+
+        assert holders["receipts", slot_of(ALICE)] == WRITERS[shard_of(ALICE, 2)]
+        assert len(table_of(p1).held("receipts")) == 128
+        assert p1.process.base.owner_calls(ACCOUNT_DATA) is None
+    assert await stored_holders(database) == {"p1": 128, "p2": 128}
 
 
 async def test_lists_in_different_order_never_split_a_room(database: Database) -> None:

@@ -39,6 +39,7 @@ def wire_remote_device_lists(base: ProcessBase, client: FederationClient) -> Rem
     """Build the writer of device lists, in this process or a proxy of it."""
     owns = partial(base.ownership.is_mine, DEVICE_LISTS)
     fetching = DeviceListFetching(base.database, client, base.clock, owns)
+    base.on_gained(DEVICE_LISTS, lambda matches: fetching.wake())
     writer = base.sharded(
         RemoteDeviceListWriter,
         DEVICE_LISTS,
@@ -62,7 +63,9 @@ def wire_device_list_duties(
         servers=rooms.servers,
         server_name=base.settings.server.server_name,
         owns=partial(base.ownership.is_mine, DEVICE_LISTS),
+        guard=base.key_guard(DEVICE_LISTS),
     )
+    base.on_gained(DEVICE_LISTS, cleanup.gain)
     return Part(
         duties=[
             Duty("stale device lists", partial(lists.fetching.run, lists.writer)),

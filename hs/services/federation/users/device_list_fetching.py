@@ -1,8 +1,8 @@
 """Fetching of stale device lists, in the processes that own the stream `device_lists`.
 
-The stale lists are rows in the database, so a restart loses none. Of each server one list is
-fetched at a time: one process owns all lists of a server. A server that fails is asked again after
-delays that grow, or when it sends the next update of the list.
+The stale lists are rows in the database, so a restart loses none, nor does another owner. Of each
+server one list is fetched at a time: one process owns all lists of a server. A server that fails is
+asked again after delays that grow, or when it sends the next update of the list.
 """
 
 import logging

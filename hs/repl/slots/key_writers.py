@@ -1,0 +1,67 @@
+"""Which writer's position says up to where this process has seen the rows about a key.
+
+A process may learn that a slot has passed to another holder before it has the last rows of the one
+before. Until it has them, the position of the new holder does not cover them.
+"""
+
+from collections import deque
+from typing import Any
+
+import attrs
+
+from hs.core.stream_def import StreamDef
+from hs.core.streams import SLOTS, SlotsRow
+from hs.repl.feed import Batch, Feed
+from hs.repl.slots.assignment import slot_of
+from hs.repl.slots.table import SlotTable
+
+
+@attrs.define(eq=False)
+class KeyWriters:
+    """The writers by key of a table stream with slots, as the rows that arrived here have them.
+
+    All rows about a key up to the position of its writer have arrived. The holder in `SlotTable`,
+    to which calls go, may be a later one.
+    """
+
+    stream: StreamDef[Any]
+    _table: SlotTable
+    _feed: Feed
+    _holders: list[str] | None = attrs.field(default=None, init=False)
+    _epochs: list[int] = attrs.field(factory=list, init=False)
+    _coming: deque[SlotsRow] = attrs.field(factory=deque, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._feed.subscribe(SLOTS, self._on_rows)
+
+    def begin(self) -> None:
+        """Begin with the present holders; all that earlier ones wrote has arrived."""
+        self._holders = list(self._table.holders(self.stream.name))
+        self._epochs = list(self._table.epochs(self.stream.name))
+
+    def writer_of(self, key: str) -> str | None:
+        """Return the writer of a key; None if that is not known, as changes were missed."""
+        while self._coming and self._has_ended(self._coming[0]):
+            self._apply(self._coming.popleft())
+        return None if self._holders is None else self._holders[slot_of(key)]
+
+    def _on_rows(self, batch: Batch[SlotsRow]) -> None:
+        if batch.reset:
+            self._holders = None
+            self._coming.clear()
+        self._coming += [row for _, row in batch.rows if row.stream == self.stream.name]
+
+    def _has_ended(self, row: SlotsRow) -> bool:
+        """Return whether all has arrived that the holder before wrote of these slots."""
+        return all(
+            (self._feed.position_of(self.stream, writer) or 0) >= end
+            for stream, writer, end in row.ends
+            if stream == self.stream.name
+        )
+
+    def _apply(self, row: SlotsRow) -> None:
+        if self._holders is None:
+            return
+        for slot, epoch in row.slots:
+            if epoch > self._epochs[slot]:
+                self._holders[slot], self._epochs[slot] = row.holder, epoch
