@@ -12,7 +12,15 @@ from tests.worker_simulation.bus import BusFaults
 from tests.worker_simulation.database import DatabaseFaults
 from tests.worker_simulation.wires import WireFaults
 
-SHARED = ("events",)
+SHARED = (
+    "events",
+    "receipts",
+    "account_data",
+    "to_device",
+    "device_lists",
+    "typing",
+    "presence",
+)
 
 
 @attrs.frozen(kw_only=True)
