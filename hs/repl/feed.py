@@ -242,6 +242,12 @@ def _call(callback: Callable[[Batch[Any]], None], batch: Batch[Any]) -> None:
         log.exception("a subscriber of stream %s failed on a batch", batch.stream.name)
 
 
+def is_plain(batch: Batch[Any]) -> bool:
+    """Return whether all rows are plain ones, which a process may do without."""
+    is_plain_row = batch.stream.is_plain
+    return is_plain_row is not None and all(is_plain_row(row) for _, row in batch.rows)
+
+
 def _without_plain(batch: Batch[R]) -> Batch[R] | None:
     """Return a batch without its plain rows; None if nothing is left of it."""
     is_plain = batch.stream.is_plain

@@ -5,7 +5,7 @@ from typing import Any
 import attrs
 import trio
 
-from hs.repl.feed import Batch, Feed
+from hs.repl.feed import Batch, Feed, is_plain
 from hs.repl.transport import Source
 
 
@@ -54,7 +54,8 @@ class InProcTransport:
         self.feed.deliver(batch)
         for feed in self._hub.feeds():
             if feed is not self.feed:
-                feed.deliver(batch)
+                is_spared = not feed.needs_plain(batch.stream) and is_plain(batch)
+                feed.deliver(attrs.evolve(batch, rows=[]) if is_spared else batch)
 
     def advance(self, source: Source, position: int) -> None:
         """Raise the position of an idle writer in all feeds."""

@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from hs.repl.feed import Batch
+from hs.repl.feed import Batch, is_plain
 from hs.repl.row_codec import encode_rows
 from hs.repl.transport import Source
 
@@ -51,7 +51,6 @@ def encode_message(message: Message) -> bytes:
 
 def rows_message(instance: str, batch: Batch[Any], epoch: int, slots: int = 0) -> Message:
     """Return the message about a commit."""
-    is_plain = batch.stream.is_plain
     return Message(
         MessageKind.ROWS,
         instance,
@@ -62,7 +61,7 @@ def rows_message(instance: str, batch: Batch[Any], epoch: int, slots: int = 0) -
         epoch=epoch,
         rows=msgspec.Raw(encode_rows(batch.rows)),
         slots=slots,
-        plain=is_plain is not None and all(is_plain(row) for _, row in batch.rows),
+        plain=is_plain(batch),
     )
 
 
