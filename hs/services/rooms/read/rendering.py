@@ -47,6 +47,7 @@ from hs.services.rooms.read.event_prefixes import (
     state_json,
     weigh_prefix,
 )
+from hs.services.rooms.read.sent_events import SentEvents
 from hs.services.rooms.store.aggregations import (
     NO_AGGREGATIONS,
     Aggregations,
@@ -58,12 +59,10 @@ from hs.services.rooms.store.state_store import StateStore
 from hs.services.rooms.store.sticky_events import StickyEvents
 from hs.services.rooms.store.stored_event import DELAYED_EVENT_DEVICE, StoredEvent
 from hs.storage.database import Database
-from hs.storage.rooms import transaction_ids
 from hs.storage.sync.room_changes import TimelineRow
 
 MAX_BYTES: Final = 16 * 1024 * 1024
-MAX_TRANSACTION_IDS: Final = 10_000
-_NO_TRANSACTION_ID: Final = ("", "")
+MAX_SUCCESSORS: Final = 20_000
 _NO_PREFIXES: Final[Mapping[EventID, EventPrefix]] = {}
 
 
@@ -99,8 +98,7 @@ class EventRenderer:
         clock: Clock,
         max_bytes: int = MAX_BYTES,
     ) -> None:
-        self._feed = feed
-        self._database = database
+        self._sent = SentEvents(database, feed)
         self._events = events
         self._aggregates = aggregates
         self._states = states
@@ -109,14 +107,10 @@ class EventRenderer:
         self._prefixes: LruCache[EventID, EventPrefix] = LruCache(
             "rendered_events", max_weight=max_bytes, weigh=weigh_prefix
         )
-        self._transaction_ids: LruCache[EventID, tuple[str, str]] = LruCache(
-            "transaction_ids_of_events", max_entries=MAX_TRANSACTION_IDS
-        )
         # Maps a state event to the one that contains its content as `prev_content`.
         self._successors: LruCache[EventID, EventID] = LruCache(
-            "rendered_previous", max_entries=2 * MAX_TRANSACTION_IDS
+            "rendered_previous", max_entries=MAX_SUCCESSORS
         )
-        self._notes_transactions = False  # from the first question on
         feed.subscribe(EVENTS, self._on_rows, Interest.CHANGES)
         feed.subscribe(BACKFILL, self._on_rows)
 
@@ -134,7 +128,8 @@ class EventRenderer:
         await self._prepare_previous(events)
         user_id = viewer.user_id
         own_ids = [each.event.event_id for each in events if each.event.sender == user_id]
-        await self._prepare_transaction_ids(own_ids, viewer)
+        if viewer.device_id is not None:
+            await self._sent.load(own_ids, viewer.user_id)
         own = await self._aggregates.load([stored.event.event_id for stored in events])
         aggregates = {key: each for key, each in own.items() if each is not NO_AGGREGATIONS}
         viewer.aggregates.update(aggregates)
@@ -222,7 +217,8 @@ class EventRenderer:
     async def prepare_messages(self, rows: Iterable[TimelineRow], viewer: Viewer) -> None:
         """Load what `messages` needs for these rows."""
         own_ids = [row.event_id for row in rows if row.sender == viewer.user_id]
-        await self._prepare_transaction_ids(own_ids, viewer)
+        if viewer.device_id is not None:
+            await self._sent.load(own_ids, viewer.user_id)
 
     def messages(self, rows: Sequence[TimelineRow], viewer: Viewer) -> list[bytes]:
         """Render rows as a joined member sees them in /sync; `prepare_messages` comes first.
@@ -377,21 +373,6 @@ class EventRenderer:
             latest = await self._aggregates.latest_replies_but(roots, viewer.ignored)
             viewer.latest_replies.update(latest)
 
-    async def _prepare_transaction_ids(self, own_ids: Iterable[EventID], viewer: Viewer) -> None:
-        if viewer.device_id is None:
-            return
-        if not self._notes_transactions:
-            self._notes_transactions = True
-            self._feed.subscribe(EVENTS, self._note_transactions)
-        unknown = [event_id for event_id in own_ids if event_id not in self._transaction_ids]
-        if not unknown:
-            return
-        transactions = await self._database.read(
-            transaction_ids.find_by_events, viewer.user_id, unknown
-        )
-        for event_id in unknown:
-            self._transaction_ids.put(event_id, transactions.get(event_id, _NO_TRANSACTION_ID))
-
     def _render(
         self, stored: StoredEvent, put: Callable[[EventID, EventPrefix], None] | None = None
     ) -> EventPrefix:
@@ -411,7 +392,7 @@ class EventRenderer:
         return prefix
 
     def _transaction(self, event_id: EventID, viewer: Viewer) -> bytes:
-        device_id, txn_id = self._transaction_ids.get(event_id) or _NO_TRANSACTION_ID
+        device_id, txn_id = self._sent.transaction(event_id)
         if device_id == DELAYED_EVENT_DEVICE:
             delay_id = orjson.dumps(txn_id)
             return b',"delay_id":%b,"org.matrix.msc4140.delay_id":%b' % (delay_id, delay_id)
@@ -465,11 +446,6 @@ class EventRenderer:
             count,
             b"true" if participated else b"false",
         )
-
-    def _note_transactions(self, batch: Batch[EventRow]) -> None:
-        for _, row in batch.rows:
-            if row.txn is not None:
-                self._transaction_ids.put(EventID(row.event_id), row.txn)
 
     def _on_rows(self, batch: Batch[EventRow]) -> None:
         for _, row in batch.rows:
