@@ -3,8 +3,6 @@
 import logging
 import random
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Final
 
 import attrs
@@ -22,6 +20,7 @@ from hs.settings.sections.rooms import RoomSettings
 from tests.simulation.clients import Clients
 from tests.simulation.database import ProcessDied
 from tests.simulation.determinism import Trace, VirtualClock, seeded
+from tests.simulation.error_log import recorded_errors
 from tests.simulation.evil_room import NAME, USER
 from tests.simulation.invariants import check_all
 from tests.simulation.malice import Mallory
@@ -101,17 +100,10 @@ class Outcome:
         return f"{self.events} events in {self.virtual_s:.0f} s"
 
 
-class _ErrorLog(logging.Handler):
-    """Records errors, but those of processes that were killed."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.ERROR)
-        self.lines: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        error = record.exc_info[1] if record.exc_info else None
-        if error is None or not _is_death(error):
-            self.lines.append(self.format(record))
+def _prefix_of(record: logging.LogRecord) -> str | None:
+    """Return "", or None for the errors of processes that were killed."""
+    error = record.exc_info[1] if record.exc_info else None
+    return None if error is not None and _is_death(error) else ""
 
 
 def _is_death(error: BaseException) -> bool:
@@ -121,29 +113,19 @@ def _is_death(error: BaseException) -> bool:
     return isinstance(error, ProcessDied) or (cause is not None and _is_death(cause))
 
 
-@contextmanager
-def _recorded_errors() -> Iterator[_ErrorLog]:
-    log, handler = logging.getLogger("hs"), _ErrorLog()
-    log.addHandler(handler)
-    try:
-        yield handler
-    finally:
-        log.removeHandler(handler)
-
-
 def run_seed(seed: int, steps: int = STEPS, trace: Trace | None = None) -> Outcome:
     """Run a seed; the problems include exceptions of the servers and errors that they log."""
     clock = trio.testing.MockClock(autojump_threshold=0)
     trace = trace or Trace()
-    with seeded(seed) as chance, _recorded_errors() as errors:
+    with seeded(seed) as chance, recorded_errors(_prefix_of) as errors:
         plan = Plan.by_chance(chance, steps)
         outcome = Outcome(seed, plan, trace, [])
         try:
             trio.run(_Run(chance, plan, trace, outcome).run, clock=clock)
         except BaseExceptionGroup as group:
             outcome.problems += [repr(error) for error in _leaves(group)]
-            errors.lines.append(_traceback(group))
-        outcome.problems += errors.lines
+            errors.append(_traceback(group))
+        outcome.problems += errors
     return outcome
 
 
