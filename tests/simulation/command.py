@@ -46,13 +46,14 @@ def run_seeds(parser: argparse.ArgumentParser, run: Run) -> int:
     parser.add_argument("seeds", help="a number, or two with a hyphen between them")
     parser.add_argument("--show", action="store_true", help="print what happens")
     parser.add_argument("--twice", action="store_true", help="run each seed twice and compare")
+    parser.add_argument("--first", action="store_true", help="stop at the first that fails")
     options = parser.parse_args()
     new_inline().close()  # the first one migrates the others' template, which would use up chance
     gc.freeze()
-    failed = []
+    count, failed = 0, []
     began = time.perf_counter()
-    seeds = list(_numbers(options.seeds))
-    for seed in seeds:
+    for seed in _numbers(options.seeds):
+        count += 1
         outcome = run(seed, options, Trace(_print if options.show else None))
         if options.twice:
             again = run(seed, options, Trace())
@@ -61,8 +62,10 @@ def run_seeds(parser: argparse.ArgumentParser, run: Run) -> int:
         _report(outcome)
         if outcome.problems:
             failed.append(seed)
+            if options.first:
+                break
     seconds = time.perf_counter() - began
-    _print(f"{len(seeds)} seeds in {seconds:.1f} s, {len(failed)} failed: {failed}")
+    _print(f"{count} seeds in {seconds:.1f} s, {len(failed)} failed: {failed}")
     return 1 if failed else 0
 
 

@@ -17,8 +17,8 @@ LONG_SEEDS: Final = 2000
 TIMEOUT_S: Final = 3000
 
 
-def run_seeds(*arguments: str, module: str = "tests.simulation") -> None:
-    """Run a simulation; fail with the problems of the seeds that failed."""
+def problems_of(*arguments: str, module: str = "tests.simulation") -> str:
+    """Run a simulation; return the problems of the seeds that failed, or ""."""
     command = [sys.executable, "-m", module, *arguments]
     environment = {**os.environ, "PYTHONHASHSEED": "0"}
     run = subprocess.run(
@@ -31,9 +31,16 @@ def run_seeds(*arguments: str, module: str = "tests.simulation") -> None:
         timeout=TIMEOUT_S,
         check=False,
     )
-    if run.returncode:
-        lines = [line for line in run.stdout.splitlines() if ": ok, trace" not in line]
-        pytest.fail("\n".join(lines), pytrace=False)
+    if not run.returncode:
+        return ""
+    return "\n".join(line for line in run.stdout.splitlines() if ": ok, trace" not in line)
+
+
+def run_seeds(*arguments: str, module: str = "tests.simulation") -> None:
+    """Run a simulation; fail with the problems of the seeds that failed."""
+    problems = problems_of(*arguments, module=module)
+    if problems:
+        pytest.fail(problems, pytrace=False)
 
 
 def test_twenty_seeds_converge() -> None:

@@ -1,5 +1,8 @@
 """Redis in a simulation: it loses, delays, doubles and reorders messages, and others forge some.
 
+They also record all messages, and send some again, long after: any, and at the worst time those in
+which a process announced its end.
+
 It speaks the protocol of Redis, so everything of hs.repl runs that uses it.
 """
 
@@ -12,7 +15,6 @@ import trio
 
 from tests.simulation.determinism import Trace
 
-RECORDED: Final = 200
 LONGEST_DELAY_S: Final = 8.0
 
 
@@ -37,7 +39,8 @@ class Bus:
     is_down: bool = False
     latency_s: float = 0.0
     connections: list["RedisConnection"] = attrs.Factory(list)
-    _recorded: list[tuple[bytes, bytes]] = attrs.Factory(list)
+    _recorded: list[bytes] = attrs.Factory(list)
+    _farewells: list[tuple[str, bytes, bytes]] = attrs.Factory(list)
 
     def connect(self, life: Any) -> "RedisConnection":
         """Return the client's end of a new connection. Raises: OSError."""
@@ -55,14 +58,25 @@ class Bus:
 
     def publish(self, channel: bytes, payload: bytes) -> None:
         """Pass a message on to all subscribers, or not."""
-        if len(self._recorded) < RECORDED or self.chance.random() < 0.05:
-            self._recorded.append((channel, payload))
-            del self._recorded[:-RECORDED]
+        self._recorded.append(payload)
         for connection in self.connections:
             if channel in connection.channels:
                 self._send(connection, channel, payload)
         if self.chance.random() < self.faults.forged:
             self._forge(channel, payload)
+
+    def note_farewell(self, name: str, channel: bytes, payload: bytes) -> None:
+        """Record what a process published last."""
+        self._farewells.append((name, channel, payload))
+
+    def repeat_farewells(self, name: str) -> None:
+        """Send again what a process published last in its earlier lives."""
+        for sender, channel, payload in self._farewells:
+            if sender == name:
+                self.trace.note("repeated", name)
+                for connection in self.connections:
+                    if channel in connection.channels:
+                        connection.put(channel, payload)
 
     def _send(self, connection: "RedisConnection", channel: bytes, payload: bytes) -> None:
         dice, faults = self.chance.random(), self.faults
@@ -96,7 +110,7 @@ class Bus:
         return bytes(changed)
 
     def _replayed(self, _: bytes) -> bytes:
-        return self.chance.choice(self._recorded)[1]
+        return self.chance.choice(self._recorded)
 
     def _random(self, _: bytes) -> bytes:
         return self.chance.randbytes(self.chance.randint(0, 60))
@@ -109,6 +123,7 @@ class RedisConnection(trio.abc.Stream):
     _bus: Bus
     _life: Any
     channels: set[bytes] = attrs.Factory(set)
+    _last: tuple[bytes, bytes] | None = None
     _commands: hiredis.Reader = attrs.Factory(hiredis.Reader)
     _replies: bytearray = attrs.Factory(bytearray)
     _wake: trio.Event = attrs.Factory(trio.Event)
@@ -142,6 +157,9 @@ class RedisConnection(trio.abc.Stream):
 
     async def aclose(self) -> None:
         """Close the connection."""
+        if self._last is not None and not self._life.is_dead:
+            self._bus.note_farewell(self._life.name, *self._last)
+            self._last = None
         self.cut()
         await trio.lowlevel.checkpoint()
 
@@ -162,6 +180,7 @@ class RedisConnection(trio.abc.Stream):
         name, *arguments = command
         match name.upper():
             case b"PUBLISH":
+                self._last = (arguments[0], arguments[1])
                 self._bus.publish(*arguments)
                 self._reply(1)
             case b"SUBSCRIBE":

@@ -1,21 +1,25 @@
 """The one database of a server, as one life of a process uses it.
 
 What a killed process does afterwards, while its tasks end, has no effect. Statements may be slow or
-fail, and connections may break during commits, so that their outcome is unknown.
+fail, and connections may break during commits, so that their outcome is unknown. A process may be
+cut off: then its statements fail, at once or after a while, and those of others do not.
 """
 
+import enum
 import random
-from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final, ParamSpec, TypeVar
 
 import attrs
 import trio
 
 from hs.repl.writers import TableWriter
+from hs.storage import leases
 from hs.storage.database import (
     CommitUnknown,
     DatabaseLoad,
     DatabaseUnavailable,
+    RowMissing,
     Tx,
     Unit,
 )
@@ -37,8 +41,20 @@ class DatabaseFaults:
     unknown: float = 0.0
 
 
-BEFORE_COMMIT: Final = "before a commit"
-AFTER_COMMIT: Final = "after a commit"
+SILENCE_S: Final = 15.0
+"""After this time without an answer, the driver gives a connection up."""
+
+
+class Point(enum.Enum):
+    """A moment at which something may happen to a process."""
+
+    BEFORE_COMMIT = enum.auto()  # a table writer has sent its statements
+    AFTER_COMMIT = enum.auto()
+    BEFORE_RENEWAL = enum.auto()  # of the leases
+    AFTER_RENEWAL = enum.auto()
+
+
+_BROKEN: Final = "the connection broke during the commit"
 
 
 class _Undone(Exception):
@@ -58,7 +74,7 @@ class SharedDatabase:
 
     async def read(self, unit: Unit[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a read-only unit. Raises: DatabaseUnavailable."""
-        await self._pause()
+        await self._connect()
         if self._chance.random() < self._faults.failed:
             raise DatabaseUnavailable("the connection broke")
         result = await self._database.read(unit, *args, **kwargs)
@@ -78,44 +94,54 @@ class SharedDatabase:
 
         Raises: DatabaseUnavailable, CommitUnknown.
         """
-        await self._pause()
+        await self._connect()
         with trio.CancelScope(shield=True):
             dice, faults = self._chance.random(), self._faults
             if dice < faults.failed:
                 raise DatabaseUnavailable("the connection broke")
             if dice < faults.failed + faults.unknown / 2:
                 await self._undo(unit, *args, **kwargs)
-            await self._reach(BEFORE_COMMIT, unit)
+                raise CommitUnknown(_BROKEN)
+            before, after, stream = _points_of(unit)
+            if self._life.awaits(before, stream):
+                await self._undo(unit, *args, **kwargs)
+                await self._reach(before)
             result = await self._database.write(unit, *args, **kwargs)
-            await self._reach(AFTER_COMMIT, unit)
+            if self._life.awaits(after, stream):
+                await self._reach(after)
             await self._pause()
-            if dice < faults.failed + faults.unknown:
-                raise CommitUnknown("the connection broke during the commit")
+            if dice < faults.failed + faults.unknown or self._life.is_cut_off:
+                raise CommitUnknown(_BROKEN)
         return result
 
     def load(self) -> DatabaseLoad:
         """Return the load."""
         return self._database.load()
 
-    async def _reach(self, point: str, unit: Callable[..., object]) -> None:
-        """Let happen what is to happen at this point of the commit of a table writer."""
-        if self._life.trap is not None and isinstance(getattr(unit, "__self__", None), TableWriter):
-            self._life.reach(point)
-            await trio.lowlevel.checkpoint()
-            if self._life.is_dead:
-                raise ProcessDied
+    async def _reach(self, point: Point | None) -> None:
+        """Let happen what is to happen at this point. Raises: ProcessDied, CommitUnknown."""
+        is_broken = self._life.reach(point)
+        await trio.lowlevel.checkpoint()
+        if self._life.is_dead:
+            raise ProcessDied
+        if is_broken:
+            raise CommitUnknown(_BROKEN)
 
     async def _undo(self, unit: Unit[P, T], *args: P.args, **kwargs: P.kwargs) -> None:
-        """Run a unit and roll it back. Raises: CommitUnknown."""
+        """Run a unit and roll it back."""
 
         async def undone(tx: Tx) -> None:
             await unit(tx, *args, **kwargs)
             raise _Undone
 
-        try:
+        with suppress(_Undone, RowMissing):
             await self._database.write(undone)
-        except _Undone:
-            raise CommitUnknown("the connection broke during the commit") from None
+
+    async def _connect(self) -> None:
+        await self._pause()
+        if self._life.is_cut_off:
+            await trio.sleep(self._chance.choice((0, SILENCE_S)))
+            raise DatabaseUnavailable("no connection")
 
     async def _pause(self) -> None:
         if self._life.is_dead:
@@ -124,3 +150,13 @@ class SharedDatabase:
             await trio.sleep(round(self._chance.random() * self._faults.slowest_s, 4))
         if self._life.is_dead:
             raise ProcessDied
+
+
+def _points_of(unit: object) -> tuple[Point | None, Point | None, str | None]:
+    """Return the moments before and after the commit of a unit, and the stream that it writes."""
+    writer = getattr(unit, "__self__", None)
+    if isinstance(writer, TableWriter):
+        return Point.BEFORE_COMMIT, Point.AFTER_COMMIT, writer.stream.name
+    if unit is leases.renew:
+        return Point.BEFORE_RENEWAL, Point.AFTER_RENEWAL, None
+    return None, None, None

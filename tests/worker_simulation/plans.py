@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 import attrs
 
+from hs.repl.leases import SKEW_MS
 from hs.settings.sections.workers import STREAMS, InstanceAddress, WorkerSettings
 from hs.settings.settings import Settings
 from tests.support.composition import SETTINGS
@@ -29,7 +30,7 @@ class Plan:
 
     names: tuple[str, ...]
     writers: Mapping[str, tuple[str, ...]]
-    background: str
+    backgrounds: tuple[str, ...]  # each but the first has a file that says so
     pushers: tuple[str, ...]
     skews_ms: tuple[int, ...]
     sees_deaths: bool
@@ -37,22 +38,29 @@ class Plan:
     latency_s: float  # of the bus
     wires: WireFaults
     database: DatabaseFaults
+    restarts: bool  # before anything else, so that announcements of the end were recorded
     incidents: tuple[str, ...]
     pause_s: float
     most: int
     users: int
     actions: int
 
+    @property
+    def has_database_faults(self) -> bool:
+        """Whether statements fail."""
+        return bool(self.database.failed or self.database.unknown or "cut off" in self.incidents)
+
     @classmethod
     def by_chance(cls, chance: random.Random) -> "Plan":
         """Return a plan."""
         names = ("main", "sync1", *chance.sample(_OTHERS, chance.choice((1, 1, 2, 3))))
         incidents = tuple(kind for kind in INCIDENTS if chance.random() < 0.4)
-        skew_ms = chance.choice((0, 50, 2_000))
+        skew_ms = chance.choice((0, 50, SKEW_MS // 2))
+        slow, slowest_s = chance.choice(_SLOWNESS)
         return cls(
             names=names,
             writers=_writers(chance, names),
-            background=chance.choice(names),
+            backgrounds=tuple(chance.sample(names, chance.choice((1, 1, 2)))),
             pushers=tuple(chance.sample(names, chance.choice((1, 1, 2)))),
             skews_ms=tuple(chance.randint(-skew_ms, skew_ms) for _ in names),
             sees_deaths=chance.random() < 0.7,
@@ -67,11 +75,12 @@ class Plan:
                 breaks=chance.choice((0, 0, 0.02, 0.08)), delay_s=chance.choice((0, 0.01, 0.1))
             ),
             database=DatabaseFaults(
-                slow=chance.choice((0.05, 0.3)),
-                slowest_s=chance.choice((0.02, 0.2)),
+                slow=slow,
+                slowest_s=slowest_s,
                 failed=chance.choice((0, 0, 0, 0.01)),
                 unknown=chance.choice((0, 0, 0.02)),
             ),
+            restarts=chance.random() < 0.3,
             incidents=incidents,
             pause_s=chance.choice((2.0, 8.0)),
             most=chance.choice((2, 4, 6)),
@@ -86,13 +95,14 @@ class Plan:
             name=name,
             instances={each: InstanceAddress(host=each, port=1) for each in self.names},
             writers=self.writers,
-            background_tasks=(self.background,),
+            background_tasks=(name if name in self.backgrounds else self.backgrounds[0],),
             pushers=self.pushers,
         )
         return attrs.evolve(SETTINGS, workers=workers)
 
 
-INCIDENTS = ("kill", "stop", "hang", "replace", "redis")
+INCIDENTS = ("kill", "stop", "hang", "replace", "redis", "cut off", "move")
+_SLOWNESS = ((0.05, 0.02), (0.3, 0.02), (0.05, 0.2), (0.3, 0.2), (0.05, 1.5))
 _OTHERS = ("sync2", "persister1", "persister2", "persister3", "background1", "pusher1")
 
 

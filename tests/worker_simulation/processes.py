@@ -17,6 +17,7 @@ import trio
 
 import hs.repl.leases
 from hs.apis.web.app import Application
+from hs.core.errors import Unavailable
 from hs.lib.http_client import HttpClient
 from hs.nursery import boot, compose, nursery_tree, process_base
 from hs.nursery.exit_causes import cause_of
@@ -26,17 +27,21 @@ from hs.nursery.process import Process
 from hs.nursery.services import Network, build_services
 from hs.nursery.wiring.http_clients import HttpClients
 from hs.repl.calls.endpoint import RpcEndpoint
+from hs.repl.calls.sender import RESTART_S
 from hs.repl.leases import instance_lease
+from hs.repl.slots import keeper
 from hs.settings.sections.listeners import Listener, Resource
 from hs.settings.settings import Settings
+from hs.storage.database import DatabaseError
 from hs.storage.inline import InlineDatabase
 from tests.simulation.database import ProcessDied
 from tests.simulation.determinism import Trace, VirtualClock
 from tests.support.composition import NoDownloads, UnreachablePeers
 from tests.support.web import WebClient, WebResponse
 from tests.worker_simulation.bus import Bus, BusFaults
-from tests.worker_simulation.database import DatabaseFaults, SharedDatabase
+from tests.worker_simulation.database import DatabaseFaults, Point, SharedDatabase
 from tests.worker_simulation.scheduling import OWNER, Freezer
+from tests.worker_simulation.shares import Shares
 from tests.worker_simulation.wires import WireFaults, Wires
 
 T = TypeVar("T")
@@ -72,6 +77,16 @@ class InlineBridge:
         fn(*args)
 
 
+@attrs.frozen(eq=False)
+class Trap:
+    """What happens to a process when it gets to a point, and whether its connection breaks."""
+
+    point: Point
+    stream: str | None  # of the commit; None for any
+    act: Callable[[], None]
+    breaks: bool
+
+
 @attrs.define(eq=False)
 class Life:
     """A process from its start to its end."""
@@ -87,17 +102,26 @@ class Life:
     ended: trio.Event = attrs.Factory(trio.Event)
     public: Application | None = None
     internal: Application | None = None
-    trap: tuple[str, Callable[[], None]] | None = None  # what happens when it gets to a point
+    is_cut_off: bool = False  # from the database
+    hindered_until: float = 0.0  # when it last hung or was cut off
+    trap: Trap | None = None
 
     def die(self) -> None:
         """Let nothing that the process does from now on have an effect."""
         self.is_dead = True
 
-    def reach(self, point: str) -> None:
-        """Note that the process got to a point."""
-        if self.trap is not None and self.trap[0] == point:
-            (_, spring), self.trap = self.trap, None
-            spring()
+    def awaits(self, point: Point | None, stream: str | None) -> bool:
+        """Return whether something is to happen to the process at a point."""
+        trap = self.trap
+        return trap is not None and trap.point is point and trap.stream in (None, stream)
+
+    def reach(self, point: Point | None) -> bool:
+        """Let happen what is to happen at a point; return whether the connection breaks, too."""
+        if self.trap is None or self.trap.point is not point:
+            return False
+        trap, self.trap = self.trap, None
+        trap.act()
+        return trap.breaks
 
     @property
     def holder(self) -> str:
@@ -107,6 +131,12 @@ class Life:
     def held_leases(self) -> set[str]:
         """Return the names of the leases that this process believes to hold."""
         return set() if self.process is None else self.process.base.leases.held
+
+    async def rebalance(self) -> None:
+        """Hand over at once the slots that belong to other processes, as `hs rebalance` has it."""
+        if self.process is not None and self.process.base.slots is not None:
+            with suppress(Unavailable, DatabaseError, ProcessDied):
+                await self.process.base.slots.rebalance()
 
     @property
     def endpoint(self) -> RpcEndpoint:
@@ -215,6 +245,8 @@ class SimulatedProcess:
                     cluster.problems.append(f"{self.name} ended: {cause}")
                     raise
         finally:
+            if not life.is_dead:
+                cluster.slow_until = max(cluster.slow_until, trio.current_time() + RESTART_S)
             life.is_dead = True
             life.is_ready = False
             life.ended.set()
@@ -289,9 +321,19 @@ class SimulatedCluster:
     lives: dict[str, Life] = attrs.Factory(dict)  # those that have not ended
     problems: list[str] = attrs.Factory(list)
     sees_deaths: bool = True  # all processes are on one host
+    shares: Shares = attrs.Factory(Shares)
+    slow_until: float = 0.0
 
     def __attrs_post_init__(self) -> None:
         self.wires = Wires(self.chance, self.trace, self.bus, self.locate)
+
+    def was_calm(self, life: Life, since: float) -> bool:
+        """Return whether a process should have answered soon: within seconds, if only with 503.
+
+        It did not hang, and none was cut off from the database, or waited for as one that restarts.
+        """
+        is_hindered = self.freezer.is_frozen(life) or life.is_dead or life.hindered_until > since
+        return not is_hindered and self.slow_until <= since
 
     async def end_life(self, life: Life) -> None:
         """Kill a process, which may hang."""
@@ -307,6 +349,7 @@ class SimulatedCluster:
         self.wires.faults = WireFaults()
         self.set_database_faults(DatabaseFaults())
         for life in self.lives.values():
+            life.is_cut_off = False
             self.freezer.resume(life)
 
     def set_database_faults(self, faults: DatabaseFaults) -> None:
@@ -353,6 +396,7 @@ class SimulatedCluster:
             mock.patch.object(compose, "build_services", build),
             mock.patch.object(process_base, "holder_name", _holder_name),
             mock.patch.object(hs.repl.leases, "is_alive", self.is_alive),
+            mock.patch.object(keeper, "balanced", self.shares.balanced),
         ):
             yield
 

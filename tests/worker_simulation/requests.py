@@ -13,6 +13,7 @@ from tests.worker_simulation.processes import NoAnswer, SimulatedCluster
 
 CLIENT: Final = "/_matrix/client/v3/"
 ANSWER_S: Final = 90.0
+LATE_S: Final = 18.0
 RETRY_S: Final = 0.2
 AGAIN: Final = (502, 503, 504)
 
@@ -46,6 +47,7 @@ class Requests:
         process = self.cluster.processes[name]
         uri = CLIENT + "/".join(quote(segment, safe="") for segment in path)
         self.sent += 1
+        began, life = trio.current_time(), process.life
         response: WebResponse | None = None
         with trio.move_on_after(ANSWER_S):
             try:
@@ -55,6 +57,9 @@ class Requests:
             except NoAnswer as error:
                 self.trace.note(name, method, "/".join(path), error)
                 return None
+        took_s = trio.current_time() - began - query.get("timeout", 0) / 1000
+        if took_s > LATE_S and life is not None and self.cluster.was_calm(life, began):
+            self.problem(f"{name} took {took_s:.1f} s for {method} {uri}")
         if response is None:
             self.trace.note(name, method, "/".join(path), "no answer in time")
             return None

@@ -3,8 +3,7 @@
 import logging
 import random
 import traceback
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import attrs
@@ -12,6 +11,7 @@ import trio
 import trio.testing
 
 from tests.simulation.determinism import Trace, seeded
+from tests.simulation.error_log import recorded_errors
 from tests.support.sql.databases import new_inline
 from tests.worker_simulation.bus import Bus
 from tests.worker_simulation.gateway import Gateway, add_pusher
@@ -29,6 +29,7 @@ from tests.worker_simulation.users import Room, User
 READY_S: Final = 90.0
 SETTLE_S: Final = 15.0
 MANY: Final = 200
+RUSH: Final = 10  # messages that each user sends in a rush
 LONGEST_S: Final = 1500.0
 
 
@@ -49,31 +50,16 @@ class Outcome:
         return f"{self.requests} requests, {self.events} events in {self.virtual_s:.0f} s"
 
 
-class _ErrorLog(logging.Handler):
-    """Records errors, but those of processes that were killed."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.ERROR)
-        self.lines: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        life = OWNER.get(None)
-        if (life is None or not life.is_dead) and not _is_expected(record):
-            self.lines.append(f"{getattr(life, 'name', '')}: {self.format(record)}")
+def _prefix_of(record: logging.LogRecord) -> str | None:
+    """Return the name of the process; None for errors that are expected, or of a killed one."""
+    life = OWNER.get(None)
+    if _is_expected(record) or (life is not None and life.is_dead):
+        return None
+    return f"{getattr(life, 'name', '')}: "
 
 
 def _is_expected(record: logging.LogRecord) -> bool:
     return record.levelno == logging.CRITICAL and "it is not known whether" in record.msg
-
-
-@contextmanager
-def _recorded_errors() -> Iterator[_ErrorLog]:
-    log, handler = logging.getLogger("hs"), _ErrorLog()
-    log.addHandler(handler)
-    try:
-        yield handler
-    finally:
-        log.removeHandler(handler)
 
 
 def run_seed(seed: int, trace: Trace | None = None) -> Outcome:
@@ -81,13 +67,13 @@ def run_seed(seed: int, trace: Trace | None = None) -> Outcome:
     clock = trio.testing.MockClock(autojump_threshold=0)
     trace = trace or Trace()
     outcome = Outcome(seed, trace, [])
-    with seeded(seed) as chance, _recorded_errors() as errors, freezing() as freezer:
+    with seeded(seed) as chance, recorded_errors(_prefix_of) as errors, freezing() as freezer:
         plan = Plan.by_chance(chance)
         try:
             trio.run(_Run(plan, chance, trace, outcome, freezer).run, clock=clock)
         except BaseExceptionGroup as group:
             outcome.problems.append("".join(traceback.format_exception(group)))
-        outcome.problems += errors.lines
+        outcome.problems += errors
     return outcome
 
 
@@ -128,6 +114,10 @@ class _Run:
         for name, skew_ms in zip(plan.names, plan.skews_ms, strict=True):
             cluster.add(name, plan.settings_of(name), skew_ms)
         await _all_at_once([process.start for process in cluster.processes.values()])
+        if plan.restarts:
+            await _all_at_once([process.stop for process in cluster.processes.values()])
+            await _all_at_once([process.start for process in cluster.processes.values()])
+            await trio.sleep_until(cluster.slow_until)
         requests, ledger = Requests(cluster, self._chance, self._trace), Ledger()
         users = [
             User(
@@ -136,11 +126,13 @@ class _Run:
                 f"u{number}",
                 limit=4 if number == 1 else MANY,
                 is_silent=number == 2,
-                is_strict=not (plan.database.failed or plan.database.unknown),
+                is_strict=not plan.has_database_faults,
             )
             for number in range(plan.users)
         ]
         rooms = await self._begin(users)
+        for room in rooms:
+            cluster.shares.add(room.room_id)
         incidents = Incidents(cluster, plan, self._chance)
         is_over = trio.Event()
         async with trio.open_nursery() as syncing:
@@ -148,7 +140,7 @@ class _Run:
                 syncing.start_soon(user.sync_until, is_over.is_set)
             async with trio.open_nursery() as acting:
                 acting.start_soon(incidents.run)
-                await _all_at_once([self._actor(user, users, rooms) for user in users])
+                await _all_at_once([self._actor(user, users, rooms, incidents) for user in users])
                 acting.cancel_scope.cancel()
             await incidents.end()
             await self._settle(cluster)
@@ -190,11 +182,16 @@ class _Run:
         return rooms
 
     def _actor(
-        self, user: User, users: list[User], rooms: list[Room]
+        self, user: User, users: list[User], rooms: list[Room], incidents: Incidents
     ) -> Callable[[], Awaitable[None]]:
         async def act() -> None:
             for _ in range(self._plan.actions):
-                await trio.sleep(round(self._chance.expovariate(1.0), 3))
+                rush = incidents.rush
+                with trio.move_on_after(round(self._chance.expovariate(1.0), 3)):
+                    await rush.wait()
+                if rush.is_set() and not user.is_silent:
+                    for _ in range(RUSH):
+                        await user.send(self._chance.choice(rooms[:2]))
                 await self._act(user, users, rooms)
 
         return act

@@ -1,13 +1,18 @@
-"""The simulation of several processes, with a few seeds; with many if run with -m long."""
+"""The simulation of several processes, with a few seeds; with many if run with -m long.
+
+Bugs are planted into the processes, to see that the simulation would find them.
+"""
 
 from typing import Final
 
 import pytest
 
-from tests.simulation.test_simulation import run_seeds
+from tests.simulation.test_simulation import problems_of, run_seeds
+from tests.worker_simulation.planted import COVERED, PLANTED
 
 CHUNK: Final = 50
 LONG_SEEDS: Final = 2000
+PLANTED_SEEDS: Final = "0-59"
 MODULE: Final = "tests.worker_simulation"
 
 
@@ -17,6 +22,22 @@ def test_twenty_seeds_keep_all_promises() -> None:
 
 def test_seed_replays_exactly() -> None:
     run_seeds("3", "--twice", module=MODULE)
+
+
+def test_rows_that_come_before_those_of_the_last_owner_are_found() -> None:
+    assert "never saw" in problems_of("7", "--planted", "no-barrier", module=MODULE)
+
+
+def test_lease_that_is_held_past_its_end_is_found() -> None:
+    problems = problems_of("2", "--planted", "endless-lease", module=MODULE)
+
+    assert "two processes hold the lease" in problems
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("bug", sorted(PLANTED.keys() - COVERED))
+def test_planted_bug_is_found(bug: str) -> None:
+    assert "FAILED" in problems_of(PLANTED_SEEDS, "--first", "--planted", bug, module=MODULE)
 
 
 @pytest.mark.long
