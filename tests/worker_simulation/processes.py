@@ -156,7 +156,14 @@ class Life:
         """Start a task of this process."""
         context = copy_context()
         context.run(OWNER.set, self)
-        context.run(partial(self.nursery.start_soon, work, *args))
+        context.run(partial(self.nursery.start_soon, self._do, work, *args))
+
+    async def _do(self, work: Callable[..., Awaitable[object]], *args: Any) -> None:
+        try:
+            await work(*args)
+        except* ProcessDied:
+            if not self.is_dead:
+                raise
 
 
 @attrs.define(eq=False)
