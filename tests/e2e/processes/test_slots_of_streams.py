@@ -19,6 +19,7 @@ import attrs
 import pytest
 import trio
 
+from hs.repl.slots.assignment import slot_of
 from tests.e2e.processes.test_slots import send_signal
 from tests.support.ledger import CLIENT, Person
 from tests.support.servers.postgres import PostgresServer
@@ -237,11 +238,11 @@ def differences(load: Load) -> list[str]:
         user_id = member.person.user_id
         sent = list(range(1, load.last("to_device", member) + 1))
         receipt = member.sent[min(load.last("receipts", member), EVENTS) - 1]
-        typing = [user_id] if load.last("typing", member) % 2 == 0 else []
+        is_typing = load.last("typing", member) % 2 == 0
         seen = {
             "to_device": member.received == sent,
             "receipts": watch.receipts.get(member.room_id) == receipt,
-            "typing": watch.typing.get(member.room_id) == typing,
+            "typing": (user_id in watch.typing.get(member.room_id, [])) == is_typing,
             "presence": watch.presence.get(user_id, {}).get("status_msg")
             == str(load.last("presence", member)),
             "device_lists": watch.changed[user_id] > 0,
@@ -278,6 +279,28 @@ async def kill_a_writer(cluster: Cluster, load: Load) -> None:
     log.info("seconds to recovery (killed): %s", await load.wait_all_written())
 
 
+async def kill_the_writer_of_rooms_where_the_watcher_types(cluster: Cluster, load: Load) -> None:
+    """Kill the second writer; who typed in its rooms, and does not say so again, vanishes."""
+    rooms = {member.room_id for member in load.members}
+    watcher = load.watcher.user_id
+    for room_id in rooms:
+        target = f"{CLIENT}/rooms/{quote(room_id)}/typing/{quote(watcher)}"
+        await load.watcher.request("PUT", target, {"typing": True, "timeout": 120_000})
+
+    def rooms_of_watcher() -> set[str]:
+        return {room_id for room_id in rooms if watcher in load.watch.typing.get(room_id, [])}
+
+    with trio.fail_after(HEALED_S):
+        while rooms_of_watcher() != rooms:  # noqa: ASYNC110 - what others see
+            await trio.sleep(0.05)
+    await kill_a_writer(cluster, load)
+    # The first start gives each writer every second slot.
+    kept = {room_id for room_id in rooms if WRITERS[slot_of(room_id) % 2] == WRITERS[0]}
+    with trio.fail_after(HEALED_S):
+        while rooms_of_watcher() != kept:  # noqa: ASYNC110 - what others see
+            await trio.sleep(0.05)
+
+
 async def start_the_writer(cluster: Cluster, load: Load) -> None:
     """Start the second writer again; it gets its share by and by."""
     await trio.to_thread.run_sync(cluster.processes[WRITERS[1]].start)
@@ -299,6 +322,16 @@ async def suspend_a_writer(cluster: Cluster, load: Load) -> None:
     await load.wait_all_written()
 
 
+async def restart_a_writer(cluster: Cluster, load: Load) -> None:
+    """Restart the first writer; it hands its slots over before it ends."""
+    process = cluster.processes[WRITERS[0]]
+    assert await trio.to_thread.run_sync(process.stop) == 0
+    log.info("seconds to recovery (ended): %s", await load.wait_all_written())
+    await trio.to_thread.run_sync(process.start)
+    await trio.sleep(10)
+    await load.wait_all_written()
+
+
 def shares(postgres: PostgresServer, cluster: Cluster) -> dict[str, int]:
     """Return how many slots of these streams each process holds."""
     query = (
@@ -315,14 +348,15 @@ def test_streams_of_a_killed_writer_are_written_by_the_other_one(
     with running_writers(postgres_server, redis) as cluster:
         assert shares(postgres_server, cluster) == dict.fromkeys(WRITERS, 128 * len(STREAMS))
 
-        trio.run(write_meanwhile, cluster, kill_a_writer)
+        trio.run(write_meanwhile, cluster, kill_the_writer_of_rooms_where_the_watcher_types)
 
         assert shares(postgres_server, cluster) == {WRITERS[0]: 256 * len(STREAMS)}
 
 
 @pytest.mark.long
-def test_streams_heal_when_one_writer_is_stopped_and_then_the_other_killed(
+def test_streams_heal_when_a_writer_is_stopped_the_other_killed_and_both_are_restarted(
     postgres_server: PostgresServer, redis: RedisServer
 ) -> None:
     with running_writers(postgres_server, redis) as cluster:
-        trio.run(write_meanwhile, cluster, suspend_a_writer, kill_a_writer, start_the_writer)
+        faults = (suspend_a_writer, kill_a_writer, start_the_writer, restart_a_writer)
+        trio.run(write_meanwhile, cluster, *faults)

@@ -200,6 +200,35 @@ async def test_devices_get_each_message_once_and_in_order_while_inboxes_pass_to_
         assert received == {user_id: list(range(12)) for user_id in users}
 
 
+async def test_device_gets_nothing_again_from_an_owner_whose_position_was_behind_its_token(
+    database: Database,
+) -> None:
+    async with open_writers(database) as cluster:
+        user_id = cluster.user_of(TO_DEVICE, "one")
+        await open_device(cluster.main, user_id)
+        since = (await cluster.main.sync(user_id))["next_batch"]
+        # As during a long transaction, in which it does not follow the numbers of the other writer.
+        next_writer = cluster.second.process.base.table(TO_DEVICE)
+        next_writer._busy = True
+        received: list[int] = []
+
+        async def sync_at(process: Syncing) -> None:
+            nonlocal since
+            response = await process.sync(user_id, since)
+            received.extend(numbers_in(response))
+            since = response["next_batch"]
+
+        await send_to(cluster.main, 1, user_id)
+        await sync_at(cluster.main)
+        await give_all(cluster.first, cluster.second)
+        next_writer._busy = False
+        await send_to(cluster.main, 2, user_id)
+        await sync_at(cluster.first)
+        await sync_at(cluster.second)
+
+        assert received == [1, 2]
+
+
 async def test_device_that_was_created_again_gets_messages_of_an_owner_that_knew_the_old_one(
     database: Database,
 ) -> None:
