@@ -34,21 +34,28 @@ class InsertRows:
 
 
 class UpdateRows:
-    """A multi-row UPDATE by key; each row is the key columns followed by the new values."""
+    """A multi-row UPDATE by key; each row is the key columns followed by the new values.
+
+    Rows that have a greater value in the column `rising` already stay as they are.
+    """
 
     __slots__ = ("columns", "postgres", "sqlite", "table")
 
-    def __init__(self, table: str, key: str, values: str) -> None:
+    def __init__(self, table: str, key: str, values: str, *, rising: str | None = None) -> None:
         self.table = table
         keys, changed = parse_columns(key), parse_columns(values)
         self.columns: tuple[Column, ...] = keys + changed
         batch = POSTGRES.unnest("batch", f"{key}, {values}")
         assignments = ", ".join(f"{column.name} = batch.{column.name}" for column in changed)
         key_match = " AND ".join(f"{table}.{column.name} = batch.{column.name}" for column in keys)
+        if rising is not None:
+            key_match += f" AND {table}.{rising} < batch.{rising}"
         self.postgres = f"UPDATE {table} SET {assignments} FROM {batch} WHERE {key_match}"
         numbers = {column.name: number for number, column in enumerate(self.columns, 1)}
         new_values = ", ".join(f"{column.name} = ?{numbers[column.name]}" for column in changed)
         key_values = " AND ".join(f"{column.name} = ?{numbers[column.name]}" for column in keys)
+        if rising is not None:
+            key_values += f" AND {rising} < ?{numbers[rising]}"
         self.sqlite = f"UPDATE {table} SET {new_values} WHERE {key_values}"
 
 

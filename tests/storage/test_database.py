@@ -47,6 +47,7 @@ INSERT_NEW = InsertRows("pets", "name text, age bigint, tag bytea", "ON CONFLICT
 INSERT_PETS = InsertRows("pets", "name text, age bigint")
 INSERT_OWNERS = InsertRows("owners", "pet text")
 UPDATE_PETS = UpdateRows("pets", "name text", "age bigint, tag bytea")
+RAISE_AGES = UpdateRows("pets", "name text", "age bigint", rising="age")
 INSERT_BOWLS = InsertRows("bowls", "place text, meals bigint")
 ADD_MEALS = ChangeReturning(
     "bowls", sql(lambda _: "UPDATE bowls SET meals = meals + $1 RETURNING place, meals")
@@ -220,6 +221,16 @@ async def test_batches_insert_and_update_rows_by_key(pets: Database) -> None:
     assert await pets.read(everything) == [
         ("a", 1, None), ("b", 20, b"new"), ("c", 30, None), ("d", 104, b"d"),
     ]  # fmt: skip
+
+
+async def test_rising_column_is_never_lowered(pets: Database) -> None:
+    async def raise_ages(tx: Tx) -> None:
+        await tx.insert_rows(INSERT_PETS, [("a", 5), ("b", 5), ("c", 5)])
+        await tx.update_rows(RAISE_AGES, [("a", 4), ("b", 5), ("c", 6)])
+
+    await pets.write(raise_ages)
+
+    assert await pets.read(everything) == [("a", 5), ("b", 5), ("c", 6)]
 
 
 async def test_deferred_batches_are_visible_to_later_statements(pets: Database) -> None:

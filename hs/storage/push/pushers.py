@@ -67,7 +67,10 @@ QUEUED = (
 WAITING_USERS = """
 SELECT DISTINCT user_id FROM push_queue WHERE user_id > $1 ORDER BY user_id LIMIT $2
 """
-SET_POSITIONS = UpdateRows("pushers", "user_id text, app_id text, pushkey text", "position bigint")
+# Never lowered: a process that had the pusher before may finish a notification late.
+SET_POSITIONS = UpdateRows(
+    "pushers", "user_id text, app_id text, pushkey text", "position bigint", rising="position"
+)
 DELETE_SENT = sql(
     lambda d: (
         f"DELETE FROM push_queue WHERE {d.any_of('user_id', 1, 'text')} AND seq <= ("
