@@ -86,7 +86,7 @@ class Envelopes:
             if not hmac.compare_digest(envelope[:_SEAL_BYTES], self._mac(contents)):
                 raise InvalidEnvelope("its seal is not of this server")
             messages = _decode_messages(opened.messages)
-        except msgspec.DecodeError as error:  # of another release
+        except (msgspec.DecodeError, RecursionError) as error:  # of another release, or forged
             raise InvalidEnvelope(str(error)) from error
         sent = (opened.life, opened.number)
         if sent <= self._newest.get(opened.instance, (-1, -1)):

@@ -71,7 +71,15 @@ def test_changed_envelopes_are_rejected(position: int, difference: int) -> None:
     envelope[position % len(envelope)] ^= difference
 
     with pytest.raises(InvalidEnvelope):
-        envelopes("w2").open(bytes(envelope))
+        # No change of one byte makes the name of the sender this one.
+        envelopes("reader").open(bytes(envelope))
+
+
+def test_forged_contents_without_end_are_rejected() -> None:
+    contents = b"\x94\xa2w1\x01\x01" + b"\x91" * 100_000
+
+    with pytest.raises(InvalidEnvelope):
+        envelopes("w2").open(bytes(16) + contents)
 
 
 @given(st.binary(max_size=200))
