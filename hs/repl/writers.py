@@ -225,6 +225,13 @@ class TableWriter(Generic[R]):
         result: T = job.result.unwrap()
         return result
 
+    async def write_earlier(self) -> None:
+        """Wait until all that was accepted before has been written, or has failed.
+
+        Raises: as `write`.
+        """
+        await self.write(_nothing)
+
     async def write_now(
         self, unit: Unit[T, R], *args: Any, on_late: Callable[[Exception], None]
     ) -> T:
@@ -457,6 +464,10 @@ class TableWriter(Generic[R]):
         if position > self.position:
             self.position = position
             self._transport.advance(self, position)
+
+
+async def _nothing(tx: Tx, ids: StreamIds) -> tuple[None, Rows[Any]]:
+    return None, []
 
 
 def _fail(jobs: list[_Job], error: Exception) -> None:

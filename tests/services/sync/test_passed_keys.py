@@ -4,6 +4,7 @@ A process whose keeper does not run is like one that is stopped (SIGSTOP): it gi
 """
 
 import math
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -14,22 +15,26 @@ import trio
 import trio.testing
 
 from hs.core.ids import UserID
+from hs.core.stream_def import StreamDef
 from hs.core.streams import (
     ACCOUNT_DATA,
     DEVICE_LISTS,
     PRESENCE,
     RECEIPTS,
+    SLOTS,
     TO_DEVICE,
     TYPING,
+    SlotsRow,
     TypingRow,
 )
 from hs.lib.clock import FixedClock
+from hs.repl.feed import Batch
 from hs.repl.slots.keeper import SlotKeeper
-from hs.repl.writers import WriterFenced
+from hs.repl.writers import StreamIds, WriterFenced
 from hs.services.accounts.sessions.sessions import RequestedDevice
 from hs.services.devices.inbox_writer import ToDeviceRequest
 from hs.services.ephemeral.presence_tracking import KEEPALIVE_EVERY_MS
-from hs.storage.database import Database
+from hs.storage.database import Database, Tx
 from tests.services.sync.sharded_cluster import WRITERS, Cluster, open_cluster, sync_until
 from tests.services.sync.test_sharded_memory import local_writer, presence_in, typing_in
 from tests.services.sync.test_sharded_tables import NOTE, changed_in, notes_in, receipts_in
@@ -79,11 +84,15 @@ async def taken_over(cluster: Cluster) -> AsyncIterator[None]:
 
 async def give_all(giver: Syncing, taker: Syncing) -> None:
     """Let a process give all slots of all streams to another one."""
-    name = keeper_of(taker).table.instance
     for stream in STREAMS:
-        slots = sorted(keeper_of(giver).table.held(stream.name))
-        await keeper_of(giver)._give(stream.name, {name: slots})
+        await give(stream, giver, taker)
     await keeper_of(taker)._accept()
+
+
+async def give(stream: StreamDef[Any], giver: Syncing, taker: Syncing) -> None:
+    """Let a process give all slots of a stream to another one."""
+    slots = sorted(keeper_of(giver).table.held(stream.name))
+    await keeper_of(giver)._give(stream.name, {keeper_of(taker).table.instance: slots})
 
 
 async def send_to(process: Syncing, number: int, *users: UserID) -> None:
@@ -227,6 +236,41 @@ async def test_device_gets_nothing_again_from_an_owner_whose_position_was_behind
         await sync_at(cluster.second)
 
         assert received == [1, 2]
+
+
+async def test_users_pass_on_only_after_what_a_caller_left_behind_is_written(
+    database: Database,
+) -> None:
+    async with open_writers(database) as cluster:
+        user_id = cluster.user_of(TO_DEVICE, "one")
+        await open_device(cluster.main, user_id)
+        writer = cluster.first.process.base.table(TO_DEVICE)
+        ends: list[int] = []
+
+        def note(batch: Batch[SlotsRow]) -> None:
+            ends.extend(
+                end for _, row in batch.rows for name, _, end in row.ends if name == TO_DEVICE.name
+            )
+
+        cluster.main.world.feed.subscribe(SLOTS, note)
+        has_begun, may_end = threading.Event(), threading.Event()
+
+        async def hold(tx: Tx, ids: StreamIds) -> tuple[None, list[Any]]:
+            has_begun.set()
+            may_end.wait(WAIT_S)  # in the thread of the database
+            return None, []
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(writer.write, hold)
+            await wait_until(has_begun.is_set)
+            nursery.start_soon(send_to, cluster.first, 1, user_id)
+            await wait_until(lambda: writer.waiting == 1)
+            nursery.cancel_scope.cancel()
+        may_end.set()
+        await give(TO_DEVICE, cluster.first, cluster.second)
+
+        assert numbers_in(await cluster.main.sync(user_id)) == [1]
+        assert ends == [writer.committed]
 
 
 async def test_device_that_was_created_again_gets_messages_of_an_owner_that_knew_the_old_one(
