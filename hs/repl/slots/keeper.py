@@ -74,6 +74,7 @@ class SlotKeeper:
     _silence: Silence = attrs.field(init=False)
     _giving: trio.Lock = attrs.field(factory=trio.Lock, init=False)
     _refreshed_at: float = attrs.field(default=float("-inf"), init=False)
+    _beat_at: float = attrs.field(default=float("-inf"), init=False)
 
     def __attrs_post_init__(self) -> None:
         self._silence = Silence(2 * self.beat_s)
@@ -176,6 +177,7 @@ class SlotKeeper:
         Return False if another process has taken this one for dead.
         """
         began = trio.current_time()
+        self._beat_at = began + self.beat_s
         beats = await self._database.write(stream_slots.give_beat, self.table.instance, self.life)
         if beats is None:
             log.warning("this process was taken for dead, giving up what it had begun")
@@ -184,6 +186,13 @@ class SlotKeeper:
         self.table.trusted_until = began + self.silent_s
         self._silence.look(beats, self._holders(), trio.current_time())
         return True
+
+    async def _stay_alive(self) -> bool:
+        """Send a sign of life if one is due; return False as `_sign_of_life` does.
+
+        Hand-overs of several streams, one after the other, take longer than `silent_s`.
+        """
+        return trio.current_time() < self._beat_at or await self._sign_of_life()
 
     def _holders(self) -> set[str]:
         return {name for stream in self._tables for name in self.table.holders(stream)}
@@ -266,10 +275,14 @@ class SlotKeeper:
 
     async def _wait_idle(self, stream: str, slots: Sequence[int]) -> bool:
         """Wait until nothing about these slots is pending; return whether it is so."""
+        if not await self._stay_alive():
+            return False
         with trio.move_on_after(MOVE_S):
             while self.table.is_busy(stream, slots):
                 if stream in self.table.savers:
                     await self.table.savers[stream]()
+                if not await self._stay_alive():
+                    return False
                 await trio.sleep(IDLE_PAUSE_S)
             if stream not in self.table.unfinished:
                 # Calls whose callers went away are no longer counted, and may be waiting still.

@@ -273,6 +273,20 @@ async def test_users_pass_on_only_after_what_a_caller_left_behind_is_written(
         assert ends == [writer.committed]
 
 
+async def test_process_gives_signs_of_life_while_it_waits_to_give_users_away(
+    database: Database,
+) -> None:
+    async with open_writers(database) as cluster, trio.open_nursery() as nursery:
+        user_id = cluster.user_of(TO_DEVICE, "one")
+        table = keeper_of(cluster.first).table
+        with table.calling(TO_DEVICE.name, [user_id]):
+            nursery.start_soon(give, TO_DEVICE, cluster.first, cluster.second)
+            query = "SELECT CASE WHEN beat > 4 THEN instance END FROM process_beats WHERE life = '"
+            await wait_until_stored(database, f"{query}{keeper_of(cluster.first).life}'", "one")
+
+    assert not table.held(TO_DEVICE.name)
+
+
 async def test_device_that_was_created_again_gets_messages_of_an_owner_that_knew_the_old_one(
     database: Database,
 ) -> None:
