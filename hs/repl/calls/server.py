@@ -155,6 +155,13 @@ class RpcServer:
                     await worker.wait()
         except Exception:
             log.exception("a call failed while it was cancelled at its deadline")
+        finally:
+            if worker in self._idle:
+                self._idle.remove(worker)
+            elif worker.given.is_set():
+                # What it was given while the server stops has not begun.
+                for deliver in self._running.pop(worker.key, ()):
+                    deliver(b"")
 
     async def _run_call(self, worker: _Worker) -> None:
         key, call, reply = worker.key, worker.call, b""

@@ -7,6 +7,7 @@ from typing import Protocol
 import msgspec
 import pytest
 import trio
+import trio.testing
 
 from hs.core.errors import Forbidden, LimitExceeded, MatrixError, RemoteFault
 from hs.core.streams import RECEIPTS
@@ -193,6 +194,23 @@ async def test_error_in_a_call_that_is_cancelled_at_its_deadline_does_not_stop_t
     outcomes = [msgspec.msgpack.decode(reply, type=RpcReply).outcome for reply in replies]
     assert outcomes == [RpcOutcome.LATE, RpcOutcome.RESULT]
     assert "ZeroDivisionError" in caplog.text
+
+
+async def test_calls_that_arrive_while_the_owner_stops_are_answered() -> None:
+    server, replies = RpcServer(list), list[bytes]()
+    server.register(Shop, LocalShop())
+    call = RpcCall("Shop.count", msgspec.Raw(b"\x90"), 60)
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(server.run)
+        for number in range(2):
+            server.begin(("caller", number), call, replies.append)
+            if number == 0:
+                await trio.testing.wait_all_tasks_blocked()
+                nursery.cancel_scope.cancel()
+
+    assert [bool(reply) for reply in replies] == [True, False]
+    assert server.running == 0
 
 
 async def test_empty_secret_admits_no_caller() -> None:
