@@ -148,7 +148,7 @@ class ProcessBase:
         """Return a function from keys to the writers whose rows cover them; see KeyWriters."""
         if self.slots is None or not self.slots.table.has_slots(stream):
             return partial(self.ownership.owner, stream)
-        reader = KeyWriters(stream, self.slots.table, self.feed)
+        reader = KeyWriters(stream, self.feed)
         self.slots.readers.append(reader)
         return reader.writer_of
 

@@ -95,11 +95,12 @@ class SlotKeeper:
             await self._database.write(
                 stream_slots.begin_life, self.table.instance, self.life, self.own_streams
             )
-        self.table.note_all(await self._database.read(stream_slots.list_slots))
+        records = await self._database.read(stream_slots.list_slots)
+        self.table.note_all(records)
         if self.readers and not await self._catch_up():
             log.warning("starting without the last rows of earlier holders of slots")
         for reader in self.readers:
-            reader.begin()
+            reader.begin(records)
         await self._accept()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:

@@ -5,6 +5,7 @@ before. Until it has them, the position of the new holder does not cover them.
 """
 
 from collections import deque
+from collections.abc import Iterable
 from typing import Any
 
 import attrs
@@ -12,8 +13,9 @@ import attrs
 from hs.core.stream_def import StreamDef
 from hs.core.streams import SLOTS, SlotsRow
 from hs.repl.feed import Batch, Feed
+from hs.repl.slots.assignment import SLOTS as SLOT_COUNT
 from hs.repl.slots.assignment import slot_of
-from hs.repl.slots.table import SlotTable
+from hs.storage.stream_slots import SlotRecord
 
 
 @attrs.define(eq=False)
@@ -25,7 +27,6 @@ class KeyWriters:
     """
 
     stream: StreamDef[Any]
-    _table: SlotTable
     _feed: Feed
     _holders: list[str] | None = attrs.field(default=None, init=False)
     _epochs: list[int] = attrs.field(factory=list, init=False)
@@ -34,10 +35,16 @@ class KeyWriters:
     def __attrs_post_init__(self) -> None:
         self._feed.subscribe(SLOTS, self._on_rows)
 
-    def begin(self) -> None:
-        """Begin with the present holders; all that earlier ones wrote has arrived."""
-        self._holders = list(self._table.holders(self.stream.name))
-        self._epochs = list(self._table.epochs(self.stream.name))
+    def begin(self, records: Iterable[SlotRecord]) -> None:
+        """Begin with holders that were read before all that earlier ones wrote had arrived.
+
+        `SlotTable` may know later ones by now, but not what those before them wrote.
+        """
+        self._holders, self._epochs = [""] * SLOT_COUNT, [0] * SLOT_COUNT
+        for record in records:
+            if record.stream == self.stream.name:
+                self._holders[record.slot] = record.holder
+                self._epochs[record.slot] = record.epoch
 
     def writer_of(self, key: str) -> str | None:
         """Return the writer of a key; None if that is not known, as changes were missed."""

@@ -7,6 +7,7 @@ from hs.repl.feed import Batch, Feed
 from hs.repl.slots.assignment import slot_of
 from hs.repl.slots.key_writers import KeyWriters
 from hs.repl.slots.table import SlotTable
+from hs.storage.stream_slots import SlotRecord
 
 ALICE = "@alice:test.example"
 SLOT = slot_of(ALICE)
@@ -20,12 +21,11 @@ def passed(holder: str, epoch: int, before: str, end: int) -> SlotsRow:
 def scene_of(feed: Feed) -> tuple[KeyWriters, SlotTable]:
     """Return the writers as a process sees them that starts when w1 holds the slot."""
     table = SlotTable("main", {"to_device": ("w1", "w2")})
-    table.note("to_device", SLOT, "w1", 1)
     table.follow(feed)
-    writers = KeyWriters(TO_DEVICE, table, feed)
+    writers = KeyWriters(TO_DEVICE, feed)
     for writer in ("w1", "w2"):
         feed.start_at(TO_DEVICE, writer, 5)
-    writers.begin()
+    writers.begin([SlotRecord("to_device", SLOT, "w1", 1)])
     return writers, table
 
 
@@ -61,13 +61,22 @@ def test_changes_take_effect_one_after_the_other() -> None:
 
 def test_change_that_was_known_at_the_start_is_ignored() -> None:
     feed = Feed()
-    writers, table = scene_of(feed)
-    table.note("to_device", SLOT, "w2", 4)
-    writers.begin()
+    writers, _ = scene_of(feed)
+    writers.begin([SlotRecord("to_device", SLOT, "w2", 4)])
 
     deliver(feed, 1, passed("w1", 3, "w2", 5))
 
     assert writers.writer_of(ALICE) == "w2"
+
+
+def test_change_that_came_between_the_read_and_the_start_takes_effect_later() -> None:
+    feed = Feed()
+    writers, table = scene_of(feed)
+    deliver(feed, 1, passed("w2", 2, "w1", 9))
+    writers.begin([SlotRecord("to_device", SLOT, "w1", 1)])
+
+    assert table.holder("to_device", ALICE) == "w2"
+    assert writers.writer_of(ALICE) == "w1"
 
 
 def test_writer_is_unknown_after_changes_were_missed() -> None:
