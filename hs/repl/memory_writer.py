@@ -1,7 +1,7 @@
 """The writer of memory streams: it stores nothing, and each start begins a new epoch."""
 
 from collections import OrderedDict
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from typing import Any, Final, Generic, TypeVar
 
 import attrs
@@ -80,6 +80,16 @@ class MemoryWriter(Generic[R]):
             rows = [row for row in rows if row[0] > after]
             return Batch(self.stream, self.writer, after, self.position, rows)
         return Batch(self.stream, self.writer, self._forgotten, self.position, rows, reset=True)
+
+    def forget(self, matches: Callable[[str], bool]) -> None:
+        """Forget the rows about keys that another process is about to write.
+
+        If they come back, readers would take them for newer than the rows of that process.
+        """
+        key_of = self.stream.owner_key
+        assert key_of is not None
+        for key in [key for key, (_, row) in self._recent.items() if matches(key_of(row))]:
+            del self._recent[key]
 
     def _remember(self, rows: list[tuple[int, R]]) -> None:
         key_of, recent = self.stream.key, self._recent

@@ -28,3 +28,15 @@ def test_memory_writer_remembers_the_last_row_of_each_key() -> None:
     assert [row.text for _, row in forgotten.rows] == list("daefg")
     # Nothing after this position was forgotten.
     assert (forgotten.prev, forgotten.reset) == (start + 4, True)
+
+
+def test_rows_about_keys_that_were_lost_are_forgotten() -> None:
+    stream = attrs.evolve(HINTS, owner_key=lambda row: row.text)
+    writer = MemoryWriter(stream, "w1", local_transport(Feed()), epoch_at(1_000))
+    for text in "abab":
+        writer.append_nowait([Note(text)])
+
+    writer.forget(lambda key: key == "a")
+
+    assert [row.text for _, row in writer.since(0).rows] == ["b", "b"]
+    assert writer.since(writer.position).rows == []

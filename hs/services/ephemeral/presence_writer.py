@@ -198,6 +198,7 @@ class LocalPresenceWriter:
 
     def lose(self, matches: Matches) -> None:
         """Forget users, because another process owns them, or will."""
+        self._writer.forget(matches)
         for users in (self._users, self._unsaved, self._saving):
             for user_id in [user_id for user_id in users if matches(user_id)]:
                 del users[user_id]

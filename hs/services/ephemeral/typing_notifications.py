@@ -151,6 +151,7 @@ class LocalTypingWriter:
 
     def lose(self, matches: Matches) -> None:
         """Forget rooms, because another process owns them, or will."""
+        self._writer.forget(matches)
         self._rooms = _without(self._rooms, matches)
         self._ended_s = _without(self._ended_s, matches)
         self._stored_rooms = {each for each in self._stored_rooms if not matches(each)}

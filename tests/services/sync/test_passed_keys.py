@@ -331,6 +331,27 @@ async def test_users_who_type_vanish_when_another_process_takes_over_and_may_typ
         ]
 
 
+async def test_process_that_gets_rooms_back_does_not_say_who_typed_in_them_before(
+    database: Database,
+) -> None:
+    async with open_writers(database) as cluster:
+        room_id = await cluster.room_of(TYPING, "one", BOB)
+        user_id = cluster.user_of(PRESENCE, "one")
+        await cluster.main.set_typing(room_id, BOB)
+        await cluster.main.set_presence(user_id, "online")
+        await give_all(cluster.first, cluster.second)
+        await cluster.main.set_presence(user_id, "offline")
+        await give_all(cluster.second, cluster.first)
+
+        rows = [
+            row
+            for stream in (TYPING, PRESENCE)
+            for _, row in cluster.first.process.base.memory(stream).since(0).rows
+        ]
+
+    assert rows == []
+
+
 async def test_typing_that_no_process_saw_ends_as_it_is_stored(database: Database) -> None:
     async with open_writers(database) as cluster:
         room_id = await cluster.room_of(TYPING, "one", BOB)
