@@ -111,6 +111,7 @@ def _presence(base: ProcessBase, rooms: Rooms) -> tuple[PresenceService, list[Du
             database=base.database,
             settings=settings,
             clock=clock,
+            is_local=rooms.memberships.is_local,
             may_finish=may_finish,
             guard=guard,
         )

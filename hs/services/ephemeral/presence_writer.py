@@ -4,8 +4,8 @@ Rules:
 
 - Of several writers, each has its share of the users, and loads and stores only those. Users may
   pass to another writer (hs/repl/slots). That is to the new one like a restart: it loads them, with
-  placeholder devices, and asks all processes to report their devices again. The old one stores what
-  it has published, and forgets them.
+  placeholder devices, and asks all processes to report their devices again. Users of other servers
+  stay for REMOTE_TIMEOUT_MS. The old one stores what it has published, and forgets them.
 - What is due while it is not certain that this process owns a user is done later.
 - A device counts while any process reports that it syncs, and for `sync_online_timeout` after it
   has set its presence. A user has the best presence of their devices, but is unavailable instead
@@ -151,6 +151,7 @@ class LocalPresenceWriter:
     _database: Database
     _settings: PresenceSettings
     _clock: Clock
+    _is_local: Callable[[str], bool]
     _may_finish: Callable[[str], bool]
     _guard: KeyGuard = unguarded
     _users: dict[UserID, _User] = attrs.Factory(dict)
@@ -212,13 +213,19 @@ class LocalPresenceWriter:
         await self._load(lambda user_id: any(matches(user_id) for matches in gained))
 
     async def _load(self, wanted: Matches) -> None:
-        grace_ms = self._clock.steady_ms() + self._settings.sync_online_timeout
         for record in await self._database.read(storage.list_not_offline):
-            if not wanted(record.user_id) or not self._may_finish(record.user_id):
+            user_id, now_ms = UserID(record.user_id), self._clock.steady_ms()
+            if not wanted(user_id) or not self._may_finish(user_id):
                 continue
-            user = self._users.setdefault(UserID(record.user_id), self._user_from_record(record))
-            user.devices.setdefault(_PLACEHOLDER, _Device(record.state, until_ms=grace_ms))
-            self._schedule(UserID(record.user_id), user)
+            user = self._users.setdefault(user_id, self._user_from_record(record))
+            # What this process has published meanwhile is newer than the record.
+            state = record.state if user.published is None else user.published.state
+            if not self._is_local(user_id):
+                user.remote_until_ms = max(user.remote_until_ms, now_ms + REMOTE_TIMEOUT_MS)
+            elif state != OFFLINE:
+                placeholder = _Device(state, until_ms=now_ms + self._settings.sync_online_timeout)
+                user.devices.setdefault(_PLACEHOLDER, placeholder)
+            self._schedule(user_id, user)
 
     async def set_presence(
         self, user_id: UserID, device_id: str, state: str, status_msg: str | None

@@ -9,14 +9,14 @@ import orjson
 import pytest
 
 from hs.core.errors import Forbidden, InvalidParam, UserSuspended
-from hs.core.ids import RoomID
+from hs.core.ids import RoomID, UserID
 from hs.core.requester import Requester
 from hs.core.streams import PRESENCE, PresenceRow
 from hs.lib.clock import FixedClock
 from hs.repl.memory_writer import epoch_at
 from hs.services.ephemeral.presence import PresenceService
 from hs.services.ephemeral.presence_tracking import SyncingDevices
-from hs.services.ephemeral.presence_writer import LocalPresenceWriter
+from hs.services.ephemeral.presence_writer import REMOTE_TIMEOUT_MS, LocalPresenceWriter
 from hs.settings.sections.features import PresenceSettings
 from hs.storage.database import Database
 from tests.support.composition import SETTINGS as SERVER_SETTINGS
@@ -233,6 +233,37 @@ async def test_presence_survives_a_restart_until_the_timeout(database: Database)
         assert (presence["presence"], presence["status_msg"]) == ("online", "hi")
         assert initial_changes.keys() == {ALICE}
         assert scene.published() == [(ALICE, "offline")]
+
+
+async def test_users_of_other_servers_stay_until_their_servers_should_have_repeated_it(
+    database: Database,
+) -> None:
+    remote = UserID("@dave:other.example")
+    async with open_scene(database) as scene:
+        await scene.writer.set_remote([PresenceRow(remote, "online", 1, None, True)])
+        await scene.writer.save()
+
+    async with open_scene(database) as scene:
+        await scene.writer.load()
+        await scene.advance_ms(31_000)
+        before = scene.published()
+        await scene.advance_ms(REMOTE_TIMEOUT_MS)
+
+        assert (before, scene.published()) == ([], [(remote, "offline")])
+
+
+async def test_loading_changes_nothing_that_was_published_since_the_record(
+    database: Database,
+) -> None:
+    async with open_scene(database) as scene:
+        await scene.service.set_presence(Requester(ALICE, "A"), ALICE, "online", None)
+        await scene.writer.save()
+        await scene.service.set_presence(Requester(ALICE, "A"), ALICE, "offline", None)
+
+        await scene.writer.load()
+        await scene.service.set_presence(Requester(ALICE, "B"), ALICE, "unavailable", None)
+
+        assert [row.state for row in scene.rows] == ["online", "offline", "unavailable"]
 
 
 async def test_devices_of_a_silent_process_go_offline(database: Database) -> None:
