@@ -343,9 +343,10 @@ async def test_process_that_gets_rooms_back_does_not_say_who_typed_in_them_befor
         await cluster.main.set_presence(user_id, "offline")
         await give_all(cluster.second, cluster.first)
 
+        streams: tuple[StreamDef[Any], ...] = (TYPING, PRESENCE)
         rows = [
             row
-            for stream in (TYPING, PRESENCE)
+            for stream in streams
             for _, row in cluster.first.process.base.memory(stream).since(0).rows
         ]
 
