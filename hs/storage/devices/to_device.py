@@ -339,11 +339,14 @@ async def record_parts(
 ) -> set[int]:
     """Record parts of a request (user_id, device_id, event_type, txn_id); return the new ones.
 
-    Called by the only writer of these parts.
+    Called by the only writer of these parts. A request that was recorded as a whole, when the
+    stream had one writer, has no new ones.
     """
     *device, txn_id = request
     names = {f"{txn_id}{_PART}{part}": part for part in parts}
-    known = {row[0] for row in await tx.fetch(KNOWN_REQUESTS, *device, list(names))}
+    known = {row[0] for row in await tx.fetch(KNOWN_REQUESTS, *device, [txn_id, *names])}
+    if txn_id in known:
+        return set()
     new = {name: part for name, part in names.items() if name not in known}
     await tx.insert_rows(INSERT_REQUESTS, [(*device, name, now_ms) for name in new])
     return set(new.values())

@@ -238,6 +238,19 @@ async def test_device_gets_nothing_again_from_an_owner_whose_position_was_behind
         assert received == [1, 2]
 
 
+async def test_request_from_before_there_were_several_writers_is_known(
+    database: Database,
+) -> None:
+    async with open_cluster(database) as cluster:
+        await open_device(cluster.main, BOB)
+        await send_to(cluster.main, 1, BOB)
+
+    async with open_writers(database) as cluster:
+        await send_to(cluster.main, 1, BOB)
+
+        assert numbers_in(await cluster.main.sync(BOB)) == [1]
+
+
 async def test_users_pass_on_only_after_what_a_caller_left_behind_is_written(
     database: Database,
 ) -> None:
