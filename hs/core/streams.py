@@ -77,7 +77,8 @@ class EventRow(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     def is_plain(self) -> bool:
         """Whether this is a shown event that concerns nothing but itself, such as a message.
 
-        It changes neither state nor memberships, refers to no other event, and is not sticky.
+        It changes neither state nor memberships, refers to no other event, is not sticky, and was
+        not stored before as an outlier.
         """
         return (
             self.state_key is None
@@ -87,7 +88,7 @@ class EventRow(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
             and self.type != MEMBER
             and not self.sticky_until
             and not (self.outlier or self.soft_failed or self.rejected or self.hidden)
-            and not (self.after_gap or self.outside or self.redaction_applies)
+            and not (self.number or self.after_gap or self.outside or self.redaction_applies)
             and self.redacted_by is None
             and self.lost_relation is None
         )

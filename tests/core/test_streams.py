@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -99,3 +100,29 @@ def woken(stream: StreamDef[Any], row: object) -> tuple[list[str], list[str]]:
         [] if users_of is None else list(users_of(row)),
         [] if rooms_of is None else list(rooms_of(row)),
     )
+
+
+def test_message_is_plain_unless_it_changes_what_was_said_before() -> None:
+    message = EventRow(
+        room_id="!r:a",
+        event_id="$e",
+        type="m.room.message",
+        sender="@u:a",
+        state_key=None,
+        depth=1,
+        origin_server_ts=1,
+    )
+    changes: list[dict[str, Any]] = [
+        {"state_key": ""},
+        {"relates_to": ("m.replace", "$other")},
+        {"redacts": "$other"},
+        {"redacted_by": "$other"},
+        {"sticky_until": 1},
+        {"soft_failed": True},
+        {"number": 1},  # stored before, as an outlier
+    ]
+
+    assert message.is_plain
+    assert [
+        change for change in changes if msgspec.structs.replace(message, **change).is_plain
+    ] == []
