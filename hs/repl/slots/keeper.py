@@ -74,7 +74,7 @@ class SlotKeeper:
     _silence: Silence = attrs.field(init=False)
     _giving: trio.Lock = attrs.field(factory=trio.Lock, init=False)
     _refreshed_at: float = attrs.field(default=float("-inf"), init=False)
-    _beat_at: float = attrs.field(default=float("-inf"), init=False)
+    _beat_at: float = attrs.field(default=float("inf"), init=False)  # from the first one on
 
     def __attrs_post_init__(self) -> None:
         self._silence = Silence(2 * self.beat_s)

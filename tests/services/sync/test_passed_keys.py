@@ -292,6 +292,7 @@ async def test_process_gives_signs_of_life_while_it_waits_to_give_users_away(
     async with open_writers(database) as cluster, trio.open_nursery() as nursery:
         user_id = cluster.user_of(TO_DEVICE, "one")
         table = keeper_of(cluster.first).table
+        assert await keeper_of(cluster.first)._sign_of_life()
         with table.calling(TO_DEVICE.name, [user_id]):
             nursery.start_soon(give, TO_DEVICE, cluster.first, cluster.second)
             query = "SELECT CASE WHEN beat > 4 THEN instance END FROM process_beats WHERE life = '"
