@@ -17,8 +17,9 @@ Rules (the table of slots is described in `hs/repl/slots/table.py`):
 """
 
 import logging
+import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import attrs
 import trio
@@ -57,7 +58,8 @@ class SlotKeeper:
 
     `life` is a random name of this life of the process. `writers` are this process's table writers
     of each stream that it may hold slots of. `tables` are the table streams that are written by who
-    holds the slots of a stream. `readers` begin when this process starts.
+    holds the slots of a stream. `readers` begin when this process starts, and again after changes
+    of slots were missed.
     """
 
     table: SlotTable
@@ -95,12 +97,8 @@ class SlotKeeper:
             await self._database.write(
                 stream_slots.begin_life, self.table.instance, self.life, self.own_streams
             )
-        records = await self._database.read(stream_slots.list_slots)
-        self.table.note_all(records)
-        if self.readers and not await self._catch_up():
-            log.warning("starting without the last rows of earlier holders of slots")
-        for reader in self.readers:
-            reader.begin(records)
+        self.table.note_all(await self._database.read(stream_slots.list_slots))
+        await self._begin_readers()
         await self._accept()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -110,7 +108,7 @@ class SlotKeeper:
         """
         task_status.started()
         if not self.writers:
-            await trio.sleep_forever()
+            await self._follow()
         try:
             await self._keep()
         finally:
@@ -141,6 +139,32 @@ class SlotKeeper:
                     given[taker] = given.get(taker, 0) + await self._give(stream, part)
         return given
 
+    async def _follow(self) -> NoReturn:
+        """Keep what this process knows about the slots of others."""
+        while True:
+            changed = self.table.changed
+            try:
+                await self._begin_readers()
+            except DatabaseError as error:
+                log.warning("cannot read who holds which slots, retrying: %s", error)
+            is_complete = all(reader.has_begun for reader in self.readers)
+            with trio.move_on_after(math.inf if is_complete else self.beat_s):
+                await changed.wait()
+
+    async def _begin_readers(self) -> None:
+        """Let readers begin that do not know the writers, once earlier ones' rows are here."""
+        missed = {reader: reader.missed for reader in self.readers if not reader.has_begun}
+        if not missed:
+            return
+        records = await self._database.read(stream_slots.list_slots)
+        self.table.note_all(records)
+        if not await self._catch_up():
+            log.warning("waiting for the last rows of earlier holders of slots")
+            return
+        for reader, count in missed.items():
+            if reader.missed == count:
+                reader.begin(records)
+
     async def _keep(self) -> None:
         beat_at = trio.current_time()
         self.table.trusted_until = beat_at + self.silent_s
@@ -151,6 +175,7 @@ class SlotKeeper:
                     await self._return()
                 if self.table.is_behind:
                     await self.refresh()
+                await self._begin_readers()
                 if trio.current_time() >= beat_at:
                     beat_at = trio.current_time() + self.beat_s
                     await self._beat()

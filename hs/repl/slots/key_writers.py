@@ -23,17 +23,23 @@ class KeyWriters:
     """The writers by key of a table stream with slots, as the rows that arrived here have them.
 
     All rows about a key up to the position of its writer have arrived. The holder in `SlotTable`,
-    to which calls go, may be a later one.
+    to which calls go, may be a later one. `missed` counts the times that changes were missed.
     """
 
     stream: StreamDef[Any]
     _feed: Feed
+    missed: int = attrs.field(default=0, init=False)
     _holders: list[str] | None = attrs.field(default=None, init=False)
     _epochs: list[int] = attrs.field(factory=list, init=False)
     _coming: deque[SlotsRow] = attrs.field(factory=deque, init=False)
 
     def __attrs_post_init__(self) -> None:
         self._feed.subscribe(SLOTS, self._on_rows)
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the writers are known."""
+        return self._holders is not None
 
     def begin(self, records: Iterable[SlotRecord]) -> None:
         """Begin with holders that were read before all that earlier ones wrote had arrived.
@@ -48,13 +54,16 @@ class KeyWriters:
 
     def writer_of(self, key: str) -> str | None:
         """Return the writer of a key; None if that is not known, as changes were missed."""
+        if self._holders is None:
+            return None
         while self._coming and self._has_ended(self._coming[0]):
-            self._apply(self._coming.popleft())
-        return None if self._holders is None else self._holders[slot_of(key)]
+            self._apply(self._coming.popleft(), self._holders)
+        return self._holders[slot_of(key)]
 
     def _on_rows(self, batch: Batch[SlotsRow]) -> None:
         if batch.reset:
             self._holders = None
+            self.missed += 1
             self._coming.clear()
         self._coming += [row for _, row in batch.rows if row.stream == self.stream.name]
 
@@ -66,9 +75,7 @@ class KeyWriters:
             if stream == self.stream.name
         )
 
-    def _apply(self, row: SlotsRow) -> None:
-        if self._holders is None:
-            return
+    def _apply(self, row: SlotsRow, holders: list[str]) -> None:
         for slot, epoch in row.slots:
             if epoch > self._epochs[slot]:
-                self._holders[slot], self._epochs[slot] = row.holder, epoch
+                holders[slot], self._epochs[slot] = row.holder, epoch

@@ -247,6 +247,7 @@ class SlotTable:
     def _on_rows(self, batch: Batch[SlotsRow]) -> None:
         if batch.reset:
             self.is_behind = True
+            self._wake()
         self._note(
             SlotRecord(row.stream, slot, row.holder, epoch)
             for _, row in batch.rows

@@ -15,7 +15,7 @@ import trio
 import trio.testing
 
 from hs.core.ids import UserID
-from hs.core.stream_def import StreamDef
+from hs.core.stream_def import ANY_PROCESS, StreamDef
 from hs.core.streams import (
     ACCOUNT_DATA,
     DEVICE_LISTS,
@@ -207,6 +207,27 @@ async def test_devices_get_each_message_once_and_in_order_while_inboxes_pass_to_
                 tokens[user_id] = response["next_batch"]
 
         assert received == {user_id: list(range(12)) for user_id in users}
+
+
+async def test_writers_are_known_again_after_changes_of_slots_were_missed(
+    database: Database,
+) -> None:
+    async with open_writers(database) as cluster, trio.open_nursery() as nursery:
+        user_id = cluster.user_of(TO_DEVICE, "one")
+        await open_device(cluster.main, user_id)
+        keeper = keeper_of(cluster.main)
+        (reader,) = keeper.readers
+        await nursery.start(keeper.run)
+        await give(TO_DEVICE, cluster.first, cluster.second)
+
+        feed = cluster.main.world.feed
+        position = feed.position_of(SLOTS, ANY_PROCESS) or 0
+        feed.deliver(Batch(SLOTS, ANY_PROCESS, 0, position, [], reset=True))
+        missing = reader.writer_of(user_id)
+        await wait_until(lambda: reader.has_begun)
+
+        assert (missing, reader.writer_of(user_id)) == (None, "two")
+        nursery.cancel_scope.cancel()
 
 
 async def test_device_gets_nothing_again_from_an_owner_whose_position_was_behind_its_token(
