@@ -154,7 +154,7 @@ class SlotKeeper:
     async def _begin_readers(self) -> None:
         """Let readers begin that do not know the writers, once earlier ones' rows are here."""
         missed = {reader: reader.missed for reader in self.readers if not reader.has_begun}
-        if not missed:
+        if not missed or not await self._stay_alive():
             return
         records = await self._database.read(stream_slots.list_slots)
         self.table.note_all(records)
@@ -216,7 +216,7 @@ class SlotKeeper:
     async def _stay_alive(self) -> bool:
         """Send a sign of life if one is due; return False as `_sign_of_life` does.
 
-        Hand-overs of several streams, one after the other, take longer than `silent_s`.
+        Several hand-overs or waits for others, one after the other, take longer than `silent_s`.
         """
         return trio.current_time() < self._beat_at or await self._sign_of_life()
 
