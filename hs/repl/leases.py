@@ -41,6 +41,11 @@ LEAD_S = 0.5
 ATTEMPT_S = 3.0  # for one attempt to renew
 RETRY_S = 1.0
 GIVE_BACK_S = 2.0
+LAST_WORK_S = 1.5
+"""How long a duty may go on when it is cancelled, perhaps because its lease was lost.
+
+Less than SKEW_MS: then another process may do its work.
+"""
 
 _HOLDER = re.compile(r"[^/]*@(?P<namespace>[^/]*:\d*):(?P<pid>\d+):(?P<started>\d*)/\w+")
 

@@ -30,6 +30,7 @@ from hs.core.streams import (
 )
 from hs.repl.feed import Batch, Feed
 from hs.repl.feed_queue import QueueOverflow
+from hs.repl.leases import LAST_WORK_S
 from hs.services.appservices.appservice_client import AppserviceClient
 from hs.services.appservices.catching_up import EphemeralCatchUp, EventCatchUp, ReadingStart
 from hs.services.appservices.ephemeral_queue import OutgoingQueue
@@ -57,7 +58,6 @@ STORE_EVENTS_S: Final = 0.25
 STORE_EVERY_S: Final = 60.0
 """How often the read position is stored while nothing of interest happens."""
 
-LAST_STORE_S: Final = 5.0
 
 Row = Any
 Taker = Callable[[Batch[Row]], Awaitable[None]]
@@ -181,7 +181,7 @@ class AppserviceSender:
             self._states.note(SenderEvent.QUEUE_OVERFLOWED)
         finally:
             if self._states.may_store_at_end:
-                with trio.move_on_after(LAST_STORE_S, shield=True):
+                with trio.move_on_after(LAST_WORK_S, shield=True):
                     await self._store(reading)
 
     async def _take_until_overflow(self, reading: _Reading) -> None:

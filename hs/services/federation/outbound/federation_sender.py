@@ -24,6 +24,7 @@ from hs.core.streams import (
 )
 from hs.repl.feed import Batch, Feed
 from hs.repl.feed_queue import FeedQueue, QueueOverflow, WhenFull
+from hs.repl.leases import LAST_WORK_S
 from hs.services.federation.outbound.delivery import DestinationDelivery
 from hs.services.federation.outbound.destinations import Destinations
 from hs.services.federation.outbound.event_routing import EventRouting, SentEvent
@@ -43,7 +44,6 @@ from hs.storage.federation import outgoing_to_device
 MAX_WAITING: Final = 20_000
 AT_ONCE: Final = 200
 STORE_EVERY_S: Final = 15.0
-LAST_STORE_S: Final = 3.0
 
 _LOST: Final = "lost"
 """Entry of the queue: to-device messages may have been stored without a row that says so."""
@@ -192,7 +192,7 @@ class FederationSender:
                 await trio.sleep(STORE_EVERY_S)
                 await self.store()
         finally:
-            with trio.move_on_after(LAST_STORE_S, shield=True):
+            with trio.move_on_after(LAST_WORK_S, shield=True):
                 await self.store()
 
     async def store(self) -> None:
