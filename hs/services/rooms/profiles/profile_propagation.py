@@ -35,7 +35,7 @@ PAGE: Final = 100
 RETRY_S: Final = 30.0
 """What could not be shown is tried again after this; a room's writer may have been away."""
 
-LOOK_AGAIN_S: Final = 900.0
+LOOK_AGAIN_S: Final = 60.0
 """Announcements may be lost: with a process that is killed between its commit and them."""
 
 
