@@ -1,6 +1,7 @@
 """The simulation of several processes, with a few seeds; with many if run with -m long.
 
-Bugs are planted into the processes, to see that the simulation would find them.
+Bugs are planted into the processes, to see that the simulation would find them. Which seed finds a
+bug changes with the program, so that is tried with many.
 """
 
 from typing import Final
@@ -22,16 +23,6 @@ def test_twenty_seeds_keep_all_promises() -> None:
 
 def test_seed_replays_exactly() -> None:
     run_seeds("3", "--twice", module=MODULE)
-
-
-def test_rows_that_come_before_those_of_the_last_owner_are_found() -> None:
-    assert "never saw" in problems_of("7", "--planted", "no-barrier", module=MODULE)
-
-
-def test_lease_that_is_held_past_its_end_is_found() -> None:
-    problems = problems_of("2", "--planted", "endless-lease", module=MODULE)
-
-    assert "two processes hold the lease" in problems
 
 
 @pytest.mark.long
