@@ -84,6 +84,15 @@ class _Lane:
     waiting: deque[Message] = attrs.Factory(lambda: deque(maxlen=MAX_WAITING))
     barriers: list[_Barrier] = attrs.Factory(list)
 
+    def add_barriers(self, begin: int, ends: Sequence[tuple[str, int]]) -> None:
+        """Let rows after `begin` wait for those of other writers up to their ends."""
+        known = {(each.writer, each.end) for each in self.barriers if each.begin <= begin}
+        self.barriers += [
+            _Barrier(begin, writer, end)
+            for writer, end in dict.fromkeys(ends)
+            if writer != self.writer and (writer, end) not in known
+        ]
+
 
 @attrs.define(eq=False)
 class Intake:
@@ -280,11 +289,12 @@ class Intake:
         for row in changes:
             for name, holder, begin in row.begins:
                 lane = self._lane(self._streams[name], holder)
-                lane.barriers += [
-                    _Barrier(begin, writer, end)
-                    for ended, writer, end in row.ends
-                    if ended == name and writer != holder
-                ]
+                for ended, before, end in row.ends:
+                    if ended == name:
+                        # The holder before may have written nothing since it got the slot.
+                        waits = self._lane(lane.stream, before).barriers
+                        ends = [(before, end), *((each.writer, each.end) for each in waits)]
+                        lane.add_barriers(begin, ends)
 
     def _may_follow(self, lane: _Lane, position: int, slots: int) -> bool:
         """Return whether all that rows up to a position come after was delivered.

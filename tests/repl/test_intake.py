@@ -203,6 +203,37 @@ async def test_own_rows_are_delivered_once_though_others_have_taken_the_slot(
     assert delivered == [1, 2, 3]
 
 
+async def test_rows_wait_for_a_holder_before_the_last_one() -> None:
+    """The slot passes from w1 to w2, which writes nothing, and on to w3."""
+    first = SlotsRow(
+        "receipts", "w2", ((0, 2),), (("receipts", "w1", 2),), (("receipts", "w2", 0),)
+    )
+    second = SlotsRow(
+        "receipts", "w3", ((0, 3),), (("receipts", "w2", 0),), (("receipts", "w3", 0),)
+    )
+    async with open_inline() as database, trio.open_nursery() as nursery:
+        await make_tables(database)
+        await database.write(log_commits, 2)
+        feed = Feed()
+        delivered: list[int] = []
+        feed.subscribe(NOTES, lambda batch: delivered.extend(number for number, _ in batch.rows))
+        streams: dict[str, StreamDef[Any]] = {"receipts": NOTES, "slots": SLOTS}
+        intake = Intake(feed, "main", database, lambda _: NoWriter(), streams)
+        await nursery.start(intake.run)
+        for writer in ("w1", "w2", "w3"):
+            feed.start_at(NOTES, writer, 0)
+
+        feed.deliver(Batch(SLOTS, ANY_PROCESS, 0, 2, [(1, first), (2, second)]))
+        batch = Batch(NOTES, "w3", 0, 3, [(3, Note("3"))])
+        intake.accept(rows_message("w3", batch, 0, slots=2))
+        before = list(delivered)
+        with trio.fail_after(60):
+            assert await feed.wait_for(NOTES, "w3", 3, 60)
+        nursery.cancel_scope.cancel()
+
+    assert (before, delivered) == ([], [1, 2, 3])
+
+
 @attrs.frozen
 class TypingOf:
     """The rows that a writer of typing notifications remembers."""
