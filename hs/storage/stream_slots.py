@@ -36,13 +36,20 @@ RETURNING slot, epoch
 BEGIN_LIFE = """
 INSERT INTO process_beats (instance, life, beat, streams) VALUES ($1, $2, 1, $3)
 ON CONFLICT (instance) DO UPDATE SET
-    life = excluded.life, beat = process_beats.beat + 1, streams = excluded.streams
+    life = excluded.life, beat = process_beats.beat + 1, streams = excluded.streams, is_leaving = 0
 """
 RETURN_TO_LIFE = f"{BEGIN_LIFE} WHERE process_beats.life = excluded.life"
 BEAT = "UPDATE process_beats SET beat = beat + 1 WHERE instance = $1 AND life = $2"
-LIST_BEATS = "SELECT instance, life, beat, streams FROM process_beats"
+BEGIN_LEAVING = "UPDATE process_beats SET is_leaving = 1 WHERE instance = $1 AND life = $2"
+LIST_BEATS = "SELECT instance, life, beat, streams, is_leaving FROM process_beats"
 TAKE_BEAT = "DELETE FROM process_beats WHERE instance = $1 AND life = $2 AND beat = $3"
 READ_BEAT = "SELECT life, streams FROM process_beats WHERE instance = $1"
+# Locked, so that slots pass to a process either before it begins to leave, or not at all.
+LOCK_TAKER: Final = sql(
+    lambda d: (
+        "SELECT streams FROM process_beats WHERE instance = $1 AND is_leaving = 0 " + d.row_lock()
+    )
+)
 END_LIFE = "DELETE FROM process_beats WHERE instance = $1 AND life = $2"
 
 
@@ -58,12 +65,16 @@ class SlotRecord:
 
 @attrs.frozen
 class Beat:
-    """The latest sign of life of a process; `streams` are those of which it takes slots."""
+    """The latest sign of life of a process; `streams` are those of which it may hold slots.
+
+    One that `is_leaving` takes no more of them.
+    """
 
     instance: str
     life: str
     beat: int
     streams: frozenset[str]
+    is_leaving: bool = False
 
 
 async def fill(tx: Tx, holders: Mapping[str, Sequence[str]]) -> None:
@@ -110,7 +121,7 @@ async def give_beat(tx: Tx, instance: str, life: str) -> list[Beat] | None:
     if await tx.execute(BEAT, instance, life) == 0:
         return None
     return [
-        Beat(row[0], row[1], row[2], frozenset(row[3].split(",")))
+        Beat(row[0], row[1], row[2], frozenset(row[3].split(",")), bool(row[4]))
         for row in await tx.fetch(LIST_BEATS)
     ]
 
@@ -126,15 +137,20 @@ async def take_beat(tx: Tx, instance: str, last: Beat | None) -> bool:
 
 
 async def is_candidate(tx: Tx, instance: str, stream: str) -> bool:
-    """Return whether a process is there and takes slots of a stream."""
-    row = await tx.fetchrow(READ_BEAT, instance)
-    return row is not None and stream in row[1].split(",")
+    """Return whether a process is there and takes slots of a stream, until the transaction ends."""
+    row = await tx.fetchrow(LOCK_TAKER, instance)
+    return row is not None and stream in row[0].split(",")
 
 
 async def is_unwilling(tx: Tx, last: Beat, stream: str) -> bool:
     """Return whether a process is still in the life of a sign, and takes no slots of a stream."""
     row = await tx.fetchrow(READ_BEAT, last.instance)
     return row is not None and row[0] == last.life and stream not in row[1].split(",")
+
+
+async def begin_leaving(tx: Tx, instance: str, life: str) -> None:
+    """Store that a process takes no more slots, because it stops."""
+    await tx.execute(BEGIN_LEAVING, instance, life)
 
 
 async def end_life(tx: Tx, instance: str, life: str) -> None:

@@ -10,7 +10,8 @@ Rules (the table of slots is described in `hs/repl/slots/table.py`):
   nothing of its own from an earlier time is pending. Then it loads what it needs from the tables.
 - A process that gives slots away stops writing their keys, waits until all that it has accepted is
   committed, and then changes the table: a few slots at a time, to even out the load, or all of
-  them when it stops. If it cannot finish in MOVE_S, it keeps them.
+  them when it stops; it has told the others before that it takes none. If it cannot finish in
+  MOVE_S, it keeps them.
 - A process that finds that it was taken for dead (its sign of life is gone, or a commit was
   rejected) holds nothing any more. Requests that it had accepted fail, and clients repeat them.
   It gets a new generation for its writers, and is a candidate without slots.
@@ -283,7 +284,7 @@ class SlotKeeper:
             try:
                 if await self._wait_idle(stream, slots):
                     self.table.drop(stream, slots)
-                    own = {
+                    given_to = {
                         taker: [slot for slot in of_taker if slot in slots]
                         for taker, of_taker in moves.items()
                     }
@@ -291,7 +292,7 @@ class SlotKeeper:
                         (writer.stream.name, writer.writer, writer.committed)
                         for writer in self.writers[stream]
                     )
-                    move = Move(stream, self.table.instance, own, ends)
+                    move = Move(stream, self.table.instance, given_to, ends)
                     given = await self._changes.write(give_away, move)
             finally:
                 # Those that were not given are this process's still, and it holds them again.
@@ -320,9 +321,13 @@ class SlotKeeper:
     async def _leave(self) -> None:
         """Hand over everything, because this process stops."""
         try:
+            await self._database.write(stream_slots.begin_leaving, self.table.instance, self.life)
             # Processes that have started since the last sign of life take slots, too.
             if not await self._sign_of_life():
                 return
+            # Others may have given slots to this process just before it began to leave.
+            self.table.note_all(await self._database.read(stream_slots.list_slots))
+            await self._accept()
             for stream in self.own_streams:
                 others = self._candidates(stream) - {self.table.instance}
                 holders = self.table.holders(stream)

@@ -44,5 +44,5 @@ class Silence:
         return {
             name
             for name, beat in self.last.items()
-            if stream in beat.streams and self.silent_s(name) < within_s
+            if stream in beat.streams and not beat.is_leaving and self.silent_s(name) < within_s
         }

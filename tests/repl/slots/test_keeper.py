@@ -105,6 +105,20 @@ async def test_streams_without_slots_in_the_database_get_them_as_earlier_release
     assert await stored_holders(database) == {"p1": 128, "p2": 128}
 
 
+async def test_process_that_leaves_gets_no_slots_back(database: Database) -> None:
+    async with open_persisters(database) as (p1, p2):
+        leaving, other = keeper_of(p1), keeper_of(p2)
+        await database.write(stream_slots.begin_leaving, "p1", leaving.life)
+
+        await other._sign_of_life()
+        given = await other._give("events", {"p1": sorted(other.table.held("events"))})
+
+        assert given == 0
+        assert await stored_holders(database) == {"p1": 128, "p2": 128}
+        assert other._candidates("events") == {"p2"}
+        assert not other._surplus("events")
+
+
 async def test_lists_in_different_order_never_split_a_room(database: Database) -> None:
     lists = {"p1": ("p1", "p2"), "p2": ("p2", "p1")}
     async with open_persisters(database, lists) as (p1, p2):
