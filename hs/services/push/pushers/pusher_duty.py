@@ -286,6 +286,9 @@ class PusherDuty:
 
     def _notified_in(self, batch: Batch[PushesRow]) -> Iterator[_Entry]:
         if batch.reset:
+            # At once: the next batch may have later notifications, which must not be sent first.
+            for line in self._lines.all():
+                line.look_again()
             yield _LOST
             return
         for _, row in batch.rows:
