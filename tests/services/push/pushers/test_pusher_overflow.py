@@ -7,7 +7,7 @@ import attrs
 import pytest
 import trio
 
-from hs.core.streams import PUSHERS, RECEIPTS, PusherRow, ReceiptRow
+from hs.core.streams import PUSHERS, PUSHES, RECEIPTS, PusherRow, ReceiptRow
 from hs.repl.feed import Batch, Feed
 from hs.services.push.pushers import pusher_duty
 from hs.services.push.pushers.delivery import Push, Pusher
@@ -201,6 +201,23 @@ async def test_changes_of_pushers_that_did_not_fit_are_read_from_the_table(
             (USERS[1], 2),
             *((user_id, 2) for user_id in USERS[2:]),
         ]
+
+
+async def test_lines_read_the_table_before_the_feed_adds_to_them_after_a_gap(
+    database: Database,
+) -> None:
+    """Otherwise a line could send what comes after the gap, and so skip what was in it."""
+    scene = PusherScene(database)
+    await scene.set_pusher(USERS[0])
+    await scene.store(USERS[0], 1)
+    async with running(scene):
+        await scene.sent.until(lambda: len(scene.sent.numbers) == 1)
+        (line,) = scene.lines
+        before = line.looked_again
+
+        scene.feed.deliver(Batch(PUSHES, "main", 0, 9, [], reset=True))
+
+        assert line.looked_again == before + 1
 
 
 async def test_after_an_overflow_lines_read_the_table_before_the_feed_adds_to_them(
