@@ -26,7 +26,6 @@ Rules:
 
 import logging
 from collections.abc import Collection, Iterable, Mapping, Sized
-from contextlib import AbstractContextManager, nullcontext
 from typing import Final, NamedTuple, Protocol
 
 import attrs
@@ -38,7 +37,7 @@ from hs.core.streams import TO_DEVICE, ToDeviceRow
 from hs.lib.clock import Clock
 from hs.repl.feed import Batch, Feed
 from hs.repl.rpc import rpc
-from hs.repl.sharding import KeyGuard
+from hs.repl.sharding import KeyGuard, unguarded
 from hs.repl.slots.assignment import slot_of
 from hs.repl.writers import StreamIds, TableWriter
 from hs.services.devices import one_time_key_claims
@@ -213,7 +212,7 @@ class LocalInboxWriter:
     _stream: TableWriter[ToDeviceRow]
     _clock: Clock
     _filer: BundleUnpacker | None
-    _guard: KeyGuard | None = None
+    _guard: KeyGuard = unguarded
     _addresses: InboxAddressCache = attrs.field(factory=InboxAddressCache)
 
     async def send(
@@ -226,11 +225,11 @@ class LocalInboxWriter:
     ) -> bool:
         """Store messages, once per request."""
         addresses = self._addresses
-        with self._owning(keys_of(request, devices, outgoing)):
+        with self._guard(keys_of(request, devices, outgoing)):
             lookup = addresses.lookup(devices)
             may_bundle = self._filer is not None and self._filer.has_room
             local = _Messages(head, devices, messages, lookup, may_bundle)
-            send = _send if self._guard is None else _send_part
+            send = _send if self._guard is unguarded else _send_part
             is_new, user_devices = await self._stream.write(
                 send, request, local, outgoing, self._clock.now_ms(), addresses
             )
@@ -241,12 +240,9 @@ class LocalInboxWriter:
         """Forget the inboxes of devices, because those of some users passed to another writer."""
         self._addresses.clear()
 
-    def _owning(self, keys: Iterable[str]) -> AbstractContextManager[None]:
-        return nullcontext() if self._guard is None else self._guard(keys)
-
     async def upload(self, upload: KeyUpload) -> dict[str, int]:
         """Store keys."""
-        with self._owning((upload.user_id,)):
+        with self._guard((upload.user_id,)):
             try:
                 return await self._stream.write(one_time_key_claims.upload, upload)
             except ForeignKeyViolation as error:
@@ -267,7 +263,7 @@ class LocalInboxWriter:
     ) -> dict[str, dict[str, bytes]]:
         """Claim keys, first those of devices with cached inboxes in one statement."""
         # Shielded, because claimed keys that do not reach the client are lost.
-        with self._owning(request), trio.CancelScope(shield=True):
+        with self._guard(request), trio.CancelScope(shield=True):
             claimed = await self._claim_cached(request)
             remaining = one_time_key_claims.unclaimed(request, claimed)
             try:
@@ -301,7 +297,7 @@ class LocalInboxWriter:
         """Delete the messages of deleted devices."""
         # Shielded: cached inboxes must stay invalid until the transaction has ended either way.
         with (
-            self._owning((user_id,)),
+            self._guard((user_id,)),
             self._addresses.invalidating(user_id),
             trio.CancelScope(shield=True),
         ):
