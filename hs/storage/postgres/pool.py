@@ -110,6 +110,10 @@ class Pool:
         """Return the connections in use since a moment of the loop's clock, or before."""
         return [conn for conn, since in self._used.items() if since <= moment]
 
+    def oldest_use(self, now: float) -> float:
+        """Return since when a connection is in use or being opened for a unit; `now` if none is."""
+        return min([*self._used.values(), *self._connecting.values()], default=now)
+
     def is_connecting_since(self, moment: float) -> bool:
         """Return whether a unit has been waiting for a new connection since a moment."""
         return any(since <= moment for since in self._connecting.values())

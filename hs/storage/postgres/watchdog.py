@@ -2,8 +2,9 @@
 
 Rules:
 
-- Nothing is done while units end in time. Once one runs for `suspect_s`, the watchdog opens a
-  connection and asks what the server is doing.
+- Nothing is done while units end in time, but to look at the clock when the oldest of those that
+  run may be suspect. Once one runs for `suspect_s`, the watchdog opens a connection and asks what
+  the server is doing.
 - A server that does not answer within `answer_s` hangs: its processes are stopped, its disk or the
   network does not respond. The pool gives up all connections, so that every unit ends: one that is
   committing with CommitUnknown, all others with DatabaseUnavailable. New units are refused at once.
@@ -55,7 +56,7 @@ class PostgresWatchdog:
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            await asyncio.sleep(self._suspect_s / LOOKS_PER_SUSPECT)
+            await asyncio.sleep(self._pause_s(loop.time()))
             moment = loop.time() - self._suspect_s
             suspects = self._pool.used_since(moment)
             if suspects or self._pool.fault or self._pool.is_connecting_since(moment):
@@ -63,6 +64,13 @@ class PostgresWatchdog:
                     await self._look(suspects)
                 except Exception:
                     log.exception("the watchdog of PostgreSQL failed, going on")
+
+    def _pause_s(self, now: float) -> float:
+        """Return after how many seconds a unit may be suspect."""
+        shortest_s = self._suspect_s / LOOKS_PER_SUSPECT
+        if self._pool.fault:
+            return shortest_s
+        return max(shortest_s, self._pool.oldest_use(now) + self._suspect_s - now)
 
     async def _look(self, suspects: list[Connection]) -> None:
         by_pid = {conn.get_server_pid(): conn for conn in suspects if not conn.is_closed()}
