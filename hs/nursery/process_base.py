@@ -4,7 +4,7 @@ Constructors only: nothing here starts, waits or connects.
 """
 
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Final, TypeVar
 
@@ -245,10 +245,10 @@ def build_process_base(
         else:
             epoch = epoch_at(clock.now_ms())
             memories[stream.name] = MemoryWriter(stream, plan.instance, transport, epoch)
+    leases = Leases(database, holder_name(plan.instance), clock.now_ms)
     keeper = None
     if table is not None and cluster is not None:
-        look = cluster.freshness.look
-        keeper = _slot_keeper(table, database, feed, tables, shared[SLOTS.name], look)
+        keeper = _slot_keeper(table, database, leases, feed, tables, shared[SLOTS.name], cluster)
     return ProcessBase(
         settings=settings,
         plan=plan,
@@ -259,7 +259,7 @@ def build_process_base(
         ownership=ownership,
         transport=transport,
         cluster=cluster,
-        leases=Leases(database, holder_name(plan.instance), clock.now_ms),
+        leases=leases,
         signer=Signer(settings.server.server_name, signing_key_of(settings)),
         table_writers=tables,
         memory_writers=memories,
@@ -297,10 +297,11 @@ def slot_holders(workers: WorkerSettings) -> frozenset[str]:
 def _slot_keeper(
     table: SlotTable,
     database: Database,
+    leases: Leases,
     feed: Feed,
     writers: dict[str, TableWriter[Any]],
     changes: SharedTableWriter[SlotsRow],
-    look: Callable[[], Awaitable[None]],
+    cluster: Cluster,
 ) -> SlotKeeper:
     table.follow(feed)
     written = {
@@ -321,9 +322,10 @@ def _slot_keeper(
         },
         tables=written,
         database=database,
+        leases=leases,
         feed=feed,
         changes=changes,
-        look=look,
+        look=cluster.freshness.look,
     )
 
 

@@ -5,7 +5,8 @@ Rules:
 - A lease has one holder at a time, which renews it every RENEW_S. Another process may take it
   TTL_MS after the last renewal. A holder that has not managed to renew it stops SKEW_MS earlier
   (LeaseLost), so the clocks of the hosts may differ by that much.
-- The first lease of a process that is due renews all of them, with one statement.
+- The first lease of a process that is due renews all of them, with one statement. So does a unit
+  of work that the process runs anyway, and more often (`renew_after`); then none becomes due.
 - The holder measures the time with its own monotonic clock, from before it requested the renewal,
   because the reply may be late.
 - `fence` grows with every new holder. A fenced lease (`hold_fenced`) is for work that the database
@@ -21,15 +22,19 @@ import os
 import re
 import secrets
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 import attrs
 import trio
 
 from hs.storage import leases
-from hs.storage.database import Database, DatabaseError
+from hs.storage.database import Database, DatabaseError, Unit
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 # A candidate that hangs keeps the row of a lease locked until the database ends its transaction,
 # after five seconds. The retry after that still comes in time.
@@ -139,14 +144,22 @@ class _Renewal:
     due_at: float
     valid_until: float
     is_lost: bool = False
+    _waiting: trio.CancelScope = attrs.field(factory=trio.CancelScope, init=False)
+
+    async def wait_due(self) -> None:
+        """Wait until the lease is to be renewed; a renewal meanwhile prolongs the waiting."""
+        with trio.CancelScope(deadline=self.due_at) as self._waiting:
+            await trio.sleep_forever()
 
     def note(self, requested_at: float, fence: int | None) -> None:
         """Note the reply to a renewal: the fence of the lease, None if another holder has it."""
         if fence == self.lease.fence:
             self.due_at = requested_at + RENEW_S + LEAD_S
             self.valid_until = requested_at + VALID_S
+            self._waiting.deadline = self.due_at
         else:
             self.is_lost = True
+            self._waiting.deadline = requested_at
 
     def postpone(self, error: BaseException) -> None:
         """Try again soon, after a failure."""
@@ -163,6 +176,11 @@ def instance_lease(instance: str) -> str:
 
 def _mark_of_end(name: str) -> str:
     return f"ending:{name}"
+
+
+def _note(renewals: Sequence[_Renewal], requested_at: float, fences: Mapping[str, int]) -> None:
+    for renewal in renewals:
+        renewal.note(requested_at, fences.get(renewal.lease.name))
 
 
 @attrs.define(eq=False)
@@ -185,6 +203,18 @@ class Leases:
         now_ms = self._now_ms()
         fence = await self._database.write(leases.take, name, self._holder, now_ms + TTL_MS, now_ms)
         return Lease(name, self._holder, fence) if fence is not None else None
+
+    async def renew_after(self, unit: Unit[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a unit as `write_idempotent` of the database does, and renew all leases with it."""
+        requested_at = trio.current_time()
+        renewals = list(self._renewals)
+        if not renewals:
+            return await self._database.write_idempotent(unit, *args, **kwargs)
+        result, fences = await self._database.write_idempotent(
+            leases.renew_after, self._arguments(renewals), unit, *args, **kwargs
+        )
+        _note(renewals, requested_at, fences)
+        return result
 
     def hold(self, name: str, wait_s: float = 0.0) -> AbstractAsyncContextManager[Lease]:
         """Hold a lease within a `with` block, waiting up to `wait_s` for another holder.
@@ -272,7 +302,7 @@ class Leases:
 
     async def _keep(self, renewal: _Renewal) -> None:
         while True:
-            await trio.sleep_until(renewal.due_at)
+            await renewal.wait_due()
             left_s = renewal.valid_until - trio.current_time()
             try:
                 with trio.fail_after(min(max(left_s, 0.0), ATTEMPT_S)):
@@ -285,7 +315,7 @@ class Leases:
 
     async def _keep_fenced(self, renewal: _Renewal) -> None:
         while True:
-            await trio.sleep_until(renewal.due_at)
+            await renewal.wait_due()
             try:
                 with trio.fail_after(ATTEMPT_S):
                     await self._renew(renewal)
@@ -301,15 +331,18 @@ class Leases:
             requested_at = trio.current_time()
             if due.due_at <= requested_at and not due.is_lost:
                 renewals = list(self._renewals)
-                names = [renewal.lease.name for renewal in renewals]
-                expires_ms = self._now_ms() + TTL_MS
-                fences = await self._database.write(leases.renew, self._holder, names, expires_ms)
-                for renewal in renewals:
-                    renewal.note(requested_at, fences.get(renewal.lease.name))
+                fences = await self._database.write_idempotent(
+                    leases.renew, *self._arguments(renewals)
+                )
+                _note(renewals, requested_at, fences)
                 # So that this task renews the others again before they are due.
                 due.due_at -= LEAD_S
         if due.is_lost:
             raise LeaseLost(f"lease {due.lease.name} was taken over by another process")
+
+    def _arguments(self, renewals: Sequence[_Renewal]) -> leases.Renewal:
+        names = [renewal.lease.name for renewal in renewals]
+        return self._holder, names, self._now_ms() + TTL_MS
 
     async def _give_back(self, lease: Lease) -> None:
         with trio.move_on_after(GIVE_BACK_S, shield=True):

@@ -167,6 +167,12 @@ class Database(Protocol):
     async def write(self, unit: Unit[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a unit in its own transaction; return after the commit is on disk."""
 
+    async def write_idempotent(self, unit: Unit[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a unit that may run again after it was committed.
+
+        Each of its statements may be a transaction of its own.
+        """
+
     def load(self) -> DatabaseLoad:
         """Return the current load."""
 

@@ -61,6 +61,9 @@ class InlineDatabase:
         result: T = unit_outcome.unwrap()
         return result
 
+    async def write_idempotent(self, unit: Unit[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self.write(unit, *args, **kwargs)
+
     def load(self) -> DatabaseLoad:
         return DatabaseLoad(1, 0, 1, 0, {})
 

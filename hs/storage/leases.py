@@ -11,12 +11,18 @@
 """
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, ParamSpec, TypeVar
 
 import attrs
 
-from hs.storage.database import Tx
+from hs.storage.database import Tx, Unit
 from hs.storage.dialect import sql
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+Renewal = tuple[str, Sequence[str], int]
+"""The arguments of `renew`."""
 
 # The fence increases when the lease changes hands, not when the same holder takes it again.
 FUTURE_MS: Final = 600_000
@@ -76,6 +82,13 @@ async def renew(tx: Tx, holder: str, names: Sequence[str], expires_ms: int) -> d
     """Extend leases of one holder; return the fences of those that it still holds."""
     rows = await tx.fetch(RENEW, holder, list(names), expires_ms)
     return {row[0]: row[1] for row in rows}
+
+
+async def renew_after(
+    tx: Tx, renewal: Renewal, unit: Unit[P, T], /, *args: P.args, **kwargs: P.kwargs
+) -> tuple[T, dict[str, int]]:
+    """Run another unit of work, then `renew`; return the results of both."""
+    return await unit(tx, *args, **kwargs), await renew(tx, *renewal)
 
 
 async def release(tx: Tx, name: str, holder: str) -> None:

@@ -205,6 +205,36 @@ async def test_leases_of_a_process_are_renewed_together(
     assert counted.renewals <= 10 * TTL_MS / 1000 / RENEW_S + 1
 
 
+async def test_leases_are_renewed_along_with_other_units(
+    db: Database, autojump_clock: trio.testing.MockClock
+) -> None:
+    counted = Counted(db)
+    database: Any = counted
+    holder = process(database, "a")
+    async with holder.hold("first"), holder.hold("second"):
+        for _ in range(10):
+            assert await holder.renew_after(leases.read, "first") is not None
+            await trio.sleep(RENEW_S)
+
+        for name in ("first", "second"):
+            assert await process(db, "b").try_take(name) is None
+    assert counted.renewals == 0
+
+
+async def test_holder_is_stopped_by_a_unit_that_finds_its_lease_lost(
+    db: Database, autojump_clock: trio.testing.MockClock
+) -> None:
+    holder = process(db, "a")
+    began = trio.current_time()
+    with pytest.RaisesGroup(LeaseLost):
+        async with holder.hold("lost"):
+            await db.write(leases.release, "lost", "a")
+            await holder.renew_after(leases.read, "lost")
+            await trio.sleep_forever()
+
+    assert trio.current_time() == began
+
+
 async def test_renewal_of_a_lease_of_another_process_stops_only_its_holder(
     db: Database, autojump_clock: trio.testing.MockClock
 ) -> None:
@@ -243,8 +273,11 @@ class Counted:
     renewals: int = 0
 
     async def write(self, unit: Any, *args: Any) -> Any:
-        self.renewals += unit is leases.renew
         return await self.database.write(unit, *args)
+
+    async def write_idempotent(self, unit: Any, *args: Any) -> Any:
+        self.renewals += unit is leases.renew
+        return await self.database.write_idempotent(unit, *args)
 
     async def read(self, unit: Any, *args: Any) -> Any:
         return await self.database.read(unit, *args)
@@ -258,9 +291,12 @@ class Outage:
     until: float
 
     async def write(self, unit: Any, *args: Any) -> Any:
-        if unit is leases.renew and trio.current_time() < self.until:
-            raise DatabaseUnavailable("away")
         return await self.database.write(unit, *args)
+
+    async def write_idempotent(self, unit: Any, *args: Any) -> Any:
+        if trio.current_time() < self.until:
+            raise DatabaseUnavailable("away")
+        return await self.database.write_idempotent(unit, *args)
 
     async def read(self, unit: Any, *args: Any) -> Any:
         return await self.database.read(unit, *args)
@@ -286,11 +322,12 @@ class HungDatabase:
     database: Database
 
     async def write(self, unit: Any, *args: Any) -> Any:
-        if unit is leases.renew:
-            await trio.sleep_forever()
         result = await self.database.write(unit, *args)
         await trio.sleep(1 if unit is leases.take else 0)
         return result
+
+    async def write_idempotent(self, unit: Any, *args: Any) -> Any:
+        await trio.sleep_forever()
 
 
 async def test_lease_ends_in_time_though_the_database_hangs(

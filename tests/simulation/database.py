@@ -58,6 +58,10 @@ class MortalDatabase:
             await self._pause()
         return result
 
+    async def write_idempotent(self, unit: Unit[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a unit as `write` does."""
+        return await self.write(unit, *args, **kwargs)
+
     def load(self) -> DatabaseLoad:
         """Return the load."""
         return self._database.load()

@@ -83,6 +83,12 @@ async def test_written_row_is_visible_to_every_kind_of_read(pets: Database) -> N
     assert await pets.read_long(age_of, "rex") == 3
 
 
+async def test_idempotent_write_is_visible_to_a_read(pets: Database) -> None:
+    await pets.write_idempotent(add, "rex", 3)
+
+    assert await pets.read(age_of, "rex") == 3
+
+
 async def test_row_values_are_read_by_index_and_by_name(pets: Database) -> None:
     async def row(tx: Tx) -> tuple[object, ...]:
         first_row = await tx.fetchrow("SELECT name, age, tag FROM pets")

@@ -114,6 +114,10 @@ class SharedDatabase:
                 raise CommitUnknown(_BROKEN)
         return result
 
+    async def write_idempotent(self, unit: Unit[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a unit as `write` does."""
+        return await self.write(unit, *args, **kwargs)
+
     def load(self) -> DatabaseLoad:
         """Return the load."""
         return self._database.load()
@@ -157,6 +161,6 @@ def _points_of(unit: object) -> tuple[Point | None, Point | None, str | None]:
     writer = getattr(unit, "__self__", None)
     if isinstance(writer, TableWriter):
         return Point.BEFORE_COMMIT, Point.AFTER_COMMIT, writer.stream.name
-    if unit is leases.renew:
+    if unit in (leases.renew, leases.renew_after):
         return Point.BEFORE_RENEWAL, Point.AFTER_RENEWAL, None
     return None, None, None

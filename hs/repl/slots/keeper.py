@@ -3,6 +3,7 @@
 Rules (the table of slots is described in `hs/repl/slots/table.py`):
 
 - A process that may hold slots gives signs of life, one every `beat_s`, and looks at the others'.
+  With each it renews its leases.
 - The slots of a process without one for `silent_s` go to the others, in a transaction that fences
   its writers: what it may still send to the database is rejected. So do those of a process that
   lives and, by its own configuration, takes no slots of the stream any more.
@@ -31,6 +32,7 @@ from hs.core.streams import SLOTS, SlotsRow
 from hs.repl.feed import Feed
 from hs.repl.freshness import catch_up
 from hs.repl.generations import WriterReplaced
+from hs.repl.leases import Leases
 from hs.repl.shared_writer import SharedTableWriter
 from hs.repl.slots.assignment import Moves, balanced, first_holders, first_moves, moves_from
 from hs.repl.slots.changes import Move, Takeover, give_away, take_over
@@ -68,6 +70,7 @@ class SlotKeeper:
     writers: Mapping[str, Sequence[TableWriter[Any]]]
     _tables: Mapping[str, Sequence[StreamDef[Any]]]
     _database: Database
+    _leases: Leases
     _feed: Feed
     _changes: SharedTableWriter[SlotsRow]
     _look: Callable[[], Awaitable[None]]
@@ -205,7 +208,9 @@ class SlotKeeper:
         """
         began = trio.current_time()
         self._beat_at = began + self.beat_s
-        beats = await self._database.write(stream_slots.give_beat, self.table.instance, self.life)
+        beats = await self._leases.renew_after(
+            stream_slots.give_beat, self.table.instance, self.life
+        )
         if beats is None:
             log.warning("this process was taken for dead, giving up what it had begun")
             self.table.lose_all()

@@ -156,6 +156,9 @@ class SqliteDatabase:
         result: T = await self._submit("write", self._writes, unit, args, kwargs)
         return result
 
+    async def write_idempotent(self, unit: Unit[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self.write(unit, *args, **kwargs)
+
     def load(self) -> DatabaseLoad:
         waiting = sum(jobs.qsize() for jobs in (self._reads, self._long_reads, self._writes))
         threads = len(self._threads)

@@ -50,6 +50,9 @@ class ForgetfulDatabase:
     async def read_long(self, unit: Unit[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         return await self.real.read_long(unit, *args, **kwargs)
 
+    async def write_idempotent(self, unit: Unit[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self.write(unit, *args, **kwargs)
+
     async def write(self, unit: Unit[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         if not self._concerns(unit, args):
             return await self.real.write(unit, *args, **kwargs)
