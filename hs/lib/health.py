@@ -21,7 +21,7 @@ from hs.lib.tasks import BackgroundNursery, every
 
 FRESH_S = 0.5
 LATE_S = 1.2
-ROUND_S = 30.0
+ROUND_S = 60.0
 
 log = logging.getLogger(__name__)
 
