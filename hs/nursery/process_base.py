@@ -175,7 +175,8 @@ class ProcessBase:
 
         def service_of(instance: str) -> P:
             if instance != self.plan.instance:
-                return self.owned_by(instance, protocol, make)
+                assert self.cluster is not None
+                return self.cluster.clients.proxy_of_holder(protocol, instance)
             if local is None:
                 raise RpcUnavailable(instance, f"it is not configured to write {stream.name}")
             return local
@@ -248,6 +249,7 @@ def build_process_base(
     leases = Leases(database, holder_name(plan.instance), clock.now_ms)
     keeper = None
     if table is not None and cluster is not None:
+        table.on_departed.append(cluster.sender.release)
         keeper = _slot_keeper(table, database, leases, feed, tables, shared[SLOTS.name], cluster)
     return ProcessBase(
         settings=settings,

@@ -5,7 +5,9 @@
   the calls that run.
 - The proxy calls the owner by what this process knows. On NotOwner it looks again, and tries again
   for RETRY_S; then the client is asked to.
-- A process that cannot be reached may have carried out the call, so the call is not sent to
+- A call that the process cannot have begun (CallNotBegun, see `hs/repl/calls/sender.py`) goes on to
+  the new owner as soon as one is known, or to the same process when that is back.
+- Else a process that cannot be reached may have carried out the call, so the call is not sent to
   another one: the client decides, and finds the new owner.
 """
 
@@ -19,7 +21,7 @@ import trio
 
 from hs.core.errors import MatrixError, NotOwner
 from hs.repl.calls.owner_groups import by_owner, call_owners
-from hs.repl.calls.reply import RpcUnavailable
+from hs.repl.calls.reply import CallNotBegun, RpcUnavailable
 from hs.repl.rpc import rpc_methods
 from hs.repl.slots.table import SlotTable
 
@@ -31,6 +33,7 @@ KeyGuard = Callable[[Iterable[str]], AbstractContextManager[None]]
 """Returns the context in which a process writes keys. Raises: NotOwner, on entry."""
 
 RETRY_S: Final = 8.0
+RETURN_S: Final = 30.0  # for which calls that were not begun wait for a process to return
 FIRST_PAUSE_S: Final = 0.02
 LAST_PAUSE_S: Final = 0.5
 
@@ -57,7 +60,7 @@ class OwnerCalls:
         return self.slots.holder(self.stream, key)
 
     async def call(self, owner_of: Callable[[], str], call: Callable[[str], Awaitable[T]]) -> T:
-        """Call the process that `owner_of` returns, again if it does not own the key.
+        """Call the process that `owner_of` returns, again if it has not taken the call.
 
         Raises: OwnerChanging; what the call raises.
         """
@@ -66,7 +69,7 @@ class OwnerCalls:
             owner = owner_of()
             try:
                 return await call(owner)
-            except NotOwner as refusal:
+            except (NotOwner, CallNotBegun) as refusal:
                 await patience.wait(refusal, partial(_differs, owner_of, owner))
             except RpcUnavailable:
                 await self.refresh()
@@ -98,14 +101,14 @@ class OwnerCalls:
         parts: Mapping[str, list[V]],
         call: Callable[[str, list[V]], Awaitable[T]],
         results: list[T],
-    ) -> dict[str, NotOwner]:
-        """Call owners, and add their results; return the refusals of those that refused."""
-        refused: dict[str, NotOwner] = {}
+    ) -> dict[str, NotOwner | CallNotBegun]:
+        """Call owners, and add their results; return why others have not taken their calls."""
+        refused: dict[str, NotOwner | CallNotBegun] = {}
 
         async def call_owner(owner: str, part: list[V]) -> None:
             try:
                 results.append(await call(owner, part))
-            except NotOwner as refusal:
+            except (NotOwner, CallNotBegun) as refusal:
                 refused[owner] = refusal
             except RpcUnavailable:
                 await self.refresh()
@@ -124,20 +127,21 @@ def _differs(owner_of: Callable[[], str], owner: str) -> bool:
 
 @attrs.define(eq=False)
 class _Patience:
-    """How long calls that were refused are repeated."""
+    """How long calls that were not taken are repeated."""
 
     _owners: OwnerCalls
-    _deadline: float = attrs.field(factory=lambda: trio.current_time() + RETRY_S)
+    _began: float = attrs.field(factory=trio.current_time)
     _pause_s: float = FIRST_PAUSE_S
 
-    async def wait(self, refusal: NotOwner, has_moved: Callable[[], bool]) -> None:
+    async def wait(self, refusal: NotOwner | CallNotBegun, has_moved: Callable[[], bool]) -> None:
         """Wait until another owner is known, not for long. Raises: OwnerChanging."""
         slots, known = self._owners.slots, refusal.extra
         stream, slot = known.get("stream"), known.get("slot")
         holder, epoch = known.get("holder"), known.get("epoch")
         if isinstance(slot, int) and isinstance(epoch, int) and stream in slots.configured:
             slots.note(str(stream), slot, str(holder), epoch)
-        if trio.current_time() >= self._deadline:
+        limit_s = RETRY_S if isinstance(refusal, NotOwner) else RETURN_S
+        if trio.current_time() >= self._began + limit_s:
             raise OwnerChanging from refusal
         if not has_moved():
             await slots.wait_changed(self._pause_s)

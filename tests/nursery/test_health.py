@@ -75,7 +75,7 @@ class FaultySender(InProcSender):
     errors: dict[str, Exception] = attrs.Factory(dict)
 
     async def call(
-        self, instance: str, call: RpcCall, timeout_s: float
+        self, instance: str, call: RpcCall, timeout_s: float, *, is_movable: bool = False
     ) -> tuple[bytes, WriterPositions]:
         if instance in self.errors:
             raise self.errors[instance]

@@ -7,7 +7,7 @@ import pytest
 import trio
 
 from hs.core.errors import NotOwner
-from hs.repl.calls.reply import RpcUnavailable
+from hs.repl.calls.reply import CallNotBegun, RpcUnavailable
 from hs.repl.rpc import rpc
 from hs.repl.sharding import OwnerCalls, OwnerChanging, guarded, sharded_proxy
 from hs.repl.slots.assignment import SLOTS, slot_of
@@ -135,6 +135,54 @@ async def test_call_of_a_process_that_cannot_be_reached_is_not_repeated() -> Non
         await OwnerCalls("events", scene.tables["p1"], refresh).call(lambda: "p2", call)
 
     assert calls == ["p2", "refresh"]
+
+
+async def test_call_that_was_not_begun_goes_on_to_the_new_owner_at_once() -> None:
+    scene = make_scene()
+    table = scene.tables["p1"]
+    table.note("events", SLOT, "p2", 1)
+    owners = OwnerCalls("events", table, scene.refresh)
+
+    async def call(owner: str) -> str:
+        if owner == "p2":
+            table.note("events", SLOT, "p1", 2)
+            raise CallNotBegun
+        return owner
+
+    assert await owners.call(lambda: owners.owner(ROOM), call) == "p1"
+    assert await owners.call_all([ROOM], str, lambda owner, _: call(owner)) == ["p1"]
+    assert scene.refreshes == 0
+
+
+async def test_call_that_was_not_begun_is_repeated_when_its_owner_is_back(
+    autojump_clock: object,
+) -> None:
+    scene, calls = make_scene(), list[str]()
+
+    async def call(owner: str) -> str:
+        calls.append(owner)
+        if len(calls) == 1:
+            await trio.sleep(20)
+            raise CallNotBegun
+        return owner
+
+    owners = OwnerCalls("events", scene.tables["p1"], scene.refresh)
+
+    assert await owners.call(lambda: "p2", call) == "p2"
+    assert calls == ["p2", "p2"]
+
+
+async def test_call_that_nobody_begins_fails_in_time(autojump_clock: object) -> None:
+    scene = make_scene()
+    began = trio.current_time()
+
+    async def call(owner: str) -> None:
+        raise CallNotBegun
+
+    with pytest.raises(OwnerChanging):
+        await OwnerCalls("events", scene.tables["p1"], scene.refresh).call(lambda: "p2", call)
+
+    assert 8 < trio.current_time() - began < 40
 
 
 ROOMS = [f"!room{number}:x" for number in range(40)]

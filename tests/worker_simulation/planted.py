@@ -125,7 +125,9 @@ def _opening_all(open_envelope: Any) -> Any:
 
 
 def _without_deadline(call: Any) -> Any:
-    return lambda self, instance, request, _: call(self, instance, request, math.inf)
+    return lambda self, instance, request, _, **kind: call(
+        self, instance, request, math.inf, **kind
+    )
 
 
 def _executing_all(begin: Any) -> Any:

@@ -20,6 +20,7 @@ from hs.lib.log import REQUEST_ID
 from hs.lib.tally import Tally
 from hs.repl.calls.frames import MAX_MESSAGE_BYTES
 from hs.repl.calls.reply import (
+    CallNotBegun,
     RpcCall,
     RpcFailed,
     RpcReply,
@@ -56,13 +57,14 @@ class CallSender(Protocol):
     """The transport of calls to other instances."""
 
     async def call(
-        self, instance: str, call: RpcCall, timeout_s: float
+        self, instance: str, call: RpcCall, timeout_s: float, *, is_movable: bool = False
     ) -> tuple[bytes, WriterPositions]:
         """Return the encoded RpcReply, or b"" if the instance is stopping.
 
         Sends the call again after a broken connection; it is executed once. The positions are those
-        of the instance's writers which the caller may not have reached; it removes others.
-        Raises: InstanceUnreachable, CallRejected.
+        of the instance's writers which the caller may not have reached; it removes others. A call
+        that `is_movable` fails if the instance cannot have begun it and others may take over.
+        Raises: InstanceUnreachable, CallRejected, CallNotBegun.
         """
 
 
@@ -84,7 +86,7 @@ class RpcClients:
         lambda: {stream.name: stream for stream in CATALOGUE}
     )
     _look: Callable[[], Awaitable[None]] = _look_nowhere
-    _proxies: dict[tuple[type[Any], str], Any] = attrs.Factory(dict)
+    _proxies: dict[tuple[type[Any], str, bool], Any] = attrs.Factory(dict)
     _rejecting: set[str] = attrs.field(factory=set, init=False)
     _admitting: set[str] = attrs.field(factory=set, init=False)
     _waits: SingleFlight[frozenset[tuple[tuple[str, str], int]]] = attrs.field(
@@ -98,28 +100,40 @@ class RpcClients:
         They raise the MatrixError or RemoteFault of the implementation, RpcFailed or
         RpcUnavailable.
         """
-        cached: P | None = self._proxies.get((protocol, instance))
-        if cached is not None:
-            return cached
-        methods = {
-            name: self._remote(method, instance) for name, method in rpc_methods(protocol).items()
-        }
-        proxy: P = type(f"Remote{protocol.__name__}", (), methods)()
-        self._proxies[protocol, instance] = proxy
-        return proxy
+        return self._proxy(protocol, instance, is_movable=False)
+
+    def proxy_of_holder(self, protocol: type[P], instance: str) -> P:
+        """Return a proxy of a process whose slots may pass to others; see `proxy`.
+
+        Its methods also raise CallNotBegun.
+        """
+        return self._proxy(protocol, instance, is_movable=True)
 
     def never_admitted_by(self, instance: str) -> bool:
         """Return whether an instance has rejected calls of this process, and never admitted one."""
         return instance in self._rejecting and instance not in self._admitting
 
-    def _remote(self, method: RpcMethod, instance: str) -> Callable[..., Any]:
-        tally = self.calls[method.full_name, instance] = Tally()
+    def _proxy(self, protocol: type[P], instance: str, *, is_movable: bool) -> P:
+        cached: P | None = self._proxies.get((protocol, instance, is_movable))
+        if cached is not None:
+            return cached
+        methods = {
+            name: self._remote(method, instance, is_movable)
+            for name, method in rpc_methods(protocol).items()
+        }
+        proxy: P = type(f"Remote{protocol.__name__}", (), methods)()
+        self._proxies[protocol, instance, is_movable] = proxy
+        return proxy
+
+    def _remote(self, method: RpcMethod, instance: str, is_movable: bool) -> Callable[..., Any]:
+        tally = self.calls.setdefault((method.full_name, instance), Tally())
 
         async def call(_: object, *args: Any, **kwargs: Any) -> Any:
             began = perf_counter()
             try:
-                result = await self._call(method, instance, method.encode_arguments(args, kwargs))
-            except (RpcUnavailable, RpcFailed):
+                arguments = method.encode_arguments(args, kwargs)
+                result = await self._call(method, instance, arguments, is_movable)
+            except (RpcUnavailable, RpcFailed, CallNotBegun):
                 tally.add_failure(perf_counter() - began)
                 raise
             except BaseException:
@@ -131,7 +145,9 @@ class RpcClients:
         call.__name__ = method.name
         return call
 
-    async def _call(self, method: RpcMethod, instance: str, arguments: bytes) -> Any:
+    async def _call(
+        self, method: RpcMethod, instance: str, arguments: bytes, is_movable: bool
+    ) -> Any:
         name = method.full_name
         if len(arguments) > MAX_CALL_BYTES:
             raise RpcFailed(f"{name} at {instance}: the arguments have {len(arguments)} bytes")
@@ -139,7 +155,9 @@ class RpcClients:
         # the call itself; nor is it told that the caller is cancelled.
         call = RpcCall(name, msgspec.Raw(arguments), method.timeout_s, REQUEST_ID.get())
         try:
-            encoded, positions = await self._sender.call(instance, call, method.timeout_s)
+            encoded, positions = await self._sender.call(
+                instance, call, method.timeout_s, is_movable=is_movable
+            )
         except InstanceUnreachable as error:
             log.warning("call of %s: process %s cannot be reached: %s", name, instance, error)
             raise RpcUnavailable(instance, str(error)) from error

@@ -78,6 +78,7 @@ class _ServedLink:
                 while self._running:
                     self._idle = trio.Event()
                     await self._idle.wait()
+                self._link.send(FrameKind.END, 0, b"")
                 await self._link.wait_written()
                 nursery.cancel_scope.cancel()
         except* LinkClosed as closed:
@@ -86,7 +87,7 @@ class _ServedLink:
     def _on_frames(self, frames: Sequence[Frame]) -> None:
         for kind, message_id, payload in frames:
             if kind == FrameKind.CALL:
-                if not self._is_stopping:  # else it is sent again, to the next process of this name
+                if not self._is_stopping:  # else END tells the caller that it was not begun
                     self._begin(message_id, payload)
             elif kind == FrameKind.PING:
                 self._link.send(FrameKind.PONG, message_id, b"")

@@ -22,6 +22,7 @@ class FrameKind(enum.IntEnum):
     POSITIONS = 4  # to the caller: WriterPositions that the replies after it depend on
     PING = 5  # to the owner, which answers at once
     PONG = 6
+    END = 7  # to the caller: all calls that were begun are answered, and no further one is begun
 
 
 class Frame(NamedTuple):

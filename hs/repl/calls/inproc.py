@@ -26,7 +26,7 @@ class InProcSender:
         self._servers.pop(instance, None)
 
     async def call(
-        self, instance: str, call: RpcCall, timeout_s: float
+        self, instance: str, call: RpcCall, timeout_s: float, *, is_movable: bool = False
     ) -> tuple[bytes, WriterPositions]:
         """Call the server of an instance."""
         server = self._servers.get(instance)

@@ -72,6 +72,14 @@ class RpcUnavailable(MatrixError):
         return f"{super().__str__()} ({self.cause})"
 
 
+class CallNotBegun(MatrixError):
+    """The process that was called cannot have begun the call, and another one may own the key."""
+
+    def __init__(self) -> None:
+        message = "Another process takes over; try again"
+        super().__init__("M_UNKNOWN", 503, message, retry_after_ms=2000)
+
+
 def matrix_error_payload(error: MatrixError) -> bytes:
     """Encode a MatrixError."""
     return msgspec.msgpack.encode(_describe(error))

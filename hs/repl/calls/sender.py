@@ -4,6 +4,10 @@ Rules:
 
 - A call that was sent may have been executed, whatever happens to the connection afterwards. It is
   sent again on the next connection, with the same number, so that the owner executes it once.
+- A call that was not sent cannot have been executed. Nor can one without a reply when its only
+  connection ends with END. If another process may own what it is about (`is_movable`), it fails
+  with CallNotBegun as soon as slots pass from the process to others, or the process says that it
+  stops, and the caller looks for the owner again. All others wait for the process to return.
 - A process that cannot be reached for GIVE_UP_S is given up, unless it announced that it is
   restarting: then the calls to it fail. So do those that a process which hangs has received.
 - A connection is opened by the first call and stays open. While calls wait for their replies, a
@@ -25,7 +29,7 @@ from hs.repl.calls.client import CallRejected, InstanceUnreachable
 from hs.repl.calls.deadlines import Deadlines
 from hs.repl.calls.frames import Frame, FrameKind
 from hs.repl.calls.link import Link, LinkClosed
-from hs.repl.calls.reply import RpcCall, WriterPositions
+from hs.repl.calls.reply import CallNotBegun, RpcCall, WriterPositions
 from hs.repl.ownership import Location
 
 LINK_PATH = "/_synapse/replication/calls"
@@ -47,11 +51,16 @@ _decode_positions = msgspec.msgpack.Decoder(list[tuple[str, str, int]]).decode
 
 @attrs.define(eq=False)
 class _Waiting:
-    """A call without a reply; `payload` is the encoded call."""
+    """A call without a reply; `payload` is the encoded call.
+
+    `connections` is the number of those on which it was sent, and may have been begun.
+    """
 
     called: "_Instance"
     payload: bytes
     since: float
+    is_movable: bool
+    connections: int = 0
     done: trio.Event = attrs.Factory(trio.Event)
     reply: bytes = b""
     error: Exception | None = None
@@ -79,6 +88,7 @@ class _Instance:
     heard_at: float = 0.0
     restarting_until: float = 0.0
     called: trio.Event = attrs.Factory(trio.Event)  # set by a call; replaced when none waits
+    releases: int = 0  # how often `release` was called
     cause: str = "no reply in time"
 
     def accept(self, frames: Sequence[Frame]) -> None:
@@ -96,6 +106,20 @@ class _Instance:
                     raise LinkClosed(f"positions cannot be decoded: {error}") from error
                 for stream, writer, position in positions:
                     self.positions[stream, writer] = position
+            elif kind == FrameKind.END:
+                self._end()
+
+    def send(self, link: Link, number: int, waiting: _Waiting) -> None:
+        """Send a call on a connection."""
+        waiting.connections += 1
+        link.send(FrameKind.CALL, number, waiting.payload)
+
+    def release(self) -> None:
+        """Fail the calls that the process cannot have begun, if another one may carry them out."""
+        self.releases += 1
+        for waiting in self.calls.values():
+            if waiting.is_movable and not waiting.connections:
+                waiting.fail(CallNotBegun())
 
     def give_up(self, now: float) -> None:
         """Fail the calls that have waited too long for a process that cannot be reached."""
@@ -113,6 +137,14 @@ class _Instance:
         """Fail all calls."""
         for waiting in self.calls.values():
             waiting.fail(error)
+
+    def _end(self) -> None:
+        """Note that the calls without replies were not begun on this connection."""
+        self.link = None  # what is called from now on is sent on the next one
+        for waiting in self.calls.values():
+            if waiting.connections == 1:  # else it may have been begun on an earlier one
+                waiting.connections = 0
+        self.release()
 
 
 @attrs.define(eq=False)
@@ -145,11 +177,11 @@ class LinkSender:
             await self._background.run(task_status)
 
     async def call(
-        self, instance: str, call: RpcCall, timeout_s: float
+        self, instance: str, call: RpcCall, timeout_s: float, *, is_movable: bool = False
     ) -> tuple[bytes, WriterPositions]:
         """Send a call; see `CallSender.call`."""
         called = self._instance(instance)
-        now = trio.current_time()
+        now, releases = trio.current_time(), called.releases
         try:
             called.slots.acquire_nowait()
         except trio.WouldBlock:
@@ -158,7 +190,9 @@ class LinkSender:
             if waiting_for_slot.cancelled_caught:
                 raise InstanceUnreachable(called.late()) from None
         try:
-            waiting = _Waiting(called, _encode(call), now)
+            if is_movable and called.releases != releases:
+                raise CallNotBegun
+            waiting = _Waiting(called, _encode(call), now, is_movable)
             return await self._exchange(waiting, now + timeout_s), called.positions
         finally:
             called.slots.release()
@@ -167,14 +201,14 @@ class LinkSender:
         """Send a call and wait for its reply. Raises: InstanceUnreachable, CallRejected."""
         if self._background.nursery is None:
             raise InstanceUnreachable("this process is stopping")
-        called, payload = waiting.called, waiting.payload
+        called = waiting.called
         number = next(self._numbers)
         called.calls[number] = waiting
         called.called.set()
         self._deadlines.add(waiting, deadline)
         try:
             if called.link is not None:
-                called.link.send(FrameKind.CALL, number, payload)
+                called.send(called.link, number, waiting)
             elif not called.is_served:
                 called.is_served = True
                 self._background.nursery.start_soon(self._serve, called)
@@ -190,6 +224,12 @@ class LinkSender:
         """Note that an instance stops as intended, and most likely starts again."""
         if instance in self._locations:
             self._instance(instance).restarting_until = trio.current_time() + RESTART_S
+            self.release(instance)
+
+    def release(self, instance: str) -> None:
+        """Fail the calls that were not begun and are movable, because slots have passed on."""
+        if instance in self._instances:
+            self._instances[instance].release()
 
     def _instance(self, name: str) -> _Instance:
         instance = self._instances.get(name)
@@ -295,7 +335,8 @@ async def _exchange(called: _Instance, stream: trio.abc.Stream, first: bytes) ->
             nursery.start_soon(link.read, called.accept, first)
             nursery.start_soon(_watch, called, link)
             for number, waiting in called.calls.items():
-                link.send(FrameKind.CALL, number, waiting.payload)
+                if not waiting.done.is_set():  # else another process may carry it out by now
+                    called.send(link, number, waiting)
             called.link = link
     except* LinkClosed as closed:
         called.cause = str(closed.exceptions[0])

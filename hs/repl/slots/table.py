@@ -40,6 +40,9 @@ Matches = Callable[[str], bool]
 Listener = Callable[[str, Matches], None]
 """Called with a stream, and with a function that returns whether a key belongs to its slots."""
 
+Departure = Callable[[str], None]
+"""Called with a process, slots of which have passed to others."""
+
 Unfinished = Callable[[Matches], bool]
 """Returns whether something about keys is pending for which the function returns true."""
 
@@ -67,6 +70,7 @@ class SlotTable:
     savers: dict[str, Callable[[], Awaitable[None]]] = attrs.field(factory=dict, init=False)
     on_lost: list[Listener] = attrs.field(factory=list, init=False)
     on_gained: list[Listener] = attrs.field(factory=list, init=False)
+    on_departed: list[Departure] = attrs.field(factory=list, init=False)
     _holders: dict[str, list[str]] = attrs.field(factory=dict, init=False)
     _epochs: dict[str, list[int]] = attrs.field(factory=dict, init=False)
     _held: dict[str, set[int]] = attrs.field(factory=dict, init=False)
@@ -112,13 +116,14 @@ class SlotTable:
 
     def _note(self, records: Iterable[SlotRecord]) -> None:
         lost: dict[str, list[int]] = {}
-        has_changed = False
+        has_changed, former = False, set[str]()
         for record in records:
             stream, slot = record.stream, record.slot
             epochs = self._epochs.get(stream)
             if epochs is None or not 0 <= slot < SLOTS or record.epoch <= epochs[slot]:
                 continue
             epochs[slot] = record.epoch
+            former.add(self._holders[stream][slot])
             self._holders[stream][slot] = record.holder
             has_changed = True
             if record.holder != self.instance and slot in self._held[stream]:
@@ -127,6 +132,9 @@ class SlotTable:
             self._lose(stream, slots)
         if has_changed:
             self._wake()
+        for process in sorted(former):
+            for depart in self.on_departed:
+                depart(process)
 
     async def wait_changed(self, timeout_s: float) -> None:
         """Wait until something changes, not longer than the timeout."""

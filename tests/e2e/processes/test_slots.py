@@ -6,7 +6,7 @@ import random
 import signal
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 
@@ -32,13 +32,17 @@ pytestmark = [pytest.mark.process, pytest.mark.postgres]
 ROOMS = 8
 HEALED_S = 16.0  # about 10 seconds until slots pass to others, and some for a slow machine
 WRITERS = ["persister1", "persister2"]
+THREE_WRITERS = ["persister1", "persister2", "persister3"]
 
 log = logging.getLogger(__name__)
 
 
 @attrs.define
 class Load:
-    """A sender in each room, by any of the processes that serve clients; `stalls` are by room."""
+    """Senders in each room, by any of the processes that serve clients.
+
+    `longest_s` is the longest time that one of them waited for the next acknowledgement.
+    """
 
     ports: list[int]
     token: str
@@ -46,20 +50,21 @@ class Load:
     acknowledged_at: dict[str, float] = attrs.Factory(dict)
     longest_s: float = 0.0
 
-    async def send(self, room_id: str, number: int) -> None:
+    async def send(self, room_id: str, sender: str) -> None:
         """Send messages to a room until cancelled."""
+        acknowledged_at = trio.current_time()
         async with AsyncExitStack() as stack:
             clients = [
                 await stack.enter_async_context(HttpClient(port, self.token)) for port in self.ports
             ]
             for count in itertools.count(1):
-                text = f"{number}.{count}"
+                text = f"{sender}.{count}"
                 path = f"{CLIENT}/rooms/{room_id}/send/m.room.message/{text}"
                 event_id = await put_until_acknowledged(clients[count % len(clients)], path, text)
                 self.ledger.record(text, event_id)
                 now = trio.current_time()
-                self.longest_s = max(self.longest_s, now - self.acknowledged_at.get(room_id, now))
-                self.acknowledged_at[room_id] = now
+                self.longest_s = max(self.longest_s, now - acknowledged_at)
+                self.acknowledged_at[room_id] = acknowledged_at = now
 
     async def wait_all_rooms(self, within_s: float) -> float:
         """Wait until a message was acknowledged in every room; return how long that took."""
@@ -88,12 +93,15 @@ async def put_until_acknowledged(client: HttpClient, path: str, text: str) -> st
 
 @contextmanager
 def running_persisters(
-    postgres: PostgresServer, redis: RedisServer, orders: dict[str, list[str]] | None = None
+    postgres: PostgresServer,
+    redis: RedisServer,
+    orders: dict[str, list[str]] | None = None,
+    writers: Sequence[str] = WRITERS,
 ) -> Iterator[Cluster]:
-    """Run main and two writers of events; `orders` are lists that a process has for itself."""
+    """Run main and writers of events; `orders` are lists that a process has for itself."""
     folder = Path(tempfile.mkdtemp(prefix="hs-e2e-"))
-    settings = {"stream_writers": {"events": WRITERS}}
-    cluster = make_cluster("T2", folder, postgres, redis, settings, ["persister2"])
+    settings = {"stream_writers": {"events": list(writers)}}
+    cluster = make_cluster("T2", folder, postgres, redis, settings, writers[1:])
     del cluster.processes["sync1"]
     for name, order in (orders or {}).items():
         path = cluster.processes[name].configs[-1]
@@ -118,14 +126,18 @@ async def create_rooms(cluster: Cluster) -> tuple[HttpClient, list[str]]:
 
 
 @asynccontextmanager
-async def sending(cluster: Cluster, ports: list[int]) -> AsyncIterator[Load]:
-    """Send to rooms of both writers during the block, then compare the rooms with the ledger."""
+async def sending(cluster: Cluster, ports: list[int], senders: int = 1) -> AsyncIterator[Load]:
+    """Send to rooms of both writers during the block, then compare the rooms with the ledger.
+
+    Each room has that many senders.
+    """
     client, rooms = await create_rooms(cluster)
     load = Load(ports, client.token or "")
     async with client:
         async with trio.open_nursery() as nursery:
             for number, room_id in enumerate(rooms):
-                nursery.start_soon(load.send, room_id, number)
+                for sender in range(senders):
+                    nursery.start_soon(load.send, room_id, f"{number}.{sender}")
             await load.wait_all_rooms(10)
             yield load
             nursery.cancel_scope.cancel()
@@ -246,4 +258,24 @@ def test_restarts_of_writers_stall_no_room_for_long(
     with running_persisters(postgres_server, redis) as cluster:
         longest_s = trio.run(restart_repeatedly, cluster, 6)
         log.info("longest stall %.2f s", longest_s)
+        assert longest_s < 5
+
+
+async def send_while_writers_stop(cluster: Cluster) -> float:
+    """Stop two of three writers for good, one after the other; return the longest wait."""
+    async with sending(cluster, [cluster.processes["main"].port], senders=8) as load:
+        load.longest_s = 0.0
+        for name in THREE_WRITERS[:2]:
+            assert await trio.to_thread.run_sync(cluster.processes[name].stop) == 0
+            await load.wait_all_rooms(HEALED_S)
+    return load.longest_s
+
+
+@pytest.mark.long
+def test_messages_wait_for_no_writer_that_has_stopped(
+    postgres_server: PostgresServer, redis: RedisServer
+) -> None:
+    with running_persisters(postgres_server, redis, writers=THREE_WRITERS) as cluster:
+        longest_s = trio.run(send_while_writers_stop, cluster)
+        log.info("longest wait %.2f s", longest_s)
         assert longest_s < 5

@@ -1,6 +1,7 @@
 """Connections between processes over real sockets: one for all calls, lost ones, stops."""
 
 import ssl
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import msgspec
@@ -10,8 +11,8 @@ import trio
 from hs.core.errors import MatrixError
 from hs.repl.calls import sender as sender_module
 from hs.repl.calls.client import RpcClients
-from hs.repl.calls.frames import FrameKind, FrameParser
-from hs.repl.calls.reply import RpcCall, RpcUnavailable
+from hs.repl.calls.frames import FrameKind, FrameParser, Outbox
+from hs.repl.calls.reply import CallNotBegun, RpcCall, RpcUnavailable
 from hs.repl.calls.sender import LinkSender
 from hs.repl.calls.server import RpcServer
 from hs.repl.feed import Feed
@@ -158,6 +159,136 @@ async def test_owner_that_stops_answers_what_has_arrived() -> None:
                 await http.drain.wait_idle()
             nursery.cancel_scope.cancel()
     assert local.calls == 1
+
+
+class Calls:
+    """Calls that run at the same time: how many of them returned, and how many were not begun."""
+
+    def __init__(self, call: Callable[[], Awaitable[object]]) -> None:
+        self._call = call
+        self.returned = self.not_begun = 0
+        self.ended = trio.Event()
+
+    async def run(self) -> None:
+        try:
+            await self._call()
+            self.returned += 1
+        except CallNotBegun:
+            self.not_begun += 1
+        self.ended.set()
+
+
+async def test_movable_call_ends_when_slots_pass_on_from_a_process_that_is_away(
+    tmp_path: Path, nursery: trio.Nursery
+) -> None:
+    path = str(tmp_path / "s")
+    sender = LinkSender({"owner": Location(path=path)}, "secret", "caller")
+    await nursery.start(sender.run)
+    clients, local = RpcClients(sender, Feed()), LocalShop()
+    movable = Calls(clients.proxy_of_holder(Shop, "owner").count)
+    lasting = Calls(clients.proxy(Shop, "owner").count)
+
+    async with trio.open_nursery() as calls:
+        calls.start_soon(lasting.run)
+        async with trio.open_nursery() as ending:
+            ending.start_soon(movable.run)
+            await trio.testing.wait_all_tasks_blocked()
+            sender.release("owner")
+        async with shop_at(local, local_transport(Feed()), path):
+            with trio.fail_after(60):
+                await lasting.ended.wait()
+
+    nursery.cancel_scope.cancel()
+    assert (movable.not_begun, lasting.returned, local.calls) == (1, 1, 1)
+
+
+async def test_calls_that_wait_for_their_turn_end_when_slots_pass_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nursery: trio.Nursery
+) -> None:
+    sender = LinkSender({"owner": Location(path=str(tmp_path / "s"))}, "secret", "caller")
+    await nursery.start(sender.run)
+    calls = Calls(RpcClients(sender, Feed()).proxy_of_holder(Shop, "owner").count)
+    number = sender_module.MAX_CALLS + 8
+
+    with trio.fail_after(60):
+        async with trio.open_nursery() as running:
+            for _ in range(number):
+                running.start_soon(calls.run)
+            await trio.testing.wait_all_tasks_blocked()
+            sender.release("owner")
+
+    nursery.cancel_scope.cancel()
+    assert calls.not_begun == number
+
+
+async def test_movable_call_that_may_have_begun_is_not_taken_back(
+    nursery: trio.Nursery,
+) -> None:
+    local = LocalShop()
+    async with shop_at(local, local_transport(Feed())) as http:
+        sender = LinkSender({"owner": http.location}, "secret", "caller")
+        await nursery.start(sender.run)
+        calls = Calls(RpcClients(sender, Feed()).proxy_of_holder(Shop, "owner").wait)
+
+        async with trio.open_nursery() as running:
+            running.start_soon(calls.run)
+            await local.hung.wait()
+            sender.release("owner")
+            local.released.set()
+
+        nursery.cancel_scope.cancel()
+    assert (calls.returned, calls.not_begun, local.calls) == (1, 0, 1)
+
+
+async def test_owner_that_stops_answers_what_it_began_and_says_that_it_began_no_more(
+    nursery: trio.Nursery,
+) -> None:
+    local = LocalShop()
+    async with shop_at(local, local_transport(Feed())) as http:
+        sender = LinkSender({"owner": http.location}, "secret", "caller")
+        await nursery.start(sender.run)
+        shop = RpcClients(sender, Feed()).proxy_of_holder(Shop, "owner")
+        begun, late = Calls(shop.wait), Calls(shop.count)
+
+        with trio.fail_after(60):
+            async with trio.open_nursery() as running:
+                running.start_soon(begun.run)
+                await local.hung.wait()
+                http.drain.begin()
+                await trio.testing.wait_all_tasks_blocked(0.05)
+                running.start_soon(late.run)
+                await trio.testing.wait_all_tasks_blocked(0.05)
+                assert late.not_begun == 0
+                local.released.set()
+
+        nursery.cancel_scope.cancel()
+    assert (begun.returned, late.not_begun, local.calls) == (1, 1, 1)
+
+
+async def test_call_that_an_earlier_connection_carried_is_not_taken_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sender_module, "GIVE_UP_S", 0.3)
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    location = Location("127.0.0.1", listener.socket.getsockname()[1])
+    ends = Outbox()
+    ends.add(FrameKind.END, 0, b"")
+
+    async def break_one_connection_and_end_the_next() -> None:
+        for last in (b"", ends.take()):
+            async with await listener.accept() as stream:
+                await stream.receive_some(4096)
+                await stream.send_all(b"HTTP/1.1 101 Switching Protocols\r\n\r\n")
+                await stream.receive_some(4096)
+                await stream.send_all(last)
+        await listener.aclose()
+
+    async with trio.open_nursery() as nursery, sender_to(location) as sender:
+        nursery.start_soon(break_one_connection_and_end_the_next)
+        shop = RpcClients(sender, Feed()).proxy_of_holder(Shop, "owner")
+
+        with pytest.raises(RpcUnavailable):
+            await shop.count()
 
 
 async def test_owner_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,6 +62,16 @@ async def test_slots_stay_busy_until_what_was_published_is_stored() -> None:
     assert not table.is_busy("typing", range(256))
 
 
+async def test_listeners_hear_from_which_processes_slots_passed_on() -> None:
+    table, departed = holding_all(), list[tuple[str, str]]()
+    table.on_departed.append(lambda name: departed.append((name, table.holder("events", ROOM))))
+
+    table.note("events", slot_of(ROOM), "p2", 2)
+    table.note("events", slot_of(ROOM), "p3", 2)
+
+    assert departed == [("p1", "p2")]
+
+
 async def test_process_that_is_taken_for_dead_drops_also_what_it_was_giving_away() -> None:
     table, dropped = holding_all(), set[str]()
     table.on_lost.append(lambda stream, matches: dropped.add(stream) if matches(ROOM) else None)
