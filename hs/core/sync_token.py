@@ -30,6 +30,10 @@ class SyncToken:
     `counted` is no stream either: it is the position in `events` up to which the unread counts that
     the client has are exact, if push rules were not evaluated for all events. Only its segment
     begins with "-".
+
+    Services may add a segment that begins with a letter: `c` is the state of a sliding sync
+    connection, `m` the record of lazily loaded members that the client has. Here they are ignored,
+    as segments of a later release are.
     """
 
     events: VectorPosition = VectorPosition()

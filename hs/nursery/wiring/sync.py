@@ -33,6 +33,7 @@ from hs.services.sync.assembly import (
     make_sections,
     make_sync,
 )
+from hs.services.sync.lazy_members import LazyMembers, SentMemberRecords
 from hs.services.sync.notifier import Notifier
 from hs.services.sync.remote_presence import RemotePresenceDuty
 from hs.services.sync.remote_user_changes import RemoteUserDuty, UserChangeWaking
@@ -92,7 +93,7 @@ def wire_sync(
     remote_presence = RemotePresenceDuty(base.feed, notifier, readers.memberships)
     options = _options(base, admission)
     sections = make_sections(readers, sources, options)
-    v3 = make_sync(readers, sources, sections, notifier, options)
+    v3 = make_sync(readers, sources, sections, notifier, options, _lazy_members(base))
     sliding = make_sliding_sync(
         readers,
         sources,
@@ -131,6 +132,21 @@ def wire_sync(
         remote_presence=remote_presence,
         part=Part(endpoints=endpoints, duties=duties, metrics=metrics),
     )
+
+
+def _lazy_members(base: ProcessBase) -> LazyMembers:
+    # A number of another set of processes names a process that does not know the record.
+    names = base.ownership.instances()
+
+    def source(number: int) -> SentMemberRecords | None:
+        if base.cluster is None or number >= len(names):
+            return None
+        return base.cluster.clients.proxy(SentMemberRecords, names[number])
+
+    lazy = LazyMembers(names.index(base.plan.instance), source)
+    if base.cluster is not None:
+        base.cluster.server.register(SentMemberRecords, lazy)
+    return lazy
 
 
 def _remote_user_duties(base: ProcessBase, notifier: Notifier, readers: RoomReaders) -> list[Duty]:

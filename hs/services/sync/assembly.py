@@ -106,6 +106,7 @@ def make_sync(
     sections: SyncSections,
     notifier: Notifier,
     options: SyncOptions,
+    lazy: LazyMembers,
 ) -> SyncService:
     """Build the `/sync` service."""
     return SyncService(
@@ -115,7 +116,7 @@ def make_sync(
         visibility=rooms.visibility,
         rendering=rooms.rendering,
         compiled_filters=CompiledFilters(sources.filters, options.max_timeline),
-        lazy=LazyMembers(),
+        lazy=lazy,
         presence=sources.presence,
         sections=sections,
         response_cache=ResponseCache(options.kept_for_ms),

@@ -28,7 +28,7 @@ from hs.services.rooms.read.rendering import json_array
 from hs.services.rooms.read.visibility import VisibleEvent
 from hs.services.rooms.store.memberships import LocalMembership, RoomsOf
 from hs.services.sync.account_data_section import with_content_user_id
-from hs.services.sync.lazy_members import SentMembers
+from hs.services.sync.lazy_members import NOTHING_SENT
 from hs.services.sync.notifier import Notifier, Watch
 from hs.services.sync.positions import PositionsLate, SyncPositions
 from hs.services.sync.room_ephemeral import account_data_event, with_room_id
@@ -182,7 +182,7 @@ class EventStream:
             rooms=rooms,
             ignored=ignored,
             viewer=viewer,
-            sent_members=SentMembers(),
+            sent_members=NOTHING_SENT,
         )
 
     # Events

@@ -21,7 +21,7 @@ from hs.services.rooms.read.room_snapshot import RoomSnapshots
 from hs.services.rooms.read.visibility import VisibleEvent
 from hs.services.rooms.store.memberships import LocalMembership, RoomsOf
 from hs.services.sync.account_data_section import MAX_PRESENCE_USERS, with_content_user_id
-from hs.services.sync.lazy_members import SentMembers
+from hs.services.sync.lazy_members import NOTHING_SENT
 from hs.services.sync.positions import SyncPosition, SyncPositions
 from hs.services.sync.room_ephemeral import account_data_event, receipts_event, with_room_id
 from hs.services.sync.room_readers import RoomReaders
@@ -78,7 +78,7 @@ class InitialSync:
                 rooms=rooms,
                 ignored=ignored,
                 viewer=viewer,
-                sent_members=SentMembers(),
+                sent_members=NOTHING_SENT,
             )
             sections = self._sections
             # Without push rules: these clients request them from /pushrules.

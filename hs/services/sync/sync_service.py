@@ -50,7 +50,15 @@ from hs.services.sync.account_data_section import AccountDataSection, PresenceSe
 from hs.services.sync.compiled_filters import CompiledFilters
 from hs.services.sync.encryption_section import EncryptionMembers, EncryptionSection
 from hs.services.sync.late_counts import LateCounts, LateCountsSection
-from hs.services.sync.lazy_members import LazyMembers, SentMembers
+from hs.services.sync.lazy_members import (
+    NOTHING_SENT,
+    RECORD_SEGMENT,
+    LazyMembers,
+    RecordName,
+    SentMembers,
+    add_record,
+    split_record,
+)
 from hs.services.sync.notifier import Notifier, Watch
 from hs.services.sync.positions import (
     PositionsLate,
@@ -126,7 +134,7 @@ class SyncService:
         """
         requester = request.requester
         compiled_filter = await self._compiled_filters.get(requester.user_id, request.filter)
-        since = None if request.since is None else self._positions.parse(request.since)
+        since = None if request.since is None else self._parse(request.since)
         with self._presence.syncing(requester.user_id, requester.device_id, request.set_presence):
             if since is not None:
                 try:
@@ -145,6 +153,10 @@ class SyncService:
                 if since is None or request.full_state:
                     return await self._sync_at_once(request, compiled_filter, since, watch, rooms)
                 return await self._sync_changes(request, compiled_filter, since, watch)
+
+    def _parse(self, since: str) -> SyncToken:
+        # The text without the record is that of a position, whose token is known.
+        return self._positions.parse(split_record(since)[0] if RECORD_SEGMENT in since else since)
 
     async def _rooms_of(self, request: SyncRequest) -> RoomsOf:
         user_id = request.requester.user_id
@@ -181,8 +193,7 @@ class SyncService:
         watch: Watch,
     ) -> bytes:
         changes = watch.changes
-        sent = self._lazy.for_device(request.requester.user_id, request.requester.device_id)
-        sent.resume(request.since)
+        sent = await self._sent_members(request, compiled_filter)
         async with self._gate.of_user(request.requester.user_id):
             context = await self._context(request, compiled_filter, since, sent)
             response = await self._respond(context, context.position)
@@ -195,8 +206,7 @@ class SyncService:
     ) -> bytes:
         is_over = request.timeout_ms <= 0
         deadline = trio.current_time() + min(request.timeout_ms, MAX_TIMEOUT_MS) / 1000
-        sent = self._lazy.for_device(request.requester.user_id, request.requester.device_id)
-        sent.resume(request.since)
+        sent: SentMembers | None = None
         changes = self._begin_wait(since, watch)
         began = position = self._positions.now()
         unseen: SyncPosition | None = None
@@ -212,6 +222,9 @@ class SyncService:
             ):
                 unseen = position
             else:
+                if sent is None:
+                    # Before the gate is passed: another process may have to be asked.
+                    sent = await self._sent_members(request, compiled_filter)
                 async with self._gate.of_user(request.requester.user_id):
                     context = await self._context(request, compiled_filter, since, sent)
                     response = await self._respond(context, began)
@@ -229,6 +242,17 @@ class SyncService:
             await self._notifier.wait(watch, changes, deadline)
             is_over = trio.current_time() >= deadline
             changes, position = self._begin_wait(since, watch), self._positions.now()
+
+    async def _sent_members(
+        self, request: SyncRequest, compiled_filter: CompiledFilter
+    ) -> SentMembers:
+        """Return the record of the members that the device has received with its token."""
+        name = _record_of(request)
+        if name is None:
+            return NOTHING_SENT
+        if not compiled_filter.is_lazy:
+            return SentMembers(name)
+        return await self._lazy.find(request.requester, name)
 
     def _begin_wait(self, since: SyncToken, watch: Watch) -> int:
         """Return the number of wake-ups before a response is computed."""
@@ -290,6 +314,9 @@ class SyncService:
             request.requester, since, position.token
         )
         next_batch = _next_batch(position, encryption.to_device, counted=since.counted)
+        name = _record_of(request)
+        if name is not None:
+            next_batch = add_record(next_batch, name)
         return b"".join(_encode(next_batch, _encryption_parts(encryption)))
 
     async def _respond(self, context: SyncContext, began: SyncPosition) -> _Response:
@@ -324,8 +351,11 @@ class SyncService:
         next_batch = _next_batch(
             context.position, reached, profiles.reached, sticky.reached, late_counts.reached
         )
+        sent = context.sent_members
         if context.compiled_filter.is_lazy:
-            context.sent_members.set_pending(context.added_members, next_batch)
+            sent = self._lazy.add(requester, sent, context.added_members)
+        if sent.name is not None:
+            next_batch = add_record(next_batch, sent.name)
         may_be_cached = reached is None and sticky.is_empty
         text = await context.time_slice.join(_encode(next_batch, parts))
         return _Response(text, has_changes, may_be_cached)
@@ -388,6 +418,11 @@ def _next_batch(
     if counted is not None:
         token = attrs.evolve(token, counted=counted)
     return position.text if token is position.token else token.encode()
+
+
+def _record_of(request: SyncRequest) -> RecordName | None:
+    since = request.since
+    return split_record(since)[1] if since is not None and RECORD_SEGMENT in since else None
 
 
 def _empty_response(next_batch: str) -> bytes:

@@ -1,9 +1,11 @@
 """A client sees its own changes although each of its requests goes to another process."""
 
+import json
 from collections.abc import Iterable
 from itertools import cycle
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -18,6 +20,7 @@ pytestmark = pytest.mark.process
 
 V3 = "/_matrix/client/v3"
 ROUNDS = 10
+NAMED_ROOM = {"preset": "public_chat", "name": "without heroes"}
 
 
 class RoundRobinClient:
@@ -72,13 +75,41 @@ async def test_generated_configuration_of_haproxy_serves_clients(
     assert health.status == 404
 
 
-async def change_and_read(name: str, alice: RoundRobinClient) -> None:
-    """Change and read all kinds of data in turn."""
+async def test_each_process_sends_only_members_that_no_other_has_sent(cluster: Cluster) -> None:
+    alice, *others = [RoundRobinClient(cluster.ports) for _ in range(4)]
+    for number, client in enumerate([alice, *others]):
+        await register(f"lazy{number}", client)
+    room_id = (await alice.request("POST", "/createRoom", NAMED_ROOM))["room_id"]
+    for client in others:
+        await client.request("POST", f"/join/{room_id}", {})
+    lazy = {"room": {"timeline": {"limit": 1}, "state": {"lazy_load_members": True}}}
+    path = f"/sync?timeout=10000&filter={quote(json.dumps(lazy))}"
+    await alice.request("PUT", f"/rooms/{room_id}/send/m.test/first", {})
+    since = (await alice.request("GET", path))["next_batch"]
+
+    received: list[int] = []
+    for number, client in enumerate([*others, *others, *others]):
+        await client.request("PUT", f"/rooms/{room_id}/send/m.test/{number}", {})
+        response = await alice.request("GET", f"{path}&since={since}")
+        since = response["next_batch"]
+        received.append(len(response["rooms"]["join"][room_id]["state"]["events"]))
+
+    assert received == [1, 1, 1, 0, 0, 0, 0, 0, 0]
+
+
+async def register(name: str, client: RoundRobinClient) -> str:
+    """Register a client and return its user ID."""
     account = {"username": name, "password": "correct horse"}
-    registered = await alice.request(
+    registered = await client.request(
         "POST", "/register", {**account, "auth": {"type": "m.login.dummy"}}
     )
-    alice.token, user_id = registered["access_token"], registered["user_id"]
+    client.token = registered["access_token"]
+    return str(registered["user_id"])
+
+
+async def change_and_read(name: str, alice: RoundRobinClient) -> None:
+    """Change and read all kinds of data in turn."""
+    user_id = await register(name, alice)
 
     for number in range(ROUNDS):
         room_id = (await alice.request("POST", "/createRoom", {}))["room_id"]
