@@ -217,9 +217,12 @@ class Intake:
         for message in messages:
             if message.epoch > epoch or message.prev > known < message.position:
                 break
-            if not self._may_follow(lane, message.position, message.slots):
+            is_new = message.position > known
+            # What an old message comes after is repaired, too, but no repair of its own lane is
+            # needed: it would end at once and begin again, as long as the other one fails.
+            if not self._may_follow(lane, message.position, message.slots) and is_new:
                 break
-            if message.position > known:
+            if is_new:
                 if needs_plain or (has_readers and not message.plain):
                     try:
                         rows += self._of_holder(lane, _rows_after(stream, message, known))

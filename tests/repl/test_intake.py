@@ -1,6 +1,6 @@
 """Lost, repeated and late messages: the feed delivers every row once, in order."""
 
-from typing import Any
+from typing import Any, cast
 
 import attrs
 import pytest
@@ -18,7 +18,7 @@ from hs.repl.row_codec import encode_rows
 from hs.repl.slots.assignment import slot_of
 from hs.repl.slots.table import SlotTable
 from hs.storage import stream_log, stream_slots
-from hs.storage.database import Database, Tx
+from hs.storage.database import Database, DatabaseUnavailable, Tx
 from hs.storage.inline import open_inline
 from hs.storage.stream_log import LoggedCommit
 from tests.repl.conftest import HINTS, NOTES, Note, make_tables
@@ -162,6 +162,54 @@ async def test_reply_of_an_earlier_life_is_ignored_and_the_writer_asked_again_la
     assert delivered == [201]
     # There was a pause before each further call.
     assert len(set(writer.asked_at)) == 5
+
+
+class SteadyWriter:
+    """A memory writer that is asked for its rows, which are none."""
+
+    def __init__(self) -> None:
+        self.asked_at: list[float] = []
+
+    async def since(self, stream: str, after: int) -> RecentBatch | None:
+        await trio.lowlevel.checkpoint()
+        assert trio.current_time() not in self.asked_at, "asked again without a pause"
+        self.asked_at.append(trio.current_time())
+        return RecentBatch(after, 100, 100, False, encode_rows([]))
+
+
+@attrs.frozen
+class UnreachableDatabase:
+    async def read(self, *_: object) -> None:
+        await trio.lowlevel.checkpoint()
+        raise DatabaseUnavailable("no connection")
+
+
+async def test_memory_writer_is_not_asked_on_and_on_by_a_process_without_database(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """What the writer announces comes after a change of slots, which is only in the database."""
+    feed, writer, away = Feed(), SteadyWriter(), UnreachableDatabase()
+    intake = Intake(feed, "main", cast("Database", away), lambda _: writer)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(intake.run)
+
+        intake.accept(
+            Message(
+                MessageKind.POSITION,
+                "w1",
+                "typing",
+                "w1",
+                prev=100,
+                position=100,
+                epoch=100,
+                slots=7,
+            )
+        )
+        await trio.sleep(3600)
+        nursery.cancel_scope.cancel()
+
+    assert feed.position_of(TYPING, "w1") == 100
+    assert len(writer.asked_at) == 1
 
 
 async def test_own_rows_are_delivered_once_though_others_have_taken_the_slot(
