@@ -27,6 +27,11 @@ class Freezer:
         """Let the tasks of a life go on."""
         trio_run.GLOBAL_RUN_CONTEXT.runner.runq.extend(self._held.pop(life, ()))
 
+    def resume_all(self) -> None:
+        """Let the tasks of all lives go on."""
+        for life in list(self._held):
+            self.resume(life)
+
     def is_frozen(self, life: object) -> bool:
         """Return whether a life hangs."""
         return life in self._held
