@@ -121,6 +121,8 @@ class Invariants:
     async def check_process(self, name: str) -> list[str]:
         """Return what a process gets wrong, that is: where its memory differs from the tables."""
         problems = list(self._check_positions(name))
+        if name not in self.cluster.serving:
+            return problems
         for user in self.users:
             answer = None
             while answer is None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import attrs
 
 from hs.repl.leases import SKEW_MS
+from hs.settings.sections.listeners import Listener, Resource
 from hs.settings.sections.workers import STREAMS, InstanceAddress, WorkerSettings
 from hs.settings.settings import Settings
 from tests.support.composition import SETTINGS
@@ -32,6 +33,7 @@ class Plan:
     writers: Mapping[str, tuple[str, ...]]
     backgrounds: tuple[str, ...]  # each but the first has a file that says so
     pushers: tuple[str, ...]
+    internal: tuple[str, ...]  # those that have no listener for clients
     skews_ms: tuple[int, ...]
     sees_deaths: bool
     bus: BusFaults
@@ -54,6 +56,7 @@ class Plan:
     def by_chance(cls, chance: random.Random) -> "Plan":
         """Return a plan."""
         names = ("main", "sync1", *chance.sample(_OTHERS, chance.choice((1, 1, 2, 3))))
+        others = [name for name in names if name in _MAY_BE_INTERNAL]
         incidents = tuple(kind for kind in INCIDENTS if chance.random() < 0.4)
         skew_ms = chance.choice((0, 50, SKEW_MS // 2))
         slow, slowest_s = chance.choice(_SLOWNESS)
@@ -86,6 +89,9 @@ class Plan:
             most=chance.choice((2, 4, 6)),
             users=chance.choice((3, 4)),
             actions=chance.choice((15, 25)),
+            internal=tuple(
+                chance.sample(others, chance.choice((0, len(others) // 2, len(others))))
+            ),
         )
 
     def settings_of(self, name: str) -> Settings:
@@ -98,12 +104,18 @@ class Plan:
             background_tasks=(name if name in self.backgrounds else self.backgrounds[0],),
             pushers=self.pushers,
         )
-        return attrs.evolve(SETTINGS, workers=workers)
+        listeners = _LISTENERS[:1] if name in self.internal else _LISTENERS
+        return attrs.evolve(SETTINGS, workers=workers, listeners=listeners)
 
 
 INCIDENTS = ("kill", "stop", "hang", "replace", "redis", "cut off", "move")
+_LISTENERS = tuple(
+    Listener(port=port, resources=(Resource(names=names),))
+    for port, names in ((9093, ("replication",)), (8008, ("client",)))
+)
 _SLOWNESS = ((0.05, 0.02), (0.3, 0.02), (0.05, 0.2), (0.3, 0.2), (0.05, 1.5))
-_OTHERS = ("sync2", "persister1", "persister2", "persister3", "background1", "pusher1")
+_MAY_BE_INTERNAL = ("persister1", "persister2", "persister3", "background1", "pusher1")
+_OTHERS = ("sync2", *_MAY_BE_INTERNAL)
 
 
 def _writers(chance: random.Random, names: tuple[str, ...]) -> dict[str, tuple[str, ...]]:

@@ -32,7 +32,7 @@ async def probe(
 ) -> list[str]:
     """Send a message at a process; return what is wrong there, and where it is late."""
     waiters = []
-    for process in cluster.processes:
+    for process in cluster.serving:
         answer = await reader.ask_sync("", at=process)
         waiters.append(_Waiter(reader, process, (answer or {}).get("next_batch", "")))
     async with trio.open_nursery() as nursery:

@@ -30,7 +30,6 @@ from hs.repl.calls.endpoint import RpcEndpoint
 from hs.repl.calls.sender import RESTART_S
 from hs.repl.leases import instance_lease
 from hs.repl.slots import keeper
-from hs.settings.sections.listeners import Listener, Resource
 from hs.settings.settings import Settings
 from hs.storage.database import DatabaseError
 from hs.storage.inline import InlineDatabase
@@ -46,10 +45,6 @@ from tests.worker_simulation.wires import WireFaults, Wires
 
 T = TypeVar("T")
 
-LISTENERS: Final = tuple(
-    Listener(port=port, resources=(Resource(names=names),))
-    for port, names in ((9093, ("replication",)), (8008, ("client",)))
-)
 UNUSED_DUTIES: Final = frozenset(("event loop stalls",))  # they measure real time
 DEATH_TIMEOUT_S: Final = 3600.0
 RESTART_AFTER_S: Final = 2.0
@@ -179,6 +174,11 @@ class SimulatedProcess:
     _runs: int = 0  # calls of `start` that were ended by others
     _is_wanted: bool = False
     _became_ready: trio.Event = attrs.Factory(trio.Event)
+
+    @property
+    def serves_clients(self) -> bool:
+        """Whether the process has a listener for clients."""
+        return any("client" in listener.names for listener in self.settings.listeners)
 
     async def start(self) -> None:
         """Begin a life, and others after it, until `kill`, `stop` or `abandon`.
@@ -364,6 +364,11 @@ class SimulatedCluster:
         for field in attrs.fields(DatabaseFaults):
             setattr(self.database_faults, field.name, getattr(faults, field.name))
 
+    @property
+    def serving(self) -> list[str]:
+        """The names of the processes that clients can reach."""
+        return [name for name, process in self.processes.items() if process.serves_clients]
+
     def locate(self, name: str) -> Life | None:
         """Return the life of a process that accepts connections of other processes."""
         life = self.processes[name].life
@@ -373,7 +378,6 @@ class SimulatedCluster:
 
     def add(self, name: str, settings: Settings, skew_ms: int = 0) -> SimulatedProcess:
         """Add a process, which does not run yet."""
-        settings = attrs.evolve(settings, listeners=LISTENERS)
         process = SimulatedProcess(name, settings, self, VirtualClock(skew_ms=skew_ms))
         self.processes[name] = process
         return process

@@ -43,7 +43,7 @@ class Requests:
         **query: Any,
     ) -> WebResponse | None:
         """Send a request to a process, or any; return None if it is to be sent again."""
-        name = at or self.chance.choice(list(self.cluster.processes))
+        name = at or self.chance.choice(self.cluster.serving)
         process = self.cluster.processes[name]
         uri = CLIENT + "/".join(quote(segment, safe="") for segment in path)
         self.sent += 1

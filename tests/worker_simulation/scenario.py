@@ -145,7 +145,7 @@ class _Run:
             await incidents.end()
             await self._settle(cluster)
             is_over.set()
-        for name in cluster.processes:
+        for name in cluster.serving:
             cluster.problems += await probe(name, cluster, users[0], users[-1], rooms[0])
         await trio.sleep(1)  # until the last message was pushed
         for user in users:
