@@ -11,11 +11,12 @@ from typing import Final
 
 import trio
 
+from hs.core.errors import MatrixError
 from hs.core.ids import RoomID, UserID
 from hs.core.positions import VectorPosition
 from hs.core.streams import Unread, UnreadRow
 from hs.lib.state_machine import StateMachine
-from hs.repl.calls.reply import RpcFailed, RpcUnavailable
+from hs.repl.calls.reply import RpcFailed
 from hs.services.push.evaluation.evaluation_duty import EvaluationStore
 from hs.services.push.unread.progress_states import TRANSITIONS, ProgressEvent, ProgressState
 from hs.storage.database import Database, DatabaseUnavailable
@@ -58,7 +59,8 @@ class StoredProgress:
             self._states.handle(ProgressEvent.EXPIRED)
         try:
             progress = await self._store.flush()
-        except (RpcUnavailable, RpcFailed, DatabaseUnavailable):
+        except (MatrixError, RpcFailed, DatabaseUnavailable):
+            # The error of a process that cannot be reached, or of another one without database.
             await self._guess()
             return False
         was_guess = self._states.state in _GUESSES

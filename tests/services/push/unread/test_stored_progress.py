@@ -6,11 +6,13 @@ import attrs
 import pytest
 import trio.testing
 
+from hs.core.errors import MatrixError
 from hs.core.ids import RoomID, UserID
 from hs.core.streams import Unread, UnreadRow
-from hs.repl.calls.reply import RpcUnavailable
+from hs.repl.calls.reply import RpcFailed, RpcUnavailable
 from hs.services.push.evaluation.result_store import Progress
 from hs.services.push.unread.stored_progress import GUESS_S, StoredProgress
+from hs.storage.database import CommitUnknown
 
 BOB = UserID("@bob:test")
 ROOM, OTHER_ROOM = RoomID("!room"), RoomID("!other")
@@ -23,13 +25,14 @@ class Evaluation:
     progress: Progress
     stored: str | None = None
     is_away: bool = False
+    failure: Exception = attrs.Factory(lambda: RpcUnavailable("main", "it does not run"))
     asked: int = 0
 
     async def flush(self) -> Progress:
         await trio.lowlevel.checkpoint()
         self.asked += 1
         if self.is_away:
-            raise RpcUnavailable("main", "it does not run")
+            raise self.failure
         return self.progress
 
     async def read(self, unit: Any) -> str | None:
@@ -91,10 +94,20 @@ async def test_rows_are_held_until_they_are_stored() -> None:
     assert not progress.has_unstored_removal([OTHER_ROOM])
 
 
+@pytest.mark.parametrize(
+    "failure",
+    [
+        RpcUnavailable("main", "it does not run"),
+        RpcFailed("EvaluationStore.flush at main: KeyError"),
+        # Results cannot be stored: in this process, and in another one, whose reply says so.
+        CommitUnknown("the connection broke"),
+        MatrixError("M_UNKNOWN", 503, CommitUnknown.ANSWER),
+    ],
+)
 async def test_a_guess_is_used_for_some_time_and_forgotten_after_it(
-    autojump_clock: trio.testing.MockClock,
+    autojump_clock: trio.testing.MockClock, failure: Exception
 ) -> None:
-    evaluation = Evaluation(Progress(1000, "0~w.9"), stored="0~w.4", is_away=True)
+    evaluation = Evaluation(Progress(1000, "0~w.9"), "0~w.4", is_away=True, failure=failure)
     progress = make_progress(evaluation)
 
     forgets = [await progress.learn(), await progress.learn()]
