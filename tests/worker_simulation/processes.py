@@ -159,6 +159,10 @@ class Life:
         except* ProcessDied:
             if not self.is_dead:
                 raise
+        except* Exception:
+            # What else failed at the same time has no effect either.
+            if not self.is_dead:
+                raise
 
 
 @attrs.define(eq=False)
@@ -204,7 +208,8 @@ class SimulatedProcess:
         if life is not None:
             life.shutdown.request()
             await life.ended.wait()
-        self.life = None
+        if self.life is life:  # and not replaced meanwhile
+            self.life = None
 
     def abandon(self) -> Life:
         """Leave the present life alone, so that another one may begin beside it."""

@@ -10,6 +10,7 @@ import attrs
 import trio
 import trio.testing
 
+from hs.repl.redis import ANNOUNCE_ALL_EVERY, BEAT_S
 from tests.simulation.determinism import Trace, seeded
 from tests.simulation.error_log import recorded_errors
 from tests.support.sql.databases import new_inline
@@ -250,6 +251,9 @@ class _Run:
         if scope.cancelled_caught:
             cluster.problems += [f"not ready again: {fault}" for fault in faults]
         await trio.sleep(SETTLE_S)
+        if self._plan.bus.lost:
+            # The announcement of a position may be lost, too, until that of all positions.
+            await trio.sleep(ANNOUNCE_ALL_EVERY * BEAT_S)
 
 
 async def _all_at_once(works: list[Callable[[], Awaitable[object]]]) -> None:
