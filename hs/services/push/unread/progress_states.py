@@ -10,7 +10,8 @@ whether what was counted is exact.
     EXPIRED   KNOWN*    GUESSED      -         UNKNOWN
 
 Several answers wait at the same time, and each may ask; so an answer or a failure may arrive in
-every state. With * everything that was derived from the guess has to be dropped.
+every state. With * everything that was derived from the guess has to be dropped. So it has if a
+guess is beyond what was known before: then results are stored that did not arrive here.
 """
 
 import enum

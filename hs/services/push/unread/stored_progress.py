@@ -51,7 +51,8 @@ class StoredProgress:
     async def learn(self) -> bool:
         """Have the evaluating process store its results, or read the stored position.
 
-        Return whether everything derived from earlier progress must be dropped, as it was a guess.
+        Return whether everything derived from earlier progress must be dropped: it was a guess, or
+        results are stored of which this process has not been told.
         """
         if self._states.state is ProgressState.GUESSED:
             if trio.current_time() < self._guessed_until_s:
@@ -61,21 +62,25 @@ class StoredProgress:
             progress = await self._store.flush()
         except (MatrixError, RpcFailed, DatabaseUnavailable):
             # The error of a process that cannot be reached, or of another one without database.
-            await self._guess()
-            return False
+            return await self._guess()
         was_guess = self._states.state in _GUESSES
         self._states.handle(ProgressEvent.ANSWERED)
         self._advance(progress.evaluated)
         self._note_stored(progress.stored)
         return was_guess
 
-    async def _guess(self) -> None:
-        """While no process evaluates, or none can store, use the stored position."""
+    async def _guess(self) -> bool:
+        """While no process evaluates, or none can store, use the stored position.
+
+        Return whether that is beyond what this process knew.
+        """
         stored = await self._database.read(storage.load_position)
+        is_first, before = self._states.state is ProgressState.UNKNOWN, self.position
         self._states.handle(ProgressEvent.UNREACHABLE)
         self._guessed_until_s = trio.current_time() + GUESS_S
         if stored is not None:
             self._advance(stored)
+        return not is_first and self.position != before
 
     def add(self, position: int, row: UnreadRow) -> None:
         """Note a row of the stream `unread`."""

@@ -216,6 +216,7 @@ class UnreadCounts:
         self._recent.clear()
         self._positions.clear()
         self._counts.clear()
+        self._changes.clear()
 
     # Following the feed
 
@@ -234,7 +235,6 @@ class UnreadCounts:
             self._forget()
             self._progress.reset()
             self._lag.reset()
-            self._changes.clear()
         for position, row in batch.rows:
             self._on_row(position, row)
 

@@ -126,6 +126,23 @@ async def test_a_guess_is_used_for_some_time_and_forgotten_after_it(
     assert (progress.is_known, progress.position.get("w")) == (True, 9)
 
 
+async def test_a_guess_is_forgotten_when_later_results_are_stored(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Neither rows nor replies of the evaluating process arrive, but it goes on."""
+    evaluation = Evaluation(Progress(1000, "0~w.9"), "0~w.4", is_away=True)
+    progress = make_progress(evaluation)
+
+    forgets = [await progress.learn()]
+    for stored in ("0~w.4", "0~w.6"):
+        evaluation.stored = stored
+        await trio.sleep(GUESS_S)
+        forgets.append(await progress.learn())
+
+    assert forgets == [False, False, True]
+    assert progress.position.get("w") == 6
+
+
 async def test_after_a_reset_the_evaluating_process_is_asked_at_once() -> None:
     evaluation = Evaluation(Progress(2000, "0~w.9"), is_away=True)
     progress = make_progress(evaluation)
