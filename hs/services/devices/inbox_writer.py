@@ -12,7 +12,8 @@ Rules:
   messages then need not read them.
 - Several writers share out the users (`sharded_inboxes`). They add no bundles, which hold messages
   to users of all of them; the first one unpacks those from before. They record a request by the
-  slots of its users, of which another process may be the writer when the request is repeated.
+  slots of its users, of which another process may be the writer when the request is repeated. An
+  only writer records it as a whole, and looks for slots that were recorded before it was alone.
 - Messages to at least MIN_BUNDLED devices are stored in one row, a bundle, if they are carried:
   most devices receive and acknowledge them before anything must be read. `BundleUnpacker` moves
   the remaining ones into the inboxes later. The number of messages in bundles is limited, because
@@ -229,9 +230,10 @@ class LocalInboxWriter:
             lookup = addresses.lookup(devices)
             may_bundle = self._filer is not None and self._filer.has_room
             local = _Messages(head, devices, messages, lookup, may_bundle)
-            send = _send if self._guard is unguarded else _send_part
+            is_alone = self._guard is unguarded
+            record = to_device.record_request if is_alone else to_device.record_parts
             is_new, user_devices = await self._stream.write(
-                send, request, local, outgoing, self._clock.now_ms(), addresses
+                _send, record, request, local, outgoing, self._clock.now_ms(), addresses
             )
             addresses.store(user_devices, lookup)
         return is_new
@@ -327,22 +329,7 @@ def _is_bundle(devices: Sized, carried: Sized | None) -> bool:
 async def _send(
     tx: Tx,
     ids: StreamIds,
-    request: ToDeviceRequest,
-    local: _Messages,
-    outgoing: tuple[OutgoingEdu, ...],
-    now_ms: int,
-    addresses: InboxAddressCache,
-) -> tuple[tuple[bool, Mapping[str, Mapping[str, int]]], Rows]:
-    if not await to_device.record_request(
-        tx, request.sender, request.device_id, request.event_type, request.txn_id, now_ms
-    ):
-        return (False, {}), []
-    return await _store(tx, ids, local, outgoing, now_ms, addresses)
-
-
-async def _send_part(
-    tx: Tx,
-    ids: StreamIds,
+    record: to_device.Record,
     request: ToDeviceRequest,
     local: _Messages,
     outgoing: tuple[OutgoingEdu, ...],
@@ -352,7 +339,7 @@ async def _send_part(
     """Store the messages to users in whose slots nothing of the request was stored before."""
     slots = {slot_of(key) for key in keys_of(request, local.devices, outgoing)}
     identity = (request.sender, request.device_id, request.event_type, request.txn_id)
-    new = await to_device.record_parts(tx, identity, slots, now_ms)
+    new = await record(tx, identity, slots, now_ms)
     if not new:
         return (False, {}), []
     if new != slots:

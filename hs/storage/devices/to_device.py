@@ -18,7 +18,7 @@ Rules:
   its messages. Only the writer adds messages, so none can be added afterwards.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Final, NamedTuple
 
 import orjson
@@ -125,11 +125,6 @@ NAMED = sql(
     )
 )
 ARE_THERE = sql(lambda d: f"SELECT count(*) FROM devices WHERE {d.any_of('inbox', 1, 'bigint')}")
-NOTE_REQUEST = """
-INSERT INTO to_device_requests (user_id, device_id, event_type, txn_id, created_ms)
-VALUES ($1, $2, $3, $4, $5)
-ON CONFLICT (user_id, device_id, event_type, txn_id) DO NOTHING
-"""
 INSERT_REQUESTS: Final = InsertRows(
     "to_device_requests",
     "user_id text, device_id text, event_type text, txn_id text, created_ms bigint",
@@ -163,6 +158,12 @@ NTH_LATEST_REQUEST = """
 SELECT created_ms FROM to_device_requests WHERE user_id = $1 AND device_id = $2
 ORDER BY created_ms DESC LIMIT 1 OFFSET $3
 """
+
+
+Request = tuple[str, str, str, str]
+"""The identity of a request: (user_id, device_id, event_type, txn_id)."""
+Record = Callable[[Tx, Request, Collection[int], int], Awaitable[set[int]]]
+"""Records a request with these parts at a time (ms); returns the parts that are new."""
 
 
 class _Bundle(NamedTuple):
@@ -327,29 +328,39 @@ async def all_exist(tx: Tx, inboxes: Collection[int]) -> bool:
     return count == len(distinct)
 
 
-async def record_request(
-    tx: Tx, user_id: str, device_id: str, event_type: str, txn_id: str, now_ms: int
-) -> bool:
-    """Record a request; return False if it was recorded before."""
-    return await tx.execute(NOTE_REQUEST, user_id, device_id, event_type, txn_id, now_ms) == 1
+async def record_request(tx: Tx, request: Request, parts: Collection[int], now_ms: int) -> set[int]:
+    """Record a request as a whole; return its parts that were not recorded before.
+
+    Called by the only writer of the stream. Parts were recorded if the stream had several.
+    """
+    *device, txn_id = request
+    new = await _new_parts(tx, request, parts)
+    if new is None:
+        return set()
+    await tx.insert_rows(INSERT_REQUESTS, [(*device, txn_id, now_ms)])
+    return set(new.values())
 
 
-async def record_parts(
-    tx: Tx, request: tuple[str, str, str, str], parts: Collection[int], now_ms: int
-) -> set[int]:
-    """Record parts of a request (user_id, device_id, event_type, txn_id); return the new ones.
+async def record_parts(tx: Tx, request: Request, parts: Collection[int], now_ms: int) -> set[int]:
+    """Record parts of a request; return the new ones.
 
     Called by the only writer of these parts. A request that was recorded as a whole, when the
     stream had one writer, has no new ones.
     """
+    *device, _ = request
+    new = await _new_parts(tx, request, parts) or {}
+    await tx.insert_rows(INSERT_REQUESTS, [(*device, name, now_ms) for name in new])
+    return set(new.values())
+
+
+async def _new_parts(tx: Tx, request: Request, parts: Collection[int]) -> dict[str, int] | None:
+    """Return the new parts by the names for them; None if the whole request is recorded."""
     *device, txn_id = request
     names = {f"{txn_id}{_PART}{part}": part for part in parts}
     known = {row[0] for row in await tx.fetch(KNOWN_REQUESTS, *device, [txn_id, *names])}
     if txn_id in known:
-        return set()
-    new = {name: part for name, part in names.items() if name not in known}
-    await tx.insert_rows(INSERT_REQUESTS, [(*device, name, now_ms) for name in new])
-    return set(new.values())
+        return None
+    return {name: part for name, part in names.items() if name not in known}
 
 
 async def prune_requests(tx: Tx, before_ms: int, limit: int) -> int:

@@ -154,3 +154,30 @@ async def test_messages_from_before_a_writer_was_added_are_delivered_once(
             received[user_id] = bodies
 
     assert received == {user_id: ["1", "2"] for user_id in users}
+
+
+async def test_request_that_two_writers_stored_in_part_is_completed_by_an_only_writer(
+    database: Database,
+) -> None:
+    users = [UserID(f"@user{n}:test.example") for n in range(12)]
+    messages = {each: {"PHONE": {"body": "1"}} for each in users}
+    neighbours = Neighbourhood()
+    main, own, two = (worker_settings(SETTINGS, name, *NAMES, to_device=WRITERS) for name in NAMES)
+    async with (
+        open_devices(database, main, neighbours) as first,
+        open_devices(database, own, neighbours),
+        open_devices(database, two, neighbours),
+    ):
+        sender = await first.device(ALICE, "SENDER")
+        for user_id in users:
+            await first.device(user_id, "PHONE")
+        # As if what is stored for the other users had failed.
+        await first.send(sender, "t1", {each: messages[each] for each in users[:6]})
+
+    single = worker_settings(SETTINGS, "main", *NAMES)
+    async with open_devices(database, single, Neighbourhood()) as after:
+        for _ in range(2):
+            await after.send(sender, "t1", messages)
+        received = [bodies_in(await after.sync(user_id, "PHONE")) for user_id in users]
+
+    assert received == [["1"]] * len(users)
