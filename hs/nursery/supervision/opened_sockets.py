@@ -1,7 +1,7 @@
 """The listening sockets of all processes, which the supervisor opens and keeps open."""
 
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 import attrs
@@ -20,19 +20,22 @@ class OpenedSockets:
     _of_process: dict[str, dict[Address, socket.socket]] = attrs.field(factory=dict)
     _paths: list[str] = attrs.field(factory=list)
 
-    def open_all(self, all_settings: Mapping[str, Settings]) -> None:
+    def open_all(self, all_settings: Mapping[str, Settings], gone: Collection[str] = ()) -> None:
         """Open what is not open yet, close what no process has any more.
+
+        A process gets the socket that one of the `gone` has at its address.
 
         Raises: SettingsError, with all addresses that cannot be opened; nothing is changed then.
         """
         problems: list[Problem] = []
         opened: dict[str, dict[Address, socket.socket]] = {}
         new: list[socket.socket] = []
+        left = {address: sock for name in gone for address, sock in self.of(name).items()}
         for name, settings in all_settings.items():
             mine = opened[name] = {}
             specs = listener_specs(settings)
             for spec in specs:
-                known = self._of_process.get(name, {}).get(spec.address)
+                known = self.of(name).get(spec.address) or left.get(spec.address)
                 try:
                     sock = known or open_socket(spec, specs)
                 except OSError as error:
@@ -54,6 +57,15 @@ class OpenedSockets:
     def of(self, name: str) -> dict[Address, socket.socket]:
         """Return the sockets of a process."""
         return self._of_process.get(name, {})
+
+    def users_of(self, names: Iterable[str]) -> set[str]:
+        """Return the processes that have a socket of one of these."""
+        wanted = {id(sock) for name in names for sock in self.of(name).values()}
+        return {
+            name
+            for name, mine in self._of_process.items()
+            if wanted & {id(sock) for sock in mine.values()}
+        }
 
     def close(self) -> None:
         """Close all sockets; the processes still have their copies."""

@@ -75,7 +75,7 @@ class Supervisor:
         gone = [name for name in self.processes if name not in files]
         files |= {name: self._files[name] for name in gone}
         settings |= {name: self._settings[name] for name in gone}
-        self._sockets.open_all(settings)
+        self._sockets.open_all(settings, gone)
         self._files, self._settings, self._gone = files, settings, gone
         self._slot_holders |= slot_holders(settings[MAIN].workers)
 
@@ -159,7 +159,8 @@ class Supervisor:
 
         The files are read again. The new processes come from a new fork server, which imports the
         program as it is installed now; if that has not changed, those that are named come from the
-        present one. If none is named, those that the files do not name any more are stopped.
+        present one. If none is named, those that the files do not name any more are stopped; else
+        only those of them whose addresses others get.
 
         Raises: SettingsError, before anything was stopped; ProcessGivenUp.
         """
@@ -169,12 +170,17 @@ class Supervisor:
                 await self._prepare(self.forks, names)
             else:
                 await self._renew_fork_server()
-            gone = set(() if names else self._gone)
-            # They give their slots to others while these still know their addresses.
-            for name in sorted(gone & self._slot_holders):
+            known = set(self._gone)
+            changing = set(names or self._settings) - known
+            replaced = self._sockets.users_of(changing) & known
+            gone = replaced if names else known
+            # Writers give their slots to others while these still know their addresses. The socket
+            # of a process whose address a new one has stays open meanwhile.
+            first = replaced | (gone & self._slot_holders)
+            for name in sorted(first):
                 await self._remove(name, tell)
             for name in restart_order(self._settings, self.processes):
-                if name in gone or (names and name not in names):
+                if name not in changing:
                     continue
                 began = trio.current_time()
                 if name in self.processes:
@@ -182,7 +188,7 @@ class Supervisor:
                 else:
                     await self._start(name)
                 await tell(f"{name} restarted in {trio.current_time() - began:.1f} s")
-            for name in sorted(gone - self._slot_holders):
+            for name in sorted(gone - first):
                 await self._remove(name, tell)
 
     async def _remove(self, name: str, tell: Callable[[str], Awaitable[None]]) -> None:

@@ -17,6 +17,7 @@ import yaml
 
 from hs.nursery.supervision.shape import write_files
 from tests.support.ledger import Ledger
+from tests.support.servers.http_client import HttpClient
 from tests.support.servers.ledger_run import (
     PEOPLE,
     ROOMS,
@@ -90,6 +91,33 @@ def changing(
         worker = (folder / "workers" / f"{WRITER}.yaml").read_text()
         yield ChangingServer(server, postgres_server, shared, worker)
         assert server.stop() == 0
+
+
+async def test_new_worker_answers_at_the_port_of_a_removed_one_after_one_restart(
+    changing: ChangingServer,
+) -> None:
+    workers = changing.server.folder / "workers"
+    settings = yaml.safe_load((workers / "sync1.yaml").read_text())
+    (workers / "sync1.yaml").unlink()
+    (workers / "reader1.yaml").write_text(yaml.safe_dump({**settings, "worker_name": "reader1"}))
+    restarted, answers = trio.Event(), list[int]()
+
+    async def ask() -> None:
+        while not restarted.is_set():
+            async with HttpClient(changing.server.first_port) as client:
+                response = await client.get("/_matrix/client/versions")
+            answers.append(response.status)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ask)
+        output = await trio.to_thread.run_sync(changing.server.run, "restart", "--rolling")
+        restarted.set()
+
+    assert "sync1 stopped" in output.stdout, output.stdout + output.stderr
+    assert "reader1 restarted" in output.stdout
+    assert set(answers) == {200}
+    assert "sync1" not in changing.server.status()
+    assert changing.server.is_whole()
 
 
 async def test_nothing_is_lost_while_a_writer_is_added_and_removed(

@@ -53,34 +53,65 @@ def test_all_processes_know_a_new_writer_before_it_gets_slots(tmp_path: Path) ->
     assert order == ["main", "event_persister2", "pusher1", "sync1", "event_persister1"]
 
 
-def test_socket_of_a_removed_process_is_kept_while_it_runs(tmp_path: Path) -> None:
-    sync = tmp_path / "sync1.sock"
-    main = {"path": str(tmp_path / "main.sock")}
+def write_server(folder: Path) -> None:
+    """Write the file of a server whose main process has a replication listener."""
+    main = {"path": str(folder / "main.sock")}
     replication = {**main, "resources": [{"names": ["replication"]}]}
     shared = {**BASE, "listeners": [replication], "instance_map": {"main": main}}
-    (tmp_path / "homeserver.yaml").write_text(yaml.safe_dump(shared))
-    worker = tmp_path / "sync1.yaml"
-    listener = {"path": str(sync), "resources": [{"names": ["client"]}]}
-    worker.write_text(
-        yaml.safe_dump(
-            {
-                "worker_app": "synapse.app.generic_worker",
-                "worker_name": "sync1",
-                "worker_listeners": [listener],
-            }
-        )
-    )
+    (folder / "homeserver.yaml").write_text(yaml.safe_dump(shared))
+
+
+def write_worker(folder: Path, name: str, address: str) -> Path:
+    """Write the file of a worker that listens on a UNIX socket, and return its path."""
+    listener = {"path": str(folder / address), "resources": [{"names": ["client"]}]}
+    settings = {
+        "worker_app": "synapse.app.generic_worker",
+        "worker_name": name,
+        "worker_listeners": [listener],
+    }
+    path = folder / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(settings))
+    return path
+
+
+def make_supervisor(folder: Path, sockets: OpenedSockets, unused: socket.socket) -> Supervisor:
+    """Return a supervisor of the server whose files are in a folder."""
+    plan = ServerPlan(find=lambda: find_processes(folder), allow_ineffective=())
+    return Supervisor(plan, sockets, Forks(unused, 0, print), print, 0)
+
+
+def test_socket_of_a_removed_process_is_kept_while_it_runs(tmp_path: Path) -> None:
+    write_server(tmp_path)
+    worker = write_worker(tmp_path, "sync1", "sync1.sock")
     sockets = OpenedSockets()
     with socket.socket() as unused:
-        plan = ServerPlan(find=lambda: find_processes(tmp_path), allow_ineffective=())
-        supervisor = Supervisor(plan, sockets, Forks(unused, 0, print), print, 0)
+        supervisor = make_supervisor(tmp_path, sockets, unused)
         supervisor.load()
         supervisor.processes["sync1"] = ManagedProcess("sync1", never_fork)
         worker.unlink()
 
         supervisor.load()
 
-    assert sync.exists()
+    assert (tmp_path / "sync1.sock").exists()
+    sockets.close()
+
+
+def test_new_process_gets_the_socket_of_a_removed_one_with_its_address(tmp_path: Path) -> None:
+    write_server(tmp_path)
+    worker = write_worker(tmp_path, "sync1", "reader.sock")
+    sockets = OpenedSockets()
+    with socket.socket() as unused:
+        supervisor = make_supervisor(tmp_path, sockets, unused)
+        supervisor.load()
+        supervisor.processes["sync1"] = ManagedProcess("sync1", never_fork)
+        before = sockets.of("sync1")
+        worker.unlink()
+        write_worker(tmp_path, "sync2", "reader.sock")
+
+        supervisor.load()
+
+    assert before == sockets.of("sync1") == sockets.of("sync2")
+    assert sockets.users_of(["sync2"]) == {"sync1", "sync2"}
     sockets.close()
 
 
