@@ -154,8 +154,9 @@ class _Renewal:
     def note(self, requested_at: float, fence: int | None) -> None:
         """Note the reply to a renewal: the fence of the lease, None if another holder has it."""
         if fence == self.lease.fence:
-            self.due_at = requested_at + RENEW_S + LEAD_S
-            self.valid_until = requested_at + VALID_S
+            # This may be the late reply to an earlier renewal, which has shortened nothing.
+            self.due_at = max(self.due_at, requested_at + RENEW_S + LEAD_S)
+            self.valid_until = max(self.valid_until, requested_at + VALID_S)
             self._waiting.deadline = self.due_at
         else:
             self.is_lost = True

@@ -45,10 +45,15 @@ ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, expires_ms = 0
 HOLDER = "SELECT holder, fence, expires_ms FROM leases WHERE name = $1"
 # The row is kept so that the fence never decreases.
 GIVE_BACK = "UPDATE leases SET expires_ms = 0, holder = '' WHERE name = $1 AND holder = $2"
+# A renewal whose connection is slow, or was lost, may be carried out after later ones. The holder
+# relies on the expiry that those have set.
+LATE_MS: Final = 60_000
 RENEW: Final = sql(
     lambda d: (
         f"""
-UPDATE leases SET expires_ms = $3 WHERE holder = $1 AND {d.any_of("name", 2, "text")}
+UPDATE leases SET
+    expires_ms = CASE WHEN expires_ms BETWEEN $3 AND $3 + {LATE_MS} THEN expires_ms ELSE $3 END
+WHERE holder = $1 AND {d.any_of("name", 2, "text")}
 RETURNING name, fence
 """
     )
@@ -79,7 +84,10 @@ async def mark(tx: Tx, name: str, holder: str) -> None:
 
 
 async def renew(tx: Tx, holder: str, names: Sequence[str], expires_ms: int) -> dict[str, int]:
-    """Extend leases of one holder; return the fences of those that it still holds."""
+    """Extend leases of one holder; return the fences of those that it still holds.
+
+    One that is carried out late, after others, shortens none.
+    """
     rows = await tx.fetch(RENEW, holder, list(names), expires_ms)
     return {row[0]: row[1] for row in rows}
 

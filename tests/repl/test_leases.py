@@ -251,6 +251,43 @@ async def test_renewal_of_a_lease_of_another_process_stops_only_its_holder(
         assert await process(db, "b").try_take("kept") is None
 
 
+async def test_renewal_that_the_database_carries_out_late_shortens_no_lease(
+    database: Database,
+) -> None:
+    await database.write(leases.take, "duty", "a", 20_000, 10_000)
+
+    for expires_ms in (40_000, 30_000):
+        assert await database.write_idempotent(leases.renew, "a", ["duty"], expires_ms)
+
+    row = await database.read(leases.read, "duty")
+    assert row is not None
+    assert row.expires_ms == 40_000
+
+
+async def test_renewal_after_the_clock_was_set_back_shortens_a_lease(database: Database) -> None:
+    await database.write(leases.take, "duty", "a", 7_200_000, 7_190_000)
+
+    await database.write_idempotent(leases.renew, "a", ["duty"], 3_600_000)
+
+    row = await database.read(leases.read, "duty")
+    assert row is not None
+    assert row.expires_ms == 3_600_000
+
+
+async def test_holder_goes_on_though_an_earlier_renewal_ends_after_later_ones(
+    db: Database, autojump_clock: trio.testing.MockClock
+) -> None:
+    delayed: Any = Delayed(db, 1.2 * TTL_MS / 1000)
+    holder = process(delayed, "a")
+    async with trio.open_nursery() as nursery, holder.hold("duty"):
+        nursery.start_soon(holder.renew_after, leases.read, "duty")
+        await trio.sleep(delayed.delay_s + RENEW_S / 10)
+
+        assert await process(db, "b").try_take("duty") is None
+        await trio.sleep(TTL_MS / 1000)
+        assert holder.held == {"duty"}
+
+
 async def test_replaced_holder_is_stopped(
     db: Database, autojump_clock: trio.testing.MockClock
 ) -> None:
@@ -313,6 +350,22 @@ async def test_without_the_database_a_holder_stops_before_another_may_start(
             await trio.sleep_forever()
 
     assert trio.current_time() - began < TTL_MS / 1000
+
+
+@attrs.frozen
+class Delayed:
+    """A database that takes long for units with which leases are renewed."""
+
+    database: Database
+    delay_s: float
+
+    async def write(self, unit: Any, *args: Any) -> Any:
+        return await self.database.write(unit, *args)
+
+    async def write_idempotent(self, unit: Any, *args: Any) -> Any:
+        if unit is leases.renew_after:
+            await trio.sleep(self.delay_s)
+        return await self.database.write_idempotent(unit, *args)
 
 
 @attrs.frozen
