@@ -130,7 +130,8 @@ class _Patience:
     """How long calls that were not taken are repeated."""
 
     _owners: OwnerCalls
-    _began: float = attrs.field(factory=trio.current_time)
+    _not_begun_until: float = attrs.field(factory=lambda: trio.current_time() + RETURN_S)
+    _refused_until: float | None = None
     _pause_s: float = FIRST_PAUSE_S
 
     async def wait(self, refusal: NotOwner | CallNotBegun, has_moved: Callable[[], bool]) -> None:
@@ -140,14 +141,21 @@ class _Patience:
         holder, epoch = known.get("holder"), known.get("epoch")
         if isinstance(slot, int) and isinstance(epoch, int) and stream in slots.configured:
             slots.note(str(stream), slot, str(holder), epoch)
-        limit_s = RETRY_S if isinstance(refusal, NotOwner) else RETURN_S
-        if trio.current_time() >= self._began + limit_s:
+        if trio.current_time() >= self._deadline(refusal):
             raise OwnerChanging from refusal
         if not has_moved():
             await slots.wait_changed(self._pause_s)
             self._pause_s = min(self._pause_s * 2, LAST_PAUSE_S)
             if not has_moved():
                 await self._owners.refresh()
+
+    def _deadline(self, refusal: NotOwner | CallNotBegun) -> float:
+        if isinstance(refusal, CallNotBegun):
+            return self._not_begun_until
+        # Counted from the first refusal: the call may have waited for another process before.
+        if self._refused_until is None:
+            self._refused_until = trio.current_time() + RETRY_S
+        return self._refused_until
 
 
 def unguarded(keys: Iterable[str]) -> AbstractContextManager[None]:

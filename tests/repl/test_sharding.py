@@ -172,6 +172,28 @@ async def test_call_that_was_not_begun_is_repeated_when_its_owner_is_back(
     assert calls == ["p2", "p2"]
 
 
+async def test_new_owner_may_refuse_a_call_for_a_while_that_the_one_before_has_not_begun(
+    autojump_clock: object,
+) -> None:
+    scene = make_scene()
+    table, began = scene.tables["p1"], trio.current_time()
+    table.note("events", SLOT, "p2", 1)
+
+    async def call(owner: str) -> str:
+        await trio.sleep(0.01)
+        if owner == "p2":
+            if trio.current_time() - began > 12:
+                table.note("events", SLOT, "p1", 2)
+            raise CallNotBegun
+        if trio.current_time() - began < 15:
+            raise NotOwner("events", SLOT, "p1", 2)
+        return owner
+
+    owners = OwnerCalls("events", table, scene.refresh)
+
+    assert await owners.call(lambda: owners.owner(ROOM), call) == "p1"
+
+
 async def test_call_that_nobody_begins_fails_in_time(autojump_clock: object) -> None:
     scene = make_scene()
     began = trio.current_time()
