@@ -243,5 +243,6 @@ def _text_of(record: SentMembers) -> str:
 
 
 def _weigh(device: DeviceKey, records: tuple[SentMembers, ...]) -> int:
-    # The records of a device share most of their members.
-    return 1 + max(record.count for record in records)
+    # A record shares the members of the one that it was made from.
+    counts = {record.name: record.count for record in records}
+    return 1 + sum(max(0, record.count - counts.get(record.parent, 0)) for record in records)

@@ -11,6 +11,7 @@ from hs.core.events import event_types
 from hs.core.ids import EventID, RoomID, UserID
 from hs.core.requester import Requester
 from hs.core.streams import EVENTS
+from hs.lib.caching.lru_cache import collect_caches
 from hs.services.rooms.append.drafts import Draft
 from hs.services.sync import lazy_members
 from hs.services.sync.lazy_members import (
@@ -250,6 +251,23 @@ async def test_answers_and_records_are_limited(monkeypatch: pytest.MonkeyPatch) 
     assert (moved.count, full.count, whole.count) == (10, 10, 20)
     assert full.parent is None
     assert full.has(*member(24))
+
+
+def test_records_of_a_device_weigh_what_they_do_not_share() -> None:
+    with collect_caches() as caches:
+        records = LazyMembers()
+    (cache,) = caches
+    first = [member(n) for n in range(100)]
+
+    record = records.add(DEVICE, NOTHING_SENT, first)
+    for number in range(100, 104):
+        record = records.add(DEVICE, record, [member(number)])
+    of_a_polling_device = cache.weight
+    for _ in range(3):
+        records.add(DEVICE, NOTHING_SENT, first)
+
+    assert 100 < of_a_polling_device < 120
+    assert cache.weight - of_a_polling_device >= 300
 
 
 async def test_record_of_the_last_token_outlives_repeated_requests() -> None:
