@@ -56,6 +56,7 @@ _FIRST_NUMBER_BITS: Final = 32
 SentMember = tuple[RoomID, UserID, EventID]
 DeviceKey = tuple[UserID, str | None]
 MembersByRoom = dict[RoomID, dict[UserID, EventID]]
+_NO_MEMBERS: Final = Map[UserID, EventID]()
 
 
 @attrs.frozen
@@ -112,12 +113,15 @@ class SentMembers:
         """Return the record that also has these members; only these, if they are too many."""
         if self.count + len(members) > MAX_MEMBERS_PER_DEVICE and self.count:
             return NOTHING_SENT.with_members(members, name)
-        rooms, size = self.rooms, self.count
+        by_room: MembersByRoom = {}
         for room_id, user_id, event_id in members[:MAX_MEMBERS_PER_DEVICE]:
-            room = rooms.get(room_id, Map[UserID, EventID]())
-            size += user_id not in room
-            rooms = rooms.set(room_id, room.set(user_id, event_id))
-        return SentMembers(name, rooms, size, self.name if self.count else None)
+            by_room.setdefault(room_id, {})[user_id] = event_id
+        rooms, size = self.rooms.mutate(), self.count
+        for room_id, added in by_room.items():
+            before = rooms.get(room_id, _NO_MEMBERS)
+            rooms[room_id] = after = before.update(added)
+            size += len(after) - len(before)
+        return SentMembers(name, rooms.finish(), size, self.name if self.count else None)
 
     def added_to(self, base: "SentMembers | None") -> Iterable[SentMember]:
         """Yield the members that the record has, but not the one that it was made from."""
