@@ -1,6 +1,7 @@
 """The tokens of /sync: how far a client has seen each stream."""
 
 import operator
+import re
 from collections.abc import Iterable
 from typing import Any, Final
 
@@ -12,6 +13,8 @@ from hs.core.stream_def import StreamDef
 from hs.core.streams import CATALOGUE
 
 MAX_TOKEN_LENGTH: Final = 8192
+# Unreserved characters. Services send a token back as it came, without an escape.
+_CHARACTERS: Final = re.compile(r"s[0-9A-Za-z._~-]*", re.ASCII)
 
 
 @attrs.frozen
@@ -79,7 +82,7 @@ class SyncToken:
 
         Raises: InvalidParam.
         """
-        if not text.startswith("s") or len(text) > MAX_TOKEN_LENGTH:
+        if len(text) > MAX_TOKEN_LENGTH or _CHARACTERS.fullmatch(text) is None:
             raise InvalidParam("Not a sync token")
         segments = text[1:].split("_")
         sticky = _take_marked(segments, "~") if "_~" in text else None

@@ -153,6 +153,8 @@ def test_malformed_room_token_is_refused(text: str) -> None:
     [
         ("x", "Not a sync token"),
         ("s" + "1" * 9000, "Not a sync token"),
+        (SyncToken().encode() + '_"', "Not a sync token"),
+        (SyncToken().encode() + "_\ud800", "Not a sync token"),
         ("s", "The token is malformed"),
         ("s1_2_3", "The token is malformed"),
         ("s1_2_a-b.3", "The token is malformed"),
