@@ -2,7 +2,8 @@
 
 A client may come with a token that this process has not reached yet:
 
-- Another process has issued it. This process waits until the rows arrive.
+- Another process has issued it. This process waits until the rows arrive, but not long for those
+  of memory streams: nobody has them if their writer is dead.
 - It is of the future: the database was restored from a backup, so the stream ends before it, and
   its numbers will be given to other rows. The client must not wait for them, as it would miss all
   rows up to there: it gets the response to a first sync, which says what is in its rooms now, and
@@ -27,6 +28,9 @@ from hs.lib.caching.lru_cache import LruCache
 from hs.repl.feed import Feed
 
 MAX_TOKENS: Final = 5_000
+MEMORY_S: Final = 0.5
+"""How long a client waits for rows of memory streams, of which the writer may be gone for good."""
+
 _PRESENCE_SLOT: Final = SYNCED_STREAMS.index(PRESENCE)
 
 StoredPositions = Callable[[], Awaitable[Sequence[tuple[str, str, int]]]]
@@ -107,7 +111,7 @@ class SyncPositions:
         """
         if self.covers(token):
             return token
-        if self._stored is not None and await self.wait_for(token, timeout_s):
+        if self._stored is not None and await self._wait_for(token, timeout_s):
             return token
         remaining = self._without_lost_memory(token)
         if self.covers(remaining):
@@ -127,11 +131,18 @@ class SyncPositions:
         }
         return attrs.evolve(token, **lost)
 
-    async def wait_for(self, token: SyncToken, timeout_s: float) -> bool:
+    async def _wait_for(self, token: SyncToken, timeout_s: float) -> bool:
         """Wait until this process has seen all that the token covers; False after the timeout."""
         deadline = trio.current_time() + timeout_s
+        return await self._wait_for_streams(
+            token, StreamKind.TABLE, deadline
+        ) and await self._wait_for_streams(
+            token, StreamKind.MEMORY, min(deadline, trio.current_time() + MEMORY_S)
+        )
+
+    async def _wait_for_streams(self, token: SyncToken, kind: StreamKind, deadline: float) -> bool:
         for stream, position in zip(SYNCED_STREAMS, token.vectors(), strict=True):
-            if self._feed.position(stream).covers_all(position):
+            if stream.kind is not kind or self._feed.position(stream).covers_all(position):
                 continue
             left_s = max(0.0, deadline - trio.current_time())
             if not await self._feed.wait_for_position(stream, position, left_s):

@@ -2,11 +2,13 @@
 
 import attrs
 import pytest
+import trio
 
 from hs.core.errors import MatrixError
 from hs.core.positions import EpochPosition, VectorPosition
 from hs.core.tokens import SyncToken
 from hs.lib.clock import FixedClock
+from hs.services.sync.positions import MEMORY_S
 from hs.storage.database import Database
 from tests.support.composition import Neighbourhood
 from tests.support.rooms import ALICE, BOB
@@ -109,3 +111,22 @@ async def test_lost_positions_in_memory_streams_are_no_reason_to_start_again(
         room = response["rooms"]["join"][room_id]
         assert room["timeline"]["events"] == []
         assert room["ephemeral"]["events"][0]["content"] == {"user_ids": [BOB]}
+
+
+async def test_client_waits_only_a_moment_for_rows_of_a_dead_writer(database: Database) -> None:
+    main, reader = main_and_reader()
+    neighbours = Neighbourhood()
+    async with (
+        open_syncing(database, main, neighbours=neighbours),
+        open_syncing(database, reader, neighbours=neighbours) as s,
+    ):
+        room_id = await s.world.create_room(ALICE, join=[BOB])
+        position = SyncToken.parse((await s.sync(ALICE))["next_batch"])
+        lost = EpochPosition("", position.typing.vector.advance("dead", 10**17))
+        await s.set_typing(room_id, BOB)
+        began = trio.current_time()
+
+        response = await s.sync(ALICE, attrs.evolve(position, typing=lost).encode())
+
+        assert trio.current_time() - began <= 2 * MEMORY_S
+        assert room_id in response["rooms"]["join"]
