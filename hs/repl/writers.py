@@ -7,7 +7,7 @@ Rules:
   One transaction is in flight at a time; the jobs that arrive meanwhile form the next batch.
 - First the commit, then the rows reach the local feed and the transport, then callers get their
   results. A caller that reads the feed therefore sees its own change.
-- The position of the writer is part of the transaction, under the condition that this life of
+- The position of the writer is part of every transaction, under the condition that this life of
   the writer (the *generation*) is still the latest. Of two processes with the same name only the
   one that started last can commit; the other one fails with WriterReplaced.
 - A process that does not respond loses its slots to others (hs/repl/slots), which fence its
@@ -363,6 +363,9 @@ class TableWriter(Generic[R]):
         attempt.results, attempt.rows = results, rows
         if rows:
             await self._record(tx, rows, attempt.generation)
+        else:
+            # It may have written something that needs no row.
+            await self._set_position(tx, attempt.generation, self.committed)
 
     async def _reject(self, attempt: _Attempt[R]) -> None:
         """Fail a batch that the database rejected: this writer was fenced, or replaced."""
@@ -437,11 +440,12 @@ class TableWriter(Generic[R]):
             job.finish(outcome.Value(result))
 
     async def _record(self, tx: Tx, rows: Rows[R], generation: str) -> None:
-        position = rows[-1][0]
-        name, writer = self.stream.name, self.writer
         if self._transport.shared:
             await self._log.append(tx, self.committed, rows)
-        await stream_log.set_position(tx, name, writer, generation, position)
+        await self._set_position(tx, generation, rows[-1][0])
+
+    async def _set_position(self, tx: Tx, generation: str, position: int) -> None:
+        await stream_log.set_position(tx, self.stream.name, self.writer, generation, position)
 
     def _publish(self, rows: Rows[R]) -> None:
         position = rows[-1][0]

@@ -321,6 +321,28 @@ async def test_write_now_of_a_replaced_writer_fails(db: Database, nursery: trio.
     await replaced.ended.wait()
 
 
+async def write_without_rows(tx: Tx, ids: StreamIds) -> tuple[None, Rows[Note]]:
+    """Write something that no reader needs to know."""
+    await stream_log.reserve(tx, "hints", "w1", 1, 1)
+    return None, []
+
+
+async def test_replaced_writer_commits_nothing_without_rows_either(
+    db: Database, nursery: trio.Nursery
+) -> None:
+    replaced = FailingWriter(table_writer(db, local_transport(Feed())), WriterReplaced)
+    await nursery.start(replaced.run)
+    await replaced.writer.write(write_without_rows)
+    positions = await db.read(stream_log.list_positions)
+    await db.write(stream_log.take_over, "receipts", "w1", "another life")
+
+    with pytest.raises(WriterReplaced):
+        await replaced.writer.write(write_without_rows)
+
+    await replaced.ended.wait()
+    assert await db.read(stream_log.list_positions) == positions
+
+
 async def commit_slowly(tx: Tx) -> None:
     await stream_log.set_position(tx, "receipts", "w1", "killed", 7)
     await tx.execute("SELECT pg_sleep(1)")

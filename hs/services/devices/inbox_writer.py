@@ -22,7 +22,7 @@ Rules:
 - Claimed keys are deleted. A claim is therefore shielded from cancellation, and if its second
   transaction fails it returns the keys of the first.
 - `forget` deletes the contents of all closed inboxes of a user. It runs shielded, with cached
-  inboxes of the user invalid, and always writes a row, so that a replaced writer cannot commit it.
+  inboxes of the user invalid.
 """
 
 import logging
@@ -459,7 +459,7 @@ async def _forget(tx: Tx, ids: StreamIds, user_id: str, device_ids: list[str]) -
     """Delete messages; return whether all are deleted, so that this need not be repeated."""
     if not await to_device.delete_messages_of_deleted_devices(tx, user_id, MAX_DELETED_AT_ONCE):
         return False, []
+    if not device_ids:
+        return True, []
     devices = tuple((user_id, device_id) for device_id in device_ids)
-    # A row is written even without devices, because only commits with rows check that this process
-    # is still the writer.
     return True, [(await ids.next_id(), ToDeviceRow(devices, keys=True, gone=True))]
