@@ -29,6 +29,7 @@ from hs.repl.ownership import Location, Ownership, Topology
 from hs.repl.sharding import KeyGuard, OwnerCalls, guarded, sharded_proxy, unguarded
 from hs.repl.shared_writer import SharedTableWriter
 from hs.repl.signing_key import signing_key_of
+from hs.repl.slots.fences import KeyFence, fence_keys, unfenced
 from hs.repl.slots.keeper import SlotKeeper
 from hs.repl.slots.key_writers import KeyWriters
 from hs.repl.slots.table import Listener, Matches, SlotTable
@@ -143,6 +144,12 @@ class ProcessBase:
         if self.slots is None or not self.slots.table.has_slots(stream):
             return unguarded
         return partial(self.slots.table.calling, stream.writer_setting or stream.name)
+
+    def key_fence(self, stream: StreamDef[Any]) -> KeyFence:
+        """Return what a writer of a memory stream stores its keys with; see KeyFence."""
+        if self.slots is None or not self.slots.table.has_slots(stream):
+            return unfenced
+        return partial(fence_keys, self.slots.table, stream.writer_setting or stream.name)
 
     def key_writer(self, stream: StreamDef[Any]) -> Callable[[str], str | None]:
         """Return a function from keys to the writers whose rows cover them; see KeyWriters."""

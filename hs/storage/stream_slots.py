@@ -24,6 +24,12 @@ FILL: Final = InsertRows(
 )
 LIST = "SELECT stream, slot, holder, epoch FROM stream_slots ORDER BY stream, slot"
 LOCK: Final = sql(lambda d: f"SELECT slot FROM stream_slots WHERE holder = $1 {d.row_lock()}")
+LOCK_HELD: Final = sql(
+    lambda d: (
+        "SELECT slot, epoch FROM stream_slots WHERE stream = $1 AND holder = $2 "
+        f"AND {d.any_of('slot', 3, 'bigint')} ORDER BY slot {d.row_lock()}"
+    )
+)
 GIVE: Final = sql(
     lambda d: (
         f"""
@@ -93,6 +99,12 @@ async def list_settled(tx: Tx, holder: str) -> list[SlotRecord]:
     """List all slots, after a transaction that gives slots of this process away has ended."""
     await tx.fetch(LOCK, holder)
     return await list_slots(tx)
+
+
+async def lock_held(tx: Tx, stream: str, holder: str, epochs: Mapping[int, int]) -> set[int]:
+    """Return the slots that a process has held since these epochs, until the transaction ends."""
+    rows = await tx.fetch(LOCK_HELD, stream, holder, list(epochs))
+    return {row[0] for row in rows if row[1] == epochs[row[0]]}
 
 
 async def give(

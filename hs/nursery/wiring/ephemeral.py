@@ -33,6 +33,7 @@ from hs.services.ephemeral.typing_notifications import (
     TypingUsers,
     TypingWriter,
 )
+from hs.services.ephemeral.unsaved_presence import UnsavedPresence
 
 
 @attrs.frozen(eq=False, kw_only=True)
@@ -57,7 +58,9 @@ def wire_ephemeral(base: ProcessBase, accounts: AccountServices, rooms: Rooms) -
 
     def typing_memory() -> LocalTypingWriter:
         owns = partial(base.ownership.may_finish, TYPING)
-        memory = LocalTypingWriter(base.memory(TYPING), typing_users, base.database, owns)
+        memory = LocalTypingWriter(
+            base.memory(TYPING), typing_users, base.database, owns, fence=base.key_fence(TYPING)
+        )
         memory.follow(base.feed)
         base.on_gained(TYPING, memory.gain)
         base.on_lost(TYPING, memory.lose)
@@ -102,28 +105,31 @@ def _receipt_writer(base: ProcessBase) -> ReceiptWriter:
 def _presence(base: ProcessBase, rooms: Rooms) -> tuple[PresenceService, list[Duty]]:
     settings, clock = base.settings.presence, base.clock
     duties: list[Duty] = []
+    states = PresenceStates(base.database, base.feed)
 
     def memory() -> LocalPresenceWriter:
         may_finish = partial(base.ownership.may_finish, PRESENCE)
         guard = base.key_guard(PRESENCE)
+        unsaved = UnsavedPresence(base.database, base.key_fence(PRESENCE))
         writer = LocalPresenceWriter(
             writer=base.memory(PRESENCE),
             database=base.database,
+            unsaved=unsaved,
             settings=settings,
             clock=clock,
             is_local=rooms.memberships.is_local,
             may_finish=may_finish,
+            shown=states.here,
             guard=guard,
         )
         base.on_gained(PRESENCE, writer.gain)
         base.on_lost(PRESENCE, writer.lose)
         if base.slots is not None:
-            base.slots.table.unsaved[PRESENCE.name] = writer.has_unsaved
+            base.slots.table.unsaved[PRESENCE.name] = unsaved.has_some
             base.slots.table.savers[PRESENCE.name] = writer.save
         duties.append(Duty("presence", writer.run))
         return writer
 
-    states = PresenceStates(base.database, base.feed)
     owners = base.owner_calls(PRESENCE)
     writer = (
         base.owned(PresenceWriter, PRESENCE, memory)

@@ -14,7 +14,8 @@ Rules:
 - What is written is checked without an await before it is handed to the writer, by `check`.
 - Nothing fences the writer of a memory stream. So a process writes the keys of such streams
   (`unfenced`) only until `trusted_until`: `silent_s` after its last sign of life, before which no
-  other process takes its slots. One that was stopped finds that out before it writes anything.
+  other process takes its slots. One that was stopped finds that out before it writes anything. What
+  such a writer stores has a fence of its own (`hs/repl/slots/fences.py`).
 """
 
 import math

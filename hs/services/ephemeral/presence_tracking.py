@@ -12,8 +12,8 @@ Rules:
   have set the presence to offline explicitly.
 - Activity is reported at most every half `last_active_granularity`, and only for users who are not
   offline; reporting activity of offline users would cost the writer a database read.
-- Keepalives are sent while there are devices. If a writer does not know the process, all devices
-  are reported again.
+- Keepalives are sent while there are devices. If a writer does not know the process, or its reply
+  is lost, all devices are reported again.
 """
 
 import logging
@@ -222,8 +222,12 @@ class SyncingDevices:
         now_ms = self._clock.steady_ms()
         if not self._devices or now_ms - self._keepalive_ms < KEEPALIVE_EVERY_MS:
             return
-        self._keepalive_ms = now_ms
-        if not await self._writer.keep(self._instance, self._epoch):
-            for key, device in self._devices.items():
-                self._edges.setdefault(key, device.state)
-            self._wake.set()
+        self._keepalive_ms, is_known = now_ms, False
+        try:
+            is_known = await self._writer.keep(self._instance, self._epoch)
+        finally:
+            # Also if the reply was lost, because the writer asks only once.
+            if not is_known:
+                for key, device in self._devices.items():
+                    self._edges.setdefault(key, device.state)
+                self._wake.set()

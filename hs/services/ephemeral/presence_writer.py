@@ -5,7 +5,8 @@ Rules:
 - Of several writers, each has its share of the users, and loads and stores only those. Users may
   pass to another writer (hs/repl/slots). That is to the new one like a restart: it loads them, with
   placeholder devices, and asks all processes to report their devices again. Users of other servers
-  stay for REMOTE_TIMEOUT_MS. The old one stores what it has published, and forgets them.
+  stay for REMOTE_TIMEOUT_MS. The old one stores what it has published, and forgets them. Its last
+  messages may be lost, so the new one publishes what differs from what its process was told.
 - What is due while it is not certain that this process owns a user is done later.
 - A device counts while any process reports that it syncs, and for `sync_online_timeout` after it
   has set its presence. A user has the best presence of their devices, but is unavailable instead
@@ -25,13 +26,13 @@ Rules:
 - Timers are a heap of (time, user). A user has one valid entry, at `due_ms`; others are ignored.
 - Times are those of the steady clock, so nobody goes or stays when the date is set. Only the last
   activity is also kept as a date, which is stored and shown.
-- Changes are stored every SAVE_EVERY_S. If that fails they are kept; newer ones take precedence.
+- Changes are stored every SAVE_EVERY_S (UnsavedPresence).
 
 Spec: client-server API, Presence.
 """
 
 import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final, Protocol
 
 import attrs
@@ -44,6 +45,7 @@ from hs.repl.memory_writer import MemoryWriter
 from hs.repl.rpc import rpc
 from hs.repl.sharding import KeyGuard, unguarded
 from hs.repl.slots.table import Matches
+from hs.services.ephemeral.unsaved_presence import UnsavedPresence
 from hs.settings.sections.features import PresenceSettings
 from hs.storage.database import Database
 from hs.storage.ephemeral import presence as storage
@@ -145,22 +147,23 @@ class _Instance:
 
 @attrs.define(eq=False)
 class LocalPresenceWriter:
-    """The writer in a process that owns the stream, or a share of the users."""
+    """The writer in a process that owns the stream, or a share of the users.
+
+    `_shown` returns the users who are not offline by what this process was told.
+    """
 
     _writer: MemoryWriter[PresenceRow]
     _database: Database
+    _unsaved: UnsavedPresence
     _settings: PresenceSettings
     _clock: Clock
     _is_local: Callable[[str], bool]
     _may_finish: Callable[[str], bool]
+    _shown: Callable[[], Iterable[PresenceRow]]
     _guard: KeyGuard = unguarded
     _users: dict[UserID, _User] = attrs.Factory(dict)
     _instances: dict[str, _Instance] = attrs.Factory(dict)
     _due: list[tuple[int, UserID]] = attrs.Factory(list)
-    _unsaved: dict[UserID, PresenceRow] = attrs.Factory(dict)
-    _saving: dict[UserID, PresenceRow] = attrs.Factory(dict)
-    _has_unsaved: trio.Event = attrs.Factory(trio.Event)
-    _lock: trio.Lock = attrs.Factory(trio.Lock)  # of a save
     _gained: list[Matches] = attrs.Factory(list)
     _timer_changed: trio.Event = attrs.Factory(trio.Event)
 
@@ -187,8 +190,8 @@ class LocalPresenceWriter:
 
     async def load(self) -> None:
         """Load users who were not offline before a restart, and give their devices time to sync."""
-        self._gained.clear()
-        await self._load(lambda user_id: True)
+        self._gained = [lambda user_id: True]
+        await self._load_gained()
 
     def gain(self, matches: Matches) -> None:
         """Begin to load users that another process owned before."""
@@ -200,17 +203,34 @@ class LocalPresenceWriter:
     def lose(self, matches: Matches) -> None:
         """Forget users, because another process owns them, or will."""
         self._writer.forget(matches)
-        for users in (self._users, self._unsaved, self._saving):
-            for user_id in [user_id for user_id in users if matches(user_id)]:
-                del users[user_id]
-
-    def has_unsaved(self, matches: Matches) -> bool:
-        """Return whether some users have changes that are not stored."""
-        return any(matches(user_id) for user_id in (*self._unsaved, *self._saving))
+        self._unsaved.lose(matches)
+        for user_id in [user_id for user_id in self._users if matches(user_id)]:
+            del self._users[user_id]
 
     async def _load_gained(self) -> None:
         gained, self._gained = self._gained, []
-        await self._load(lambda user_id: any(matches(user_id) for matches in gained))
+
+        def is_gained(user_id: str) -> bool:
+            return any(matches(user_id) for matches in gained)
+
+        await self._load(is_gained)
+        await self._correct(is_gained)
+
+    async def _correct(self, wanted: Matches) -> None:
+        """Publish the presence of users of whom this process was told something else."""
+        shown = {UserID(row.user_id): row for row in self._shown() if wanted(row.user_id)}
+        records = await self._database.read(storage.list_of_users, list(shown))
+        rows = {UserID(record.user_id): _row_of(record) for record in records}
+        for user_id in rows.keys() & self._users.keys():
+            rows[user_id] = self._users[user_id].published or rows[user_id]
+        late = [
+            row
+            for user_id, row in rows.items()
+            if self._may_finish(user_id)
+            and _published_fields(row) != _published_fields(shown[user_id])
+        ]
+        if late:
+            self._writer.append_nowait(late)
 
     async def _load(self, wanted: Matches) -> None:
         for record in await self._database.read(storage.list_not_offline):
@@ -317,37 +337,14 @@ class LocalPresenceWriter:
 
     async def save(self) -> None:
         """Store the changes published since the last time."""
-        async with self._lock:
-            await self._save()
-
-    async def _save(self) -> None:
-        self._saving, self._unsaved = self._unsaved, {}
-        unsaved = dict(self._saving)
-        if not unsaved:
-            return
-        records = [
-            PresenceRecord(
-                row.user_id, row.state, row.last_active_ts, row.status_msg, row.currently_active
-            )
-            for row in unsaved.values()
-        ]
-        try:
-            await self._database.write(storage.save, records)
-        except BaseException:
-            self._unsaved = {**self._saving, **self._unsaved}
-            self._has_unsaved.set()
-            raise
-        finally:
-            self._saving = {}
-        for user_id in unsaved:
+        for user_id in await self._unsaved.save():
             self._forget_offline(user_id)
 
     async def _save_periodically(self) -> None:
         try:
             while True:
-                await self._has_unsaved.wait()
+                await self._unsaved.wait()
                 await trio.sleep(SAVE_EVERY_S)
-                self._has_unsaved = trio.Event()
                 await self.save()
         finally:
             with trio.move_on_after(5, shield=True):
@@ -437,12 +434,12 @@ class LocalPresenceWriter:
         user = self._users.get(user_id)
         if user is None or user.devices or user.remote_until_ms:
             return
-        if user_id not in self._unsaved:
+        if not self._unsaved.has(user_id):
             del self._users[user_id]
 
     def _publish(self, user_id: UserID, user: _User, row: PresenceRow) -> None:
-        user.published = self._unsaved[user_id] = row
-        self._has_unsaved.set()
+        user.published = row
+        self._unsaved.add(row)
         self._writer.append_nowait([row])
 
     def _state(self, user: _User, now_ms: int) -> str:

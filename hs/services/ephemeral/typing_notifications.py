@@ -33,11 +33,12 @@ from hs.core.streams import EVENTS, TYPING, EventRow, TypingRow
 from hs.repl.feed import Batch, Feed, Interest
 from hs.repl.memory_writer import MemoryWriter
 from hs.repl.rpc import rpc
+from hs.repl.slots.fences import KeyFence, OwnedKeys, unfenced
 from hs.repl.slots.table import Matches
 from hs.services.accounts.limits.account_restrictions import check_may_signal
 from hs.services.ephemeral.member_protocols import JoinedMembers
 from hs.services.ephemeral.presence_tracking import SyncingDevices
-from hs.storage.database import Database
+from hs.storage.database import Database, Tx
 from hs.storage.ephemeral import typing_rooms
 
 MAX_TIMEOUT_MS: Final = 120_000
@@ -82,12 +83,14 @@ class LocalTypingWriter:
         database: Database,
         owns: Callable[[str], bool],
         now_s: Callable[[], float] = trio.current_time,
+        fence: KeyFence = unfenced,
     ) -> None:
         self._writer = writer
         self._shown = shown
         self._database = database
         self._owns = owns
         self._now_s = now_s
+        self._fence = fence
         self._stored_rooms: set[str] = set()
         self._changed = trio.Event()
         self._gained = trio.Event()
@@ -138,7 +141,8 @@ class LocalTypingWriter:
         added, removed = current - self._stored_rooms, self._stored_rooms - current
         if added or removed:
             stored = self._stored_rooms
-            await self._database.write(typing_rooms.update, added, removed)
+            owned = self._fence(added | removed)
+            await self._database.write(_update_owned, owned, added, removed)
             # Rooms that were lost meanwhile are not this process's to remove.
             self._stored_rooms = current - (stored - self._stored_rooms)
 
@@ -265,6 +269,11 @@ class TypingUsers:
             self._rooms[room_id] = _RoomTyping(batch.writer, tuple(users))
             if len(self._rooms) > MAX_ROOMS:
                 del self._rooms[next(iter(self._rooms))]
+
+
+async def _update_owned(tx: Tx, owned: OwnedKeys, added: set[str], removed: set[str]) -> None:
+    room_ids = set(await owned(tx))
+    await typing_rooms.update(tx, added & room_ids, removed & room_ids)
 
 
 def _without(rooms: dict[K, V], matches: Matches) -> dict[K, V]:

@@ -13,6 +13,7 @@ from hs.core.ids import RoomID, UserID
 from hs.core.requester import Requester
 from hs.core.streams import PRESENCE, PresenceRow
 from hs.lib.clock import FixedClock
+from hs.repl.calls.reply import RpcUnavailable
 from hs.repl.memory_writer import epoch_at
 from hs.services.ephemeral.presence import PresenceService
 from hs.services.ephemeral.presence_tracking import SyncingDevices
@@ -66,6 +67,20 @@ class Scene:
         self.clock.advance(ms)
         await self.devices.flush()
         self.writer.expire()
+
+
+@attrs.frozen(eq=False)
+class LossyWriter:
+    """A writer whose replies to keepalives are lost."""
+
+    writer: LocalPresenceWriter
+
+    async def keep(self, instance: str, epoch: int) -> bool:
+        await self.writer.keep(instance, epoch)
+        raise RpcUnavailable("main", "the reply was lost")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.writer, name)
 
 
 @asynccontextmanager
@@ -277,6 +292,21 @@ async def test_devices_of_a_silent_process_go_offline(database: Database) -> Non
             assert [row.state for row in scene.rows][-1] == "offline"
             # The process was alive: it must report its devices again.
             assert not await scene.writer.keep("main", epoch)
+
+
+async def test_devices_are_reported_if_the_request_for_them_was_lost(database: Database) -> None:
+    async with open_scene(database) as scene:
+        with scene.service.syncing(ALICE, "A", "online"):
+            await scene.devices.flush()
+            scene.clock.advance(61_000)
+            scene.writer.expire()
+            devices = attrs.evolve(scene.devices, writer=LossyWriter(scene.writer))
+            with pytest.raises(RpcUnavailable):
+                await devices.flush()
+
+            await devices.flush()
+
+        assert scene.published()[-1] == (ALICE, "online")
 
 
 async def test_user_who_was_set_offline_is_online_at_the_next_sync(database: Database) -> None:

@@ -2,14 +2,21 @@
 
 from typing import Any
 
+import trio
+
 from hs.core.ids import UserID
 from hs.core.streams import PRESENCE, TYPING
 from hs.lib.clock import FixedClock
+from hs.repl.slots.assignment import SLOTS
 from hs.services.ephemeral.presence_tracking import KEEPALIVE_EVERY_MS
 from hs.services.ephemeral.presence_writer import LocalPresenceWriter
 from hs.services.ephemeral.sharded_presence import ShardedPresence
-from hs.services.ephemeral.typing_notifications import LocalTypingWriter
+from hs.services.ephemeral.typing_notifications import SAVE_EVERY_S, LocalTypingWriter
+from hs.storage import stream_slots
 from hs.storage.database import Database
+from hs.storage.ephemeral import presence as storage
+from hs.storage.ephemeral import typing_rooms
+from hs.storage.ephemeral.presence import PresenceRecord
 from tests.services.sync.sharded_cluster import (
     WRITERS,
     becomes_quiet,
@@ -140,6 +147,59 @@ async def test_every_writer_of_presence_gets_keepalives_of_a_process(database: D
             shown = [await cluster.second.presence_of(user_id) for user_id in users]
 
     assert shown == ["online", "online"]
+
+
+async def test_new_holder_of_a_user_announces_what_others_were_not_told(
+    database: Database,
+) -> None:
+    async with open_cluster(database, presence=WRITERS) as cluster:
+        user_id = cluster.user_of(PRESENCE, "one")
+        room_id = await cluster.main.world.create_room(ALICE)
+        await cluster.main.world.join(room_id, user_id)
+        await cluster.main.set_presence(user_id, "online")
+        writer = local_writer(cluster.first, "one")
+        await writer.save()
+        since = (await cluster.main.sync(ALICE, set_presence="offline"))["next_batch"]
+        # As if another process had held the user, and the message that it sent had been lost.
+        writer.lose(user_id.__eq__)
+        offline = PresenceRecord(user_id, "offline", 1, None, False)
+        await database.write(storage.save, [offline])
+
+        writer.gain(user_id.__eq__)
+        async with cluster.first.process.duties("presence"):
+            responses, _ = await sync_until(
+                cluster.main, ALICE, since, lambda some: user_id in presence_in(some)
+            )
+
+    assert presence_in(responses)[user_id] == "offline"
+
+
+async def test_writers_store_nothing_of_what_others_have_taken_over_unnoticed(
+    database: Database,
+) -> None:
+    async with (
+        open_cluster(database, presence=WRITERS, typing=WRITERS) as cluster,
+        cluster.first.process.duties("typing"),
+    ):
+        user_id = cluster.user_of(PRESENCE, "one")
+        rooms = [await cluster.room_of(TYPING, "one", BOB) for _ in range(2)]
+        await cluster.main.set_typing(rooms[0], BOB)
+        await trio.sleep(2 * SAVE_EVERY_S)
+        await cluster.main.set_presence(user_id, "online")
+        await cluster.main.set_typing(rooms[1], BOB)
+        # As if the process did not run for a while.
+        for stream in (PRESENCE, TYPING):
+            await database.write(stream_slots.give, stream.name, "one", "two", range(SLOTS))
+        newer = PresenceRecord(user_id, "unavailable", 1, None, False)
+        await database.write(storage.save, [newer])
+
+        await local_writer(cluster.first, "one").save()
+        await trio.sleep(2 * SAVE_EVERY_S)
+        stored = await database.read(storage.list_of_users, [user_id])
+        stored_rooms = await database.read(typing_rooms.list_all)
+
+    assert stored == [newer]
+    assert stored_rooms == rooms[:1]
 
 
 def local_writer(process: Syncing, name: str) -> LocalPresenceWriter:
