@@ -1,5 +1,7 @@
 """Lost, repeated and late messages: the feed delivers every row once, in order."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any, cast
 
 import attrs
@@ -37,25 +39,42 @@ async def log_commits(tx: Tx, count: int) -> None:
         await stream_log.set_position(tx, "receipts", "w1", "life", number)
 
 
+@attrs.frozen(eq=False)
+class Reading:
+    """The intake of a process, and the numbers of the notes that its feed has delivered."""
+
+    feed: Feed
+    intake: Intake
+    delivered: list[int]
+
+
+@asynccontextmanager
+async def reading_notes(database: Database, instance: str, *writers: str) -> AsyncIterator[Reading]:
+    """Run the intake of a process that follows the notes of writers and changes of slots."""
+    feed, delivered = Feed(), list[int]()
+    feed.subscribe(NOTES, lambda batch: delivered.extend(number for number, _ in batch.rows))
+    streams: dict[str, StreamDef[Any]] = {"receipts": NOTES, "slots": SLOTS}
+    intake = Intake(feed, instance, database, lambda _: NoWriter(), streams)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(intake.run)
+        for writer in writers:
+            feed.start_at(NOTES, writer, 0)
+        yield Reading(feed, intake, delivered)
+        nursery.cancel_scope.cancel()
+
+
 async def delivered_of(
     database: Database, positions: list[int], pauses: set[int], group_size: int = 1
 ) -> list[int]:
-    feed = Feed()
-    delivered: list[int] = []
-    feed.subscribe(NOTES, lambda batch: delivered.extend(number for number, _ in batch.rows))
-    intake = Intake(feed, "w2", database, lambda _: NoWriter(), {"receipts": NOTES})
-    async with trio.open_nursery() as nursery:
-        await nursery.start(intake.run)
-        feed.start_at(NOTES, "w1", 0)
+    async with reading_notes(database, "w2", "w1") as r:
         for index, group in enumerate(in_groups(positions, group_size)):
-            intake.accept(*map(note_message, group))
+            r.intake.accept(*map(note_message, group))
             if index in pauses:
                 await trio.testing.wait_all_tasks_blocked()
-        intake.accept(Message(MessageKind.POSITION, "w1", "receipts", "w1", prev=12, position=20))
+        r.intake.accept(Message(MessageKind.POSITION, "w1", "receipts", "w1", prev=12, position=20))
         with trio.fail_after(60):
-            assert await feed.wait_for(NOTES, "w1", 20, 60)
-        nursery.cancel_scope.cancel()
-    return delivered
+            assert await r.feed.wait_for(NOTES, "w1", 20, 60)
+    return r.delivered
 
 
 def in_groups(positions: list[int], size: int) -> list[list[int]]:
@@ -226,29 +245,21 @@ async def test_own_rows_are_delivered_once_though_others_have_taken_the_slot(
         await stream_log.append(tx, "receipts", "w2", LoggedCommit(3, 0, encoded), 0)
         await stream_log.set_position(tx, "receipts", "w2", "life", 3)
 
-    async with open_inline() as database, trio.open_nursery() as nursery:
+    async with open_inline() as database:
         await make_tables(database)
         await database.write(log_commits, 2)
         await database.write(log_next_holder)
-        feed = Feed()
-        delivered: list[int] = []
-        feed.subscribe(NOTES, lambda batch: delivered.extend(number for number, _ in batch.rows))
-        streams: dict[str, StreamDef[Any]] = {"receipts": NOTES, "slots": SLOTS}
-        intake = Intake(feed, "w1", database, lambda _: NoWriter(), streams)
-        await nursery.start(intake.run)
-        for writer in ("w1", "w2"):
-            feed.start_at(NOTES, writer, 0)
-
-        feed.deliver(Batch(SLOTS, ANY_PROCESS, 0, 1, [(1, passed)]))
-        intake.accept(Message(MessageKind.POSITION, "w2", "receipts", "w2", prev=0, position=3))
-        await trio.sleep(10)
-        before = list(delivered)
-        feed.deliver(Batch(NOTES, "w1", 0, 2, [(1, Note("1")), (2, Note("2"))]))
-        assert await feed.wait_for(NOTES, "w2", 3, 60)
-        nursery.cancel_scope.cancel()
+        async with reading_notes(database, "w1", "w1", "w2") as r:
+            r.feed.deliver(Batch(SLOTS, ANY_PROCESS, 0, 1, [(1, passed)]))
+            position = Message(MessageKind.POSITION, "w2", "receipts", "w2", prev=0, position=3)
+            r.intake.accept(position)
+            await trio.sleep(10)
+            before = list(r.delivered)
+            r.feed.deliver(Batch(NOTES, "w1", 0, 2, [(1, Note("1")), (2, Note("2"))]))
+            assert await r.feed.wait_for(NOTES, "w2", 3, 60)
 
     assert before == []
-    assert delivered == [1, 2, 3]
+    assert r.delivered == [1, 2, 3]
 
 
 async def test_rows_wait_for_a_holder_before_the_last_one() -> None:
@@ -259,27 +270,18 @@ async def test_rows_wait_for_a_holder_before_the_last_one() -> None:
     second = SlotsRow(
         "receipts", "w3", ((0, 3),), (("receipts", "w2", 0),), (("receipts", "w3", 0),)
     )
-    async with open_inline() as database, trio.open_nursery() as nursery:
+    async with open_inline() as database:
         await make_tables(database)
         await database.write(log_commits, 2)
-        feed = Feed()
-        delivered: list[int] = []
-        feed.subscribe(NOTES, lambda batch: delivered.extend(number for number, _ in batch.rows))
-        streams: dict[str, StreamDef[Any]] = {"receipts": NOTES, "slots": SLOTS}
-        intake = Intake(feed, "main", database, lambda _: NoWriter(), streams)
-        await nursery.start(intake.run)
-        for writer in ("w1", "w2", "w3"):
-            feed.start_at(NOTES, writer, 0)
+        async with reading_notes(database, "main", "w1", "w2", "w3") as r:
+            r.feed.deliver(Batch(SLOTS, ANY_PROCESS, 0, 2, [(1, first), (2, second)]))
+            batch = Batch(NOTES, "w3", 0, 3, [(3, Note("3"))])
+            r.intake.accept(rows_message("w3", batch, 0, slots=2))
+            before = list(r.delivered)
+            with trio.fail_after(60):
+                assert await r.feed.wait_for(NOTES, "w3", 3, 60)
 
-        feed.deliver(Batch(SLOTS, ANY_PROCESS, 0, 2, [(1, first), (2, second)]))
-        batch = Batch(NOTES, "w3", 0, 3, [(3, Note("3"))])
-        intake.accept(rows_message("w3", batch, 0, slots=2))
-        before = list(delivered)
-        with trio.fail_after(60):
-            assert await feed.wait_for(NOTES, "w3", 3, 60)
-        nursery.cancel_scope.cancel()
-
-    assert (before, delivered) == ([], [1, 2, 3])
+    assert (before, r.delivered) == ([], [1, 2, 3])
 
 
 @attrs.frozen

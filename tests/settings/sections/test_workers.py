@@ -7,56 +7,23 @@ import pytest
 
 from hs.settings.sections.workers import STREAMS, WORKER_APPS
 from tests.settings.conftest import Load, Refused
+from tests.support.inputs import worker_samples
+from tests.support.inputs.worker_samples import ADDRESS_OF_MAIN, PERSISTER_SHARED
 
-SHARED = """
+SHARED = f"""
 server_name: example.org
-listeners:
-  - port: 9093
-    bind_address: '127.0.0.1'
-    type: http
-    resources:
-      - names: [replication]
-worker_replication_secret: ""
-redis:
-  enabled: true
-database: {name: psycopg2, args: {database: d}}
+database: {{name: psycopg2, args: {{database: d}}}}
+{worker_samples.SHARED}
 """
-GENERIC = """
-worker_app: synapse.app.generic_worker
-worker_name: generic_worker1
-worker_replication_host: 127.0.0.1
-worker_replication_http_port: 9093
-worker_main_http_uri: http://localhost:8008/
-worker_listeners:
-  - type: http
-    port: 8083
-    resources:
-      - names: [client, federation]
-"""
-PERSISTERS = """
-instance_map:
-  event_persister1:
-    host: localhost
-    port: 8034
-stream_writers:
-  events: event_persister1
-"""
-PERSISTER = """
-worker_app: synapse.app.generic_worker
-worker_name: event_persister1
-worker_replication_host: 127.0.0.1
-worker_replication_http_port: 9093
-worker_listeners:
-  - type: http
-    port: 8034
-    resources:
-      - names: [replication]
-"""
-OLD_ENDPOINT = "worker_replication_host: 127.0.0.1\nworker_replication_http_port: 9093\n"
+# Without the files for logs, which do not exist.
+GENERIC, PERSISTER = (
+    re.sub("worker_log_config: .*\n", "", sample)
+    for sample in (worker_samples.GENERIC, worker_samples.PERSISTER)
+)
 
 
 def worker(app: str, name: str = "w", more: str = "") -> str:
-    return f"worker_app: {app}\nworker_name: {name}\n{OLD_ENDPOINT}{more}"
+    return f"worker_app: {app}\nworker_name: {name}\n{ADDRESS_OF_MAIN}{more}"
 
 
 def test_sample_of_a_generic_worker_loads(load: Load) -> None:
@@ -73,9 +40,9 @@ def test_sample_of_a_generic_worker_loads(load: Load) -> None:
 
 
 def test_sample_of_an_event_persister_loads_in_every_process(load: Load) -> None:
-    main = load(SHARED, PERSISTERS)
-    generic = load(SHARED, PERSISTERS, GENERIC)
-    persister = load(SHARED, PERSISTERS, PERSISTER)
+    main = load(SHARED, PERSISTER_SHARED)
+    generic = load(SHARED, PERSISTER_SHARED, GENERIC)
+    persister = load(SHARED, PERSISTER_SHARED, PERSISTER)
 
     assert [settings.workers.writes("events") for settings in (main, generic, persister)] == [
         False,
@@ -169,7 +136,7 @@ def test_app_of_the_main_process_makes_the_main_process(load: Load) -> None:
 
 
 def test_worker_without_a_name_is_named_after_its_app(load: Load) -> None:
-    settings = load(SHARED, f"worker_app: synapse.app.generic_worker\n{OLD_ENDPOINT}")
+    settings = load(SHARED, f"worker_app: synapse.app.generic_worker\n{ADDRESS_OF_MAIN}")
 
     assert settings.workers.name == "synapse.app.generic_worker"
 
@@ -203,7 +170,9 @@ def test_writer_without_an_address_is_refused(refused: Refused) -> None:
 
 
 def test_writer_without_a_replication_listener_is_refused(refused: Refused) -> None:
-    problems = refused(SHARED, PERSISTERS, worker("synapse.app.generic_worker", "event_persister1"))
+    problems = refused(
+        SHARED, PERSISTER_SHARED, worker("synapse.app.generic_worker", "event_persister1")
+    )
 
     assert "worker_listeners" in problems
 
