@@ -292,7 +292,9 @@ class UnreadRow(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
         return rooms
 
 
-UNREAD = StreamDef("unread", UnreadRow, StreamKind.MEMORY, StreamWriters.ONE)
+UNREAD = StreamDef(
+    "unread", UnreadRow, StreamKind.MEMORY, StreamWriters.ONE, is_plain=lambda row: True
+)
 
 
 @attrs.frozen

@@ -10,7 +10,7 @@ from hs.repl.envelope import Envelopes, InvalidEnvelope
 from hs.repl.message import Message, MessageKind, encode_message
 from hs.repl.redis import channel_name, client_name
 from hs.repl.redis_cluster import read_envelope_key, redis_address
-from hs.repl.redis_link import RedisDown, RedisLink
+from hs.repl.redis_link import Audience, RedisDown, RedisLink
 from hs.repl.signing_key import replication_secret_of
 from hs.settings.settings import Settings
 from hs.storage.database import Database
@@ -59,7 +59,9 @@ async def hear_processes(
                 raise RedisDown("it does not answer")
             question = encode_message(Message(MessageKind.REPLICATE, NAME))
             with trio.move_on_after(ANSWER_S):
-                await link.publish(list(envelopes.seal([question])))
+                await link.publish(
+                    [(Audience.ALL, sealed) for sealed in envelopes.seal([question])]
+                )
                 await complete.wait()
                 await trio.sleep(OTHERS_S)
             nursery.cancel_scope.cancel()

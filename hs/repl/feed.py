@@ -80,10 +80,12 @@ class Feed:
     """The subscribers, positions and waiters of one process.
 
     `moves` is the number of times that any position changed. A value that was computed from
-    positions is valid as long as it stays the same.
+    positions is valid as long as it stays the same. `takes_plain` is set from the moment on when a
+    subscriber takes the plain rows that other processes wrote to some stream.
     """
 
     moves: int = 0
+    takes_plain: trio.Event = attrs.Factory(trio.Event)
     _states: dict[str, _StreamState] = attrs.Factory(dict)
     _queue: deque[Batch[Any]] = attrs.Factory(deque)
     _delivering: bool = False
@@ -107,6 +109,8 @@ class Feed:
         else:
             state.callbacks = (*state.callbacks, (callback, interest is not Interest.CHANGES))
             state.needs_plain = state.needs_plain or interest is Interest.ALL
+            if state.needs_plain and stream.is_plain is not None:
+                self.takes_plain.set()
 
     def has_subscribers(self, stream: StreamDef[Any]) -> bool:
         """Return whether the stream has subscribers, so that its rows must be decoded."""

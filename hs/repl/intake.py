@@ -215,7 +215,7 @@ class Intake:
         needs_plain = self._feed.needs_plain(stream)
         begin, rows, count = known, list[tuple[int, Any]](), 0
         for message in messages:
-            if message.epoch > epoch or message.prev > known < message.position:
+            if message.epoch > epoch or message.follows(needs_plain) > known < message.position:
                 break
             is_new = message.position > known
             # What an old message comes after is repaired, too, but no repair of its own lane is

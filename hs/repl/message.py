@@ -26,7 +26,8 @@ class Message(msgspec.Struct, array_like=True, frozen=True):
     """A message; `rows` stay encoded until they are delivered to subscribers.
 
     `slots` is the position in the stream of slots that receivers must have reached before. With
-    `plain`, all rows are plain ones (`StreamDef.is_plain`).
+    `plain`, all rows are plain ones (`StreamDef.is_plain`). So are all those between `changed`
+    and `prev`, unless it is None.
     """
 
     kind: MessageKind
@@ -39,6 +40,11 @@ class Message(msgspec.Struct, array_like=True, frozen=True):
     rows: msgspec.Raw = msgspec.Raw(b"\x90")
     slots: int = 0
     plain: bool = False
+    changed: int | None = None
+
+    def follows(self, has_plain: bool) -> int:
+        """Return up to where a process must have had all rows, or all that are not plain."""
+        return self.prev if has_plain or self.changed is None else self.changed
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -49,7 +55,9 @@ def encode_message(message: Message) -> bytes:
     return _encoder.encode(message)
 
 
-def rows_message(instance: str, batch: Batch[Any], epoch: int, slots: int = 0) -> Message:
+def rows_message(
+    instance: str, batch: Batch[Any], epoch: int, slots: int = 0, changed: int | None = None
+) -> Message:
     """Return the message about a commit."""
     return Message(
         MessageKind.ROWS,
@@ -62,10 +70,13 @@ def rows_message(instance: str, batch: Batch[Any], epoch: int, slots: int = 0) -
         rows=msgspec.Raw(encode_rows(batch.rows)),
         slots=slots,
         plain=is_plain(batch),
+        changed=changed,
     )
 
 
-def position_message(instance: str, source: Source, slots: int = 0) -> Message:
+def position_message(
+    instance: str, source: Source, slots: int = 0, changed: int | None = None
+) -> Message:
     """Return the message that announces the position of a writer of this process."""
     return Message(
         MessageKind.POSITION,
@@ -76,4 +87,5 @@ def position_message(instance: str, source: Source, slots: int = 0) -> Message:
         position=source.position,
         epoch=source.epoch,
         slots=slots,
+        changed=changed,
     )

@@ -12,6 +12,9 @@ Redis makes replication fast, not safe. Rules:
 - Positions are read from the database after subscribing, so no commit falls in between.
 - While Redis is down, this process polls the database once per beat; otherwise only announcements
   wake it. A connection on which not even its own ALIVE messages arrive counts as down.
+- Batches of plain rows go to the processes that take them only. The others are told the position
+  some moments later. All messages say how far back there are only plain rows, so that processes
+  without them notice a gap if and only if they miss other rows.
 - Messages travel in sealed envelopes (envelope.py); whatever else arrives is dropped.
 - Messages are processed as they are read, those of one read without a checkpoint. Those that
   arrive before this process knows where to begin wait.
@@ -24,6 +27,8 @@ import math
 import re
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 import attrs
@@ -33,7 +38,7 @@ from hs.core.stream_def import ANY_PROCESS, StreamDef, StreamWriters
 from hs.core.streams import SLOTS
 from hs.repl.announced import AnnouncedProcesses
 from hs.repl.envelope import Envelopes, InvalidEnvelope
-from hs.repl.feed import Batch, Feed
+from hs.repl.feed import Batch, Feed, is_plain
 from hs.repl.intake import Intake
 from hs.repl.message import (
     Message,
@@ -42,11 +47,12 @@ from hs.repl.message import (
     position_message,
     rows_message,
 )
-from hs.repl.redis_link import CONNECT_S, RedisDown, RedisLink
+from hs.repl.redis_link import CONNECT_S, Audience, RedisDown, RedisLink
 from hs.repl.transport import Source
 
 BEAT_S = 1.0
 ADVANCE_S = 0.02  # for which advances of idle writers are collected before a message
+PLAIN_S = 0.2  # for which positions of plain rows are collected, for processes that do without
 ANNOUNCE_EVERY = 10  # beats; after that a lost last message is noticed
 ANNOUNCE_ALL_EVERY = 60  # beats
 PUBLISH_S = 5.0
@@ -64,6 +70,23 @@ log = logging.getLogger(__name__)
 
 def _ignore(instance: str) -> None:
     pass
+
+
+@attrs.frozen(eq=False)
+class _Published:
+    """How far a writer has published, and the position of its last rows that were not plain."""
+
+    position: int
+    changed: int
+
+
+@attrs.frozen(eq=False)
+class _Rows:
+    """A batch to send; `changed` is that of the message."""
+
+    batch: Batch[Any]
+    epoch: int
+    changed: int
 
 
 @attrs.define(eq=False)
@@ -87,16 +110,20 @@ class RedisTransport:
     shared: bool = True
     connected: bool = False
     _ever_connected: trio.Event = attrs.Factory(trio.Event)
-    _outbox: list[Message | tuple[Batch[Any], int]] = attrs.Factory(list)
+    _outbox: list[tuple[Audience, Message | _Rows]] = attrs.Factory(list)
     _outbox_wake: trio.Event = attrs.Factory(trio.Event)
     _inbox: deque[bytes] = attrs.Factory(deque)
     _is_following: bool = False
     _announced: dict[tuple[str, str], int] = attrs.Factory(dict)
     _repeated: dict[tuple[str, str], int] = attrs.Factory(dict)
+    _published: dict[tuple[str, str], _Published] = attrs.Factory(dict)
+    _unannounced: set[tuple[str, str]] = attrs.Factory(set)  # to those without plain rows
+    _has_unannounced: trio.Event = attrs.Factory(trio.Event)
     _has_lost_messages: bool = False
     _disturbed: trio.Event = attrs.Factory(trio.Event)  # while there may be work for each beat
     _advanced: trio.Event = attrs.Factory(trio.Event)
     _listening: trio.CancelScope = attrs.Factory(trio.CancelScope)
+    _listens_to_plain: bool = False
     _received_at: float = 0.0
     _rejected_at: float = -math.inf
     _envelopes: Envelopes = attrs.field(init=False)
@@ -138,8 +165,19 @@ class RedisTransport:
     def publish(self, batch: Batch[Any]) -> None:
         """Deliver a batch to the local feed now, and queue it for the other processes."""
         self.feed.deliver(batch)
-        self._announced[batch.stream.name, batch.writer] = batch.position
-        self._enqueue((batch, self.feed.epoch(batch.stream, batch.writer)))
+        key = batch.stream.name, batch.writer
+        changed = self._changed_before(key, batch.prev)
+        self._announced[key] = batch.position
+        rows = _Rows(batch, self.feed.epoch(batch.stream, batch.writer), changed)
+        if is_plain(batch):
+            self._published[key] = _Published(batch.position, changed)
+            self._enqueue(rows, Audience.PLAIN)
+            self._unannounced.add(key)
+            self._has_unannounced.set()
+        else:
+            self._published[key] = _Published(batch.position, batch.position)
+            self._enqueue(rows)
+            self._unannounced.discard(key)
 
     def advance(self, source: Source, position: int) -> None:
         """Raise the position of an idle writer here now, in other processes within ADVANCE_S.
@@ -165,6 +203,8 @@ class RedisTransport:
                 self._process_waiting()
                 nursery.start_soon(self._send)
                 nursery.start_soon(self._announce_advances)
+                nursery.start_soon(self._announce_plain)
+                nursery.start_soon(self._take_plain)
                 nursery.start_soon(self._beat)
                 task_status.started()
         finally:
@@ -175,9 +215,11 @@ class RedisTransport:
         pause_s = FIRST_PAUSE_S
         while True:
             self._listening = trio.CancelScope()
+            self._listens_to_plain = self.feed.takes_plain.is_set()
             with self._listening:
+                audience = Audience.PLAIN if self._listens_to_plain else Audience.POSITIONS
                 try:
-                    await self._link.listen(self._on_subscribed, self._on_messages)
+                    await self._link.listen(self._on_subscribed, self._on_messages, audience)
                 except RedisDown as error:
                     log.warning("Redis is down (%s), polling the database instead", error)
             pause_s = FIRST_PAUSE_S if self.connected else min(pause_s * 2, LAST_PAUSE_S)
@@ -230,14 +272,14 @@ class RedisTransport:
             self._rejected_at = now
             log.warning("ignoring messages on Redis that are not of this server: %s", error)
 
-    def _enqueue(self, message: Message | tuple[Batch[Any], int]) -> None:
+    def _enqueue(self, message: Message | _Rows, audience: Audience = Audience.ALL) -> None:
         if not self.connected:
             return  # positions are announced on connecting, so the others will notice the gap
         if len(self._outbox) >= MAX_OUT:
             self.dropped += len(self._outbox)
             self._outbox.clear()
             self._note_loss()
-        self._outbox.append(message)
+        self._outbox.append((audience, message))
         self._outbox_wake.set()
 
     async def _send(self) -> None:
@@ -255,7 +297,11 @@ class RedisTransport:
         self._outbox_wake = trio.Event()
         if not messages:
             return
-        payloads = list(self._envelopes.seal([self._encode(message) for message in messages]))
+        payloads = [
+            (audience, payload)
+            for audience, following in groupby(messages, itemgetter(0))
+            for payload in self._envelopes.seal([self._encode(message) for _, message in following])
+        ]
         try:
             with trio.fail_after(PUBLISH_S):
                 await self._link.publish(payloads)
@@ -271,12 +317,19 @@ class RedisTransport:
         self._has_lost_messages = True
         self._disturbed.set()
 
-    def _encode(self, message: Message | tuple[Batch[Any], int]) -> bytes:
+    def _encode(self, message: Message | _Rows) -> bytes:
         if isinstance(message, Message):
             return encode_message(message)
-        batch, epoch = message
-        slots = self._slots_before(batch.stream)
-        return encode_message(rows_message(self._instance, batch, epoch, slots))
+        batch, slots = message.batch, self._slots_before(message.batch.stream)
+        return encode_message(
+            rows_message(self._instance, batch, message.epoch, slots, message.changed)
+        )
+
+    def _changed_before(self, key: tuple[str, str], prev: int) -> int:
+        """Return the position after which a writer has only plain rows up to its last one."""
+        published = self._published.get(key)
+        # Rows that were not published in this life may be any.
+        return prev if published is None or published.position != prev else published.changed
 
     def _slots_before(self, stream: StreamDef[Any]) -> int:
         """Return how much of the stream of slots comes before what is sent now."""
@@ -284,10 +337,14 @@ class RedisTransport:
             return 0
         return self.feed.position_of(SLOTS, ANY_PROCESS) or 0
 
-    def _announce(self, source: Source) -> None:
-        self._announced[source.stream.name, source.writer] = source.position
+    def _announce(self, source: Source, audience: Audience = Audience.ALL) -> None:
+        key = source.stream.name, source.writer
+        if audience is Audience.ALL:
+            self._announced[key] = source.position
+        self._unannounced.discard(key)
         slots = self._slots_before(source.stream)
-        self._enqueue(position_message(self._instance, source, slots))
+        changed = self._changed_before(key, source.committed)
+        self._enqueue(position_message(self._instance, source, slots, changed), audience)
 
     def _announce_process(self) -> None:
         digest = self._announced_processes.own
@@ -304,6 +361,21 @@ class RedisTransport:
             await trio.sleep(ADVANCE_S)
             self._advanced = trio.Event()
             self._announce_changed()
+
+    async def _announce_plain(self) -> None:
+        while True:
+            await self._has_unannounced.wait()
+            await trio.sleep(PLAIN_S)
+            self._has_unannounced = trio.Event()
+            for source in self.sources:
+                if (source.stream.name, source.writer) in self._unannounced:
+                    self._announce(source, Audience.POSITIONS)
+
+    async def _take_plain(self) -> None:
+        """Listen to plain rows, too, once a subscriber takes them."""
+        await self.feed.takes_plain.wait()
+        if not self._listens_to_plain:
+            self._listening.cancel()
 
     def _announce_recent(self) -> None:
         """Announce this process, and the positions that changed since the last call."""

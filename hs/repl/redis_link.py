@@ -7,8 +7,11 @@ Rules:
 - What is published is sent without waiting for the reply, which would wake this process once more.
   Replies are read before the next publication, which fails in the place of the one before it.
 - What arrives at once is passed on at once.
+- There is a channel for each audience. Redis passes on what was published on one connection in
+  order, whatever the channels.
 """
 
+import enum
 import ssl
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -43,6 +46,14 @@ class RedisAddress:
     ca_path: str | None = None
     certificate_file: str | None = None
     private_key_file: str | None = None
+
+
+class Audience(enum.Enum):
+    """The processes that a message is for; the value is the end of the name of its channel."""
+
+    ALL = ""
+    PLAIN = "/plain"  # those that take plain rows, see hs.repl.feed
+    POSITIONS = "/positions"  # those that do without
 
 
 class RedisDown(Exception):
@@ -98,17 +109,19 @@ class RedisLink:
         self,
         on_subscribed: Callable[[], None],
         on_messages: Callable[[list[bytes]], None],
+        audience: Audience = Audience.ALL,
     ) -> None:
         """Subscribe, and call back with the messages that arrive until the connection breaks.
 
-        Raises: RedisDown.
+        These are the messages for an audience, and those for all. Raises: RedisDown.
         """
+        channels = {self._channel_of(Audience.ALL), self._channel_of(audience)}
         connection = await self._open()
         try:
-            await connection.send([("SUBSCRIBE", self._channel)])
+            await connection.send([("SUBSCRIBE", *channels)])
             while True:
                 replies = await connection.receive()
-                if any(reply[0] == b"subscribe" for reply in replies):
+                if any(reply[0] == b"subscribe" and reply[2] == len(channels) for reply in replies):
                     on_subscribed()
                 if messages := [reply[2] for reply in replies if reply[0] == b"message"]:
                     on_messages(messages)
@@ -117,8 +130,8 @@ class RedisLink:
         finally:
             await _close(connection)
 
-    async def publish(self, payloads: Sequence[bytes]) -> None:
-        """Publish messages in order.
+    async def publish(self, payloads: Sequence[tuple[Audience, bytes]]) -> None:
+        """Publish messages in order, each for an audience.
 
         Raises: RedisDown, if these or those of the last call may be lost.
         """
@@ -127,7 +140,9 @@ class RedisLink:
             if connection is None:
                 connection = await self._open()
             await connection.read_replies()
-            await connection.send([("PUBLISH", self._channel, payload) for payload in payloads])
+            await connection.send(
+                [("PUBLISH", self._channel_of(audience), payload) for audience, payload in payloads]
+            )
         except BaseException as error:
             if connection is not None:
                 await _close(connection)
@@ -150,6 +165,9 @@ class RedisLink:
                 pass  # others find the gap
             finally:
                 await _close(connection)
+
+    def _channel_of(self, audience: Audience) -> str:
+        return self._channel + audience.value
 
     async def _open(self) -> _Connection:
         """Open a connection and log in. Raises: RedisDown."""

@@ -21,7 +21,13 @@ class Note:
 
 
 # NOTES has the name of a real stream, because a table stream must be declared in the schema.
-NOTES = StreamDef("receipts", Note, StreamKind.TABLE, StreamWriters.SHARDED)
+NOTES = StreamDef(
+    "receipts",
+    Note,
+    StreamKind.TABLE,
+    StreamWriters.SHARDED,
+    is_plain=lambda row: row.text.startswith("plain"),
+)
 HINTS = StreamDef("hints", Note, StreamKind.MEMORY, recent=5)
 
 

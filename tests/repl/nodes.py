@@ -12,7 +12,7 @@ from hs.repl.calls.client import RpcClients
 from hs.repl.calls.inproc import InProcSender
 from hs.repl.calls.server import RpcServer
 from hs.repl.envelope import Envelopes, envelope_key
-from hs.repl.feed import Batch, Feed
+from hs.repl.feed import Batch, Feed, Interest
 from hs.repl.intake import Intake
 from hs.repl.memory_writer import MemoryWriter
 from hs.repl.message import Message, MessageKind
@@ -100,7 +100,7 @@ class Cluster:
     starts: int = 0
     nodes: list[Node] = attrs.Factory(list)
 
-    def node(self, name: str) -> Node:
+    def node(self, name: str, interest: Interest = Interest.ALL) -> Node:
         """Return a new process; several of one name are its lives."""
         feed = Feed()
         clients = RpcClients(self.sender, feed, STREAMS)
@@ -141,6 +141,6 @@ class Cluster:
             rpc=server,
         )
         self.nodes.append(node)
-        feed.subscribe(NOTES, node.on_batch)
+        feed.subscribe(NOTES, node.on_batch, interest)
         feed.subscribe(HINTS, node.on_batch)
         return node

@@ -126,6 +126,33 @@ async def test_plain_rows_that_nobody_takes_are_left_out_and_their_position_is_r
     assert changes == ["change"]
 
 
+@pytest.mark.parametrize(
+    ("changed", "interest", "is_delivered"),
+    [
+        (3, Interest.CHANGES, True),
+        (4, Interest.CHANGES, False),
+        (None, Interest.CHANGES, False),
+        (3, Interest.ALL, False),
+    ],
+)
+async def test_only_plain_rows_may_be_missing_and_only_where_nobody_takes_them(
+    changed: int | None, interest: Interest, is_delivered: bool
+) -> None:
+    async with open_inline() as database:
+        feed, texts = Feed(), list[str]()
+        feed.subscribe(
+            NOTES, lambda batch: texts.extend(row.text for _, row in batch.rows), interest
+        )
+        feed.start_at(NOTES, "w1", 3)
+        intake = Intake(feed, "w2", database, lambda _: NoWriter(), {"receipts": NOTES})
+
+        batch = Batch(NOTES, "w1", 5, 6, [(6, Note("change"))])
+        intake.accept(rows_message("w1", batch, 0, changed=changed))
+
+    assert texts == (["change"] if is_delivered else [])
+    assert feed.position_of(NOTES, "w1") == (6 if is_delivered else 3)
+
+
 async def test_rows_that_cannot_be_decoded_are_left_out(caplog: pytest.LogCaptureFixture) -> None:
     async def log_malformed(tx: Tx) -> None:
         malformed = encode_rows([(13, Note(13))])  # type: ignore[arg-type]  # on purpose

@@ -7,6 +7,7 @@ import trio
 
 from hs.lib.aio import Bridge
 from hs.repl.envelope import Envelopes, envelope_key
+from hs.repl.feed import Interest
 from hs.repl.intake import FeedLost
 from hs.repl.message import Message, MessageKind, encode_message
 from hs.storage.database import Database
@@ -70,6 +71,67 @@ async def test_gap_in_messages_is_filled_from_the_log_in_order(
         await first.notes.write(add_note, text)
 
     await second.until_seen("w1", texts)
+    nursery.cancel_scope.cancel()
+
+
+async def followers_of_changes(
+    cluster: Cluster, nursery: trio.Nursery, lose: frozenset[int]
+) -> tuple[Node, Node, Node]:
+    """Start three processes; the last takes no plain rows, and loses messages with rows."""
+    first, second = cluster.node("w1"), cluster.node("w2")
+    last = cluster.node("w3", Interest.CHANGES)
+    last.intake.lose = lose
+    for node in (first, second, last):
+        await nursery.start(node.run)
+    return first, second, last
+
+
+async def test_process_without_plain_rows_gets_changes_and_reaches_positions(
+    db: Database, bridge: Bridge, redis: RedisServer, nursery: trio.Nursery
+) -> None:
+    cluster = Cluster(db, bridge, redis)
+    first, second, last = await followers_of_changes(cluster, nursery, frozenset())
+
+    texts = ["plain 1", "change 1", "plain 2", "plain 3", "change 2", "plain 4"]
+    for text in texts:
+        await first.notes.write(add_note, text)
+
+    await second.until_seen("w1", texts)
+    assert await last.feed.wait_for(NOTES, "w1", first.notes.position, 60)
+    assert last.texts("w1") == ["change 1", "change 2"]
+    assert last.intake.count == 2
+    assert not any(lane.repairs for lane in last.intake.followed() if lane.stream == NOTES.name)
+    nursery.cancel_scope.cancel()
+
+
+async def test_process_without_plain_rows_notices_that_it_missed_a_change(
+    db: Database, bridge: Bridge, redis: RedisServer, nursery: trio.Nursery
+) -> None:
+    cluster = Cluster(db, bridge, redis)
+    first, _, last = await followers_of_changes(cluster, nursery, frozenset({1}))
+
+    for text in ("change 1", "plain 1", "plain 2"):
+        await first.notes.write(add_note, text)
+
+    assert await last.feed.wait_for(NOTES, "w1", first.notes.position, 60)
+    assert last.texts("w1") == ["change 1"]
+    nursery.cancel_scope.cancel()
+
+
+async def test_first_subscriber_of_plain_rows_gets_all_that_follow(
+    db: Database, bridge: Bridge, redis: RedisServer, nursery: trio.Nursery
+) -> None:
+    cluster = Cluster(db, bridge, redis)
+    first, _, last = await followers_of_changes(cluster, nursery, frozenset())
+    position = await first.notes.write(add_note, "plain 1")
+    assert await last.feed.wait_for(NOTES, "w1", position, 60)
+    last.feed.subscribe(NOTES, last.on_batch)
+
+    texts = [f"plain {number}" for number in range(2, 9)]
+    for text in texts:
+        await first.notes.write(add_note, text)
+
+    await last.until_seen("w1", texts)
     nursery.cancel_scope.cancel()
 
 

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.redis
 WAYS = ["tcp", "password", "user", "tls", "client certificate", "database"]
 # The least permissions that a user in an access list of Redis needs.
 LEAST = (
-    f"on >wonder resetchannels &{CHANNEL} -@all +publish +subscribe +unsubscribe +ping "
+    f"on >wonder resetchannels &{CHANNEL}* -@all +publish +subscribe +unsubscribe +ping "
     "+client|setname"
 )
 

@@ -121,7 +121,7 @@ def cluster(
             "--tls-ca-cert-file",
             str(certificates.authority),
         ]
-        user = ["--user", "hs", "on", ">wonder", "resetchannels", "&hs.test/hs/streams", "-@all"]
+        user = ["--user", "hs", "on", ">wonder", "resetchannels", "&hs.test/hs/streams*", "-@all"]
         options += [*user, "+publish", "+subscribe", "+unsubscribe", "+ping", "+client|setname"]
         redis |= {"use_tls": True, "ca_file": str(certificates.authority)}
         redis |= {
