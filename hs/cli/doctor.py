@@ -7,7 +7,8 @@ from pathlib import Path
 import click
 import trio
 
-from hs.cli.options import STEP_MARKS, config_option, load_command_settings
+from hs.cli.options import STEP_MARKS, config_option
+from hs.cli.server_processes import load_server_settings, running_server_option
 from hs.nursery.doctor.steps import examine
 from hs.nursery.preflight import check_start
 from hs.repl.signing_key import signing_key_of
@@ -22,8 +23,9 @@ _RESULTS = {True: "ok", False: "failed", None: "unknown"}
     epilog="Exit status: 0 if no step failed, 1 if one did, 2 if the configuration is wrong."
 )
 @config_option
+@running_server_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def doctor(configs: tuple[Path, ...], as_json: bool) -> None:
+def doctor(configs: tuple[Path, ...], data_dir: Path | None, as_json: bool) -> None:
     """Check a running server as a whole.
 
     The steps: configuration, signing key, database with invariants of its content, Redis with a
@@ -36,7 +38,7 @@ def doctor(configs: tuple[Path, ...], as_json: bool) -> None:
         hs doctor -c homeserver.yaml
         hs doctor -c homeserver.yaml --json
     """
-    settings = load_command_settings(configs)
+    settings = load_server_settings(configs, data_dir)
     steps: list[CheckStep] = []
 
     def report(step: CheckStep) -> None:

@@ -5,7 +5,8 @@ from pathlib import Path
 import click
 import trio
 
-from hs.cli.options import config_option, load_command_settings
+from hs.cli.options import config_option
+from hs.cli.server_processes import load_server_settings, running_server_option
 from hs.nursery.process_base import slot_holders
 from hs.nursery.running_processes import open_clients
 from hs.repl.calls.reply import RpcFailed, RpcUnavailable
@@ -15,7 +16,8 @@ from hs.settings.settings import Settings
 
 @click.command(epilog="Exit status: 0 if all writers were asked, 1 if some were not reached.")
 @config_option
-def rebalance(configs: tuple[Path, ...]) -> None:
+@running_server_option
+def rebalance(configs: tuple[Path, ...], data_dir: Path | None) -> None:
     """Share out rooms and users evenly among the writers of each stream, at once.
 
     The writers do the same by themselves, a few slots every two seconds. Asks each writer at its
@@ -24,7 +26,7 @@ def rebalance(configs: tuple[Path, ...]) -> None:
     \b
         hs rebalance -c homeserver.yaml
     """
-    settings = load_command_settings(configs)
+    settings = load_server_settings(configs, data_dir)
     names = writers_of(settings)
     if len(names) < 2:
         raise click.UsageError("no stream has several writers: there is nothing to share")

@@ -6,13 +6,16 @@ from typing import Any, TypeVar
 
 import click
 
-from hs.cli.options import DEFAULT_DATA
+from hs.cli.options import DEFAULT_DATA, load_command_settings
+from hs.nursery.supervision.control_client import NoSupervisor, ask_configuration
 from hs.nursery.supervision.process_files import ProcessFiles
 from hs.nursery.supervision.server_files import find_processes
 from hs.nursery.supervision.shape import generate_server, parse_shape
 from hs.settings.documents import read_documents
 from hs.settings.errors import Problem, SettingsError
 from hs.settings.generate import CONFIG_NAME
+from hs.settings.ineffective import RESTRICTING_KEYS
+from hs.settings.settings import Settings
 
 F = TypeVar("F", bound=Callable[..., Any])
 Find = Callable[[], list[ProcessFiles]]
@@ -38,6 +41,15 @@ def data_dir_option(command: F) -> F:
         type=click.Path(path_type=Path, file_okay=False),
         help="Directory for sockets, and for a private PostgreSQL. [default: directory of "
         "homeserver.yaml, or data]",
+    )(command)
+
+
+def running_server_option(command: F) -> F:
+    """Add the option --data-dir of a server that runs."""
+    return click.option(
+        "--data-dir",
+        type=click.Path(path_type=Path, file_okay=False),
+        help="Data directory of `hs supervise`, if it runs the server and has that option.",
     )(command)
 
 
@@ -72,6 +84,27 @@ def data_folder_of(config: Path | None, data_dir: Path | None) -> Path:
 def run_folder(data_folder: Path) -> Path:
     """Return the folder of sockets and lock in a data directory."""
     return data_folder.absolute() / RUN_FOLDER
+
+
+def load_server_settings(configs: tuple[Path, ...], data_dir: Path | None) -> Settings:
+    """Load the settings of the main process for a command about a running server.
+
+    If `hs supervise` runs it, these are the settings with what the supervisor generated.
+
+    Raises: SettingsError.
+    """
+    first = configs[0] if configs else None
+    try:
+        main = ask_configuration(run_folder(data_folder_of(first, data_dir)))
+    except NoSupervisor as error:
+        if data_dir is not None:
+            raise SettingsError([_not_running(error)]) from None
+        return load_command_settings(configs)
+    return main.load(RESTRICTING_KEYS)
+
+
+def _not_running(error: NoSupervisor) -> Problem:
+    return Problem(key="--data-dir", message=str(error), remedy="start it, or leave the option out")
 
 
 def finder(source: Path, shape: str | None, first_port: int, run: Path) -> Find:

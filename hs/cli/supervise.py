@@ -90,6 +90,11 @@ def supervise(
             InitialConfig(folder=folder, server_name=parse_new_server_name(server_name))
         )
     if target is not None:
+        if postgres:
+            raise click.UsageError(
+                "--write is for a server without a supervisor, which would run --postgres: name "
+                "the database in homeserver.yaml"
+            )
         _write(source, shape, first_port, target)
         return
     run = run_folder(folder)

@@ -8,7 +8,8 @@ import attrs
 import click
 import trio
 
-from hs.cli.options import config_option, load_command_settings
+from hs.cli.options import config_option
+from hs.cli.server_processes import load_server_settings, running_server_option
 from hs.nursery.running_processes import FoundProcesses, ask_processes, problems_of
 from hs.repl.process_reports import ProcessReport
 from hs.settings.sections.workers import MAIN
@@ -19,8 +20,9 @@ from hs.settings.sections.workers import MAIN
     "is wrong."
 )
 @config_option
+@running_server_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def topology(configs: tuple[Path, ...], as_json: bool) -> None:
+def topology(configs: tuple[Path, ...], data_dir: Path | None, as_json: bool) -> None:
     """Show the running processes of a server, and in what they disagree.
 
     Asks every process in `instance_map` for its version, tasks, streams, lag and settings, at its
@@ -31,11 +33,12 @@ def topology(configs: tuple[Path, ...], as_json: bool) -> None:
         hs topology -c homeserver.yaml
         hs topology -c homeserver.yaml --json
     """
-    settings = load_command_settings(configs)
+    settings = load_server_settings(configs, data_dir)
     names = sorted({MAIN, *settings.workers.instances})
     if not settings.workers.instances:
         raise click.UsageError(
-            "instance_map is missing: the server is one process, or only main takes calls"
+            "instance_map is missing: the server is one process, or only main takes calls. If "
+            "`hs supervise` runs it with a data directory, name that with --data-dir"
         )
     found = trio.run(ask_processes, settings, names)
     problems = list(problems_of(found))

@@ -7,6 +7,8 @@ from pathlib import Path
 import msgspec
 
 from hs.nursery.supervision.control_socket import SOCKET_NAME, ControlRequest
+from hs.nursery.supervision.process_files import ProcessFiles
+from hs.nursery.supervision.requests import ProcessSource
 
 CONNECT_S = 5.0
 
@@ -32,3 +34,16 @@ def ask_supervisor(folder: Path, action: str, names: Sequence[str] = ()) -> Iter
         with sock.makefile("r", encoding="utf-8") as reply:
             for line in reply:
                 yield line.rstrip("\n")
+
+
+def ask_configuration(folder: Path) -> ProcessFiles:
+    """Return the configuration of the main process, with what the supervisor added to its files.
+
+    Raises: NoSupervisor, also if it is of a release that does not know the request.
+    """
+    lines = list(ask_supervisor(folder, "configuration"))
+    if lines[1:] != ["= 0"]:
+        raise NoSupervisor(f"the `hs supervise` with {folder} does not tell its configuration")
+    source = msgspec.json.decode(lines[0], type=ProcessSource)
+    files = tuple(Path(file) for file in source.files)
+    return ProcessFiles(name=source.name, files=files, overlay=source.overlay)

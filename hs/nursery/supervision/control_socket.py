@@ -1,4 +1,4 @@
-"""The control socket of the supervisor: `hs restart` and `hs ctl` talk to it.
+"""The control socket of the supervisor: `hs restart`, `hs topology` and others talk to it.
 
 A request is a line of JSON; the reply is text, and its last line is `= STATUS`. Only the owner of
 the run directory can connect.
@@ -26,7 +26,10 @@ log = logging.getLogger(__name__)
 
 
 class ControlRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """What to do: `status`, `restart` the named processes or all, or `stop`."""
+    """What to do: `status`, `restart` the named processes or all, or `stop`.
+
+    The reply to `configuration` is that of main as a ProcessSource in JSON.
+    """
 
     action: str
     names: list[str] = []
@@ -84,6 +87,9 @@ async def _obey(request: ControlRequest, supervisor: Supervisor, say: Say) -> in
     match request.action:
         case "status":
             return await _show_status(supervisor, say)
+        case "configuration":
+            await say(msgspec.json.encode(supervisor.main_source()).decode())
+            return 0
         case "stop":
             supervisor.stop_requested.set()
             await supervisor.stopped.wait()

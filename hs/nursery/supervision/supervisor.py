@@ -9,9 +9,11 @@ belong to the supervisor, and are open from the start to the stop.
 import logging
 import signal
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Final
 
 import attrs
+import msgspec
 import trio
 
 from hs.nursery import systemd
@@ -124,6 +126,13 @@ class Supervisor:
         sockets = self._sockets.of(name)
         request = ServeRequest(source=self._source(self._files[name]), addresses=list(sockets))
         return await self.forks.serve(request, list(sockets.values()))
+
+    def main_source(self) -> ProcessSource:
+        """Return the configuration of the main process, with absolute paths."""
+        source = self._source(self._files[MAIN])
+        return msgspec.structs.replace(
+            source, files=[str(Path(path).absolute()) for path in source.files]
+        )
 
     def _source(self, process: ProcessFiles) -> ProcessSource:
         return ProcessSource(

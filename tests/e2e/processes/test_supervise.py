@@ -125,6 +125,11 @@ async def test_server_runs_restarts_and_stops_as_one(server: SupervisedServer) -
     first = server.pids()
     assert max(private_mib(first[name]) for name in server.shape_names()) < MAX_PRIVATE_MIB
 
+    # Commands about a running server know what the supervisor generated.
+    topology = await trio.to_thread.run_sync(server.run, "topology")
+    assert topology.returncode == 0, topology.stdout + topology.stderr
+    assert all(name in topology.stdout for name in server.status())
+
     # A process that is killed comes back, and nobody is refused meanwhile.
     os.kill(first["sync1"], signal.SIGKILL)
     async with HttpClient(server.first_port) as client:
