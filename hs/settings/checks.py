@@ -42,8 +42,13 @@ def check_settings(settings: Settings, add_problem: AddProblem, warn: Warn) -> N
 
 
 def _check_name(settings: Settings, add_problem: AddProblem) -> None:
-    if not settings.server.server_name:
-        add_problem("server_name", "missing", "add `server_name: example.org` with your domain")
+    if settings.server.server_name:
+        return
+    if settings.workers.is_main:
+        remedy = "add `server_name: example.org` with your domain"
+    else:
+        remedy = "name the shared file before that of the worker: `-c homeserver.yaml -c FILE`"
+    add_problem("server_name", "missing", remedy)
 
 
 def _check_address(settings: Settings, add_problem: AddProblem) -> None:

@@ -144,8 +144,8 @@ def postgres_config(config: DatabaseConfig) -> PostgresConfig:
         settings["statement_timeout"] = str(config.statement_timeout_ms)
     if options := args.pop("options", None):
         settings["options"] = str(options)
-    min_connections = int(args.pop("cp_min", 5))
     max_connections = int(args.pop("cp_max", 10))
+    min_connections = int(args.pop("cp_min", min(5, max_connections)))
     if not max_connections >= 1 or min_connections > max_connections:
         raise ValueError(
             f"database.args: cp_min ({min_connections}) must not exceed cp_max"

@@ -26,6 +26,14 @@ def test_missing_server_name_is_rejected(refused: Refused) -> None:
     assert "0.yaml: server_name: missing" in refused("# server_name is not here\npid_file: x")
 
 
+def test_worker_without_the_shared_file_is_told_to_name_it(refused: Refused) -> None:
+    app = "worker_app: synapse.app.generic_worker"
+
+    message = refused(f"# server_name is not here\n{app}\nworker_name: w1")
+
+    assert "name the shared file before that of the worker" in message
+
+
 def test_later_file_replaces_whole_top_level_keys(load: Load) -> None:
     settings = load("presence: {enabled: false, idle_timeout: 1m}", "presence: {idle_timeout: 2m}")
 

@@ -34,6 +34,12 @@ def test_psycopg2_arguments_are_translated() -> None:
     assert "keepalives_idle" not in config.connect
 
 
+def test_pool_that_may_be_small_opens_no_more_connections_at_once() -> None:
+    config = postgres_config(DatabaseConfig("psycopg2", {"cp_max": 3}))
+
+    assert (config.min_connections, config.max_connections) == (3, 3)
+
+
 def test_tls_arguments_are_passed_in_the_uri() -> None:
     args = {"sslmode": "verify-full", "sslrootcert": "/etc/ca bundle.pem"}
 
