@@ -135,15 +135,18 @@ def wire_sync(
 
 
 def _lazy_members(base: ProcessBase) -> LazyMembers:
-    # A number of another set of processes names a process that does not know the record.
-    names = base.ownership.instances()
+    # Those that can be called: every process knows them, so a number means the same one everywhere.
+    # All other processes, which nobody can ask, have the next number. After a change of the list, a
+    # number may name a process that does not know the record.
+    names = sorted(base.ownership.topology.locations)
+    own = base.plan.instance
 
     def source(number: int) -> SentMemberRecords | None:
         if base.cluster is None or number >= len(names):
             return None
         return base.cluster.clients.proxy(SentMemberRecords, names[number])
 
-    lazy = LazyMembers(names.index(base.plan.instance), source)
+    lazy = LazyMembers(names.index(own) if own in names else len(names), source)
     if base.cluster is not None:
         base.cluster.server.register(SentMemberRecords, lazy)
     return lazy

@@ -149,6 +149,32 @@ async def test_process_that_does_not_answer_is_not_asked_again_at_once(scene: Sc
     assert scene.calls() == 1
 
 
+async def test_process_without_an_address_asks_those_that_have_one(database: Database) -> None:
+    neighbours = Neighbourhood()
+    main, second_worker = (worker_settings(SETTINGS, name, "main", "one") for name in NAMES[:2])
+    workers = attrs.evolve(main.workers, name="another")
+    async with (
+        open_syncing(database, main, neighbours=neighbours) as first,
+        open_syncing(database, second_worker, neighbours=neighbours) as second,
+        open_syncing(
+            database, attrs.evolve(main, workers=workers), neighbours=neighbours
+        ) as without_address,
+    ):
+        room_id = await first.world.create_room(ALICE, join=[BOB, CAROL], state=[NAMED])
+        scene = Scene((first, second, without_address), neighbours, room_id)
+        await scene.send(ALICE)
+        since, _ = await scene.sync(0)
+        received: list[set[str]] = []
+        for process, sender in ((0, BOB), (2, BOB), (2, CAROL), (1, CAROL)):
+            await scene.send(sender)
+            since, members = await scene.sync(process, since)
+            received.append(members)
+
+    # The last one cannot be asked for: nobody can call the process that sent the others.
+    assert received == [{BOB}, set(), {CAROL}, {CAROL}]
+    assert scene.calls() == 1
+
+
 @pytest.mark.parametrize("record", ["7.1", "2.1", "9999.ffff", "1.", "x", "1.1_m2.2"])
 async def test_forged_record_has_no_members(scene: Scene, record: str) -> None:
     since, _ = await scene.sync(1)
