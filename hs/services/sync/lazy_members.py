@@ -6,7 +6,7 @@ Rules:
   that sends further members makes a new record; one that sends none repeats the name. So members
   count as received only when the device sends the token of the response with them, and a device
   that repeats an older token, because the response was lost, gets its members again.
-- The name says which process made the record, by its number among the processes of the server. The
+- The name says which process made the record, by its number among those that others can call. The
   process that gets the next request asks that one, unless it has the record. A token that names
   no other process costs no call, nor does one that was sent here before.
 - The answer has only what was added since a record that the asking process has.
@@ -48,7 +48,7 @@ ANSWER_S: Final = 1.0
 NOT_ASKED_S: Final = 10.0
 """How long a process is not asked that has not answered."""
 
-RECORD_SEGMENT: Final = "_m"
+_RECORD_SEGMENT: Final = "_m"
 """What comes before the name of a record in a token."""
 _NAME: Final = re.compile(r"([0-9]{1,4})\.([0-9a-f]{1,16})", re.ASCII)
 _FIRST_NUMBER_BITS: Final = 32
@@ -82,12 +82,12 @@ def add_record(token_text: str, name: RecordName) -> str:
 
     Other endpoints accept it as a sync token and ignore the name.
     """
-    return f"{token_text}{RECORD_SEGMENT}{name.encode()}"
+    return f"{token_text}{_RECORD_SEGMENT}{name.encode()}"
 
 
 def split_record(text: str) -> tuple[str, RecordName | None]:
     """Return the sync token without the name of a record, and the name."""
-    token_text, segment, name_text = text.rpartition(RECORD_SEGMENT)
+    token_text, segment, name_text = text.rpartition(_RECORD_SEGMENT)
     name = RecordName.parse(name_text) if segment else None
     return (text, None) if name is None else (token_text, name)
 
@@ -110,7 +110,7 @@ class SentMembers:
         return room is not None and room.get(user_id) == event_id
 
     def with_members(self, members: Sequence[SentMember], name: RecordName) -> "SentMembers":
-        """Return the record that also has these members; only these, if they are too many."""
+        """Return the record that also has these members; only these, if it would be too large."""
         if self.count + len(members) > MAX_MEMBERS_PER_DEVICE and self.count:
             return NOTHING_SENT.with_members(members, name)
         by_room: MembersByRoom = {}

@@ -52,7 +52,6 @@ from hs.services.sync.encryption_section import EncryptionMembers, EncryptionSec
 from hs.services.sync.late_counts import LateCounts, LateCountsSection
 from hs.services.sync.lazy_members import (
     NOTHING_SENT,
-    RECORD_SEGMENT,
     LazyMembers,
     RecordName,
     SentMembers,
@@ -156,7 +155,7 @@ class SyncService:
 
     def _parse(self, since: str) -> SyncToken:
         # The text without the record is that of a position, whose token is known.
-        return self._positions.parse(split_record(since)[0] if RECORD_SEGMENT in since else since)
+        return self._positions.parse(split_record(since)[0])
 
     async def _rooms_of(self, request: SyncRequest) -> RoomsOf:
         user_id = request.requester.user_id
@@ -421,8 +420,7 @@ def _next_batch(
 
 
 def _record_of(request: SyncRequest) -> RecordName | None:
-    since = request.since
-    return split_record(since)[1] if since is not None and RECORD_SEGMENT in since else None
+    return None if request.since is None else split_record(request.since)[1]
 
 
 def _empty_response(next_batch: str) -> bytes:
