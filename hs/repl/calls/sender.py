@@ -8,8 +8,9 @@ Rules:
   connection ends with END. If another process may own what it is about (`is_movable`), it fails
   with CallNotBegun as soon as slots pass from the process to others, or the process says that it
   stops, and the caller looks for the owner again. All others wait for the process to return.
-- A process that cannot be reached for GIVE_UP_S is given up, unless it announced that it is
-  restarting: then the calls to it fail. So do those that a process which hangs has received.
+- A process that cannot be reached for GIVE_UP_S is given up: then the calls to it fail, and those
+  that a process which hangs has received. One that announced that it is restarting, or ended the
+  connection with END, is waited for longer.
 - A connection is opened by the first call and stays open. While calls wait for their replies, a
   process that sends nothing is asked for a sign of life.
 """
@@ -114,6 +115,11 @@ class _Instance:
         waiting.connections += 1
         link.send(FrameKind.CALL, number, waiting.payload)
 
+    def expect_restart(self) -> None:
+        """Note that the process stops as intended, and most likely starts again."""
+        self.restarting_until = trio.current_time() + RESTART_S
+        self.release()
+
     def release(self) -> None:
         """Fail the calls that the process cannot have begun, if another one may carry them out."""
         self.releases += 1
@@ -144,7 +150,7 @@ class _Instance:
         for waiting in self.calls.values():
             if waiting.connections == 1:  # else it may have been begun on an earlier one
                 waiting.connections = 0
-        self.release()
+        self.expect_restart()
 
 
 @attrs.define(eq=False)
@@ -223,8 +229,7 @@ class LinkSender:
     def expect_restart(self, instance: str) -> None:
         """Note that an instance stops as intended, and most likely starts again."""
         if instance in self._locations:
-            self._instance(instance).restarting_until = trio.current_time() + RESTART_S
-            self.release(instance)
+            self._instance(instance).expect_restart()
 
     def release(self, instance: str) -> None:
         """Fail the calls that were not begun and are movable, because slots have passed on."""

@@ -127,6 +127,29 @@ async def test_call_waits_for_an_owner_that_announced_its_restart(
     assert replies == [1]
 
 
+async def test_call_waits_for_an_owner_that_ended_its_connections_to_restart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nursery: trio.Nursery
+) -> None:
+    monkeypatch.setattr(sender_module, "GIVE_UP_S", 0.05)
+    path, local = str(tmp_path / "s"), LocalShop()
+    async with sender_to(Location(path=path)) as sender:
+        shop = RpcClients(sender, Feed()).proxy(Shop, "owner")
+        async with shop_at(local, local_transport(Feed()), path) as http:
+            assert await shop.count() == 1
+            http.drain.begin()
+            with trio.fail_after(60):
+                await http.drain.wait_idle()
+        late = Calls(shop.count)
+        nursery.start_soon(late.run)
+        # Several times as long as for a process that is simply gone.
+        await trio.testing.wait_all_tasks_blocked(0.2)
+        async with shop_at(local, local_transport(Feed()), path):
+            with trio.fail_after(60):
+                await late.ended.wait()
+
+    assert (late.returned, local.calls) == (1, 2)
+
+
 async def test_next_owner_is_called_on_a_new_connection(tmp_path: Path) -> None:
     path = str(tmp_path / "s")
     async with sender_to(Location(path=path)) as sender:
@@ -269,6 +292,7 @@ async def test_call_that_an_earlier_connection_carried_is_not_taken_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(sender_module, "GIVE_UP_S", 0.3)
+    monkeypatch.setattr(sender_module, "RESTART_S", 0.3)
     (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
     location = Location("127.0.0.1", listener.socket.getsockname()[1])
     ends = Outbox()
