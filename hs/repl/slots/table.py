@@ -42,7 +42,7 @@ Listener = Callable[[str, Matches], None]
 """Called with a stream, and with a function that returns whether a key belongs to its slots."""
 
 Departure = Callable[[str], None]
-"""Called with a process, slots of which have passed to others."""
+"""Called with a process that has lost slots to others."""
 
 Unfinished = Callable[[Matches], bool]
 """Returns whether something about keys is pending for which the function returns true."""

@@ -2,9 +2,8 @@
 
 Rules:
 
-- Nothing is done while units end in time, but to look at the clock when the oldest of those that
-  run may be suspect. Once one runs for `suspect_s`, the watchdog opens a connection and asks what
-  the server is doing.
+- While units end in time, it only wakes up when the oldest running one may have become suspect.
+  Once one runs for `suspect_s`, the watchdog opens a connection and asks what the server is doing.
 - A server that does not answer within `answer_s` hangs: its processes are stopped, its disk or the
   network does not respond. The pool gives up all connections, so that every unit ends: one that is
   committing with CommitUnknown, all others with DatabaseUnavailable. New units are refused at once.
