@@ -124,11 +124,11 @@ class SharedDatabase:
 
     async def _reach(self, point: Point | None) -> None:
         """Let happen what is to happen at this point. Raises: ProcessDied, CommitUnknown."""
-        is_broken = self._life.reach(point)
-        await trio.lowlevel.checkpoint()
+        trap = self._life.reach(point)
+        await trio.sleep(trap.pause_s if trap else 0)
         if self._life.is_dead:
             raise ProcessDied
-        if is_broken:
+        if trap and trap.breaks:
             raise CommitUnknown(_BROKEN)
 
     async def _undo(self, unit: Unit[P, T], *args: P.args, **kwargs: P.kwargs) -> None:

@@ -1,7 +1,8 @@
 """Bugs that can be planted into the processes of a simulation, which must find each of them.
 
 Each one removes a rule of hs.repl, or all rules that cover each other. Without a rule in COVERED
-nothing wrong happens, because of another rule, so no run can tell.
+nothing wrong happens, because of another rule, so no run can tell. Most are found by a script made
+for it (scripts.py), whatever the order of everything else; the others by some of many seeds.
 """
 
 import math
@@ -179,6 +180,3 @@ COVERED: Final = frozenset(
         "void-jobs",
     )
 )
-
-# Not found by the seeds that were tried, and not shown to be covered by another rule.
-OPEN: Final = frozenset(("busy-slots", "long-lease", "repeated-calls"))

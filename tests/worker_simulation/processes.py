@@ -74,12 +74,16 @@ class InlineBridge:
 
 @attrs.frozen(eq=False)
 class Trap:
-    """What happens to a process when it gets to a point, and whether its connection breaks."""
+    """What happens to a process when it gets to a point, and whether its connection breaks.
+
+    The process stays at that point for `pause_s`.
+    """
 
     point: Point
     stream: str | None  # of the commit; None for any
     act: Callable[[], None]
-    breaks: bool
+    breaks: bool = False
+    pause_s: float = 0.0
 
 
 @attrs.define(eq=False)
@@ -110,13 +114,13 @@ class Life:
         trap = self.trap
         return trap is not None and trap.point is point and trap.stream in (None, stream)
 
-    def reach(self, point: Point | None) -> bool:
-        """Let happen what is to happen at a point; return whether the connection breaks, too."""
+    def reach(self, point: Point | None) -> Trap | None:
+        """Let happen what is to happen at a point, once; return what that was."""
         if self.trap is None or self.trap.point is not point:
-            return False
+            return None
         trap, self.trap = self.trap, None
         trap.act()
-        return trap.breaks
+        return trap
 
     @property
     def holder(self) -> str:

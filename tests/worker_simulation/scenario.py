@@ -3,7 +3,7 @@
 import logging
 import random
 import traceback
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 import attrs
@@ -65,11 +65,41 @@ def _is_expected(record: logging.LogRecord) -> bool:
 
 def run_seed(seed: int, trace: Trace | None = None) -> Outcome:
     """Run a seed; the problems include exceptions of the processes and errors that they log."""
+    return _run(seed, Plan.by_chance, None, trace or Trace())
+
+
+@attrs.frozen(eq=False)
+class Scene:
+    """What a script needs to make something happen to the processes of a plan."""
+
+    plan: Plan
+    cluster: SimulatedCluster
+    users: list[User]
+    rooms: list[Room]
+
+
+Script = Callable[[Scene], Awaitable[None]]
+
+
+def run_script(plan: Plan, script: Script) -> Outcome:
+    """Run a script, in place of what happens by chance, and check the result in the same way."""
+    return _run(0, lambda _: plan, script, Trace())
+
+
+def _run(
+    seed: int, make_plan: Callable[[random.Random], Plan], script: Script | None, trace: Trace
+) -> Outcome:
     clock = trio.testing.MockClock(autojump_threshold=0)
-    trace = trace or Trace()
     outcome = Outcome(seed, trace, [])
     with seeded(seed) as chance, recorded_errors(_prefix_of) as errors, freezing() as freezer:
-        run = _Run(Plan.by_chance(chance), chance, trace, outcome, freezer)
+        run = _Run(
+            plan=make_plan(chance),
+            script=script,
+            chance=chance,
+            trace=trace,
+            outcome=outcome,
+            freezer=freezer,
+        )
         bounds = Bounds(freezer, outcome.problems)
         try:
             trio.run(bounds.run, run.run, clock=clock, instruments=[bounds])
@@ -79,9 +109,10 @@ def run_seed(seed: int, trace: Trace | None = None) -> Outcome:
     return outcome
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, kw_only=True)
 class _Run:
     _plan: Plan
+    _script: Script | None
     _chance: random.Random
     _trace: Trace
     _outcome: Outcome
@@ -141,7 +172,11 @@ class _Run:
                 syncing.start_soon(user.sync_until, is_over.is_set)
             async with trio.open_nursery() as acting:
                 acting.start_soon(incidents.run)
-                await _all_at_once([self._actor(user, users, rooms, incidents) for user in users])
+                if self._script is not None:
+                    await self._script(Scene(plan, cluster, users, rooms))
+                else:
+                    actors = [self._actor(user, users, rooms, incidents) for user in users]
+                    await _all_at_once(actors)
                 acting.cancel_scope.cancel()
             await incidents.end()
             await self._settle(cluster)
@@ -256,7 +291,7 @@ class _Run:
             await trio.sleep(ANNOUNCE_ALL_EVERY * BEAT_S)
 
 
-async def _all_at_once(works: list[Callable[[], Awaitable[object]]]) -> None:
+async def _all_at_once(works: Sequence[Callable[[], Awaitable[object]]]) -> None:
     async with trio.open_nursery() as nursery:
         for work in works:
             nursery.start_soon(work)

@@ -38,6 +38,13 @@ class Wires:
     bus: Bus
     locate: Callable[[str], Any]
     faults: WireFaults = attrs.Factory(WireFaults)
+    _ends: list["WireEnd"] = attrs.Factory(list)
+
+    def cut_all(self, life: Any) -> None:
+        """Break all connections that others have opened to a process."""
+        for end in self._ends:
+            if end.peer.life is life:
+                end.cut()
 
     async def open(self, host: str, port: int) -> trio.abc.Stream:
         """Connect to Redis, or a process by its name; in place of `trio.open_tcp_stream`."""
@@ -50,6 +57,7 @@ class Wires:
             raise OSError("connection refused")
         here, there = WireEnd(self, caller), WireEnd(self, called)
         here.peer, there.peer = there, here
+        self._ends.append(here)
         called.start_soon(_serve, called, there)
         return here
 
@@ -59,7 +67,7 @@ class WireEnd(trio.abc.Stream):
     """One end of a connection."""
 
     _wires: Wires
-    _life: Any
+    life: Any
     peer: "WireEnd" = attrs.field(init=False)
     _received: bytearray = attrs.Factory(bytearray)
     _wake: trio.Event = attrs.Factory(trio.Event)
@@ -72,7 +80,7 @@ class WireEnd(trio.abc.Stream):
         self._check()
         wires = self._wires
         if wires.chance.random() < wires.faults.breaks:
-            wires.trace.note("broken", self._life.name, self.peer._life.name)
+            wires.trace.note("broken", self.life.name, self.peer.life.name)
             self.cut()
             raise trio.BrokenResourceError("the connection broke")
         delay_s = wires.faults.delay_s
@@ -85,7 +93,7 @@ class WireEnd(trio.abc.Stream):
         """Return bytes, or b"" at the end."""
         await trio.lowlevel.checkpoint()
         while not self._received:
-            if self._is_broken or self._life.is_dead:
+            if self._is_broken or self.life.is_dead:
                 return b""
             await self._wake.wait()
             self._wake = trio.Event()
@@ -109,7 +117,7 @@ class WireEnd(trio.abc.Stream):
             end._wake.set()
 
     def _check(self) -> None:
-        if self._is_broken or self._life.is_dead:
+        if self._is_broken or self.life.is_dead:
             raise trio.BrokenResourceError("the connection broke")
 
     def _put(self, data: bytes) -> None:
