@@ -231,7 +231,7 @@ async def hang(scene: Scene) -> None:
 
 
 async def read_at_once(scene: Scene) -> None:
-    """Users read what they have just changed, while messages of processes take long."""
+    """A user reads what was just changed, at once."""
     user, room = scene.users[0], scene.rooms[0]
     for _ in range(4):
         await user.set_topic(room)
@@ -253,6 +253,7 @@ class Case:
     plan: Plan = PLAN
 
 
+_DEAF: Final = attrs.evolve(PLAN, bus=BusFaults(lost=1.0))
 _SLOW_BUS: Final = attrs.evolve(PLAN, latency_s=0.25)
 _RESTARTED: Final = attrs.evolve(ONE_WRITER, restarts=True)
 
@@ -268,4 +269,5 @@ CASES: Final = (
     Case(renew_slowly, ("long-lease",), attrs.evolve(PLAN, skews_ms=(-1000, 1000, 0, 0))),
     Case(hang, ("replayed-messages", "hung-owner", "endless-calls"), _RESTARTED),
     Case(read_at_once, ("reply-before-rows",), _SLOW_BUS),
+    Case(read_at_once, ("stale-reads",), _DEAF),
 )
