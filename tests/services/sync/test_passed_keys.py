@@ -104,10 +104,16 @@ async def send_to(process: Syncing, number: int, *users: UserID) -> None:
     await inboxes.send(request, b'{"type":"m.test","sender":"@a:b","content":', devices, messages)
 
 
-async def open_device(process: Syncing, user_id: UserID) -> None:
-    """Log in the device of a user."""
+async def open_device(process: Syncing, user_id: UserID) -> UserID:
+    """Log in the device of a user; return the user."""
     sessions = process.services.core.sessions.sessions
     await sessions.open(user_id, RequestedDevice(device_id="DEVICE", display_name=None))
+    return user_id
+
+
+def is_typing_told(responses: list[Any]) -> bool:
+    """Return whether responses say who types."""
+    return bool(typing_in(responses))
 
 
 def numbers_in(response: dict[str, Any]) -> list[int]:
@@ -213,8 +219,7 @@ async def test_writers_are_known_again_after_changes_of_slots_were_missed(
     database: Database,
 ) -> None:
     async with open_writers(database) as cluster, trio.open_nursery() as nursery:
-        user_id = cluster.user_of(TO_DEVICE, "one")
-        await open_device(cluster.main, user_id)
+        user_id = await open_device(cluster.main, cluster.user_of(TO_DEVICE, "one"))
         keeper = keeper_of(cluster.main)
         (reader,) = keeper.readers
         await nursery.start(keeper.run)
@@ -234,8 +239,7 @@ async def test_device_gets_nothing_again_from_an_owner_whose_position_was_behind
     database: Database,
 ) -> None:
     async with open_writers(database) as cluster:
-        user_id = cluster.user_of(TO_DEVICE, "one")
-        await open_device(cluster.main, user_id)
+        user_id = await open_device(cluster.main, cluster.user_of(TO_DEVICE, "one"))
         since = (await cluster.main.sync(user_id))["next_batch"]
         # As during a long transaction, in which it does not follow the numbers of the other writer.
         next_writer = cluster.second.process.base.table(TO_DEVICE)
@@ -276,8 +280,7 @@ async def test_users_pass_on_only_after_what_a_caller_left_behind_is_written(
     database: Database,
 ) -> None:
     async with open_writers(database) as cluster:
-        user_id = cluster.user_of(TO_DEVICE, "one")
-        await open_device(cluster.main, user_id)
+        user_id = await open_device(cluster.main, cluster.user_of(TO_DEVICE, "one"))
         writer = cluster.first.process.base.table(TO_DEVICE)
         ends: list[int] = []
 
@@ -347,17 +350,11 @@ async def test_users_who_type_vanish_when_another_process_takes_over_and_may_typ
         room_id = await cluster.room_of(TYPING, "one", BOB)
         since = (await cluster.main.sync(ALICE))["next_batch"]
         await cluster.main.set_typing(room_id, BOB)
-        typing, since = await sync_until(
-            cluster.main, ALICE, since, lambda some: bool(typing_in(some))
-        )
+        typing, since = await sync_until(cluster.main, ALICE, since, is_typing_told)
         async with taken_over(cluster):
-            ended, since = await sync_until(
-                cluster.main, ALICE, since, lambda some: bool(typing_in(some))
-            )
+            ended, since = await sync_until(cluster.main, ALICE, since, is_typing_told)
             await cluster.main.set_typing(room_id, BOB)
-            again, _ = await sync_until(
-                cluster.main, ALICE, since, lambda some: bool(typing_in(some))
-            )
+            again, _ = await sync_until(cluster.main, ALICE, since, is_typing_told)
 
         assert [typing_in(each) for each in (typing, ended, again)] == [
             {room_id: [BOB]},
