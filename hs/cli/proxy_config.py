@@ -16,7 +16,7 @@ from hs.cli.server_processes import (
 from hs.nursery.proxies.caddy import caddy_config
 from hs.nursery.proxies.haproxy import haproxy_config
 from hs.nursery.proxies.nginx import nginx_config
-from hs.nursery.proxies.proxy_plan import plan_proxy
+from hs.nursery.proxies.proxy_plan import Affinity, plan_proxy
 from hs.nursery.proxies.traefik import traefik_config
 from hs.nursery.supervision.process_files import ProcessFiles, load_all
 from hs.settings.generate import CONFIG_NAME
@@ -43,6 +43,11 @@ _WRITERS = {
     help="Processes for first syncs only, which cost much more than later ones.",
 )
 @click.option(
+    "--by-room",
+    is_flag=True,
+    help="Choose the process for requests about a room by the room, not by the access token.",
+)
+@click.option(
     "--login",
     metavar="PROCESS,…",
     default="",
@@ -57,6 +62,7 @@ def proxy_config(
     host: str | None,
     initial_sync: str,
     login: str,
+    by_room: bool,
 ) -> None:
     """Print the configuration of a reverse proxy for the processes of a server.
 
@@ -72,16 +78,19 @@ def proxy_config(
     """
     folder = data_folder_of(config, data_dir)
     find = finder(config or folder / CONFIG_NAME, shape, first_port, run_folder(folder))
-    settings = load_all([_with_redis(process) for process in find()], RESTRICTING_KEYS)
-    plan = plan_proxy(settings, _names(initial_sync), _names(login))
+    settings = load_all([_with_private_servers(process) for process in find()], RESTRICTING_KEYS)
+    of_rooms = Affinity.ROOM if by_room else Affinity.CLIENT
+    plan = plan_proxy(settings, _names(initial_sync), _names(login), of_rooms)
     if host:
         plan = attrs.evolve(plan, host=host)
     click.echo(_WRITERS[program](plan))
 
 
-def _with_redis(process: ProcessFiles) -> ProcessFiles:
-    """Return a process that has a Redis: `hs supervise` starts one where none is configured."""
-    return attrs.evolve(process, overlay={"redis": {"enabled": True}, **process.overlay})
+def _with_private_servers(process: ProcessFiles) -> ProcessFiles:
+    """Return a process that has the Redis and PostgreSQL that `hs supervise` may start."""
+    database = {"name": "psycopg2", "args": {"database": "hs"}}
+    servers = {"redis": {"enabled": True}, "database": database}
+    return attrs.evolve(process, overlay={**servers, **process.overlay})
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -4,8 +4,13 @@ from collections.abc import Iterator
 
 from hs.nursery.proxies.proxy_plan import Affinity, Backend, Pool, ProxyPlan
 
-# Caddy cannot take a part of a header, so the requests of a server are told by its address.
-_POLICIES = {Affinity.CLIENT: "header Authorization", Affinity.ORIGIN: "ip_hash"}
+# Caddy cannot take a part of a header or path: the requests of a server are told by its address,
+# and of those about a room the ones with the same path go to one process.
+_POLICIES = {
+    Affinity.CLIENT: "header Authorization",
+    Affinity.ORIGIN: "ip_hash",
+    Affinity.ROOM: "uri_hash",
+}
 
 
 def caddy_config(plan: ProxyPlan) -> str:

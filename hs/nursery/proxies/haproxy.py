@@ -22,6 +22,9 @@ frontend hs
 """
 _KEYS = {
     Affinity.CLIENT: "req.hdr(authorization)",
+    Affinity.ROOM: (
+        r'''"path,url_dec,regsub('^/_matrix/client/(api/v1|[^/]+)/[^/]+/([^/]+).*','\\2')"'''
+    ),
     Affinity.ORIGIN: (r'''"req.hdr(authorization),regsub('.*origin=\"?([^\",]*).*','\\1',i)"'''),
 }
 

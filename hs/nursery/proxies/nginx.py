@@ -19,8 +19,13 @@ map $http_authorization $hs_origin {
     default $remote_addr;
     "~origin=\\"?(?<hs_name>[^\\",]+)" $hs_name;
 }
+# The room that a request is about.
+map $uri $hs_room {
+    default $hs_client;
+    "~^/_matrix/client/(?:api/v1|[^/]+)/(?:rooms|join|knock)/(?<hs_room_id>[^/]+)" $hs_room_id;
+}
 """
-_KEYS = {Affinity.CLIENT: "$hs_client", Affinity.ORIGIN: "$hs_origin"}
+_KEYS = {Affinity.CLIENT: "$hs_client", Affinity.ORIGIN: "$hs_origin", Affinity.ROOM: "$hs_room"}
 _SERVER = """\
 server {{
     listen 443 ssl;

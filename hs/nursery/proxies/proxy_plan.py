@@ -6,6 +6,8 @@ Rules:
   costs and never about correctness. The exception is media, where only some processes serve it.
 - Requests of one client go to one process (by the access token), so that caches are used; requests
   of another server too (by the origin that it states).
+- Requests about a room may go to one process instead, whoever sends them: then each process keeps
+  other rooms in memory.
 - Where a stream has one writer, and that serves clients, requests that write the stream go to it.
 - Patterns are in the common part of the regular expressions of Python, PCRE and RE2.
 """
@@ -51,6 +53,7 @@ WRITER_PATHS: Final[Mapping[str, str]] = {
     "device_lists": r"^/_matrix/client/(r0|v3|unstable)/keys/(upload|device_signing|signatures)",
 }
 """The paths by which clients write a stream."""
+ROOM_PATHS: Final = r"^/_matrix/client/(api/v1|r0|v1|v3|unstable)/(rooms|join|knock)/"
 _INTERNAL: Final = frozenset(("replication", "metrics", "health"))
 
 
@@ -59,6 +62,7 @@ class Affinity(enum.Enum):
 
     CLIENT = "the access token"
     ORIGIN = "the server that sends"
+    ROOM = "the room in the path"
 
 
 @attrs.frozen
@@ -117,11 +121,14 @@ def plan_proxy(
     all_settings: Mapping[str, Settings],
     initial_sync: tuple[str, ...] = (),
     login: tuple[str, ...] = (),
+    of_rooms: Affinity = Affinity.CLIENT,
 ) -> ProxyPlan:
     """Plan the rules for processes, main among them.
 
     `initial_sync` and `login` are processes that serve only initial syncs, and only registration
-    and log-in. Raises: SettingsError, if nothing serves clients, or a name is unknown.
+    and log-in. `of_rooms` decides where requests about a room go.
+
+    Raises: SettingsError, if nothing serves clients, or a name is unknown.
     """
     clients = _serving(all_settings, "client")
     _check_names((*initial_sync, *login), clients)
@@ -153,6 +160,8 @@ def plan_proxy(
         if len(writers) == 1 and writers[0] in workers:
             pool = _pool(f"writer_{stream}", {writers[0]: workers[writers[0]]})
             rules.append(_rule(f"the writer of {stream}", path, pool))
+    if of_rooms is not Affinity.CLIENT:
+        rules.append(_rule("requests about a room", ROOM_PATHS, _pool("rooms", shared, of_rooms)))
     rules.append(_rule("all other requests of clients", CLIENT_PATHS, everybody))
     main = all_settings[MAIN]
     return ProxyPlan(

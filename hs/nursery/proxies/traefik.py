@@ -8,8 +8,8 @@ from hs.nursery.proxies.proxy_plan import Pool, ProxyPlan
 from hs.settings.errors import Problem, SettingsError
 
 _HEAD = """\
-# For the file provider of Traefik 3. Traefik cannot choose a process by the access token or by the
-# server that sends, so caches of the processes are used less well than with other proxies.
+# For the file provider of Traefik 3. Traefik cannot choose a process by the access token, the room
+# or the server that sends, so caches of the processes are used less well than with other proxies.
 """
 
 

@@ -19,7 +19,7 @@ from hs.cli.inspect_plan import declared_endpoints
 from hs.nursery.proxies.caddy import caddy_config
 from hs.nursery.proxies.haproxy import haproxy_config
 from hs.nursery.proxies.nginx import nginx_config
-from hs.nursery.proxies.proxy_plan import WRITER_PATHS, Pool, ProxyPlan, plan_proxy
+from hs.nursery.proxies.proxy_plan import WRITER_PATHS, Affinity, Pool, ProxyPlan, plan_proxy
 from hs.nursery.proxies.traefik import traefik_config
 from hs.nursery.supervision.process_files import load_all
 from hs.nursery.supervision.server_files import find_processes
@@ -96,7 +96,7 @@ def test_every_declared_route_goes_to_processes_that_serve_it(tmp_path: Path) ->
 
 
 def test_every_rule_is_of_a_declared_route(tmp_path: Path) -> None:
-    plan = plan_proxy(settings_of(tmp_path), ("sync3",), ("sync2",))
+    plan = plan_proxy(settings_of(tmp_path), ("sync3",), ("sync2",), Affinity.ROOM)
     paths = [path for path, _ in public_paths()]
     patterns = [pattern for rule in plan.rules for pattern in rule.paths]
 
@@ -120,6 +120,18 @@ def test_dedicated_pools_get_nothing_else(tmp_path: Path) -> None:
     assert names(sync.initial) == ["sync3"]
     assert names(pool_for(plan, "/_matrix/client/v3/login")) == ["sync2"]
     assert names(pool_for(plan, "/_matrix/client/v3/joined_rooms")) == ["main", "sync1"]
+
+
+def test_requests_about_a_room_go_to_one_process_if_wanted(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path)
+    send = "/_matrix/client/v3/rooms/x/send/m.room.message/1"
+
+    by_room, by_client = plan_proxy(settings, of_rooms=Affinity.ROOM), plan_proxy(settings)
+
+    assert pool_for(by_room, send).affinity is Affinity.ROOM
+    assert pool_for(by_room, "/_matrix/client/v3/joined_rooms").affinity is Affinity.CLIENT
+    assert pool_for(by_client, send).affinity is Affinity.CLIENT
+    assert names(pool_for(by_room, send)) == names(pool_for(by_client, send))
 
 
 def test_requests_that_write_a_stream_go_to_a_writer_that_serves_clients() -> None:
@@ -146,7 +158,7 @@ def check(program: str, *arguments: str) -> None:
 @pytest.fixture
 def plan(tmp_path: Path) -> ProxyPlan:
     """A plan with every kind of rule."""
-    return plan_proxy(settings_of(tmp_path), ("sync3",), ("sync2",))
+    return plan_proxy(settings_of(tmp_path), ("sync3",), ("sync2",), Affinity.ROOM)
 
 
 @pytest.mark.process
