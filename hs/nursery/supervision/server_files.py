@@ -31,16 +31,36 @@ def find_processes(folder: Path, shared: Path | None = None) -> list[ProcessFile
     shared = shared or _shared_file(folder, documents)
     main_files = [shared]
     workers: list[ProcessFiles] = []
+    problems: list[Problem] = []
     for path, document in documents.items():
         app = document.values.get("worker_app")
-        if path == shared or app is None:
+        if path == shared:
+            continue
+        if app is None:
+            problems += _lacks_app(document)
             continue
         if app == MAIN_APP:
             main_files.append(path)
             continue
         name = str(document.values.get("worker_name") or app)
         workers.append(ProcessFiles(name=name, files=(shared, path)))
+    if problems:
+        raise SettingsError(problems)
     return [ProcessFiles(name=MAIN, files=tuple(main_files)), *workers]
+
+
+def _lacks_app(document: Document) -> list[Problem]:
+    """Return what is wrong with a file that looks like one of a worker, and would be left out."""
+    return [
+        Problem(
+            key=key,
+            message="is set, but without worker_app this is not the file of a worker",
+            remedy="add `worker_app: synapse.app.generic_worker`, or remove the file",
+            origin=document.origins[key],
+        )
+        for key in ("worker_name", "worker_listeners")
+        if key in document.values
+    ][:1]
 
 
 def _shared_file(folder: Path, documents: dict[Path, Document]) -> Path:

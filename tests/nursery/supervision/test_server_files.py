@@ -34,6 +34,14 @@ def test_files_of_workers_may_be_in_a_subdirectory(tmp_path: Path) -> None:
     assert (sync.name, sync.files) == ("sync1", (tmp_path / "homeserver.yaml", worker))
 
 
+def test_file_of_a_worker_without_worker_app_is_not_left_out(tmp_path: Path) -> None:
+    (tmp_path / "homeserver.yaml").write_text("server_name: hs.test\n")
+    (tmp_path / "sync1.yaml").write_text("worker_ap: x\nworker_name: sync1\n")
+
+    with pytest.raises(SettingsError, match=r"sync1\.yaml:2: worker_name: .* without worker_app"):
+        find_processes(tmp_path)
+
+
 def test_two_files_of_one_name_are_refused(tmp_path: Path) -> None:
     (tmp_path / "homeserver.yaml").write_text(
         "server_name: hs.test\ndatabase: {name: psycopg2, args: {database: hs}}\n"
