@@ -48,7 +48,7 @@ ANSWER_S: Final = 1.0
 NOT_ASKED_S: Final = 10.0
 """How long a process is not asked that has not answered."""
 
-_RECORD_SEGMENT: Final = "_m"
+RECORD_SEGMENT: Final = "_m"
 """What comes before the name of a record in a token."""
 _NAME: Final = re.compile(r"([0-9]{1,4})\.([0-9a-f]{1,16})", re.ASCII)
 _FIRST_NUMBER_BITS: Final = 32
@@ -82,12 +82,12 @@ def add_record(token_text: str, name: RecordName) -> str:
 
     Other endpoints accept it as a sync token and ignore the name.
     """
-    return f"{token_text}{_RECORD_SEGMENT}{name.encode()}"
+    return f"{token_text}{RECORD_SEGMENT}{name.encode()}"
 
 
 def split_record(text: str) -> tuple[str, RecordName | None]:
     """Return the sync token without the name of a record, and the name."""
-    token_text, segment, name_text = text.rpartition(_RECORD_SEGMENT)
+    token_text, segment, name_text = text.rpartition(RECORD_SEGMENT)
     name = RecordName.parse(name_text) if segment else None
     return (text, None) if name is None else (token_text, name)
 

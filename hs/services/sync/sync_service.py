@@ -52,6 +52,7 @@ from hs.services.sync.encryption_section import EncryptionMembers, EncryptionSec
 from hs.services.sync.late_counts import LateCounts, LateCountsSection
 from hs.services.sync.lazy_members import (
     NOTHING_SENT,
+    RECORD_SEGMENT,
     LazyMembers,
     RecordName,
     SentMembers,
@@ -155,7 +156,7 @@ class SyncService:
 
     def _parse(self, since: str) -> SyncToken:
         # The text without the record is that of a position, whose token is known.
-        return self._positions.parse(split_record(since)[0])
+        return self._positions.parse(split_record(since)[0] if RECORD_SEGMENT in since else since)
 
     async def _rooms_of(self, request: SyncRequest) -> RoomsOf:
         user_id = request.requester.user_id
@@ -420,7 +421,9 @@ def _next_batch(
 
 
 def _record_of(request: SyncRequest) -> RecordName | None:
-    return None if request.since is None else split_record(request.since)[1]
+    since = request.since
+    # Most tokens have no record, and each call counts: every member of a room gets each message.
+    return split_record(since)[1] if since is not None and RECORD_SEGMENT in since else None
 
 
 def _empty_response(next_batch: str) -> bytes:
