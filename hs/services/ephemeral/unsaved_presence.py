@@ -57,7 +57,8 @@ class UnsavedPresence:
     async def save(self) -> Collection[UserID]:
         """Store the changes since the last time; return their users."""
         async with self._lock:
-            self._has_rows = trio.Event()
+            if self._has_rows.is_set():  # else somebody may be waiting for this event
+                self._has_rows = trio.Event()
             self._saving, self._rows = self._rows, {}
             rows = dict(self._saving)
             if not rows:
