@@ -32,6 +32,8 @@ from hs.settings.settings import Settings
 
 AT_A_TIME: Final = 4
 PROGRAM_STOP_S: Final = 30.0
+PROGRAM_PAUSE_S: Final = 0.5  # before a program is started again; doubled after each failure
+PROGRAM_LAST_PAUSE_S: Final = 30.0
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +65,7 @@ class Supervisor:
     # By any configuration since the start: present processes may have an earlier one.
     _slot_holders: frozenset[str] = attrs.field(default=frozenset(), init=False)
     _program: frozenset[tuple[str, int]] = attrs.field(factory=installed_program, init=False)
-    _programs: list[Life] = attrs.field(factory=list, init=False)
+    _programs: dict[str, Life] = attrs.field(factory=dict, init=False)
     _nursery: trio.Nursery | None = attrs.field(default=None, init=False)
     _fork_servers: trio.Nursery | None = attrs.field(default=None, init=False)
     _restarting: trio.Lock = attrs.field(factory=trio.Lock, init=False)
@@ -111,10 +113,30 @@ class Supervisor:
 
     async def _start_all(self) -> None:
         await self._prepare(self.forks, list(self._files))
+        assert self._nursery is not None
         for program in self._plan.programs:
-            self._programs.append(await program.start(self.forks))
+            await self._start_program(program)
+            self._nursery.start_soon(self._keep_program, program)
         for stage in start_stages(self._settings):
             await _each(stage, self._start)
+
+    async def _start_program(self, program: PrivateServer) -> None:
+        self._programs[program.request.name] = await program.start(self.forks)
+
+    async def _keep_program(self, program: PrivateServer) -> None:
+        """Start a program again whenever it has ended, until cancelled."""
+        name = program.request.name
+        while True:
+            await self._programs[name].ended.wait()
+            log.error("%s ended, %s, starting it again", name, self._programs[name].cause())
+            pause_s = PROGRAM_PAUSE_S
+            while self._programs[name].has_ended:
+                await trio.sleep(pause_s)
+                pause_s = min(pause_s * 2, PROGRAM_LAST_PAUSE_S)
+                try:
+                    await self._start_program(program)
+                except SettingsError as error:
+                    log.error("%s does not start: %s", name, error)
 
     async def _start(self, name: str) -> None:
         process = self.processes[name] = ManagedProcess(name, self._fork)
@@ -153,7 +175,7 @@ class Supervisor:
         for stage in stop_stages(self._settings):
             running = [name for name in stage if name in self.processes]
             await _each(running, lambda name: self.processes[name].stop(), at_a_time=len(running))
-        for life in reversed(self._programs):
+        for life in reversed(self._programs.values()):
             number = signal.SIGINT if life.name == "postgres" else signal.SIGTERM
             await end(life, number, PROGRAM_STOP_S)
         self._sockets.remove_files()

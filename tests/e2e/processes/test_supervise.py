@@ -137,6 +137,11 @@ async def test_server_runs_restarts_and_stops_as_one(server: SupervisedServer) -
     assert response.status == 200
     server.wait_for_line("sync1 ended, signal 9")
 
+    # So does the private Redis.
+    os.kill(first["redis-server"], signal.SIGKILL)
+    server.wait_for_line("redis ended, signal 9")
+    wait_until(lambda: server.pids().get("redis-server") not in (None, first["redis-server"]))
+
     assert await restart_while_talking(server, 3) > 3
     second = server.pids()
     assert all(first[name] != second[name] for name in server.shape_names())
