@@ -14,7 +14,7 @@ import trio.testing
 from hs.apis.web.drain import Drain
 from hs.core.streams import EVENTS
 from hs.lib.clock import FixedClock
-from hs.lib.health import FRESH_S, LATE_S, Health, HealthChecks, HealthState
+from hs.lib.health import FRESH_S, LATE_S, ROUND_S, Health, HealthChecks, HealthState
 from hs.nursery.health.database_probe import CLOCK_MS, DatabaseFacts
 from hs.nursery.health.disk_probe import FREE_BYTES, FolderProbe
 from hs.nursery.health.probes import Progress, build_health
@@ -387,9 +387,9 @@ async def test_change_of_state_is_logged_once(
     async with running_checks() as (checks, doors), trio.open_nursery() as nursery:
         nursery.start_soon(checks.watch)
         doors.redis_fault = "it cannot be reached"
-        await trio.sleep(60)
+        await trio.sleep(2 * ROUND_S)
         heal(doors)
-        await trio.sleep(60)
+        await trio.sleep(2 * ROUND_S)
         nursery.cancel_scope.cancel()
 
     degraded, ready = [record.getMessage() for record in caplog.records]
