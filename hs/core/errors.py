@@ -430,6 +430,13 @@ class OutcomeUnknown(Unavailable):
     )
 
 
+class ProcessUnavailable(MatrixError):
+    """Another process of this server, or something that it needs, is temporarily unavailable."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("M_UNKNOWN", 503, message, retry_after_ms=2000)
+
+
 class RemoteFault(Exception):
     """A remote server failed or violated the protocol.
 

@@ -19,17 +19,15 @@ from hs.apis.web.http1_limits import HttpLimits
 from hs.apis.web.listeners import BoundListener, ListenerSpec
 from hs.apis.web.route import Endpoint, collect
 from hs.apis.web.server import serve_listeners
-from hs.core.errors import Unavailable
+from hs.core.errors import ProcessUnavailable, Unavailable
 from hs.lib.tasks import Duty, keep_running
 from hs.nursery.health.probes import CHECKS
 from hs.nursery.part import Runner
 from hs.nursery.pid_file import open_file_limit
 from hs.nursery.plan import INTERNAL_RESOURCES
 from hs.nursery.process import Process
-from hs.repl.calls.reply import RpcUnavailable
 from hs.repl.leases import LeaseLost, instance_lease
 from hs.repl.memory_writer import attach_writers
-from hs.repl.sharding import OwnerChanging
 from hs.settings.sections.connections import ConnectionSettings
 from hs.settings.sections.listeners import Listener
 from hs.settings.settings import Settings
@@ -42,7 +40,7 @@ _INTERNAL_SHARE_OF_FILES = 0.1
 # Of all connections, one address may have this part, even if it may have more of them.
 _ADDRESS_SHARE = 0.5
 # Failures of duties while the database or another process is unreachable.
-_TRANSIENT = (Unavailable, LeaseLost, RpcUnavailable, OwnerChanging)
+_TRANSIENT = (Unavailable, LeaseLost, ProcessUnavailable)
 
 # Called with the public listeners, and with the internal ones.
 OnListening = Callable[[list[BoundListener], list[BoundListener]], None]

@@ -36,10 +36,11 @@ import attrs
 import msgspec
 import trio
 
+from hs.core.errors import ProcessUnavailable
 from hs.core.stream_def import ANY_PROCESS, StreamDef, StreamKind, StreamWriters
 from hs.core.streams import CATALOGUE, SLOTS, SlotsRow
 from hs.lib.tasks import BackgroundNursery
-from hs.repl.calls.reply import RpcFailed, RpcUnavailable
+from hs.repl.calls.reply import RpcFailed
 from hs.repl.feed import Batch, Feed
 from hs.repl.message import Message
 from hs.repl.process_reports import FollowedWriter
@@ -257,7 +258,7 @@ class Intake:
             if lane.stream.kind is StreamKind.MEMORY:
                 return await self._repair_from_writer(lane)
             return await self._repair_from_tables(lane)
-        except (DatabaseError, RpcFailed, RpcUnavailable) as error:
+        except (DatabaseError, RpcFailed, ProcessUnavailable) as error:
             level = logging.DEBUG if is_retry else logging.WARNING
             log.log(
                 level,

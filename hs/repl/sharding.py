@@ -19,7 +19,7 @@ from typing import Any, Final, TypeVar
 import attrs
 import trio
 
-from hs.core.errors import MatrixError, NotOwner
+from hs.core.errors import NotOwner, ProcessUnavailable
 from hs.repl.calls.owner_groups import by_owner, call_owners
 from hs.repl.calls.reply import CallNotBegun, RpcUnavailable
 from hs.repl.rpc import rpc_methods
@@ -38,13 +38,11 @@ FIRST_PAUSE_S: Final = 0.02
 LAST_PAUSE_S: Final = 0.5
 
 
-class OwnerChanging(MatrixError):
+class OwnerChanging(ProcessUnavailable):
     """Nobody has taken over in time; the client may retry."""
 
     def __init__(self) -> None:
-        super().__init__(
-            "M_UNKNOWN", 503, "Another process takes over; try again", retry_after_ms=2000
-        )
+        super().__init__("Another process takes over; try again")
 
 
 @attrs.frozen(eq=False)

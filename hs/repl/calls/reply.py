@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 import hs.core.errors
-from hs.core.errors import MatrixError, RemoteFault
+from hs.core.errors import MatrixError, ProcessUnavailable, RemoteFault
 
 WriterPositions = dict[tuple[str, str], int]
 """The positions of writers, by the names of stream and writer."""
@@ -59,25 +59,23 @@ class RpcFailed(Exception):
     """The owner failed because of a bug; only its log has the details."""
 
 
-class RpcUnavailable(MatrixError):
+class RpcUnavailable(ProcessUnavailable):
     """The owner could not be reached in time; the client may retry."""
 
     def __init__(self, instance: str, cause: str) -> None:
         # The cause goes to the log only, because it may contain addresses and certificates.
-        message = f"The process {instance} cannot be reached; try again"
-        super().__init__("M_UNKNOWN", 503, message, retry_after_ms=2000)
+        super().__init__(f"The process {instance} cannot be reached; try again")
         self.cause = cause
 
     def __str__(self) -> str:
         return f"{super().__str__()} ({self.cause})"
 
 
-class CallNotBegun(MatrixError):
+class CallNotBegun(ProcessUnavailable):
     """The process that was called cannot have begun the call, and another one may own the key."""
 
     def __init__(self) -> None:
-        message = "Another process takes over; try again"
-        super().__init__("M_UNKNOWN", 503, message, retry_after_ms=2000)
+        super().__init__("Another process takes over; try again")
 
 
 def matrix_error_payload(error: MatrixError) -> bytes:
@@ -101,7 +99,8 @@ def fault_payload(text: str) -> bytes:
 def raise_from(reply: RpcReply, instance: str, method: str) -> None:
     """Raise the error in a reply, if there is one.
 
-    Raises: MatrixError (of the same class), RemoteFault, RpcUnavailable, RpcFailed.
+    Raises: MatrixError (of the same class, or the base of it that `hs.core.errors` has),
+        RemoteFault, RpcUnavailable, RpcFailed.
     """
     match reply.outcome:
         case RpcOutcome.RESULT:
@@ -126,8 +125,9 @@ def raise_from(reply: RpcReply, instance: str, method: str) -> None:
 
 
 def _describe(error: MatrixError) -> _MatrixErrorFields:
+    kind = next(base for base in type(error).__mro__ if base.__module__ == hs.core.errors.__name__)
     return _MatrixErrorFields(
-        type(error).__name__, error.errcode, error.status, error.message, error.extra
+        kind.__name__, error.errcode, error.status, error.message, error.extra
     )
 
 

@@ -22,7 +22,7 @@ import attrs
 import msgspec
 import trio
 
-from hs.core.errors import MatrixError, RemoteFault, Unavailable
+from hs.core.errors import MatrixError, ProcessUnavailable, RemoteFault, Unavailable
 from hs.lib.log import REQUEST_ID
 from hs.lib.tally import Tally
 from hs.lib.tasks import BackgroundNursery
@@ -215,7 +215,7 @@ class RpcServer:
             return RpcOutcome.MATRIX_ERROR, matrix_error_payload(error)
         except Unavailable as cause:
             log.warning("call of %s failed, the caller may retry: %s", call.method, cause)
-            unavailable = MatrixError("M_UNKNOWN", 503, cause.ANSWER)
+            unavailable = ProcessUnavailable(cause.ANSWER)
             return RpcOutcome.MATRIX_ERROR, matrix_error_payload(unavailable)
         except RemoteFault as fault:
             return RpcOutcome.REMOTE_FAULT, remote_fault_payload(fault)

@@ -11,6 +11,7 @@ import trio
 from hs.core.errors import Forbidden, LimitExceeded, RemoteFault, Unavailable
 from hs.repl.calls.client import RpcClients
 from hs.repl.calls.endpoint import RpcEndpoint
+from hs.repl.calls.reply import RpcUnavailable
 from hs.repl.calls.sender import LinkSender
 from hs.repl.calls.server import RpcServer
 from hs.repl.feed import Feed
@@ -89,6 +90,8 @@ class LocalShop:
                 raise RemoteFault("far.example", "broken", error=Forbidden("not you"), retry=False)
             case "away":
                 raise Unavailable("database at 10.0.0.1")
+            case "unreachable":
+                raise RpcUnavailable("other", "10.0.0.1 refused the connection")
             case "bug":
                 raise ZeroDivisionError("secret detail")
             case _:

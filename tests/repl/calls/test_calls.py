@@ -9,7 +9,7 @@ import pytest
 import trio
 import trio.testing
 
-from hs.core.errors import Forbidden, LimitExceeded, MatrixError, RemoteFault
+from hs.core.errors import Forbidden, LimitExceeded, ProcessUnavailable, RemoteFault
 from hs.core.streams import RECEIPTS
 from hs.repl.calls.client import RpcClients
 from hs.repl.calls.endpoint import RpcEndpoint
@@ -56,10 +56,11 @@ async def test_errors_keep_their_class_and_fields() -> None:
     assert isinstance(remote.value.error, Forbidden)
 
 
-async def test_owner_without_its_database_is_temporarily_unavailable() -> None:
+@pytest.mark.parametrize("kind", ["away", "unreachable"])
+async def test_owner_without_what_it_needs_is_temporarily_unavailable(kind: str) -> None:
     async with shop_at(LocalShop(), local_transport(Feed())) as http, client_of(http) as shop:
-        with pytest.raises(MatrixError) as refused:
-            await shop.fail("away")
+        with pytest.raises(ProcessUnavailable) as refused:
+            await shop.fail(kind)
 
     assert refused.value.status == 503
     assert "10.0.0.1" not in refused.value.message

@@ -17,6 +17,7 @@ from typing import Final, Protocol
 import attrs
 import trio
 
+from hs.core.errors import ProcessUnavailable
 from hs.core.ids import UserID
 from hs.core.streams import PUSHERS, PUSHES, RECEIPTS, PusherRow, PushesRow, QueuedPush, ReceiptRow
 from hs.repl.feed import Batch, Feed
@@ -262,7 +263,7 @@ class PusherDuty:
     async def _work_once(self, line: RunningPusher) -> None:
         try:
             await line.work()
-        except DatabaseError as error:
+        except (DatabaseError, ProcessUnavailable) as error:
             log.warning(
                 "push to %s was interrupted, retrying in %.0f s: %s",
                 line.pusher.user_id,

@@ -11,7 +11,7 @@ from typing import Final
 
 import trio
 
-from hs.core.errors import MatrixError
+from hs.core.errors import ProcessUnavailable
 from hs.core.ids import RoomID, UserID
 from hs.core.positions import VectorPosition
 from hs.core.streams import Unread, UnreadRow
@@ -60,8 +60,7 @@ class StoredProgress:
             self._states.handle(ProgressEvent.EXPIRED)
         try:
             progress = await self._store.flush()
-        except (MatrixError, RpcFailed, DatabaseUnavailable):
-            # The error of a process that cannot be reached, or of another one without database.
+        except (ProcessUnavailable, RpcFailed, DatabaseUnavailable):
             return await self._guess()
         was_guess = self._states.state in _GUESSES
         self._states.handle(ProgressEvent.ANSWERED)

@@ -8,12 +8,13 @@ import pytest
 import trio
 
 from hs.core.streams import PUSHERS, PUSHES, RECEIPTS, PusherRow, ReceiptRow
+from hs.repl.calls.reply import RpcUnavailable
 from hs.repl.feed import Batch, Feed
 from hs.services.push.pushers import pusher_duty
 from hs.services.push.pushers.delivery import Push, Pusher
 from hs.services.push.pushers.pusher_duty import PusherDuty
 from hs.services.push.pushers.pusher_positions import PusherPositions
-from hs.storage.database import Database, Tx
+from hs.storage.database import Database, DatabaseUnavailable, Tx
 from hs.storage.push import pushers as storage
 from hs.storage.push.pushers import PusherKey, PusherRecord, QueueRecord
 
@@ -57,6 +58,7 @@ class RecordingLine:
     looked_again: int = 0
     badges: int = 0
     is_badge_outdated: bool = False
+    failures: list[Exception] = attrs.Factory(list)
     is_working: bool = False
     has_news: bool = True
     is_over: bool = False
@@ -75,6 +77,8 @@ class RecordingLine:
         self.has_news = self.is_badge_outdated = True
 
     async def work(self) -> None:
+        if self.failures:
+            raise self.failures.pop()
         if self.is_badge_outdated:
             self.is_badge_outdated = False
             self.badges += 1
@@ -94,9 +98,10 @@ class PusherScene:
     feed: Feed = attrs.Factory(Feed)
     sent: SentPushes = attrs.Factory(SentPushes)
     lines: list[RecordingLine] = attrs.Factory(list)
+    failures: list[Exception] = attrs.Factory(list)
 
     def make_line(self, pusher: Pusher) -> RecordingLine:
-        line = RecordingLine(pusher, self.database, self.sent)
+        line = RecordingLine(pusher, self.database, self.sent, failures=self.failures)
         self.lines.append(line)
         return line
 
@@ -218,6 +223,26 @@ async def test_lines_read_the_table_before_the_feed_adds_to_them_after_a_gap(
         scene.feed.deliver(Batch(PUSHES, "main", 0, 9, [], reset=True))
 
         assert line.looked_again == before + 1
+
+
+@pytest.mark.parametrize(
+    "failure", [DatabaseUnavailable("no connection"), RpcUnavailable("sync1", "it does not run")]
+)
+async def test_pusher_goes_on_soon_after_another_process_was_unavailable(
+    database: Database,
+    failure: Exception,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(pusher_duty, "AGAIN_S", 0.01)
+    scene = PusherScene(database, failures=[failure])
+    await scene.set_pusher(USERS[0])
+    await scene.store(USERS[0], 1)
+
+    async with running(scene):
+        await scene.sent.until(lambda: len(scene.sent.numbers) == 1)
+
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
 
 
 async def test_after_an_overflow_lines_read_the_table_before_the_feed_adds_to_them(

@@ -6,7 +6,7 @@ import attrs
 import pytest
 import trio.testing
 
-from hs.core.errors import MatrixError
+from hs.core.errors import ProcessUnavailable
 from hs.core.ids import RoomID, UserID
 from hs.core.streams import Unread, UnreadRow
 from hs.repl.calls.reply import RpcFailed, RpcUnavailable
@@ -101,7 +101,7 @@ async def test_rows_are_held_until_they_are_stored() -> None:
         RpcFailed("EvaluationStore.flush at main: KeyError"),
         # Results cannot be stored: in this process, and in another one, whose reply says so.
         CommitUnknown("the connection broke"),
-        MatrixError("M_UNKNOWN", 503, CommitUnknown.ANSWER),
+        ProcessUnavailable(CommitUnknown.ANSWER),
     ],
 )
 async def test_a_guess_is_used_for_some_time_and_forgotten_after_it(
