@@ -26,7 +26,7 @@ from hs.nursery.supervision.opened_sockets import OpenedSockets
 from hs.nursery.supervision.private_servers import PrivateServer
 from hs.nursery.supervision.process_files import ProcessFiles, check_together, load_all
 from hs.nursery.supervision.requests import ProcessSource, ServeRequest
-from hs.settings.errors import SettingsError
+from hs.settings.errors import Problem, SettingsError
 from hs.settings.sections.workers import MAIN
 from hs.settings.settings import Settings
 
@@ -197,6 +197,7 @@ class Supervisor:
         """
         async with self._restarting:
             self.load()
+            _check_not_removed(names, self._gone)
             if names and installed_program() == self._program:
                 await self._prepare(self.forks, names)
             else:
@@ -266,6 +267,21 @@ def start_stages(all_settings: Mapping[str, Settings]) -> list[list[str]]:
     writers = _writers(all_settings)
     rest = [name for name in all_settings if name != MAIN and name not in writers]
     return [[MAIN], writers, rest]
+
+
+def _check_not_removed(names: Collection[str], gone: Collection[str]) -> None:
+    """Raise SettingsError if processes are to be restarted that the files do not name any more."""
+    problems = [
+        Problem(
+            key=name,
+            message="no file names this process any more",
+            remedy="stop it with `hs restart --rolling`",
+        )
+        for name in names
+        if name in gone
+    ]
+    if problems:
+        raise SettingsError(problems)
 
 
 def restart_order(all_settings: Mapping[str, Settings], running: Collection[str]) -> list[str]:

@@ -110,9 +110,13 @@ async def test_new_worker_answers_at_the_port_of_a_removed_one_after_one_restart
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(ask)
+        refused = await trio.to_thread.run_sync(changing.server.run, "restart", "sync1")
         output = await trio.to_thread.run_sync(changing.server.run, "restart", "--rolling")
         restarted.set()
 
+    assert "sync1: no file names this process any more" in refused.stdout, (
+        refused.stdout + refused.stderr
+    )
     assert "sync1 stopped" in output.stdout, output.stdout + output.stderr
     assert "reader1 restarted" in output.stdout
     assert set(answers) == {200}
