@@ -3,8 +3,8 @@
     python -m tests.workers_bench
     python -m tests.workers_bench --only split --scenario send
 
-Both run on a private PostgreSQL; the split server is main, two sync workers, which serve half of
-the users each, and two persisters. Figures are milliseconds of CPU for each message (`mixed`: for
+Both run on a private PostgreSQL; the split server is main, two sync workers or more, which share
+the users, and two persisters. Figures are milliseconds of CPU for each message (`mixed`: for
 each operation).
 """
 
@@ -47,13 +47,15 @@ def main() -> None:
     parser.add_argument(
         "--more", action="store_true", help="also a pusher, a sender, a media worker"
     )
+    parser.add_argument("--sync-workers", type=int, default=2)
     parser.add_argument("--senders", type=int, default=64)
     parser.add_argument("--members", type=int, default=100)
     parser.add_argument("--send-rate", type=float, default=0.0)
     parser.add_argument("--rate", type=float, default=40.0, help="messages a second of fan-out")
     parser.add_argument("--begin-file", help="made when a measurement begins, for a profiler")
     options = parser.parse_args()
-    for label, running in ((ALONE, running_alone()), (SPLIT, running_split(options.more))):
+    split = running_split(options.more, options.sync_workers)
+    for label, running in ((ALONE, running_alone()), (SPLIT, split)):
         if options.only in (None, label):
             with running as server:
                 trio.run(_measure, options, server)

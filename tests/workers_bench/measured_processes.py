@@ -16,7 +16,6 @@ from tests.support.servers.redis import RedisServer, running_redis
 
 ALONE, SPLIT = "one process", "split"
 PERSISTERS = ["persister1", "persister2"]
-SYNC_WORKERS = ["sync1", "sync2"]
 BESIDE = {"pusher1": "pusher_instances", "sender1": "federation_sender_instances", "media1": ""}
 
 
@@ -83,8 +82,9 @@ def running_alone() -> Iterator[MeasuredCluster]:
 
 
 @contextmanager
-def running_split(has_more: bool) -> Iterator[MeasuredCluster]:
-    """Run main, two sync workers and two persisters; with `has_more` some that serve no clients."""
+def running_split(has_more: bool, sync_workers: int) -> Iterator[MeasuredCluster]:
+    """Run main, sync workers and two persisters; with `has_more` some that serve no clients."""
+    names = [f"sync{number}" for number in range(1, sync_workers + 1)]
     with (
         TemporaryDirectory(prefix="hs-bench-") as folder,
         running_postgres() as postgres,
@@ -100,12 +100,12 @@ def running_split(has_more: bool) -> Iterator[MeasuredCluster]:
             postgres,
             redis,
             more,
-            [*SYNC_WORKERS[1:], *PERSISTERS[1:], *(BESIDE if has_more else ())],
+            [*names[1:], *PERSISTERS[1:], *(BESIDE if has_more else ())],
         )
         for name in [*PERSISTERS, *(("pusher1", "sender1") if has_more else ())]:
             _serve_no_clients(cluster.processes[name])
         with _running(cluster):
-            ports = [cluster.processes[name].port for name in SYNC_WORKERS]
+            ports = [cluster.processes[name].port for name in names]
             yield MeasuredCluster(SPLIT, cluster, ports, postgres, redis)
 
 
