@@ -15,7 +15,7 @@ from tests.simulation.determinism import Trace, seeded
 from tests.simulation.error_log import recorded_errors
 from tests.support.sql.databases import new_inline
 from tests.worker_simulation.bounds import Bounds
-from tests.worker_simulation.bus import Bus
+from tests.worker_simulation.bus import LONGEST_DELAY_S, Bus
 from tests.worker_simulation.gateway import Gateway, add_pusher
 from tests.worker_simulation.incidents import Incidents
 from tests.worker_simulation.invariants import Invariants
@@ -193,6 +193,8 @@ class _Run:
             if not room.roams:
                 events = checks.tables.room(room.room_id)
                 cluster.problems += self._gateway.check(events, incidents.most_doubled)
+        if self._plan.bus.delayed:
+            await trio.sleep(LONGEST_DELAY_S)  # the messages of what was written last
         for name in cluster.processes:
             cluster.problems += await checks.check_process(name)
         self._outcome.requests, self._outcome.events = requests.sent, len(ledger.events)
