@@ -47,6 +47,9 @@ class RedisAddress:
     certificate_file: str | None = None
     private_key_file: str | None = None
 
+    def __str__(self) -> str:
+        return self.path or f"{self.host}:{self.port}"
+
 
 class Audience(enum.Enum):
     """The processes that a message is for; the value is the end of the name of its channel."""
@@ -182,7 +185,8 @@ class RedisLink:
             if connection is not None:
                 await _close(connection)
             if isinstance(error, (*_BROKEN, trio.TooSlowError)):
-                raise RedisDown(_text_of(error)) from error
+                text, where = _text_of(error), str(self._address)
+                raise RedisDown(text if where in text else f"{where}: {text}") from error
             raise
 
     def _introduction(self) -> list[_Command]:

@@ -106,11 +106,37 @@ async def test_process_that_redis_rejects_runs_without_it(
 
         await nursery.start(node.run)
 
-        with trio.fail_after(60):
-            while "Redis is down" not in caplog.text:  # noqa: ASYNC110 - a log
-                await trio.sleep(0.01)
+        await until_logged(caplog, "Redis is down")
         assert not any(node.transport.connected for node in cluster.nodes)
         nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(
+    "address",
+    [RedisAddress(path="/nowhere/redis.sock"), RedisAddress(host="127.0.0.1", port=1)],
+    ids=str,
+)
+async def test_log_names_the_address_at_which_redis_is_not_reached(
+    address: RedisAddress,
+    db: Database,
+    bridge: Bridge,
+    nursery: trio.Nursery,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    node = Cluster(db, bridge, address, ("w1",)).node("w1")
+
+    await nursery.start(node.run)
+
+    await until_logged(caplog, "Redis is down")
+    (message, *_) = [each for each in caplog.messages if "Redis is down" in each]
+    assert message.count(str(address)) == 1
+    nursery.cancel_scope.cancel()
+
+
+async def until_logged(caplog: pytest.LogCaptureFixture, text: str) -> None:
+    with trio.fail_after(60):
+        while text not in caplog.text:  # noqa: ASYNC110 - a log
+            await trio.sleep(0.01)
 
 
 async def until_connected(cluster: Cluster) -> None:
