@@ -303,40 +303,42 @@ async def test_replaced_holder_is_stopped(
 
 
 @attrs.define
-class Counted:
-    """A database that counts the statements that renew leases."""
+class Wrapped:
+    """A database that passes units on to another one."""
 
     database: Database
-    renewals: int = 0
 
     async def write(self, unit: Any, *args: Any) -> Any:
         return await self.database.write(unit, *args)
 
     async def write_idempotent(self, unit: Any, *args: Any) -> Any:
-        self.renewals += unit is leases.renew
         return await self.database.write_idempotent(unit, *args)
 
     async def read(self, unit: Any, *args: Any) -> Any:
         return await self.database.read(unit, *args)
 
 
-@attrs.frozen
-class Outage:
+@attrs.define
+class Counted(Wrapped):
+    """A database that counts the statements that renew leases."""
+
+    renewals: int = 0
+
+    async def write_idempotent(self, unit: Any, *args: Any) -> Any:
+        self.renewals += unit is leases.renew
+        return await super().write_idempotent(unit, *args)
+
+
+@attrs.define
+class Outage(Wrapped):
     """A database in which no lease can be renewed until a time."""
 
-    database: Database
     until: float
-
-    async def write(self, unit: Any, *args: Any) -> Any:
-        return await self.database.write(unit, *args)
 
     async def write_idempotent(self, unit: Any, *args: Any) -> Any:
         if trio.current_time() < self.until:
             raise DatabaseUnavailable("away")
-        return await self.database.write_idempotent(unit, *args)
-
-    async def read(self, unit: Any, *args: Any) -> Any:
-        return await self.database.read(unit, *args)
+        return await super().write_idempotent(unit, *args)
 
 
 async def test_without_the_database_a_holder_stops_before_another_may_start(
@@ -352,30 +354,24 @@ async def test_without_the_database_a_holder_stops_before_another_may_start(
     assert trio.current_time() - began < TTL_MS / 1000
 
 
-@attrs.frozen
-class Delayed:
+@attrs.define
+class Delayed(Wrapped):
     """A database that takes long for units with which leases are renewed."""
 
-    database: Database
     delay_s: float
-
-    async def write(self, unit: Any, *args: Any) -> Any:
-        return await self.database.write(unit, *args)
 
     async def write_idempotent(self, unit: Any, *args: Any) -> Any:
         if unit is leases.renew_after:
             await trio.sleep(self.delay_s)
-        return await self.database.write_idempotent(unit, *args)
+        return await super().write_idempotent(unit, *args)
 
 
-@attrs.frozen
-class HungDatabase:
+@attrs.define
+class HungDatabase(Wrapped):
     """A database that takes leases slowly, and does not answer when they are to be renewed."""
 
-    database: Database
-
     async def write(self, unit: Any, *args: Any) -> Any:
-        result = await self.database.write(unit, *args)
+        result = await super().write(unit, *args)
         await trio.sleep(1 if unit is leases.take else 0)
         return result
 
