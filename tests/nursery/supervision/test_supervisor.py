@@ -1,6 +1,8 @@
 """In which order the supervisor starts, replaces and stops processes, and from which program."""
 
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -80,39 +82,41 @@ def make_supervisor(folder: Path, sockets: OpenedSockets, unused: socket.socket)
     return Supervisor(plan, sockets, Forks(unused, 0, print), print, 0)
 
 
-def test_socket_of_a_removed_process_is_kept_while_it_runs(tmp_path: Path) -> None:
-    write_server(tmp_path)
-    worker = write_worker(tmp_path, "sync1", "sync1.sock")
+@contextmanager
+def running_sync1(
+    folder: Path, socket_name: str
+) -> Iterator[tuple[Supervisor, OpenedSockets, Path]]:
+    """Yield the supervisor of a server with the process sync1, its sockets, and sync1's file."""
+    write_server(folder)
+    worker = write_worker(folder, "sync1", socket_name)
     sockets = OpenedSockets()
     with socket.socket() as unused:
-        supervisor = make_supervisor(tmp_path, sockets, unused)
+        supervisor = make_supervisor(folder, sockets, unused)
         supervisor.load()
         supervisor.processes["sync1"] = ManagedProcess("sync1", never_fork)
+        yield supervisor, sockets, worker
+    sockets.close()
+
+
+def test_socket_of_a_removed_process_is_kept_while_it_runs(tmp_path: Path) -> None:
+    with running_sync1(tmp_path, "sync1.sock") as (supervisor, _, worker):
         worker.unlink()
 
         supervisor.load()
 
-    assert (tmp_path / "sync1.sock").exists()
-    sockets.close()
+        assert (tmp_path / "sync1.sock").exists()
 
 
 def test_new_process_gets_the_socket_of_a_removed_one_with_its_address(tmp_path: Path) -> None:
-    write_server(tmp_path)
-    worker = write_worker(tmp_path, "sync1", "reader.sock")
-    sockets = OpenedSockets()
-    with socket.socket() as unused:
-        supervisor = make_supervisor(tmp_path, sockets, unused)
-        supervisor.load()
-        supervisor.processes["sync1"] = ManagedProcess("sync1", never_fork)
+    with running_sync1(tmp_path, "reader.sock") as (supervisor, sockets, worker):
         before = sockets.of("sync1")
         worker.unlink()
         write_worker(tmp_path, "sync2", "reader.sock")
 
         supervisor.load()
 
-    assert before == sockets.of("sync1") == sockets.of("sync2")
-    assert sockets.users_of(["sync2"]) == {"sync1", "sync2"}
-    sockets.close()
+        assert before == sockets.of("sync1") == sockets.of("sync2")
+        assert sockets.users_of(["sync2"]) == {"sync1", "sync2"}
 
 
 async def never_fork(name: str) -> Life:
