@@ -65,6 +65,9 @@ class StreamDef(Generic[R]):
     remembers only the latest row of each key. If several processes write the stream, `owner_key`
     returns the key whose owner writes a row: rows of a process that has lost the key are ignored.
 
+    A caller of an owner waits for the rows that the owner wrote, if the stream `is_awaited`. The
+    caller needs not know those of other streams.
+
     `is_plain` returns whether a row changes nothing that was said before: it only adds something.
     Subscribers may do without such rows; see hs.repl.feed.
     """
@@ -82,6 +85,7 @@ class StreamDef(Generic[R]):
     key: Callable[[R], Hashable] | None = None
     is_plain: Callable[[R], bool] | None = None
     owner_key: Callable[[R], str] | None = None
+    is_awaited: bool = True
 
     @property
     def writer_setting(self) -> str | None:

@@ -429,7 +429,9 @@ class FederationRow:
     kind: str
 
 
-FEDERATION = StreamDef("federation", FederationRow, StreamKind.MEMORY, StreamWriters.EVERY)
+FEDERATION = StreamDef(
+    "federation", FederationRow, StreamKind.MEMORY, StreamWriters.EVERY, is_awaited=False
+)
 
 
 @attrs.frozen
@@ -472,7 +474,9 @@ class RatesRow:
     granted: tuple[tuple[str, str, float], ...]
 
 
-RATES = StreamDef("rates", RatesRow, StreamKind.MEMORY, StreamWriters.EVERY, recent=1)
+RATES = StreamDef(
+    "rates", RatesRow, StreamKind.MEMORY, StreamWriters.EVERY, recent=1, is_awaited=False
+)
 
 
 @attrs.frozen

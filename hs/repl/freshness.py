@@ -27,8 +27,8 @@ QUERY_S: Final = 1.0
 
 T = TypeVar("T")
 TargetPositions = Sequence[tuple[StreamDef[Any], str, int]]  # (stream, writer, position)
-Look = Callable[[], Awaitable[None]]
-"""Looks for new rows without messages; see Intake.look."""
+Look = Callable[[TargetPositions], Awaitable[None]]
+"""Looks for rows up to some positions, and for all others, without messages; see Intake.look."""
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ async def catch_up(feed: Feed, targets: TargetPositions, look: Look) -> bool:
     """Wait for positions, looking for rows whose messages are late; False on timeout."""
     if await feed.wait_for_all(targets, MESSAGE_S):
         return True
-    await look()
+    await look(targets)
     return await feed.wait_for_all(targets, REPAIR_S)
 
 

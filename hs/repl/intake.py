@@ -22,6 +22,9 @@ Messages may be lost, repeated or late. Rules:
 - A new epoch of a memory writer makes every known position of it worthless. The writer's reply
   says so with a reset. An earlier life of the writer, which does not know yet that it was replaced,
   may still answer: its reply is ignored, and the writer asked again later.
+- Some processes that write a stream of EVERY process cannot be called. A reader that notices a gap
+  drops what it derived from the writer (a reset). A caller whose owner has replied, and whose rows
+  are late, has no later message to go on with: it asks the owner for the rows, and drops nothing.
 - If the log no longer has the rows after this process's position, the process must restart
   (FeedLost), because caches cannot be corrected any more. Of a stream that any process may write,
   the feed delivers a reset instead: nobody may have been there to publish a commit.
@@ -42,6 +45,7 @@ from hs.core.streams import CATALOGUE, SLOTS, SlotsRow
 from hs.lib.tasks import BackgroundNursery
 from hs.repl.calls.reply import RpcFailed
 from hs.repl.feed import Batch, Feed
+from hs.repl.freshness import TargetPositions
 from hs.repl.message import Message
 from hs.repl.process_reports import FollowedWriter
 from hs.repl.recent_rows import RecentRows
@@ -171,8 +175,14 @@ class Intake:
             if lane.stream.kind is StreamKind.MEMORY:
                 self._start_repair(lane)
 
-    async def look(self) -> None:
-        """Call `poll`, unless a call is running; errors of the database are logged only."""
+    async def look(self, targets: TargetPositions = ()) -> None:
+        """Call `poll`, unless a call is running; errors of the database are logged only.
+
+        `targets` are positions that writers are known to have reached.
+        """
+        for stream, writer, position in targets:
+            lane = self._lane(stream, writer)
+            lane.announced = max(lane.announced, position)
         if self._is_looking:
             return
         self._is_looking = True
@@ -254,7 +264,7 @@ class Intake:
     async def _try_repair(self, lane: _Lane, is_retry: bool) -> bool:
         try:
             if lane.stream.writers is StreamWriters.EVERY:
-                return self._reset_to_newest(lane)
+                return await self._repair_of_any_process(lane)
             if lane.stream.kind is StreamKind.MEMORY:
                 return await self._repair_from_writer(lane)
             return await self._repair_from_tables(lane)
@@ -267,7 +277,8 @@ class Intake:
                 lane.writer,
                 error,
             )
-            return False
+            # The process may be gone for good: the next caller that waits for its rows retries.
+            return lane.stream.writers is StreamWriters.EVERY
 
     async def _repair_from_tables(self, lane: _Lane) -> bool:
         stream, writer = lane.stream, lane.writer
@@ -320,7 +331,7 @@ class Intake:
                 self._start_repair(self._lane(lane.stream, barrier.writer))
         return not ahead
 
-    def _reset_to_newest(self, lane: _Lane) -> bool:
+    async def _repair_of_any_process(self, lane: _Lane) -> bool:
         # Every process writes such a stream, including those without an RPC listener. A reader
         # that missed a row drops what it derived from the writer and goes on with the newest one.
         if lane.waiting:
@@ -329,6 +340,10 @@ class Intake:
             self._feed.begin_epoch(stream, lane.writer, newest.epoch)
             rows = self._decode(lane, newest.rows)
             self._feed.deliver(Batch(stream, lane.writer, 0, newest.position, rows, reset=True))
+        elif lane.announced > (self._feed.position_of(lane.stream, lane.writer) or 0):
+            # The position came with the reply to a call, so the writer has an RPC listener. Its
+            # memory has the rows that this process lacks, so nothing else is dropped.
+            await self._repair_from_writer(lane)
         return True
 
     async def _repair_from_writer(self, lane: _Lane) -> bool:

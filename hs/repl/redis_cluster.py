@@ -12,7 +12,7 @@ from hs.repl.calls.server import RpcServer
 from hs.repl.cluster import Cluster
 from hs.repl.envelope import Envelopes, envelope_key
 from hs.repl.feed import Feed
-from hs.repl.freshness import Freshness
+from hs.repl.freshness import Freshness, TargetPositions
 from hs.repl.intake import Intake
 from hs.repl.leases import instance_lease
 from hs.repl.ownership import Ownership
@@ -44,8 +44,8 @@ def connect(
         default_tls(),
     )
 
-    async def look() -> None:
-        await intake.look()
+    async def look(targets: TargetPositions) -> None:
+        await intake.look(targets)
 
     clients = RpcClients(sender, feed, look=look)
     recent = partial(clients.proxy, RecentRows)

@@ -181,7 +181,7 @@ class SharedTableWriter(Generic[R]):
     async def _settle(self) -> None:
         """Deliver rows that were committed and not published."""
         if self._look is not None:
-            await self._look()
+            await self._look(())
             return
         stored = await self._database.read(self._stored)
         if stored > self.position:

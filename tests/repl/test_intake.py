@@ -11,8 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hs.core.stream_def import ANY_PROCESS, StreamDef, StreamKind
-from hs.core.streams import SLOTS, TYPING, SlotsRow, TypingRow
+from hs.core.streams import CACHES, SLOTS, TYPING, CacheRow, SlotsRow, TypingRow
+from hs.repl.calls.reply import RpcUnavailable
 from hs.repl.feed import Batch, Feed, Interest
+from hs.repl.freshness import catch_up
 from hs.repl.intake import Intake
 from hs.repl.message import Message, MessageKind, rows_message
 from hs.repl.recent_rows import RecentBatch
@@ -221,6 +223,48 @@ class SteadyWriter:
         assert trio.current_time() not in self.asked_at, "asked again without a pause"
         self.asked_at.append(trio.current_time())
         return RecentBatch(after, 100, 100, False, encode_rows([]))
+
+
+class WriterOfCaches:
+    """A process that has dropped an entry of a cache, and is gone after it was asked once."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, int]] = []
+
+    async def since(self, stream: str, after: int) -> RecentBatch | None:
+        await trio.lowlevel.checkpoint()
+        self.asked.append((stream, after))
+        if len(self.asked) > 1:
+            raise RpcUnavailable("w1", "it is gone")
+        rows = encode_rows([(102, CacheRow("profiles", ("@a:b",)))])
+        return RecentBatch(after, 102, 100, False, rows)
+
+
+async def test_caller_gets_lost_rows_of_the_process_that_replied_without_a_reset(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    batches, writer = list[Batch[CacheRow]](), WriterOfCaches()
+    async with open_inline() as database, trio.open_nursery() as nursery:
+        await make_tables(database)
+        feed = Feed()
+        feed.subscribe(CACHES, batches.append)
+        feed.begin_epoch(CACHES, "w1", 100)
+        feed.start_at(CACHES, "w1", 101)
+        feed.start_at(CACHES, "w2", 101)
+        intake = Intake(feed, "main", database, lambda _: writer)
+        await nursery.start(intake.run)
+
+        reached = [
+            await catch_up(feed, [(CACHES, "w1", position)], intake.look)
+            for position in (101, 102, 103)
+        ]
+        await trio.sleep(3600)
+        nursery.cancel_scope.cancel()
+
+    assert reached == [True, True, False]
+    assert writer.asked == [("caches", 101), ("caches", 102)]
+    ((number, row),) = batches[0].rows
+    assert (number, row.keys, batches[0].reset) == (102, ("@a:b",), False)
 
 
 @attrs.frozen

@@ -19,7 +19,7 @@ import attrs
 import trio
 
 from hs.repl.feed import Batch, Feed
-from hs.repl.freshness import Look
+from hs.repl.freshness import Look, TargetPositions
 from hs.repl.inproc import InProcTransport
 from hs.repl.intake import Intake
 from hs.repl.transport import Source
@@ -32,7 +32,7 @@ class LateRows:
 
     waiting: deque[Callable[[], None]] = attrs.Factory(deque)
 
-    async def receive(self) -> None:
+    async def receive(self, _: TargetPositions = ()) -> None:
         """Deliver everything that waits."""
         await trio.lowlevel.checkpoint()
         while self.waiting:

@@ -5,7 +5,7 @@ returns only after the feed of this process has reached them.
 """
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from time import perf_counter
 from typing import Any, Protocol, TypeVar
 
@@ -29,7 +29,7 @@ from hs.repl.calls.reply import (
     raise_from,
 )
 from hs.repl.feed import Feed
-from hs.repl.freshness import catch_up
+from hs.repl.freshness import Look, TargetPositions, catch_up
 from hs.repl.rpc import RpcMethod, rpc_methods
 
 P = TypeVar("P")
@@ -68,7 +68,7 @@ class CallSender(Protocol):
         """
 
 
-async def _look_nowhere() -> None:
+async def _look_nowhere(_: TargetPositions) -> None:
     await trio.lowlevel.checkpoint()
 
 
@@ -85,7 +85,7 @@ class RpcClients:
     _streams: Mapping[str, StreamDef[Any]] = attrs.Factory(
         lambda: {stream.name: stream for stream in CATALOGUE}
     )
-    _look: Callable[[], Awaitable[None]] = _look_nowhere
+    _look: Look = _look_nowhere
     _proxies: dict[tuple[type[Any], str, bool], Any] = attrs.Factory(dict)
     _rejecting: set[str] = attrs.field(factory=set, init=False)
     _admitting: set[str] = attrs.field(factory=set, init=False)

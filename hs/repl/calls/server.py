@@ -138,11 +138,15 @@ class RpcServer:
                 self._background.nursery.start_soon(self._work, _Worker(key, call))
 
     def positions(self) -> WriterPositions:
-        """Return how far each writer of this process has committed.
+        """Return how far each writer of this process has committed, of the streams to wait for.
 
         The advances of idle writers are not included: readers learn of them later.
         """
-        return {(source.stream.name, source.writer): source.committed for source in self._sources()}
+        return {
+            (source.stream.name, source.writer): source.committed
+            for source in self._sources()
+            if source.stream.is_awaited
+        }
 
     async def _work(self, worker: _Worker) -> None:
         try:

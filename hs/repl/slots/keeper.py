@@ -20,7 +20,7 @@ Rules (the table of slots is described in `hs/repl/slots/table.py`):
 
 import logging
 import math
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, NoReturn
 
 import attrs
@@ -30,7 +30,7 @@ from hs.core.errors import Unavailable
 from hs.core.stream_def import StreamDef
 from hs.core.streams import SLOTS, SlotsRow
 from hs.repl.feed import Feed
-from hs.repl.freshness import catch_up
+from hs.repl.freshness import Look, catch_up
 from hs.repl.generations import WriterReplaced
 from hs.repl.leases import Leases
 from hs.repl.shared_writer import SharedTableWriter
@@ -73,7 +73,7 @@ class SlotKeeper:
     _leases: Leases
     _feed: Feed
     _changes: SharedTableWriter[SlotsRow]
-    _look: Callable[[], Awaitable[None]]
+    _look: Look
     beat_s: float = BEAT_S
     silent_s: float = SILENT_S
     readers: list[KeyWriters] = attrs.field(factory=list, init=False)

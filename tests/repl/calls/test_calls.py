@@ -10,7 +10,7 @@ import trio
 import trio.testing
 
 from hs.core.errors import Forbidden, LimitExceeded, ProcessUnavailable, RemoteFault
-from hs.core.streams import RECEIPTS
+from hs.core.streams import CACHES, RATES, RECEIPTS
 from hs.repl.calls.client import RpcClients
 from hs.repl.calls.endpoint import RpcEndpoint
 from hs.repl.calls.inproc import InProcSender
@@ -24,7 +24,9 @@ from hs.repl.calls.reply import (
 )
 from hs.repl.calls.server import RpcServer
 from hs.repl.feed import Feed
+from hs.repl.freshness import TargetPositions
 from hs.repl.inproc import InProcHub, local_transport
+from hs.repl.memory_writer import MemoryWriter
 from hs.repl.rpc import rpc, rpc_methods
 from hs.repl.writers import TableWriter
 from hs.storage.database import Database
@@ -253,7 +255,7 @@ async def test_caller_looks_for_its_own_writes_if_messages_are_late(
     await nursery.start(writer.run)
     reader.start_at(RECEIPTS, "owner", 0)
 
-    async def look() -> None:
+    async def look(_: TargetPositions) -> None:
         reader.start_at(RECEIPTS, "owner", 1)
 
     async with shop_at(LocalShop(writer), owner) as http:
@@ -264,6 +266,16 @@ async def test_caller_looks_for_its_own_writes_if_messages_are_late(
 
         assert reader.position_of(RECEIPTS, "owner") == 1
     nursery.cancel_scope.cancel()
+
+
+async def test_caller_does_not_wait_for_streams_that_it_needs_not_know() -> None:
+    owner = InProcHub().join(Feed())
+    MemoryWriter(RATES, "owner", owner, 100).attach()
+    MemoryWriter(CACHES, "owner", owner, 100).attach()
+
+    positions = RpcServer(lambda: owner.sources).positions()
+
+    assert positions == {("caches", "owner"): 100}
 
 
 async def test_instances_in_one_trio_run_call_each_other_without_sockets() -> None:
