@@ -176,7 +176,5 @@ COVERED: Final = frozenset(
         # The caller also gives up a process that sends nothing, and the owner ends a call at the
         # deadline that it was sent.
         "calls-without-deadline",
-        # The committer rejects batches from before the fence before they become a job.
-        "void-jobs",
     )
 )

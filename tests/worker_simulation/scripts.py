@@ -4,7 +4,9 @@ Each one makes the fault happen that a rule of hs.repl is there for. What is che
 the same as after a run by chance.
 """
 
+from collections.abc import Awaitable, Callable
 from functools import partial
+from itertools import combinations
 from typing import Final
 
 import attrs
@@ -48,14 +50,16 @@ ONE_WRITER: Final = attrs.evolve(PLAN, writers={**PLAN.writers, "events": PERSIS
 
 
 def _owner(scene: Scene, room: Room) -> SimulatedProcess:
+    return _owner_of(scene, "events", room.room_id)
+
+
+def _owner_of(scene: Scene, stream: str, key: str) -> SimulatedProcess:
     main = scene.cluster.processes["main"].life
     assert main is not None
     assert main.process is not None
     slots = main.process.base.slots
-    names = scene.plan.writers["events"]
-    name = (
-        names[0] if slots is None or len(names) == 1 else slots.table.holder("events", room.room_id)
-    )
+    names = scene.plan.writers[stream]
+    name = names[0] if slots is None or len(names) == 1 else slots.table.holder(stream, key)
     return scene.cluster.processes[name]
 
 
@@ -100,6 +104,51 @@ async def hang_in_commit(scene: Scene) -> None:
     await _send(scene, *rooms)
     freezer.resume(life)
     await trio.sleep(5)
+
+
+async def hang_before_batch(scene: Scene) -> None:
+    """The owner of two rooms hangs while a message waits for a commit of the other room."""
+    owners = [_owner(scene, room) for room in scene.rooms]
+    first, second = next(
+        pair for pair in combinations(range(len(owners)), 2) if owners[pair[0]] is owners[pair[1]]
+    )
+    founder, rooms = scene.users[0], (scene.rooms[first], scene.rooms[second])
+    await _hang_before_second(
+        scene, owners[first], "events", *(partial(founder.send, room) for room in rooms)
+    )
+
+
+async def hang_before_job(scene: Scene) -> None:
+    """The owner of a user hangs while account data waits for a commit of other account data."""
+    user, room = scene.users[0], scene.rooms[0]
+    owner = _owner_of(scene, "account_data", user.user_id)
+    works = (partial(user.count, None), partial(user.count, room))
+    await _hang_before_second(scene, owner, "account_data", *works)
+
+
+async def _hang_before_second(
+    scene: Scene,
+    process: SimulatedProcess,
+    stream: str,
+    first: Callable[[], Awaitable[None]],
+    second: Callable[[], Awaitable[None]],
+) -> None:
+    """Let a process hang that has accepted two writes, and others do them meanwhile.
+
+    The commit of the first ends only after the process has got a new generation.
+    """
+    life, freezer = _life(process), scene.cluster.freezer
+    life.trap = Trap(Point.BEFORE_COMMIT, stream, _nothing, pause_s=2 * TAKEN_AFTER_S)
+    ends_at = trio.current_time() + 2 * TAKEN_AFTER_S
+    async with trio.open_nursery() as nursery:
+        for work in (first, second):
+            nursery.start_soon(work)
+            await trio.sleep(0.5)
+        freezer.freeze(life)
+        await trio.sleep(TAKEN_AFTER_S)
+    await second()
+    freezer.resume(life)
+    await trio.sleep_until(ends_at + 3)
 
 
 async def be_replaced_in_commit(scene: Scene) -> None:
@@ -160,6 +209,24 @@ async def lose_rows_and_move(scene: Scene) -> None:
     bus.faults = BusFaults()
     await _tell(scene.users[0], room, "main")
     await _send(scene, room)
+
+
+async def get_room_behind(scene: Scene) -> None:
+    """A process gets a room, and the messages about its last rows were lost."""
+    room, bus, reader = scene.rooms[0], scene.cluster.bus, scene.users[-1]
+    owner = _owner(scene, room)
+    (taker,) = (name for name in PERSISTERS if name != owner.name)
+    before = await reader.ask_sync("", at=taker)
+    assert before is not None
+    bus.faults = BusFaults(lost=1.0)
+    await _tell(scene.users[0], room, "main")
+    bus.faults = BusFaults()
+    scene.cluster.shares.turn()
+    await _in_process(_life(owner), "rebalance")
+    await _tell(scene.users[0], room, "main")
+    after = await reader.ask_sync(before["next_batch"], at=taker)
+    if str(after).count("'body': 'told ") != 2:
+        scene.cluster.problems.append(f"{taker} sent not both messages, but {after}")
 
 
 async def _tell(user: User, room: Room, at: str) -> None:
@@ -253,16 +320,21 @@ class Case:
     plan: Plan = PLAN
 
 
+_SHARED_USERS: Final = attrs.evolve(PLAN, writers={**PLAN.writers, "account_data": PERSISTERS})
+_ALL_SERVE: Final = attrs.evolve(PLAN, internal=())
 _DEAF: Final = attrs.evolve(PLAN, bus=BusFaults(lost=1.0))
 _SLOW_BUS: Final = attrs.evolve(PLAN, latency_s=0.25)
 _RESTARTED: Final = attrs.evolve(ONE_WRITER, restarts=True)
 
 CASES: Final = (
     Case(hang_in_commit, ("no-fence",)),
+    Case(hang_before_batch, ("void-batches", "void-work")),
+    Case(hang_before_job, ("void-jobs",), _SHARED_USERS),
     Case(be_replaced_in_commit, ("no-generation",), ONE_WRITER),
     Case(die_in_commit, ("early-publication",)),
     Case(lose_answer_of_commit, ("unknown-is-failed", "unknown-is-repeated")),
     Case(lose_rows_and_move, ("skipped-gap", "no-barrier")),
+    Case(get_room_behind, ("early-slots",), _ALL_SERVE),
     Case(move_in_commit, ("busy-slots",)),
     Case(lose_reply_of_owner, ("repeated-calls",)),
     Case(lose_database, ("endless-lease",)),

@@ -224,19 +224,19 @@ class User:
 
     async def count(self, room: Room | None) -> None:
         """Change account data, global or of a room, and read it at another process."""
-        self._counter += 1
+        self._counter = count = self._counter + 1
         scope = () if room is None else ("rooms", room.room_id)
         path = ("user", self.user_id, *scope, "account_data", COUNTER)
-        response = await self.ask("PUT", *path, json={"count": self._counter})
+        response = await self.ask("PUT", *path, json={"count": count})
         assert response.status == 200, response.body
-        self.ledger.account_data[self.user_id, room.room_id if room else ""] = self._counter
+        self.ledger.account_data[self.user_id, room.room_id if room else ""] = count
         began = trio.current_time()
         read = await self.requests.try_once(self.token, "GET", *path)
         if read is None or not self._must_be_fresh(began):
             return
-        if read.status != 200 or read.json["count"] != self._counter:
+        if read.status != 200 or read.json["count"] != count:
             self.requests.problem(
-                f"{self.user_id} reads {read.body!r}, not {self._counter}, as account data"
+                f"{self.user_id} reads {read.body!r}, not {count}, as account data"
             )
 
     async def add_rule(self) -> None:
