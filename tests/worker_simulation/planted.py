@@ -1,8 +1,7 @@
 """Bugs that can be planted into the processes of a simulation, which must find each of them.
 
-Each one removes a rule of hs.repl, or all rules that cover each other. Without a rule in COVERED
-nothing wrong happens, because of another rule, so no run can tell. Most are found by a script made
-for it (scripts.py), whatever the order of everything else; the others by some of many seeds.
+Each one removes a rule of hs.repl, or all rules that cover each other. It is found by a script made
+for it (scripts.py), whatever the order of everything else.
 """
 
 import math
@@ -170,11 +169,3 @@ PLANTED: Final[dict[str, Plant]] = {
     "endless-calls": _all_of(_NO_DEADLINE, _NEVER_HUNG),
     "repeated-calls": _wrapped(RpcServer, "begin", _executing_all),
 }
-
-COVERED: Final = frozenset(
-    (
-        # The caller also gives up a process that sends nothing, and the owner ends a call at the
-        # deadline that it was sent.
-        "calls-without-deadline",
-    )
-)

@@ -12,7 +12,9 @@ from typing import Final
 import attrs
 import trio
 
+from hs.repl.calls.sender import RESTART_S
 from hs.repl.leases import ATTEMPT_S
+from hs.repl.rpc import DEFAULT_TIMEOUT_S
 from hs.settings.sections.workers import STREAMS
 from tests.worker_simulation.bus import BusFaults
 from tests.worker_simulation.database import DatabaseFaults, Point
@@ -297,6 +299,31 @@ async def hang(scene: Scene) -> None:
         life.hindered_until = trio.current_time()
 
 
+async def restart_unreachable(scene: Scene) -> None:
+    """A writer restarts again and again, which it announces, and nothing can connect to it."""
+    user, wires = scene.users[0], scene.cluster.wires
+    process, locate = scene.cluster.processes["persister1"], wires.locate
+    wires.locate = lambda name: None if name == process.name else locate(name)
+    wires.cut_all(_life(process))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_restart, process)
+        began = trio.current_time()
+        path = ("pushrules", "global", "sender", "@nobody:elsewhere.example")
+        rule = {"actions": ["notify"]}
+        await user.requests.try_once(user.token, "PUT", *path, at="main", json=rule)
+        took_s = trio.current_time() - began
+    wires.locate = locate
+    if took_s > DEFAULT_TIMEOUT_S + 1:
+        scene.cluster.problems.append(f"main gave a call up after {took_s:.0f} s")
+
+
+async def _restart(process: SimulatedProcess) -> None:
+    for _ in range(5):
+        await process.stop()
+        await process.start()
+        await trio.sleep(RESTART_S / 2)
+
+
 async def read_at_once(scene: Scene) -> None:
     """A user reads what was just changed, at once."""
     user, room = scene.users[0], scene.rooms[0]
@@ -320,6 +347,7 @@ class Case:
     plan: Plan = PLAN
 
 
+_RULES_APART: Final = attrs.evolve(PLAN, writers={**PLAN.writers, "push_rules": PERSISTERS[:1]})
 _SHARED_USERS: Final = attrs.evolve(PLAN, writers={**PLAN.writers, "account_data": PERSISTERS})
 _ALL_SERVE: Final = attrs.evolve(PLAN, internal=())
 _DEAF: Final = attrs.evolve(PLAN, bus=BusFaults(lost=1.0))
@@ -340,6 +368,7 @@ CASES: Final = (
     Case(lose_database, ("endless-lease",)),
     Case(renew_slowly, ("long-lease",), attrs.evolve(PLAN, skews_ms=(-1000, 1000, 0, 0))),
     Case(hang, ("replayed-messages", "hung-owner", "endless-calls"), _RESTARTED),
+    Case(restart_unreachable, ("calls-without-deadline",), _RULES_APART),
     Case(read_at_once, ("reply-before-rows",), _SLOW_BUS),
     Case(read_at_once, ("stale-reads",), _DEAF),
 )

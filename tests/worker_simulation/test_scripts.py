@@ -14,6 +14,10 @@ def template() -> None:
     new_inline().close()
 
 
+def test_every_planted_bug_has_a_script() -> None:
+    assert PLANTED.keys() == {bug for case in CASES for bug in case.bugs}
+
+
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.script.__name__)
 def test_script_keeps_all_promises(case: Case) -> None:
     assert run_script(case.plan, case.script).problems == []
