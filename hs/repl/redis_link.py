@@ -120,6 +120,7 @@ class RedisLink:
         """
         channels = {self._channel_of(Audience.ALL), self._channel_of(audience)}
         connection = await self._open()
+        await self._close_publisher()
         try:
             await connection.send([("SUBSCRIBE", *channels)])
             while True:
@@ -168,6 +169,15 @@ class RedisLink:
                 pass  # others find the gap
             finally:
                 await _close(connection)
+
+    async def _close_publisher(self) -> None:
+        """Close the connection that publishes, which has most likely broken with the one before.
+
+        Otherwise the first messages on the new one would be lost: those that announce this process.
+        """
+        connection, self._publisher = self._publisher, None
+        if connection is not None:
+            await _close(connection)
 
     def _channel_of(self, audience: Audience) -> str:
         return self._channel + audience.value

@@ -10,6 +10,7 @@ from hs.repl.envelope import Envelopes, envelope_key
 from hs.repl.feed import Interest
 from hs.repl.intake import FeedLost
 from hs.repl.message import Message, MessageKind, encode_message
+from hs.repl.redis_link import Audience, RedisAddress, RedisLink
 from hs.storage.database import Database
 from tests.repl.conftest import HINTS, NOTES, Note, add_note
 from tests.repl.nodes import CHANNEL, Cluster, Node
@@ -298,6 +299,37 @@ async def test_process_starts_without_redis(
 
     await second.until_seen("w1", ["stored"])
     nursery.cancel_scope.cancel()
+
+
+async def test_first_messages_after_a_connection_broke_arrive(own_redis: RedisServer) -> None:
+    """Among them is the request that the other processes announce their positions."""
+    link = RedisLink(RedisAddress(path=own_redis.socket), CHANNEL, "w1")
+
+    with trio.fail_after(60):
+        first = await sent_to_itself(link, b"1", own_redis)
+        await trio.to_thread.run_sync(own_redis.start)
+        second = await sent_to_itself(link, b"2", own_redis)
+        await link.aclose()
+
+    assert (first, second) == ([b"1"], [b"2"])
+
+
+async def sent_to_itself(link: RedisLink, payload: bytes, server: RedisServer) -> list[bytes]:
+    """Connect, publish a message, and stop Redis; return what has arrived."""
+    received, subscribed, arrived = list[bytes](), trio.Event(), trio.Event()
+
+    def note(messages: list[bytes]) -> None:
+        received.extend(messages)
+        arrived.set()
+
+    async with trio.open_nursery() as listening:
+        listening.start_soon(link.listen, subscribed.set, note)
+        await subscribed.wait()
+        await link.publish([(Audience.ALL, payload)])
+        await arrived.wait()
+        listening.cancel_scope.cancel()
+    server.stop()
+    return received
 
 
 async def test_process_that_missed_pruned_commits_ends(
