@@ -277,8 +277,11 @@ class Intake:
                 lane.writer,
                 error,
             )
+            if lane.stream.writers is not StreamWriters.EVERY:
+                return False
             # The process may be gone for good: the next caller that waits for its rows retries.
-            return lane.stream.writers is StreamWriters.EVERY
+            lane.announced = self._feed.position_of(lane.stream, lane.writer) or 0
+            return True
 
     async def _repair_from_tables(self, lane: _Lane) -> bool:
         stream, writer = lane.stream, lane.writer

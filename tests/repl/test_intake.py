@@ -262,6 +262,7 @@ async def test_caller_gets_lost_rows_of_the_process_that_replied_without_a_reset
         nursery.cancel_scope.cancel()
 
     assert reached == [True, True, False]
+    assert {followed.lag for followed in intake.followed()} == {0}
     assert writer.asked == [("caches", 101), ("caches", 102)]
     ((number, row),) = batches[0].rows
     assert (number, row.keys, batches[0].reset) == (102, ("@a:b",), False)
