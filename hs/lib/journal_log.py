@@ -8,6 +8,8 @@ import logging
 import socket
 from typing import Final
 
+from hs.lib.log import instance_name
+
 SOCKET: Final = "/run/systemd/journal/socket"
 MAX_FIELD_BYTES: Final = 64 * 1024
 _PRIORITIES: Final = (
@@ -17,10 +19,14 @@ _PRIORITIES: Final = (
     (logging.INFO, 6),
 )
 _DEBUG: Final = 7
+_IDENTIFIER: Final = "hs"
+_MAIN: Final = "main"
 
 
 class JournalHandler(logging.Handler):
     """Sends each record to the journal; `fields` are added to it, such as SYSLOG_IDENTIFIER.
+
+    The field INSTANCE names the process, and so does SYSLOG_IDENTIFIER unless it is given.
 
     A record that the journal does not take at once is dropped: there is no other place to log that.
     Raises: OSError, if there is no journal on this machine.
@@ -49,6 +55,7 @@ class JournalHandler(logging.Handler):
             "PRIORITY": str(_priority_of(record.levelno)),
             "LOGGER": record.name,
             "CODE_FUNC": record.funcName or "",
+            **_origin(),
             **self._fields,
         }
         datagram = b"".join(_field(name, value) for name, value in fields.items())
@@ -75,6 +82,13 @@ class JournalHandler(logging.Handler):
 
 def _priority_of(level: int) -> int:
     return next((priority for least, priority in _PRIORITIES if level >= least), _DEBUG)
+
+
+def _origin() -> dict[str, str]:
+    """Return the fields that name this process; the identifier is that of the units of systemd."""
+    name = instance_name()
+    identifier = _IDENTIFIER if name in ("", _MAIN) else f"{_IDENTIFIER}-{name}"
+    return {"INSTANCE": name, "SYSLOG_IDENTIFIER": identifier}
 
 
 def _field(name: str, value: str) -> bytes:

@@ -70,6 +70,11 @@ def name_process(name: str) -> None:
     _ProcessName.text = name
 
 
+def instance_name() -> str:
+    """Return the name of this process; "" before it is known."""
+    return _ProcessName.text
+
+
 @lru_cache(maxsize=2)
 def _second(timestamp: int) -> str:
     return datetime.fromtimestamp(timestamp, UTC).strftime("%Y-%m-%d %H:%M:%S")

@@ -4,10 +4,10 @@ import logging
 import logging.config
 from collections.abc import Iterator
 from logging.handlers import SysLogHandler
-from pathlib import Path
 
 from hs.lib.log import configure, protect_handlers, text_handler
 from hs.settings.errors import Problem, SettingsError
+from hs.settings.log_config import log_files
 from hs.settings.sections.server import LoggingSettings
 
 
@@ -77,14 +77,6 @@ def try_logging(settings: LoggingSettings) -> None:
         root.setLevel(level)
         for path in absent:
             path.unlink(missing_ok=True)
-
-
-def log_files(settings: LoggingSettings) -> list[Path]:
-    """Return the files that `log_config` names."""
-    configured = (settings.config or {}).get("handlers")
-    entries = configured.values() if isinstance(configured, dict) else ()
-    names = [entry.get("filename") for entry in entries if isinstance(entry, dict)]
-    return [Path(name) for name in names if isinstance(name, str)]
 
 
 def _problem(settings: LoggingSettings, error: Exception) -> Problem:

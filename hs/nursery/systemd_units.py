@@ -7,9 +7,9 @@ from typing import Final
 
 import attrs
 
-from hs.nursery.log_setup import log_files
 from hs.nursery.supervision.process_files import ProcessFiles
 from hs.settings.errors import Origin, Problem, SettingsError
+from hs.settings.log_config import log_files
 from hs.settings.sections.media import FolderProviderSettings
 from hs.settings.sections.workers import MAIN
 from hs.settings.settings import Settings

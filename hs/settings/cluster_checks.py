@@ -12,6 +12,7 @@ import attrs
 
 from hs.settings.checks import offers, overlap, sockets_of
 from hs.settings.errors import Notice, Origin, Problem
+from hs.settings.log_config import log_files
 from hs.settings.sections.listeners import Listener
 from hs.settings.sections.workers import MAIN, InstanceAddress, WorkerSettings
 from hs.settings.settings import Settings
@@ -122,6 +123,7 @@ def check_cluster(main: Settings, workers: Sequence[Settings]) -> ClusterFinding
         findings.refuse(main, "listeners", message, remedy)
     _check_addresses(processes, findings)
     _check_sockets(processes, findings)
+    _check_log_files(processes, findings)
     _check_equal(main, named, findings)
     return findings
 
@@ -294,6 +296,20 @@ def _check_sockets(processes: Mapping[str, Settings], findings: ClusterFindings)
         if path is not None and pid_files.setdefault(path, name) != name:
             key = "pid_file" if name == MAIN else "worker_pid_file"
             findings.warn(settings, key, f"{path} is also the PID file of {pid_files[path]}")
+
+
+def _check_log_files(processes: Mapping[str, Settings], findings: ClusterFindings) -> None:
+    """Look for log files that several processes of one host write to."""
+    writers: dict[Path, list[Settings]] = {}
+    for settings in processes.values():
+        for path in dict.fromkeys(log_files(settings.logging)):
+            writers.setdefault(path, []).append(settings)
+    for path, (first, *others) in writers.items():
+        sharing = [other for other in others if _may_share_a_host(first, other)]
+        if sharing:
+            names = ", ".join(settings.workers.name for settings in (first, *sharing))
+            message = f"{names} log to {path}; set worker_log_config to a file for each process"
+            findings.warn(sharing[0], sharing[0].logging.key, message)
 
 
 def _rival_of(

@@ -1,6 +1,7 @@
 """Reads `log_config`, a file for Python's logging.config; translates the names of classes."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -62,6 +63,14 @@ def read_log_config(
         )
         problems.append(problem)
     return attrs.evolve(logging, log_config=path, config=MappingProxyType(config), key=key)
+
+
+def log_files(settings: LoggingSettings) -> list[Path]:
+    """Return the files that `log_config` names."""
+    configured = (settings.config or {}).get("handlers")
+    entries = configured.values() if isinstance(configured, dict) else ()
+    names = [entry.get("filename") for entry in entries if isinstance(entry, dict)]
+    return [Path(name) for name in names if isinstance(name, str)]
 
 
 def translate_classes(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import pytest
 
 from hs.lib import journal_log
 from hs.lib.journal_log import JournalHandler
+from hs.lib.log import instance_name, name_process
 
 
 @contextmanager
@@ -26,21 +27,49 @@ def record_of(message: str) -> logging.LogRecord:
     return logging.LogRecord("hs", logging.WARNING, "", 0, message, None, None)
 
 
+def field(name: str, value: str) -> bytes:
+    """Return a field as the journal's protocol writes it."""
+    return f"{name}\n".encode() + len(value).to_bytes(8, "little") + f"{value}\n".encode()
+
+
 def test_record_is_sent_with_the_configured_fields(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "journal"
     monkeypatch.setattr(journal_log, "SOCKET", str(path))
     with listening(path) as journal:
-        handler = JournalHandler(SYSLOG_IDENTIFIER="hs")
+        handler = JournalHandler(SYSLOG_IDENTIFIER="matrix")
 
         handler.emit(record_of("two\nlines"))
 
         datagram = journal.recv(4096)
         handler.close()
-    assert b"MESSAGE\n" + (9).to_bytes(8, "little") + b"two\nlines\n" in datagram
-    assert b"PRIORITY\n" + (1).to_bytes(8, "little") + b"4\n" in datagram
-    assert b"SYSLOG_IDENTIFIER\n" + (2).to_bytes(8, "little") + b"hs\n" in datagram
+    assert field("MESSAGE", "two\nlines") in datagram
+    assert field("PRIORITY", "4") in datagram
+    assert field("SYSLOG_IDENTIFIER", "matrix") in datagram
+
+
+@pytest.mark.parametrize(
+    ("name", "identifier"), [("main", "hs"), ("sync1", "hs-sync1"), ("", "hs")]
+)
+def test_record_names_the_process_as_the_units_do(
+    name: str, identifier: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "journal"
+    monkeypatch.setattr(journal_log, "SOCKET", str(path))
+    named_before = instance_name()
+    name_process(name)
+    try:
+        with listening(path) as journal:
+            handler = JournalHandler()
+            handler.emit(record_of("a line"))
+            datagram = journal.recv(4096)
+            handler.close()
+    finally:
+        name_process(named_before)
+
+    assert field("INSTANCE", name) in datagram
+    assert field("SYSLOG_IDENTIFIER", identifier) in datagram
 
 
 def test_restarted_journal_is_connected_again(

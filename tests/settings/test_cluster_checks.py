@@ -54,6 +54,12 @@ class Files:
 
     folder: Path
 
+    def write_log_config(self, name: str, log_file: str) -> str:
+        """Write a log configuration in Synapse's form; return its path."""
+        handler = {"class": "logging.FileHandler", "filename": log_file}
+        config = {"version": 1, "handlers": {"file": handler}, "root": {"handlers": ["file"]}}
+        return str(self._write(name, config))
+
     def check(self, *workers: dict[str, Any], **shared: Any) -> ClusterFindings:
         """Check processes with these files; a value of None removes a key."""
         keys = {key: value for key, value in {**SHARED, **shared}.items() if value is not None}
@@ -256,6 +262,17 @@ def test_dubious_setting_is_a_warning(name: str, files: Files) -> None:
 
     assert findings.problems == []
     assert expected in [f"{notice.key}: {notice.message}" for notice in findings.notices]
+
+
+def test_log_file_of_several_processes_is_a_warning(files: Files) -> None:
+    shared = files.write_log_config("log", "/var/log/hs.log")
+    own = {"worker_log_config": files.write_log_config("w2_log", "/var/log/w2.log")}
+    findings = files.check(W1, {**W2, **own}, log_config=shared)
+
+    expected = "main, w1 log to /var/log/hs.log; set worker_log_config to a file for each process"
+    assert [(notice.key, notice.message) for notice in findings.notices] == [
+        ("log_config", expected)
+    ]
 
 
 def test_processes_on_different_hosts_may_use_the_same_port(files: Files) -> None:
