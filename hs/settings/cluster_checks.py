@@ -122,6 +122,7 @@ def check_cluster(main: Settings, workers: Sequence[Settings]) -> ClusterFinding
         remedy = "add a listener with `resources: [{names: [replication]}]`"
         findings.refuse(main, "listeners", message, remedy)
     _check_addresses(processes, findings)
+    _check_calls(processes, findings)
     _check_sockets(processes, findings)
     _check_log_files(processes, findings)
     _check_equal(main, named, findings)
@@ -277,6 +278,19 @@ def _is_bound(host: str, bound: Sequence[str]) -> bool:
         if address.is_unspecified or address == asked:
             return True
     return host == "localhost" and "::1" in bound
+
+
+def _check_calls(processes: Mapping[str, Settings], findings: ClusterFindings) -> None:
+    """Look for workers that clients share with other processes and that these cannot call."""
+    serving = [name for name, settings in processes.items() if offers(settings, "client")]
+    main = processes[MAIN]
+    absent = [name for name in serving if name != MAIN and name not in main.workers.instances]
+    if absent and len(serving) > 1:
+        message = (
+            f"no entry for {', '.join(absent)}: not shown by hs topology, and clients that change "
+            "process receive members again"
+        )
+        findings.warn(main, "instance_map", message)
 
 
 def _check_sockets(processes: Mapping[str, Settings], findings: ClusterFindings) -> None:

@@ -44,7 +44,7 @@ def worker(name: str | None, port: int, resource: str = "replication", **more: A
 
 
 W1 = worker("w1", 9094)
-W2 = worker("w2", 8083, "client")
+W2 = worker("w2", 8083, "media")
 OLD_PUSHER = {**worker("w2", 8083, "client"), "worker_app": "synapse.app.pusher"}
 
 
@@ -246,6 +246,14 @@ WARNINGS: dict[str, tuple[list[Any], dict[str, Any], str]] = {
         [{**W1, "max_upload_size": "1M"}],
         {},
         "max_upload_size: w1 has another value than main",
+    ),
+    "worker for clients that others cannot call": (
+        [W1, worker("w2", 8083, "client"), worker("w3", 8084, "client")],
+        {},
+        (
+            "instance_map: no entry for w2, w3: not shown by hs topology, and clients that change "
+            "process receive members again"
+        ),
     ),
     "PID file twice": (
         [{**W1, "worker_pid_file": "/run/hs.pid"}],
