@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from hs.repl.feed import Batch, is_plain
+from hs.repl.feed import Batch
 from hs.repl.row_codec import encode_rows
 from hs.repl.transport import Source
 
@@ -56,7 +56,13 @@ def encode_message(message: Message) -> bytes:
 
 
 def rows_message(
-    instance: str, batch: Batch[Any], epoch: int, slots: int = 0, changed: int | None = None
+    instance: str,
+    batch: Batch[Any],
+    epoch: int,
+    slots: int = 0,
+    changed: int | None = None,
+    *,
+    plain: bool = False,
 ) -> Message:
     """Return the message about a commit."""
     return Message(
@@ -69,7 +75,7 @@ def rows_message(
         epoch=epoch,
         rows=msgspec.Raw(encode_rows(batch.rows)),
         slots=slots,
-        plain=is_plain(batch),
+        plain=plain,
         changed=changed,
     )
 

@@ -82,11 +82,12 @@ class _Published:
 
 @attrs.frozen(eq=False)
 class _Rows:
-    """A batch to send; `changed` is that of the message."""
+    """A batch to send; `changed` and `is_plain` are those of the message."""
 
     batch: Batch[Any]
     epoch: int
     changed: int
+    is_plain: bool
 
 
 @attrs.define(eq=False)
@@ -168,8 +169,9 @@ class RedisTransport:
         key = batch.stream.name, batch.writer
         changed = self._changed_before(key, batch.prev)
         self._announced[key] = batch.position
-        rows = _Rows(batch, self.feed.epoch(batch.stream, batch.writer), changed)
-        if is_plain(batch):
+        epoch = self.feed.epoch(batch.stream, batch.writer)
+        rows = _Rows(batch, epoch, changed, is_plain(batch))
+        if rows.is_plain:
             self._published[key] = _Published(batch.position, changed)
             self._enqueue(rows, Audience.PLAIN)
             self._unannounced.add(key)
@@ -322,7 +324,14 @@ class RedisTransport:
             return encode_message(message)
         batch, slots = message.batch, self._slots_before(message.batch.stream)
         return encode_message(
-            rows_message(self._instance, batch, message.epoch, slots, message.changed)
+            rows_message(
+                self._instance,
+                batch,
+                message.epoch,
+                slots,
+                message.changed,
+                plain=message.is_plain,
+            )
         )
 
     def _changed_before(self, key: tuple[str, str], prev: int) -> int:

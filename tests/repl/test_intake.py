@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hs.core.stream_def import ANY_PROCESS, StreamDef, StreamKind
 from hs.core.streams import CACHES, SLOTS, TYPING, CacheRow, SlotsRow, TypingRow
 from hs.repl.calls.reply import RpcUnavailable
-from hs.repl.feed import Batch, Feed, Interest
+from hs.repl.feed import Batch, Feed, Interest, is_plain
 from hs.repl.freshness import catch_up
 from hs.repl.intake import Intake
 from hs.repl.message import Message, MessageKind, rows_message
@@ -120,7 +120,7 @@ async def test_plain_rows_that_nobody_takes_are_left_out_and_their_position_is_r
 
         for position, note in enumerate((Note("plain"), Note("change", b"!"), Note("last")), 1):
             batch = Batch(marked, "w1", position - 1, position, [(position, note)])
-            intake.accept(rows_message("w1", batch, 0))
+            intake.accept(rows_message("w1", batch, 0, plain=is_plain(batch)))
         feed.deliver(Batch(marked, "w2", 3, 4, [(4, Note("own"))]))
 
     assert feed.position_of(marked, "w1") == 3
