@@ -13,7 +13,6 @@ from hs.repl.calls import sender as sender_module
 from hs.repl.calls.client import RpcClients
 from hs.repl.calls.frames import FrameKind, FrameParser, Outbox
 from hs.repl.calls.reply import CallNotBegun, RpcCall, RpcUnavailable
-from hs.repl.calls.sender import LinkSender
 from hs.repl.calls.server import RpcServer
 from hs.repl.feed import Feed
 from hs.repl.inproc import local_transport
@@ -105,26 +104,16 @@ async def test_call_waits_for_an_owner_that_announced_its_restart(
 ) -> None:
     monkeypatch.setattr(sender_module, "GIVE_UP_S", 0.05)
     path = str(tmp_path / "s")
-    sender = LinkSender({"owner": Location(path=path)}, "secret", "caller")
-    await nursery.start(sender.run)
-    shop = RpcClients(sender, Feed()).proxy(Shop, "owner")
-    replies: list[int] = []
-
-    replied = trio.Event()
-
-    async def call() -> None:
-        replies.append(await shop.count())
-        replied.set()
-
-    sender.expect_restart("owner")
-    nursery.start_soon(call)
-    # Longer than CONNECT_S, for which a caller waits without the announcement.
-    await trio.testing.wait_all_tasks_blocked(0.2)
-    async with shop_at(LocalShop(), local_transport(Feed()), path):
-        with trio.fail_after(60):
-            await replied.wait()
-    nursery.cancel_scope.cancel()
-    assert replies == [1]
+    async with sender_to(Location(path=path)) as sender:
+        calls = Calls(RpcClients(sender, Feed()).proxy(Shop, "owner").count)
+        sender.expect_restart("owner")
+        nursery.start_soon(calls.run)
+        # Longer than CONNECT_S, for which a caller waits without the announcement.
+        await trio.testing.wait_all_tasks_blocked(0.2)
+        async with shop_at(LocalShop(), local_transport(Feed()), path):
+            with trio.fail_after(60):
+                await calls.ended.wait()
+    assert calls.returned == 1
 
 
 async def test_call_waits_for_an_owner_that_ended_its_connections_to_restart(
@@ -202,16 +191,13 @@ class Calls:
 
 
 async def test_movable_call_ends_when_slots_pass_on_from_a_process_that_is_away(
-    tmp_path: Path, nursery: trio.Nursery
+    tmp_path: Path,
 ) -> None:
-    path = str(tmp_path / "s")
-    sender = LinkSender({"owner": Location(path=path)}, "secret", "caller")
-    await nursery.start(sender.run)
-    clients, local = RpcClients(sender, Feed()), LocalShop()
-    movable = Calls(clients.proxy_of_holder(Shop, "owner").count)
-    lasting = Calls(clients.proxy(Shop, "owner").count)
-
-    async with trio.open_nursery() as calls:
+    path, local = str(tmp_path / "s"), LocalShop()
+    async with sender_to(Location(path=path)) as sender, trio.open_nursery() as calls:
+        clients = RpcClients(sender, Feed())
+        movable = Calls(clients.proxy_of_holder(Shop, "owner").count)
+        lasting = Calls(clients.proxy(Shop, "owner").count)
         calls.start_soon(lasting.run)
         async with trio.open_nursery() as ending:
             ending.start_soon(movable.run)
@@ -221,36 +207,32 @@ async def test_movable_call_ends_when_slots_pass_on_from_a_process_that_is_away(
             with trio.fail_after(60):
                 await lasting.ended.wait()
 
-    nursery.cancel_scope.cancel()
     assert (movable.not_begun, lasting.returned, local.calls) == (1, 1, 1)
 
 
 async def test_calls_that_wait_for_their_turn_end_when_slots_pass_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nursery: trio.Nursery
+    tmp_path: Path,
 ) -> None:
-    sender = LinkSender({"owner": Location(path=str(tmp_path / "s"))}, "secret", "caller")
-    await nursery.start(sender.run)
-    calls = Calls(RpcClients(sender, Feed()).proxy_of_holder(Shop, "owner").count)
     number = sender_module.MAX_CALLS + 8
+    async with sender_to(Location(path=str(tmp_path / "s"))) as sender:
+        calls = Calls(RpcClients(sender, Feed()).proxy_of_holder(Shop, "owner").count)
 
-    with trio.fail_after(60):
-        async with trio.open_nursery() as running:
-            for _ in range(number):
-                running.start_soon(calls.run)
-            await trio.testing.wait_all_tasks_blocked()
-            sender.release("owner")
+        with trio.fail_after(60):
+            async with trio.open_nursery() as running:
+                for _ in range(number):
+                    running.start_soon(calls.run)
+                await trio.testing.wait_all_tasks_blocked()
+                sender.release("owner")
 
-    nursery.cancel_scope.cancel()
     assert calls.not_begun == number
 
 
-async def test_movable_call_that_may_have_begun_is_not_taken_back(
-    nursery: trio.Nursery,
-) -> None:
+async def test_movable_call_that_may_have_begun_is_not_taken_back() -> None:
     local = LocalShop()
-    async with shop_at(local, local_transport(Feed())) as http:
-        sender = LinkSender({"owner": http.location}, "secret", "caller")
-        await nursery.start(sender.run)
+    async with (
+        shop_at(local, local_transport(Feed())) as http,
+        sender_to(http.location) as sender,
+    ):
         calls = Calls(RpcClients(sender, Feed()).proxy_of_holder(Shop, "owner").wait)
 
         async with trio.open_nursery() as running:
@@ -259,17 +241,15 @@ async def test_movable_call_that_may_have_begun_is_not_taken_back(
             sender.release("owner")
             local.released.set()
 
-        nursery.cancel_scope.cancel()
     assert (calls.returned, calls.not_begun, local.calls) == (1, 0, 1)
 
 
-async def test_owner_that_stops_answers_what_it_began_and_says_that_it_began_no_more(
-    nursery: trio.Nursery,
-) -> None:
+async def test_owner_that_stops_answers_what_it_began_and_says_that_it_began_no_more() -> None:
     local = LocalShop()
-    async with shop_at(local, local_transport(Feed())) as http:
-        sender = LinkSender({"owner": http.location}, "secret", "caller")
-        await nursery.start(sender.run)
+    async with (
+        shop_at(local, local_transport(Feed())) as http,
+        sender_to(http.location) as sender,
+    ):
         shop = RpcClients(sender, Feed()).proxy_of_holder(Shop, "owner")
         begun, late = Calls(shop.wait), Calls(shop.count)
 
@@ -284,7 +264,6 @@ async def test_owner_that_stops_answers_what_it_began_and_says_that_it_began_no_
                 assert late.not_begun == 0
                 local.released.set()
 
-        nursery.cancel_scope.cancel()
     assert (begun.returned, late.not_begun, local.calls) == (1, 1, 1)
 
 
