@@ -24,7 +24,7 @@ from hs.settings.sections.workers import MAIN
 from hs.settings.settings import Settings
 
 CLIENT_PATHS: Final = (
-    r"^/(_matrix/(client|consent|static)|_synapse/client|\.well-known/matrix)(/|$)"
+    r"^/(_matrix/(client|media|consent|static)|_synapse/client|\.well-known/matrix)(/|$)"
 )
 MEDIA_PATHS: Final = r"^/_matrix/(media|client/v1/media|federation/v1/media)/"
 FEDERATION_PATHS: Final = r"^/_matrix/(federation|key)/"

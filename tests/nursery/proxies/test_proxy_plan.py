@@ -80,8 +80,9 @@ def public_paths() -> list[tuple[str, frozenset[str]]]:
     ]
 
 
-def test_every_declared_route_goes_to_processes_that_serve_it(tmp_path: Path) -> None:
-    settings = settings_of(tmp_path)
+@pytest.mark.parametrize("shape", [SHAPE, "event_persister:2,sync:2"])
+def test_every_declared_route_goes_to_processes_that_serve_it(shape: str, tmp_path: Path) -> None:
+    settings = settings_of(tmp_path, shape)
     plan = plan_proxy(settings)
     served = {
         name: frozenset(n for listener in s.opened_listeners for n in listener.names)
