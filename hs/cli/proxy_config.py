@@ -53,6 +53,12 @@ _WRITERS = {
     default="",
     help="Processes for registration and log-in only.",
 )
+@click.option(
+    "--appservices",
+    metavar="PROCESS,…",
+    default="",
+    help="Processes for application services only. Their tokens are part of what is printed.",
+)
 def proxy_config(
     program: str,
     config: Path | None,
@@ -62,6 +68,7 @@ def proxy_config(
     host: str | None,
     initial_sync: str,
     login: str,
+    appservices: str,
     by_room: bool,
 ) -> None:
     """Print the configuration of a reverse proxy for the processes of a server.
@@ -80,7 +87,7 @@ def proxy_config(
     find = finder(config or folder / CONFIG_NAME, shape, first_port, run_folder(folder))
     settings = load_all([_with_private_servers(process) for process in find()], RESTRICTING_KEYS)
     of_rooms = Affinity.ROOM if by_room else Affinity.CLIENT
-    plan = plan_proxy(settings, _names(initial_sync), _names(login), of_rooms)
+    plan = plan_proxy(settings, _names(initial_sync), _names(login), of_rooms, _names(appservices))
     if host:
         plan = attrs.evolve(plan, host=host)
     click.echo(_WRITERS[program](plan))

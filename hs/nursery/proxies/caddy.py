@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from hs.nursery.proxies.proxy_plan import Affinity, Backend, Pool, ProxyPlan
 
 # Caddy cannot take a part of a header or path: the requests of a server are told by its address,
-# and of those about a room the ones with the same path go to one process.
+# and of those about a room the ones with the same path go to one process. It sees tokens of
+# application services in the header only.
 _POLICIES = {
     Affinity.CLIENT: "header Authorization",
     Affinity.ORIGIN: "ip_hash",
@@ -32,7 +33,13 @@ def _lines(plan: ProxyPlan) -> Iterator[str]:
             yield "\t\tnot query since=*"
             yield "\t}"
             yield from _handle(f"hs{number}_initial", rule.initial)
-        yield f"\t@hs{number} path_regexp {paths}"
+        if rule.tokens:
+            yield f"\t@hs{number} {{"
+            yield f"\t\tpath_regexp {paths}"
+            yield from (f'\t\theader Authorization "Bearer {token}"' for token in rule.tokens)
+            yield "\t}"
+        else:
+            yield f"\t@hs{number} path_regexp {paths}"
         yield from _handle(f"hs{number}", rule.pool)
     yield "}\n"
 

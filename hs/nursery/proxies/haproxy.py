@@ -39,13 +39,17 @@ def _lines(plan: ProxyPlan) -> Iterator[str]:
     for number, rule in enumerate(plan.rules):
         yield f"    # {rule.subject[0].upper()}{rule.subject[1:]}."
         yield from (f"    acl hs{number} path -m reg {path}" for path in rule.paths)
+        for token in rule.tokens:
+            yield f'    acl hs{number}_token req.hdr(authorization) -m str "Bearer {token}"'
+            yield f"    acl hs{number}_token url_param(access_token) -m str {token}"
     known = " || ".join(f"hs{number}" for number in range(len(plan.rules)))
     yield f"    http-request deny deny_status 404 unless {known}"
     for number, rule in enumerate(plan.rules):
         if rule.initial is not None:
             is_first = f"hs{number} !{{ url_param(since) -m found }}"
             yield f"    use_backend hs_{rule.initial.name} if {is_first}"
-        yield f"    use_backend hs_{rule.pool.name} if hs{number}"
+        condition = f"hs{number} hs{number}_token" if rule.tokens else f"hs{number}"
+        yield f"    use_backend hs_{rule.pool.name} if {condition}"
     yield ""
     for pool in plan.pools:
         yield from _backend(pool)

@@ -1,8 +1,9 @@
 """The configuration of nginx."""
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 
-from hs.nursery.proxies.proxy_plan import Affinity, Backend, Pool, ProxyPlan
+from hs.nursery.proxies.proxy_plan import Affinity, Backend, Pool, ProxyPlan, ProxyRule
 
 _MAPS = """\
 # The client of a request: its access token, else its address.
@@ -56,18 +57,26 @@ def nginx_config(plan: ProxyPlan) -> str:
 
 def _lines(plan: ProxyPlan) -> Iterator[str]:
     yield _MAPS
-    for rule in plan.rules:
+    targets: dict[ProxyRule, str] = {}
+    service = None
+    for number, rule in enumerate(plan.rules):
+        if rule.tokens:
+            service = f"$hs_service{number}"
+            yield from _map_of_tokens(service, rule)
+            continue
+        targets[rule] = f"hs_{rule.pool.name}"
         if rule.initial is not None:
-            yield f"map $arg_since $hs_pool_of_{rule.pool.name} {{"
-            yield f"    default hs_{rule.pool.name};"
-            yield f'    "" hs_{rule.initial.name};'
-            yield "}\n"
+            first = {"": f"hs_{rule.initial.name}"}
+            yield from _map("$arg_since", f"$hs_sync{number}", targets[rule], first)
+            targets[rule] = f"$hs_sync{number}"
+        if service is not None:
+            yield from _map(service, f"$hs_pool{number}", service, {"": targets[rule]})
+            targets[rule] = f"$hs_pool{number}"
     for pool in plan.pools:
         yield from _upstream(pool)
     yield _SERVER.format(host=plan.host, megabytes=-(-plan.max_upload_bytes // 2**20))
-    for rule in plan.rules:
+    for rule, target in targets.items():
         yield f"    # {rule.subject[0].upper()}{rule.subject[1:]}."
-        target = f"hs_{rule.pool.name}" if rule.initial is None else f"$hs_pool_of_{rule.pool.name}"
         for path in rule.paths:
             # Without a path behind the name, nginx passes the path on as it came.
             yield f'    location ~ "{path}" {{'
@@ -75,6 +84,21 @@ def _lines(plan: ProxyPlan) -> Iterator[str]:
             yield "    }"
         yield ""
     yield "}\n"
+
+
+def _map(source: str, target: str, default: str, values: Mapping[str, str]) -> Iterator[str]:
+    yield f"map {source} {target} {{"
+    yield f"    default {default};"
+    yield from (f'    "{value}" {result};' for value, result in values.items())
+    yield "}\n"
+
+
+def _map_of_tokens(target: str, rule: ProxyRule) -> Iterator[str]:
+    # Locations are chosen by the path alone, so the pool is a variable of the later ones. Plain
+    # strings of this length would need another map_hash_bucket_size.
+    tokens = {f"~^{re.escape(token)}$": f"hs_{rule.pool.name}" for token in rule.tokens}
+    yield f"# {rule.subject[0].upper()}{rule.subject[1:]}."
+    yield from _map("$hs_bearer", target, '""', tokens)
 
 
 def _upstream(pool: Pool) -> Iterator[str]:

@@ -9,16 +9,19 @@ Rules:
 - Requests about a room may go to one process instead, whoever sends them: then each process keeps
   other rooms in memory.
 - Where a stream has one writer, and that serves clients, requests that write the stream go to it.
+- Application services may have processes of their own, so that a busy bridge does not delay users.
 - Patterns are in the common part of the regular expressions of Python, PCRE and RE2.
 """
 
 import enum
+import re
 from collections.abc import Mapping
 from typing import Final
 
 import attrs
 
 from hs.settings.errors import Problem, SettingsError
+from hs.settings.sections.appservices import KEY
 from hs.settings.sections.listeners import EVERYWHERE, Listener
 from hs.settings.sections.workers import MAIN
 from hs.settings.settings import Settings
@@ -54,6 +57,7 @@ WRITER_PATHS: Final[Mapping[str, str]] = {
 }
 """The paths by which clients write a stream."""
 ROOM_PATHS: Final = r"^/_matrix/client/(api/v1|r0|v1|v3|unstable)/(rooms|join|knock)/"
+_PLAIN_TOKEN: Final = re.compile(r"[A-Za-z0-9._+/=:-]+", re.ASCII)
 _INTERNAL: Final = frozenset(("replication", "metrics", "health"))
 
 
@@ -93,13 +97,15 @@ class Pool:
 class ProxyRule:
     """Paths whose requests go to a pool; the first rule that matches counts.
 
-    With `initial`, requests without the query parameter `since` go to that pool instead.
+    With `initial`, requests without the query parameter `since` go to that pool instead. With
+    `tokens` the rule is only about requests that have one of these access tokens.
     """
 
     subject: str
     paths: tuple[str, ...]
     pool: Pool
     initial: Pool | None = None
+    tokens: tuple[str, ...] = ()
 
 
 @attrs.frozen(kw_only=True)
@@ -122,17 +128,20 @@ def plan_proxy(
     initial_sync: tuple[str, ...] = (),
     login: tuple[str, ...] = (),
     of_rooms: Affinity = Affinity.CLIENT,
+    appservices: tuple[str, ...] = (),
 ) -> ProxyPlan:
     """Plan the rules for processes, main among them.
 
-    `initial_sync` and `login` are processes that serve only initial syncs, and only registration
-    and log-in. `of_rooms` decides where requests about a room go.
+    `initial_sync`, `login` and `appservices` are processes that serve only initial syncs, only
+    registration and log-in, and only application services. `of_rooms` decides where requests about
+    a room go.
 
     Raises: SettingsError, if nothing serves clients, or a name is unknown.
     """
     clients = _serving(all_settings, "client")
-    _check_names((*initial_sync, *login), clients)
-    shared = {name: b for name, b in clients.items() if name not in {*initial_sync, *login}}
+    dedicated = {*initial_sync, *login, *appservices}
+    _check_names((*initial_sync, *login, *appservices), clients)
+    shared = {name: b for name, b in clients.items() if name not in dedicated}
     if not shared:
         raise SettingsError([_nothing_serves("client")])
     workers = {name: backend for name, backend in shared.items() if name != MAIN}
@@ -141,10 +150,14 @@ def plan_proxy(
     if media := _media(all_settings):
         rules.append(_rule("media", MEDIA_PATHS, _pool("media", media)))
     federation = _serving(all_settings, "federation")
-    federation = {name: b for name, b in federation.items() if name not in {*initial_sync, *login}}
+    federation = {name: b for name, b in federation.items() if name not in dedicated}
     if federation:
         pool = _pool("federation", federation, Affinity.ORIGIN)
         rules.append(_rule("other servers", FEDERATION_PATHS, pool))
+    if appservices:
+        pool = _pool("appservices", {name: clients[name] for name in appservices})
+        tokens = _tokens_of(all_settings[MAIN])
+        rules.append(attrs.evolve(_rule("application services", CLIENT_PATHS, pool), tokens=tokens))
     initial = _pool("initial_sync", {n: clients[n] for n in initial_sync}) if initial_sync else None
     sync = _pool("sync", workers or shared)
     rules += [
@@ -213,6 +226,19 @@ def _check_names(names: tuple[str, ...], clients: Mapping[str, Backend]) -> None
         message = f"{', '.join(unknown)}: no such process serves clients"
         remedy = f"name some of {', '.join(clients)}"
         raise SettingsError([Problem(key="", message=message, remedy=remedy)])
+
+
+def _tokens_of(settings: Settings) -> tuple[str, ...]:
+    """Return the access tokens of application services."""
+    tokens = {service.id: service.as_token for service in settings.appservices.registrations}
+    unfit = [name for name, token in tokens.items() if not _PLAIN_TOKEN.fullmatch(token)]
+    if tokens and not unfit:
+        return tuple(tokens.values())
+    message, remedy = "no application service is registered", "add its registration file"
+    if unfit:
+        message = f"as_token of {', '.join(unfit)} has characters that not every proxy can match"
+        remedy = "use letters, digits and ._+/=:- for the token"
+    raise SettingsError([Problem(key=KEY, message=message, remedy=remedy)])
 
 
 def _nothing_serves(resource: str) -> Problem:

@@ -20,6 +20,8 @@ def traefik_config(plan: ProxyPlan) -> str:
     for number, rule in enumerate(plan.rules):
         paths = " || ".join(f"PathRegexp(`{path}`)" for path in rule.paths)
         match = f"Host(`{plan.host}`) && ({paths})"
+        if rule.tokens:
+            match += f" && ({' || '.join(map(_has_token, rule.tokens))})"
         priority -= 10
         if rule.initial is not None:
             without_since = f"{match} && !QueryRegexp(`since`, `.+`)"
@@ -28,6 +30,10 @@ def traefik_config(plan: ProxyPlan) -> str:
     services = {f"hs-{pool.name}": _service(pool) for pool in plan.pools}
     document = {"http": {"routers": routers, "services": services}}
     return _HEAD + yaml.safe_dump(document, sort_keys=False, width=1000)
+
+
+def _has_token(token: str) -> str:
+    return f"Header(`Authorization`, `Bearer {token}`) || Query(`access_token`, `{token}`)"
 
 
 def _router(match: str, pool: Pool, priority: int) -> dict[str, Any]:

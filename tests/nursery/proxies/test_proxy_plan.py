@@ -35,6 +35,7 @@ from tests.support.source_tree import ROOT
 
 LIMIT_S = 20.0
 SHAPE = "event_persister:2,sync:3,media,federation_reader,typing"
+TOKEN = "0123456789abcdef" * 4
 NOT_FORWARDED = (
     "/_synapse/admin", "/_synapse/metrics", "/_synapse/replication", "/health", "/metrics",
 )  # fmt: skip
@@ -56,6 +57,14 @@ def settings_of(folder: Path, shape: str = SHAPE, **keys: Any) -> dict[str, Sett
         8081,
     )
     return load_all(server.processes((path,)), ())
+
+
+def with_service(folder: Path, token: str = TOKEN, shape: str = SHAPE) -> dict[str, Settings]:
+    """Return the settings of a server with an application service."""
+    path = folder / "irc.yaml"
+    tokens = {"as_token": token, "hs_token": "hs"}
+    path.write_text(yaml.safe_dump({"id": "irc", "url": None, "sender_localpart": "irc", **tokens}))
+    return settings_of(folder, shape, app_service_config_files=[str(path)])
 
 
 def pool_for(plan: ProxyPlan, path: str) -> Pool:
@@ -147,6 +156,31 @@ def test_unknown_process_is_refused(tmp_path: Path) -> None:
         plan_proxy(settings_of(tmp_path), ("sync9",))
 
 
+def test_processes_for_application_services_get_nothing_else(tmp_path: Path) -> None:
+    plan = plan_proxy(with_service(tmp_path), appservices=("sync3",))
+    (rule,) = [rule for rule in plan.rules if rule.tokens]
+    others = [pool for each in plan.rules if each is not rule for pool in (each.pool, each.initial)]
+
+    assert (names(rule.pool), rule.tokens) == (["sync3"], (TOKEN,))
+    assert all("sync3" not in names(pool) for pool in others)
+
+
+@pytest.mark.parametrize(
+    ("token", "message"),
+    [
+        (None, "no application service is registered"),
+        ('with "quotes"', "as_token of irc has characters that not every proxy can match"),
+    ],
+)
+def test_token_that_no_rule_can_match_is_refused(
+    token: str | None, message: str, tmp_path: Path
+) -> None:
+    settings = settings_of(tmp_path) if token is None else with_service(tmp_path, token)
+
+    with pytest.raises(SettingsError, match=message):
+        plan_proxy(settings, appservices=("sync3",))
+
+
 def check(program: str, *arguments: str) -> None:
     """Let a program check its configuration; skip the test if it is not installed."""
     path = shutil.which(program, path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin")
@@ -159,7 +193,8 @@ def check(program: str, *arguments: str) -> None:
 @pytest.fixture
 def plan(tmp_path: Path) -> ProxyPlan:
     """A plan with every kind of rule."""
-    return plan_proxy(settings_of(tmp_path), ("sync3",), ("sync2",), Affinity.ROOM)
+    settings = with_service(tmp_path, shape=f"{SHAPE},client:1")
+    return plan_proxy(settings, ("sync3",), ("sync2",), Affinity.ROOM, ("client1",))
 
 
 @pytest.mark.process
@@ -182,6 +217,80 @@ def test_haproxy_accepts_its_configuration(tmp_path: Path, plan: ProxyPlan) -> N
     config.write_text(haproxy_config(plan))
 
     check("haproxy", "-c", "-f", str(config))
+
+
+class NamedProcess(BaseHTTPRequestHandler):
+    """A process that answers every request with the name of its server."""
+
+    def do_GET(self) -> None:
+        assert isinstance(self.server, NamedServer)
+        self.send_response(200)
+        self.send_header("content-length", str(len(self.server.body)))
+        self.end_headers()
+        self.wfile.write(self.server.body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Log nothing."""
+
+
+class NamedServer(ThreadingHTTPServer):
+    """A server of NamedProcess."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(("127.0.0.1", 0), NamedProcess)
+        self.body = name.encode()
+
+
+@contextmanager
+def serving_names(*names: str) -> Iterator[dict[str, str]]:
+    """Run processes that answer with their names; yield their addresses."""
+    servers = {name: NamedServer(name) for name in names}
+    threads = [threading.Thread(target=s.serve_forever, args=(0.02,)) for s in servers.values()]
+    for thread in threads:
+        thread.start()
+    try:
+        yield {name: f"127.0.0.1:{server.server_port}" for name, server in servers.items()}
+    finally:
+        for server in servers.values():
+            server.shutdown()
+            server.server_close()
+        for thread in threads:
+            thread.join()
+
+
+@contextmanager
+def haproxy_before_named_processes(plan: ProxyPlan, folder: Path) -> Iterator[int]:
+    """Run HAProxy before processes that answer with their names; yield its port."""
+    (port,) = free_ports(1)
+    names = {backend.name for pool in plan.pools for backend in pool.backends}
+    with serving_names(*names) as addresses:
+        config = folder / "haproxy.cfg"
+        text = re.sub(
+            r"( server (\S+)) \S+", lambda m: f"{m[1]} {addresses[m[2]]}", haproxy_config(plan)
+        )
+        config.write_text(text.replace("bind :8080", f"bind 127.0.0.1:{port}"))
+        try:
+            with running_haproxy(config, port):
+                yield port
+        except HaproxyMissing as error:
+            pytest.skip(str(error))
+
+
+@pytest.mark.process
+async def test_haproxy_sends_application_services_to_their_process(tmp_path: Path) -> None:
+    plan = plan_proxy(with_service(tmp_path), ("sync2",), appservices=("sync3",))
+    path, bearer = "/_matrix/client/v3/rooms/x/state", {"authorization": f"Bearer {TOKEN}"}
+
+    async def process_for(target: str, headers: dict[str, str] | None = None) -> str:
+        async with HttpClient(port) as client:
+            return (await client.request("GET", target, headers=headers)).body.decode()
+
+    with haproxy_before_named_processes(plan, tmp_path) as port:
+        assert await process_for(path, bearer) == "sync3"
+        assert await process_for(f"{path}?access_token={TOKEN}") == "sync3"
+        assert await process_for("/_matrix/client/v3/sync", bearer) == "sync3"
+        assert await process_for("/_matrix/client/v3/sync") == "sync2"
+        assert await process_for(path, {"authorization": "Bearer of a user"}) in ("main", "sync1")
 
 
 class FakeProcess(BaseHTTPRequestHandler):
