@@ -66,10 +66,10 @@ class StreamDef(Generic[R]):
     returns the key whose owner writes a row: rows of a process that has lost the key are ignored.
 
     A caller of an owner waits for the rows that the owner wrote, if the stream `is_awaited`. The
-    caller needs not know those of other streams.
+    caller need not know those of other streams.
 
-    `is_plain` returns whether a row changes nothing that was said before: it only adds something.
-    Subscribers may do without such rows; see hs.repl.feed.
+    `is_plain` returns whether a row is of use only where clients are answered: it changes nothing
+    that other processes remember. Subscribers may do without such rows; see hs.repl.feed.
     """
 
     name: str

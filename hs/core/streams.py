@@ -150,6 +150,7 @@ RECEIPTS = StreamDef(
     StreamWriters.SHARDED,  # by user ID
     wakes_users=lambda row: (row.user_id,) if row.receipt_type == PRIVATE_RECEIPT else (),
     wakes_rooms=lambda row: () if row.receipt_type == PRIVATE_RECEIPT else (row.room_id,),
+    is_plain=lambda row: True,
 )
 
 
@@ -170,6 +171,7 @@ TYPING = StreamDef(
     recent=10_000,
     key=lambda row: row.room_id,
     owner_key=lambda row: row.room_id,
+    is_plain=lambda row: True,
 )
 
 
@@ -193,6 +195,7 @@ PRESENCE = StreamDef(
     wake_rule=WakeRule.SHARED_ROOMS,
     recent=10_000,
     owner_key=lambda row: row.user_id,
+    is_plain=lambda row: True,
 )
 
 # Profiles, account data and push

@@ -95,6 +95,11 @@ class ProcessBase:
         """
         return Interest.ALL if self.plan.answers_requests or self.plan.duties else otherwise
 
+    def interest_if_read(self, stream: StreamDef[Any]) -> Interest:
+        """Return which rows a process takes of a stream that requests, duties and writers read."""
+        is_writer = self.ownership.writes(stream)
+        return Interest.ALL if is_writer else self.interest_if_asked(Interest.OWN)
+
     def is_connected(self) -> bool:
         """Return whether rows of other processes arrive; always true for a single process."""
         return self.transport.connected

@@ -1,13 +1,17 @@
 """The services as the server composes them, with several processes in one trio run."""
 
+from typing import Any
+
 import attrs
+import pytest
 import trio
 
 from hs.apis.web.route import collect
 from hs.cli.inspect_plan import declared_endpoints
 from hs.core.events import event_types
 from hs.core.ids import EventID, UserID
-from hs.core.streams import EVENTS
+from hs.core.stream_def import StreamDef
+from hs.core.streams import EVENTS, PRESENCE, RECEIPTS, TYPING
 from hs.services.rooms.append.drafts import Draft
 from hs.settings.sections.federation import FederationSettings
 from hs.settings.sections.listeners import Listener, Resource
@@ -66,6 +70,29 @@ async def test_process_without_clients_builds_no_sync(database: Database) -> Non
         assert process.services.planned_sync is not None
         assert owner.services.planned_sync is None
         assert [tail.last(room_id, 1) is None for tail in tails] == [True, False]
+
+
+@pytest.mark.parametrize("stream", [RECEIPTS, TYPING, PRESENCE])
+async def test_ephemeral_rows_go_to_processes_that_clients_ask_and_to_writers(
+    stream: StreamDef[Any], database: Database
+) -> None:
+    neighbourhood = Neighbourhood()
+    writers = {"events": ("persister",), stream.name: ("writer",)}
+    settings = {
+        name: worker_settings(SETTINGS, name, **writers) for name in ("main", "persister", "writer")
+    }
+    internal = Listener(port=9101, resources=(Resource(names=("replication",)),))
+    for name in ("persister", "writer"):
+        settings[name] = attrs.evolve(settings[name], listeners=(internal,))
+    async with (
+        open_process(database, settings["main"], neighbours=neighbourhood) as main,
+        open_process(database, settings["persister"], neighbours=neighbourhood) as persister,
+        open_process(database, settings["writer"], neighbours=neighbourhood) as writer,
+    ):
+        feeds = [process.base.feed for process in (main, persister, writer)]
+
+        assert [feed.needs_plain(stream) for feed in feeds] == [True, False, True]
+        assert not persister.base.feed.takes_plain.is_set()
 
 
 async def test_process_appends_through_writer_of_events(

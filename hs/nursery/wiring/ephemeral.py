@@ -53,8 +53,8 @@ class EphemeralServices:
 def wire_ephemeral(base: ProcessBase, accounts: AccountServices, rooms: Rooms) -> EphemeralServices:
     """Build typing, receipts and presence."""
     presence, duties = _presence(base, rooms)
-    receipts = Receipts(base.database, base.feed)
-    typing_users = TypingUsers(base.feed)
+    receipts = Receipts(base.database, base.feed, base.interest_if_read(RECEIPTS))
+    typing_users = TypingUsers(base.feed, base.interest_if_read(TYPING))
 
     def typing_memory() -> LocalTypingWriter:
         owns = partial(base.ownership.may_finish, TYPING)
@@ -105,7 +105,7 @@ def _receipt_writer(base: ProcessBase) -> ReceiptWriter:
 def _presence(base: ProcessBase, rooms: Rooms) -> tuple[PresenceService, list[Duty]]:
     settings, clock = base.settings.presence, base.clock
     duties: list[Duty] = []
-    states = PresenceStates(base.database, base.feed)
+    states = PresenceStates(base.database, base.feed, base.interest_if_read(PRESENCE))
 
     def memory() -> LocalPresenceWriter:
         may_finish = partial(base.ownership.may_finish, PRESENCE)

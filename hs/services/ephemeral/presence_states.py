@@ -1,4 +1,4 @@
-"""The last known presence of users, kept in each process by the feed."""
+"""The last known presence of users, kept by the feed."""
 
 from collections.abc import Collection, Iterable, Iterator
 from typing import Final
@@ -9,7 +9,7 @@ from hs.core.ids import UserID
 from hs.core.positions import VectorPosition
 from hs.core.streams import PRESENCE, PresenceRow
 from hs.lib.caching.single_flight import SingleFlight
-from hs.repl.feed import Batch, Feed
+from hs.repl.feed import Batch, Feed, Interest
 from hs.services.ephemeral.presence_writer import OFFLINE
 from hs.storage.database import Database
 from hs.storage.ephemeral import presence as storage
@@ -26,13 +26,13 @@ class _Known:
 
 
 class PresenceStates:
-    """The last known presence of users, in each process.
+    """The last known presence of users; a process that reads none has another `interest` than ALL.
 
     Positions of different writers cannot be compared, so the users of each writer are listed in
     the order in which they changed.
     """
 
-    def __init__(self, database: Database, feed: Feed) -> None:
+    def __init__(self, database: Database, feed: Feed, interest: Interest = Interest.ALL) -> None:
         self._database = database
         # In the order of their last change.
         self._users: dict[UserID, _Known] = {}
@@ -40,7 +40,7 @@ class PresenceStates:
         self._last_positions: dict[str, int] = {}
         self._loaded = False
         self._flights: SingleFlight[str] = SingleFlight()
-        feed.subscribe(PRESENCE, self._on_rows)
+        feed.subscribe(PRESENCE, self._on_rows, interest)
 
     async def load(self) -> None:
         """Read who was here before this process started, unless that is done."""

@@ -11,7 +11,7 @@ import attrs
 from hs.core.ids import EventID, RoomID, UserID
 from hs.core.streams import RECEIPTS, ReceiptRow
 from hs.lib.caching.lru_cache import LruCache
-from hs.repl.feed import Batch, Feed
+from hs.repl.feed import Batch, Feed, Interest
 from hs.repl.followers import KeyFollower
 from hs.repl.rpc import rpc
 from hs.repl.sharding import KeyGuard, OwnerCalls, unguarded
@@ -83,15 +83,18 @@ class ReceiptTable:
 
 
 class Receipts:
-    """The receipts of rooms, in each process; they follow the feed."""
+    """The receipts of rooms; they follow the feed.
 
-    def __init__(self, database: Database, feed: Feed) -> None:
+    A process that reads none has another `interest` than ALL.
+    """
+
+    def __init__(self, database: Database, feed: Feed, interest: Interest = Interest.ALL) -> None:
         self._database = database
         self._rooms: LruCache[RoomID, RoomReceipts] = LruCache(
             "receipts_of_rooms", max_weight=MAX_CACHE_BYTES, weigh=_weigh
         )
         self._follower = KeyFollower(self._rooms, self._read, _with_receipt, self._keep)
-        feed.subscribe(RECEIPTS, self._on_rows)
+        feed.subscribe(RECEIPTS, self._on_rows, interest)
 
     @property
     def cache(self) -> LruCache[RoomID, RoomReceipts]:

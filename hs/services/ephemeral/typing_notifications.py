@@ -241,12 +241,15 @@ class _RoomTyping(NamedTuple):
 
 
 class TypingUsers:
-    """The typing users in each process, as last published by the writers."""
+    """The typing users, as last published by the writers.
 
-    def __init__(self, feed: Feed) -> None:
+    A process that reads none has another `interest` than ALL.
+    """
+
+    def __init__(self, feed: Feed, interest: Interest = Interest.ALL) -> None:
         # In the order of their last change, including rooms where nobody types any more.
         self._rooms: dict[RoomID, _RoomTyping] = {}
-        feed.subscribe(TYPING, self._on_rows)
+        feed.subscribe(TYPING, self._on_rows, interest)
 
     def typing_users(self, room_id: RoomID) -> tuple[UserID, ...]:
         """Return the typing users of a room, in the order in which they began."""
