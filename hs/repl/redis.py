@@ -6,7 +6,9 @@ Redis makes replication fast, not safe. Rules:
   a lost message is only a gap, which Intake fills. It is noticed by the next message of the
   writer or, at the latest, by its next announcement of positions. A position is announced once
   more a few beats after it changed; all are announced if a process connects or messages were
-  lost, and once a minute. So processes that do nothing send each other almost nothing.
+  lost, and once a minute. So processes that do nothing send each other almost nothing. A process
+  that hears another one announce itself does the same if it is soon due, so that the announcements
+  of all wake each process a few times in a row and not at as many moments.
 - A connection is announced with REPLICATE and the positions of this process. What was published
   while it was down is a gap for the others, and the reverse.
 - Positions are read from the database after subscribing, so no commit falls in between.
@@ -54,6 +56,7 @@ BEAT_S = 1.0
 ADVANCE_S = 0.02  # for which advances of idle writers are collected before a message
 PLAIN_S = 0.2  # for which positions of plain rows are collected, for processes that do without
 ANNOUNCE_EVERY = 10  # beats; after that a lost last message is noticed
+JOIN_WITHIN = 5  # beats; how long before it is due a process announces itself with others
 ANNOUNCE_ALL_EVERY = 60  # beats
 PUBLISH_S = 5.0
 PING_S = 5.0
@@ -122,6 +125,7 @@ class RedisTransport:
     _has_unannounced: trio.Event = attrs.Factory(trio.Event)
     _has_lost_messages: bool = False
     _disturbed: trio.Event = attrs.Factory(trio.Event)  # while there may be work for each beat
+    _resting: trio.CancelScope = attrs.Factory(trio.CancelScope)  # until the next announcement
     _advanced: trio.Event = attrs.Factory(trio.Event)
     _listening: trio.CancelScope = attrs.Factory(trio.CancelScope)
     _listens_to_plain: bool = False
@@ -262,6 +266,7 @@ class RedisTransport:
                     self._on_leaving(message.instance)
                 elif message.kind is MessageKind.ALIVE:
                     self._announced_processes.note(message.instance, message.stream)
+                    self._join_announcement()
                 else:
                     accepted.append(message)
         self._intake.accept(*accepted)
@@ -401,13 +406,19 @@ class RedisTransport:
             if last < source.position:
                 self._announce(source)
 
+    def _join_announcement(self) -> None:
+        now = trio.current_time()
+        if self._resting.deadline - now < JOIN_WITHIN * BEAT_S:
+            self._resting.deadline = now
+
     async def _beat(self) -> None:
         recent_at, all_at = _next_announcements()
         while True:
-            with trio.move_on_at(recent_at):
+            self._resting = trio.CancelScope(deadline=recent_at)
+            with self._resting:
                 await self._disturbed.wait()
                 await trio.sleep(BEAT_S)
-            now = trio.current_time()
+            now, recent_at = trio.current_time(), self._resting.deadline
             if now >= all_at or self._has_lost_messages:
                 self._has_lost_messages = False
                 recent_at, all_at = _next_announcements()
