@@ -115,13 +115,13 @@ def finder(source: Path, shape: str | None, first_port: int, run: Path) -> Find:
             remedy = "name a directory with the files of all processes, or add --workers"
             raise SettingsError([Problem(key="--config", message=message, remedy=remedy)])
         return lambda: find_processes(source)
-    counts = parse_shape(shape)
+    groups = parse_shape(shape)
 
     def find() -> list[ProcessFiles]:
         files = (source / CONFIG_NAME,) if source.is_dir() else (source,)
         document = read_documents(files)
         server = generate_server(
-            counts, document, lambda name: {"path": str(run / f"{name}.sock")}, first_port
+            groups, document, lambda name: {"path": str(run / f"{name}.sock")}, first_port
         )
         return server.processes(files)
 

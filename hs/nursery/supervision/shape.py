@@ -1,5 +1,8 @@
 """The files of a server's processes, generated from a shape such as `event_persister:2,sync:2`.
 
+A part of a shape is KIND, KIND:NUMBER or NAME=KIND+KIND:NUMBER, whose processes do several things;
+the names of kinds that Synapse's container takes are accepted too.
+
 Rules:
 
 - What homeserver.yaml says stays: its listeners, its `instance_map.main`, its Redis. What the shape
@@ -56,35 +59,74 @@ _DECIDED: Final = (
     "media_instance_running_background_jobs",
     *_DUTIES.values(),
 )
-_PART: Final = re.compile(r"([a-z_]+)(?::(\d{1,3}))?")
+_PART: Final = re.compile(r"(?:([a-z][a-z_]*)=)?([a-z_]+(?:\+[a-z_]+)*)(?::(\d{1,3}))?")
+_FORM: Final = "KIND, KIND:NUMBER or NAME=KIND+KIND:NUMBER"
+_OF_SYNAPSE: Final = {
+    "background_worker": "background",
+    "client_reader": "client",
+    "event_creator": "client",
+    "federation_inbound": "federation_reader",
+    "media_repository": "media",
+    "synchrotron": "sync",
+    "user_dir": "user_directory",
+}
 
 ReplicationAddress = Callable[[str], Mapping[str, Any]]
 """Returns the address at which a process takes calls: `path`, or `host` and `port`."""
 
 
-def parse_shape(text: str) -> dict[str, int]:
-    """Parse a shape: the number of processes of each kind. Raises: SettingsError."""
-    counts: dict[str, int] = {}
+@attrs.frozen
+class WorkerGroup:
+    """Processes that do the same: their number, and the kinds of workers that each of them is."""
+
+    kinds: tuple[str, ...]
+    count: int = 1
+
+
+Shape = Mapping[str, WorkerGroup]
+"""Groups of workers by name; the names of the processes are this and a number."""
+
+
+def parse_shape(text: str) -> Shape:
+    """Parse a shape. Raises: SettingsError."""
+    groups: dict[str, WorkerGroup] = {}
     problems: list[Problem] = []
     for part in filter(None, (part.strip() for part in text.split(","))):
         match = _PART.fullmatch(part)
-        kind, count = (match[1], int(match[2] or 1)) if match else (part, 0)
-        if match is None or not 1 <= count <= MAX_OF_A_KIND:
-            problems.append(_problem(f"{part!r} is not KIND or KIND:NUMBER", "write sync:2"))
-        elif kind not in KINDS:
-            message = f"there is no kind of worker {kind!r}" + did_you_mean(kind, KINDS)
-            problems.append(_problem(message, f"use {', '.join(KINDS)}"))
-        elif kind in counts:
-            problems.append(_problem(f"{kind} is named twice", "add the numbers"))
-        elif count > 1 and _is_lone(kind):
-            problems.append(_problem(f"only one process can be {kind}", f"write {kind}"))
-        else:
-            counts[kind] = count
-    if not counts and not problems:
+        if match is None or not 1 <= int(match[3] or 1) <= MAX_OF_A_KIND:
+            problems.append(_problem(f"{part!r} is not {_FORM}", "write sync:2"))
+            continue
+        name, written, count = match[1] or match[2], match[2].split("+"), int(match[3] or 1)
+        kinds = tuple(_OF_SYNAPSE.get(kind, kind) for kind in written)
+        if "+" in name:
+            problems.append(_problem(f"{part!r} has no name", f"write writers={part}"))
+        elif name in groups or len(set(kinds)) < len(kinds):
+            problems.append(_problem(f"{part}: named twice", "add the numbers"))
+        problems += map(_unknown_kind, [kind for kind in kinds if kind not in KINDS])
+        groups[name] = WorkerGroup(kinds, count)
+    for kind, names in _holders(groups).items():
+        if len(names) > 1 and _is_lone(kind):
+            problems.append(_problem(f"only one process can be {kind}", f"write {kind} once"))
+    if not groups and not problems:
         problems.append(_problem("no worker is named", "write sync:2,event_persister:2"))
     if problems:
         raise SettingsError(problems)
-    return counts
+    return groups
+
+
+def _holders(groups: Shape) -> dict[str, list[str]]:
+    """Return the names of the processes of each kind."""
+    holders: dict[str, list[str]] = {}
+    for name, group in groups.items():
+        for kind in group.kinds:
+            names = [f"{name}{number}" for number in range(1, group.count + 1)]
+            holders.setdefault(kind, []).extend(names)
+    return holders
+
+
+def _unknown_kind(kind: str) -> Problem:
+    message = f"there is no kind of worker {kind!r}" + did_you_mean(kind, KINDS)
+    return _problem(message, f"use {', '.join(KINDS)}")
 
 
 def _is_lone(kind: str) -> bool:
@@ -113,7 +155,7 @@ class GeneratedServer:
 
 
 def generate_server(
-    counts: Mapping[str, int],
+    groups: Shape,
     document: Document,
     replication: ReplicationAddress,
     first_port: int,
@@ -124,7 +166,7 @@ def generate_server(
     """
     values = document.values
     _refuse_decided(document)
-    names = {kind: [f"{kind}{n}" for n in range(1, count + 1)] for kind, count in counts.items()}
+    names = _holders(groups)
     writers: dict[str, Any] = {kind: names[kind] for kind in names if kind in _WRITERS}
     if _PERSISTER in names:
         writers["events"] = names[_PERSISTER]
@@ -137,24 +179,27 @@ def generate_server(
     shared["instance_map"] = {**_main_address(values, replication, shared), **addresses}
     ports = _free_ports(values, first_port)
     workers: dict[str, Mapping[str, Any]] = {}
-    for kind, kind_names in names.items():
-        for name in kind_names:
+    for group_name, group in groups.items():
+        for number in range(1, group.count + 1):
+            name = f"{group_name}{number}"
             listeners = [_listener(addresses[name], ["replication"])] if name in addresses else []
-            if kind in _CLIENTS:
+            resources = [resource for kind in group.kinds for resource in _CLIENTS.get(kind, ())]
+            if resources:
                 public = {"port": next(ports), "bind_addresses": ["127.0.0.1"]}
-                listeners.append({**_listener(public, _CLIENTS[kind]), "x_forwarded": True})
+                unique = list(dict.fromkeys(resources))
+                listeners.append({**_listener(public, unique), "x_forwarded": True})
             own: dict[str, Any] = {"worker_app": GENERIC, "worker_name": name}
             if listeners:
                 own["worker_listeners"] = listeners
-            if kind == "media":
-                own |= {"worker_app": "synapse.app.media_repository", "enable_media_repo": True}
+            if "media" in group.kinds:
+                own["enable_media_repo"] = True
+            if group.kinds == ("media",):
+                own["worker_app"] = "synapse.app.media_repository"
             workers[name] = own
     return GeneratedServer(shared=shared, workers=workers)
 
 
-def write_files(
-    source: Path, counts: Mapping[str, int], first_port: int, target: Path
-) -> list[Path]:
+def write_files(source: Path, groups: Shape, first_port: int, target: Path) -> list[Path]:
     """Write the files of all processes, which call each other on ports; return their paths.
 
     homeserver.yaml gets the keys of `source`, without its comments. Raises: SettingsError, OSError.
@@ -162,7 +207,7 @@ def write_files(
     document = read_documents([source])
     ports = _free_ports(document.values, _FIRST_REPLICATION_PORT)
     server = generate_server(
-        counts, document, lambda _: {"host": "127.0.0.1", "port": next(ports)}, first_port
+        groups, document, lambda _: {"host": "127.0.0.1", "port": next(ports)}, first_port
     )
     folder = source.absolute().parent
     shared = {**document.values, **server.shared}

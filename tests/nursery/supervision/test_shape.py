@@ -77,6 +77,33 @@ def test_streams_are_shared_out_among_several_writers(tmp_path: Path) -> None:
         assert {name for name, plan in plans.items() if stream in plan.writes} == names
 
 
+def test_processes_may_do_several_things(tmp_path: Path) -> None:
+    plans = plans_of(
+        tmp_path, "stream_writers=account_data+presence,mixed=sync+event_persister+media:2"
+    )
+    resources = {name for listener in plans["mixed2"].listeners for name in listener.names}
+
+    assert set(plans) == {"main", "stream_writers1", "mixed1", "mixed2"}
+    assert {"account_data", "presence"} <= set(plans["stream_writers1"].writes)
+    assert all("events" in plans[name].writes for name in ("mixed1", "mixed2"))
+    assert resources == {"replication", "client", "federation", "media"}
+
+
+def test_kinds_of_the_container_of_synapse_are_accepted(tmp_path: Path) -> None:
+    plans = plans_of(
+        tmp_path,
+        "pusher,user_dir,media_repository,appservice,federation_sender,synchrotron,client_reader,"
+        "federation_reader,federation_inbound,event_persister:2,background_worker,event_creator,"
+        "account_data,presence,receipts,to_device,device_lists,typing,push_rules,"
+        "thread_subscriptions",
+    )
+
+    assert plans["user_dir1"].duties == ("user directory",)
+    assert plans["background_worker1"].duties == ("background tasks",)
+    assert plans["media_repository1"].duties == ("media jobs",)
+    assert plans["synchrotron1"].needs_sync
+
+
 def test_every_kind_can_be_started_alone(tmp_path: Path) -> None:
     for kind in KINDS:
         assert set(plans_of(tmp_path, kind)) == {"main", f"{kind}1"}
@@ -98,7 +125,11 @@ def test_addresses_in_the_file_stay(tmp_path: Path) -> None:
     ("shape", "problem"),
     [
         ("snyc:2", "did you mean sync"),
-        ("sync:0", "is not KIND or KIND:NUMBER"),
+        ("sync:0", "is not KIND, KIND:NUMBER or NAME=KIND.KIND:NUMBER"),
+        ("typing+presence", "has no name"),
+        ("writers=typing+typing", "named twice"),
+        ("a=push_rules+sync,push_rules", "only one process"),
+        ("a=sync+snyc", "did you mean sync"),
         ("sync:2,sync", "named twice"),
         ("background:2", "only one process"),
         ("push_rules:2", "only one process"),
