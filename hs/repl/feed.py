@@ -15,7 +15,7 @@ Rules:
 
 import enum
 import logging
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Generic, TypeVar
 
@@ -86,7 +86,7 @@ class Feed:
 
     moves: int = 0
     takes_plain: trio.Event = attrs.Factory(trio.Event)
-    _states: dict[str, _StreamState] = attrs.Factory(dict)
+    _states: defaultdict[str, _StreamState] = attrs.Factory(lambda: defaultdict(_StreamState))
     _queue: deque[Batch[Any]] = attrs.Factory(deque)
     _delivering: bool = False
 
@@ -103,7 +103,7 @@ class Feed:
         It runs within the delivery, so it must be quick. Callbacks run in the order of their
         subscriptions. If one raises, the error is logged and the others are called.
         """
-        state = self._state(stream.name)
+        state = self._states[stream.name]
         if interest is Interest.POSITIONS:
             state.position_callbacks = (*state.position_callbacks, callback)
         else:
@@ -114,26 +114,26 @@ class Feed:
 
     def has_subscribers(self, stream: StreamDef[Any]) -> bool:
         """Return whether the stream has subscribers, so that its rows must be decoded."""
-        return bool(self._state(stream.name).callbacks)
+        return bool(self._states[stream.name].callbacks)
 
     def needs_plain(self, stream: StreamDef[Any]) -> bool:
         """Return whether plain rows that other processes wrote must be decoded, too."""
-        return self._state(stream.name).needs_plain
+        return self._states[stream.name].needs_plain
 
     def position(self, stream: StreamDef[Any]) -> VectorPosition:
         """Return the position up to which all subscribers have had all rows."""
-        state = self._state(stream.name)
+        state = self._states[stream.name]
         if state.vector is None:
             state.vector = _vector(state.positions)
         return state.vector
 
     def position_of(self, stream: StreamDef[Any], writer: str) -> int | None:
         """Return the position of one writer; None if this process does not follow it yet."""
-        return self._state(stream.name).positions.get(writer)
+        return self._states[stream.name].positions.get(writer)
 
     def positions_of(self, stream: StreamDef[Any]) -> Mapping[str, int]:
         """Return the position of each known writer of the stream."""
-        return self._state(stream.name).positions
+        return self._states[stream.name].positions
 
     def settled(self, batch: Batch[Any]) -> int:
         """Return up to where no row of any writer is missing, once a batch has been delivered.
@@ -141,21 +141,21 @@ class Feed:
         For a reader that stores one number for all writers of a table stream: it may then find
         rows of faster writers again, and misses none of slower ones.
         """
-        positions = self._state(batch.stream.name).positions
+        positions = self._states[batch.stream.name].positions
         others = [seen for writer, seen in positions.items() if writer != batch.writer]
         return min([batch.position, *others])
 
     def epoch(self, stream: StreamDef[Any], writer: str) -> int:
         """Return the epoch of a memory writer; positions below it are of an earlier life."""
-        return self._state(stream.name).epochs.get(writer, 0)
+        return self._states[stream.name].epochs.get(writer, 0)
 
     def begin_epoch(self, stream: StreamDef[Any], writer: str, epoch: int) -> None:
         """Set the epoch of a memory writer."""
-        self._state(stream.name).epochs[writer] = epoch
+        self._states[stream.name].epochs[writer] = epoch
 
     def start_at(self, stream: StreamDef[Any], writer: str, position: int) -> None:
         """Raise the position of a writer without a delivery; a lower one is ignored."""
-        state = self._state(stream.name)
+        state = self._states[stream.name]
         if position > state.positions.get(writer, -1):
             self._advance(state, writer, position)
 
@@ -175,7 +175,7 @@ class Feed:
         self, stream: StreamDef[Any], writer: str, position: int, timeout_s: float
     ) -> bool:
         """Wait until the rows of `writer` up to `position` were delivered; False on timeout."""
-        state = self._state(stream.name)
+        state = self._states[stream.name]
         if state.positions.get(writer, -1) >= position:
             return True
         waiter = _Waiter(position, trio.Event())
@@ -192,7 +192,7 @@ class Feed:
         self, stream: StreamDef[Any], position: VectorPosition, timeout_s: float
     ) -> bool:
         """Wait until the rows that `position` covers were delivered; False on timeout."""
-        writers = set(self._state(stream.name).positions) | set(position.ahead)
+        writers = set(self._states[stream.name].positions) | set(position.ahead)
         return await self.wait_for_all(
             [(stream, writer, position.get(writer)) for writer in writers], timeout_s
         )
@@ -208,15 +208,9 @@ class Feed:
                 return False
         return True
 
-    def _state(self, name: str) -> _StreamState:
-        state = self._states.get(name)
-        if state is None:
-            state = self._states[name] = _StreamState()
-        return state
-
     def _deliver_now(self, batch: Batch[Any]) -> None:
-        state = self._state(batch.stream.name)
-        if batch.rows or batch.reset:
+        state = self._states[batch.stream.name]
+        if (batch.rows or batch.reset) and state.callbacks:
             changes = _without_plain(batch)
             for callback, takes_plain in state.callbacks:
                 given = batch if takes_plain else changes

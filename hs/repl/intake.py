@@ -46,7 +46,7 @@ from hs.lib.tasks import BackgroundNursery
 from hs.repl.calls.reply import RpcFailed
 from hs.repl.feed import Batch, Feed
 from hs.repl.freshness import TargetPositions
-from hs.repl.message import Message
+from hs.repl.message import Message, MessageKind
 from hs.repl.process_reports import FollowedWriter
 from hs.repl.recent_rows import RecentRows
 from hs.repl.row_codec import decode_rows
@@ -150,8 +150,11 @@ class Intake:
             self._accept(self._lane(self._streams[name], writer), following)
 
     def _accept(self, lane: _Lane, messages: list[Message]) -> None:
-        lane.announced = max(lane.announced, *(message.position for message in messages))
-        lane.epoch = max(lane.epoch, *(message.epoch for message in messages))
+        for message in messages:
+            if message.position > lane.announced:
+                lane.announced = message.position
+            if message.epoch > lane.epoch:
+                lane.epoch = message.epoch
         delivered = 0 if lane.repairing else self._deliver(lane, messages)
         if delivered < len(messages):
             lane.waiting.extend(messages[delivered:])
@@ -234,7 +237,8 @@ class Intake:
             if not self._may_follow(lane, message.position, message.slots) and is_new:
                 break
             if is_new:
-                if needs_plain or (has_readers and not message.plain):
+                has_rows = message.kind is MessageKind.ROWS
+                if has_rows and (needs_plain or (has_readers and not message.plain)):
                     try:
                         rows += self._of_holder(lane, _rows_after(stream, message, known))
                     except msgspec.DecodeError:  # the repair leaves them out, and says so
@@ -322,6 +326,8 @@ class Intake:
         if slots > (self._feed.position_of(SLOTS, ANY_PROCESS) or 0):
             self._start_repair(self._lane(SLOTS, ANY_PROCESS))
             return False
+        if not lane.barriers:
+            return True
         lane.barriers = [
             barrier
             for barrier in lane.barriers

@@ -12,6 +12,7 @@ Rules:
 """
 
 import enum
+import os
 import ssl
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -83,10 +84,10 @@ class _Connection:
         """
         replies: list[Any] = []
         while not replies:
-            chunk = await self.stream.receive_some(CHUNK)
+            chunk = await _receive_some(self.stream)
             if not chunk:
                 raise RedisDown("the connection was closed")
-            self._replies.feed(bytes(chunk))
+            self._replies.feed(chunk)
             while (reply := self._replies.gets()) is not False:
                 if isinstance(reply, hiredis.ReplyError):
                     raise RedisDown(str(reply))
@@ -219,6 +220,18 @@ async def _open_stream(address: RedisAddress) -> trio.abc.Stream:
     if not address.tls:
         return stream
     return await start_tls(stream, _tls_of(address), address.host)
+
+
+async def _receive_some(stream: trio.abc.Stream) -> bytes:
+    if not isinstance(stream, trio.SocketStream):
+        return bytes(await stream.receive_some(CHUNK))
+    # Every process does this for each message of any. The stream would read in vain first.
+    while True:
+        await trio.lowlevel.wait_readable(stream.socket)
+        try:
+            return os.read(stream.socket.fileno(), CHUNK)
+        except (BlockingIOError, InterruptedError):
+            continue
 
 
 def _tls_of(address: RedisAddress) -> ssl.SSLContext:
