@@ -39,9 +39,9 @@ def _lines(plan: ProxyPlan) -> Iterator[str]:
     for number, rule in enumerate(plan.rules):
         yield f"    # {rule.subject[0].upper()}{rule.subject[1:]}."
         yield from (f"    acl hs{number} path -m reg {path}" for path in rule.paths)
-        for token in rule.tokens:
+        for token in rule.tokens:  # which may begin with "-", as an option does
             yield f'    acl hs{number}_token req.hdr(authorization) -m str "Bearer {token}"'
-            yield f"    acl hs{number}_token url_param(access_token) -m str {token}"
+            yield f"    acl hs{number}_token url_param(access_token) -m str -- {token}"
     known = " || ".join(f"hs{number}" for number in range(len(plan.rules)))
     yield f"    http-request deny deny_status 404 unless {known}"
     for number, rule in enumerate(plan.rules):

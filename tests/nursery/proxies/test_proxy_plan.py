@@ -35,7 +35,7 @@ from tests.support.source_tree import ROOT
 
 LIMIT_S = 20.0
 SHAPE = "event_persister:2,sync:3,media,federation_reader,typing"
-TOKEN = "0123456789abcdef" * 4
+TOKEN = "-" + "0123456789abcdef" * 4  # as one in 64 of secrets.token_urlsafe begins
 NOT_FORWARDED = (
     "/_synapse/admin", "/_synapse/metrics", "/_synapse/replication", "/health", "/metrics",
 )  # fmt: skip
