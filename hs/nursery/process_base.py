@@ -89,16 +89,19 @@ class ProcessBase:
         return Part(duties=[Duty("rate limits", self.shared_rates.run)])
 
     def interest_if_asked(self, otherwise: Interest) -> Interest:
-        """Return which rows of events a cache takes that saves reads for requests and duties.
+        """Return which rows a cache takes that saves reads for requests and duties.
 
         A process that nobody asks and that has no duties can do without the others.
         """
         return Interest.ALL if self.plan.answers_requests or self.plan.duties else otherwise
 
     def interest_if_read(self, stream: StreamDef[Any]) -> Interest:
-        """Return which rows a process takes of a stream that requests, duties and writers read."""
-        is_writer = self.ownership.writes(stream)
-        return Interest.ALL if is_writer else self.interest_if_asked(Interest.OWN)
+        """Return which rows a process takes of a stream that requests, duties and writers read.
+
+        A writer reads what the other writers have published about keys that it takes over.
+        """
+        takes_over = self.ownership.writes(stream) and len(self.ownership.writers(stream)) > 1
+        return Interest.ALL if takes_over else self.interest_if_asked(Interest.OWN)
 
     def is_connected(self) -> bool:
         """Return whether rows of other processes arrive; always true for a single process."""

@@ -1,5 +1,6 @@
 """The services as the server composes them, with several processes in one trio run."""
 
+from contextlib import AsyncExitStack
 from typing import Any
 
 import attrs
@@ -12,6 +13,7 @@ from hs.core.events import event_types
 from hs.core.ids import EventID, UserID
 from hs.core.stream_def import StreamDef
 from hs.core.streams import EVENTS, PRESENCE, RECEIPTS, TYPING
+from hs.repl.feed import Feed
 from hs.services.rooms.append.drafts import Draft
 from hs.settings.sections.federation import FederationSettings
 from hs.settings.sections.listeners import Listener, Resource
@@ -72,27 +74,37 @@ async def test_process_without_clients_builds_no_sync(database: Database) -> Non
         assert [tail.last(room_id, 1) is None for tail in tails] == [True, False]
 
 
-@pytest.mark.parametrize("stream", [RECEIPTS, TYPING, PRESENCE])
-async def test_ephemeral_rows_go_to_processes_that_clients_ask_and_to_writers(
-    stream: StreamDef[Any], database: Database
+@pytest.mark.parametrize(
+    ("stream", "writers", "are_read"),
+    [
+        (RECEIPTS, ("w1",), False),
+        (RECEIPTS, ("w1", "w2"), False),
+        (TYPING, ("w1",), False),
+        (TYPING, ("w1", "w2"), True),
+        (PRESENCE, ("w1",), False),
+        (PRESENCE, ("w1", "w2"), True),
+    ],
+)
+async def test_ephemeral_rows_go_to_processes_that_clients_ask_and_to_other_writers(
+    stream: StreamDef[Any], writers: tuple[str, ...], are_read: bool, database: Database
 ) -> None:
     neighbourhood = Neighbourhood()
-    writers = {"events": ("persister",), stream.name: ("writer",)}
-    settings = {
-        name: worker_settings(SETTINGS, name, **writers) for name in ("main", "persister", "writer")
-    }
+    streams = {"events": ("persister",), stream.name: writers}
+    names = ("main", "persister", "w1", "w2")
     internal = Listener(port=9101, resources=(Resource(names=("replication",)),))
-    for name in ("persister", "writer"):
-        settings[name] = attrs.evolve(settings[name], listeners=(internal,))
-    async with (
-        open_process(database, settings["main"], neighbours=neighbourhood) as main,
-        open_process(database, settings["persister"], neighbours=neighbourhood) as persister,
-        open_process(database, settings["writer"], neighbours=neighbourhood) as writer,
-    ):
-        feeds = [process.base.feed for process in (main, persister, writer)]
+    async with AsyncExitStack() as stack:
+        feeds: dict[str, Feed] = {}
+        for name in names:
+            settings = worker_settings(SETTINGS, name, **streams)
+            if name != "main":
+                settings = attrs.evolve(settings, listeners=(internal,))
+            opened = open_process(database, settings, neighbours=neighbourhood)
+            feeds[name] = (await stack.enter_async_context(opened)).base.feed
 
-        assert [feed.needs_plain(stream) for feed in feeds] == [True, False, True]
-        assert not persister.base.feed.takes_plain.is_set()
+    assert [name for name in names if feeds[name].needs_plain(stream)] == (
+        ["main", *writers] if are_read else ["main"]
+    )
+    assert not feeds["persister"].takes_plain.is_set()
 
 
 async def test_process_appends_through_writer_of_events(

@@ -14,6 +14,7 @@ from hs.nursery.part import Part
 from hs.nursery.process_base import ProcessBase
 from hs.nursery.wiring.accounts.accounts import AccountServices
 from hs.nursery.wiring.rooms.rooms import Rooms
+from hs.repl.feed import Interest
 from hs.repl.memory_writer import epoch_at
 from hs.services.ephemeral.presence import PresenceService
 from hs.services.ephemeral.presence_states import PresenceStates
@@ -53,7 +54,7 @@ class EphemeralServices:
 def wire_ephemeral(base: ProcessBase, accounts: AccountServices, rooms: Rooms) -> EphemeralServices:
     """Build typing, receipts and presence."""
     presence, duties = _presence(base, rooms)
-    receipts = Receipts(base.database, base.feed, base.interest_if_read(RECEIPTS))
+    receipts = Receipts(base.database, base.feed, base.interest_if_asked(Interest.OWN))
     typing_users = TypingUsers(base.feed, base.interest_if_read(TYPING))
 
     def typing_memory() -> LocalTypingWriter:
