@@ -65,11 +65,11 @@ class StreamDef(Generic[R]):
     remembers only the latest row of each key. If several processes write the stream, `owner_key`
     returns the key whose owner writes a row: rows of a process that has lost the key are ignored.
 
-    A caller of an owner waits for the rows that the owner wrote, if the stream `is_awaited`. The
-    caller need not know those of other streams.
+    If the stream `is_awaited`, a call of its writer returns only once the caller has the rows that
+    the writer had written. Set it to False if no answer depends on the rows.
 
-    `is_plain` returns whether a row is of use only where clients are answered: it changes nothing
-    that other processes remember. Subscribers may do without such rows; see hs.repl.feed.
+    `is_plain` returns whether a row changes nothing in the memory of a process that answers no
+    requests and has no duties. Subscribers may do without such rows; see hs.repl.feed.
     """
 
     name: str

@@ -7,8 +7,8 @@ Redis makes replication fast, not safe. Rules:
   writer or, at the latest, by its next announcement of positions. A position is announced once
   more a few beats after it changed; all are announced if a process connects or messages were
   lost, and once a minute. So processes that do nothing send each other almost nothing. A process
-  that hears another one announce itself does the same if it is soon due, so that the announcements
-  of all wake each process a few times in a row and not at as many moments.
+  that hears another one announce itself does the same if that is soon due. So the announcements of
+  all processes come at one moment, and wake each process less often.
 - A connection is announced with REPLICATE and the positions of this process. What was published
   while it was down is a gap for the others, and the reverse.
 - Positions are read from the database after subscribing, so no commit falls in between.

@@ -268,7 +268,7 @@ async def test_caller_looks_for_its_own_writes_if_messages_are_late(
     nursery.cancel_scope.cancel()
 
 
-async def test_caller_does_not_wait_for_streams_that_it_needs_not_know() -> None:
+async def test_caller_does_not_wait_for_streams_that_no_answer_depends_on() -> None:
     owner = InProcHub().join(Feed())
     MemoryWriter(RATES, "owner", owner, 100).attach()
     MemoryWriter(CACHES, "owner", owner, 100).attach()
