@@ -273,15 +273,16 @@ class Intake:
                 return await self._repair_from_writer(lane)
             return await self._repair_from_tables(lane)
         except (DatabaseError, RpcFailed, ProcessUnavailable) as error:
-            level = logging.DEBUG if is_retry else logging.WARNING
+            is_retried = lane.stream.writers is not StreamWriters.EVERY
             log.log(
-                level,
-                "cannot fill a gap in stream %s of %s, retrying: %s",
+                logging.DEBUG if is_retry else logging.WARNING,
+                "cannot fill a gap in stream %s of %s%s: %s",
                 lane.stream.name,
                 lane.writer,
+                ", retrying" if is_retried else "",
                 error,
             )
-            if lane.stream.writers is not StreamWriters.EVERY:
+            if is_retried:
                 return False
             # The process may be gone for good: the next caller that waits for its rows retries.
             lane.announced = self._feed.position_of(lane.stream, lane.writer) or 0
@@ -343,15 +344,19 @@ class Intake:
     async def _repair_of_any_process(self, lane: _Lane) -> bool:
         # Every process writes such a stream, including those without an RPC listener. A reader
         # that missed a row drops what it derived from the writer and goes on with the newest one.
+        stream, writer, asked_for = lane.stream, lane.writer, 0
         if lane.waiting:
-            stream, newest = lane.stream, lane.waiting[-1]
+            newest = lane.waiting[-1]
             lane.waiting.clear()
-            self._feed.begin_epoch(stream, lane.writer, newest.epoch)
+            self._feed.begin_epoch(stream, writer, newest.epoch)
             rows = self._decode(lane, newest.rows)
-            self._feed.deliver(Batch(stream, lane.writer, 0, newest.position, rows, reset=True))
-        elif lane.announced > (self._feed.position_of(lane.stream, lane.writer) or 0):
+            self._feed.deliver(Batch(stream, writer, 0, newest.position, rows, reset=True))
+            return True
+        while lane.announced > max(asked_for, self._feed.position_of(stream, writer) or 0):
             # The position came with the reply to a call, so the writer has an RPC listener. Its
-            # memory has the rows that this process lacks, so nothing else is dropped.
+            # memory has the rows that this process lacks, so nothing else is dropped. Another
+            # reply may come meanwhile.
+            asked_for = lane.announced
             await self._repair_from_writer(lane)
         return True
 

@@ -268,6 +268,45 @@ async def test_caller_gets_lost_rows_of_the_process_that_replied_without_a_reset
     assert (number, row.keys, batches[0].reset) == (102, ("@a:b",), False)
 
 
+class BusyWriter:
+    """A process that drops a second entry while it is being asked for the first one."""
+
+    def __init__(self) -> None:
+        self.rows = [(101, CacheRow("profiles", ("@a:b",)))]
+
+    async def since(self, stream: str, after: int) -> RecentBatch | None:
+        rows = [row for row in self.rows if row[0] > after]
+        if len(self.rows) == 1:
+            self.rows.append((102, CacheRow("profiles", ("@c:d",))))
+        await trio.sleep(1)
+        return RecentBatch(after, rows[-1][0] if rows else after, 100, False, encode_rows(rows))
+
+
+async def test_caller_gets_rows_of_a_reply_that_comes_while_the_process_is_asked(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    reached: dict[int, bool] = {}
+    async with open_inline() as database, trio.open_nursery() as nursery:
+        await make_tables(database)
+        feed, writer = Feed(), BusyWriter()
+        feed.subscribe(CACHES, lambda batch: None)
+        feed.begin_epoch(CACHES, "w1", 100)
+        feed.start_at(CACHES, "w1", 100)
+        intake = Intake(feed, "main", database, lambda _: writer)
+        await nursery.start(intake.run)
+
+        async def call(position: int) -> None:
+            reached[position] = await catch_up(feed, [(CACHES, "w1", position)], intake.look)
+
+        async with trio.open_nursery() as calls:
+            calls.start_soon(call, 101)
+            await trio.sleep(0.5)
+            calls.start_soon(call, 102)
+        nursery.cancel_scope.cancel()
+
+    assert reached == {101: True, 102: True}
+
+
 @attrs.frozen
 class UnreachableDatabase:
     async def read(self, *_: object) -> None:
