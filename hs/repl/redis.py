@@ -9,8 +9,8 @@ Redis makes replication fast, not safe. Rules:
   lost, and once a minute. So processes that do nothing send each other almost nothing. A process
   that hears another one announce itself does the same if that is soon due. So the announcements of
   all processes come at one moment, and wake each process less often.
-- A connection is announced with REPLICATE and the positions of this process. What was published
-  while it was down is a gap for the others, and the reverse.
+- A connection is announced with REPLICATE, again if that may be lost, and the positions of this
+  process. What was published while it was down is a gap for the others, and the reverse.
 - Positions are read from the database after subscribing, so no commit falls in between.
 - While Redis is down, this process polls the database once per beat; otherwise only announcements
   wake it. A connection on which not even its own ALIVE messages arrive counts as down.
@@ -124,6 +124,8 @@ class RedisTransport:
     _unannounced: set[tuple[str, str]] = attrs.Factory(set)  # to those without plain rows
     _has_unannounced: trio.Event = attrs.Factory(trio.Event)
     _has_lost_messages: bool = False
+    _has_asked: bool = False  # in the last messages that were sent
+    _must_ask: bool = False
     _disturbed: trio.Event = attrs.Factory(trio.Event)  # while there may be work for each beat
     _resting: trio.CancelScope = attrs.Factory(trio.CancelScope)  # until the next announcement
     _advanced: trio.Event = attrs.Factory(trio.Event)
@@ -238,7 +240,7 @@ class RedisTransport:
         self.connections += 1
         self._received_at = trio.current_time()
         self._ever_connected.set()
-        self._enqueue(Message(MessageKind.REPLICATE, self._instance))
+        self._ask()
         self._announce_all()
 
     def _on_messages(self, envelopes: list[bytes]) -> None:
@@ -283,9 +285,8 @@ class RedisTransport:
         if not self.connected:
             return  # positions are announced on connecting, so the others will notice the gap
         if len(self._outbox) >= MAX_OUT:
-            self.dropped += len(self._outbox)
+            self._note_loss(self._outbox)
             self._outbox.clear()
-            self._note_loss()
         self._outbox.append((audience, message))
         self._outbox_wake.set()
 
@@ -314,13 +315,17 @@ class RedisTransport:
                 await self._link.publish(payloads)
         except (RedisDown, trio.TooSlowError) as error:
             log.warning("cannot publish to Redis, %d messages dropped: %s", len(messages), error)
-            self.dropped += len(messages)
-            self._note_loss()
+            # The messages before these may be lost, too.
+            self._must_ask = self._must_ask or self._has_asked
+            self._note_loss(messages)
         else:
             self.sent += len(messages)
+            self._has_asked = _asks(messages)
 
-    def _note_loss(self) -> None:
-        """Have the next beat announce the positions."""
+    def _note_loss(self, messages: Sequence[tuple[Audience, Message | _Rows]]) -> None:
+        """Have the next beat announce the positions, and ask for others if these messages did."""
+        self.dropped += len(messages)
+        self._must_ask = self._must_ask or _asks(messages)
         self._has_lost_messages = True
         self._disturbed.set()
 
@@ -359,6 +364,11 @@ class RedisTransport:
         slots = self._slots_before(source.stream)
         changed = self._changed_before(key, source.committed)
         self._enqueue(position_message(self._instance, source, slots, changed), audience)
+
+    def _ask(self) -> None:
+        """Ask the other processes to announce their positions."""
+        self._must_ask = False
+        self._enqueue(Message(MessageKind.REPLICATE, self._instance))
 
     def _announce_process(self) -> None:
         digest = self._announced_processes.own
@@ -422,6 +432,8 @@ class RedisTransport:
             if now >= all_at or self._has_lost_messages:
                 self._has_lost_messages = False
                 recent_at, all_at = _next_announcements()
+                if self._must_ask:
+                    self._ask()
                 self._announce_all()
             elif now >= recent_at:
                 recent_at, _ = _next_announcements()
@@ -432,6 +444,13 @@ class RedisTransport:
                 self._listening.cancel()
             elif not self._has_lost_messages:
                 self._disturbed = trio.Event()
+
+
+def _asks(messages: Sequence[tuple[Audience, Message | _Rows]]) -> bool:
+    return any(
+        isinstance(message, Message) and message.kind is MessageKind.REPLICATE
+        for _, message in messages
+    )
 
 
 def _next_announcements() -> tuple[float, float]:
