@@ -6,6 +6,10 @@
 Both run on a private PostgreSQL; the split server is main, two sync workers or more, which share
 the users, and two persisters. Figures are milliseconds of CPU for each message (`mixed`: for
 each operation).
+
+With `--scenario fan-out --sync-workers 1 --one-of 10`, the one sync worker is like one of ten: it
+serves the syncs of every tenth member and no other request, and nobody serves those of the others.
+So it can be brought to its limit on two cores, which ten cannot.
 """
 
 import argparse
@@ -52,6 +56,9 @@ def main() -> None:
     parser.add_argument("--members", type=int, default=100)
     parser.add_argument("--send-rate", type=float, default=0.0)
     parser.add_argument("--rate", type=float, default=40.0, help="messages a second of fan-out")
+    parser.add_argument(
+        "--one-of", type=int, default=0, help="see above; only with fan-out, split, 1 sync worker"
+    )
     parser.add_argument("--begin-file", help="made when a measurement begins, for a profiler")
     options = parser.parse_args()
     split = running_split(options.more, options.sync_workers)
@@ -131,16 +138,7 @@ async def _measure(options: argparse.Namespace, server: MeasuredCluster) -> None
             median, *_, highest = quantiles(durations, n=20)[9:]
             report(f"  each took {median * 1000:.1f} ms (median), {highest * 1000:.1f} ms (95 %)")
         elif scenario == "fan-out":
-            clients = await make_clients(server.ports, options.members + 8, "member")
-            (room,) = await make_rooms(clients[8:9], 1)
-            for client in [*clients[:8], *clients[9:]]:
-                await client.join(room)
-            sent = await fan_out_for(
-                clients[:8], clients[8:], options.seconds, options.rate, meter.start
-            )
-            meter.end("fan-out", sent)
-            syncs = sum(member.syncs for member in clients)
-            report(f"syncs for each message: {syncs / sent:.1f}")
+            await _measure_fan_out(options, server, meter)
         else:
             clients = await make_clients(server.ports, 50, "mixed")
             rooms = await make_rooms(clients, 20)
@@ -150,6 +148,22 @@ async def _measure(options: argparse.Namespace, server: MeasuredCluster) -> None
             await mixed_for(clients, 2.0)
             meter.start()
             meter.end("mixed", await mixed_for(clients, options.seconds))
+
+
+async def _measure_fan_out(
+    options: argparse.Namespace, server: MeasuredCluster, meter: Meter
+) -> None:
+    sender_ports = [server.main_port] if options.one_of else server.ports
+    senders = await make_clients(sender_ports, 8, "sender")
+    members = await make_clients(server.ports, options.members, "member")
+    (room,) = await make_rooms(members[:1], 1)
+    for client in [*senders, *members[1:]]:
+        await client.join(room)
+    syncing = members[:: options.one_of or 1]
+    sent = await fan_out_for(senders, syncing, options.seconds, options.rate, meter.start)
+    meter.end("fan-out", sent)
+    syncs = sum(member.syncs for member in syncing)
+    report(f"syncs for each message: {syncs / sent:.1f}")
 
 
 async def _join_some(clients: list[Client], rooms: list[str]) -> None:

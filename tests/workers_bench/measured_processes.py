@@ -29,6 +29,11 @@ class MeasuredCluster:
     postgres: PostgresServer
     redis: RedisServer | None
 
+    @property
+    def main_port(self) -> int:
+        """The port of main for clients."""
+        return self.cluster.processes["main"].port
+
     def cpu_s(self) -> dict[str, float]:
         """Return the CPU time of every process so far, in seconds."""
         times = {
