@@ -15,7 +15,7 @@ import pytest
 import trio
 import yaml
 
-from hs.nursery.supervision.shape import write_files
+from hs.nursery.supervision.shape import parse_shape, write_files
 from tests.support.ledger import Ledger
 from tests.support.servers.http_client import HttpClient
 from tests.support.servers.ledger_run import (
@@ -83,7 +83,7 @@ def changing(
     redis = {"enabled": True, "path": redis_server.socket}
     with supervised_server(postgres_server, "", redis=redis) as server:
         folder = server.folder / "etc"
-        shape = {"sync": 1, "event_persister": 2}
+        shape = parse_shape("sync,event_persister:2")
         write_files(server.folder / "homeserver.yaml", shape, server.first_port, folder)
         server.folder = folder
         server.start()
