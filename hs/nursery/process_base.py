@@ -23,7 +23,7 @@ from hs.repl.cluster import Cluster, Connect, connect_by_redis
 from hs.repl.feed import Feed, Interest
 from hs.repl.freshness import RefusalRechecks
 from hs.repl.inproc import local_transport
-from hs.repl.leases import Leases, holder_name
+from hs.repl.leases import Leases, holder_name, instance_lease
 from hs.repl.memory_writer import MemoryWriter, epoch_at
 from hs.repl.ownership import Location, Ownership, Topology
 from hs.repl.sharding import KeyGuard, OwnerCalls, guarded, sharded_proxy, unguarded
@@ -244,6 +244,8 @@ def build_process_base(
         transport, cluster = connect(settings, feed, ownership, database)
     else:
         transport = local_transport(feed)
+    leases = Leases(database, holder_name(plan.instance), clock.now_ms)
+    may_be_replaced = partial(leases.has_expired, instance_lease(plan.instance))
     tables: dict[str, TableWriter[Any]] = {}
     memories: dict[str, MemoryWriter[Any]] = {}
     shared: dict[str, SharedTableWriter[Any]] = {}
@@ -256,12 +258,17 @@ def build_process_base(
         elif stream.kind is StreamKind.TABLE:
             on_fenced = table.lose_all if table and table.has_slots(stream) else None
             tables[stream.name] = TableWriter(
-                stream, plan.instance, database, transport, clock.now_ms, on_fenced=on_fenced
+                stream,
+                plan.instance,
+                database,
+                transport,
+                clock.now_ms,
+                on_fenced=on_fenced,
+                may_be_replaced=may_be_replaced,
             )
         else:
             epoch = epoch_at(clock.now_ms())
             memories[stream.name] = MemoryWriter(stream, plan.instance, transport, epoch)
-    leases = Leases(database, holder_name(plan.instance), clock.now_ms)
     keeper = None
     if table is not None and cluster is not None:
         table.on_departed.append(cluster.sender.release)

@@ -199,6 +199,14 @@ class Leases:
         """The names of the leases that this process has now."""
         return {renewal.lease.name for renewal in self._renewals}
 
+    def has_expired(self, name: str) -> bool:
+        """Return whether another process may have taken a lease since this one renewed it."""
+        now = trio.current_time()
+        return any(
+            renewal.lease.name == name and (renewal.is_lost or now >= renewal.valid_until)
+            for renewal in self._renewals
+        )
+
     async def try_take(self, name: str) -> Lease | None:
         """Take a lease if it is free, else return None; for renewing it, see `hold`."""
         now_ms = self._now_ms()

@@ -29,7 +29,9 @@ Rules:
   fails.
 - Numbers come from one sequence per stream. With no transaction in flight, all numbers that this
   writer will ever get are above those that other writers have committed. So an idle writer
-  announces the position of the others as its own, and readers need no vector.
+  announces the position of the others as its own, and readers need no vector. It does not if its
+  process has hung for so long that a next life may write under its name: a token made from that
+  position would skip the rows of that life.
 """
 
 import logging
@@ -164,7 +166,9 @@ class TableWriter(Generic[R]):
     """The only writer of a table stream under the name of an instance.
 
     `committed` is the position of its last published row; at or below `position` it will write no
-    more rows. `commits`, `jobs_committed`, `rows_committed` and `commit_s` are metrics.
+    more rows. `may_be_replaced` returns whether a next life of the process may be writing under the
+    same name: then this one does not know whether there are rows up to a position. `commits`,
+    `jobs_committed`, `rows_committed` and `commit_s` are metrics.
     """
 
     stream: StreamDef[R]
@@ -173,6 +177,7 @@ class TableWriter(Generic[R]):
     _transport: Transport
     _now_ms: Callable[[], int]
     _on_fenced: Callable[[], None] | None = None
+    _may_be_replaced: Callable[[], bool] = lambda: False
     position: int = 0
     committed: int = 0
     epoch: int = 0
@@ -465,7 +470,7 @@ class TableWriter(Generic[R]):
 
     def _advance_to(self, position: int) -> None:
         # Called only with no transaction in flight; see the rules above.
-        if position > self.position:
+        if position > self.position and not self._may_be_replaced():
             self.position = position
             self._transport.advance(self, position)
 

@@ -403,6 +403,21 @@ async def test_holder_of_a_fenced_lease_continues_without_the_database(
         assert await process(db, "b").try_take("instance") is None
 
 
+async def test_fenced_lease_expires_without_the_database_and_is_valid_again_with_it(
+    db: Database, autojump_clock: trio.testing.MockClock
+) -> None:
+    away: Any = Outage(db, trio.current_time() + 10 * TTL_MS / 1000)
+    leases = process(away, "a")
+
+    async with leases.hold_fenced("instance", 0, 0):
+        expired = [leases.has_expired("instance")]
+        for _ in range(2):
+            await trio.sleep(6 * TTL_MS / 1000)
+            expired.append(leases.has_expired("instance"))
+
+    assert expired == [False, True, False]
+
+
 async def test_holder_of_a_fenced_lease_stops_when_another_takes_it(
     db: Database, autojump_clock: trio.testing.MockClock
 ) -> None:

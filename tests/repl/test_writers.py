@@ -11,7 +11,7 @@ from hs.repl.feed import Batch, Feed
 from hs.repl.generations import WriterReplaced
 from hs.repl.inproc import InProcHub, local_transport
 from hs.repl.memory_writer import MemoryWriter, epoch_at
-from hs.repl.writers import Rows, StreamIds, WriterStopped
+from hs.repl.writers import Rows, StreamIds, TableWriter, WriterStopped
 from hs.storage import stream_log
 from hs.storage.database import (
     CommitUnknown,
@@ -154,6 +154,26 @@ async def test_idle_writer_does_not_hold_back_readers(db: Database, nursery: tri
     numbers = [await busy.write(add_note, "x") for _ in range(3)]
 
     assert {feed.position(NOTES).encode() for feed in feeds} == {str(numbers[-1])}
+    nursery.cancel_scope.cancel()
+
+
+async def test_idle_writer_that_may_be_replaced_does_not_announce_a_position(
+    db: Database, nursery: trio.Nursery
+) -> None:
+    hub = InProcHub()
+    feeds = [Feed(), Feed()]
+    busy = table_writer(db, hub.join(feeds[0]), "w1")
+    paused = TableWriter(
+        NOTES, "w2", db, hub.join(feeds[1]), lambda: 1_000_000, may_be_replaced=lambda: True
+    )
+    await nursery.start(busy.run)
+    await nursery.start(paused.run)
+
+    number = await busy.write(add_note, "x")
+
+    for feed in feeds:
+        assert feed.position_of(NOTES, "w1") == number
+        assert feed.position(NOTES).get("w2") < number
     nursery.cancel_scope.cancel()
 
 
