@@ -39,7 +39,7 @@ from hs.repl.slots.changes import Move, Takeover, give_away, take_over
 from hs.repl.slots.key_writers import KeyWriters
 from hs.repl.slots.silence import Silence
 from hs.repl.slots.table import SlotTable
-from hs.repl.writers import TableWriter
+from hs.repl.writers import TableWriter, WriterFenced
 from hs.storage import stream_log, stream_slots
 from hs.storage.database import Database, DatabaseError
 
@@ -318,8 +318,11 @@ class SlotKeeper:
                 await trio.sleep(IDLE_PAUSE_S)
             if stream not in self.table.unfinished:
                 # Calls whose callers went away are no longer counted, and may be waiting still.
-                for writer in self.writers[stream]:
-                    await writer.write_earlier()
+                try:
+                    for writer in self.writers[stream]:
+                        await writer.write_earlier()
+                except WriterFenced:  # others have taken over these slots meanwhile
+                    return False
             return True
         return False
 
