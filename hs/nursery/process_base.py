@@ -245,7 +245,7 @@ def build_process_base(
     else:
         transport = local_transport(feed)
     leases = Leases(database, holder_name(plan.instance), clock.now_ms)
-    may_be_replaced = partial(leases.has_expired, instance_lease(plan.instance))
+    writer_of = _table_writers(plan.instance, leases, database, transport, clock)
     tables: dict[str, TableWriter[Any]] = {}
     memories: dict[str, MemoryWriter[Any]] = {}
     shared: dict[str, SharedTableWriter[Any]] = {}
@@ -257,15 +257,7 @@ def build_process_base(
             shared[stream.name] = SharedTableWriter(stream, database, transport, clock.now_ms, look)
         elif stream.kind is StreamKind.TABLE:
             on_fenced = table.lose_all if table and table.has_slots(stream) else None
-            tables[stream.name] = TableWriter(
-                stream,
-                plan.instance,
-                database,
-                transport,
-                clock.now_ms,
-                on_fenced=on_fenced,
-                may_be_replaced=may_be_replaced,
-            )
+            tables[stream.name] = writer_of(stream, on_fenced=on_fenced)
         else:
             epoch = epoch_at(clock.now_ms())
             memories[stream.name] = MemoryWriter(stream, plan.instance, transport, epoch)
@@ -290,6 +282,21 @@ def build_process_base(
         shared_writers=shared,
         shared_rates=SharedRateLimits(feed, memories[RATES.name]) if plan.shared else None,
         slots=keeper,
+    )
+
+
+def _table_writers(
+    instance: str, leases: Leases, database: Database, transport: Transport, clock: Clock
+) -> Callable[..., TableWriter[Any]]:
+    """Return what makes the writer of a table stream."""
+    may_be_replaced = partial(leases.has_expired, instance_lease(instance))
+    return partial(
+        TableWriter,
+        writer=instance,
+        database=database,
+        transport=transport,
+        now_ms=clock.now_ms,
+        may_be_replaced=may_be_replaced,
     )
 
 
