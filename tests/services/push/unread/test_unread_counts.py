@@ -335,8 +335,9 @@ async def test_restarted_evaluation_neither_loses_nor_doubles_counts(
             assert await elsewhere.count(BOB, room_id) == (1, 0)
         await say(world, room_id)
         later = FixedClock(world.clock.now_ms() + 1000)
-        async with open_unread(database, MAIN, neighbours, clock=later):
+        async with open_unread(database, MAIN, neighbours, clock=later) as unread:
             await say(world, room_id)
+            await unread.settle()
             assert await elsewhere.count(BOB, room_id) == (3, 0)
 
 
