@@ -245,7 +245,6 @@ def build_process_base(
     else:
         transport = local_transport(feed)
     leases = Leases(database, holder_name(plan.instance), clock.now_ms)
-    writer_of = _table_writers(plan.instance, leases, database, transport, clock)
     tables: dict[str, TableWriter[Any]] = {}
     memories: dict[str, MemoryWriter[Any]] = {}
     shared: dict[str, SharedTableWriter[Any]] = {}
@@ -256,8 +255,9 @@ def build_process_base(
             look = None if cluster is None else cluster.freshness.look
             shared[stream.name] = SharedTableWriter(stream, database, transport, clock.now_ms, look)
         elif stream.kind is StreamKind.TABLE:
-            on_fenced = table.lose_all if table and table.has_slots(stream) else None
-            tables[stream.name] = writer_of(stream, on_fenced=on_fenced)
+            tables[stream.name] = _table_writer(
+                stream, plan.instance, leases, database, transport, clock, table
+            )
         else:
             epoch = epoch_at(clock.now_ms())
             memories[stream.name] = MemoryWriter(stream, plan.instance, transport, epoch)
@@ -285,18 +285,24 @@ def build_process_base(
     )
 
 
-def _table_writers(
-    instance: str, leases: Leases, database: Database, transport: Transport, clock: Clock
-) -> Callable[..., TableWriter[Any]]:
-    """Return what makes the writer of a table stream."""
-    may_be_replaced = partial(leases.has_expired, instance_lease(instance))
-    return partial(
-        TableWriter,
-        writer=instance,
-        database=database,
-        transport=transport,
-        now_ms=clock.now_ms,
-        may_be_replaced=may_be_replaced,
+def _table_writer(
+    stream: StreamDef[Any],
+    instance: str,
+    leases: Leases,
+    database: Database,
+    transport: Transport,
+    clock: Clock,
+    table: SlotTable | None,
+) -> TableWriter[Any]:
+    """Return the writer of a table stream."""
+    return TableWriter(
+        stream,
+        instance,
+        database,
+        transport,
+        clock.now_ms,
+        on_fenced=table.lose_all if table and table.has_slots(stream) else None,
+        may_be_replaced=partial(leases.has_expired, instance_lease(instance)),
     )
 
 

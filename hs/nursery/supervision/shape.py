@@ -119,9 +119,13 @@ def _holders(groups: Shape) -> dict[str, list[str]]:
     holders: dict[str, list[str]] = {}
     for name, group in groups.items():
         for kind in group.kinds:
-            names = [f"{name}{number}" for number in range(1, group.count + 1)]
-            holders.setdefault(kind, []).extend(names)
+            holders.setdefault(kind, []).extend(_names(name, group))
     return holders
+
+
+def _names(name: str, group: WorkerGroup) -> list[str]:
+    """Return the names of the processes of a group."""
+    return [f"{name}{number}" for number in range(1, group.count + 1)]
 
 
 def _unknown_kind(kind: str) -> Problem:
@@ -180,8 +184,7 @@ def generate_server(
     ports = _free_ports(values, first_port)
     workers: dict[str, Mapping[str, Any]] = {}
     for group_name, group in groups.items():
-        for number in range(1, group.count + 1):
-            name = f"{group_name}{number}"
+        for name in _names(group_name, group):
             listeners = [_listener(addresses[name], ["replication"])] if name in addresses else []
             resources = [resource for kind in group.kinds for resource in _CLIENTS.get(kind, ())]
             if resources:
